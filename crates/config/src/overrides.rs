@@ -1,0 +1,83 @@
+//! `--set optimizer.learning_rate=1e-5`: single values from the command line, on top of every file.
+
+use std::sync::Arc;
+
+use crate::problem::Problem;
+use crate::tree::{Node, NodeValue, Origin, Source, parse_override_value};
+
+/// Puts one `key=value` on top of the tree.
+pub(crate) fn apply(root: &Node, argument: &str) -> Result<Node, Problem> {
+    let argument: Arc<str> = Arc::from(argument);
+    let Some((key, value)) = argument.split_once('=') else {
+        return Err(Problem::new(format!("`--set {argument}` has no `=`")).hint("write `--set train.max_steps=200`"));
+    };
+    let segments: Vec<&str> = key.trim().split('.').map(str::trim).collect();
+    if segments.iter().any(|segment| segment.is_empty()) {
+        return Err(Problem::new(format!("`--set {argument}` has no complete key before `=`"))
+            .hint("write `--set train.max_steps=200`"));
+    }
+    let origin = Origin { source: Source::Override(argument.clone()), line: None, distance: 0 };
+    let value = parse_override_value(value, &argument)?;
+    placed(root, &segments, value, &origin)
+}
+
+/// `node` with `value` at the place that `segments` name.
+fn placed(node: &Node, segments: &[&str], value: Node, origin: &Origin) -> Result<Node, Problem> {
+    let Some((segment, rest)) = segments.split_first() else {
+        // A table on top of a table adds to it, as in a file that extends another.
+        return Ok(node.clone().merged_with(value));
+    };
+    let mut node = node.clone();
+    match &mut node.value {
+        NodeValue::Leaf(_) => {
+            return Err(origin.problem(format!("there is nothing below a plain value, so no `{segment}`")));
+        }
+        NodeValue::List(elements) => {
+            let count = elements.len();
+            let index = segment.parse::<usize>().ok().filter(|&index| index <= count);
+            let Some(index) = index else {
+                let message = format!("the list has {count} entries, so there is no entry `{segment}`");
+                return Err(origin.problem(message).hint("entries are counted from 0"));
+            };
+            match elements.get_mut(index) {
+                Some(element) => *element = placed(element, rest, value, origin)?,
+                None => elements.push(fresh(rest, value, origin)?),
+            }
+        }
+        NodeValue::Table(entries) => match entries.get_mut(*segment) {
+            Some(entry) if rest.is_empty() && *segment == "type" => {
+                let changes = entry.to_value() != value.to_value();
+                *entry = value;
+                if changes {
+                    // The settings of another type do not fit this one.
+                    entries.retain(|key, _| key == "type");
+                }
+            }
+            Some(entry) => *entry = placed(entry, rest, value, origin)?,
+            None => {
+                entries.insert((*segment).to_owned(), fresh(rest, value, origin)?);
+            }
+        },
+    }
+    Ok(node)
+}
+
+/// `value` below tables, or lists where a segment is `0`, that do not exist yet.
+fn fresh(segments: &[&str], value: Node, origin: &Origin) -> Result<Node, Problem> {
+    let Some((segment, rest)) = segments.split_first() else {
+        return Ok(value);
+    };
+    let inner = fresh(rest, value, origin)?;
+    if segment.parse::<usize>().is_ok() {
+        if *segment != "0" {
+            let message = format!("the list has 0 entries, so there is no entry `{segment}`");
+            return Err(origin.problem(message).hint("entries are counted from 0"));
+        }
+        return Ok(Node { origin: origin.clone(), value: NodeValue::List(vec![inner]) });
+    }
+    let mut table = Node::empty_table(origin.clone());
+    if let NodeValue::Table(entries) = &mut table.value {
+        entries.insert((*segment).to_owned(), inner);
+    }
+    Ok(table)
+}

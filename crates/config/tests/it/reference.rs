@@ -1,0 +1,89 @@
+//! The generated manual and schema.
+
+use sdtrain_config::{json_schema, option_reference};
+
+use crate::sections::Config;
+
+#[test]
+fn the_manual_has_every_key_in_the_order_of_declaration() {
+    let expected = "\
+## Above all sections
+
+A small configuration.
+
+| key | type | default | meaning |
+|---|---|---|---|
+| `name` | text | – | Names the outputs. |
+| `method` | `\"lora\"`, `\"full\"` | `\"lora\"` | What is trained. `\"lora\"`: A LoRA. `\"full\"`: The whole model. |
+
+## `[model]`
+
+The model.
+
+The model section.
+
+| key | type | default | meaning |
+|---|---|---|---|
+| `path` | text | required | Where it is. A folder or a file. |
+| `vae` | text | – | Another autoencoder. |
+
+## `[data]`
+
+The images.
+
+| key | type | default | meaning |
+|---|---|---|---|
+| `resolution` | whole number, or list of 2: whole number | `512` | Pixels. |
+
+### `[[data.subsets]]`
+
+| key | type | default | meaning |
+|---|---|---|---|
+| `path` | text | required | The folder. |
+| `repeats` | whole number | `0` | Times an epoch. |
+| `shuffle_caption` | true or false | `false` | Reorder captions. |
+
+## `[optimizer]`
+
+The optimizer.
+
+### `[optimizer]` with `type = \"adamw\"` (the default)
+
+Adam with weight decay.
+
+| key | type | default | meaning |
+|---|---|---|---|
+| `betas` | list of 2: number | `[0.9, 0.999]` | Means. |
+| `learning_rate` | number | `0.0001` | Size of a step. |
+| `weight_decay` | number | `0.01` | Pull to zero. |
+
+### `[optimizer]` with `type = \"sgd\"`
+
+Gradient descent.
+
+| key | type | default | meaning |
+|---|---|---|---|
+| `learning_rate` | number | `0.0` | Size of a step. |
+| `momentum` | number | `0.0` | Speed that is kept. |
+
+## `[train]`
+
+How long.
+
+How long to train.
+
+| key | type | default | meaning |
+|---|---|---|---|
+| `max_steps` | whole number | – | Length in steps, not epochs.<br>Second paragraph. |
+| `prompts` | list: text | `[]` | Prompts. |
+
+";
+    assert_eq!(option_reference::<Config>(), expected);
+}
+
+#[test]
+fn the_schema_for_editors_is_json_that_refuses_unknown_keys() {
+    let schema: serde_json::Value = serde_json::from_str(&json_schema::<Config>()).expect("it is JSON");
+    assert_eq!(schema["additionalProperties"], false);
+    assert_eq!(schema["properties"]["method"]["default"], "lora");
+}

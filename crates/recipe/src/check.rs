@@ -1,0 +1,350 @@
+//! What the types cannot say: ranges, keys that contradict each other, paths that must exist.
+
+use std::path::Path;
+
+use sdtrain_config::{Document, Fault, Parsed, Problem};
+
+use crate::location::nearest_folder_hint;
+use crate::{Init, LrScheduleConfig, Method, ModelLocation, OptimizerConfig, PredictionType, TrainConfig};
+
+/// Everything that is wrong with a configuration whose single values have the right types.
+pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document) -> Vec<Fault> {
+    let Some(config) = &parsed.value else {
+        return Vec::new();
+    };
+    let mut checker = Checker { parsed, document, faults: Vec::new() };
+    checker.check_name(config);
+    checker.check_model(config);
+    checker.check_data(config);
+    checker.check_method(config);
+    checker.check_optimizer(config);
+    checker.check_noise_and_loss(config);
+    checker.check_train(config);
+    checker.check_outputs(config);
+    checker.check_validation(config);
+    checker.check_debug(config);
+    checker.faults
+}
+
+struct Checker<'a> {
+    parsed: &'a Parsed<TrainConfig>,
+    document: &'a Document,
+    faults: Vec<Fault>,
+}
+
+impl Checker<'_> {
+    fn check_name(&mut self, config: &TrainConfig) {
+        let name = &config.name;
+        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) {
+            self.report("name", format!("`name` must be a plain file name, not \"{name}\"")).hint =
+                Some("the output folder is chosen with `--output`".to_owned());
+        }
+    }
+
+    fn check_model(&mut self, config: &TrainConfig) {
+        let model = &config.model;
+        if !self.parsed.is_faulty("model.path") && !self.parsed.is_faulty("model") {
+            self.check_model_path(config);
+        }
+        self.existing("model.vae", model.vae.as_deref());
+        self.at_least_one("model.clip_skip", model.clip_skip.map(u64::from));
+        if model.zero_terminal_snr == Some(true) && model.prediction_type == Some(PredictionType::Epsilon) {
+            self.report(
+                "model.zero_terminal_snr",
+                "`model.zero_terminal_snr` cannot be used with `prediction_type = \"epsilon\"`: \
+                 there is no image left at the last timestep to tell from the noise",
+            )
+            .hint = Some("set `prediction_type = \"v_prediction\"`".to_owned());
+        }
+    }
+
+    fn check_model_path(&mut self, config: &TrainConfig) {
+        let path = &config.model.path;
+        if path.is_empty() {
+            self.report("model.path", "`model.path` is empty").hint =
+                Some("`builtin:poster-tiny` comes with the program".to_owned());
+            return;
+        }
+        match ModelLocation::find(path) {
+            Err((message, hint)) => {
+                self.report("model.path", format!("`model.path`: {message}")).hint = hint;
+            }
+            Ok(ModelLocation::Path(path)) if config.model.init == Init::Random && !path.is_dir() => {
+                self.report(
+                    "model.path",
+                    "`model.path` must be a folder with `config.json` files when `model.init = \"random\"`",
+                );
+            }
+            Ok(_) => {}
+        }
+    }
+
+    fn check_data(&mut self, config: &TrainConfig) {
+        let data = &config.data;
+        self.at_least_one("data.batch_size", Some(data.batch_size as u64));
+        let (width, height) = (data.resolution.width(), data.resolution.height());
+        if width == 0 || height == 0 {
+            self.report("data.resolution", "`data.resolution` must be positive");
+        } else {
+            self.check_buckets(config);
+        }
+        if data.subsets.is_empty() && !self.parsed.is_faulty("data") {
+            self.report("data.subsets", "there is no image folder to train on").hint =
+                Some("add a section `[[data.subsets]]` with `path = \"…\"`".to_owned());
+        }
+        for (index, subset) in data.subsets.iter().enumerate() {
+            let key = |name: &str| format!("data.subsets.{index}.{name}");
+            if !self.parsed.is_faulty(&key("path")) {
+                self.existing_folder(&key("path"), &subset.path);
+            }
+            self.at_least_one(&key("repeats"), Some(u64::from(subset.repeats)));
+            self.between_zero_and_one(&key("caption_dropout_rate"), subset.caption_dropout_rate);
+            if !subset.caption_extension.starts_with('.') {
+                let message = format!(
+                    "`{}` must begin with a dot, not \"{}\"",
+                    key("caption_extension"),
+                    subset.caption_extension
+                );
+                self.report(&key("caption_extension"), message).hint =
+                    Some(format!("write \".{}\"", subset.caption_extension));
+            }
+            if subset.shuffle_caption && subset.caption_separator.is_empty() {
+                let message = format!("`{}` must not be empty", key("caption_separator"));
+                self.report(&key("caption_separator"), message);
+            }
+            if subset.random_crop && data.cache_latents && config.method != Method::Vae {
+                self.report(&key("random_crop"), "random crops cannot be taken from cached latents").hint =
+                    Some("set `data.cache_latents = false`".to_owned());
+            }
+        }
+    }
+
+    fn check_buckets(&mut self, config: &TrainConfig) {
+        let bucketing = &config.data.bucketing;
+        self.at_least_one("data.bucketing.step", bucketing.step.map(u64::from));
+        let (min, max) = bucketing.side_range(config.data.resolution);
+        if min == 0 {
+            self.report("data.bucketing.min", "`data.bucketing.min` must be at least 1");
+        } else if min > max {
+            self.report(
+                "data.bucketing.min",
+                format!("the shortest bucket side, {min}, is longer than the longest, {max}"),
+            )
+            .hint = Some("set `data.bucketing.min` and `data.bucketing.max`".to_owned());
+        }
+    }
+
+    fn check_method(&mut self, config: &TrainConfig) {
+        let lora = &config.lora;
+        self.at_least_one("lora.rank", Some(u64::from(lora.rank)));
+        self.at_least_one("lora.conv_rank", lora.conv_rank.map(u64::from));
+        self.positive("lora.alpha", lora.alpha);
+        self.positive("lora.conv_alpha", lora.conv_alpha);
+        self.not_negative("lora.text_encoder_learning_rate", lora.text_encoder_learning_rate);
+        self.not_negative("full.text_encoder_learning_rate", config.full.text_encoder_learning_rate);
+        if !(0.0..1.0).contains(&lora.dropout) {
+            let message = format!("`lora.dropout` must be at least 0 and less than 1, not {}", lora.dropout);
+            self.report("lora.dropout", message);
+        }
+        self.existing("lora.initial", lora.initial.as_deref());
+        for (index, target) in lora.targets.iter().enumerate() {
+            if !target.starts_with(['u', 't', '*']) || target.trim() != target {
+                let message = format!("`lora.targets` has the pattern \"{target}\", which matches no module");
+                self.report(&format!("lora.targets.{index}"), message).hint =
+                    Some("patterns begin with `unet.`, `text_encoder.` or `*`".to_owned());
+            }
+        }
+        match config.method {
+            Method::Lora if !lora.train_unet && !lora.train_text_encoder => {
+                self.report(
+                    "lora",
+                    "nothing is trained: `lora.train_unet` and `lora.train_text_encoder` are both false",
+                );
+            }
+            Method::Lora if lora.targets.is_empty() && !lora.convolutions && !lora.train_text_encoder => {
+                self.report("lora.targets", "nothing is trained: `lora.targets` is empty");
+            }
+            Method::Full if !config.full.train_unet && !config.full.train_text_encoder => {
+                self.report(
+                    "full",
+                    "nothing is trained: `full.train_unet` and `full.train_text_encoder` are both false",
+                );
+            }
+            _ => {}
+        }
+        self.check_vae_objective(config);
+    }
+
+    fn check_vae_objective(&mut self, config: &TrainConfig) {
+        let objective = &config.vae_objective;
+        let weights = [
+            ("l1_weight", objective.l1_weight),
+            ("l2_weight", objective.l2_weight),
+            ("kl_weight", objective.kl_weight),
+            ("gradient_weight", objective.gradient_weight),
+        ];
+        for (name, weight) in weights {
+            self.not_negative(&format!("vae_objective.{name}"), Some(weight));
+        }
+        if config.method == Method::Vae && objective.l1_weight + objective.l2_weight == 0.0 {
+            self.report(
+                "vae_objective",
+                "nothing asks for a likeness: `vae_objective.l1_weight` and `vae_objective.l2_weight` are both 0",
+            );
+        }
+    }
+
+    fn check_optimizer(&mut self, config: &TrainConfig) {
+        match &config.optimizer {
+            OptimizerConfig::AdamW(adamw) => {
+                self.positive("optimizer.learning_rate", Some(adamw.learning_rate));
+                self.positive("optimizer.eps", Some(adamw.eps));
+                self.not_negative("optimizer.weight_decay", Some(adamw.weight_decay));
+                for beta in adamw.betas {
+                    if !(0.0..1.0).contains(&beta) {
+                        let message = format!("`optimizer.betas` must be at least 0 and less than 1, not {beta}");
+                        self.report("optimizer.betas", message);
+                    }
+                }
+            }
+        }
+        match &config.lr_schedule {
+            LrScheduleConfig::Constant(_) => {}
+            LrScheduleConfig::Linear(linear) => {
+                self.between_zero_and_one("lr_schedule.min_ratio", linear.min_ratio);
+            }
+            LrScheduleConfig::Cosine(cosine) => {
+                self.between_zero_and_one("lr_schedule.min_ratio", cosine.min_ratio);
+                self.positive("lr_schedule.cycles", Some(cosine.cycles));
+            }
+        }
+    }
+
+    fn check_noise_and_loss(&mut self, config: &TrainConfig) {
+        let noise = &config.noise;
+        self.not_negative("noise.offset", Some(noise.offset));
+        if noise.max_timestep.is_some_and(|max| max <= noise.min_timestep) {
+            self.report(
+                "noise.max_timestep",
+                "no timestep is trained: `noise.max_timestep` must be greater than `noise.min_timestep`",
+            );
+        }
+        self.positive("loss.min_snr_gamma", config.loss.min_snr_gamma);
+    }
+
+    fn check_train(&mut self, config: &TrainConfig) {
+        let train = &config.train;
+        self.at_least_one("train.max_steps", train.max_steps);
+        self.at_least_one("train.max_epochs", train.max_epochs);
+        match (train.max_steps, train.max_epochs) {
+            (Some(_), Some(_)) => {
+                self.report("train.max_epochs", "`train.max_steps` and `train.max_epochs` are both set").hint =
+                    Some("keep the one that is meant".to_owned());
+            }
+            (None, None) if !self.parsed.is_faulty("train") => {
+                self.report("train", "the length of the run is not set").hint =
+                    Some("set `train.max_steps` or `train.max_epochs`".to_owned());
+            }
+            _ => {}
+        }
+        self.at_least_one("train.gradient_accumulation_steps", Some(train.gradient_accumulation_steps));
+        self.not_negative("train.max_grad_norm", Some(train.max_grad_norm));
+        self.at_least_one("train.threads", train.threads.map(u64::from));
+    }
+
+    fn check_outputs(&mut self, config: &TrainConfig) {
+        self.at_least_one("checkpoint.keep_last", Some(config.checkpoint.keep_last as u64));
+        self.at_least_one("save.keep_last", config.save.keep_last.map(|count| count as u64));
+        self.at_least_one("log.every_steps", Some(config.log.every_steps));
+        let samples = &config.samples;
+        self.at_least_one("samples.steps", Some(u64::from(samples.steps)));
+        self.not_negative("samples.guidance", Some(samples.guidance));
+        for (name, side) in [("width", samples.width), ("height", samples.height)] {
+            if side.is_some_and(|side| side == 0 || side % 8 != 0) {
+                let side = side.unwrap_or_default();
+                let key = format!("samples.{name}");
+                let message = format!("`{key}` must be a multiple of 8, not {side}");
+                self.report(&key, message).hint = Some(format!("the nearest is {}", (side.max(8) + 4) / 8 * 8));
+            }
+        }
+    }
+
+    fn check_validation(&mut self, config: &TrainConfig) {
+        let validation = &config.validation;
+        if let Some(path) = &validation.path {
+            self.existing_folder("validation.path", path);
+        }
+        if let Some(split) = validation.split {
+            if !(split > 0.0 && split < 1.0) {
+                let message = format!("`validation.split` must be between 0 and 1, not {split}");
+                self.report("validation.split", message);
+            }
+            if validation.path.is_some() {
+                self.report("validation.split", "`validation.path` and `validation.split` are both set").hint =
+                    Some("keep the one that is meant".to_owned());
+            }
+        }
+        if !validation.every().is_never()
+            && validation.path.is_none()
+            && validation.split.is_none()
+            && !self.parsed.is_faulty("validation")
+        {
+            self.report("validation", "there are no images to validate on").hint =
+                Some("set `validation.path` or `validation.split`".to_owned());
+        }
+        self.at_least_one("validation.timestep_bands", Some(u64::from(validation.timestep_bands)));
+        self.at_least_one("validation.repeats", Some(u64::from(validation.repeats)));
+    }
+
+    fn check_debug(&mut self, config: &TrainConfig) {
+        self.existing("debug.trace_inputs", config.debug.trace_inputs.as_deref());
+        self.at_least_one("debug.trace_steps", Some(config.debug.trace_steps));
+    }
+
+    fn report(&mut self, key: &str, message: impl Into<String>) -> &mut Problem {
+        self.faults.push(Fault { key: key.to_owned(), problem: self.document.problem(key, message) });
+        &mut self.faults.last_mut().expect("a fault was just added").problem
+    }
+
+    fn at_least_one(&mut self, key: &str, value: Option<u64>) {
+        if value == Some(0) {
+            self.report(key, format!("`{key}` must be at least 1, not 0"));
+        }
+    }
+
+    fn positive(&mut self, key: &str, value: Option<f64>) {
+        if let Some(value) = value.filter(|value| *value <= 0.0) {
+            self.report(key, format!("`{key}` must be greater than 0, not {value}"));
+        }
+    }
+
+    fn not_negative(&mut self, key: &str, value: Option<f64>) {
+        if let Some(value) = value.filter(|value| *value < 0.0) {
+            self.report(key, format!("`{key}` must not be negative, and is {value}"));
+        }
+    }
+
+    fn between_zero_and_one(&mut self, key: &str, value: f64) {
+        if !(0.0..=1.0).contains(&value) {
+            self.report(key, format!("`{key}` must be between 0 and 1, not {value}"));
+        }
+    }
+
+    fn existing(&mut self, key: &str, path: Option<&Path>) {
+        if let Some(path) = path.filter(|path| !path.exists()) {
+            let message = format!("`{key}`: `{}` does not exist", path.display());
+            self.report(key, message).hint = nearest_folder_hint(path);
+        }
+    }
+
+    fn existing_folder(&mut self, key: &str, path: &Path) {
+        if path.as_os_str().is_empty() {
+            self.report(key, format!("`{key}` is empty"));
+        } else if path.exists() && !path.is_dir() {
+            let message = format!("`{key}`: `{}` is a file, not a folder", path.display());
+            self.report(key, message);
+        } else {
+            self.existing(key, Some(path));
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! `[debug]`: recording and replaying steps.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Recording and replaying steps, to compare them with another program's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DebugConfig {
+    /// Write a trace of the first steps to this `.safetensors` file: what went into each and what came out.
+    /// Relative to the current folder. Absent: no trace.
+    pub trace: Option<PathBuf>,
+
+    /// Optimizer steps that are traced.
+    pub trace_steps: u64,
+
+    /// Take latents, noise, timesteps and prompts from this trace instead of the data.
+    /// Relative to the file it is written in. Absent: from the data.
+    pub trace_inputs: Option<PathBuf>,
+}
+
+impl Default for DebugConfig {
+    fn default() -> Self {
+        DebugConfig { trace: None, trace_steps: 10, trace_inputs: None }
+    }
+}

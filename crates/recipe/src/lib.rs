@@ -1,0 +1,48 @@
+#![doc = include_str!("../README.md")]
+
+mod check;
+mod checkpoint;
+mod data;
+mod debug;
+mod every;
+mod full;
+mod load;
+mod location;
+mod log;
+mod lora;
+mod loss;
+mod lr_schedule;
+mod model;
+mod noise;
+mod optimizer;
+mod precision;
+mod samples;
+mod save;
+mod target;
+mod train;
+mod train_config;
+mod vae_objective;
+mod validation;
+
+pub use checkpoint::CheckpointConfig;
+pub use data::{BucketingConfig, CaptionConfig, DataConfig, Leftovers, MissingCaption, Resolution, Subset};
+pub use debug::DebugConfig;
+pub use every::Every;
+pub use full::{FullConfig, ModelFormat};
+pub use load::Loaded;
+pub use location::{BUILTIN_MODELS, ModelLocation};
+pub use log::LogConfig;
+pub use lora::{LoraConfig, LoraFormat, TEXT_ENCODER_TARGETS, UNET_TARGETS};
+pub use loss::{LossConfig, LossType};
+pub use lr_schedule::{ConstantSchedule, CosineSchedule, LinearSchedule, LrScheduleConfig};
+pub use model::{Family, Init, ModelConfig, PredictionType};
+pub use noise::NoiseConfig;
+pub use optimizer::{AdamWConfig, OptimizerConfig};
+pub use precision::{FloatType, PrecisionConfig};
+pub use samples::{SamplerName, SamplesConfig};
+pub use save::SaveConfig;
+pub use target::matches_pattern;
+pub use train::TrainSection;
+pub use train_config::{Extends, Method, TrainConfig};
+pub use vae_objective::VaeConfig;
+pub use validation::ValidationConfig;

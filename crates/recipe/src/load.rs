@@ -1,0 +1,157 @@
+//! From a file to a configuration that can be run: read, complete, check; and back to text.
+
+use std::path::{Path, PathBuf};
+
+use sdtrain_config::{Document, Parsed, Problems};
+
+use crate::check::check;
+use crate::{ModelLocation, TrainConfig};
+
+/// A checked configuration with the document it came from.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// Complete and checked; every path in it is absolute.
+    pub config: TrainConfig,
+    /// Knows where each value was written, for later messages about one.
+    pub document: Document,
+}
+
+impl TrainConfig {
+    /// Reads and checks a configuration file with the command line's `key=value` overrides on top.
+    /// No model or image is opened; every problem is in the one error.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Loaded, Problems> {
+        let Parsed { value, faults } = TrainConfig::load_what_fits(path, overrides)?;
+        match value {
+            Some(loaded) if faults.is_empty() => Ok(loaded),
+            _ => Err(Problems(faults.into_iter().map(|fault| fault.problem).collect())),
+        }
+    }
+
+    /// The same for a caller that wants to look at the rest although something is wrong: what is faulty has its default.
+    /// Only a file that is no TOML leads to an error.
+    pub fn load_what_fits(path: &Path, overrides: &[String]) -> Result<Parsed<Loaded>, Problems> {
+        let document = Document::load(path, overrides)?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        Ok(TrainConfig::from_document(document, &name))
+    }
+
+    /// Completes and checks a document that is already read; `default_name` is used when it has no `name`.
+    pub fn from_document(document: Document, default_name: &str) -> Parsed<Loaded> {
+        let mut parsed = document.parse_what_fits::<TrainConfig>();
+        if let Some(config) = &mut parsed.value {
+            config.extends = None;
+            if config.name.is_empty() && !document.has("name") {
+                config.name = default_name.to_owned();
+            }
+            keep_nearer_twin(config, &document);
+            make_paths_absolute(config, &document);
+        }
+        let found = check(&parsed, &document);
+        parsed.faults.extend(found);
+        parsed.faults.sort_by(|a, b| a.problem.place().cmp(&b.problem.place()));
+        Parsed { value: parsed.value.map(|config| Loaded { config, document }), faults: parsed.faults }
+    }
+
+    /// The configuration as a file that runs again.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("every number of a configuration fits TOML's range")
+    }
+
+    /// Dotted keys in which two configurations differ.
+    pub fn differing_keys(&self, other: &TrainConfig) -> Vec<String> {
+        let table = |config: &TrainConfig| {
+            toml::Value::try_from(config).expect("every number of a configuration fits TOML's range")
+        };
+        let mut keys = Vec::new();
+        collect_differences(Some(&table(self)), Some(&table(other)), "", &mut keys);
+        keys
+    }
+}
+
+/// Of two keys that exclude each other, an override wins over a file, and a file over the one it extends.
+fn keep_nearer_twin(config: &mut TrainConfig, document: &Document) {
+    let nearer = |a: &str, b: &str| match (document.distance(a), document.distance(b)) {
+        (Some(a), Some(b)) => a.cmp(&b),
+        _ => std::cmp::Ordering::Equal,
+    };
+    match nearer("train.max_steps", "train.max_epochs") {
+        std::cmp::Ordering::Less => config.train.max_epochs = None,
+        std::cmp::Ordering::Greater => config.train.max_steps = None,
+        std::cmp::Ordering::Equal => {}
+    }
+    match nearer("validation.path", "validation.split") {
+        std::cmp::Ordering::Less => config.validation.split = None,
+        std::cmp::Ordering::Greater => config.validation.path = None,
+        std::cmp::Ordering::Equal => {}
+    }
+}
+
+fn make_paths_absolute(config: &mut TrainConfig, document: &Document) {
+    let absolute = |path: &Path, key: &str| absolute_path(path, &document.folder_of(key));
+    if ModelLocation::is_file_path(&config.model.path) {
+        let path = absolute(Path::new(&config.model.path), "model.path");
+        config.model.path = path.to_string_lossy().into_owned();
+    }
+    for (index, subset) in config.data.subsets.iter_mut().enumerate() {
+        if !subset.path.as_os_str().is_empty() {
+            subset.path = absolute(&subset.path, &format!("data.subsets.{index}.path"));
+        }
+    }
+    let inputs = [
+        (&mut config.model.vae, "model.vae"),
+        (&mut config.lora.initial, "lora.initial"),
+        (&mut config.validation.path, "validation.path"),
+        (&mut config.debug.trace_inputs, "debug.trace_inputs"),
+    ];
+    for (path, key) in inputs {
+        if let Some(path) = path {
+            *path = absolute(path, key);
+        }
+    }
+    // A trace is a result, and results lie under the current folder.
+    if let Some(trace) = &mut config.debug.trace {
+        let current = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
+        *trace = absolute_path(trace, &current);
+    }
+}
+
+/// `path` seen from `folder`, with `~` and `..` resolved where that keeps its meaning.
+fn absolute_path(path: &Path, folder: &Path) -> PathBuf {
+    let at_home = path.strip_prefix("~").ok().zip(std::env::home_dir());
+    let joined = match at_home {
+        Some((rest, home)) => home.join(rest),
+        None => folder.join(path),
+    };
+    let joined = std::path::absolute(&joined).unwrap_or(joined);
+    let mut short = PathBuf::new();
+    for component in joined.components() {
+        match component {
+            std::path::Component::ParentDir => {
+                short.pop();
+            }
+            other => short.push(other),
+        }
+    }
+    // Behind a symbolic link `..` leads elsewhere than the text says.
+    match (short.canonicalize(), joined.canonicalize()) {
+        (Ok(short_target), Ok(target)) if short_target != target => joined,
+        _ => short,
+    }
+}
+
+fn collect_differences(a: Option<&toml::Value>, b: Option<&toml::Value>, key: &str, keys: &mut Vec<String>) {
+    if a == b {
+        return;
+    }
+    let (Some(toml::Value::Table(a)), Some(toml::Value::Table(b))) = (a, b) else {
+        keys.push(key.to_owned());
+        return;
+    };
+    let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();
+    names.sort();
+    names.dedup();
+    for name in names {
+        let path = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+        collect_differences(a.get(name), b.get(name), &path, keys);
+    }
+}

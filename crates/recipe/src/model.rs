@@ -1,0 +1,109 @@
+//! `[model]`: which model training starts from, and what its files do not say.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The model that training starts from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["path"]))]
+pub struct ModelConfig {
+    /// `builtin:poster-tiny` (comes with the program), a diffusers folder, a single `.safetensors` file, or
+    /// `hf:ORG/REPO` with an optional `@REVISION`. Relative to the file it is written in.
+    #[schemars(extend("x-other-names" = ["pretrained_model_name_or_path", "base_model"]))]
+    pub path: String,
+
+    /// Model family. Absent: recognised from the files.
+    pub family: Option<Family>,
+
+    /// Another autoencoder than the model's own: a `.safetensors` file or a diffusers folder. Absent: the model's own.
+    #[schemars(extend("x-other-names" = ["vae_path", "pretrained_vae_model_name_or_path"]))]
+    pub vae: Option<PathBuf>,
+
+    /// Which variant of a diffusers folder's weight files to read: `"fp16"` reads `*.fp16.safetensors`.
+    /// Absent: the files without a variant in their name.
+    pub variant: Option<String>,
+
+    /// How many of the text encoder's last layers are skipped, counted as in kohya's scripts and in web interfaces:
+    /// 1 uses the last layer, 2 the one before it. Absent: as the model's files say. Typical: 1 for photographs, 2 for drawings.
+    pub clip_skip: Option<u32>,
+
+    /// What the model is asked to predict. Absent: as the model's scheduler configuration says.
+    pub prediction_type: Option<PredictionType>,
+
+    /// Rescale the noise schedule so that its last timestep is pure noise; then even the overall brightness and colour
+    /// of a picture are learned. Wants `prediction_type = "v_prediction"`. Absent: as the model's scheduler configuration says.
+    #[schemars(extend("x-other-names" = ["zero_snr", "rescale_betas_zero_snr"]))]
+    pub zero_terminal_snr: Option<bool>,
+
+    /// Where the first weights come from.
+    pub init: Init,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        ModelConfig {
+            path: String::new(),
+            family: None,
+            vae: None,
+            variant: None,
+            clip_skip: None,
+            prediction_type: None,
+            zero_terminal_snr: None,
+            init: Init::Pretrained,
+        }
+    }
+}
+
+/// A model family: the classes of network and how a prompt reaches them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// Stable Diffusion 1.x and every model of its shape.
+    Sd1,
+}
+
+impl Family {
+    /// The name as it is written in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::Sd1 => "sd1",
+        }
+    }
+}
+
+/// What the denoiser predicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PredictionType {
+    /// The noise.
+    Epsilon,
+    /// The velocity between image and noise (arXiv:2202.00512).
+    VPrediction,
+    /// The clean latents.
+    Sample,
+}
+
+impl PredictionType {
+    /// The name as diffusers' scheduler configurations write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            PredictionType::Epsilon => "epsilon",
+            PredictionType::VPrediction => "v_prediction",
+            PredictionType::Sample => "sample",
+        }
+    }
+}
+
+/// Where the first weights come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Init {
+    /// From the files at `path`.
+    Pretrained,
+    /// Drawn from the seed: training from scratch. `path` is a diffusers folder of which only the `config.json` files,
+    /// the scheduler and the tokenizer are read.
+    Random,
+}

@@ -1,0 +1,64 @@
+//! `[train]`: how long to train, and what an optimizer step consists of.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How long to train, and what an optimizer step consists of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainSection {
+    /// Length of the run in optimizer steps. Either this or `max_epochs` is needed.
+    #[schemars(extend("x-other-names" = ["max_train_steps"]))]
+    pub max_steps: Option<u64>,
+
+    /// Length of the run in epochs; in one of them each image is seen `repeats` times. Either this or `max_steps` is needed.
+    #[schemars(extend("x-other-names" = ["max_train_epochs", "num_train_epochs"]))]
+    pub max_epochs: Option<u64>,
+
+    /// Batches whose gradients are averaged into one optimizer step: a larger batch for less memory.
+    pub gradient_accumulation_steps: u64,
+
+    /// Compute the inside of each block again in the backward pass instead of keeping it: less memory, more time, the same numbers.
+    pub gradient_checkpointing: bool,
+
+    /// Largest norm of the gradient over all trained parameters; larger ones are scaled down to it.
+    /// Typical: 1. 0: no clipping. Applied after unscaling and accumulation.
+    pub max_grad_norm: f64,
+
+    /// Processor threads. Absent: as many as there are cores for this process. Bits of a run depend on it.
+    pub threads: Option<u32>,
+}
+
+impl Default for TrainSection {
+    fn default() -> Self {
+        TrainSection {
+            max_steps: None,
+            max_epochs: None,
+            gradient_accumulation_steps: 1,
+            gradient_checkpointing: false,
+            max_grad_norm: 1.0,
+            threads: None,
+        }
+    }
+}
+
+impl TrainSection {
+    /// The largest gradient norm, when gradients are clipped at all.
+    pub fn clip_norm(&self) -> Option<f64> {
+        (self.max_grad_norm > 0.0).then_some(self.max_grad_norm)
+    }
+
+    /// Optimizer steps of the run, when an epoch has `batches_per_epoch` batches.
+    pub fn total_steps(&self, batches_per_epoch: u64) -> u64 {
+        match (self.max_steps, self.max_epochs) {
+            (Some(steps), _) => steps,
+            (None, Some(epochs)) => epochs * self.steps_per_epoch(batches_per_epoch),
+            (None, None) => 0,
+        }
+    }
+
+    /// Optimizer steps of an epoch of `batches_per_epoch` batches; the last one may hold fewer batches.
+    pub fn steps_per_epoch(&self, batches_per_epoch: u64) -> u64 {
+        batches_per_epoch.div_ceil(self.gradient_accumulation_steps.max(1))
+    }
+}

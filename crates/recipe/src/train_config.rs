@@ -1,0 +1,144 @@
+//! The whole configuration of a run: one field a section, and the keys that stand above all sections.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    CheckpointConfig, DataConfig, DebugConfig, FullConfig, LogConfig, LoraConfig, LossConfig, LrScheduleConfig,
+    ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig, SamplesConfig, SaveConfig, TrainSection, VaeConfig,
+    ValidationConfig,
+};
+
+/// A training run: what is trained, on what, how, and what it leaves behind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["model", "data"]))]
+pub struct TrainConfig {
+    /// File, or list of files, that this one continues: tables are merged, this file wins, later files of a list win
+    /// over earlier ones. Relative to this file. Absent: this file stands alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extends: Option<Extends>,
+
+    /// Names the output folder and the products in it. Absent: the configuration file's name without `.toml`.
+    #[schemars(extend("x-other-names" = ["output_name"]))]
+    pub name: String,
+
+    /// What is trained: a LoRA beside the frozen model, the model itself, or its autoencoder.
+    pub method: Method,
+
+    /// Decides every random choice of the run: order, crops, noise, timesteps, first weights.
+    /// The same seed gives the same run.
+    pub seed: u64,
+
+    /// The model that training starts from.
+    pub model: ModelConfig,
+
+    /// The images and captions to learn.
+    pub data: DataConfig,
+
+    /// The LoRA; read when `method = "lora"`.
+    pub lora: LoraConfig,
+
+    /// Which parts are trained; read when `method = "full"`.
+    pub full: FullConfig,
+
+    /// What the autoencoder is asked for; read when `method = "vae"`.
+    pub vae_objective: VaeConfig,
+
+    /// How weights follow their gradients.
+    pub optimizer: OptimizerConfig,
+
+    /// How the learning rate changes over the run.
+    pub lr_schedule: LrScheduleConfig,
+
+    /// The noise that training adds.
+    pub noise: NoiseConfig,
+
+    /// What is minimised.
+    pub loss: LossConfig,
+
+    /// Number formats.
+    pub precision: PrecisionConfig,
+
+    /// How long to train, and what an optimizer step consists of.
+    pub train: TrainSection,
+
+    /// Saved states that an interrupted run continues from.
+    pub checkpoint: CheckpointConfig,
+
+    /// Usable products on the way.
+    pub save: SaveConfig,
+
+    /// Pictures drawn during training.
+    pub samples: SamplesConfig,
+
+    /// Measuring on images that are not trained on.
+    pub validation: ValidationConfig,
+
+    /// What is written down about the run.
+    pub log: LogConfig,
+
+    /// Recording and replaying steps, to compare them with another program's.
+    pub debug: DebugConfig,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        TrainConfig {
+            extends: None,
+            name: String::new(),
+            method: Method::Lora,
+            seed: 42,
+            model: ModelConfig::default(),
+            data: DataConfig::default(),
+            lora: LoraConfig::default(),
+            full: FullConfig::default(),
+            vae_objective: VaeConfig::default(),
+            optimizer: OptimizerConfig::default(),
+            lr_schedule: LrScheduleConfig::default(),
+            noise: NoiseConfig::default(),
+            loss: LossConfig::default(),
+            precision: PrecisionConfig::default(),
+            train: TrainSection::default(),
+            checkpoint: CheckpointConfig::default(),
+            save: SaveConfig::default(),
+            samples: SamplesConfig::default(),
+            validation: ValidationConfig::default(),
+            log: LogConfig::default(),
+            debug: DebugConfig::default(),
+        }
+    }
+}
+
+/// What a run trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// A low-rank adapter beside the frozen model.
+    Lora,
+    /// The model's own weights.
+    Full,
+    /// The autoencoder between pixels and latents.
+    Vae,
+}
+
+impl Method {
+    /// The name as it is written in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Lora => "lora",
+            Method::Full => "full",
+            Method::Vae => "vae",
+        }
+    }
+}
+
+/// One file to continue, or several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Extends {
+    /// One file.
+    One(String),
+    /// Several files; later ones win.
+    Many(Vec<String>),
+}

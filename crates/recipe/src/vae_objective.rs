@@ -1,0 +1,30 @@
+//! `[vae_objective]`: what the autoencoder is asked for while it is trained.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the autoencoder is asked for: the sum of these terms, each times its weight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct VaeConfig {
+    /// Weight of the mean absolute difference between an image and its reconstruction.
+    pub l1_weight: f64,
+
+    /// Weight of the mean squared difference between an image and its reconstruction.
+    pub l2_weight: f64,
+
+    /// Weight of the divergence of the latents from a normal distribution, summed over an image's latents.
+    pub kl_weight: f64,
+
+    /// Weight of the mean absolute difference between neighbouring-pixel differences, which sharpens edges.
+    pub gradient_weight: f64,
+
+    /// Train the encoder as well. Off: only the decoder learns, and latents keep their meaning for an existing UNet.
+    pub train_encoder: bool,
+}
+
+impl Default for VaeConfig {
+    fn default() -> Self {
+        VaeConfig { l1_weight: 1.0, l2_weight: 0.0, kl_weight: 1e-6, gradient_weight: 0.0, train_encoder: true }
+    }
+}

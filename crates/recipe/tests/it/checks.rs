@@ -1,0 +1,219 @@
+//! Every check across keys, with the exact words.
+
+use crate::project::{Project, SMALLEST};
+
+/// The one message that these overrides of the smallest configuration lead to, without the word `error`.
+fn message(overrides: &[&str]) -> String {
+    let messages = Project::new(SMALLEST).messages_with(overrides);
+    messages.strip_prefix("error: ").expect("a message").to_owned()
+}
+
+#[test]
+fn single_values_out_of_range_are_refused() {
+    for (setting, expected) in [
+        ("data.batch_size=0", "`data.batch_size` must be at least 1, not 0"),
+        ("data.resolution=0", "`data.resolution` must be positive"),
+        ("data.bucketing.step=0", "`data.bucketing.step` must be at least 1, not 0"),
+        ("data.subsets.0.repeats=0", "`data.subsets.0.repeats` must be at least 1, not 0"),
+        (
+            "data.subsets.0.caption_dropout_rate=1.5",
+            "`data.subsets.0.caption_dropout_rate` must be between 0 and 1, not 1.5",
+        ),
+        (
+            "data.subsets.0.caption_extension=txt",
+            "`data.subsets.0.caption_extension` must begin with a dot, not \"txt\"\n  hint: write \".txt\"",
+        ),
+        ("lora.rank=0", "`lora.rank` must be at least 1, not 0"),
+        ("lora.alpha=0", "`lora.alpha` must be greater than 0, not 0"),
+        ("lora.dropout=1", "`lora.dropout` must be at least 0 and less than 1, not 1"),
+        ("optimizer.learning_rate=0", "`optimizer.learning_rate` must be greater than 0, not 0"),
+        ("optimizer.weight_decay=-1", "`optimizer.weight_decay` must not be negative, and is -1"),
+        ("optimizer.betas=[0.9, 1.0]", "`optimizer.betas` must be at least 0 and less than 1, not 1"),
+        ("noise.offset=-0.1", "`noise.offset` must not be negative, and is -0.1"),
+        ("loss.min_snr_gamma=0", "`loss.min_snr_gamma` must be greater than 0, not 0"),
+        ("train.max_steps=0", "`train.max_steps` must be at least 1, not 0"),
+        ("train.gradient_accumulation_steps=0", "`train.gradient_accumulation_steps` must be at least 1, not 0"),
+        ("train.max_grad_norm=-1", "`train.max_grad_norm` must not be negative, and is -1"),
+        ("checkpoint.keep_last=0", "`checkpoint.keep_last` must be at least 1, not 0"),
+        ("samples.width=100", "`samples.width` must be a multiple of 8, not 100\n  hint: the nearest is 104"),
+        ("validation.split=1", "`validation.split` must be between 0 and 1, not 1"),
+        (
+            "name=a/b",
+            "`name` must be a plain file name, not \"a/b\"\n  hint: the output folder is chosen with `--output`",
+        ),
+    ] {
+        assert_eq!(message(&[setting]), format!("`--set {setting}`: {expected}"));
+    }
+}
+
+#[test]
+fn a_number_format_is_one_of_three() {
+    assert_eq!(
+        message(&["precision.compute=bfloat16"]),
+        "`--set precision.compute=bfloat16`: `precision.compute` must be `fp32`, `bf16` or `fp16`, not \"bfloat16\""
+    );
+    assert_eq!(
+        message(&["precision.compute=bf32"]),
+        "`--set precision.compute=bf32`: `precision.compute` must be `fp32`, `bf16` or `fp16`, not \"bf32\"\n  \
+         hint: did you mean `fp32`?"
+    );
+}
+
+#[test]
+fn a_run_has_exactly_one_length() {
+    let no_length = SMALLEST.replace("max_steps = 10\n", "");
+    assert_eq!(
+        Project::new(&no_length).messages_with(&[]),
+        "error: configs/run.toml:5: the length of the run is not set\n  hint: set `train.max_steps` or `train.max_epochs`"
+    );
+    let both = SMALLEST.replace("max_steps = 10\n", "max_steps = 10\nmax_epochs = 1\n");
+    assert_eq!(
+        Project::new(&both).messages_with(&[]),
+        "error: configs/run.toml:7: `train.max_steps` and `train.max_epochs` are both set\n  \
+         hint: keep the one that is meant"
+    );
+}
+
+#[test]
+fn paths_that_do_not_exist_are_shown_with_the_part_that_does() {
+    let text =
+        SMALLEST.replace("../images", "../imags/cats").replace("builtin:poster-tiny", "../models/sd.safetensors");
+    let text = format!("{text}[validation]\npath = \"run.toml\"\n");
+    assert_eq!(
+        Project::new(&text).messages_with(&[]),
+        "error: configs/run.toml:2: `model.path`: `models/sd.safetensors` does not exist\n  hint: `.` has no `models`\n\
+         error: configs/run.toml:4: `data.subsets.0.path`: `imags/cats` does not exist\n  hint: `.` has no `imags`\n\
+         error: configs/run.toml:8: `validation.path`: `configs/run.toml` is a file, not a folder"
+    );
+}
+
+#[test]
+fn a_builtin_model_must_be_known() {
+    assert_eq!(
+        message(&["model.path=builtin:poster"]),
+        "`--set model.path=builtin:poster`: `model.path`: there is no built-in model `poster`\n  \
+         hint: there is `builtin:poster-tiny`"
+    );
+}
+
+#[test]
+fn weights_from_the_seed_need_a_folder_of_configurations() {
+    assert_eq!(
+        Project::new(SMALLEST).messages_with(&["model.init=random", "model.path=Cargo.toml"]),
+        "error: `--set model.path=Cargo.toml`: `model.path` must be a folder with `config.json` files when \
+         `model.init = \"random\"`"
+    );
+}
+
+#[test]
+fn something_must_be_trained() {
+    assert_eq!(
+        Project::new(&format!("{SMALLEST}[lora]\ntrain_unet = false\n")).messages_with(&[]),
+        "error: configs/run.toml:7: nothing is trained: `lora.train_unet` and `lora.train_text_encoder` are both false"
+    );
+    assert_eq!(message(&["lora.targets=[]"]), "`--set lora.targets=[]`: nothing is trained: `lora.targets` is empty");
+    assert_eq!(
+        Project::new(&format!("method = \"full\"\n{SMALLEST}[full]\ntrain_unet = false\n")).messages_with(&[]),
+        "error: configs/run.toml:8: nothing is trained: `full.train_unet` and `full.train_text_encoder` are both false"
+    );
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_refused() {
+    assert_eq!(
+        message(&["data.subsets.0.random_crop=true"]),
+        "`--set data.subsets.0.random_crop=true`: random crops cannot be taken from cached latents\n  \
+         hint: set `data.cache_latents = false`"
+    );
+    assert_eq!(
+        message(&["data.bucketing.min=2048"]),
+        "`--set data.bucketing.min=2048`: the shortest bucket side, 2048, is longer than the longest, 1024\n  \
+         hint: set `data.bucketing.min` and `data.bucketing.max`"
+    );
+    assert_eq!(
+        message(&["noise.min_timestep=500", "noise.max_timestep=500"]),
+        "`--set noise.max_timestep=500`: no timestep is trained: `noise.max_timestep` must be greater than \
+         `noise.min_timestep`"
+    );
+    assert_eq!(
+        message(&["model.zero_terminal_snr=true", "model.prediction_type=epsilon"]),
+        "`--set model.zero_terminal_snr=true`: `model.zero_terminal_snr` cannot be used with \
+         `prediction_type = \"epsilon\"`: there is no image left at the last timestep to tell from the noise\n  \
+         hint: set `prediction_type = \"v_prediction\"`"
+    );
+}
+
+#[test]
+fn validation_needs_images() {
+    assert_eq!(
+        Project::new(&format!("{SMALLEST}[validation]\nevery_steps = 5\n")).messages_with(&[]),
+        "error: configs/run.toml:7: there are no images to validate on\n  \
+         hint: set `validation.path` or `validation.split`"
+    );
+}
+
+#[test]
+fn an_empty_file_is_told_what_it_lacks() {
+    assert_eq!(
+        Project::new("").messages_with(&[]),
+        "error: configs/run.toml: missing section `[model]`\n  hint: it needs `path`\n\
+         error: configs/run.toml: missing section `[data]`\n\
+         error: configs/run.toml: the length of the run is not set\n  hint: set `train.max_steps` or `train.max_epochs`"
+    );
+}
+
+#[test]
+fn mistakes_of_all_kinds_appear_together_and_none_twice() {
+    let text = "\
+method = \"lorra\"
+[model]
+path = \"builtin:poster-tinny\"
+[data]
+batch_sise = 0
+resolution = \"big\"
+[[data.subsets]]
+path = \"../nowhere\"
+repeats = 0
+[optimizer]
+type = \"adamw\"
+learnin_rate = 1e-4
+weight_decay = -1
+[train]
+max_stps = 10
+";
+    assert_eq!(
+        Project::new(text).messages_with(&[]),
+        "error: configs/run.toml:1: `method` must be `lora`, `full` or `vae`, not \"lorra\"\n  \
+         hint: did you mean `lora`?\n\
+         error: configs/run.toml:3: `model.path`: there is no built-in model `poster-tinny`\n  \
+         hint: there is `builtin:poster-tiny`\n\
+         error: configs/run.toml:5: unknown key `data.batch_sise`\n  hint: did you mean `batch_size`?\n\
+         error: configs/run.toml:6: `data.resolution` must be a whole number or a list, not \"big\"\n\
+         error: configs/run.toml:8: `data.subsets.0.path`: `nowhere` does not exist\n  hint: `.` has no `nowhere`\n\
+         error: configs/run.toml:9: `data.subsets.0.repeats` must be at least 1, not 0\n\
+         error: configs/run.toml:12: unknown key `optimizer.learnin_rate` with `type = \"adamw\"`\n  \
+         hint: did you mean `learning_rate`?\n\
+         error: configs/run.toml:13: `optimizer.weight_decay` must not be negative, and is -1\n\
+         error: configs/run.toml:15: unknown key `train.max_stps`\n  hint: did you mean `max_steps`?"
+    );
+}
+
+#[test]
+fn keys_of_kohyas_scripts_and_diffusers_are_translated() {
+    for (theirs, ours) in [
+        ("network_dim", "lora.rank"),
+        ("lora.network_alpha", "lora.alpha"),
+        ("pretrained_model_name_or_path", "model.path"),
+        ("train_batch_size", "data.batch_size"),
+        ("data.enable_bucket", "data.bucketing.enabled"),
+        ("data.subsets.0.num_repeats", "data.subsets.repeats"),
+        ("optimizer.lr", "optimizer.learning_rate"),
+        ("noise_offset", "noise.offset"),
+        ("mixed_precision", "precision.compute"),
+        ("max_train_steps", "train.max_steps"),
+        ("save_every_n_epochs", "save.every_epochs"),
+    ] {
+        let answer = message(&[&format!("{theirs}=1")]);
+        assert!(answer.contains(&format!("\n  hint: it is called `{ours}` here")), "{answer}");
+    }
+}

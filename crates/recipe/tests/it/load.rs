@@ -1,0 +1,133 @@
+//! What a loaded configuration holds, and that it survives being written.
+
+use sdtrain_recipe::{FloatType, LrScheduleConfig, Method, OptimizerConfig, Resolution, TrainConfig};
+
+use crate::project::{Project, SMALLEST};
+
+#[test]
+fn what_is_not_written_has_its_default() {
+    let config = Project::new(SMALLEST).load();
+    assert_eq!(config.name, "run");
+    assert_eq!(config.method, Method::Lora);
+    assert_eq!(config.data.resolution, Resolution::Square(512));
+    assert_eq!((config.lora.rank, config.lora.effective_alpha()), (16, 16.0));
+    assert_eq!(config.optimizer.learning_rate(), 1e-4);
+    assert_eq!(config.train.clip_norm(), Some(1.0));
+    assert!(config.checkpoint.every().due_after_step(500));
+    assert!(config.save.every().is_never());
+}
+
+#[test]
+fn the_documented_example_is_read() {
+    let project = Project::new(
+        r#"
+name    = "lora_poster"
+method  = "lora"
+seed    = 42
+[model]
+path   = "builtin:poster-tiny"
+[data]
+resolution = 512
+batch_size = 4
+[[data.subsets]]
+path = "../images"
+repeats = 10
+shuffle_caption = true
+keep_tokens = 1
+[lora]
+rank = 16
+alpha = 16
+[optimizer]
+type = "adamw"
+learning_rate = 1e-4
+[lr_schedule]
+type = "cosine"
+warmup_steps = 50
+[noise]
+offset = 0.05
+[precision]
+compute = "bf16"
+[train]
+max_steps = 1000
+gradient_checkpointing = true
+gradient_accumulation_steps = 1
+max_grad_norm = 1.0
+[checkpoint]
+every_steps = 250
+keep_last = 2
+[save]
+every_epochs = 2
+[samples]
+every_steps = 250
+prompts = ["poster, a red bottle"]
+[validation]
+path = "../images"
+every_steps = 250
+[debug]
+trace = "trace.safetensors"
+trace_steps = 10
+"#,
+    );
+    let config = project.load();
+    assert_eq!(config.precision.compute, FloatType::Bf16);
+    assert!(matches!(&config.lr_schedule, LrScheduleConfig::Cosine(cosine) if cosine.warmup_steps == 50));
+    let OptimizerConfig::AdamW(adamw) = &config.optimizer;
+    assert_eq!(adamw.betas, [0.9, 0.999]);
+    assert_eq!(config.data.subsets[0].path, project.path("images"));
+    assert_eq!(config.validation.path, Some(project.path("images")));
+    let current = std::env::current_dir().expect("there is one");
+    assert_eq!(config.debug.trace, Some(current.join("trace.safetensors")));
+}
+
+#[test]
+fn a_written_configuration_runs_again_and_is_equal() {
+    let overrides = ["lora.dropout=0.1", "optimizer.learning_rate=3.3e-7", "samples.sampler=dpmpp_2m_karras"];
+    let config = Project::new(SMALLEST).load_with(&overrides).expect("right").config;
+    // The subset's folder must exist still, and is named absolutely.
+    let mut config = config;
+    let elsewhere = Project::new("");
+    config.data.subsets[0].path = elsewhere.path("images");
+    elsewhere.write("configs/run.toml", &config.to_toml());
+    assert_eq!(elsewhere.load(), config);
+}
+
+#[test]
+fn the_default_of_every_key_survives_being_written() {
+    let text = TrainConfig::default().to_toml();
+    let read: TrainConfig = toml::from_str(&text).expect("it was just written");
+    assert_eq!(read, TrainConfig::default());
+}
+
+#[test]
+fn an_override_of_the_length_wins_over_the_file_and_a_file_over_its_base() {
+    let project = Project::new(SMALLEST);
+    let config = project.load_with(&["train.max_epochs=2"]).expect("right").config;
+    assert_eq!((config.train.max_steps, config.train.max_epochs), (None, Some(2)));
+
+    project.write("configs/longer.toml", "extends = \"run.toml\"\n[train]\nmax_epochs = 3\n");
+    let config = TrainConfig::load(&project.path("configs/longer.toml"), &[]).expect("right").config;
+    assert_eq!((config.name.as_str(), config.train.max_steps, config.train.max_epochs), ("longer", None, Some(3)));
+    assert_eq!(config.extends, None);
+}
+
+#[test]
+fn differing_keys_are_named() {
+    let project = Project::new(SMALLEST);
+    let one = project.load();
+    let other = project
+        .load_with(&["seed=1", "lora.alpha=8", "data.subsets.0.repeats=2", "lr_schedule.type=linear"])
+        .expect("right")
+        .config;
+    assert_eq!(
+        one.differing_keys(&other),
+        ["data.subsets", "lora.alpha", "lr_schedule.min_ratio", "lr_schedule.type", "seed"]
+    );
+    assert!(one.differing_keys(&one).is_empty());
+}
+
+#[test]
+fn a_path_of_the_command_line_is_relative_to_the_current_folder() {
+    let project = Project::new(SMALLEST);
+    let config = project.load_with(&["data.subsets.0.path=src"]).expect("tests run in the crate's folder").config;
+    assert_eq!(config.data.subsets[0].path, std::env::current_dir().expect("there is one").join("src"));
+}

@@ -1,0 +1,5 @@
+//! Loading configurations from files: what is complete, what is refused, in which words.
+
+mod checks;
+mod load;
+mod project;
