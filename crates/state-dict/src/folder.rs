@@ -1,0 +1,125 @@
+//! The weights of one component of a diffusers folder: one file, shards with an index, or a variant of either.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::file::SafetensorsFile;
+use crate::reader::{Joined, Reader};
+
+/// Opens the weights in `folder` whose files are called `stem`: `diffusion_pytorch_model` for a UNet or VAE, `model`
+/// for a text encoder. Full files are preferred over shards, and both over their `fp16` and `non_ema` variants.
+pub fn open_component(folder: &Path, stem: &str) -> Result<Box<dyn Reader>> {
+    let files = component_files(folder, stem)?;
+    if let [file] = files.as_slice() {
+        return Ok(Box::new(SafetensorsFile::open(file)?));
+    }
+    let shards = files.iter().map(SafetensorsFile::open).collect::<Result<Vec<_>>>()?;
+    let joined = Joined::new(folder, shards)?;
+    if let Some(index) = find_index(folder, stem) {
+        check_index(&index, &joined)?;
+    }
+    Ok(Box::new(joined))
+}
+
+/// The files that `open_component` would read, in the order of their names.
+pub fn component_files(folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
+    let mut wanted = Vec::new();
+    for variant in VARIANTS {
+        let whole = format!("{stem}{variant}.safetensors");
+        if folder.join(&whole).is_file() {
+            return Ok(vec![folder.join(whole)]);
+        }
+        wanted.push(whole);
+        if let Some(index) = index_names(stem, variant).map(|name| folder.join(name)).into_iter().find(|i| i.is_file())
+        {
+            return shards_of(&index);
+        }
+    }
+    wanted.push(index_names(stem, "")[0].clone());
+    Err(Error::NoWeights { folder: folder.to_path_buf(), wanted, hint: what_lies_there(folder) })
+}
+
+const VARIANTS: [&str; 3] = ["", ".fp16", ".non_ema"];
+
+// Both libraries put the variant between `index` and `json`; older diffusers put it before `safetensors`.
+fn index_names(stem: &str, variant: &str) -> [String; 2] {
+    [format!("{stem}.safetensors.index{variant}.json"), format!("{stem}{variant}.safetensors.index.json")]
+}
+
+fn find_index(folder: &Path, stem: &str) -> Option<PathBuf> {
+    VARIANTS
+        .iter()
+        .flat_map(|variant| index_names(stem, variant))
+        .map(|name| folder.join(name))
+        .find(|index| index.is_file())
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+fn read_index(path: &Path) -> Result<Index> {
+    let text = fs::read(path).map_err(|source| Error::io("read", path, source))?;
+    serde_json::from_slice(&text).map_err(|error| broken_index(path, format!("not a shard index: {error}")))
+}
+
+fn shards_of(index: &Path) -> Result<Vec<PathBuf>> {
+    let folder = index.parent().unwrap_or(Path::new(""));
+    let mut names: Vec<String> = read_index(index)?.weight_map.into_values().collect();
+    names.sort();
+    names.dedup();
+    if names.is_empty() {
+        return Err(broken_index(index, "lists no tensors".to_string()));
+    }
+    for name in &names {
+        let plain = !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0']);
+        if !plain {
+            return Err(broken_index(
+                index,
+                format!("the shard `{}` is not a plain file name", crate::error::shown(name)),
+            ));
+        }
+        if !folder.join(name).is_file() {
+            return Err(broken_index(index, format!("the shard `{}` is missing", crate::error::shown(name))));
+        }
+    }
+    Ok(names.iter().map(|name| folder.join(name)).collect())
+}
+
+fn check_index<R: Reader>(path: &Path, shards: &Joined<R>) -> Result<()> {
+    let listed = read_index(path)?.weight_map;
+    let absent: Vec<&String> = listed.keys().filter(|name| shards.info(name).is_none()).collect();
+    match absent.as_slice() {
+        [] => Ok(()),
+        [first, ..] => Err(broken_index(
+            path,
+            format!("{} listed tensors are in no shard, the first is `{}`", absent.len(), crate::error::shown(first)),
+        )),
+    }
+}
+
+fn broken_index(path: &Path, reason: String) -> Error {
+    Error::BrokenIndex { path: path.to_path_buf(), reason }
+}
+
+fn what_lies_there(folder: &Path) -> Option<String> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Some("there is no such folder".to_string());
+    };
+    let mut names: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    if names.iter().any(|name| name.ends_with(".bin") || name.ends_with(".ckpt")) {
+        return Some("it holds PyTorch pickles only; save it again with `safe_serialization=True`".to_string());
+    }
+    names.truncate(8);
+    match names.is_empty() {
+        true => Some("the folder is empty".to_string()),
+        false => Some(format!("it holds {}", names.join(", "))),
+    }
+}

@@ -1,0 +1,28 @@
+#![doc = include_str!("../README.md")]
+
+mod canonical;
+mod dtype;
+mod error;
+mod file;
+mod folder;
+mod header;
+pub mod load_report;
+pub mod maps;
+pub mod metadata;
+mod reader;
+mod recognise;
+mod renamed;
+mod single_file;
+mod write;
+
+pub use canonical::{canonical_text_encoder, canonical_unet, canonical_vae};
+pub use dtype::Dtype;
+pub use error::{Error, Result};
+pub use file::SafetensorsFile;
+pub use folder::{component_files, open_component};
+pub use load_report::LoadReport;
+pub use reader::{Joined, Reader, TensorInfo, read_floats, read_integers};
+pub use recognise::{FileKind, UnetInput, recognise};
+pub use renamed::Renamed;
+pub use single_file::{LdmSingleFile, ldm_single_file, to_ldm};
+pub use write::{FromReader, TensorEntry, TensorSource, write, write_source, write_to};

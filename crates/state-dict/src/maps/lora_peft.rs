@@ -1,0 +1,121 @@
+//! Adapter names as PEFT and diffusers write them, of every age that is still found in files.
+//!
+//! | written by | name |
+//! |---|---|
+//! | PEFT | `unet.<module>.lora_A.weight`, `text_encoder.<module>.lora_B.weight` |
+//! | diffusers 0.18-0.22 | `unet.<module>.lora.down.weight`, `text_encoder.<module>.lora_linear_layer.up.weight` |
+//! | diffusers before | `unet.<attention>.processor.to_q_lora.down.weight`, also without `unet.` |
+
+use std::fmt;
+
+/// The network that an adapter belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// The UNet.
+    Unet,
+    /// The (first) text encoder.
+    TextEncoder,
+    /// SDXL's second text encoder.
+    TextEncoder2,
+}
+
+impl Part {
+    /// The first word of its names, as in a diffusers folder.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Part::Unet => "unet",
+            Part::TextEncoder => "text_encoder",
+            Part::TextEncoder2 => "text_encoder_2",
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.folder())
+    }
+}
+
+/// What a tensor of an adapter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LoraTensor {
+    /// The matrix that is applied first: rank × inputs (PEFT's A).
+    Down,
+    /// The matrix that is applied second: outputs × rank (PEFT's B).
+    Up,
+    /// The scalar that sets the scale, alpha/rank.
+    Alpha,
+}
+
+/// A tensor of an adapter, independent of any format.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LoraKey {
+    /// The network.
+    pub part: Part,
+    /// The adapted layer's path in the network, such as `down_blocks.0.attentions.0.proj_in`; in a text encoder it
+    /// begins with `text_model.`.
+    pub module: String,
+    /// Which of its tensors.
+    pub tensor: LoraTensor,
+}
+
+const SUFFIXES: [(&str, LoraTensor); 7] = [
+    (".lora_A.weight", LoraTensor::Down),
+    (".lora_B.weight", LoraTensor::Up),
+    (".lora.down.weight", LoraTensor::Down),
+    (".lora.up.weight", LoraTensor::Up),
+    (".lora_linear_layer.down.weight", LoraTensor::Down),
+    (".lora_linear_layer.up.weight", LoraTensor::Up),
+    (".alpha", LoraTensor::Alpha),
+];
+
+/// PEFT's name. Alpha has none there (it lives in the metadata); it is written the way diffusers does for
+/// converted files, `<module>.alpha`.
+pub fn peft_name(key: &LoraKey) -> String {
+    let suffix = match key.tensor {
+        LoraTensor::Down => ".lora_A.weight",
+        LoraTensor::Up => ".lora_B.weight",
+        LoraTensor::Alpha => ".alpha",
+    };
+    format!("{}.{}{suffix}", key.part, key.module)
+}
+
+/// Reads a PEFT or diffusers name of any age.
+pub fn parse(name: &str) -> Option<LoraKey> {
+    let (part, rest) = [Part::TextEncoder2, Part::TextEncoder, Part::Unet]
+        .into_iter()
+        .find_map(|part| Some((part, name.strip_prefix(part.folder())?.strip_prefix('.')?)))
+        .unwrap_or((Part::Unet, name));
+    let (module, tensor) = split_tensor(rest)?;
+    // Without a first word only attention processors are unmistakable.
+    if rest.len() == name.len() && !rest.contains(".processor.") {
+        return None;
+    }
+    let module = match part {
+        Part::Unet => module,
+        Part::TextEncoder | Part::TextEncoder2 if module.starts_with("text_model.") => module,
+        Part::TextEncoder | Part::TextEncoder2 => format!("text_model.{module}"),
+    };
+    Some(LoraKey { part, module, tensor })
+}
+
+fn split_tensor(rest: &str) -> Option<(String, LoraTensor)> {
+    if let Some((attention, matrix)) = rest.split_once(".processor.") {
+        let (layer, matrix) = matrix.split_once("_lora.")?;
+        let layer = match layer {
+            "to_q" | "to_k" | "to_v" => layer,
+            "to_out" => "to_out.0",
+            _ => return None,
+        };
+        let tensor = match matrix {
+            "down.weight" => LoraTensor::Down,
+            "up.weight" => LoraTensor::Up,
+            _ => return None,
+        };
+        return Some((format!("{attention}.{layer}"), tensor));
+    }
+    SUFFIXES.iter().find_map(|&(suffix, tensor)| {
+        let module = rest.strip_suffix(suffix)?;
+        (!module.is_empty()).then(|| (module.to_string(), tensor))
+    })
+}

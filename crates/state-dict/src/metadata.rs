@@ -1,0 +1,184 @@
+//! The strings that travel in a model file's header: kohya's hashes and the ModelSpec keys.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::write::{TensorSource, write_to};
+
+/// kohya's legacy hashes look at 64 KiB from here on.
+const WINDOW_START: u64 = 0x10_0000;
+const WINDOW_LENGTH: u64 = 0x1_0000;
+
+/// `sshs_model_hash` and `sshs_legacy_hash` of a file that is about to be saved. Only the `ss_` keys of `metadata`
+/// count, so that titles and comments can be edited later without changing the hashes.
+/// (kohya-ss/sd-scripts, library/train_util.py, `precalculate_safetensors_hashes`)
+pub fn sshs_hashes<S: TensorSource + ?Sized>(
+    source: &S,
+    metadata: &BTreeMap<String, String>,
+) -> Result<(String, String)> {
+    let metadata = metadata.iter().filter(|(key, _)| key.starts_with("ss_"));
+    let metadata = metadata.map(|(key, value)| (key.clone(), value.clone())).collect();
+    let mut hashes = FileHashes::default();
+    write_to(&mut hashes, source, &metadata)?;
+    let legacy = hex(&hashes.window.finalize());
+    Ok((hex(&hashes.data.finalize()), legacy[..8].to_string()))
+}
+
+/// `sshs_model_hash` of a file on disk: SHA-256 of everything after the header.
+pub fn sshs_model_hash(path: &Path) -> Result<String> {
+    hash_file(path).map(|hashes| hex(&hashes.data.finalize()))
+}
+
+/// The short hash of a checkpoint (`ss_sd_model_hash`, `ss_vae_hash`): 8 digits over 64 KiB in its second megabyte.
+pub fn legacy_model_hash(path: &Path) -> Result<String> {
+    let window = || -> io::Result<String> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(WINDOW_START))?;
+        let mut window = Vec::new();
+        file.take(WINDOW_LENGTH).read_to_end(&mut window)?;
+        Ok(hex(&Sha256::digest(&window)))
+    };
+    let digits = window().map_err(|source| Error::io("read", path, source))?;
+    Ok(digits[..8].to_string())
+}
+
+/// The full hash of a checkpoint (`ss_new_sd_model_hash`, `ss_new_vae_hash`): SHA-256 of the file.
+pub fn full_model_hash(path: &Path) -> Result<String> {
+    hash_file(path).map(|hashes| hex(&hashes.all.finalize()))
+}
+
+fn hash_file(path: &Path) -> Result<FileHashes> {
+    let mut hashes = FileHashes::default();
+    File::open(path)
+        .and_then(|mut file| io::copy(&mut file, &mut hashes))
+        .map_err(|source| Error::io("read", path, source))?;
+    Ok(hashes)
+}
+
+/// Takes the bytes of a safetensors file in order and hashes what each kind of hash covers.
+#[derive(Default)]
+struct FileHashes {
+    position: u64,
+    length_field: Vec<u8>,
+    all: Sha256,
+    data: Sha256,
+    window: Sha256,
+}
+
+impl FileHashes {
+    fn data_start(&self) -> Option<u64> {
+        let length = self.length_field.first_chunk::<8>()?;
+        Some(u64::from_le_bytes(*length).saturating_add(8))
+    }
+}
+
+impl Write for FileHashes {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let missing = 8 - self.length_field.len();
+        self.length_field.extend_from_slice(&bytes[..bytes.len().min(missing)]);
+        self.all.update(bytes);
+        if let Some(start) = self.data_start() {
+            self.data.update(overlap(bytes, self.position, start, u64::MAX));
+        }
+        self.window.update(overlap(bytes, self.position, WINDOW_START, WINDOW_START + WINDOW_LENGTH));
+        self.position += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The part of `bytes`, which lie at `position`, that is between `start` and `end`.
+fn overlap(bytes: &[u8], position: u64, start: u64, end: u64) -> &[u8] {
+    let length = bytes.len() as u64;
+    let from = start.saturating_sub(position).min(length) as usize;
+    let to = end.saturating_sub(position).min(length) as usize;
+    &bytes[from..to.max(from)]
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The ModelSpec 1.0.1 description of a file (<https://github.com/Stability-AI/ModelSpec>), as kohya's scripts fill it in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelSpec {
+    /// Such as `stable-diffusion-v1/lora`; see [`architecture`].
+    pub architecture: String,
+    /// Whose code the names follow: `diffusers`, or the repository's address for original names.
+    pub implementation: String,
+    /// What it is called.
+    pub title: String,
+    /// The training resolution, width and height.
+    pub resolution: Option<(u32, u32)>,
+    /// When it was made, ISO 8601.
+    pub date: Option<String>,
+    /// `epsilon` or `v`.
+    pub prediction_type: Option<String>,
+    /// The trained timesteps, first and last.
+    pub timestep_range: Option<(u32, u32)>,
+    /// The text encoder layer that is used, counted from the end (clip skip).
+    pub encoder_layer: Option<u32>,
+    /// Who made it.
+    pub author: Option<String>,
+    /// What it does.
+    pub description: Option<String>,
+    /// Under which terms it may be used.
+    pub license: Option<String>,
+    /// Search words, comma separated.
+    pub tags: Option<String>,
+    /// How to use it.
+    pub usage_hint: Option<String>,
+    /// The words that call it up.
+    pub trigger_phrase: Option<String>,
+    /// The models it was merged from, comma separated.
+    pub merged_from: Option<String>,
+}
+
+/// The ModelSpec architecture of a family, with `adapter` such as `lora` or `textual-inversion` where it is one.
+pub fn architecture(family: &str, v_prediction: bool, adapter: Option<&str>) -> String {
+    let base = match (family, v_prediction) {
+        ("sd1", _) => "stable-diffusion-v1",
+        ("sd2", false) => "stable-diffusion-v2-512",
+        ("sd2", true) => "stable-diffusion-v2-768-v",
+        ("sdxl", _) => "stable-diffusion-xl-v1-base",
+        (other, _) => other,
+    };
+    match adapter {
+        Some(adapter) => format!("{base}/{adapter}"),
+        None => base.to_string(),
+    }
+}
+
+impl ModelSpec {
+    /// The `modelspec.` keys; those that are not set are left out.
+    pub fn keys(&self) -> BTreeMap<String, String> {
+        let pair = |(first, second): (u32, u32), between: &str| format!("{first}{between}{second}");
+        let rows = [
+            ("sai_model_spec", Some("1.0.1".to_string())),
+            ("architecture", Some(self.architecture.clone())),
+            ("implementation", Some(self.implementation.clone())),
+            ("title", Some(self.title.clone())),
+            ("resolution", self.resolution.map(|size| pair(size, "x"))),
+            ("date", self.date.clone()),
+            ("prediction_type", self.prediction_type.clone()),
+            ("timestep_range", self.timestep_range.map(|range| pair(range, ","))),
+            ("encoder_layer", self.encoder_layer.map(|layer| layer.to_string())),
+            ("author", self.author.clone()),
+            ("description", self.description.clone()),
+            ("license", self.license.clone()),
+            ("tags", self.tags.clone()),
+            ("usage_hint", self.usage_hint.clone()),
+            ("trigger_phrase", self.trigger_phrase.clone()),
+            ("merged_from", self.merged_from.clone()),
+        ];
+        rows.into_iter().filter_map(|(key, value)| Some((format!("modelspec.{key}"), value?))).collect()
+    }
+}

@@ -1,0 +1,241 @@
+//! Says what a file is by the names and shapes of its tensors.
+
+use std::fmt;
+
+use crate::maps::{clip, lora_kohya, lora_peft, vae};
+use crate::reader::{Reader, TensorInfo};
+
+/// What a UNet takes in besides the noisy latents, told by its input channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnetInput {
+    /// Nothing (4 channels).
+    Plain,
+    /// A mask and a masked picture (9 channels).
+    Inpaint,
+    /// A picture to edit (8 channels).
+    Edit,
+    /// Another number of channels.
+    Other(usize),
+}
+
+impl UnetInput {
+    fn from_conv_in(info: &TensorInfo) -> UnetInput {
+        match info.shape.get(1) {
+            Some(4) => UnetInput::Plain,
+            Some(8) => UnetInput::Edit,
+            Some(9) => UnetInput::Inpaint,
+            other => UnetInput::Other(other.copied().unwrap_or(0)),
+        }
+    }
+}
+
+/// The kinds of files that are told apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// A single-file SD1 checkpoint.
+    LdmSd1 {
+        /// What the UNet takes in.
+        input: UnetInput,
+        /// Whether a VAE is inside.
+        vae: bool,
+        /// Whether a text encoder is inside.
+        text_encoder: bool,
+    },
+    /// A single-file SD2 checkpoint.
+    LdmSd2 {
+        /// What the UNet takes in.
+        input: UnetInput,
+    },
+    /// A single-file SDXL checkpoint.
+    LdmSdxl {
+        /// What the UNet takes in.
+        input: UnetInput,
+    },
+    /// The single-file SDXL refiner.
+    LdmSdxlRefiner,
+    /// A ControlNet, in either naming.
+    ControlNet,
+    /// A UNet under diffusers' names.
+    DiffusersUnet {
+        /// What it takes in.
+        input: UnetInput,
+        /// The width of the text states it attends to: 768 for SD1, 1024 for SD2, 2048 for SDXL.
+        cross_attention_dim: Option<usize>,
+    },
+    /// A VAE.
+    Vae {
+        /// Whether the names are diffusers' (else the original ones).
+        diffusers: bool,
+    },
+    /// A CLIP text encoder.
+    ClipText {
+        /// Its width.
+        hidden_size: Option<usize>,
+    },
+    /// Adapters under kohya's names, of LoRA or one of its relatives.
+    KohyaLora {
+        /// How many layers are adapted.
+        modules: usize,
+        /// The rank of the first LoRA adapter.
+        rank: Option<usize>,
+    },
+    /// Adapters under PEFT's or diffusers' names.
+    PeftLora {
+        /// How many layers are adapted.
+        modules: usize,
+        /// The rank of the first adapter.
+        rank: Option<usize>,
+    },
+    /// A learned word.
+    TextualInversion {
+        /// How many vectors it has.
+        vectors: usize,
+        /// Their width.
+        width: usize,
+    },
+    /// A trace of training steps.
+    Trace {
+        /// How many steps were traced.
+        steps: usize,
+    },
+    /// None of these.
+    Unknown,
+}
+
+impl FileKind {
+    /// The model family of a whole checkpoint, as `model.family` is written.
+    pub fn family(&self) -> Option<&'static str> {
+        match self {
+            FileKind::LdmSd1 { .. } => Some("sd1"),
+            FileKind::LdmSd2 { .. } => Some("sd2"),
+            FileKind::LdmSdxl { .. } => Some("sdxl"),
+            FileKind::LdmSdxlRefiner => Some("sdxl_refiner"),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for FileKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FileKind::LdmSd1 { input, .. } => write!(f, "single-file SD1 checkpoint{}", note(*input)),
+            FileKind::LdmSd2 { input } => write!(f, "single-file SD2 checkpoint{}", note(*input)),
+            FileKind::LdmSdxl { input } => write!(f, "single-file SDXL checkpoint{}", note(*input)),
+            FileKind::LdmSdxlRefiner => f.write_str("single-file SDXL refiner checkpoint"),
+            FileKind::ControlNet => f.write_str("ControlNet"),
+            FileKind::DiffusersUnet { input, .. } => write!(f, "diffusers UNet{}", note(*input)),
+            FileKind::Vae { diffusers: true } => f.write_str("diffusers VAE"),
+            FileKind::Vae { diffusers: false } => f.write_str("VAE under the original names"),
+            FileKind::ClipText { .. } => f.write_str("CLIP text encoder"),
+            FileKind::KohyaLora { .. } => f.write_str("kohya LoRA"),
+            FileKind::PeftLora { .. } => f.write_str("PEFT LoRA"),
+            FileKind::TextualInversion { .. } => f.write_str("textual inversion embedding"),
+            FileKind::Trace { steps } => write!(f, "trace of {steps} training steps"),
+            FileKind::Unknown => f.write_str("file of an unknown kind"),
+        }
+    }
+}
+
+fn note(input: UnetInput) -> String {
+    match input {
+        UnetInput::Plain => String::new(),
+        UnetInput::Inpaint => " for inpainting".to_string(),
+        UnetInput::Edit => " for editing by instruction".to_string(),
+        UnetInput::Other(channels) => format!(" with {channels} input channels"),
+    }
+}
+
+/// Says what a file is. The order of the questions matters: a checkpoint contains the names of smaller files.
+pub fn recognise(reader: &dyn Reader) -> FileKind {
+    let names = reader.names();
+    let has = |name: &str| reader.info(name).is_some();
+    let any = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
+
+    if let Some(conv_in) = reader.info("model.diffusion_model.input_blocks.0.0.weight") {
+        let input = UnetInput::from_conv_in(conv_in);
+        if has("conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias") {
+            return FileKind::LdmSdxl { input };
+        }
+        if has("conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias") {
+            return FileKind::LdmSdxlRefiner;
+        }
+        let context = reader
+            .info("model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight")
+            .and_then(|info| info.shape.last());
+        if context == Some(&1024) || any("cond_stage_model.model.") {
+            return FileKind::LdmSd2 { input };
+        }
+        return FileKind::LdmSd1 { input, vae: any("first_stage_model."), text_encoder: any(clip::LDM_PREFIX) };
+    }
+    if has("control_model.time_embed.0.weight")
+        || has("controlnet_cond_embedding.conv_in.weight")
+        || has("input_hint_block.0.weight")
+    {
+        return FileKind::ControlNet;
+    }
+    if names.iter().any(|name| lora_kohya::is_kohya_name(name)) {
+        let modules = count_modules(&names, |name| {
+            lora_kohya::is_kohya_name(name).then(|| name.split_once('.').map_or(name, |(module, _)| module).to_string())
+        });
+        return FileKind::KohyaLora { modules, rank: rank(reader, |name| name.ends_with(".lora_down.weight")) };
+    }
+    if names.iter().any(|name| lora_peft::parse(name).is_some()) {
+        let modules =
+            count_modules(&names, |name| lora_peft::parse(name).map(|key| format!("{}.{}", key.part, key.module)));
+        let down = |name: &str| lora_peft::parse(name).is_some_and(|key| key.tensor == lora_peft::LoraTensor::Down);
+        return FileKind::PeftLora { modules, rank: rank(reader, down) };
+    }
+    if let Some(conv_in) = reader.info("conv_in.weight").filter(|_| any("down_blocks.") && any("up_blocks.")) {
+        let context = names.iter().find(|name| name.ends_with(".attn2.to_k.weight"));
+        return FileKind::DiffusersUnet {
+            input: UnetInput::from_conv_in(conv_in),
+            cross_attention_dim: context.and_then(|name| reader.info(name)?.shape.get(1).copied()),
+        };
+    }
+    if has("encoder.conv_in.weight") && has("decoder.conv_out.weight") {
+        let diffusers = names.iter().any(|name| name.contains(".down_blocks."));
+        if diffusers || vae::levels(names.iter().copied()) > 0 {
+            return FileKind::Vae { diffusers };
+        }
+    }
+    let embedding = names.iter().find(|name| name.ends_with("embeddings.token_embedding.weight"));
+    if let Some(embedding) = embedding.filter(|name| clip::canonical_name(name).is_some()) {
+        return FileKind::ClipText { hidden_size: reader.info(embedding).and_then(|info| info.shape.get(1).copied()) };
+    }
+    let traced = names.iter().filter(|name| is_traced_loss(name)).count();
+    if traced > 0 {
+        return FileKind::Trace { steps: traced };
+    }
+    textual_inversion(reader, &names).unwrap_or(FileKind::Unknown)
+}
+
+/// `step.N.loss`, which a trace has once for each step.
+fn is_traced_loss(name: &str) -> bool {
+    let number = name.strip_prefix("step.").and_then(|rest| rest.strip_suffix(".loss"));
+    number.is_some_and(|number| number.parse::<u64>().is_ok())
+}
+
+// kohya and A1111 write `emb_params`, OneTrainer `emp_params`; diffusers uses the word itself as the only name.
+fn textual_inversion(reader: &dyn Reader, names: &[&str]) -> Option<FileKind> {
+    let known = ["emb_params", "emp_params", "clip_l"].into_iter().find(|name| reader.info(name).is_some());
+    let name = match (known, names) {
+        (Some(name), _) => name,
+        (None, [only]) if !only.contains('.') => only,
+        _ => return None,
+    };
+    let (vectors, width) = match reader.info(name)?.shape[..] {
+        [width] => (1, width),
+        [vectors, width] => (vectors, width),
+        _ => return None,
+    };
+    matches!(width, 512..=2048).then_some(FileKind::TextualInversion { vectors, width })
+}
+
+fn count_modules(names: &[&str], module: impl Fn(&str) -> Option<String>) -> usize {
+    names.iter().filter_map(|name| module(name)).collect::<std::collections::BTreeSet<_>>().len()
+}
+
+fn rank(reader: &dyn Reader, is_down: impl Fn(&str) -> bool) -> Option<usize> {
+    let name = reader.names().into_iter().find(|name| is_down(name))?;
+    reader.info(name)?.shape.first().copied()
+}

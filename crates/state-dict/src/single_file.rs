@@ -1,0 +1,113 @@
+//! Single-file (LDM) checkpoints as the three networks of a diffusers folder, and back.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::canonical::{UNET_PREFIX, VAE_PREFIX, canonical_text_encoder, canonical_unet, canonical_vae, has_prefix};
+
+use crate::error::{Error, Result};
+use crate::maps::ldm_sd::{self, UnetLayout};
+use crate::maps::{clip, vae};
+use crate::reader::{Joined, Reader};
+use crate::renamed::Renamed;
+
+/// The networks of a single-file SD1 checkpoint under diffusers' names.
+pub struct LdmSingleFile {
+    /// The UNet.
+    pub unet: Renamed<Arc<dyn Reader>>,
+    /// The VAE; many files leave it out.
+    pub vae: Option<Renamed<Arc<dyn Reader>>>,
+    /// The text encoder, with `text_model.` in front of its names.
+    pub text_encoder: Option<Renamed<Arc<dyn Reader>>>,
+    /// Tensors that belong to none of them and are not known to be needless.
+    pub leftover: Vec<String>,
+}
+
+/// Reads a single-file SD1 checkpoint. How deep the networks are is read off their names.
+pub fn ldm_single_file(file: Arc<dyn Reader>) -> Result<LdmSingleFile> {
+    if !has_prefix(&file, UNET_PREFIX) {
+        return Err(Error::WrongKind {
+            path: file.path().to_path_buf(),
+            reason: format!("is no single-file checkpoint: no UNet was found under `{UNET_PREFIX}`"),
+        });
+    }
+    let unet = canonical_unet(file.clone())?;
+    let vae = has_prefix(&file, VAE_PREFIX).then(|| canonical_vae(file.clone())).transpose()?;
+    // Position numbers alone are no text encoder.
+    let is_text = |name: &&str| name.starts_with(clip::LDM_PREFIX) && clip::canonical_name(name).is_some();
+    let with_text = file.names().iter().any(is_text);
+    let text_encoder = with_text.then(|| canonical_text_encoder(file.clone())).transpose()?;
+
+    let parts = [Some(&unet), vae.as_ref(), text_encoder.as_ref()];
+    let originals = |part| -> Vec<&str> {
+        let part: &Renamed<Arc<dyn Reader>> = part;
+        part.names().into_iter().filter_map(|name| part.original_name(name)).collect()
+    };
+    let used: HashSet<&str> = parts.into_iter().flatten().flat_map(originals).collect();
+    let left = |name: &&str| !used.contains(name) && !is_needless(name);
+    let leftover = file.names().into_iter().filter(left).map(str::to_string).collect();
+    Ok(LdmSingleFile { unet, vae, text_encoder, leftover })
+}
+
+/// Three networks under diffusers' names as one reader under the names of a single-file SD1 checkpoint, ready for
+/// [`crate::write_source`] through [`crate::FromReader`].
+pub fn to_ldm<'r>(
+    unet: &'r dyn Reader,
+    vae: &'r dyn Reader,
+    text_encoder: &'r dyn Reader,
+) -> Result<Joined<Renamed<&'r dyn Reader>>> {
+    let layout = UnetLayout::from_diffusers_names(unet.names()).ok_or_else(|| Error::WrongKind {
+        path: unet.path().to_path_buf(),
+        reason: "is no diffusers UNet: no `down_blocks` were found".to_string(),
+    })?;
+    let levels = vae::levels(vae.names());
+    let unet = renamed_fully(unet, |name, shape| {
+        Some((format!("{UNET_PREFIX}{}", ldm_sd::unet_to_ldm(name, &layout)?), shape.to_vec()))
+    })?;
+    let vae = renamed_fully(vae, |name, shape| {
+        let current = vae::current_name(name);
+        let shape = vae::shape_in_ldm(&current, shape);
+        Some((format!("{VAE_PREFIX}{}", vae::vae_to_ldm(&current, levels)?), shape))
+    })?;
+    let text_encoder =
+        renamed_fully(text_encoder, |name, shape| Some((clip::to_ldm(&clip::canonical_name(name)?)?, shape.to_vec())))?;
+    Joined::new(Path::new("single-file checkpoint"), vec![unet, vae, text_encoder])
+}
+
+// What is about to be saved must not lose a tensor silently.
+fn renamed_fully(
+    reader: &dyn Reader,
+    map: impl Fn(&str, &[usize]) -> Option<(String, Vec<usize>)>,
+) -> Result<Renamed<&dyn Reader>> {
+    for name in reader.names() {
+        let shape = &reader.info(name).expect("a listed tensor has its info").shape;
+        if map(name, shape).is_none() && !name.ends_with("position_ids") {
+            return Err(Error::BrokenTensor {
+                path: reader.path().to_path_buf(),
+                tensor: crate::error::shown(name),
+                reason: "has no place in a single-file checkpoint".to_string(),
+            });
+        }
+    }
+    Renamed::new(reader, |name, info| map(name, &info.shape))
+}
+
+/// Tensors that files carry although nobody needs them: schedules, averaged copies, position numbers, training losses.
+pub fn is_needless(name: &str) -> bool {
+    const STARTS: [&str; 11] = [
+        "betas",
+        "alphas_cumprod",
+        "sqrt_",
+        "posterior_",
+        "log_one_minus_",
+        "logvar",
+        "lvlb_weights",
+        "model_ema.",
+        "cond_stage_model.model.logit_scale",
+        "first_stage_model.loss.",
+        "loss.",
+    ];
+    const ENDS: [&str; 2] = [".attn_mask", "position_ids"];
+    STARTS.iter().any(|start| name.starts_with(start)) || ENDS.iter().any(|end| name.ends_with(end))
+}

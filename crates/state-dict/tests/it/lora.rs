@@ -1,0 +1,101 @@
+//! Adapter names of every format.
+
+use sdtrain_state_dict::maps::lora_kohya::{KohyaModules, TextEncoders, kohya_name, parse_by_words};
+use sdtrain_state_dict::maps::lora_peft::{LoraKey, LoraTensor, Part, parse, peft_name};
+
+use crate::fixtures::keys;
+
+/// Every layer of SD1.5 that could be adapted.
+fn modules() -> Vec<(Part, String)> {
+    let layers = |list: &str, part: Part, prefix: &str| {
+        let layer = |name: &str| Some((part, format!("{prefix}{}", name.strip_suffix(".weight")?)));
+        keys(list).iter().filter_map(|row| layer(&row.name)).collect::<Vec<_>>()
+    };
+    let unet = layers("unet_sd15.tsv", Part::Unet, "");
+    [unet, layers("te_clip_l.tsv", Part::TextEncoder, "text_model.")].concat()
+}
+
+fn keys_of_all_modules() -> Vec<LoraKey> {
+    let tensors = [LoraTensor::Down, LoraTensor::Up, LoraTensor::Alpha];
+    let key = |(part, module): (Part, String)| tensors.map(|tensor| LoraKey { part, module: module.clone(), tensor });
+    modules().into_iter().flat_map(key).collect()
+}
+
+#[test]
+fn peft_and_kohya_names_of_every_layer_read_back() {
+    let modules = modules();
+    let lookup = KohyaModules::new(modules.iter().map(|(part, module)| (*part, module.as_str())));
+    for key in keys_of_all_modules() {
+        assert_eq!(parse(&peft_name(&key)), Some(key.clone()));
+        for text_encoders in [TextEncoders::One, TextEncoders::Two] {
+            let name = kohya_name(&key, text_encoders);
+            assert_eq!(lookup.parse(&name), Some(key.clone()), "{name}");
+        }
+    }
+}
+
+#[test]
+fn kohya_names_read_without_a_model_for_every_layer_of_linears_and_convolutions() {
+    for key in keys_of_all_modules() {
+        // Norms and embeddings are never adapted, so their words need not be known.
+        let adaptable = !key.module.contains("norm") && !key.module.contains("embedding.");
+        if adaptable && !key.module.ends_with("_embedding") {
+            assert_eq!(parse_by_words(&kohya_name(&key, TextEncoders::One)), Some(key));
+        }
+    }
+}
+
+#[test]
+fn names_are_written_as_their_programs_write_them() {
+    let key = LoraKey {
+        part: Part::Unet,
+        module: "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0".to_string(),
+        tensor: LoraTensor::Down,
+    };
+    assert_eq!(
+        kohya_name(&key, TextEncoders::One),
+        "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_out_0.lora_down.weight"
+    );
+    assert_eq!(peft_name(&key), "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0.lora_A.weight");
+    let key = LoraKey {
+        part: Part::TextEncoder,
+        module: "text_model.encoder.layers.11.mlp.fc1".to_string(),
+        tensor: LoraTensor::Alpha,
+    };
+    assert_eq!(kohya_name(&key, TextEncoders::One), "lora_te_text_model_encoder_layers_11_mlp_fc1.alpha");
+    assert_eq!(kohya_name(&key, TextEncoders::Two), "lora_te1_text_model_encoder_layers_11_mlp_fc1.alpha");
+}
+
+#[test]
+fn older_diffusers_names_are_read() {
+    let attention = "mid_block.attentions.0.transformer_blocks.0.attn2";
+    let cases = [
+        (format!("unet.{attention}.to_q.lora.down.weight"), format!("{attention}.to_q"), LoraTensor::Down),
+        (format!("unet.{attention}.processor.to_out_lora.up.weight"), format!("{attention}.to_out.0"), LoraTensor::Up),
+        (format!("{attention}.processor.to_v_lora.down.weight"), format!("{attention}.to_v"), LoraTensor::Down),
+    ];
+    for (name, module, tensor) in cases {
+        assert_eq!(parse(&name), Some(LoraKey { part: Part::Unet, module, tensor }), "{name}");
+    }
+    let name = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.up.weight";
+    let module = "text_model.encoder.layers.0.self_attn.q_proj".to_string();
+    assert_eq!(parse(name), Some(LoraKey { part: Part::TextEncoder, module: module.clone(), tensor: LoraTensor::Up }));
+    // Adapters made on transformers 5, whose text encoder has no `text_model.` in memory.
+    let name = "text_encoder.encoder.layers.0.self_attn.q_proj.lora_A.weight";
+    assert_eq!(parse(name), Some(LoraKey { part: Part::TextEncoder, module, tensor: LoraTensor::Down }));
+}
+
+#[test]
+fn other_names_are_no_adapters() {
+    for name in
+        ["", "unet", "unet.lora_A.weight", "conv_in.weight", "down_blocks.0.lora_A.weight", "alpha", "unet.x.weight"]
+    {
+        assert_eq!(parse(name), None, "{name}");
+    }
+    let lookup = KohyaModules::new([(Part::Unet, "conv_in")]);
+    for name in ["lora_unet_conv_out.alpha", "lora_unet_conv_in.hada_w1_a", "lora_unet_conv_in", ""] {
+        assert_eq!(lookup.parse(name), None, "{name}");
+    }
+    assert_eq!(parse_by_words("lora_unet__x.alpha"), None);
+    assert_eq!(parse_by_words("unet_x.alpha"), None);
+}

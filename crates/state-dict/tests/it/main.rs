@@ -1,0 +1,13 @@
+//! What the crate promises of model files.
+
+mod canonical;
+mod fixtures;
+mod folder;
+mod hostile;
+mod lora;
+mod maps;
+mod metadata;
+mod recognise;
+mod report;
+mod single_file;
+mod write;

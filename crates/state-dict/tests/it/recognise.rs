@@ -1,0 +1,78 @@
+//! Files are told apart by their tensors.
+
+use sdtrain_state_dict::{Dtype, FileKind, TensorEntry, UnetInput, recognise};
+
+use crate::fixtures::{entry, in_memory, keys, shrunk};
+
+fn kind(tensors: &[(&str, &[usize])]) -> FileKind {
+    let tensors: Vec<TensorEntry> = tensors.iter().map(|(name, shape)| entry(name, Dtype::F16, shape)).collect();
+    recognise(&in_memory(&tensors))
+}
+
+const CONV_IN: &str = "model.diffusion_model.input_blocks.0.0.weight";
+const CONTEXT: &str = "model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight";
+
+#[test]
+fn whole_checkpoints_by_family() {
+    let sd1 = kind(&[(CONV_IN, &[8, 4, 3, 3]), (CONTEXT, &[8, 768])]);
+    assert_eq!(sd1, FileKind::LdmSd1 { input: UnetInput::Plain, vae: false, text_encoder: false });
+    assert_eq!(sd1.family(), Some("sd1"));
+    let edit = kind(&[(CONV_IN, &[8, 8, 3, 3]), ("first_stage_model.x", &[1])]);
+    assert_eq!(edit, FileKind::LdmSd1 { input: UnetInput::Edit, vae: true, text_encoder: false });
+    assert_eq!(edit.to_string(), "single-file SD1 checkpoint for editing by instruction");
+    assert_eq!(
+        kind(&[(CONV_IN, &[8, 9, 3, 3]), (CONTEXT, &[8, 1024])]),
+        FileKind::LdmSd2 { input: UnetInput::Inpaint }
+    );
+    let sdxl = "conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias";
+    assert_eq!(kind(&[(CONV_IN, &[8, 4, 3, 3]), (sdxl, &[1])]), FileKind::LdmSdxl { input: UnetInput::Plain });
+    let refiner = "conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias";
+    assert_eq!(kind(&[(CONV_IN, &[8, 4, 3, 3]), (refiner, &[1])]), FileKind::LdmSdxlRefiner);
+}
+
+#[test]
+fn single_networks_by_the_full_lists() {
+    let list = |name: &str| keys(name);
+    let (unet, vae, text) = (list("unet_sd15.tsv"), list("vae.tsv"), list("te_clip_l.tsv"));
+    let as_diffusers = shrunk(unet.iter().map(|row| (row.name.as_str(), row.shape.as_slice())));
+    assert!(matches!(recognise(&as_diffusers), FileKind::DiffusersUnet { cross_attention_dim: Some(3), .. }));
+    let as_diffusers = shrunk(vae.iter().map(|row| (row.name.as_str(), row.shape.as_slice())));
+    assert_eq!(recognise(&as_diffusers), FileKind::Vae { diffusers: true });
+    let original = |row: &'static str| row.strip_prefix("first_stage_model.").unwrap();
+    let leaked: Vec<_> = vae.into_iter().map(|row| (&*row.original.leak(), row.original_shape)).collect();
+    let as_original = shrunk(leaked.iter().map(|(name, shape)| (original(name), shape.as_slice())));
+    assert_eq!(recognise(&as_original), FileKind::Vae { diffusers: false });
+    let as_text = shrunk(text.iter().map(|row| (row.name.as_str(), row.shape.as_slice())));
+    assert_eq!(recognise(&as_text), FileKind::ClipText { hidden_size: Some(3) });
+}
+
+#[test]
+fn adapters_and_embeddings() {
+    let kohya = kind(&[
+        ("lora_unet_conv_in.lora_down.weight", &[4, 8]),
+        ("lora_unet_conv_in.lora_up.weight", &[8, 4]),
+        ("lora_unet_conv_in.alpha", &[]),
+        ("lora_te_text_model_encoder_layers_0_mlp_fc1.alpha", &[]),
+    ]);
+    assert_eq!(kohya, FileKind::KohyaLora { modules: 2, rank: Some(4) });
+    let relative = kind(&[("lora_unet_conv_in.hada_w1_a", &[4, 8])]);
+    assert_eq!(relative, FileKind::KohyaLora { modules: 1, rank: None });
+    let peft = kind(&[("unet.conv_in.lora_A.weight", &[16, 8]), ("unet.conv_in.lora_B.weight", &[8, 16])]);
+    assert_eq!(peft, FileKind::PeftLora { modules: 1, rank: Some(16) });
+    assert_eq!(kind(&[("<cat-toy>", &[2, 768])]), FileKind::TextualInversion { vectors: 2, width: 768 });
+    assert_eq!(kind(&[("emb_params", &[768])]), FileKind::TextualInversion { vectors: 1, width: 768 });
+    let trace = kind(&[("step.1.loss", &[]), ("step.2.loss", &[]), ("step.2.lr", &[1]), ("initial.unet.x", &[1])]);
+    assert_eq!(trace, FileKind::Trace { steps: 2 });
+    assert_eq!(kind(&[("control_model.time_embed.0.weight", &[2, 2])]), FileKind::ControlNet);
+}
+
+#[test]
+fn anything_else_is_unknown() {
+    assert_eq!(kind(&[]), FileKind::Unknown);
+    assert_eq!(kind(&[("step", &[])]), FileKind::Unknown);
+    assert_eq!(kind(&[("layer.weight", &[768, 768]), ("layer.bias", &[768])]), FileKind::Unknown);
+    assert_eq!(
+        kind(&[(CONV_IN, &[])]),
+        FileKind::LdmSd1 { input: UnetInput::Other(0), vae: false, text_encoder: false }
+    );
+}

@@ -1,0 +1,78 @@
+//! Single-file checkpoints as three networks, and back.
+
+use std::sync::Arc;
+
+use sdtrain_state_dict::{Dtype, Error, Reader, SafetensorsFile, ldm_single_file, open_component, to_ldm};
+
+use crate::fixtures::{bytes_of, entry, fixture_folder, in_memory, keys, shrunk};
+
+#[test]
+fn a_full_size_checkpoint_splits_into_the_three_networks_and_joins_again() {
+    let lists = ["unet_sd15.tsv", "vae.tsv", "te_clip_l.tsv"].map(keys);
+    let checkpoint = shrunk(lists.iter().flatten().map(|row| (row.original.as_str(), row.original_shape.as_slice())));
+    let parts = ldm_single_file(checkpoint.clone()).unwrap();
+    assert_eq!(parts.leftover, [""; 0]);
+    let (vae, text_encoder) = (parts.vae.unwrap(), parts.text_encoder.unwrap());
+    let readers: [&dyn Reader; 3] = [&parts.unet, &vae, &text_encoder];
+    for (reader, list) in readers.into_iter().zip(&lists) {
+        let prefix = if list.len() == 196 { "text_model." } else { "" };
+        let small = |shape: &[usize]| shape.iter().map(|&length| length.min(3)).collect::<Vec<_>>();
+        assert_eq!(reader.names().len(), list.len());
+        for row in list {
+            let name = format!("{prefix}{}", row.name);
+            assert_eq!(reader.info(&name).expect(&name).shape, small(&row.shape), "{name}");
+            assert_eq!(reader.bytes(&name).unwrap(), checkpoint.bytes(&row.original).unwrap());
+        }
+    }
+    let joined = to_ldm(&parts.unet, &vae, &text_encoder).unwrap();
+    assert_eq!(bytes_of(&joined), bytes_of(&checkpoint));
+}
+
+#[test]
+fn a_diffusers_folder_becomes_the_checkpoint_that_its_golden_file_holds() {
+    let folder = fixture_folder();
+    let part = |name: &str, stem: &str| open_component(&folder.join("tiny_sd1").join(name), stem).unwrap();
+    let (unet, vae) = (part("unet", "diffusion_pytorch_model"), part("vae", "diffusion_pytorch_model"));
+    let text_encoder = part("text_encoder", "model");
+    let checkpoint = to_ldm(&unet, &vae, &text_encoder).unwrap();
+    let expected = SafetensorsFile::open(folder.join("tiny_sd1.safetensors")).unwrap();
+    assert_eq!(checkpoint.names(), expected.names());
+    for name in expected.names() {
+        assert_eq!(checkpoint.info(name), expected.info(name), "{name}");
+        assert_eq!(checkpoint.bytes(name).unwrap(), expected.bytes(name).unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn parts_may_be_absent_and_needless_tensors_are_dropped() {
+    let file = in_memory(&[
+        entry("model.diffusion_model.input_blocks.0.0.weight", Dtype::F16, &[1, 4, 3, 3]),
+        entry("model.diffusion_model.input_blocks.1.0.in_layers.0.weight", Dtype::F16, &[1]),
+        entry("model_ema.diffusion_modelinput_blocks00weight", Dtype::F16, &[1]),
+        entry("betas", Dtype::F32, &[1000]),
+        entry("cond_stage_model.transformer.text_model.embeddings.position_ids", Dtype::I64, &[1, 77]),
+        entry("something.else", Dtype::F16, &[1]),
+    ]);
+    let parts = ldm_single_file(Arc::new(file)).unwrap();
+    assert_eq!(parts.unet.names(), ["conv_in.weight", "down_blocks.0.resnets.0.norm1.weight"]);
+    assert!(parts.vae.is_none() && parts.text_encoder.is_none());
+    assert_eq!(parts.leftover, ["something.else"]);
+}
+
+#[test]
+fn a_file_without_a_unet_is_no_checkpoint() {
+    let file = in_memory(&[entry("lora_unet_x.lora_down.weight", Dtype::F16, &[1, 4])]);
+    let error = ldm_single_file(Arc::new(file)).err().expect("no checkpoint");
+    assert!(error.to_string().contains("is no single-file checkpoint"), "{error}");
+}
+
+#[test]
+fn a_tensor_with_no_place_in_a_checkpoint_is_not_lost_silently() {
+    let unet = in_memory(&[
+        entry("down_blocks.0.resnets.0.norm1.weight", Dtype::F16, &[1]),
+        entry("class_embedding.weight", Dtype::F16, &[1]),
+    ]);
+    let empty = in_memory(&[]);
+    let error = to_ldm(&unet, &empty, &empty).err().expect("refused");
+    assert!(matches!(&error, Error::BrokenTensor { tensor, .. } if tensor == "class_embedding.weight"), "{error}");
+}

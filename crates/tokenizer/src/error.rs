@@ -1,0 +1,48 @@
+//! What can be wrong with a tokenizer's files.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong when a tokenizer is made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read.
+    #[error("cannot read `{}`: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// The folder holds no tokenizer that is known here.
+    #[error("no CLIP tokenizer in `{}`: neither `vocab.json` with `merges.txt` nor `tokenizer.json`", folder.display())]
+    NoTokenizer {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A file's content is not what it should be.
+    #[error("`{}`: {reason}", path.display())]
+    BadFile {
+        /// The file, or its name where the content came without one.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// The way out, where one is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::NoTokenizer { .. } => Some("SD1 models use CLIP's own, which is built in".to_string()),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn bad_file(path: impl Into<PathBuf>, reason: impl Into<String>) -> Error {
+        Error::BadFile { path: path.into(), reason: reason.into() }
+    }
+}
