@@ -1,0 +1,83 @@
+//! What the trainer is handed: the plan of a batch, and the batch.
+
+use std::path::PathBuf;
+
+/// One visit of an image in an epoch; an image with `repeats = 3` has three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Visit {
+    /// Index of the image in the sorted data set.
+    pub image: usize,
+    /// Which of its repeats, from 0.
+    pub repeat: usize,
+}
+
+/// One batch of an epoch before anything is read: all of one bucket, so all of one size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchPlan {
+    /// `(width, height)` in pixels of every image of the batch.
+    pub size: (usize, usize),
+    /// The examples, in order.
+    pub visits: Vec<Visit>,
+}
+
+/// Which example this is, in words that stay the same whatever the batch order.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ExampleId {
+    /// Index of the visit among all visits of an epoch: `image + repeat × images`. Keys every random draw, so that two
+    /// repeats of an image get different noise; the first repeat's index is the image's own.
+    pub index: u64,
+    /// Index of the image in the sorted data set; with `flipped`, the key of everything that is computed once an image.
+    pub image: usize,
+    /// Whether the image is mirrored in this visit.
+    pub flipped: bool,
+    /// The epoch, from 0.
+    pub epoch: u64,
+    /// The image's file.
+    pub path: PathBuf,
+}
+
+/// One image, ready for the network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostImage {
+    /// `[3, height, width]`, red first, −1 to 1.
+    pub pixels: Vec<f32>,
+    /// `(width, height)` of `pixels`.
+    pub size: (usize, usize),
+    /// `(width, height)` of the file, orientation applied.
+    pub original_size: (usize, usize),
+    /// `(left, top)` of the crop in the scaled image.
+    pub crop_offset: (usize, usize),
+    /// Index of the image in the data set; another than asked for where that one could not be read.
+    pub image: usize,
+}
+
+/// One batch in host memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostBatch {
+    /// `[batch, 3, height, width]`, red first, −1 to 1.
+    pub pixels: Vec<f32>,
+    /// `(width, height)` in pixels.
+    pub size: (usize, usize),
+    /// One caption an example, all caption steps applied.
+    pub captions: Vec<String>,
+    /// Which examples these are.
+    pub examples: Vec<ExampleId>,
+    /// `(width, height)` of each file, orientation applied.
+    pub original_sizes: Vec<(usize, usize)>,
+    /// `(left, top)` of each crop in the scaled image.
+    pub crop_offsets: Vec<(usize, usize)>,
+    /// Factor of each example's loss.
+    pub loss_weights: Vec<f32>,
+}
+
+impl HostBatch {
+    /// Number of examples.
+    pub fn len(&self) -> usize {
+        self.examples.len()
+    }
+
+    /// Whether it holds no example; batches of an epoch plan always do.
+    pub fn is_empty(&self) -> bool {
+        self.examples.is_empty()
+    }
+}

@@ -1,0 +1,309 @@
+//! Aspect-ratio buckets: which sizes there are, and which of them an image of some shape is scaled and cut to.
+//!
+//! The sizes and the choice are those of kohya's sd-scripts (`model_util.make_bucket_resolutions`,
+//! `BucketManager.select_bucket`), for any step, so that a data set falls into the same buckets here and there.
+
+use sdtrain_recipe::DataConfig;
+
+use crate::DataError;
+
+/// Largest factor by which an image may be enlarged; beyond it there is nothing left to learn from.
+const LARGEST_ENLARGEMENT: f64 = 16.0;
+
+/// Width and height in pixels.
+pub(crate) type Size = (usize, usize);
+
+/// How one image gets to its bucket: scaled to cover it, then cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// `(width, height)` the network sees.
+    pub bucket: Size,
+    /// `(width, height)` the whole image is scaled to; no side is shorter than the bucket's.
+    pub resized: Size,
+}
+
+/// The sizes that images of a data set are brought to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Buckets {
+    resolution: Size,
+    step: usize,
+    rule: Rule,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Rule {
+    /// Every image is cut to the resolution.
+    Single,
+    /// The nearest shape of a fixed list, sorted by width, then height.
+    Nearest(Vec<Size>),
+    /// The image's own shape, never enlarged.
+    OwnSize,
+}
+
+impl Buckets {
+    /// The buckets of a configuration; `default_step` is what the model needs where `data.bucketing.step` is absent.
+    pub fn new(config: &DataConfig, default_step: usize) -> Result<Self, DataError> {
+        let (width, height) = (config.resolution.width() as usize, config.resolution.height() as usize);
+        let resolution = (width, height);
+        let step = config.bucketing.step.map_or(default_step, |step| step as usize).max(1);
+        if width == 0 || height == 0 {
+            return Err(DataError::bucketing("data.resolution", "must be at least 1 pixel", "512 is usual for SD1.5"));
+        }
+        if !config.bucketing.enabled {
+            return Ok(Self { resolution, step, rule: Rule::Single });
+        }
+        if (width * height) < step * step {
+            return Err(DataError::bucketing(
+                "data.resolution",
+                &format!("{width} × {height} pixels hold no bucket of {step} × {step}, the smallest step"),
+                "set a smaller `data.bucketing.step`, or a larger resolution",
+            ));
+        }
+        if config.bucketing.no_upscale {
+            return Ok(Self { resolution, step, rule: Rule::OwnSize });
+        }
+        let (min, max) = config.bucketing.side_range(config.resolution);
+        let (min, max) = (min as usize, max as usize);
+        if min > width.min(height) {
+            return Err(DataError::bucketing(
+                "data.bucketing.min",
+                &format!("{min} is more than the shorter side of the resolution, {}", width.min(height)),
+                "leave it out, or set it to half of the resolution",
+            ));
+        }
+        if max < width.max(height) {
+            return Err(DataError::bucketing(
+                "data.bucketing.max",
+                &format!("{max} is less than the longer side of the resolution, {}", width.max(height)),
+                "leave it out, or set it to twice the resolution",
+            ));
+        }
+        let min = (min / step * step).max(step);
+        let max = max.div_ceil(step) * step;
+        Ok(Self { resolution, step, rule: Rule::Nearest(sizes(resolution, min, max, step)) })
+    }
+
+    /// The fixed list of sizes, sorted; empty where every image brings its own (`no_upscale`).
+    pub fn sizes(&self) -> Vec<Size> {
+        match &self.rule {
+            Rule::Single => vec![self.resolution],
+            Rule::Nearest(sizes) => sizes.clone(),
+            Rule::OwnSize => Vec::new(),
+        }
+    }
+
+    /// Where an image of this size goes, or why it cannot be used.
+    pub fn place(&self, image: Size) -> Result<Placement, String> {
+        let placement = match &self.rule {
+            Rule::Single => cover(image, self.resolution),
+            Rule::Nearest(sizes) => cover(image, nearest(sizes, image)),
+            Rule::OwnSize => self.own_size(image),
+        };
+        let Placement { bucket, resized } = placement;
+        if bucket.0 == 0 || bucket.1 == 0 {
+            return Err(format!(
+                "{} × {} pixels; the smallest bucket is {} × {}",
+                image.0, image.1, self.step, self.step
+            ));
+        }
+        let enlargement = (resized.0 as f64 / image.0 as f64).max(resized.1 as f64 / image.1 as f64);
+        if enlargement > LARGEST_ENLARGEMENT {
+            return Err(format!(
+                "{} × {} pixels would have to be enlarged {enlargement:.0} times to fill {} × {}",
+                image.0, image.1, bucket.0, bucket.1
+            ));
+        }
+        Ok(placement)
+    }
+
+    /// The bucket of an image that is never enlarged: shrunk to the resolution's area where it is larger, then rounded down to
+    /// whole steps. Of the two ways to round, the one that keeps the shape better.
+    fn own_size(&self, (width, height): Size) -> Placement {
+        let step = self.step;
+        let area = (self.resolution.0 * self.resolution.1) as f64;
+        let to_steps = |side: f64| (side + 0.5) as usize / step * step;
+        let aspect = width as f64 / height as f64;
+        let resized = if (width * height) as f64 > area {
+            let by_width = to_steps((area * aspect).sqrt());
+            let by_width = (by_width, to_steps(by_width as f64 / aspect));
+            let by_height = to_steps((area / aspect).sqrt());
+            let by_height = (to_steps(by_height as f64 * aspect), by_height);
+            let error = |(w, h): Size| (w as f64 / h as f64 - aspect).abs();
+            if error(by_width) < error(by_height) {
+                (by_width.0, (by_width.0 as f64 / aspect + 0.5) as usize)
+            } else {
+                ((by_height.1 as f64 * aspect + 0.5) as usize, by_height.1)
+            }
+        } else {
+            (width, height)
+        };
+        Placement { bucket: (resized.0 / step * step, resized.1 / step * step), resized }
+    }
+}
+
+/// All sizes whose sides are multiples of `step` within `min..=max` and whose area fits the resolution's.
+fn sizes(resolution: Size, min: usize, max: usize, step: usize) -> Vec<Size> {
+    let area = resolution.0 * resolution.1;
+    let square = area.isqrt() / step * step;
+    let mut sizes = vec![(square, square)];
+    for width in (min..=max).step_by(step) {
+        let height = (area / width / step * step).min(max);
+        if height >= min {
+            sizes.push((width, height));
+            sizes.push((height, width));
+        }
+    }
+    sizes.sort_unstable();
+    sizes.dedup();
+    sizes
+}
+
+/// The size of the list whose width/height is nearest to the image's; of equally near ones the first.
+fn nearest(sizes: &[Size], image: Size) -> Size {
+    if sizes.contains(&image) {
+        return image;
+    }
+    let aspect = image.0 as f64 / image.1 as f64;
+    let mut best = (f64::INFINITY, sizes[0]);
+    for &size in sizes {
+        let error = (size.0 as f64 / size.1 as f64 - aspect).abs();
+        if error < best.0 {
+            best = (error, size);
+        }
+    }
+    best.1
+}
+
+/// Scales the image so that it just covers the bucket.
+fn cover(image: Size, bucket: Size) -> Placement {
+    let (width, height) = (image.0 as f64, image.1 as f64);
+    let wider = width / height > bucket.0 as f64 / bucket.1 as f64;
+    let scale = if wider { bucket.1 as f64 / height } else { bucket.0 as f64 / width };
+    let resized = ((width * scale + 0.5) as usize, (height * scale + 0.5) as usize);
+    Placement { bucket, resized: (resized.0.max(bucket.0), resized.1.max(bucket.1)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use sdtrain_recipe::{BucketingConfig, Resolution};
+
+    use super::*;
+
+    fn config(resolution: Resolution, bucketing: BucketingConfig) -> DataConfig {
+        DataConfig { resolution, bucketing, ..DataConfig::default() }
+    }
+
+    fn buckets(side: u32, min: u32, max: u32) -> Buckets {
+        let bucketing = BucketingConfig { min: Some(min), max: Some(max), ..BucketingConfig::default() };
+        Buckets::new(&config(Resolution::Square(side), bucketing), 64).unwrap()
+    }
+
+    fn no_upscale() -> Buckets {
+        let bucketing = BucketingConfig { no_upscale: true, ..BucketingConfig::default() };
+        Buckets::new(&config(Resolution::Square(512), bucketing), 64).unwrap()
+    }
+
+    fn placed(buckets: &Buckets, image: Size) -> (Size, Size) {
+        let placement = buckets.place(image).unwrap();
+        (placement.bucket, placement.resized)
+    }
+
+    #[test]
+    fn sizes_at_512_are_kohyas() {
+        let half = [(256, 832), (256, 896), (256, 960), (256, 1024), (320, 704), (320, 768), (384, 640), (448, 576)];
+        let mut expected: Vec<Size> = half.iter().flat_map(|&(w, h)| [(w, h), (h, w)]).collect();
+        expected.push((512, 512));
+        expected.sort_unstable();
+        assert_eq!(expected.len(), 17);
+        assert_eq!(buckets(512, 256, 1024).sizes(), expected);
+    }
+
+    #[test]
+    fn sizes_at_1024_are_kohyas() {
+        let wide = buckets(1024, 256, 2048).sizes();
+        assert_eq!(wide.len(), 41);
+        for size in [(1344, 768), (1216, 832), (1152, 896), (1024, 1024)] {
+            assert!(wide.contains(&size), "{size:?}");
+        }
+        let narrow = buckets(1024, 256, 1024).sizes();
+        assert_eq!(narrow.len(), 25);
+        assert!(narrow.iter().all(|&(w, h)| w == 1024 || h == 1024));
+    }
+
+    #[test]
+    fn without_limits_sides_lie_between_half_and_twice_the_resolution() {
+        let default = Buckets::new(&config(Resolution::Square(512), BucketingConfig::default()), 64).unwrap();
+        assert_eq!(default, buckets(512, 256, 1024));
+        let small = Buckets::new(&config(Resolution::Square(128), BucketingConfig::default()), 32).unwrap();
+        assert!(small.sizes().iter().all(|&(w, h)| w * h <= 128 * 128 && w.min(h) >= 64 && w.max(h) <= 256));
+        assert!(small.sizes().contains(&(128, 128)));
+    }
+
+    #[test]
+    fn images_go_where_kohya_sends_them() {
+        let buckets = buckets(512, 256, 1024);
+        assert_eq!(placed(&buckets, (1920, 1080)), ((640, 384), (683, 384)));
+        assert_eq!(placed(&buckets, (3000, 1000)), ((832, 256), (832, 277)));
+        assert_eq!(placed(&buckets, (640, 480)), ((576, 448), (597, 448)));
+        assert_eq!(placed(&buckets, (512, 512)), ((512, 512), (512, 512)));
+        assert_eq!(placed(&buckets, (100, 100)), ((512, 512), (512, 512)));
+    }
+
+    #[test]
+    fn an_image_of_a_buckets_size_stays_as_it_is() {
+        let buckets = buckets(512, 256, 1024);
+        for size in buckets.sizes() {
+            assert_eq!(placed(&buckets, size), (size, size));
+        }
+    }
+
+    #[test]
+    fn without_enlarging_images_keep_their_size() {
+        let buckets = no_upscale();
+        assert_eq!(placed(&buckets, (640, 480)), ((512, 384), (512, 384)));
+        assert_eq!(placed(&buckets, (513, 511)), ((512, 448), (513, 511)));
+        assert_eq!(placed(&buckets, (200, 300)), ((192, 256), (200, 300)));
+        assert!(buckets.place((63, 500)).unwrap_err().contains("smallest bucket is 64 × 64"));
+    }
+
+    #[test]
+    fn a_scaled_image_always_covers_its_bucket() {
+        let buckets = [buckets(512, 256, 1024), no_upscale(), buckets(128, 64, 256)];
+        for width in (65..2000).step_by(37) {
+            for height in (65..2000).step_by(41) {
+                for buckets in &buckets {
+                    let (bucket, resized) = placed(buckets, (width, height));
+                    assert!(
+                        resized.0 >= bucket.0 && resized.1 >= bucket.1,
+                        "{width} × {height}: {resized:?} {bucket:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn without_bucketing_there_is_one_size() {
+        let off = BucketingConfig { enabled: false, ..BucketingConfig::default() };
+        let buckets = Buckets::new(&config(Resolution::Size([96, 64]), off), 64).unwrap();
+        assert_eq!(buckets.sizes(), [(96, 64)]);
+        assert_eq!(placed(&buckets, (300, 300)), ((96, 64), (96, 96)));
+    }
+
+    #[test]
+    fn an_image_of_a_few_pixels_is_refused() {
+        let reason = buckets(512, 256, 1024).place((3, 512)).unwrap_err();
+        assert!(reason.starts_with("3 × 512 pixels would have to be enlarged 85 times"), "{reason}");
+    }
+
+    #[test]
+    fn limits_that_exclude_the_resolution_are_refused() {
+        let refused = |min, max, side| {
+            let bucketing = BucketingConfig { min, max, ..BucketingConfig::default() };
+            Buckets::new(&config(Resolution::Square(side), bucketing), 64).unwrap_err().to_string()
+        };
+        assert!(refused(Some(600), None, 512).contains("`data.bucketing.min`"));
+        assert!(refused(None, Some(500), 512).contains("`data.bucketing.max`"));
+        assert!(refused(None, None, 32).contains("`data.resolution`"));
+    }
+}

@@ -1,0 +1,377 @@
+//! A data set: opened once, then asked for the batches of any epoch in any order.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sdtrain_random::{Purpose, Stream, permutation};
+use sdtrain_recipe::{DataConfig, Leftovers, Subset};
+
+use crate::batch::{BatchPlan, ExampleId, HostBatch, HostImage, Visit};
+use crate::buckets::{Buckets, Placement, Size};
+use crate::order::Order;
+use crate::prefetch::Prefetcher;
+use crate::report::{BucketCount, DataReport};
+use crate::scan::{Image, Scan, scan, too_many};
+use crate::{DataError, ImageProblem, caption, image};
+
+/// Images and captions, and the order in which they are trained on.
+#[derive(Debug)]
+pub struct DataSet {
+    seed: u64,
+    images: Vec<Image>,
+    subsets: Vec<Subset>,
+    order: Order,
+    report: DataReport,
+    /// Images that could be opened but not decoded, with the reason; filled while loading.
+    unreadable: Mutex<BTreeMap<usize, String>>,
+}
+
+impl DataSet {
+    /// Looks at every image's header and caption. `bucket_step` is the step between bucket sides where the configuration has none.
+    ///
+    /// Every problem of the data is reported at once.
+    pub fn open(config: &DataConfig, seed: u64, bucket_step: usize) -> Result<DataSet, DataError> {
+        let scan = scan(config, &Buckets::new(config, bucket_step)?)?;
+        DataSet::new(config, config.subsets.clone(), seed, scan)
+    }
+
+    /// Opens a data set and holds a part of it out, chosen by the seed: `(training, held out)`. At least one image goes each way.
+    /// The held-out part has no repeats, nothing random, and no left-overs.
+    pub fn open_split(
+        config: &DataConfig,
+        seed: u64,
+        bucket_step: usize,
+        held_out: f64,
+    ) -> Result<(DataSet, DataSet), DataError> {
+        let whole = scan(config, &Buckets::new(config, bucket_step)?)?;
+        let total = whole.images.len();
+        if total < 2 {
+            return Err(DataError::BatchTooLarge {
+                batch_size: config.batch_size,
+                what: "there is only one image, so none can be held out".to_owned(),
+                hint: "leave out `validation.split`, or add images".to_owned(),
+            });
+        }
+        let count = ((total as f64 * held_out).round() as usize).clamp(1, total - 1);
+        let mut is_held_out = vec![false; total];
+        for &index in permutation(total, seed, Purpose::Validation, 0).iter().take(count) {
+            is_held_out[index] = true;
+        }
+        let part = |held: bool, warnings: &[String]| Scan {
+            images: whole
+                .images
+                .iter()
+                .zip(&is_held_out)
+                .filter(|&(_, &h)| h == held)
+                .map(|(i, _)| i.clone())
+                .collect(),
+            found: whole.found,
+            dropped: whole.dropped.clone(),
+            unreadable: whole.unreadable,
+            captions: whole.captions.clone(),
+            warnings: warnings.to_vec(),
+        };
+        let training = DataSet::new(config, config.subsets.clone(), seed, part(false, &whole.warnings))?;
+        let quiet = config.subsets.iter().map(without_chance).collect();
+        let config =
+            DataConfig { batch_size: config.batch_size.min(count), leftovers: Leftovers::ShortBatch, ..config.clone() };
+        let held_out = DataSet::new(&config, quiet, seed, part(true, &[]))?;
+        Ok((training, held_out))
+    }
+
+    fn new(config: &DataConfig, subsets: Vec<Subset>, seed: u64, scan: Scan) -> Result<DataSet, DataError> {
+        let mut sizes: Vec<Size> = scan.images.iter().map(|image| image.placement.bucket).collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        let bucket_of = |image: &Image| {
+            sizes.binary_search(&image.placement.bucket).expect("the list was made of these very sizes")
+        };
+        let dealt: Vec<(usize, usize)> =
+            scan.images.iter().map(|image| (bucket_of(image), subsets[image.subset].repeats as usize)).collect();
+        let order = Order::new(seed, config.batch_size, config.leftovers, sizes.clone(), &dealt);
+        check_batch_size(config, &order)?;
+
+        let buckets = sizes.iter().zip(order.visits_by_bucket()).enumerate().map(|(bucket, (&size, visits))| {
+            let images = dealt.iter().filter(|&&(b, _)| b == bucket).count();
+            BucketCount { size, images, visits, batches: order.batches_of(visits) }
+        });
+        let buckets: Vec<BucketCount> = buckets.collect();
+        let left_over = match config.leftovers {
+            Leftovers::ShortBatch => 0,
+            Leftovers::Drop => buckets.iter().map(|b| b.visits - b.batches * config.batch_size.max(1)).sum(),
+        };
+        let report = DataReport {
+            found: scan.found,
+            kept: scan.images.len(),
+            dropped: scan.dropped,
+            unreadable: scan.unreadable,
+            buckets,
+            captions: scan.captions,
+            visits_per_epoch: order.visits(),
+            left_over,
+            batches_per_epoch: order.batches(),
+            warnings: scan.warnings,
+        };
+        Ok(DataSet { seed, images: scan.images, subsets, order, report, unreadable: Mutex::default() })
+    }
+
+    /// What was found.
+    pub fn report(&self) -> &DataReport {
+        &self.report
+    }
+
+    /// Whether visits of an image may be mirrored.
+    pub fn may_be_mirrored(&self, image: usize) -> bool {
+        self.subsets[self.images[image].subset].flip
+    }
+
+    /// Number of images; their indices are `0..images()`, in byte order of their paths, subset after subset.
+    pub fn images(&self) -> usize {
+        self.images.len()
+    }
+
+    /// The file of an image.
+    pub fn path(&self, image: usize) -> &std::path::Path {
+        &self.images[image].path
+    }
+
+    /// The sizes of an image: its bucket, and what the whole image is scaled to.
+    pub fn placement(&self, image: usize) -> Placement {
+        self.images[image].placement
+    }
+
+    /// The caption of an image with prefix and suffix, nothing dropped and nothing shuffled.
+    pub fn caption(&self, image: usize) -> String {
+        let image = &self.images[image];
+        caption::of_visit(&image.caption, &without_chance(&self.subsets[image.subset]), self.seed, 0, 0)
+    }
+
+    /// Batches of an epoch; every epoch has as many.
+    pub fn batches_per_epoch(&self) -> usize {
+        self.report.batches_per_epoch
+    }
+
+    /// The batches of an epoch, a pure function of the seed and the epoch.
+    pub fn epoch_plan(&self, epoch: u64) -> Vec<BatchPlan> {
+        self.order.epoch(epoch)
+    }
+
+    /// A digest of what is trained on: names, file lengths, captions and repeats, in order. It does not change when the folder is
+    /// moved, and does when a file is added, removed, exchanged for one of another length, or captioned anew.
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let mut field = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        for image in &self.images {
+            field(image.relative.as_os_str().as_encoded_bytes());
+            field(&image.file_length.to_le_bytes());
+            field(image.caption.as_bytes());
+            field(&self.subsets[image.subset].repeats.to_le_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    /// Whether an image looks the same each time but for mirroring, so that its latents can be kept.
+    pub fn is_cacheable(&self) -> bool {
+        !self.subsets.iter().any(|subset| subset.random_crop)
+    }
+
+    /// Which examples a batch holds. Images known by now to be unreadable are already replaced.
+    pub fn examples_of(&self, plan: &BatchPlan, epoch: u64) -> Result<Vec<ExampleId>, DataError> {
+        plan.visits.iter().map(|&visit| Ok(self.example_id(visit, self.stand_in(visit.image)?, epoch))).collect()
+    }
+
+    /// The captions of a batch, as `load` would give them, without reading an image.
+    pub fn captions_of(&self, plan: &BatchPlan, epoch: u64) -> Result<Vec<String>, DataError> {
+        plan.visits.iter().map(|&visit| Ok(self.caption_of_visit(visit, self.stand_in(visit.image)?, epoch))).collect()
+    }
+
+    /// One image, cut at the centre, for latents that are kept: their key is `(image, flipped)`.
+    ///
+    /// An image that cannot be read is replaced by the next readable one of its bucket; `HostImage::image` says by which.
+    pub fn load_image(&self, image: usize, flipped: bool) -> Result<HostImage, DataError> {
+        self.load_readable(image, |_| View { flipped, random_crop: None })
+    }
+
+    /// Reads the images of a batch and makes their captions.
+    ///
+    /// An image that cannot be read is replaced by the next readable one of its bucket and listed by `unreadable`.
+    pub fn load(&self, plan: &BatchPlan, epoch: u64) -> Result<HostBatch, DataError> {
+        let count = plan.visits.len();
+        let mut batch = HostBatch {
+            pixels: Vec::with_capacity(count * 3 * plan.size.0 * plan.size.1),
+            size: plan.size,
+            captions: Vec::with_capacity(count),
+            examples: Vec::with_capacity(count),
+            original_sizes: Vec::with_capacity(count),
+            crop_offsets: Vec::with_capacity(count),
+            loss_weights: vec![1.0; count],
+        };
+        for &visit in &plan.visits {
+            let loaded = self.load_readable(visit.image, |image| View {
+                flipped: self.is_flipped(visit, image, epoch),
+                random_crop: self
+                    .subset_of(image)
+                    .random_crop
+                    .then(|| Stream::new(self.seed, Purpose::Crop, epoch, self.index(visit))),
+            })?;
+            batch.pixels.extend(loaded.pixels);
+            batch.captions.push(self.caption_of_visit(visit, loaded.image, epoch));
+            batch.examples.push(self.example_id(visit, loaded.image, epoch));
+            batch.original_sizes.push(loaded.original_size);
+            batch.crop_offsets.push(loaded.crop_offset);
+        }
+        Ok(batch)
+    }
+
+    /// The batches from one point on, without end, read ahead by `workers` threads; 0 reads each when it is asked for.
+    pub fn prefetch(self: Arc<Self>, start_epoch: u64, start_batch: usize, workers: usize) -> Prefetcher {
+        Prefetcher::start(self, start_epoch, start_batch, workers)
+    }
+
+    /// Images that turned out unreadable while loading, to be listed again at the end of a run.
+    pub fn unreadable(&self) -> Vec<ImageProblem> {
+        self.problems(&self.known_unreadable())
+    }
+
+    fn load_readable(&self, image: usize, view: impl Fn(usize) -> View) -> Result<HostImage, DataError> {
+        // Which image comes out depends on the files alone, not on what was found unreadable before.
+        loop {
+            let image = self.stand_in(image)?;
+            match self.read(image, view(image)) {
+                Ok(loaded) => return Ok(loaded),
+                Err(reason) => self.known_unreadable().insert(image, reason),
+            };
+        }
+    }
+
+    fn read(&self, index: usize, view: View) -> Result<HostImage, String> {
+        let Image { path, size, placement, .. } = &self.images[index];
+        let Placement { bucket, resized } = *placement;
+        let decoded = image::decode(path)?;
+        let now = (decoded.width() as usize, decoded.height() as usize);
+        if now != *size {
+            return Err(format!("was {} × {} pixels at the start and is {} × {} now", size.0, size.1, now.0, now.1));
+        }
+        let scaled = image::resize(decoded, resized)?;
+        let crop_offset = view.crop_offset((resized.0 - bucket.0, resized.1 - bucket.1));
+        let mut cut = image::crop(scaled, crop_offset, bucket);
+        if view.flipped {
+            cut = image::flip(&cut);
+        }
+        let mut pixels = Vec::with_capacity(3 * bucket.0 * bucket.1);
+        image::append_normalised(&cut, &mut pixels);
+        Ok(HostImage { pixels, size: bucket, original_size: *size, crop_offset, image: index })
+    }
+
+    /// The image itself, or where it is known to be unreadable the next one of its bucket that is not;
+    /// an error for every image once too many are known.
+    fn stand_in(&self, image: usize) -> Result<usize, DataError> {
+        let unreadable = self.known_unreadable();
+        if too_many(self.report.unreadable + unreadable.len(), self.report.found) {
+            let unreadable = self.problems(&unreadable);
+            return Err(DataError::TooManyUnreadable { found: self.report.found, unreadable });
+        }
+        let bucket = self.images[image].placement.bucket;
+        let count = self.images.len();
+        (image..image + count)
+            .map(|index| index % count)
+            .find(|index| self.images[*index].placement.bucket == bucket && !unreadable.contains_key(index))
+            .ok_or_else(|| DataError::BucketUnreadable { bucket, unreadable: self.problems(&unreadable) })
+    }
+
+    fn known_unreadable(&self) -> MutexGuard<'_, BTreeMap<usize, String>> {
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn problems(&self, unreadable: &BTreeMap<usize, String>) -> Vec<ImageProblem> {
+        let problem = |(&image, reason): (&usize, &String)| ImageProblem {
+            path: self.images[image].path.clone(),
+            reason: reason.clone(),
+        };
+        unreadable.iter().map(problem).collect()
+    }
+
+    fn subset_of(&self, image: usize) -> &Subset {
+        &self.subsets[self.images[image].subset]
+    }
+
+    fn index(&self, visit: Visit) -> u64 {
+        visit.image as u64 + visit.repeat as u64 * self.images.len() as u64
+    }
+
+    /// `image` is the visit's own, or the one that stands in for it and whose subset then decides.
+    fn is_flipped(&self, visit: Visit, image: usize, epoch: u64) -> bool {
+        self.may_be_mirrored(image) && Stream::new(self.seed, Purpose::Flip, epoch, self.index(visit)).uniform() < 0.5
+    }
+
+    /// `image` is the visit's own, or the one that stands in for it.
+    fn example_id(&self, visit: Visit, image: usize, epoch: u64) -> ExampleId {
+        ExampleId {
+            index: self.index(visit),
+            image,
+            flipped: self.is_flipped(visit, image, epoch),
+            epoch,
+            path: self.images[image].path.clone(),
+        }
+    }
+
+    fn caption_of_visit(&self, visit: Visit, image: usize, epoch: u64) -> String {
+        let own = &self.images[image].caption;
+        caption::of_visit(own, self.subset_of(image), self.seed, epoch, self.index(visit))
+    }
+}
+
+/// How one visit looks at an image.
+struct View {
+    flipped: bool,
+    /// Where a random crop's place is drawn from; without, the centre is cut.
+    random_crop: Option<Stream>,
+}
+
+impl View {
+    /// `trim` is by how much the scaled image is wider and higher than its bucket.
+    fn crop_offset(&self, trim: Size) -> Size {
+        match self.random_crop.clone() {
+            Some(mut random) => (random.below(trim.0 as u64 + 1) as usize, random.below(trim.1 as u64 + 1) as usize),
+            None => (trim.0 / 2, trim.1 / 2),
+        }
+    }
+}
+
+/// A subset's settings with everything random taken out.
+fn without_chance(subset: &Subset) -> Subset {
+    Subset {
+        repeats: 1,
+        shuffle_caption: false,
+        caption_dropout_rate: 0.0,
+        flip: false,
+        random_crop: false,
+        ..subset.clone()
+    }
+}
+
+fn check_batch_size(config: &DataConfig, order: &Order) -> Result<(), DataError> {
+    let batch_size = config.batch_size;
+    let visits = order.visits();
+    if batch_size > visits {
+        return Err(DataError::BatchTooLarge {
+            batch_size,
+            what: format!("an epoch has only {visits} images, repeats counted"),
+            hint: format!("set `data.batch_size` to at most {visits}, or raise `repeats` of a subset"),
+        });
+    }
+    if order.batches() == 0 {
+        let largest = order.visits_by_bucket().into_iter().max().unwrap_or(0);
+        return Err(DataError::BatchTooLarge {
+            batch_size,
+            what: format!(
+                "the largest bucket has {largest} images, and `data.leftovers` drops batches that are not full"
+            ),
+            hint: format!("set `data.leftovers = \"short_batch\"`, or `data.batch_size` to at most {largest}"),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! Images and captions → batches in host memory.
+//!
+//! ```text
+//! source      folder ─ exts, sidecars ──────────→ SourceExample           (once, at open)
+//! image       header, end of file ──────────────→ size, or a reason to drop it
+//! buckets     size ─────────────────────────────→ bucket, size to scale to
+//! order       (seed, epoch) ────────────────────→ BatchPlan, BatchPlan, …
+//! data_set    BatchPlan ─ decode, scale, crop, flip; caption steps ─→ HostBatch
+//! prefetch    the same on worker threads, in order, at most a few batches ahead
+//! ```
+#![doc = include_str!("../README.md")]
+
+mod batch;
+mod buckets;
+mod caption;
+mod data_set;
+mod error;
+mod image;
+mod order;
+mod prefetch;
+mod report;
+mod scan;
+mod source;
+
+pub use batch::{BatchPlan, ExampleId, HostBatch, HostImage, Visit};
+pub use buckets::{Buckets, Placement};
+pub use caption::{CAPTION_STEPS, CaptionStep};
+pub use data_set::DataSet;
+pub use error::{DataError, ImageProblem};
+pub use prefetch::Prefetcher;
+pub use report::{BucketCount, CaptionCounts, DataReport};
+pub use source::{EXTENSIONS, ExampleSource, ImageFolder, Listing, SourceExample};

@@ -1,0 +1,147 @@
+//! Batches read ahead on other threads, handed out in order.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use crate::batch::{BatchPlan, HostBatch};
+use crate::{DataError, DataSet};
+
+/// The batches of a data set from one point on: an iterator that ends only with an error. Dropping it stops its threads.
+pub struct Prefetcher {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    /// Number of the batch handed out next.
+    next: u64,
+    failed: bool,
+}
+
+struct Shared {
+    data: Arc<DataSet>,
+    /// How many batches may lie ready or be in the making.
+    capacity: u64,
+    state: Mutex<State>,
+    /// A batch became ready.
+    ready: Condvar,
+    /// A batch was taken, or the end was called.
+    taken: Condvar,
+}
+
+struct State {
+    cursor: Cursor,
+    /// Batches handed out so far.
+    handed_out: u64,
+    ready: BTreeMap<u64, Result<HostBatch, DataError>>,
+    stop: bool,
+}
+
+/// The place in the endless row of batches from which the next one is taken.
+struct Cursor {
+    number: u64,
+    epoch: u64,
+    batch: usize,
+    plan: Vec<BatchPlan>,
+}
+
+impl Cursor {
+    /// The next batch: its number, its epoch, its plan.
+    fn advance(&mut self, data: &DataSet) -> (u64, u64, BatchPlan) {
+        if self.batch >= self.plan.len() {
+            self.epoch += 1;
+            self.batch = 0;
+            self.plan = data.epoch_plan(self.epoch);
+        }
+        let job = (self.number, self.epoch, self.plan[self.batch].clone());
+        self.number += 1;
+        self.batch += 1;
+        job
+    }
+}
+
+impl Prefetcher {
+    pub(crate) fn start(data: Arc<DataSet>, epoch: u64, batch: usize, workers: usize) -> Self {
+        let cursor = Cursor { number: 0, epoch, batch, plan: data.epoch_plan(epoch) };
+        let shared = Arc::new(Shared {
+            data,
+            // Every worker busy with one, and two lying ready.
+            capacity: workers as u64 + 2,
+            state: Mutex::new(State { cursor, handed_out: 0, ready: BTreeMap::new(), stop: false }),
+            ready: Condvar::new(),
+            taken: Condvar::new(),
+        });
+        let worker = |_| {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || shared.work())
+        };
+        let workers = (0..workers).map(worker).collect();
+        Self { shared, workers, next: 0, failed: false }
+    }
+
+    fn receive(&self) -> Result<HostBatch, DataError> {
+        let mut state = self.shared.lock();
+        if self.workers.is_empty() {
+            let (_, epoch, plan) = state.cursor.advance(&self.shared.data);
+            drop(state);
+            return self.shared.data.load(&plan, epoch);
+        }
+        loop {
+            if let Some(batch) = state.ready.remove(&self.next) {
+                state.handed_out += 1;
+                self.shared.taken.notify_all();
+                return batch;
+            }
+            state = self.shared.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Iterator for Prefetcher {
+    type Item = Result<HostBatch, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let batch = self.receive();
+        self.next += 1;
+        self.failed = batch.is_err();
+        Some(batch)
+    }
+}
+
+impl Drop for Prefetcher {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.taken.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker reports its failures as batches; there is nothing left to learn here.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    fn work(&self) {
+        loop {
+            let mut state = self.lock();
+            while !state.stop && state.cursor.number >= state.handed_out + self.capacity {
+                state = self.taken.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            if state.stop {
+                return;
+            }
+            let (number, epoch, plan) = state.cursor.advance(&self.data);
+            drop(state);
+            // A thread that dies silently would leave the trainer waiting for ever.
+            let batch = catch_unwind(AssertUnwindSafe(|| self.data.load(&plan, epoch)))
+                .unwrap_or(Err(DataError::Internal { what: "a thread that reads images panicked" }));
+            self.lock().ready.insert(number, batch);
+            self.ready.notify_all();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

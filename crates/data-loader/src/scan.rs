@@ -1,0 +1,196 @@
+//! Looks through the folders of a configuration: every image's size, caption and bucket, nothing decoded; all problems at once.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use sdtrain_recipe::{DataConfig, MissingCaption};
+
+use crate::buckets::{Buckets, Placement, Size};
+use crate::report::CaptionCounts;
+use crate::source::{ExampleSource, ImageFolder, Listing, SourceExample};
+use crate::{DataError, ImageProblem, image};
+
+/// One image that can be trained on.
+#[derive(Clone, Debug)]
+pub(crate) struct Image {
+    pub path: PathBuf,
+    /// Path below its subset's folder, for the fingerprint: a data set that was moved is the same.
+    pub relative: PathBuf,
+    pub file_length: u64,
+    pub subset: usize,
+    pub size: Size,
+    pub placement: Placement,
+    pub caption: String,
+}
+
+/// What a look through the folders gave.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    pub images: Vec<Image>,
+    pub found: usize,
+    pub dropped: Vec<ImageProblem>,
+    pub unreadable: usize,
+    pub captions: CaptionCounts,
+    pub warnings: Vec<String>,
+}
+
+/// Whether so many unreadable images are too many: more than one in a hundred.
+pub(crate) fn too_many(unreadable: usize, found: usize) -> bool {
+    unreadable * 100 > found
+}
+
+/// Looks at every subset of the configuration.
+pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataError> {
+    if config.subsets.is_empty() {
+        return Err(DataError::NoSubsets);
+    }
+    let mut errors = Vec::new();
+    let mut listings: Vec<(usize, Listing)> = Vec::new();
+    for (index, subset) in config.subsets.iter().enumerate() {
+        let folder = ImageFolder { path: subset.path.clone(), caption_extension: subset.caption_extension.clone() };
+        match folder.list() {
+            Ok(listing) => listings.push((index, listing)),
+            Err(error) => errors.push(error),
+        }
+    }
+
+    let mut scan = Scan::default();
+    let mut broken_captions = Vec::new();
+    let mut unreadable = Vec::new();
+    let mut uncaptioned: Vec<PathBuf> = Vec::new();
+    let mut other_endings = BTreeSet::new();
+    for (subset_index, listing) in listings {
+        let subset = &config.subsets[subset_index];
+        let without_caption: BTreeSet<PathBuf> =
+            listing.broken_captions.iter().map(|problem| problem.path.with_extension("")).collect();
+        scan.found += listing.examples.len();
+        scan.captions.without_image.extend(listing.captions_without_image);
+        broken_captions.extend(listing.broken_captions);
+        let looks = look_at_all(&listing.examples);
+        for (example, look) in listing.examples.into_iter().zip(looks) {
+            let (size, file_length) = match look {
+                Ok(look) => look,
+                Err(reason) => {
+                    unreadable.push(ImageProblem { path: example.path.clone(), reason: reason.clone() });
+                    scan.dropped.push(ImageProblem { path: example.path, reason });
+                    continue;
+                }
+            };
+            let placement = match buckets.place(size) {
+                Ok(placement) => placement,
+                Err(reason) => {
+                    scan.dropped.push(ImageProblem { path: example.path, reason });
+                    continue;
+                }
+            };
+            let caption = match (example.caption, &subset.class_tokens) {
+                (Some(text), _) if text.is_empty() => {
+                    scan.captions.empty += 1;
+                    text
+                }
+                (Some(text), _) => {
+                    scan.captions.from_file += 1;
+                    text
+                }
+                (None, Some(class_tokens)) => {
+                    scan.captions.from_class_tokens += 1;
+                    class_tokens.clone()
+                }
+                (None, None) => {
+                    // A caption that is there but broken is reported as that, not as missing as well.
+                    if !without_caption.contains(&example.path.with_extension("")) {
+                        uncaptioned.push(example.path.clone());
+                    }
+                    String::new()
+                }
+            };
+            let relative = example.path.strip_prefix(&subset.path).unwrap_or(&example.path).to_owned();
+            let path = example.path;
+            scan.images.push(Image { path, relative, file_length, subset: subset_index, size, placement, caption });
+        }
+        other_endings.extend(listing.other_endings);
+    }
+
+    scan.unreadable = unreadable.len();
+    if too_many(unreadable.len(), scan.found) {
+        errors.push(DataError::TooManyUnreadable { found: scan.found, unreadable });
+    } else if scan.images.is_empty() && errors.is_empty() {
+        errors.push(DataError::NothingLeft { found: scan.found, dropped: scan.dropped.clone() });
+    }
+    if !broken_captions.is_empty() {
+        errors.push(DataError::Captions { captions: broken_captions });
+    }
+    if let Some(first) = uncaptioned.first() {
+        scan.captions.missing = uncaptioned.len();
+        if config.caption.missing == MissingCaption::Error {
+            errors.push(DataError::MissingCaptions {
+                missing: uncaptioned.len(),
+                found: scan.found,
+                first: first.clone(),
+                hint: caption_hint(config, &other_endings),
+            });
+        }
+    }
+    DataError::all(errors)?;
+    scan.warnings = warnings(&scan);
+    Ok(scan)
+}
+
+fn caption_hint(config: &DataConfig, other_endings: &BTreeSet<String>) -> String {
+    let likely = [".caption", ".txt", ".tags", ".cap"].into_iter().find(|ending| other_endings.contains(*ending));
+    match likely {
+        Some(ending) => format!("files that end in `{ending}` are there: set `caption_extension = \"{ending}\"`"),
+        None => {
+            let ending = config.subsets[0].caption_extension.trim_start_matches('.');
+            format!(
+                "put the caption of `NAME.png` into `NAME.{ending}`, give the subset `class_tokens`, or set \
+                 `data.caption.missing = \"empty\"` to train them on the empty prompt"
+            )
+        }
+    }
+}
+
+fn warnings(scan: &Scan) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let distinct: BTreeSet<PathBuf> =
+        scan.images.iter().map(|i| fs::canonicalize(&i.path).unwrap_or_else(|_| i.path.clone())).collect();
+    let doubled = scan.images.len() - distinct.len();
+    if doubled > 0 {
+        warnings.push(format!("{doubled} images are listed more than once, by several subsets or by links"));
+    }
+    if scan.captions.empty > 0 {
+        let first = scan.images.iter().find(|image| image.caption.is_empty());
+        let first = first.map(|image| format!(", the first is that of `{}`", image.path.display())).unwrap_or_default();
+        warnings.push(format!("{} caption files are empty{first}", scan.captions.empty));
+    }
+    warnings
+}
+
+type Look = Result<(Size, u64), String>;
+
+/// Size and file length of every image, on as many threads as the machine has; the result does not depend on them.
+fn look_at_all(examples: &[SourceExample]) -> Vec<Look> {
+    /// Fewer files than this are not worth a thread.
+    const PER_THREAD: usize = 32;
+    let threads =
+        thread::available_parallelism().map_or(1, usize::from).min(examples.len().div_ceil(PER_THREAD)).max(1);
+    let mut looks: Vec<Look> = vec![Err(String::new()); examples.len()];
+    let share = examples.len().div_ceil(threads).max(1);
+    thread::scope(|scope| {
+        for (examples, looks) in examples.chunks(share).zip(looks.chunks_mut(share)) {
+            scope.spawn(move || {
+                for (example, look) in examples.iter().zip(looks) {
+                    *look = look_at(&example.path);
+                }
+            });
+        }
+    });
+    looks
+}
+
+fn look_at(path: &Path) -> Look {
+    let length = fs::metadata(path).map_err(|e| e.to_string())?.len();
+    Ok((image::read_size(path)?, length))
+}

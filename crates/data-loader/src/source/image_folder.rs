@@ -1,0 +1,246 @@
+//! A folder of images, nested or not, each with its caption in a text file of the same name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{ExampleSource, Listing, SourceExample};
+use crate::caption::sidecar;
+use crate::{DataError, ImageProblem};
+
+/// Endings of the image files that are looked for, in either case.
+pub const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
+
+/// A folder of images with caption files beside them.
+///
+/// Files and folders whose name begins with a dot are not looked at. Links are followed; a link back to a folder above itself is not.
+pub struct ImageFolder {
+    /// The folder.
+    pub path: PathBuf,
+    /// Ending of caption files, with or without its dot.
+    pub caption_extension: String,
+}
+
+impl ExampleSource for ImageFolder {
+    fn list(&self) -> Result<Listing, DataError> {
+        if !self.path.is_dir() {
+            return Err(self.no_folder());
+        }
+        let mut files = Vec::new();
+        walk(&self.path, &mut Vec::new(), &mut files)?;
+        // Byte order of the path, so that no language setting and no file system decides what is trained when.
+        files.sort_unstable_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
+        let ending = self.caption_extension.trim_start_matches('.');
+        let images: Vec<&PathBuf> = files.iter().filter(|file| is_image(file)).collect();
+        if images.is_empty() {
+            return Err(DataError::NoImages {
+                path: self.path.clone(),
+                extensions: EXTENSIONS.iter().map(|e| format!(".{e}")).collect::<Vec<_>>().join(" "),
+                saw: endings(&files),
+            });
+        }
+
+        let captions: BTreeSet<&PathBuf> = files.iter().filter(|file| has_ending(file, ending)).collect();
+        let mut listing = Listing::default();
+        let mut used = BTreeSet::new();
+        for image in images {
+            let caption_file = image.with_extension(ending);
+            let mut caption = None;
+            if captions.contains(&caption_file) {
+                match sidecar::read(&caption_file) {
+                    Ok(text) => caption = Some(text),
+                    Err(reason) => {
+                        listing.broken_captions.push(ImageProblem { path: caption_file.clone(), reason });
+                    }
+                }
+                used.insert(caption_file);
+            }
+            listing.examples.push(SourceExample { path: image.clone(), caption });
+        }
+        listing.captions_without_image = captions.into_iter().filter(|file| !used.contains(*file)).cloned().collect();
+        let other: BTreeSet<String> = files
+            .iter()
+            .filter(|file| !is_image(file) && !has_ending(file, ending))
+            .filter_map(|file| file.extension().map(|e| format!(".{}", e.to_string_lossy())))
+            .collect();
+        listing.other_endings = other.into_iter().collect();
+        Ok(listing)
+    }
+}
+
+impl ImageFolder {
+    fn no_folder(&self) -> DataError {
+        let what = if self.path.exists() { "is not a folder" } else { "does not exist" };
+        let nearest = self
+            .path
+            .ancestors()
+            .skip(1)
+            .map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p })
+            .find(|p| p.exists())
+            .unwrap_or(Path::new("."));
+        let folders: Vec<String> = fs::read_dir(nearest)
+            .map(|entries| {
+                let mut names: Vec<String> = entries
+                    .filter_map(Result::ok)
+                    .filter(|entry| entry.path().is_dir())
+                    .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                    .filter(|name| !name.starts_with('.'))
+                    .collect();
+                names.sort();
+                names
+            })
+            .unwrap_or_default();
+        const SHOWN: usize = 8;
+        let hint = (!folders.is_empty()).then(|| {
+            let names: Vec<String> = folders.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+            let more = if folders.len() > SHOWN { ", …" } else { "" };
+            format!("folders there: {}{more}", names.join(", "))
+        });
+        DataError::NoFolder { path: self.path.clone(), what, nearest: nearest.to_owned(), hint }
+    }
+}
+
+/// Appends every regular file below `folder`. `above` holds the real paths of the folders on the way, to notice a loop.
+fn walk(folder: &Path, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
+    let error = |e: std::io::Error| DataError::Folder { path: folder.to_owned(), reason: e.to_string() };
+    let real = fs::canonicalize(folder).map_err(error)?;
+    if above.contains(&real) {
+        return Ok(());
+    }
+    above.push(real);
+    for entry in fs::read_dir(folder).map_err(error)? {
+        let entry = entry.map_err(error)?;
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let path = entry.path();
+        // Follows links; one that leads nowhere is no file.
+        let Ok(metadata) = fs::metadata(&path) else { continue };
+        if metadata.is_dir() {
+            walk(&path, above, files)?;
+        } else if metadata.is_file() {
+            files.push(path);
+        }
+    }
+    above.pop();
+    Ok(())
+}
+
+fn is_image(path: &Path) -> bool {
+    path.extension().and_then(OsStr::to_str).is_some_and(|e| EXTENSIONS.contains(&e.to_ascii_lowercase().as_str()))
+}
+
+fn has_ending(path: &Path, ending: &str) -> bool {
+    path.extension().is_some_and(|e| e == ending)
+}
+
+/// "12 .heic, 3 .txt" or "no file at all".
+fn endings(files: &[PathBuf]) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for file in files {
+        let ending = file.extension().map_or("without ending".to_owned(), |e| format!(".{}", e.to_string_lossy()));
+        *counts.entry(ending).or_default() += 1;
+    }
+    if counts.is_empty() {
+        return "no file at all".to_owned();
+    }
+    let counts: Vec<String> = counts.iter().take(8).map(|(ending, n)| format!("{n} {ending}")).collect();
+    format!("{} (files by ending)", counts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder_with(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        folder
+    }
+
+    fn list(folder: &Path) -> Result<Listing, DataError> {
+        ImageFolder { path: folder.to_owned(), caption_extension: ".txt".to_owned() }.list()
+    }
+
+    fn names(listing: &Listing, folder: &Path) -> Vec<String> {
+        let relative = |e: &SourceExample| e.path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
+        listing.examples.iter().map(relative).collect()
+    }
+
+    #[test]
+    fn lists_nested_folders_in_byte_order_of_the_path() {
+        let folder = folder_with(&[
+            ("b.png", b""),
+            ("a/z.JPG", b""),
+            ("Z.webp", b""),
+            ("a/b/c.tiff", b""),
+            ("é.gif", b""),
+            (".hidden.png", b""),
+            (".thumbs/x.png", b""),
+            ("notes.md", b""),
+        ]);
+        let listing = list(folder.path()).unwrap();
+        assert_eq!(names(&listing, folder.path()), ["Z.webp", "a/b/c.tiff", "a/z.JPG", "b.png", "é.gif"]);
+    }
+
+    #[test]
+    fn pairs_images_with_their_captions() {
+        let folder = folder_with(&[
+            ("a.png", b""),
+            ("a.txt", b"a red bottle\n"),
+            ("b.v2.png", b""),
+            ("b.v2.txt", b""),
+            ("c.png", b""),
+            ("orphan.txt", b"nobody"),
+            ("c.caption", b"other"),
+        ]);
+        let listing = list(folder.path()).unwrap();
+        let captions: Vec<Option<&str>> = listing.examples.iter().map(|e| e.caption.as_deref()).collect();
+        assert_eq!(captions, [Some("a red bottle"), Some(""), None]);
+        assert_eq!(listing.captions_without_image, [folder.path().join("orphan.txt")]);
+        assert_eq!(listing.other_endings, [".caption"]);
+    }
+
+    #[test]
+    fn a_caption_that_is_not_text_is_named() {
+        let folder = folder_with(&[("a.png", b""), ("a.txt", b"caf\xe9")]);
+        let listing = list(folder.path()).unwrap();
+        assert_eq!(listing.broken_captions.len(), 1);
+        assert_eq!(listing.broken_captions[0].path, folder.path().join("a.txt"));
+    }
+
+    #[test]
+    fn a_folder_without_images_says_what_was_looked_at() {
+        let folder = folder_with(&[("a.heic", b""), ("b.heic", b""), ("readme", b"")]);
+        let error = list(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("no images found in `{}`", folder.path().display())), "{error}");
+        assert!(error.contains(".jpg .jpeg .png"), "{error}");
+        assert!(error.contains("2 .heic"), "{error}");
+        let empty = tempfile::tempdir().unwrap();
+        assert!(list(empty.path()).unwrap_err().to_string().contains("no file at all"));
+    }
+
+    #[test]
+    fn a_missing_folder_names_the_nearest_path_that_exists() {
+        let folder = folder_with(&[("poster-set/a.png", b"")]);
+        let error = list(&folder.path().join("posters/deep/er")).unwrap_err();
+        assert!(error.to_string().ends_with(&format!("the nearest path that exists is `{}`", folder.path().display())));
+        assert_eq!(error.hint().unwrap(), "folders there: `poster-set`");
+        let error = list(&folder.path().join("poster-set/a.png")).unwrap_err().to_string();
+        assert!(error.contains("is not a folder"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_back_upwards_is_not_followed_for_ever() {
+        let folder = folder_with(&[("in/a.png", b"")]);
+        std::os::unix::fs::symlink(folder.path(), folder.path().join("in/up")).unwrap();
+        std::os::unix::fs::symlink("nowhere", folder.path().join("gone.png")).unwrap();
+        assert_eq!(names(&list(folder.path()).unwrap(), folder.path()), ["in/a.png"]);
+    }
+}

@@ -1,0 +1,183 @@
+//! Opening, order, loading.
+
+use std::collections::BTreeSet;
+
+use sdtrain_data_loader::{DataSet, HostBatch};
+use sdtrain_recipe::{BucketingConfig, DataConfig, Leftovers, Subset};
+
+use crate::folder::{Folder, picture};
+
+fn open(config: &DataConfig) -> DataSet {
+    DataSet::open(config, 42, 64).unwrap()
+}
+
+fn epoch(data: &DataSet, epoch: u64) -> Vec<HostBatch> {
+    data.epoch_plan(epoch).iter().map(|plan| data.load(plan, epoch).unwrap()).collect()
+}
+
+#[test]
+fn an_epoch_holds_every_image_in_its_bucket() {
+    let folder = Folder::with_images(5);
+    folder.image("deep/wide.png", &picture(128, 32, 9));
+    folder.file("deep/wide.txt", b"wide");
+    let data = open(&folder.config());
+    let report = data.report();
+    assert_eq!((report.found, report.kept, report.batches_per_epoch), (6, 6, 4));
+    let buckets: Vec<_> = report.buckets.iter().map(|b| (b.size, b.images, b.batches)).collect();
+    assert_eq!(buckets, [((64, 64), 5, 3), ((128, 32), 1, 1)]);
+
+    let mut seen = BTreeSet::new();
+    for batch in epoch(&data, 0) {
+        assert_eq!(batch.pixels.len(), batch.len() * 3 * batch.size.0 * batch.size.1);
+        assert_eq!(batch.captions.len(), batch.len());
+        for (example, caption) in batch.examples.iter().zip(&batch.captions) {
+            assert!(seen.insert(example.image));
+            let stem = example.path.file_stem().unwrap().to_str().unwrap();
+            let expected = stem.parse::<usize>().map_or("wide".to_owned(), |i| format!("t, a{i}, b{i}, c{i}"));
+            assert_eq!(caption, &expected);
+        }
+    }
+    assert_eq!(seen.len(), 6);
+}
+
+#[test]
+fn pixels_are_planes_of_the_scaled_and_cut_image() {
+    let folder = Folder::new();
+    folder.image("a.png", &picture(64, 48, 51));
+    folder.file("a.txt", b"a");
+    let data = open(&folder.config_of_size(64, 32));
+    let batch = &epoch(&data, 0)[0];
+    assert_eq!(batch.size, (64, 32));
+    assert_eq!(batch.original_sizes, [(64, 48)]);
+    assert_eq!(batch.crop_offsets, [(0, 8)]);
+    let at = |channel: usize, x: usize, y: usize| batch.pixels[(channel * 32 + y) * 64 + x];
+    let of = |value: u32| value as f32 / 127.5 - 1.0;
+    for (x, y) in [(0, 0), (63, 0), (10, 31), (63, 31)] {
+        assert_eq!(at(0, x, y), of(x as u32 * 255 / 64));
+        assert_eq!(at(1, x, y), of((y as u32 + 8) * 255 / 48));
+        assert_eq!(at(2, x, y), of(51));
+    }
+}
+
+#[test]
+fn what_an_example_becomes_does_not_depend_on_its_batch() {
+    let folder = Folder::with_images(7);
+    let subset = Subset {
+        flip: true,
+        random_crop: true,
+        shuffle_caption: true,
+        keep_tokens: 1,
+        caption_dropout_rate: 0.3,
+        repeats: 2,
+        ..folder.subset()
+    };
+    let config = DataConfig { subsets: vec![subset], ..folder.config() };
+    let by_index = |batch_size: usize, leftovers: Leftovers| {
+        let data = open(&DataConfig { batch_size, leftovers, ..config.clone() });
+        let mut all = std::collections::BTreeMap::new();
+        for batch in epoch(&data, 3).into_iter().rev() {
+            let size = batch.pixels.len() / batch.len();
+            for i in 0..batch.len() {
+                let pixels: Vec<u32> = batch.pixels[i * size..][..size].iter().map(|p| p.to_bits()).collect();
+                let id = batch.examples[i].clone();
+                all.insert(id.index, (id, pixels, batch.captions[i].clone(), batch.crop_offsets[i]));
+            }
+        }
+        all
+    };
+    let one_by_one = by_index(1, Leftovers::ShortBatch);
+    assert_eq!(one_by_one.len(), 14);
+    assert_eq!(one_by_one, by_index(4, Leftovers::ShortBatch));
+    for (index, example) in by_index(4, Leftovers::Drop) {
+        assert_eq!(one_by_one[&index], example);
+    }
+    // The two repeats of an image are two draws.
+    assert!((0..7).any(|image| one_by_one[&image].3 != one_by_one[&(image + 7)].3));
+    assert!(one_by_one.values().any(|e| e.0.flipped) && one_by_one.values().any(|e| !e.0.flipped));
+}
+
+#[test]
+fn captions_and_examples_are_known_without_reading_images() {
+    let folder = Folder::with_images(6);
+    let subset = Subset { flip: true, shuffle_caption: true, repeats: 3, ..folder.subset() };
+    let data = open(&DataConfig { subsets: vec![subset], ..folder.config() });
+    for epoch in 0..3 {
+        for plan in data.epoch_plan(epoch) {
+            let batch = data.load(&plan, epoch).unwrap();
+            assert_eq!(data.captions_of(&plan, epoch).unwrap(), batch.captions);
+            assert_eq!(data.examples_of(&plan, epoch).unwrap(), batch.examples);
+        }
+    }
+}
+
+#[test]
+fn a_kept_image_is_the_one_its_batch_would_hold() {
+    let folder = Folder::with_images(4);
+    let subset = Subset { flip: true, ..folder.subset() };
+    let data = open(&DataConfig { batch_size: 1, subsets: vec![subset], ..folder.config() });
+    assert!(data.is_cacheable());
+    for batch in epoch(&data, 1) {
+        let id = &batch.examples[0];
+        let image = data.load_image(id.image, id.flipped).unwrap();
+        assert_eq!((image.pixels, image.size), (batch.pixels, batch.size));
+        assert_eq!(image.image, id.image);
+    }
+    let random = Subset { random_crop: true, ..folder.subset() };
+    assert!(!open(&DataConfig { subsets: vec![random], ..folder.config() }).is_cacheable());
+}
+
+#[test]
+fn indices_stay_when_repeats_change() {
+    let folder = Folder::with_images(3);
+    let index_of = |repeats: u32| {
+        let data = open(&DataConfig { subsets: vec![Subset { repeats, ..folder.subset() }], ..folder.config() });
+        let ids: BTreeSet<(u64, usize)> =
+            epoch(&data, 0).iter().flat_map(|b| &b.examples).map(|e| (e.index, e.image)).collect();
+        ids
+    };
+    assert_eq!(index_of(1), BTreeSet::from([(0, 0), (1, 1), (2, 2)]));
+    assert!(index_of(2).is_superset(&index_of(1)));
+}
+
+#[test]
+fn dropped_leftovers_are_reported() {
+    let folder = Folder::with_images(5);
+    let data = open(&DataConfig { leftovers: Leftovers::Drop, ..folder.config() });
+    assert_eq!((data.report().left_over, data.batches_per_epoch()), (1, 2));
+    assert_eq!(data.epoch_plan(0).len(), 2);
+}
+
+#[test]
+fn without_enlarging_a_small_image_gets_its_own_bucket() {
+    let folder = Folder::new();
+    folder.image("a.png", &picture(40, 50, 1));
+    folder.file("a.txt", b"a");
+    let bucketing = BucketingConfig { no_upscale: true, step: Some(16), ..BucketingConfig::default() };
+    let data = open(&DataConfig { bucketing, batch_size: 1, ..folder.config() });
+    assert_eq!(epoch(&data, 0)[0].size, (32, 48));
+}
+
+#[test]
+fn the_fingerprint_follows_the_content_and_not_the_place() {
+    let (here, there) = (Folder::with_images(3), Folder::with_images(3));
+    let print = |folder: &Folder| open(&folder.config()).fingerprint();
+    assert_eq!(print(&here), print(&there));
+    there.file("01.txt", b"another caption");
+    assert_ne!(print(&here), print(&there));
+    let there = Folder::with_images(4);
+    assert_ne!(print(&here), print(&there));
+}
+
+#[test]
+fn images_without_a_caption_take_the_class_tokens() {
+    let folder = Folder::with_images(2);
+    folder.image("bare.png", &picture(64, 48, 3));
+    folder.file("00.txt", b"");
+    let subset = Subset { class_tokens: Some("a poster".to_owned()), ..folder.subset() };
+    let data = open(&DataConfig { subsets: vec![subset], ..folder.config() });
+    let captions: Vec<String> = (0..3).map(|image| data.caption(image)).collect();
+    assert_eq!(captions, ["", "t, a1, b1, c1", "a poster"]);
+    let counts = &data.report().captions;
+    assert_eq!((counts.from_file, counts.from_class_tokens, counts.empty), (1, 1, 1));
+    assert!(data.report().warnings[0].contains("1 caption files are empty, the first is that of"));
+}

@@ -1,0 +1,69 @@
+//! What a random number is for: streams of different purposes never share values.
+
+/// The use of a stream; part of its key, so that one more draw in one place changes nothing in another.
+///
+/// The codes are written into every result of a run: a code is never changed or used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Purpose {
+    /// Order of examples and of batches in an epoch.
+    Order = 1,
+    /// Caption steps: shuffling and dropping of tags.
+    Caption = 2,
+    /// Position of a random crop.
+    Crop = 3,
+    /// Whether an image is mirrored.
+    Flip = 4,
+    /// The draw from the VAE's posterior that turns its moments into latents.
+    Latent = 5,
+    /// The Gaussian noise added to latents.
+    Noise = 6,
+    /// The per-channel offset added to that noise.
+    NoiseOffset = 7,
+    /// The timestep of an example.
+    Timestep = 8,
+    /// Dropout inside adapters and networks.
+    Dropout = 9,
+    /// Initial values of trained parameters.
+    Init = 10,
+    /// Procedurally drawn images.
+    Drawing = 11,
+    /// Noise and timesteps of a validation pass.
+    Validation = 12,
+    /// Images generated during a run.
+    Sample = 13,
+}
+
+impl Purpose {
+    /// The number that stands for this purpose in a stream's key.
+    pub fn code(self) -> u32 {
+        self as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_the_ones_of_the_first_release() {
+        let codes = [
+            (Purpose::Order, 1),
+            (Purpose::Caption, 2),
+            (Purpose::Crop, 3),
+            (Purpose::Flip, 4),
+            (Purpose::Latent, 5),
+            (Purpose::Noise, 6),
+            (Purpose::NoiseOffset, 7),
+            (Purpose::Timestep, 8),
+            (Purpose::Dropout, 9),
+            (Purpose::Init, 10),
+            (Purpose::Drawing, 11),
+            (Purpose::Validation, 12),
+            (Purpose::Sample, 13),
+        ];
+        for (purpose, code) in codes {
+            assert_eq!(purpose.code(), code, "{purpose:?}");
+        }
+    }
+}
