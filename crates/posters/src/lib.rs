@@ -1,0 +1,25 @@
+//! Procedurally drawn posters, their captions, and the check that reads them back.
+#![doc = include_str!("../README.md")]
+
+mod canvas;
+mod caption;
+mod check;
+mod collection;
+mod mask;
+mod object;
+mod palette;
+mod poster;
+mod silhouette;
+mod style;
+mod varied;
+
+pub use caption::{Asked, TRIGGER, asked, vocabulary};
+pub use check::{Found, StyleMarks, check};
+pub use collection::{
+    HELD_OUT, LORA_POSTERS, LORA_VALIDATION_POSTERS, base_poster, held_out, lora_poster, lora_validation_poster,
+    varied_poster,
+};
+pub use object::Object;
+pub use palette::{Background, Colour, Rgb};
+pub use poster::{Ground, Jitter, Place, Poster, TitleBar};
+pub use style::Style;
