@@ -1,0 +1,24 @@
+//! Compiles the C++ shim against the headers of the libtorch that torch-sys links, and lets this crate's tests find it.
+
+use std::path::PathBuf;
+
+fn main() {
+    println!("cargo:rerun-if-changed=cpp");
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    // torch-sys publishes the library folder to its immediate dependents only, under its `links` name.
+    let lib = std::env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys tells its dependents where libtorch is");
+    let include = PathBuf::from(&lib).join("../include");
+    cc::Build::new()
+        .cpp(true)
+        .pic(true)
+        .warnings(false)
+        .std("c++17")
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .include(&include)
+        .include(include.join("torch/csrc/api/include"))
+        .file("cpp/gradient_checkpoint.cpp")
+        .file("cpp/foreach.cpp")
+        .opt_level(1)
+        .compile("sdtrain_shim");
+    println!("cargo:rustc-link-arg=-Wl,-rpath={lib}");
+}

@@ -1,0 +1,24 @@
+// The shim's one calling convention: 0 is success; otherwise `sd_last_error()` tells why, for this thread.
+#pragma once
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <string>
+
+using tensor = at::Tensor *;
+
+std::string &sd_error_slot();
+
+// Runs `body` and turns every C++ exception into a status: none may cross into Rust.
+template <typename Body> int sd_guard(Body &&body) {
+  try {
+    body();
+    return 0;
+  } catch (const c10::Error &error) {
+    sd_error_slot() = error.what_without_backtrace();
+  } catch (const std::exception &error) {
+    sd_error_slot() = error.what();
+  } catch (...) {
+    sd_error_slot() = "an exception of unknown type";
+  }
+  return 1;
+}

@@ -1,0 +1,110 @@
+//! What can go wrong inside libtorch, and how a panic of `tch` becomes such an error.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+
+/// An error of libtorch or of the shim.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The device (or the host) has no memory left for an allocation.
+    #[error("out of memory: {0}")]
+    OutOfMemory(String),
+    /// Any other refusal of libtorch, in its words without the C++ backtrace.
+    #[error("{0}")]
+    Torch(String),
+    /// A panic that did not come from libtorch: a defect of this program.
+    #[error("internal error: {0}")]
+    Panic(String),
+    /// The CUDA backend could not be loaded.
+    #[error("{0}")]
+    Cuda(String),
+}
+
+/// Result of an operation on libtorch.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn from_message(message: &str) -> Error {
+        // libtorch appends the C++ stack after this line; it helps nobody who did not build it.
+        let text = message.split("Exception raised from").next().unwrap_or(message).trim().to_string();
+        let lower = text.to_lowercase();
+        if lower.contains("out of memory") || lower.contains("can't allocate memory") {
+            Error::OutOfMemory(text)
+        } else {
+            Error::Torch(text)
+        }
+    }
+}
+
+impl From<tch::TchError> for Error {
+    fn from(error: tch::TchError) -> Error {
+        Error::from_message(&error.to_string())
+    }
+}
+
+thread_local! {
+    static CATCHING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `body`; a panic in it (the way `tch`'s unprefixed operators report an error) comes back as an [`Error`].
+///
+/// Network code uses those operators, because a forward pass in which every line ends in `?` hides the formula;
+/// this is the one place where their panics are turned round, so that none reaches a user.
+pub fn catch<T>(body: impl FnOnce() -> T) -> Result<T> {
+    install_quiet_hook();
+    let before = CATCHING.with(|c| c.replace(true));
+    let result = panic::catch_unwind(AssertUnwindSafe(body));
+    CATCHING.with(|c| c.set(before));
+    result.map_err(|payload| from_panic(payload.as_ref()))
+}
+
+fn from_panic(payload: &(dyn Any + Send)) -> Error {
+    let text = payload
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| payload.downcast_ref::<&str>().map(|s| s.to_string()))
+        .unwrap_or_else(|| "a panic without a message".into());
+    const UNWRAPPED: &str = "called `Result::unwrap()` on an `Err` value: ";
+    match text.strip_prefix(UNWRAPPED) {
+        Some(inner) => {
+            let inner = inner.strip_prefix("Torch(\"").and_then(|s| s.strip_suffix("\")")).unwrap_or(inner);
+            Error::from_message(&inner.replace("\\n", "\n").replace("\\\"", "\""))
+        }
+        None => Error::Panic(text),
+    }
+}
+
+/// A caught panic is reported by whoever caught it, so the default hook's print of it is left out.
+fn install_quiet_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let default = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !CATCHING.with(Cell::get) {
+                default(info);
+            }
+        }));
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Kind, Tensor};
+
+    #[test]
+    fn a_wrong_shape_is_an_error_with_libtorchs_reason() {
+        let zeros = |n| Tensor::zeros([n], (Kind::Float, tch::Device::Cpu));
+        let error = catch(|| zeros(2) + zeros(3)).unwrap_err().to_string();
+        assert!(error.contains("must match the size"), "{error}");
+        assert!(!error.contains("frame #"), "{error}");
+    }
+
+    #[test]
+    fn a_defect_of_our_own_is_named_as_one() {
+        let error = catch(|| panic!("the bucket is empty")).map(|_: ()| ()).unwrap_err();
+        assert!(matches!(error, Error::Panic(_)));
+    }
+}

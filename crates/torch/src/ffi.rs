@@ -1,0 +1,47 @@
+//! Declarations of the C++ shim's functions, and nothing else.
+
+use std::ffi::{c_char, c_int, c_void};
+use torch_sys::C_tensor;
+
+pub type BlockCall =
+    unsafe extern "C" fn(*mut c_void, *const *mut C_tensor, c_int, *mut *mut C_tensor) -> c_int;
+pub type BlockFree = unsafe extern "C" fn(*mut c_void);
+
+#[expect(unsafe_code, reason = "the shim's functions, each called in one place")]
+unsafe extern "C" {
+    pub fn sd_last_error() -> *const c_char;
+    pub fn sd_gradient_checkpoint(
+        closure: *mut c_void,
+        call: BlockCall,
+        release: BlockFree,
+        inputs: *const *mut C_tensor,
+        count: c_int,
+        output: *mut *mut C_tensor,
+    ) -> c_int;
+    pub fn sd_clip_grad_norm(
+        grads: *const *mut C_tensor,
+        count: c_int,
+        max_norm: f64,
+        norm: *mut *mut C_tensor,
+    ) -> c_int;
+    pub fn sd_unscale(
+        grads: *const *mut C_tensor,
+        count: c_int,
+        found_inf: *mut C_tensor,
+        inverse_scale: *mut C_tensor,
+    ) -> c_int;
+    pub fn sd_fused_adamw(
+        params: *const *mut C_tensor,
+        grads: *const *mut C_tensor,
+        exp_avgs: *const *mut C_tensor,
+        exp_avg_sqs: *const *mut C_tensor,
+        steps: *const *mut C_tensor,
+        count: c_int,
+        lr: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        eps: f64,
+        found_inf: *mut C_tensor,
+    ) -> c_int;
+}

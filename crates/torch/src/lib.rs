@@ -1,0 +1,14 @@
+#![doc = include_str!("../README.md")]
+
+mod device;
+mod error;
+mod ffi;
+mod foreach;
+mod gradient_checkpoint;
+mod tensor_bytes;
+
+pub use device::device;
+pub use error::{Error, Result, catch};
+pub use foreach::{AdamWState, AdamWStep, clip_grad_norm, fused_adamw, unscale};
+pub use gradient_checkpoint::gradient_checkpoint;
+pub use tensor_bytes::{tensor_from_bytes, tensor_to_bytes};
