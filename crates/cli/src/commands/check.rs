@@ -1,0 +1,261 @@
+//! `sdtrain check`: what a configuration would do, without doing it.
+
+use std::fmt::Write;
+use std::thread::available_parallelism;
+
+use sdtrain_config::{Parsed, Problems};
+use sdtrain_data_loader::{DataReport, DataSet};
+use sdtrain_recipe::{Every, Loaded, LoraFormat, Method, ModelFormat, TrainConfig};
+
+use crate::args::{CheckArgs, ConfigArgs};
+use crate::estimate::estimate;
+use crate::lora_targets::adapters;
+use crate::model_parts::{ModelParts, count_parameters};
+use crate::{ExitCode, Failure, print_answer};
+
+/// The step between bucket sides when nothing is known of the model: that of SD1.5.
+const USUAL_BUCKET_STEP: usize = 64;
+
+/// Prints the summary to stdout.
+pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
+    let config = load_or_explain(&args.config())?.config;
+    let parts = match ModelParts::of(&config.model) {
+        Ok(parts) => parts,
+        Err(failure) => {
+            return Err(match open_data(&config, USUAL_BUCKET_STEP) {
+                Ok(_) => failure,
+                Err(data_failure) => failure.and(data_failure),
+            });
+        }
+    };
+    let data = open_data(&config, parts.bucket_step())?;
+    let trained = trained_parts(&config, &parts)?;
+    print_answer(&summary(&config, &parts, &trained, &data));
+    Ok(())
+}
+
+/// The configuration; when it is wrong, the failure also names what is wrong with the images, where those can be looked at.
+pub(crate) fn load_or_explain(args: &ConfigArgs) -> Result<Loaded, Failure> {
+    let Parsed { value, faults } = TrainConfig::load_what_fits(&args.config, &args.set)?;
+    let parsed = Parsed { value, faults };
+    let data_failure = match &parsed.value {
+        Some(loaded) if !parsed.faults.is_empty() && !parsed.is_faulty("data") => {
+            DataSet::open(&loaded.config.data, loaded.config.seed, USUAL_BUCKET_STEP).err()
+        }
+        _ => None,
+    };
+    match parsed.value {
+        Some(loaded) if parsed.faults.is_empty() => Ok(loaded),
+        _ => {
+            let problems = Problems(parsed.faults.into_iter().map(|fault| fault.problem).collect());
+            let failure = Failure::from(problems);
+            Err(match data_failure {
+                Some(error) => failure.and(error.into()),
+                None => failure,
+            })
+        }
+    }
+}
+
+fn open_data(config: &TrainConfig, bucket_step: usize) -> Result<DataReport, Failure> {
+    let split = config.validation.split.filter(|_| config.validation.path.is_none());
+    let data = match split {
+        Some(part) => DataSet::open_split(&config.data, config.seed, bucket_step, part)?.0,
+        None => DataSet::open(&config.data, config.seed, bucket_step)?,
+    };
+    Ok(data.report().clone())
+}
+
+/// One network that is trained: its name, what of it, and how many parameters.
+struct TrainedPart {
+    name: &'static str,
+    what: String,
+    parameters: usize,
+}
+
+fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<TrainedPart>, Failure> {
+    let networks = [("unet", Some(&parts.unet)), ("text_encoder", parts.text_encoder.as_ref())];
+    let mut trained = Vec::new();
+    match config.method {
+        Method::Lora => {
+            for (name, shapes) in networks {
+                let adapters = shapes.map(|shapes| adapters(&config.lora, name, shapes)).unwrap_or_default();
+                if adapters.count > 0 {
+                    let what = format!("{} adapters", adapters.count);
+                    trained.push(TrainedPart { name, what, parameters: adapters.parameters });
+                }
+            }
+        }
+        Method::Full => {
+            let wanted = [config.full.train_unet, config.full.train_text_encoder];
+            for ((name, shapes), wanted) in networks.into_iter().zip(wanted) {
+                if let Some(shapes) = shapes.filter(|_| wanted) {
+                    let what = format!("{} tensors", shapes.len());
+                    trained.push(TrainedPart { name, what, parameters: count_parameters(shapes) });
+                }
+            }
+        }
+        Method::Vae => {
+            if let Some(mut shapes) = parts.vae.clone() {
+                if !config.vae_objective.train_encoder {
+                    shapes.retain(|name, _| !name.starts_with("encoder.") && !name.starts_with("quant_conv."));
+                }
+                let what = format!("{} tensors", shapes.len());
+                trained.push(TrainedPart { name: "vae", what, parameters: count_parameters(&shapes) });
+            }
+        }
+    }
+    if !trained.is_empty() {
+        return Ok(trained);
+    }
+    let message = match config.method {
+        Method::Lora => "no module of the model matches `lora.targets`",
+        Method::Full | Method::Vae => "the model holds none of the networks that are to be trained",
+    };
+    Err(Failure::new(ExitCode::Configuration, message)
+        .hint("module paths are those of diffusers behind `unet.` and `text_encoder.`"))
+}
+
+fn summary(config: &TrainConfig, parts: &ModelParts, trained: &[TrainedPart], data: &DataReport) -> String {
+    let mut text = String::new();
+    let mut line = |label: &str, value: String| {
+        let _ = writeln!(text, "{label:<10} {value}");
+    };
+    line("run", format!("`{}`, method `{}`, seed {}", config.name, config.method.name(), config.seed));
+    line("model", format!("`{}`: {}, family `{}`", config.model.path, parts.kind, parts.family));
+    let networks =
+        [("unet", Some(&parts.unet)), ("vae", parts.vae.as_ref()), ("text_encoder", parts.text_encoder.as_ref())];
+    let counts: Vec<String> = networks
+        .iter()
+        .filter_map(|(name, shapes)| Some(format!("{name} {}", millions(count_parameters(shapes.as_ref()?)))))
+        .collect();
+    line("", format!("parameters: {}", counts.join(", ")));
+    for part in trained {
+        line("trained", format!("{}: {}, {} parameters", part.name, part.what, millions(part.parameters)));
+    }
+    line("data", data.to_string().replace("\n  ", &format!("\n{:<10} ", "")));
+    line("steps", steps(config, data));
+    line(
+        "optimizer",
+        format!(
+            "{}, learning rate {:e}, schedule `{}` with {} warm-up steps",
+            config.optimizer.name(),
+            config.optimizer.learning_rate(),
+            config.lr_schedule.name(),
+            config.lr_schedule.warmup_steps()
+        ),
+    );
+    let checkpointing = if config.train.gradient_checkpointing { ", gradient checkpointing" } else { "" };
+    line(
+        "precision",
+        format!(
+            "computes in {}, saves in {}{checkpointing}",
+            config.precision.compute.name(),
+            config.precision.save.name()
+        ),
+    );
+    line("writes", written(config));
+    line("validates", validated(config));
+
+    let total: usize = trained.iter().map(|part| part.parameters).sum();
+    let cores = cores(config);
+    let estimate = estimate(config, parts, total, cores);
+    let all_steps = config.train.total_steps(data.batches_per_epoch as u64) as f64;
+    line("memory", format!("about {:.1} GB at the highest point", estimate.bytes / 1e9));
+    line(
+        "time",
+        format!(
+            "about {} a step and {} in all on {cores} processor cores ({} floating-point operations a step)",
+            duration(estimate.cpu_seconds),
+            duration(estimate.cpu_seconds * all_steps),
+            with_prefix(estimate.step_operations)
+        ),
+    );
+    text
+}
+
+fn steps(config: &TrainConfig, data: &DataReport) -> String {
+    let train = &config.train;
+    let per_epoch = train.steps_per_epoch(data.batches_per_epoch as u64);
+    let total = train.total_steps(data.batches_per_epoch as u64);
+    let images = config.data.batch_size as u64 * train.gradient_accumulation_steps;
+    let epochs = total as f64 / per_epoch.max(1) as f64;
+    format!("{total} of up to {images} images, {per_epoch} an epoch, {epochs:.1} epochs")
+}
+
+fn written(config: &TrainConfig) -> String {
+    let product = match (config.method, config.lora.format, config.full.format) {
+        (Method::Lora, LoraFormat::Kohya, _) => "a LoRA in kohya's form",
+        (Method::Lora, LoraFormat::Peft, _) => "a LoRA in PEFT's form",
+        (Method::Lora, LoraFormat::Both, _) => "a LoRA in kohya's and in PEFT's form",
+        (Method::Full | Method::Vae, _, ModelFormat::SingleFile) => "a single-file model",
+        (Method::Full | Method::Vae, _, ModelFormat::Diffusers) => "a diffusers folder",
+    };
+    let mut parts = vec![format!("{product} at the end{}", also(config.save.every()))];
+    parts.push(match config.checkpoint.every() {
+        every if every.is_never() => "no checkpoints".to_owned(),
+        every => format!("checkpoints {}", in_words(every)),
+    });
+    if !config.samples.prompts.is_empty() {
+        let count = config.samples.prompts.len();
+        parts.push(format!("{count} pictures at the start, at the end{}", also(config.samples.every())));
+    }
+    parts.join("; ")
+}
+
+fn validated(config: &TrainConfig) -> String {
+    let validation = &config.validation;
+    let images = match (&validation.path, validation.split) {
+        (Some(path), _) => format!("on `{}`", path.display()),
+        (None, Some(split)) => format!("on {:.0} % of the images, held out", split * 100.0),
+        (None, None) => return "on nothing: neither `validation.path` nor `validation.split` is set".to_owned(),
+    };
+    let end = if validation.evaluate_at_end { ", evaluation at the end" } else { "" };
+    match validation.every() {
+        every if every.is_never() => format!("{images}{end}"),
+        every => format!("{images} {}{end}", in_words(every)),
+    }
+}
+
+fn also(every: Every) -> String {
+    if every.is_never() { String::new() } else { format!(" and {}", in_words(every)) }
+}
+
+fn in_words(every: Every) -> String {
+    let steps = every.steps.map(|steps| format!("every {steps} steps"));
+    let epochs = every.epochs.map(|epochs| format!("every {epochs} epochs"));
+    [steps, epochs].into_iter().flatten().collect::<Vec<_>>().join(" and ")
+}
+
+fn cores(config: &TrainConfig) -> usize {
+    let all = available_parallelism().map_or(1, usize::from);
+    config.train.threads.map_or(all, |threads| threads as usize)
+}
+
+/// `859.5 M`.
+pub(crate) fn millions(count: usize) -> String {
+    match count {
+        0..10_000 => count.to_string(),
+        10_000..1_000_000 => format!("{:.0} k", count as f64 / 1e3),
+        _ => format!("{:.1} M", count as f64 / 1e6),
+    }
+}
+
+/// `12.3 giga`.
+fn with_prefix(count: f64) -> String {
+    match count {
+        ..1e12 => format!("{:.1} giga", count / 1e9),
+        _ => format!("{:.1} tera", count / 1e12),
+    }
+}
+
+/// `40 ms`, `1.5 s`, `12 min`, `3.4 h`.
+fn duration(seconds: f64) -> String {
+    match seconds {
+        ..0.1 => format!("{:.0} ms", seconds * 1e3),
+        ..10.0 => format!("{seconds:.1} s"),
+        ..120.0 => format!("{seconds:.0} s"),
+        ..7200.0 => format!("{:.0} min", seconds / 60.0),
+        _ => format!("{:.1} h", seconds / 3600.0),
+    }
+}

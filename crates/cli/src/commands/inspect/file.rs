@@ -1,0 +1,183 @@
+//! One file of tensors: its kind, family, sizes, rank and metadata.
+
+use std::collections::BTreeMap;
+
+use sdtrain_state_dict::maps::lora_kohya::{is_kohya_name, parse_by_words};
+use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor};
+use sdtrain_state_dict::{FileKind, Reader, read_floats, recognise};
+use serde_json::{Map, Value as Json, json};
+
+use super::Description;
+use crate::Failure;
+use crate::commands::check::millions;
+
+pub(super) fn describe(file: &dyn Reader, description: &mut Description) -> Result<(), Failure> {
+    let kind = recognise(file);
+    description.data("kind", short_name(&kind));
+    description.fact("description", "kind", kind.to_string());
+    if let Some(family) = kind.family().map(str::to_owned).or_else(|| family_of_parts(file, &kind)) {
+        description.fact("family", "family", family);
+    }
+    sizes(file, description);
+    match &kind {
+        FileKind::LdmSd1 { .. } | FileKind::LdmSd2 { .. } | FileKind::LdmSdxl { .. } | FileKind::LdmSdxlRefiner => {
+            networks(file, description);
+        }
+        FileKind::KohyaLora { modules, rank } | FileKind::PeftLora { modules, rank } => {
+            description.fact("modules", "modules", *modules);
+            if let Some(rank) = rank {
+                description.fact("rank", "rank", *rank);
+            }
+            lora(file, description)?;
+        }
+        FileKind::TextualInversion { vectors, width } => {
+            description.fact("vectors", "vectors", *vectors);
+            description.fact("width", "width", *width);
+        }
+        FileKind::Trace { steps } => description.fact("steps", "steps", *steps),
+        FileKind::ClipText { hidden_size: Some(width) } => description.fact("hidden_size", "width", *width),
+        FileKind::DiffusersUnet { cross_attention_dim: Some(width), .. } => {
+            description.fact("cross_attention_dim", "text width", *width);
+        }
+        _ => {}
+    }
+    metadata(file, description);
+    tensors(file, description);
+    Ok(())
+}
+
+/// Number of tensors and parameters, and number formats.
+pub(super) fn sizes(file: &dyn Reader, description: &mut Description) {
+    let mut dtypes: BTreeMap<String, usize> = BTreeMap::new();
+    let (mut parameters, mut bytes) = (0, 0);
+    let names = file.names();
+    for info in names.iter().filter_map(|name| file.info(name)) {
+        *dtypes.entry(info.dtype.name().to_owned()).or_default() += 1;
+        parameters += info.elements();
+        bytes += info.byte_length();
+    }
+    description.fact("tensor_count", "tensors", names.len());
+    description.data("parameters", parameters);
+    description.line("parameters", millions(parameters));
+    description.data("bytes", bytes);
+    description.line("size", format!("{:.1} MB", bytes as f64 / 1e6));
+    let formats: Vec<String> = dtypes.iter().map(|(name, count)| format!("{name} ({count})")).collect();
+    description.line("formats", formats.join(", "));
+    description.data("dtypes", json!(dtypes));
+}
+
+fn networks(file: &dyn Reader, description: &mut Description) {
+    let prefixes = [
+        ("unet", &["model.diffusion_model."][..]),
+        ("vae", &["first_stage_model."]),
+        ("text_encoder", &["cond_stage_model.", "conditioner.embedders.0."]),
+        ("text_encoder_2", &["conditioner.embedders.1."]),
+    ];
+    let mut parts = Map::new();
+    for (part, prefixes) in prefixes {
+        let names: Vec<&str> =
+            file.names().into_iter().filter(|name| prefixes.iter().any(|prefix| name.starts_with(prefix))).collect();
+        if names.is_empty() {
+            continue;
+        }
+        let parameters: usize = names.iter().filter_map(|name| file.info(name)).map(|info| info.elements()).sum();
+        description.line(part, format!("{} tensors, {} parameters", names.len(), millions(parameters)));
+        parts.insert(part.to_owned(), json!({"tensor_count": names.len(), "parameters": parameters}));
+    }
+    description.data("parts", parts);
+}
+
+fn lora(file: &dyn Reader, description: &mut Description) -> Result<(), Failure> {
+    let mut ranks: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut parts: BTreeMap<String, usize> = BTreeMap::new();
+    let mut alpha = None;
+    for name in file.names() {
+        let Some(LoraKey { part, tensor, .. }) = key_of(name) else { continue };
+        match tensor {
+            LoraTensor::Down => {
+                let rank = file.info(name).and_then(|info| info.shape.first().copied()).unwrap_or_default();
+                *ranks.entry(rank).or_default() += 1;
+                *parts.entry(part.to_string()).or_default() += 1;
+            }
+            LoraTensor::Alpha if alpha.is_none() => alpha = read_floats(file, name)?.first().copied(),
+            LoraTensor::Alpha | LoraTensor::Up => {}
+        }
+    }
+    if let Some(alpha) = alpha {
+        description.fact("alpha", "alpha", json!(alpha));
+    }
+    if ranks.len() > 1 {
+        let all: Vec<String> = ranks.iter().map(|(rank, count)| format!("{rank} ({count})")).collect();
+        description.line("all ranks", all.join(", "));
+    }
+    let ranks: Map<String, Json> = ranks.iter().map(|(rank, count)| (rank.to_string(), json!(count))).collect();
+    description.data("ranks", ranks);
+    let shown: Vec<String> = parts.iter().map(|(part, count)| format!("{part} ({count})")).collect();
+    description.line("adapts", shown.join(", "));
+    description.data("adapts", json!(parts));
+    Ok(())
+}
+
+fn key_of(name: &str) -> Option<LoraKey> {
+    if is_kohya_name(name) { parse_by_words(name) } else { lora_peft::parse(name) }
+}
+
+/// The family told by the width of the text states that attention reads.
+fn family_of_parts(file: &dyn Reader, kind: &FileKind) -> Option<String> {
+    let width = match kind {
+        FileKind::DiffusersUnet { cross_attention_dim, .. } => (*cross_attention_dim)?,
+        FileKind::KohyaLora { .. } | FileKind::PeftLora { .. } => {
+            let name = file.names().into_iter().find(|name| {
+                key_of(name).is_some_and(|key| key.tensor == LoraTensor::Down && key.module.ends_with("attn2.to_k"))
+            })?;
+            *file.info(name)?.shape.get(1)?
+        }
+        FileKind::TextualInversion { width, .. } => *width,
+        _ => return None,
+    };
+    let family = match width {
+        768 => "sd1",
+        1024 => "sd2",
+        2048 | 1280 => "sdxl",
+        _ => return None,
+    };
+    Some(family.to_owned())
+}
+
+fn metadata(file: &dyn Reader, description: &mut Description) {
+    const SHOWN: usize = 100;
+    for (key, value) in file.metadata() {
+        let mut shown: String = value.chars().take(SHOWN).collect::<String>().escape_debug().to_string();
+        if value.chars().nth(SHOWN).is_some() {
+            shown.push('…');
+        }
+        description.line(&format!("  {key}"), shown);
+    }
+    description.data("metadata", json!(file.metadata()));
+}
+
+fn tensors(file: &dyn Reader, description: &mut Description) {
+    let entry = |name: &str| {
+        let info = file.info(name)?;
+        Some((name.to_owned(), json!({"dtype": info.dtype.name(), "shape": info.shape})))
+    };
+    let tensors: Map<String, Json> = file.names().into_iter().filter_map(entry).collect();
+    description.data("tensors", tensors);
+}
+
+fn short_name(kind: &FileKind) -> &'static str {
+    match kind {
+        FileKind::LdmSd1 { .. } | FileKind::LdmSd2 { .. } | FileKind::LdmSdxl { .. } | FileKind::LdmSdxlRefiner => {
+            "single_file"
+        }
+        FileKind::ControlNet => "controlnet",
+        FileKind::DiffusersUnet { .. } => "unet",
+        FileKind::Vae { .. } => "vae",
+        FileKind::ClipText { .. } => "text_encoder",
+        FileKind::KohyaLora { .. } => "kohya_lora",
+        FileKind::PeftLora { .. } => "peft_lora",
+        FileKind::TextualInversion { .. } => "textual_inversion",
+        FileKind::Trace { .. } => "trace",
+        FileKind::Unknown => "unknown",
+    }
+}

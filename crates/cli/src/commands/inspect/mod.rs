@@ -1,0 +1,97 @@
+//! `sdtrain inspect`: what a file or folder is.
+
+mod file;
+mod folder;
+
+use std::path::Path;
+
+use serde_json::{Map, Value as Json};
+
+use crate::args::InspectArgs;
+use crate::model_parts::builtin;
+use crate::{ExitCode, Failure, print_answer};
+
+/// What is known of a file or folder: for people line by line, for programs as JSON.
+#[derive(Debug, Default)]
+struct Description {
+    lines: Vec<(String, String)>,
+    json: Map<String, Json>,
+}
+
+impl Description {
+    /// A fact for both readers.
+    fn fact(&mut self, key: &str, label: &str, value: impl Into<Json>) {
+        let value = value.into();
+        let shown = match &value {
+            Json::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        self.line(label, shown);
+        self.data(key, value);
+    }
+
+    /// A line for people only.
+    fn line(&mut self, label: &str, value: impl Into<String>) {
+        self.lines.push((label.to_owned(), value.into()));
+    }
+
+    /// The lines with their values below each other.
+    fn as_lines(&self) -> String {
+        let width = self.lines.iter().map(|(label, _)| label.chars().count()).max().unwrap_or_default();
+        self.lines.iter().map(|(label, value)| format!("{label:<width$}  {value}\n")).collect()
+    }
+
+    /// A value for programs only.
+    fn data(&mut self, key: &str, value: impl Into<Json>) {
+        self.json.insert(key.to_owned(), value.into());
+    }
+}
+
+/// Prints the description to stdout.
+pub(crate) fn run(args: &InspectArgs) -> Result<(), Failure> {
+    let description = describe(&args.path)?;
+    print_answer(&match args.json {
+        true => format!("{:#}\n", Json::Object(description.json)),
+        false => description.as_lines(),
+    });
+    Ok(())
+}
+
+fn describe(path: &Path) -> Result<Description, Failure> {
+    let mut description = Description::default();
+    description.data("path", path.to_string_lossy());
+    if let Some(name) = path.to_str().and_then(|text| text.strip_prefix("builtin:")) {
+        file::describe(&builtin(name)?, &mut description)?;
+        return Ok(description);
+    }
+    match path {
+        path if path.is_dir() => folder::describe(path, &mut description)?,
+        path if path.exists() => file::describe(&sdtrain_state_dict::SafetensorsFile::open(path)?, &mut description)?,
+        path => return Err(Failure::new(ExitCode::Configuration, format!("`{}` does not exist", path.display()))),
+    }
+    Ok(description)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::describe;
+    use crate::commands::convert::model::{tests::write_tiny_folder, to_single_file};
+
+    #[test]
+    fn a_folder_and_its_single_file_are_described_alike() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let (folder, single) = (place.path().join("folder"), place.path().join("single.safetensors"));
+        write_tiny_folder(&folder);
+        to_single_file(&folder, &single).expect("a complete folder");
+        let (folder, single) = (describe(&folder).expect("a model").json, describe(&single).expect("a model").json);
+        assert_eq!((&folder["kind"], &single["kind"]), (&"diffusers_folder".into(), &"single_file".into()));
+        for part in ["unet", "vae", "text_encoder"] {
+            assert_eq!(folder["parts"][part]["parameters"], single["parts"][part]["parameters"], "{part}");
+        }
+        assert_eq!((&folder["family"], &single["family"]), (&"sd1".into(), &"sd1".into()));
+        assert_eq!(folder["parts"]["unet"]["class"], "UNet2DConditionModel");
+        assert!(
+            single["metadata"]["sdtrain.unet"].as_str().is_some_and(|config| config.contains("block_out_channels"))
+        );
+    }
+}

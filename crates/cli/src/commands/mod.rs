@@ -1,0 +1,9 @@
+//! One file a command.
+
+pub(crate) mod check;
+pub(crate) mod convert;
+pub(crate) mod dataset;
+pub(crate) mod evaluate;
+pub(crate) mod inspect;
+pub(crate) mod sample;
+pub(crate) mod train;

@@ -1,0 +1,25 @@
+//! `sdtrain train`: checks the configuration, then becomes the engine.
+
+use crate::args::{ConfigArgs, Resume, TrainArgs};
+use crate::commands::check::load_or_explain;
+use crate::engine::become_engine;
+use crate::{ExitCode, Failure};
+
+/// Comes back only with a failure.
+pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
+    if let Resume::From(path) = &args.resume
+        && !path.exists()
+    {
+        let message = format!("`--resume {}` does not exist", path.display());
+        return Err(
+            Failure::new(ExitCode::Configuration, message).hint("it is `auto`, `never` or the path of a checkpoint")
+        );
+    }
+    checked(&args.config)
+}
+
+/// Refuses a wrong configuration at once, before half a second goes into loading libtorch.
+pub(crate) fn checked(config: &ConfigArgs) -> Result<(), Failure> {
+    load_or_explain(config)?;
+    Err(become_engine())
+}

@@ -1,0 +1,38 @@
+//! Hands over to `sdtrain-engine`, the program that computes with tensors.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::{ExitCode, Failure};
+
+const NAME: &str = "sdtrain-engine";
+
+/// Becomes the engine, with the arguments of this very call. Comes back only when that fails.
+pub(crate) fn become_engine() -> Failure {
+    let engine = match path() {
+        Ok(engine) => engine,
+        Err(failure) => return failure,
+    };
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let error = Command::new(&engine).args(args).exec();
+    let message = format!("cannot start `{}`: {error}", engine.display());
+    Failure::new(ExitCode::Internal, message)
+}
+
+/// The engine beside this program.
+fn path() -> Result<PathBuf, Failure> {
+    let this = std::env::current_exe()
+        .map_err(|error| Failure::new(ExitCode::Internal, format!("cannot tell where this program lies: {error}")))?;
+    let engine = this.with_file_name(NAME);
+    if engine.is_file() {
+        return Ok(engine);
+    }
+    let folder = this.parent().unwrap_or(&this).display();
+    Err(Failure::new(
+        ExitCode::Internal,
+        format!("`{NAME}` is missing: it should lie beside this program in `{folder}`"),
+    )
+    .hint("`scripts/run` builds both"))
+}

@@ -1,0 +1,37 @@
+//! What the number that the program ends with means.
+
+/// What the number that the program ends with means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// Everything asked for was done.
+    Done = 0,
+    /// The command line or the configuration is wrong.
+    Configuration = 2,
+    /// The images or captions are wrong.
+    Data = 3,
+    /// A model file or checkpoint is wrong.
+    Model = 4,
+    /// Numbers became infinite or undefined.
+    NonFinite = 5,
+    /// The device's memory does not suffice.
+    DeviceMemory = 6,
+    /// A disk is full or refuses.
+    Storage = 7,
+    /// A process of a distributed run failed.
+    Rank = 8,
+    /// Another run writes to the output folder.
+    FolderInUse = 9,
+    /// The program itself is at fault.
+    Internal = 70,
+    /// A signal stopped the run after it saved its state; starting it again continues.
+    Stopped = 75,
+    /// A second Ctrl-C stopped the run at once.
+    Interrupted = 130,
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        std::process::ExitCode::from(code as u8)
+    }
+}

@@ -1,0 +1,29 @@
+#![doc = include_str!("../README.md")]
+
+mod architecture;
+pub mod args;
+mod commands;
+mod engine;
+mod estimate;
+mod exit_code;
+mod lora_targets;
+mod model_parts;
+mod report;
+
+pub use exit_code::ExitCode;
+pub use report::{Failure, finish, print_answer, print_failure};
+
+use args::{Cli, Command};
+
+/// Runs one command of the front program.
+pub fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Train(args) => commands::train::run(&args),
+        Command::Check(args) => commands::check::run(&args),
+        Command::Sample(args) => commands::sample::run(&args),
+        Command::Evaluate(args) => commands::evaluate::run(&args),
+        Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Convert(args) => commands::convert::run(&args),
+        Command::Dataset(args) => commands::dataset::run(&args),
+    }
+}

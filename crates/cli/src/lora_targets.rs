@@ -1,0 +1,96 @@
+//! Which layers a LoRA is put beside, told from names and shapes alone: the engine's rule, for `check`.
+
+use sdtrain_recipe::{LoraConfig, TEXT_ENCODER_TARGETS, matches_pattern};
+
+use crate::architecture::Shapes;
+
+/// Adapters of one network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Adapters {
+    pub count: usize,
+    pub parameters: usize,
+}
+
+/// The adapters that `config` puts into the network called `part` (`unet` or `text_encoder`).
+pub(crate) fn adapters(config: &LoraConfig, part: &str, shapes: &Shapes) -> Adapters {
+    let mut adapters = Adapters::default();
+    for (name, shape) in shapes {
+        let Some(path) = name.strip_suffix(".weight").filter(|_| is_layer(name, shape)) else { continue };
+        let Some(rank) = rank_beside(config, part, path, shape) else { continue };
+        let inputs: usize = shape[1..].iter().product();
+        adapters.count += 1;
+        adapters.parameters += rank as usize * (inputs + shape[0]);
+    }
+    adapters
+}
+
+/// Linear layers and convolutions; embeddings are tables.
+fn is_layer(name: &str, shape: &[usize]) -> bool {
+    matches!(shape.len(), 2 | 4) && !name.contains(".embeddings.")
+}
+
+fn rank_beside(config: &LoraConfig, part: &str, path: &str, shape: &[usize]) -> Option<u32> {
+    let full_path = format!("{part}.{path}");
+    let by_pattern = config.targets.iter().any(|pattern| matches_pattern(pattern, &full_path));
+    let is_unet = part == "unet";
+    let wanted = match is_unet {
+        true => config.train_unet && by_pattern,
+        false => {
+            let by_default = TEXT_ENCODER_TARGETS.iter().any(|pattern| matches_pattern(pattern, &full_path));
+            config.train_text_encoder && (by_pattern || by_default)
+        }
+    };
+    let is_block_convolution = shape.get(2).is_some_and(|&kernel| kernel > 1) && path.contains("_block");
+    if config.convolutions && config.train_unet && is_unet && is_block_convolution {
+        return Some(config.effective_conv_rank());
+    }
+    wanted.then_some(config.rank)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::architecture;
+
+    fn unet() -> Shapes {
+        architecture::unet(&json!({
+            "block_out_channels": [320, 640, 1280, 1280],
+            "cross_attention_dim": 768,
+            "layers_per_block": 2,
+            "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+        }))
+        .expect("complete")
+    }
+
+    #[test]
+    fn attention_and_feed_forward_of_sd15_have_160_linear_layers() {
+        // 16 transformers with 8 matrices of attention and 2 of feed-forward each.
+        assert_eq!(adapters(&LoraConfig::default(), "unet", &unet()).count, 160);
+    }
+
+    #[test]
+    fn convolutions_have_their_own_rank() {
+        let mut config = LoraConfig { targets: vec!["unet.conv_in".to_owned()], rank: 2, ..LoraConfig::default() };
+        assert_eq!(adapters(&config, "unet", &unet()), Adapters { count: 1, parameters: 2 * (4 * 9 + 320) });
+        config.targets.clear();
+        config.convolutions = true;
+        config.conv_rank = Some(1);
+        // 22 residual blocks with two each, 3 that halve and 3 that double.
+        assert_eq!(adapters(&config, "unet", &unet()).count, 50);
+    }
+
+    #[test]
+    fn the_text_encoder_counts_only_when_it_is_trained() {
+        let shapes = architecture::text_encoder(&json!({
+            "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+        }))
+        .expect("complete");
+        let mut config = LoraConfig::default();
+        assert_eq!(adapters(&config, "text_encoder", &shapes).count, 0);
+        config.train_text_encoder = true;
+        assert_eq!(adapters(&config, "text_encoder", &shapes).count, 72);
+    }
+}

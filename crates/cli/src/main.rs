@@ -1,0 +1,8 @@
+//! Parses the arguments, runs the command, prints an error once, ends with its exit code.
+
+use sdtrain::args::Cli;
+use sdtrain::{finish, run};
+
+fn main() -> std::process::ExitCode {
+    finish(|| run(Cli::from_args(std::env::args_os())))
+}

@@ -1,0 +1,225 @@
+//! What a model consists of, from the headers of its files: names and shapes of its three networks.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use sdtrain_recipe::{Init, ModelConfig, ModelLocation};
+use sdtrain_state_dict::{
+    FileKind, Reader, SafetensorsFile, canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file,
+    load_report::parameters_of, open_component, recognise,
+};
+use serde_json::Value as Json;
+
+use crate::architecture::{self, Shapes};
+use crate::{ExitCode, Failure};
+
+/// Header of the built-in model's file; empty in a program built without it.
+const POSTER_TINY_HEADER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/poster-tiny.header"));
+
+/// The networks of a model.
+pub(crate) struct ModelParts {
+    /// What it is, as a user names it.
+    pub kind: String,
+    pub family: &'static str,
+    pub unet: Shapes,
+    pub vae: Option<Shapes>,
+    pub text_encoder: Option<Shapes>,
+}
+
+impl ModelParts {
+    /// Looks at the model of a configuration.
+    pub fn of(config: &ModelConfig) -> Result<ModelParts, Failure> {
+        let location = ModelLocation::find(&config.path)
+            .map_err(|(message, hint)| Failure::new(ExitCode::Configuration, message).maybe_hint(hint))?;
+        let mut parts = match location {
+            ModelLocation::Builtin(name) => from_file(Arc::new(builtin(&name)?), &format!("builtin:{name}"))?,
+            ModelLocation::Path(folder) if folder.is_dir() && config.init == Init::Random => from_configs(&folder)?,
+            ModelLocation::Path(folder) if folder.is_dir() => from_folder(&folder, config.variant.as_deref())?,
+            ModelLocation::Path(file) => {
+                from_file(Arc::new(SafetensorsFile::open(&file)?), &file.display().to_string())?
+            }
+        };
+        if let Some(vae) = &config.vae {
+            parts.vae = Some(vae_at(vae)?);
+        }
+        if let Some(family) = config.family.filter(|family| family.name() != parts.family) {
+            let message = format!(
+                "`{}` looks like `{}`, but the configuration says `{}`",
+                config.path,
+                parts.family,
+                family.name()
+            );
+            return Err(Failure::new(ExitCode::Model, message)
+                .hint(format!("set `model.family = \"{}\"` or remove the key", parts.family)));
+        }
+        Ok(parts)
+    }
+
+    /// How many pixels a latent spans in each direction.
+    pub fn downscale_factor(&self) -> usize {
+        let levels = self.vae.as_ref().map_or(4, |vae| count_blocks(vae, "encoder.down_blocks."));
+        1 << levels.saturating_sub(1)
+    }
+
+    /// Levels of the UNet.
+    pub fn unet_levels(&self) -> usize {
+        count_blocks(&self.unet, "down_blocks.")
+    }
+
+    /// Sides of training images must be multiples of this many pixels, so that every level of the UNet halves evenly.
+    pub fn bucket_step(&self) -> usize {
+        self.downscale_factor() << self.unet_levels().saturating_sub(1)
+    }
+}
+
+/// How many parameters a network has.
+pub(crate) fn count_parameters(shapes: &Shapes) -> usize {
+    shapes.values().map(|shape| shape.iter().product::<usize>()).sum()
+}
+
+/// The built-in model's file with zeros for weights: enough to look at its header.
+pub(crate) fn builtin(name: &str) -> Result<SafetensorsFile, Failure> {
+    let header = POSTER_TINY_HEADER;
+    if header.is_empty() {
+        let message = format!("this program was built without `builtin:{name}`");
+        return Err(Failure::new(ExitCode::Model, message).hint("build it with the feature `builtin-base`"));
+    }
+    let data_length = data_length(header).unwrap_or_default();
+    // Pages that are never read take no memory.
+    let mut content = vec![0; header.len() + data_length];
+    content[..header.len()].copy_from_slice(header);
+    Ok(SafetensorsFile::from_bytes(content, format!("builtin:{name}"))?)
+}
+
+fn data_length(header: &[u8]) -> Option<usize> {
+    let json: Json = serde_json::from_slice(header.get(8..)?).ok()?;
+    let ends = json.as_object()?.values().filter_map(|tensor| tensor["data_offsets"][1].as_u64());
+    ends.max()?.try_into().ok()
+}
+
+fn from_file(file: Arc<dyn Reader>, name: &str) -> Result<ModelParts, Failure> {
+    let kind = recognise(&file);
+    if !matches!(kind, FileKind::LdmSd1 { .. }) {
+        return Err(Failure::new(
+            ExitCode::Model,
+            format!("`{name}` is a {kind}; training starts from a model of the SD1 family"),
+        )
+        .maybe_hint(lora_hint(&kind)));
+    }
+    let parts = ldm_single_file(file)?;
+    Ok(ModelParts {
+        kind: kind.to_string(),
+        family: "sd1",
+        unet: parameters_of(&parts.unet),
+        vae: parts.vae.as_ref().map(|vae| parameters_of(vae)),
+        text_encoder: parts.text_encoder.as_ref().map(|encoder| parameters_of(encoder)),
+    })
+}
+
+fn lora_hint(kind: &FileKind) -> Option<String> {
+    matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. }).then(|| {
+        "to continue a LoRA set `lora.initial` to it, and `model.path` to the model it was trained on".to_owned()
+    })
+}
+
+fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failure> {
+    check_pipeline(folder)?;
+    let open = |part: &str, stem: &str| {
+        let stem = match variant {
+            Some(variant) => format!("{stem}.{variant}"),
+            None => stem.to_owned(),
+        };
+        open_component(&folder.join(part), &stem)
+    };
+    let unet = canonical_unet(open("unet", "diffusion_pytorch_model")?)?;
+    let vae = canonical_vae(open("vae", "diffusion_pytorch_model")?)?;
+    let text_encoder = canonical_text_encoder(open("text_encoder", "model")?)?;
+    Ok(ModelParts {
+        kind: "diffusers folder".to_owned(),
+        family: "sd1",
+        unet: parameters_of(&unet),
+        vae: Some(parameters_of(&vae)),
+        text_encoder: Some(parameters_of(&text_encoder)),
+    })
+}
+
+/// A folder of which only the configurations count.
+fn from_configs(folder: &Path) -> Result<ModelParts, Failure> {
+    let read = |part: &str, shapes: fn(&Json) -> Option<Shapes>| {
+        let path = folder.join(part).join("config.json");
+        shapes(&read_json(&path)?).ok_or_else(|| {
+            Failure::new(
+                ExitCode::Model,
+                format!("`{}` lacks a key that the network's size depends on", path.display()),
+            )
+        })
+    };
+    Ok(ModelParts {
+        kind: "diffusers configurations, weights drawn from the seed".to_owned(),
+        family: "sd1",
+        unet: read("unet", architecture::unet)?,
+        vae: Some(read("vae", architecture::vae)?),
+        text_encoder: Some(read("text_encoder", architecture::text_encoder)?),
+    })
+}
+
+fn vae_at(path: &Path) -> Result<Shapes, Failure> {
+    let reader: Box<dyn Reader> = match path.is_dir() {
+        true => open_component(path, "diffusion_pytorch_model")?,
+        false => Box::new(SafetensorsFile::open(path)?),
+    };
+    Ok(parameters_of(&canonical_vae(reader)?))
+}
+
+fn check_pipeline(folder: &Path) -> Result<(), Failure> {
+    let index = folder.join("model_index.json");
+    if !index.is_file() {
+        let message = format!("`{}` is no diffusers folder: it has no `model_index.json`", folder.display());
+        return Err(Failure::new(ExitCode::Model, message));
+    }
+    let json = read_json(&index)?;
+    let class = json["_class_name"].as_str().unwrap_or_default();
+    if class.starts_with("StableDiffusion") && !class.contains("XL") {
+        return Ok(());
+    }
+    let message = format!("`{}` holds a `{class}`; training starts from a model of the SD1 family", folder.display());
+    Err(Failure::new(ExitCode::Model, message))
+}
+
+/// A JSON file of a model folder.
+pub(crate) fn read_json(path: &Path) -> Result<Json, Failure> {
+    let failed = |reason: String| Failure::new(ExitCode::Model, format!("cannot read `{}`: {reason}", path.display()));
+    let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    serde_json::from_str(&text).map_err(|error| failed(error.to_string()))
+}
+
+fn count_blocks(shapes: &Shapes, prefix: &str) -> usize {
+    let numbers = shapes.keys().filter_map(|name| name.strip_prefix(prefix)?.split('.').next()?.parse::<usize>().ok());
+    numbers.max().map_or(0, |highest| highest + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::convert::model::{tests::write_tiny_folder, to_single_file};
+
+    #[test]
+    fn a_model_has_the_same_parts_as_folder_as_file_and_from_its_configurations() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let (folder, single) = (place.path().join("folder"), place.path().join("single.safetensors"));
+        write_tiny_folder(&folder);
+        to_single_file(&folder, &single).expect("a complete folder");
+        let parts = |path: &Path, init| {
+            let path = path.to_string_lossy().into_owned();
+            ModelParts::of(&ModelConfig { path, init, ..ModelConfig::default() }).expect("a model")
+        };
+        let as_folder = parts(&folder, Init::Pretrained);
+        assert_eq!((as_folder.downscale_factor(), as_folder.unet_levels(), as_folder.bucket_step()), (2, 2, 4));
+        for other in [parts(&single, Init::Pretrained), parts(&folder, Init::Random)] {
+            assert_eq!(other.unet, as_folder.unet);
+            assert_eq!(other.vae, as_folder.vae);
+            assert_eq!(other.text_encoder, as_folder.text_encoder);
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! An error as the user reads it: what, where, the way out, and the exit code it leads to.
+
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use sdtrain_config::{Problem, Problems};
+use sdtrain_data_loader::DataError;
+
+use crate::ExitCode;
+
+/// Why a command ended without doing what was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Every problem, in the order it is shown; empty when everything has been said already.
+    pub problems: Problems,
+    /// What the program ends with.
+    pub code: ExitCode,
+}
+
+impl Failure {
+    /// One problem.
+    pub fn new(code: ExitCode, message: impl Into<String>) -> Failure {
+        Failure { problems: Problem::new(message).into(), code }
+    }
+
+    /// The same with a way out for its last problem.
+    pub fn hint(mut self, hint: impl Into<String>) -> Failure {
+        if let Some(problem) = self.problems.0.last_mut() {
+            problem.hint = Some(hint.into());
+        }
+        self
+    }
+
+    /// The same with a way out, if there is one.
+    pub fn maybe_hint(self, hint: Option<String>) -> Failure {
+        match hint {
+            Some(hint) => self.hint(hint),
+            None => self,
+        }
+    }
+
+    /// Puts the problems of another failure behind these; the exit code stays.
+    pub fn and(mut self, other: Failure) -> Failure {
+        self.problems.0.extend(other.problems.0);
+        self
+    }
+}
+
+impl From<Problems> for Failure {
+    fn from(problems: Problems) -> Failure {
+        Failure { problems, code: ExitCode::Configuration }
+    }
+}
+
+impl From<DataError> for Failure {
+    fn from(error: DataError) -> Failure {
+        let problem = |error: &DataError| Problem { hint: error.hint(), ..Problem::new(error.to_string()) };
+        Failure { problems: Problems(error.each().into_iter().map(problem).collect()), code: ExitCode::Data }
+    }
+}
+
+impl From<sdtrain_state_dict::Error> for Failure {
+    fn from(error: sdtrain_state_dict::Error) -> Failure {
+        let code = if error.is_storage() { ExitCode::Storage } else { ExitCode::Model };
+        let hint = error.hint();
+        Failure::new(code, error.to_string()).maybe_hint(hint)
+    }
+}
+
+/// Writes what was asked for to stdout. A reader that has seen enough, as `head` does, is no mistake.
+pub fn print_answer(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Runs a program's work and turns its outcome into the exit code, after showing what went wrong, once.
+pub fn finish(work: impl FnOnce() -> Result<(), Failure>) -> std::process::ExitCode {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(())) => ExitCode::Done.into(),
+        Ok(Err(failure)) => {
+            print_failure(&failure);
+            failure.code.into()
+        }
+        // The panic has been shown already, with its place.
+        Err(_) => ExitCode::Internal.into(),
+    }
+}
+
+/// Shows a failure on stderr.
+pub fn print_failure(failure: &Failure) {
+    if !failure.problems.0.is_empty() {
+        // Nobody is left to tell when stderr is closed.
+        let _ = writeln!(std::io::stderr(), "{}", failure.problems);
+    }
+}

@@ -1,0 +1,80 @@
+//! `train`, `sample` and `evaluate`: what is refused here, and what reaches the engine.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use crate::project::{CONFIG, Project};
+
+/// A copy of the program with an engine beside it that repeats its arguments and ends with 75.
+fn with_engine(project: &Project) -> PathBuf {
+    let program = project.path("bin/sdtrain");
+    project.write("bin/sdtrain-engine", "#!/bin/sh\necho \"engine:$*\"\nexit 75\n");
+    fs::set_permissions(project.path("bin/sdtrain-engine"), fs::Permissions::from_mode(0o755)).expect("its own file");
+    fs::copy(env!("CARGO_BIN_EXE_sdtrain"), &program).expect("a copy");
+    program
+}
+
+#[test]
+fn the_engine_gets_the_same_arguments_and_its_exit_code_counts() {
+    let project = Project::new();
+    let program = with_engine(&project);
+    for args in [
+        &["--config", "run.toml", "--set", "seed=7"][..],
+        &["train", "--config", "run.toml", "--output", "out", "--resume", "never"],
+        &["evaluate", "--config", "run.toml", "--checkpoint", "run.toml"],
+        &["sample", "--model", "model", "--prompt", "x", "--output", "out"],
+    ] {
+        let answer = project.run_program(&program, args);
+        assert_eq!(answer.code, Some(75), "{}", answer.stderr);
+        assert_eq!(answer.stdout, format!("engine:{}\n", args.join(" ")));
+    }
+}
+
+#[test]
+fn a_wrong_configuration_never_reaches_the_engine() {
+    let project = Project::new();
+    project.write("run.toml", &CONFIG.replace("batch_size = 2", "batch_size = 0"));
+    let program = with_engine(&project);
+    let answer = project.run_program(&program, &["--config", "run.toml"]);
+    assert_eq!((answer.code, answer.stdout.as_str()), (Some(2), ""));
+    assert_eq!(answer.stderr, "error: run.toml:6: `data.batch_size` must be at least 1, not 0\n");
+}
+
+#[test]
+fn missing_files_of_sample_and_evaluate_are_all_named() {
+    let project = Project::new();
+    let answer =
+        project.run(&["sample", "--model", "no", "--prompt", "x", "--output", "out", "--lora", "a:0.5", "--vae", "b"]);
+    assert_eq!(answer.code, Some(2));
+    assert!(answer.stderr.starts_with("error: `--model`: `no` does not exist"), "{}", answer.stderr);
+    assert!(answer.stderr.contains("error: `--lora a` does not exist\nerror: `--vae b` does not exist\n"));
+    let answer = project.run(&["evaluate", "--config", "run.toml", "--checkpoint", "a", "--checkpoint", "b"]);
+    assert_eq!(answer.code, Some(2));
+    assert_eq!(answer.stderr, "error: `--checkpoint a` does not exist\nerror: `--checkpoint b` does not exist\n");
+}
+
+#[test]
+fn an_engine_that_is_not_there_is_named_with_the_way_to_get_it() {
+    let project = Project::new();
+    let program = with_engine(&project);
+    fs::remove_file(project.path("bin/sdtrain-engine")).expect("it is there");
+    let answer = project.run_program(&program, &["--config", "run.toml"]);
+    assert_eq!(answer.code, Some(70));
+    assert_eq!(
+        answer.stderr,
+        "error: `sdtrain-engine` is missing: it should lie beside this program in `bin`\n  \
+         hint: `scripts/run` builds both\n"
+    );
+}
+
+#[test]
+fn wrong_arguments_end_with_2_and_help_with_0() {
+    let project = Project::new();
+    assert_eq!(project.run(&["--confg", "run.toml"]).code, Some(2));
+    assert_eq!(project.run(&["fly"]).code, Some(2));
+    assert_eq!(project.run(&[]).code, Some(2));
+    let help = project.run(&["--help"]);
+    assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
+    assert!(help.stdout.contains("Usage: sdtrain"));
+}

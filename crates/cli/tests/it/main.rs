@@ -1,0 +1,6 @@
+//! The front program as a user calls it: what it prints, and what it ends with.
+
+mod check;
+mod files;
+mod handover;
+mod project;

@@ -1,0 +1,85 @@
+//! A folder with images, a configuration and a very small model, and the program called in it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+pub const CONFIG: &str = "\
+[model]
+path = \"model\"
+init = \"random\"
+[data]
+resolution = 64
+batch_size = 2
+[[data.subsets]]
+path = \"images\"
+repeats = 2
+[train]
+max_steps = 20
+";
+
+pub struct Project(tempfile::TempDir);
+
+impl Project {
+    /// A project whose configuration is right.
+    pub fn new() -> Project {
+        let project = Project(tempfile::tempdir().expect("a temporary folder"));
+        project.write("run.toml", CONFIG);
+        for index in 0..4 {
+            project.write_image(&format!("images/{index}.png"), 64, 64);
+            project.write(&format!("images/{index}.txt"), "a red bottle");
+        }
+        project.write(
+            "model/unet/config.json",
+            r#"{"block_out_channels": [32, 64], "cross_attention_dim": 32, "layers_per_block": 1,
+                "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+                "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]}"#,
+        );
+        project.write("model/vae/config.json", r#"{"block_out_channels": [32, 32, 32], "layers_per_block": 1}"#);
+        project.write(
+            "model/text_encoder/config.json",
+            r#"{"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}"#,
+        );
+        project
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().expect("a file lies in a folder")).expect("a new folder");
+        fs::write(path, text).expect("a new file");
+    }
+
+    pub fn write_image(&self, name: &str, width: u32, height: u32) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().expect("a file lies in a folder")).expect("a new folder");
+        image::RgbImage::new(width, height).save(path).expect("a new file");
+    }
+
+    pub fn run(&self, args: &[&str]) -> Answer {
+        self.run_program(Path::new(env!("CARGO_BIN_EXE_sdtrain")), args)
+    }
+
+    pub fn run_program(&self, program: &Path, args: &[&str]) -> Answer {
+        let output = Command::new(program).args(args).current_dir(self.0.path()).output().expect("it starts");
+        let root = self.0.path().canonicalize().expect("it exists").display().to_string();
+        Answer::new(output, &root)
+    }
+}
+
+/// What the program said, with the project's folder taken out.
+pub struct Answer {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Answer {
+    fn new(output: Output, root: &str) -> Answer {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).replace(&format!("{root}/"), "").replace(root, ".");
+        Answer { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+}
