@@ -1,0 +1,151 @@
+"""Times LoRA training steps in diffusers and PEFT, as the other side of our own benchmarks.
+
+    python scripts/bench/diffusers_step.py folder FOLDER [--batch 4] [--resolution 128] [--steps 20]
+    python scripts/bench/diffusers_step.py sd15 [--resolution 256] [--batch 1] [--steps 5]
+
+`folder`: a diffusers folder in fp32. `sd15`: the UNet of Stable Diffusion 1.5 with random weights, its base in bf16
+throughout and its adapters in fp32. Both train rank 16 on the attention layers with fused AdamW and print one JSON
+object: seconds of every step (the first ones warm up) and the largest resident memory.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+STARTED = time.perf_counter()
+
+import diffusers
+import peft
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, UNet2DConditionModel
+
+diffusers.utils.logging.set_verbosity_error()
+diffusers.utils.logging.disable_progress_bar()
+
+# unet/config.json of runwayml/stable-diffusion-v1-5, without the keys that are diffusers' defaults.
+SD15 = dict(
+    sample_size=64,
+    in_channels=4,
+    out_channels=4,
+    down_block_types=["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    up_block_types=["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+    block_out_channels=[320, 640, 1280, 1280],
+    layers_per_block=2,
+    attention_head_dim=8,
+    cross_attention_dim=768,
+    norm_num_groups=32,
+)
+SCHEDULE = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+
+
+def build(arguments):
+    """The frozen UNet, and how many pixels a latent stands for."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[arguments.dtype]
+    if arguments.what == "folder":
+        config = json.loads((Path(arguments.folder) / "vae" / "config.json").read_text())
+        factor = 2 ** (len(config["block_out_channels"]) - 1)
+        return UNet2DConditionModel.from_pretrained(arguments.folder, subfolder="unet", torch_dtype=dtype), factor
+    # Built in the wanted type from the start, so that the peak of memory is that of training.
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    unet = UNet2DConditionModel(**SD15)
+    torch.set_default_dtype(default)
+    return unet, 8
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["folder", "sd15"])
+    parser.add_argument("folder", nargs="?")
+    parser.add_argument("--resolution", type=int)
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--channels-last", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.what == "folder" and not arguments.folder:
+        parser.error("`folder` needs the path of a diffusers folder")
+    real = arguments.what == "sd15"
+    arguments.resolution = arguments.resolution or (256 if real else 128)
+    arguments.batch = arguments.batch or (1 if real else 4)
+    arguments.dtype = arguments.dtype or ("bf16" if real else "fp32")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+
+    torch.manual_seed(0)
+    unet, factor = build(arguments)
+    unet.requires_grad_(False)
+    config = peft.LoraConfig(
+        r=arguments.rank, lora_alpha=arguments.rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"]
+    )
+    unet.add_adapter(config)
+    trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.data = parameter.data.float()
+    unet.to(arguments.device)
+    if arguments.channels_last:
+        unet.to(memory_format=torch.channels_last)
+    if arguments.gradient_checkpointing:
+        unet.train()
+        unet.enable_gradient_checkpointing()
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+    schedule = DDPMScheduler(**SCHEDULE)
+    side = arguments.resolution // factor
+    latents = torch.randn(arguments.batch, unet.config.in_channels, side, side, device=arguments.device)
+    states = torch.randn(arguments.batch, 77, unet.config.cross_attention_dim, device=arguments.device)
+    cuda = arguments.device.startswith("cuda")
+    seconds, losses, before = [], [], time.perf_counter() - STARTED
+    for _ in range(arguments.steps):
+        started = time.perf_counter()
+        noise = torch.randn_like(latents)
+        timesteps = torch.randint(0, 1000, (arguments.batch,), device=arguments.device)
+        noisy_latents = schedule.add_noise(latents, noise, timesteps)
+        prediction = unet(noisy_latents.to(unet.dtype), timesteps, encoder_hidden_states=states.to(unet.dtype)).sample
+        loss = F.mse_loss(prediction.float(), noise)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if cuda:
+            torch.cuda.synchronize()
+        losses.append(float(loss.detach()))
+        seconds.append(round(time.perf_counter() - started, 4))
+    steady = sorted(seconds[min(2, len(seconds) - 1) :])
+    print(
+        json.dumps(
+            {
+                "what": arguments.what if real else Path(arguments.folder).name,
+                "resolution": arguments.resolution,
+                "batch": arguments.batch,
+                "rank": arguments.rank,
+                "dtype": arguments.dtype,
+                "trained_parameters": sum(parameter.numel() for parameter in trained),
+                "threads": torch.get_num_threads(),
+                "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+                "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__, "peft": peft.__version__},
+                "seconds_before_first_step": round(before, 3),
+                "seconds_per_step": seconds,
+                "median_seconds": steady[len(steady) // 2],
+                "losses": [round(loss, 5) for loss in losses],
+                # Linux counts in KiB.
+                "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                **({"peak_device_bytes": torch.cuda.max_memory_allocated()} if cuda else {}),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

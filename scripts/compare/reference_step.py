@@ -1,0 +1,247 @@
+"""The training step in diffusers and PEFT: what `replay.py` compares with and what the trace fixtures are made of."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.utils import logging
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# SD1's own, where a single file brings no scheduler_config.json.
+SD1_SCHEDULE = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+
+
+@dataclass
+class Settings:
+    """The parts of a run's resolved configuration that change its numbers."""
+
+    betas: tuple = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 1e-2
+    max_grad_norm: float = 1.0
+    alpha: float | None = None
+    conv_alpha: float | None = None
+    compute: str = "fp32"
+    autocast: bool = True
+    prediction_type: str | None = None
+    zero_terminal_snr: bool | None = None
+    clip_skip: int = 1
+    gradient_checkpointing: bool = False
+    device: str = "cpu"
+
+    @staticmethod
+    def from_config(config, **overrides):
+        """From the resolved TOML as a dictionary; absent keys have the program's defaults."""
+        lora, train, model = (config.get(part, {}) for part in ("lora", "train", "model"))
+        optimizer = config.get("optimizer", {})
+        if optimizer.get("type", "adamw") != "adamw":
+            raise SystemExit(f"error: this script replays adamw only, the trace was made with `{optimizer['type']}`")
+        if lora.get("dropout"):
+            raise SystemExit("error: a run with `lora.dropout` cannot be replayed, its masks are not in the trace")
+        rank = lora.get("rank", 16)
+        alpha = lora.get("alpha", rank)
+        conv_alpha = lora.get("conv_alpha", lora["conv_rank"] if "conv_rank" in lora else alpha)
+        return Settings(
+            **{
+                **dict(
+                    betas=tuple(optimizer.get("betas", (0.9, 0.999))),
+                    eps=optimizer.get("eps", 1e-8),
+                    weight_decay=optimizer.get("weight_decay", 1e-2),
+                    max_grad_norm=train.get("max_grad_norm", 1.0),
+                    alpha=alpha,
+                    conv_alpha=conv_alpha,
+                    compute=config.get("precision", {}).get("compute", "fp32"),
+                    prediction_type=model.get("prediction_type"),
+                    zero_terminal_snr=model.get("zero_terminal_snr"),
+                    clip_skip=model.get("clip_skip") or 1,
+                    gradient_checkpointing=train.get("gradient_checkpointing", False),
+                ),
+                **overrides,
+            }
+        )
+
+
+def noise_schedule(model, settings):
+    """diffusers' training schedule of the model's folder, with what the run's configuration changes."""
+    file = Path(model) / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text()) if file.is_file() else dict(SD1_SCHEDULE)
+    if settings.prediction_type:
+        config["prediction_type"] = settings.prediction_type
+    if settings.zero_terminal_snr is not None:
+        config["rescale_betas_zero_snr"] = settings.zero_terminal_snr
+    return DDPMScheduler.from_config({key: value for key, value in config.items() if not key.startswith("_")})
+
+
+def load_unet(model, config_folder=None):
+    if Path(model).is_dir():
+        return UNet2DConditionModel.from_pretrained(model, subfolder="unet", torch_dtype=torch.float32)
+    config = {"config": str(config_folder), "subfolder": "unet"} if config_folder else {}
+    return UNet2DConditionModel.from_single_file(str(model), torch_dtype=torch.float32, **config)
+
+
+def load_text_encoder(model):
+    from transformers import CLIPTextModel
+
+    return CLIPTextModel.from_pretrained(Path(model) / "text_encoder", torch_dtype=torch.float32)
+
+
+def inner_name(module, name):
+    """A name of the trace as the installed transformers spells it: version 5 has no `text_model` module."""
+    return name if hasattr(module, "text_model") else name.removeprefix("text_model.")
+
+
+def attach_adapters(module, tensors, settings):
+    """PEFT adapters with exactly the targets, ranks and weights of `tensors` (names without the part's prefix)."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    groups = {}
+    for name, value in tensors.items():
+        if name.endswith(".lora_A.weight"):
+            kernel = value.ndim == 4 and value.shape[-1] > 1
+            alpha = settings.conv_alpha if kernel else settings.alpha
+            groups.setdefault((value.shape[0], alpha), []).append(name.removesuffix(".lora_A.weight"))
+    paths = [path for group in groups.values() for path in group]
+    (rank, alpha) = max(groups, key=lambda key: len(groups[key]))
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=paths,
+        rank_pattern={f"^{path}$": key[0] for key, group in groups.items() for path in group},
+        alpha_pattern={f"^{path}$": key[1] for key, group in groups.items() for path in group},
+    )
+    inject_adapter_in_model(config, module)
+    parameters = dict(module.named_parameters())
+    trained = {}
+    for name, value in tensors.items():
+        parameter = parameters[name.replace(".weight", ".default.weight")]
+        parameter.data = value.clone().float()
+        trained[name] = parameter.requires_grad_(True)
+    attached = sum("lora_" in name for name in parameters)
+    assert attached == len(tensors), f"PEFT attached {attached} tensors, the trace has {len(tensors)}"
+    return trained
+
+
+class Trainee:
+    """The model with its trained weights in fp32, its optimizer, and the step."""
+
+    def __init__(self, model, initial, settings, config_folder=None):
+        """`initial`: the trained tensors by their names in a trace, without `initial.`."""
+        self.settings = settings
+        self.compute = DTYPES[settings.compute]
+        self.schedule = noise_schedule(model, settings)
+        self.unet = load_unet(model, config_folder)
+        of_text = any(name.startswith("text_encoder.") for name in initial)
+        self.text_encoder = load_text_encoder(model) if of_text else None
+        self.initial = initial
+        self.groups = {}
+        self.trained = {}
+        for part, module in [("unet", self.unet), ("text_encoder", self.text_encoder)]:
+            if module is None:
+                continue
+            module.requires_grad_(False)
+            tensors = {
+                inner_name(module, name.removeprefix(f"{part}.")): (name, value)
+                for name, value in initial.items()
+                if name.startswith(f"{part}.")
+            }
+            values = {inner: value for inner, (_, value) in tensors.items()}
+            self.groups[part] = self._prepare(module, values)
+            self.trained |= {tensors[inner][0]: parameter for inner, parameter in self.groups[part].items()}
+        left = set(initial) - set(self.trained)
+        assert not left, f"the trace trains tensors that this script does not know: {sorted(left)[:3]}"
+        self.optimizer = torch.optim.AdamW(
+            [{"params": list(group.values())} for group in self.groups.values() if group],
+            lr=1.0,
+            betas=settings.betas,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        # A power of two far below overflow; what the program used does not change the numbers after unscaling.
+        self.loss_scale = 1024.0 if self.compute == torch.float16 else 1.0
+
+    def _prepare(self, module, values):
+        if any(".lora_A." in name for name in values):
+            module.to(self.compute)
+            trained = attach_adapters(module, values, self.settings)
+        else:
+            parameters = dict(module.named_parameters())
+            if not values:
+                module.to(self.compute)
+            trained = {}
+            for name, value in values.items():
+                parameters[name].data = value.clone().float()
+                trained[name] = parameters[name].requires_grad_(True)
+        module.to(self.settings.device)
+        for parameter in trained.values():
+            parameter.data = parameter.data.float()
+        if self.settings.gradient_checkpointing and trained:
+            module.train()
+            enable = getattr(module, "enable_gradient_checkpointing", None) or module.gradient_checkpointing_enable
+            enable()
+        return trained
+
+    def reset(self):
+        """Back to the weights before the first step, with an empty optimizer."""
+        for name, parameter in self.trained.items():
+            parameter.data.copy_(self.initial[name])
+        self.optimizer.state.clear()
+
+    def states(self, inputs):
+        if "input_ids" not in inputs or self.text_encoder is None:
+            return inputs["encoder_hidden_states"]
+        found = self.text_encoder(inputs["input_ids"], output_hidden_states=True).hidden_states[-self.settings.clip_skip]
+        return getattr(self.text_encoder, "text_model", self.text_encoder).final_layer_norm(found)
+
+    def example_losses(self, inputs):
+        """Weighted mean square of each example, in fp32."""
+        latents, noise, timesteps = inputs["latents"], inputs["noise"], inputs["timesteps"]
+        noisy_latents = self.schedule.add_noise(latents, noise, timesteps)
+        with torch.autocast(
+            self.settings.device.split(":")[0],
+            dtype=self.compute,
+            enabled=self.settings.autocast and self.compute != torch.float32,
+        ):
+            states = self.states(inputs)
+            if not self.settings.autocast:
+                noisy_latents, states = noisy_latents.to(self.compute), states.to(self.compute)
+            prediction = self.unet(noisy_latents, timesteps, encoder_hidden_states=states).sample
+        kind = self.schedule.config.prediction_type
+        if kind == "epsilon":
+            target = noise
+        elif kind == "v_prediction":
+            target = self.schedule.get_velocity(latents, noise, timesteps)
+        else:
+            target = latents
+        squares = F.mse_loss(prediction.float(), target.float(), reduction="none")
+        return squares.flatten(1).mean(1) * inputs["loss_weights"]
+
+    def step(self, micro_batches, learning_rates):
+        """One optimizer step; returns its loss and the norm of the gradient before clipping."""
+        examples = sum(len(inputs["timesteps"]) for inputs in micro_batches)
+        loss = 0.0
+        for inputs in micro_batches:
+            inputs = {name: value.to(self.settings.device) for name, value in inputs.items()}
+            part = self.example_losses(inputs).sum() / examples
+            (part * self.loss_scale).backward()
+            loss += part.detach()
+        parameters = list(self.trained.values())
+        if self.loss_scale != 1.0:
+            for parameter in parameters:
+                parameter.grad /= self.loss_scale
+        limit = self.settings.max_grad_norm or float("inf")
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        for group, rate in zip(self.optimizer.param_groups, learning_rates):
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(loss), float(grad_norm)
+
+    def weights(self):
+        return {name: parameter.detach().cpu().float().clone() for name, parameter in self.trained.items()}
