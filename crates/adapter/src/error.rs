@@ -1,0 +1,46 @@
+//! What can go wrong with an adapter.
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No layer of the model matches the targets.
+    #[error("`lora.targets` matches no layer of the model: {}", .0.join(", "))]
+    NoTargets(Vec<String>),
+    /// A file has tensors for layers that the model lacks, or of other sizes.
+    #[error("`{file}` does not fit the model: {reason}")]
+    DoesNotFit {
+        /// The adapter's file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A problem of the file format.
+    #[error(transparent)]
+    StateDict(#[from] sdtrain_state_dict::Error),
+    /// A problem inside libtorch.
+    #[error(transparent)]
+    Torch(#[from] sdtrain_torch::Error),
+}
+
+impl Error {
+    /// The way out, where there is one to point at.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::NoTargets(_) => {
+                Some("patterns are matched against paths such as `unet.mid_block.attentions.0.proj_in`".into())
+            }
+            Error::DoesNotFit { .. } => Some("it was probably made for another base model".into()),
+            Error::StateDict(error) => error.hint(),
+            Error::Torch(_) => None,
+        }
+    }
+}
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl From<tch::TchError> for Error {
+    fn from(error: tch::TchError) -> Error {
+        Error::Torch(error.into())
+    }
+}

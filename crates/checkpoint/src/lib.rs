@@ -1,0 +1,33 @@
+//! The commit protocol of checkpoints, and what may be believed after a crash.
+//!
+//! ```text
+//! checkpoints/
+//!   .tmp-step-000250/       1 files, each hashed while written and forced to disk
+//!                           2 MANIFEST.json with every name, length and hash; forced to disk
+//!                           3 the folder itself forced to disk
+//!   step-000250/            4 renamed to its name; checkpoints/ forced to disk: from here on it exists
+//!   latest                  5 the newest name, for people and scripts; nothing here trusts it
+//!   .trash-step-000150/     6 what retention deletes is renamed first
+//! ```
+//!
+//! A reader takes the folder with the highest step whose manifest, lengths and hashes are right. A name that begins with a dot is
+//! never read as a checkpoint; the next writer removes it.
+#![doc = include_str!("../README.md")]
+
+mod error;
+mod lock;
+mod manifest;
+mod publish;
+mod recover;
+mod retention;
+pub mod vfs;
+
+pub use error::Error;
+pub use lock::FolderLock;
+pub use manifest::{FORMAT_VERSION, FileEntry, MANIFEST_NAME, Manifest, ManifestInfo};
+pub use publish::{Fill, LATEST_NAME, Publication, PublicationFile, probe, publish, publish_with, replace_file};
+pub use recover::{Survey, latest_valid, latest_valid_with, survey, verify, verify_with};
+pub use retention::{Pruned, prune, prune_with, retention};
+
+/// What this crate returns.
+pub type Result<T> = std::result::Result<T, Error>;

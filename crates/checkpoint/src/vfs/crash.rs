@@ -1,0 +1,371 @@
+//! A file system in memory that remembers what was forced to disk, and what a power cut would leave.
+
+use std::collections::BTreeMap;
+use std::io::{self, Cursor, Read, Write};
+use std::path::{Component, Path};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Entry, Vfs, VfsFile};
+
+/// What of the un-synced work is on the disk after the power cut. A real one leaves some mixture; these are its corners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Survives {
+    /// Only what was forced to disk.
+    Synced,
+    /// Everything, as after a kill.
+    Everything,
+    /// All names, but un-synced files are empty: what journals do that write names before contents.
+    NamesOnly,
+    /// All names, and the first half of un-synced files.
+    NamesAndHalves,
+    /// All contents, but only the names that were forced to disk.
+    ContentsOnly,
+    /// Each file and each folder on its own: nothing new, half or all of it, as this number decides.
+    Mixture(u64),
+}
+
+impl Survives {
+    /// The corners.
+    pub const CORNERS: [Survives; 5] =
+        [Survives::Synced, Survives::Everything, Survives::NamesOnly, Survives::NamesAndHalves, Survives::ContentsOnly];
+}
+
+/// What is left of work that was not forced to disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    All,
+    Part,
+    None,
+    /// The state as last forced to disk.
+    Synced,
+}
+
+impl Survives {
+    /// What is left of the contents of a file, and of the names in a folder.
+    fn of(self, node: usize) -> (Kept, Kept) {
+        match self {
+            Survives::Synced => (Kept::Synced, Kept::Synced),
+            Survives::Everything => (Kept::All, Kept::All),
+            Survives::NamesOnly => (Kept::None, Kept::All),
+            Survives::NamesAndHalves => (Kept::Part, Kept::All),
+            Survives::ContentsOnly => (Kept::All, Kept::Synced),
+            Survives::Mixture(seed) => {
+                let hash = blake3::hash(&[seed.to_le_bytes(), (node as u64).to_le_bytes()].concat());
+                let contents = [Kept::All, Kept::Part, Kept::None, Kept::Synced][usize::from(hash.as_bytes()[0] % 4)];
+                (contents, [Kept::All, Kept::Synced][usize::from(hash.as_bytes()[1] % 2)])
+            }
+        }
+    }
+}
+
+/// The file system; clones share it.
+#[derive(Clone, Debug)]
+pub struct CrashVfs {
+    disk: Arc<Mutex<Disk>>,
+}
+
+#[derive(Clone, Debug)]
+struct Disk {
+    nodes: Vec<Node>,
+    calls: u64,
+    /// From this call on, counted from 1, nothing works any more.
+    power_cut_at: u64,
+}
+
+/// A file or folder, now and as last forced to disk. The root is node 0.
+#[derive(Clone, Debug)]
+enum Node {
+    File { now: Vec<u8>, synced: Option<Vec<u8>> },
+    Folder { now: BTreeMap<String, usize>, synced: BTreeMap<String, usize> },
+}
+
+impl Default for CrashVfs {
+    fn default() -> Self {
+        CrashVfs::new()
+    }
+}
+
+impl CrashVfs {
+    /// An empty disk that never loses power.
+    pub fn new() -> Self {
+        let root = Node::Folder { now: BTreeMap::new(), synced: BTreeMap::new() };
+        CrashVfs { disk: Arc::new(Mutex::new(Disk { nodes: vec![root], calls: 0, power_cut_at: u64::MAX })) }
+    }
+
+    /// The power goes at call number `call` from here, counted from 1: that one and all after it do nothing and fail.
+    pub fn cut_power_at(&self, call: u64) {
+        let mut disk = self.lock();
+        disk.calls = 0;
+        disk.power_cut_at = call;
+    }
+
+    /// Calls since the start, or since `cut_power_at`.
+    pub fn calls(&self) -> u64 {
+        self.lock().calls
+    }
+
+    /// The disk as it is found after the power cut.
+    pub fn after_power_cut(&self, survives: Survives) -> CrashVfs {
+        let mut disk = self.lock().clone();
+        for (index, node) in disk.nodes.iter_mut().enumerate() {
+            let (contents, names) = survives.of(index);
+            match node {
+                Node::File { now, synced } => {
+                    let kept = synced.take().unwrap_or_default();
+                    match contents {
+                        Kept::All => (),
+                        Kept::Synced => *now = kept,
+                        Kept::Part if kept == *now => (),
+                        Kept::Part => now.truncate(now.len() / 2),
+                        Kept::None if kept == *now => (),
+                        Kept::None => now.clear(),
+                    }
+                    *synced = Some(now.clone());
+                }
+                Node::Folder { now, synced } => {
+                    if names != Kept::All {
+                        *now = synced.clone();
+                    }
+                    *synced = now.clone();
+                }
+            }
+        }
+        disk.calls = 0;
+        disk.power_cut_at = u64::MAX;
+        CrashVfs { disk: Arc::new(Mutex::new(disk)) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Disk> {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn call(&self) -> io::Result<MutexGuard<'_, Disk>> {
+        let mut disk = self.lock();
+        disk.calls += 1;
+        if disk.calls >= disk.power_cut_at { Err(io::Error::other("the power was cut")) } else { Ok(disk) }
+    }
+}
+
+fn not_found() -> io::Error {
+    io::ErrorKind::NotFound.into()
+}
+
+impl Disk {
+    fn find(&self, path: &Path) -> io::Result<usize> {
+        let mut node = 0;
+        for name in names(path) {
+            node = *self.folder(node)?.get(&name).ok_or_else(not_found)?;
+        }
+        Ok(node)
+    }
+
+    /// The folder a path lies in, and its name there.
+    fn place(&self, path: &Path) -> io::Result<(usize, String)> {
+        let name = names(path).pop().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok((self.find(path.parent().unwrap_or(Path::new("")))?, name))
+    }
+
+    fn folder(&self, node: usize) -> io::Result<&BTreeMap<String, usize>> {
+        match &self.nodes[node] {
+            Node::Folder { now, .. } => Ok(now),
+            Node::File { .. } => Err(io::ErrorKind::NotADirectory.into()),
+        }
+    }
+
+    fn folder_mut(&mut self, node: usize) -> io::Result<&mut BTreeMap<String, usize>> {
+        match &mut self.nodes[node] {
+            Node::Folder { now, .. } => Ok(now),
+            Node::File { .. } => Err(io::ErrorKind::NotADirectory.into()),
+        }
+    }
+
+    fn add(&mut self, path: &Path, node: Node) -> io::Result<usize> {
+        let (parent, name) = self.place(path)?;
+        if self.folder(parent)?.contains_key(&name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.nodes.push(node);
+        let index = self.nodes.len() - 1;
+        self.folder_mut(parent)?.insert(name, index);
+        Ok(index)
+    }
+
+    fn sync(&mut self, node: usize) {
+        match &mut self.nodes[node] {
+            Node::File { now, synced } => *synced = Some(now.clone()),
+            Node::Folder { now, synced } => *synced = now.clone(),
+        }
+    }
+
+    fn is_folder(&self, node: usize) -> bool {
+        matches!(self.nodes[node], Node::Folder { .. })
+    }
+}
+
+fn names(path: &Path) -> Vec<String> {
+    let name = |part| match part {
+        Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
+        _ => None,
+    };
+    path.components().filter_map(name).collect()
+}
+
+struct CrashFile {
+    vfs: CrashVfs,
+    node: usize,
+}
+
+impl Write for CrashFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut disk = self.vfs.call()?;
+        let Node::File { now, .. } = &mut disk.nodes[self.node] else { unreachable!("a file stays a file") };
+        now.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl VfsFile for CrashFile {
+    fn sync(&mut self) -> io::Result<()> {
+        self.vfs.call()?.sync(self.node);
+        Ok(())
+    }
+}
+
+impl Vfs for CrashVfs {
+    fn create_folder(&self, path: &Path) -> io::Result<()> {
+        let node = Node::Folder { now: BTreeMap::new(), synced: BTreeMap::new() };
+        self.call()?.add(path, node).map(|_| ())
+    }
+
+    fn create_file(&self, path: &Path) -> io::Result<Box<dyn VfsFile + '_>> {
+        let node = self.call()?.add(path, Node::File { now: Vec::new(), synced: None })?;
+        Ok(Box::new(CrashFile { vfs: self.clone(), node }))
+    }
+
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.call()?;
+        let node = disk.find(path)?;
+        disk.sync(node);
+        Ok(())
+    }
+
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        self.sync_file(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut disk = self.call()?;
+        let node = disk.find(from)?;
+        let ((from, old), (to, new)) = (disk.place(from)?, disk.place(to)?);
+        if let Some(&there) = disk.folder(to)?.get(&new)
+            && (disk.is_folder(there) || disk.is_folder(node))
+        {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        disk.folder_mut(from)?.remove(&old);
+        disk.folder_mut(to)?.insert(new, node);
+        Ok(())
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.call()?;
+        let node = disk.find(path)?;
+        if disk.is_folder(node) {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        let (parent, name) = disk.place(path)?;
+        disk.folder_mut(parent)?.remove(&name);
+        Ok(())
+    }
+
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.call()?;
+        let node = disk.find(path)?;
+        if !disk.folder(node)?.is_empty() {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        let (parent, name) = disk.place(path)?;
+        disk.folder_mut(parent)?.remove(&name);
+        Ok(())
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        let disk = self.call()?;
+        let entries = disk.folder(disk.find(path)?)?.iter();
+        Ok(entries.map(|(name, &node)| Entry { name: name.clone(), is_folder: disk.is_folder(node) }).collect())
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        Ok(self.call()?.find(path).is_ok())
+    }
+
+    fn length(&self, path: &Path) -> io::Result<u64> {
+        let disk = self.call()?;
+        match &disk.nodes[disk.find(path)?] {
+            Node::File { now, .. } => Ok(now.len() as u64),
+            Node::Folder { .. } => Err(io::ErrorKind::IsADirectory.into()),
+        }
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Read + '_>> {
+        let disk = self.call()?;
+        match &disk.nodes[disk.find(path)?] {
+            Node::File { now, .. } => Ok(Box::new(Cursor::new(now.clone()))),
+            Node::Folder { .. } => Err(io::ErrorKind::IsADirectory.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(vfs: &CrashVfs, path: &str, bytes: &[u8], sync: bool) {
+        let mut file = vfs.create_file(Path::new(path)).unwrap();
+        file.write_all(bytes).unwrap();
+        if sync {
+            file.sync().unwrap();
+        }
+    }
+
+    fn read(vfs: &CrashVfs, path: &str) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        vfs.open(Path::new(path)).ok()?.read_to_end(&mut bytes).unwrap();
+        Some(bytes)
+    }
+
+    #[test]
+    fn a_file_needs_both_its_content_and_its_name_synced() {
+        let vfs = CrashVfs::new();
+        write(&vfs, "a", b"1234", true);
+        assert_eq!(read(&vfs.after_power_cut(Survives::Synced), "a"), None);
+        vfs.sync_folder(Path::new("")).unwrap();
+        assert_eq!(read(&vfs.after_power_cut(Survives::Synced), "a").unwrap(), b"1234");
+    }
+
+    #[test]
+    fn a_rename_without_syncs_may_leave_an_empty_file() {
+        let vfs = CrashVfs::new();
+        write(&vfs, "tmp", b"1234", false);
+        vfs.rename(Path::new("tmp"), Path::new("a")).unwrap();
+        assert_eq!(read(&vfs.after_power_cut(Survives::NamesOnly), "a").unwrap(), b"");
+        assert_eq!(read(&vfs.after_power_cut(Survives::NamesAndHalves), "a").unwrap(), b"12");
+        assert_eq!(read(&vfs.after_power_cut(Survives::Everything), "a").unwrap(), b"1234");
+        assert_eq!(read(&vfs.after_power_cut(Survives::ContentsOnly), "a"), None);
+    }
+
+    #[test]
+    fn after_the_power_cut_nothing_works() {
+        let vfs = CrashVfs::new();
+        vfs.cut_power_at(2);
+        vfs.create_folder(Path::new("a")).unwrap();
+        assert!(vfs.create_folder(Path::new("b")).is_err());
+        assert!(vfs.list(Path::new("")).is_err());
+        let after = vfs.after_power_cut(Survives::Everything);
+        assert_eq!(after.list(Path::new("")).unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,178 @@
+//! Publishing, reading and pruning on the real disk.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use sdtrain_checkpoint::vfs::RealVfs;
+use sdtrain_checkpoint::{
+    Error, FolderLock, LATEST_NAME, MANIFEST_NAME, ManifestInfo, latest_valid, probe, prune, publish, survey, verify,
+};
+
+use crate::run::{info, name};
+
+fn save(parent: &Path, step: u64, files: &[(&str, &[u8])]) -> Result<std::path::PathBuf, Error> {
+    publish(parent, &name(step), info(step), &mut |folder| {
+        for (name, content) in files {
+            fs::write(folder.join(name), content)?;
+        }
+        Ok(())
+    })
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_published_folder_is_found_with_everything_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let parent = folder.path().join("checkpoints");
+    let path = save(&parent, 250, &[("a.bin", b"123"), ("empty", b"")]).unwrap();
+    assert_eq!(path, parent.join("step-000250"));
+    assert_eq!(names(&path), [MANIFEST_NAME, "a.bin", "empty"]);
+    assert_eq!(names(&parent), [LATEST_NAME, "step-000250"]);
+    assert_eq!(fs::read_to_string(parent.join(LATEST_NAME)).unwrap(), "step-000250\n");
+    let (found, manifest) = latest_valid(&parent).unwrap().unwrap();
+    assert_eq!(found, path);
+    assert_eq!(manifest.info, info(250));
+    let files: Vec<(&str, u64)> = manifest.files.iter().map(|f| (f.name.as_str(), f.length)).collect();
+    assert_eq!(files, [("a.bin", 3), ("empty", 0)]);
+    assert_eq!(manifest.files[0].blake3, blake3::hash(b"123").to_hex().to_string());
+}
+
+#[test]
+fn the_newest_is_the_one_with_the_highest_step_and_not_the_last_written() {
+    let folder = tempfile::tempdir().unwrap();
+    save(folder.path(), 1_000_000, &[("a", b"1")]).unwrap();
+    save(folder.path(), 999_999, &[("a", b"2")]).unwrap();
+    assert_eq!(latest_valid(folder.path()).unwrap().unwrap().1.info.step, 1_000_000);
+}
+
+#[test]
+fn any_damage_makes_the_older_one_be_used_and_is_reported() {
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 5] = [
+        ("`a` has 2 bytes instead of 3", |newest| fs::write(newest.join("a"), b"12").unwrap()),
+        ("the content of `a` is not what was written", |newest| fs::write(newest.join("a"), b"124").unwrap()),
+        ("`a` cannot be read", |newest| fs::remove_file(newest.join("a")).unwrap()),
+        ("it has no MANIFEST.json", |newest| fs::remove_file(newest.join(MANIFEST_NAME)).unwrap()),
+        ("its MANIFEST.json cannot be read", |newest| fs::write(newest.join(MANIFEST_NAME), b"{").unwrap()),
+    ];
+    for (reason, damage) in damages {
+        let folder = tempfile::tempdir().unwrap();
+        save(folder.path(), 100, &[("a", b"123")]).unwrap();
+        let newest = save(folder.path(), 200, &[("a", b"123")]).unwrap();
+        damage(&newest);
+        assert_eq!(latest_valid(folder.path()).unwrap().unwrap().1.info.step, 100);
+        let rejected = survey(&RealVfs, folder.path()).unwrap().rejected;
+        assert_eq!(rejected[0].0, newest);
+        assert!(rejected[0].1.starts_with(reason), "{} is not {reason}", rejected[0].1);
+        assert!(verify(&newest).unwrap_err().to_string().contains(reason));
+        assert!(newest.exists(), "nothing deletes a damaged checkpoint");
+    }
+}
+
+#[test]
+fn without_checkpoints_there_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(latest_valid(folder.path()).unwrap(), None);
+    assert_eq!(latest_valid(&folder.path().join("not/there")).unwrap(), None);
+}
+
+#[test]
+fn a_producer_that_fails_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    save(folder.path(), 100, &[("a", b"123")]).unwrap();
+    let failed = publish(folder.path(), "step-000200", info(200), &mut |folder| {
+        fs::write(folder.join("a"), b"half")?;
+        Err("tensor `x` holds NaN".into())
+    });
+    let message = failed.unwrap_err().to_string();
+    assert_eq!(message, "cannot write the content of checkpoint `step-000200`: tensor `x` holds NaN");
+    assert_eq!(names(folder.path()), [LATEST_NAME, "step-000100"]);
+}
+
+#[test]
+fn names_that_lead_elsewhere_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["../out", "", ".hidden", LATEST_NAME, "a/b"] {
+        let refused = publish(folder.path(), name, ManifestInfo::default(), &mut |_| Ok(()));
+        assert!(matches!(refused, Err(Error::Name { .. })), "{name:?}");
+    }
+    let nested = publish(folder.path(), "step-000001", info(1), &mut |folder| Ok(fs::create_dir(folder.join("in"))?));
+    assert!(matches!(nested, Err(Error::Name { .. })));
+    assert!(names(folder.path()).is_empty());
+}
+
+#[test]
+fn pruning_keeps_the_newest_and_what_is_not_ours() {
+    let folder = tempfile::tempdir().unwrap();
+    for step in [100, 200, 300, 400] {
+        save(folder.path(), step, &[("a", b"123")]).unwrap();
+    }
+    fs::create_dir(folder.path().join("step-000001")).unwrap();
+    fs::write(folder.path().join("step-000001/mine.txt"), b"keep").unwrap();
+    let pruned = prune(folder.path(), 2).unwrap();
+    assert_eq!(pruned.removed, [folder.path().join("step-000100"), folder.path().join("step-000200")]);
+    assert!(pruned.failed.is_empty());
+    assert_eq!(names(folder.path()), [LATEST_NAME, "step-000001", "step-000300", "step-000400"]);
+}
+
+#[test]
+fn a_truncated_checkpoint_does_not_count_towards_those_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    for step in [100, 200, 300] {
+        save(folder.path(), step, &[("a", b"123")]).unwrap();
+    }
+    fs::write(folder.path().join("step-000300/a"), b"1").unwrap();
+    prune(folder.path(), 1).unwrap();
+    assert_eq!(names(folder.path()), [LATEST_NAME, "step-000200", "step-000300"]);
+    assert_eq!(latest_valid(folder.path()).unwrap().unwrap().1.info.step, 200);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_found_by_probing() {
+    let folder = tempfile::tempdir().unwrap();
+    probe(&folder.path().join("a/b")).unwrap();
+    assert!(names(&folder.path().join("a/b")).is_empty());
+    fs::write(folder.path().join("file"), b"").unwrap();
+    let error = probe(&folder.path().join("file")).unwrap_err();
+    assert!(error.to_string().contains("file"), "{error}");
+}
+
+/// Not a test: what the next one runs as a second process, which holds the folder until its input ends.
+#[test]
+fn second_process() {
+    if let Some(folder) = std::env::var_os("CHECKPOINT_TEST_LOCK") {
+        let _lock = FolderLock::acquire(Path::new(&folder)).unwrap();
+        println!("holding");
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).unwrap();
+        // Killed at the latest here: a lock must not outlive its process.
+        std::process::abort();
+    }
+}
+
+#[test]
+fn another_process_is_kept_out_and_its_death_gives_the_folder_free() {
+    use std::io::{BufRead, BufReader};
+    let folder = tempfile::tempdir().unwrap();
+    let mut other = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "disk::second_process", "--nocapture"])
+        .env("CHECKPOINT_TEST_LOCK", folder.path())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let output = BufReader::new(other.stdout.take().unwrap());
+    assert!(output.lines().map_while(Result::ok).any(|line| line.contains("holding")));
+    let error = FolderLock::acquire(folder.path()).unwrap_err();
+    assert!(error.to_string().contains(&format!("(process {})", other.id())), "{error}");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    FolderLock::acquire(folder.path()).unwrap();
+}

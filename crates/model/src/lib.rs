@@ -1,0 +1,24 @@
+#![doc = include_str!("../README.md")]
+
+mod builder;
+mod builtin;
+mod config_json;
+mod error;
+mod kinds;
+pub mod layers;
+mod load;
+mod parameters;
+mod save;
+mod stable_diffusion;
+pub mod text_encoder;
+pub mod unet;
+pub mod vae;
+
+pub use builder::{Builder, Source};
+pub use config_json::PerBlock;
+pub use error::{Error, Result};
+pub use kinds::{dtype_of, kind_of};
+pub use load::{LoadOptions, ModelConfigs, load};
+pub use parameters::{Adaptable, LayerAdapter, Parameters};
+pub use save::TensorReader;
+pub use stable_diffusion::StableDiffusion;

@@ -1,0 +1,92 @@
+//! A network's parameters and adaptable layers by diffusers name.
+
+use crate::layers::{AdapterSlot, Conv2d, Linear};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use tch::Tensor;
+
+/// A layer that an adapter can be attached to.
+#[derive(Clone, Debug)]
+pub enum Adaptable {
+    /// A linear layer.
+    Linear(Rc<Linear>),
+    /// A convolution.
+    Conv2d(Rc<Conv2d>),
+}
+
+impl Adaptable {
+    /// The layer's weight: `[out, in]` or `[out, in, kernel, kernel]`.
+    pub fn weight(&self) -> &Tensor {
+        match self {
+            Adaptable::Linear(layer) => layer.weight(),
+            Adaptable::Conv2d(layer) => layer.weight(),
+        }
+    }
+
+    /// Adds `adapter` to the layer.
+    pub fn attach(&self, adapter: Rc<dyn LayerAdapter>) {
+        self.slot().attach(adapter);
+    }
+
+    /// Takes all adapters off the layer.
+    pub fn detach_all(&self) {
+        self.slot().clear();
+    }
+
+    fn slot(&self) -> &AdapterSlot {
+        match self {
+            Adaptable::Linear(layer) => &layer.slot,
+            Adaptable::Conv2d(layer) => &layer.slot,
+        }
+    }
+}
+
+/// Something that changes a layer's output.
+pub trait LayerAdapter: std::fmt::Debug {
+    /// The changed output, for the layer's `input` and its own `output`, both in the compute dtype.
+    fn apply(&self, input: &Tensor, output: Tensor) -> Tensor;
+}
+
+/// All parameters of one network, in the order of their names.
+#[derive(Debug, Default)]
+pub struct Parameters {
+    tensors: BTreeMap<String, Tensor>,
+    layers: BTreeMap<String, Adaptable>,
+}
+
+impl Parameters {
+    pub(crate) fn add(&mut self, name: &str, tensor: Tensor) {
+        self.tensors.insert(name.to_string(), tensor);
+    }
+
+    pub(crate) fn add_layer(&mut self, path: &str, layer: Adaptable) {
+        self.layers.insert(path.to_string(), layer);
+    }
+
+    /// Name and tensor of every parameter. The tensors alias those inside the network.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// The parameter `name`, e.g. `conv_in.weight`.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    /// Path and layer of every linear layer and convolution, e.g. `mid_block.attentions.0.proj_in`.
+    pub fn layers(&self) -> impl Iterator<Item = (&str, &Adaptable)> {
+        self.layers.iter().map(|(path, layer)| (path.as_str(), layer))
+    }
+
+    /// How many numbers the network has.
+    pub fn count(&self) -> usize {
+        self.tensors.values().map(|t| t.numel()).sum()
+    }
+
+    /// Makes every parameter trained, or frozen.
+    pub fn set_requires_grad(&self, trained: bool) {
+        for tensor in self.tensors.values() {
+            let _ = tensor.set_requires_grad(trained);
+        }
+    }
+}

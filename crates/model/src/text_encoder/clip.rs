@@ -1,0 +1,202 @@
+//! CLIP's text tower (transformers: `CLIPTextModel`), names with the `text_model.` prefix.
+
+use crate::builder::Builder;
+use crate::config_json::parse;
+use crate::error::{Error, Result};
+use crate::layers::{Embedding, LayerNorm, Linear, merge_heads, scaled_dot_product_attention};
+use crate::parameters::Parameters;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::rc::Rc;
+use tch::{Kind, Tensor};
+
+/// The keys of `CLIPTextConfig` that this network follows, with transformers' defaults.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClipTextConfig {
+    /// Rows of the token embedding.
+    pub vocab_size: i64,
+    /// Size of a state.
+    pub hidden_size: i64,
+    /// Size inside the feed-forward network.
+    pub intermediate_size: i64,
+    /// Number of layers.
+    pub num_hidden_layers: i64,
+    /// Number of heads.
+    pub num_attention_heads: i64,
+    /// Longest sequence.
+    pub max_position_embeddings: i64,
+    /// `quick_gelu` (OpenAI) or `gelu` (OpenCLIP).
+    pub hidden_act: String,
+    /// Epsilon of every norm.
+    pub layer_norm_eps: f64,
+    /// Size of the joint space; not used by the UNet, kept for the file.
+    pub projection_dim: i64,
+    /// Start of text, as the file says it (SD1 files carry CLIP's legacy values).
+    pub bos_token_id: i64,
+    /// End of text, likewise.
+    pub eos_token_id: i64,
+    /// Padding, likewise.
+    pub pad_token_id: i64,
+}
+
+impl Default for ClipTextConfig {
+    fn default() -> ClipTextConfig {
+        ClipTextConfig {
+            vocab_size: 49408,
+            hidden_size: 512,
+            intermediate_size: 2048,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            max_position_embeddings: 77,
+            hidden_act: "quick_gelu".into(),
+            layer_norm_eps: 1e-5,
+            projection_dim: 512,
+            bos_token_id: 49406,
+            eos_token_id: 49407,
+            pad_token_id: 1,
+        }
+    }
+}
+
+impl ClipTextConfig {
+    /// From the parsed `config.json`.
+    pub fn from_json(json: &Value) -> Result<ClipTextConfig> {
+        let plain: &[(&str, &[Value])] = &[("hidden_act", &[json!("quick_gelu"), json!("gelu")])];
+        parse("text_encoder/config.json", json, plain)
+    }
+
+    /// As transformers writes it.
+    pub fn to_json(&self) -> Value {
+        let mut json = serde_json::to_value(self).expect("plain data is JSON");
+        json["architectures"] = json!(["CLIPTextModel"]);
+        json["model_type"] = json!("clip_text_model");
+        json
+    }
+}
+
+/// Pre-norm transformer with causal attention.
+#[derive(Debug)]
+pub struct ClipTextModel {
+    config: ClipTextConfig,
+    parameters: Parameters,
+    token_embedding: Embedding,
+    position_embedding: Embedding,
+    layers: Vec<Rc<EncoderLayer>>,
+    final_layer_norm: LayerNorm,
+}
+
+impl ClipTextModel {
+    /// Builds the network of `config` from the root builder `b`.
+    pub fn new(b: Builder, config: &ClipTextConfig) -> Result<ClipTextModel> {
+        let size = config.hidden_size;
+        if config.num_attention_heads < 1 || size % config.num_attention_heads != 0 {
+            return Err(Error::Config(format!(
+                "text_encoder/config.json: size {size} does not divide into {} heads",
+                config.num_attention_heads
+            )));
+        }
+        let root = b.at("text_model");
+        let embeddings = root.at("embeddings");
+        let token_embedding = embeddings.at("token_embedding").embedding(config.vocab_size, size)?;
+        let position_embedding =
+            embeddings.at("position_embedding").embedding(config.max_position_embeddings, size)?;
+        let layers = (0..config.num_hidden_layers)
+            .map(|i| EncoderLayer::new(&root.at("encoder.layers").at(i), config).map(Rc::new))
+            .collect::<Result<_>>()?;
+        let final_layer_norm = root.at("final_layer_norm").layer_norm(size, config.layer_norm_eps)?;
+        Ok(ClipTextModel {
+            config: config.clone(),
+            parameters: b.finish()?,
+            token_embedding,
+            position_embedding,
+            layers,
+            final_layer_norm,
+        })
+    }
+
+    /// The configuration it was built from.
+    pub fn config(&self) -> &ClipTextConfig {
+        &self.config
+    }
+
+    /// Its parameters and layers.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// States after the embedding and after every layer, before the final norm: `num_hidden_layers + 1` tensors
+    /// `[batch, tokens, hidden_size]`. ids: `[batch, tokens]`; `kind` is the compute dtype.
+    pub fn hidden_states(&self, ids: &Tensor, kind: Kind, gradient_checkpointing: bool) -> Vec<Tensor> {
+        let positions = Tensor::arange(ids.size()[1], (Kind::Int64, ids.device()));
+        let embedded = self.token_embedding.forward(ids) + self.position_embedding.forward(&positions);
+        let mut states = vec![embedded.to_kind(kind)];
+        for layer in &self.layers {
+            let last = &states[states.len() - 1];
+            let next = if gradient_checkpointing {
+                let layer = layer.clone();
+                sdtrain_torch::gradient_checkpoint(&[last], move |inputs| layer.forward(&inputs[0]))
+                    .unwrap_or_else(|error| std::panic::panic_any(error.to_string()))
+            } else {
+                layer.forward(last)
+            };
+            states.push(next);
+        }
+        states
+    }
+
+    /// What the UNet attends to: the states `clip_skip` layers from the end (1 is the last layer), through the final
+    /// norm, as kohya's `clip_skip` counts and SD1 was trained.
+    pub fn forward(&self, ids: &Tensor, kind: Kind, clip_skip: usize, gradient_checkpointing: bool) -> Tensor {
+        let states = self.hidden_states(ids, kind, gradient_checkpointing);
+        self.final_layer_norm.forward(&states[states.len() - clip_skip.clamp(1, states.len())])
+    }
+}
+
+#[derive(Debug)]
+struct EncoderLayer {
+    layer_norm1: LayerNorm,
+    q_proj: Rc<Linear>,
+    k_proj: Rc<Linear>,
+    v_proj: Rc<Linear>,
+    out_proj: Rc<Linear>,
+    layer_norm2: LayerNorm,
+    fc1: Rc<Linear>,
+    fc2: Rc<Linear>,
+    heads: i64,
+    quick_gelu: bool,
+}
+
+impl EncoderLayer {
+    fn new(b: &Builder, config: &ClipTextConfig) -> Result<EncoderLayer> {
+        let size = config.hidden_size;
+        let attention = b.at("self_attn");
+        let projection = |name: &str| attention.at(name).linear(size, size, true);
+        Ok(EncoderLayer {
+            layer_norm1: b.at("layer_norm1").layer_norm(size, config.layer_norm_eps)?,
+            q_proj: projection("q_proj")?,
+            k_proj: projection("k_proj")?,
+            v_proj: projection("v_proj")?,
+            out_proj: projection("out_proj")?,
+            layer_norm2: b.at("layer_norm2").layer_norm(size, config.layer_norm_eps)?,
+            fc1: b.at("mlp.fc1").linear(size, config.intermediate_size, true)?,
+            fc2: b.at("mlp.fc2").linear(config.intermediate_size, size, true)?,
+            heads: config.num_attention_heads,
+            quick_gelu: config.hidden_act == "quick_gelu",
+        })
+    }
+
+    fn forward(&self, input: &Tensor) -> Tensor {
+        let (batch, tokens, size) = input.size3().expect("text states have three dimensions");
+        let normed = self.layer_norm1.forward(input);
+        let heads = |projection: &Linear| {
+            projection.forward(&normed).view([batch, tokens, self.heads, size / self.heads]).transpose(1, 2)
+        };
+        let attended = scaled_dot_product_attention(&heads(&self.q_proj), &heads(&self.k_proj), &heads(&self.v_proj), true);
+        let hidden = self.out_proj.forward(&merge_heads(&attended)) + input;
+        let inner = self.fc1.forward(&self.layer_norm2.forward(&hidden));
+        // quick_gelu(x) = x · sigmoid(1.702 x), OpenAI's approximation.
+        let inner = if self.quick_gelu { &inner * (&inner * 1.702).sigmoid() } else { inner.gelu("none") };
+        self.fc2.forward(&inner) + hidden
+    }
+}

@@ -1,0 +1,110 @@
+//! The denoiser (diffusers: `UNet2DConditionModel`).
+
+mod blocks;
+mod config;
+
+pub use config::UNetConfig;
+
+use crate::builder::Builder;
+use crate::error::Result;
+use crate::layers::{Conv2d, GroupNorm, TimestepEmbedding, sinusoidal_embedding};
+use crate::parameters::Parameters;
+use blocks::{Call, DownBlock, MidBlock, UpBlock};
+use std::rc::Rc;
+use tch::{Kind, Tensor};
+
+/// Predicts noise (or velocity, or the sample) from noisy latents, timestep and text.
+#[derive(Debug)]
+pub struct UNet2DConditionModel {
+    config: UNetConfig,
+    parameters: Parameters,
+    conv_in: Rc<Conv2d>,
+    time_embedding: TimestepEmbedding,
+    down_blocks: Vec<DownBlock>,
+    mid_block: MidBlock,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Rc<Conv2d>,
+}
+
+impl UNet2DConditionModel {
+    /// Builds the network of `config` from the root builder `b`.
+    pub fn new(b: Builder, config: &UNetConfig) -> Result<UNet2DConditionModel> {
+        config.check()?;
+        let channels = &config.block_out_channels;
+        let first = channels[0];
+        let temb_channels = first * 4;
+        let last = channels.len() - 1;
+        let conv_in = b.at("conv_in").conv2d(config.in_channels, first, 3, 1, 1)?;
+        let time_embedding = TimestepEmbedding::new(&b.at("time_embedding"), first, temb_channels)?;
+        let down_blocks = (0..channels.len())
+            .map(|i| DownBlock::new(&b.at("down_blocks").at(i), config, i))
+            .collect::<Result<_>>()?;
+        let mid_block = MidBlock::new(&b.at("mid_block"), config)?;
+        let up_blocks =
+            (0..=last).map(|i| UpBlock::new(&b.at("up_blocks").at(i), config, i)).collect::<Result<_>>()?;
+        let conv_norm_out = b.at("conv_norm_out").group_norm(config.norm_num_groups, first, config.norm_eps)?;
+        let conv_out = b.at("conv_out").conv2d(first, config.out_channels, 3, 1, 1)?;
+        Ok(UNet2DConditionModel {
+            config: config.clone(),
+            parameters: b.finish()?,
+            conv_in,
+            time_embedding,
+            down_blocks,
+            mid_block,
+            up_blocks,
+            conv_norm_out,
+            conv_out,
+        })
+    }
+
+    /// The configuration it was built from.
+    pub fn config(&self) -> &UNetConfig {
+        &self.config
+    }
+
+    /// Its parameters and layers.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// # Shapes
+    /// sample: `[batch, in_channels, height, width]` in the compute dtype; timesteps: `[batch]`, integers or floats;
+    /// encoder_hidden_states: `[batch, tokens, cross_attention_dim]` → `[batch, out_channels, height, width]`.
+    ///
+    /// With `gradient_checkpointing` each residual block and each transformer is run again in backward.
+    pub fn forward(
+        &self,
+        sample: &Tensor,
+        timesteps: &Tensor,
+        encoder_hidden_states: &Tensor,
+        gradient_checkpointing: bool,
+    ) -> Tensor {
+        let kind = sample.kind();
+        let config = &self.config;
+        let sinusoids = sinusoidal_embedding(
+            timesteps,
+            config.block_out_channels[0],
+            config.flip_sin_to_cos,
+            config.freq_shift,
+        );
+        let temb = self.time_embedding.forward(&sinusoids.to_kind(kind));
+        let context = encoder_hidden_states.to_kind(kind);
+        let call = Call { temb: &temb, context: &context, gradient_checkpointing };
+        let mut hidden = self.conv_in.forward(sample);
+        let mut skips = vec![hidden.shallow_clone()];
+        for block in &self.down_blocks {
+            hidden = block.forward(hidden, &call, &mut skips);
+        }
+        hidden = self.mid_block.forward(hidden, &call);
+        for block in &self.up_blocks {
+            hidden = block.forward(hidden, &call, &mut skips);
+        }
+        self.conv_out.forward(&self.conv_norm_out.forward(&hidden).silu()).contiguous().to_kind(kind)
+    }
+}
+
+/// Timesteps of a whole batch at the same step, as the network takes them: `[batch]` f32.
+pub fn repeated_timestep(timestep: f64, batch: i64, device: tch::Device) -> Tensor {
+    Tensor::full([batch], timestep, (Kind::Float, device))
+}

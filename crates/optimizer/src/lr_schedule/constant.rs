@@ -1,0 +1,6 @@
+//! The same rate throughout.
+
+/// 1.
+pub(super) fn factor() -> f64 {
+    1.0
+}

@@ -1,0 +1,11 @@
+#![doc = include_str!("../README.md")]
+
+mod error;
+mod grid;
+mod png_file;
+mod text_to_image;
+
+pub use error::{Error, Result};
+pub use grid::grid;
+pub use png_file::{parameters_text, save_png};
+pub use text_to_image::{Request, text_to_image};

@@ -1,0 +1,114 @@
+//! From prompts to pictures with classifier-free guidance, as diffusers' `StableDiffusionPipeline` does it.
+
+use crate::error::{Error, Result};
+use image::RgbImage;
+use sdtrain_diffusion::sampler;
+use sdtrain_model::StableDiffusion;
+use sdtrain_model::unet::repeated_timestep;
+use sdtrain_recipe::SamplerName;
+use tch::{Device, Kind, Tensor};
+
+/// What is asked of the pipeline.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// One picture for each.
+    pub prompts: Vec<String>,
+    /// What no picture should show.
+    pub negative: String,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Strength of the guidance; at 1 or below there is none, and `negative` is not used.
+    pub guidance: f64,
+    /// Picture k starts from the noise of `seed + k`.
+    pub seed: u64,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// The sampler; the model's own without.
+    pub sampler: Option<SamplerName>,
+    /// Layers from the end of the text encoder, 1 is the last.
+    pub clip_skip: usize,
+}
+
+/// Makes the pictures, all in one batch. The same model, request and thread count give the same bits; each picture
+/// equals the one made alone but for rounding.
+pub fn text_to_image(model: &StableDiffusion, request: &Request) -> Result<Vec<RgbImage>> {
+    let factor = model.downscale_factor();
+    let (width, height) = (request.width as usize, request.height as usize);
+    if width == 0 || height == 0 || !width.is_multiple_of(factor) || !height.is_multiple_of(factor) {
+        return Err(Error::Size { width: request.width, height: request.height, step: factor });
+    }
+    let config = model.scheduler.for_stable_diffusion();
+    let mut sampler = match request.sampler {
+        Some(name) => sampler::build(name, &config, request.steps)?,
+        None => sampler::from_class(&config, request.steps)?,
+    };
+    let count = request.prompts.len();
+    let shape = [1, model.unet.config().out_channels, (height / factor) as i64, (width / factor) as i64];
+    let mut noise = SeededNoise::draw(request.seed, count, &shape, sampler.timesteps().len());
+    let guided = request.guidance > 1.0;
+    let mut prompts = request.prompts.clone();
+    if guided {
+        prompts.splice(0..0, std::iter::repeat_n(request.negative.clone(), count));
+    }
+    let context = model.encode_prompts(&prompts, request.clip_skip)?;
+    let mut latents = (noise.next() * sampler.init_noise_sigma()).to_device(model.device);
+    for (index, timestep) in sampler.timesteps().to_vec().into_iter().enumerate() {
+        let step = sdtrain_torch::catch(|| {
+            tch::no_grad(|| {
+                let input = sampler.scale_model_input(&latents, index);
+                let input = if guided { Tensor::cat(&[&input, &input], 0) } else { input };
+                let batch = input.size()[0];
+                let timesteps = repeated_timestep(timestep, batch, model.device);
+                let input = input.to_kind(model.compute);
+                let mut prediction = model.unet.forward(&input, &timesteps, &context, false).to_kind(Kind::Float);
+                if guided {
+                    let halves = prediction.chunk(2, 0);
+                    let [unconditional, conditional] = &halves[..] else { unreachable!("chunk(2) gives two") };
+                    prediction = unconditional + request.guidance * (conditional - unconditional);
+                }
+                sampler.step(&prediction, index, &latents, &mut |_| noise.next().to_device(model.device))
+            })
+        });
+        latents = step?;
+    }
+    let pixels = model.decode_latents(&latents)?;
+    (0..count).map(|k| to_image(&pixels.get(k as i64), request.seed + k as u64)).collect()
+}
+
+/// The noise of each picture from torch's CPU generator seeded for it: first the initial latents, then one draw for
+/// each call of the sampler, so that a picture does not depend on the others of its batch.
+struct SeededNoise {
+    draws: std::vec::IntoIter<Tensor>,
+}
+
+impl SeededNoise {
+    fn draw(seed: u64, count: usize, shape: &[i64], calls: usize) -> SeededNoise {
+        let mut of_picture: Vec<Vec<Tensor>> = Vec::with_capacity(count);
+        for k in 0..count {
+            tch::manual_seed(seed.wrapping_add(k as u64) as i64);
+            of_picture.push((0..=calls).map(|_| Tensor::randn(shape, (Kind::Float, Device::Cpu))).collect());
+        }
+        let draws: Vec<Tensor> =
+            (0..=calls).map(|i| Tensor::cat(&of_picture.iter().map(|p| &p[i]).collect::<Vec<_>>(), 0)).collect();
+        SeededNoise { draws: draws.into_iter() }
+    }
+
+    fn next(&mut self) -> Tensor {
+        self.draws.next().expect("a sampler asks for noise at most once a call")
+    }
+}
+
+/// `[3, height, width]` in -1…1 → 8 bits, rounded as numpy rounds (half to even).
+fn to_image(pixels: &Tensor, seed: u64) -> Result<RgbImage> {
+    let size = pixels.size();
+    let bytes = sdtrain_torch::catch(|| {
+        let unit = pixels / 2.0 + 0.5;
+        let finite = unit.isfinite().all().int64_value(&[]) == 1;
+        let bytes = (unit.clamp(0.0, 1.0) * 255.0).round().to_kind(Kind::Uint8).permute([1, 2, 0]).contiguous();
+        finite.then(|| Vec::<u8>::try_from(bytes.flatten(0, -1)))
+    })?;
+    let bytes = bytes.ok_or(Error::NotFinite { seed })?.map_err(sdtrain_torch::Error::from)?;
+    Ok(RgbImage::from_raw(size[2] as u32, size[1] as u32, bytes).expect("three bytes a pixel"))
+}

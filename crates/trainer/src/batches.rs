@@ -1,0 +1,82 @@
+//! Which examples come next: the batches of an epoch, with pixels only where somebody looks at them.
+
+use crate::error::Result;
+use sdtrain_data_loader::{BatchPlan, DataSet, ExampleId, HostBatch, Prefetcher};
+use sdtrain_diffusion::ExampleKey;
+use std::sync::Arc;
+
+/// One batch before it goes to the device.
+#[derive(Debug)]
+pub struct Batch {
+    /// `(width, height)` in pixels.
+    pub size: (usize, usize),
+    /// Which examples.
+    pub examples: Vec<ExampleId>,
+    /// One caption an example.
+    pub captions: Vec<String>,
+    /// Factor of each example's loss.
+    pub loss_weights: Vec<f32>,
+    /// `[batch, 3, height, width]`; absent where latents are cached.
+    pub pixels: Option<Vec<f32>>,
+}
+
+impl Batch {
+    /// The coordinates of every random draw for these examples.
+    pub fn keys(&self) -> Vec<ExampleKey> {
+        self.examples.iter().map(|e| ExampleKey { epoch: e.epoch, example: e.index }).collect()
+    }
+}
+
+impl From<HostBatch> for Batch {
+    fn from(batch: HostBatch) -> Batch {
+        Batch {
+            size: batch.size,
+            examples: batch.examples,
+            captions: batch.captions,
+            loss_weights: batch.loss_weights,
+            pixels: Some(batch.pixels),
+        }
+    }
+}
+
+/// The endless row of batches from one point on.
+pub enum Batches {
+    /// Images are read ahead by other threads.
+    WithPixels(Prefetcher),
+    /// Only names and captions: latents come from a cache.
+    WithoutPixels { data: Arc<DataSet>, epoch: u64, next: usize, plan: Vec<BatchPlan> },
+}
+
+impl Batches {
+    /// From batch `start` of `epoch` on.
+    pub fn new(data: &Arc<DataSet>, with_pixels: bool, epoch: u64, start: usize, workers: usize) -> Batches {
+        match with_pixels {
+            true => Batches::WithPixels(data.clone().prefetch(epoch, start, workers)),
+            false => {
+                Batches::WithoutPixels { data: data.clone(), epoch, next: start, plan: data.epoch_plan(epoch) }
+            }
+        }
+    }
+
+    /// The next batch.
+    pub fn next(&mut self) -> Result<Batch> {
+        match self {
+            Batches::WithPixels(prefetcher) => {
+                let batch = prefetcher.next().expect("a row of batches ends only with an error")?;
+                Ok(batch.into())
+            }
+            Batches::WithoutPixels { data, epoch, next, plan } => {
+                if *next >= plan.len() {
+                    (*epoch, *next) = (*epoch + 1, 0);
+                    *plan = data.epoch_plan(*epoch);
+                }
+                let batch = &plan[*next];
+                *next += 1;
+                let examples = data.examples_of(batch, *epoch)?;
+                let captions = data.captions_of(batch, *epoch)?;
+                let loss_weights = vec![1.0; examples.len()];
+                Ok(Batch { size: batch.size, examples, captions, loss_weights, pixels: None })
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What can go wrong in a run.
+
+use std::path::PathBuf;
+
+/// An error of a run; each kind has its own exit code in the command line program.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something in the configuration cannot be done.
+    #[error("{message}")]
+    Config {
+        /// What, with the key.
+        message: String,
+        /// The way out.
+        hint: Option<String>,
+    },
+    /// The images or captions.
+    #[error(transparent)]
+    Data(#[from] sdtrain_data_loader::DataError),
+    /// The model's files.
+    #[error(transparent)]
+    Model(#[from] sdtrain_model::Error),
+    /// An adapter file.
+    #[error(transparent)]
+    Adapter(#[from] sdtrain_adapter::Error),
+    /// Sampling.
+    #[error(transparent)]
+    Pipeline(#[from] sdtrain_pipeline::Error),
+    /// The scheduler's configuration.
+    #[error(transparent)]
+    Scheduler(#[from] sdtrain_diffusion::Error),
+    /// A file of tensors.
+    #[error(transparent)]
+    StateDict(#[from] sdtrain_state_dict::Error),
+    /// libtorch.
+    #[error(transparent)]
+    Torch(#[from] sdtrain_torch::Error),
+    /// The loss is not a number any more.
+    #[error("the loss of step {step} is not finite (batch of {})", .images.join(", "))]
+    NotFinite {
+        /// The optimizer step.
+        step: u64,
+        /// What it was trained on.
+        images: Vec<String>,
+    },
+    /// A file or folder of the run.
+    #[error("`{}`: {reason}", path.display())]
+    Storage {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The output folder belongs to a run of another configuration.
+    #[error("`{}` holds a run of another configuration; these keys differ: {}", folder.display(), keys.join(", "))]
+    OtherRun {
+        /// The output folder.
+        folder: PathBuf,
+        /// Dotted keys.
+        keys: Vec<String>,
+    },
+    /// Another process writes to the output folder.
+    #[error("`{}` is in use by another run", .0.display())]
+    InUse(PathBuf),
+}
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl From<tch::TchError> for Error {
+    fn from(error: tch::TchError) -> Error {
+        Error::Torch(error.into())
+    }
+}
+
+impl Error {
+    /// A file-system error at `path`.
+    pub fn storage(path: impl Into<PathBuf>, error: impl std::fmt::Display) -> Error {
+        Error::Storage { path: path.into(), reason: error.to_string() }
+    }
+}

@@ -1,0 +1,45 @@
+//! Everything one forward pass needs, on the device.
+
+use tch::Tensor;
+
+/// What `prepare` hands to `forward_backward`.
+#[derive(Debug)]
+pub enum StepInputs {
+    /// For training a denoiser.
+    Denoising(DenoisingInputs),
+    /// For training the autoencoder.
+    Autoencoding(AutoencodingInputs),
+}
+
+/// Text as the denoiser's forward pass takes it.
+#[derive(Debug)]
+pub enum Prompts {
+    /// States of a frozen text encoder: `[batch, tokens, hidden_size]`.
+    Encoded(Tensor),
+    /// Ids for a text encoder that is trained and therefore runs inside the step: `[batch, tokens]`.
+    TokenIds(Tensor),
+}
+
+/// One batch for a denoiser.
+#[derive(Debug)]
+pub struct DenoisingInputs {
+    /// Scaled latents, f32 `[batch, channels, height, width]`.
+    pub latents: Tensor,
+    /// What is added to them, after every noise option; same shape.
+    pub noise: Tensor,
+    /// Integers `[batch]`.
+    pub timesteps: Tensor,
+    /// The text.
+    pub prompts: Prompts,
+    /// What each example's loss is multiplied by, f32 `[batch]`.
+    pub loss_weights: Tensor,
+}
+
+/// One batch for the autoencoder.
+#[derive(Debug)]
+pub struct AutoencodingInputs {
+    /// f32 `[batch, 3, height, width]` in -1…1.
+    pub pixels: Tensor,
+    /// For the draw of the latents, f32 `[batch, latent_channels, height/f, width/f]`.
+    pub noise: Tensor,
+}

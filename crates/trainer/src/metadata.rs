@@ -1,0 +1,75 @@
+//! The strings in a product's header that say how it was made: kohya's `ss_*` and the ModelSpec keys.
+
+use sdtrain_diffusion::PredictionType;
+use sdtrain_optimizer::ParamGroup;
+use sdtrain_recipe::{FloatType, TrainConfig};
+use sdtrain_state_dict::metadata::{ModelSpec, architecture};
+use std::collections::BTreeMap;
+
+/// What the metadata of a product needs to know beside the configuration.
+pub struct RunFacts<'a> {
+    /// Images, with repeats.
+    pub num_train_images: usize,
+    /// Batches.
+    pub num_batches_per_epoch: usize,
+    /// Optimizer steps of the whole run.
+    pub max_train_steps: u64,
+    /// The trained groups.
+    pub groups: &'a [ParamGroup],
+    /// What the model predicts.
+    pub prediction_type: PredictionType,
+    /// `lora` or none.
+    pub adapter: Option<&'static str>,
+    /// Layers from the end, where the configuration says so.
+    pub clip_skip: Option<u32>,
+}
+
+/// The header of a product made after `step` steps in `epoch` (counted from 1).
+pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch: u64) -> BTreeMap<String, String> {
+    let rate = |name: &str| facts.groups.iter().find(|g| g.name == name).map(|g| g.learning_rate.to_string());
+    let or_none = |value: Option<String>| value.unwrap_or_else(|| "None".to_string());
+    let python_bool = |value: bool| if value { "True" } else { "False" }.to_string();
+    let resolution = (config.data.resolution.width(), config.data.resolution.height());
+    let mixed_precision = match config.precision.compute {
+        FloatType::Fp32 => "no",
+        other => other.name(),
+    };
+    let entries = [
+        ("ss_output_name", config.name.clone()),
+        ("ss_learning_rate", config.optimizer.learning_rate().to_string()),
+        ("ss_unet_lr", or_none(rate("unet"))),
+        ("ss_text_encoder_lr", or_none(rate("text_encoder"))),
+        ("ss_optimizer", config.optimizer.name().to_string()),
+        ("ss_lr_scheduler", config.lr_schedule.name().to_string()),
+        ("ss_lr_warmup_steps", config.lr_schedule.warmup_steps().to_string()),
+        ("ss_num_train_images", facts.num_train_images.to_string()),
+        ("ss_num_batches_per_epoch", facts.num_batches_per_epoch.to_string()),
+        ("ss_total_batch_size", config.data.batch_size.to_string()),
+        ("ss_gradient_accumulation_steps", config.train.gradient_accumulation_steps.to_string()),
+        ("ss_gradient_checkpointing", python_bool(config.train.gradient_checkpointing)),
+        ("ss_max_train_steps", facts.max_train_steps.to_string()),
+        ("ss_max_grad_norm", config.train.max_grad_norm.to_string()),
+        ("ss_mixed_precision", mixed_precision.to_string()),
+        ("ss_resolution", format!("({}, {})", resolution.0, resolution.1)),
+        ("ss_enable_bucket", python_bool(config.data.bucketing.enabled)),
+        ("ss_cache_latents", python_bool(config.data.cache_latents)),
+        ("ss_clip_skip", or_none(facts.clip_skip.map(|n| n.to_string()))),
+        ("ss_noise_offset", or_none((config.noise.offset != 0.0).then(|| config.noise.offset.to_string()))),
+        ("ss_min_snr_gamma", or_none(config.loss.min_snr_gamma.map(|gamma| gamma.to_string()))),
+        ("ss_seed", config.seed.to_string()),
+        ("ss_steps", step.to_string()),
+        ("ss_epoch", epoch.to_string()),
+        ("ss_sd_model_name", config.model.path.clone()),
+        ("sdtrain.version", env!("CARGO_PKG_VERSION").to_string()),
+    ];
+    let spec = ModelSpec {
+        architecture: architecture("sd1", facts.prediction_type == PredictionType::VPrediction, facts.adapter),
+        implementation: "diffusers".into(),
+        title: config.name.clone(),
+        resolution: Some(resolution),
+        prediction_type: Some(if facts.prediction_type == PredictionType::VPrediction { "v" } else { "epsilon" }.into()),
+        encoder_layer: facts.clip_skip,
+        ..ModelSpec::default()
+    };
+    entries.into_iter().map(|(key, value)| (key.to_string(), value)).chain(spec.keys()).collect()
+}

@@ -1,0 +1,66 @@
+//! Pixels through the autoencoder and back (Rombach et al. 2022, arXiv:2112.10752, §3.1, without the adversary).
+
+use super::Objective;
+use crate::batches::Batch;
+use crate::error::Result;
+use crate::inputs::{AutoencodingInputs, StepInputs};
+use sdtrain_diffusion::noise;
+use sdtrain_model::StableDiffusion;
+use sdtrain_random::Purpose;
+use sdtrain_recipe::VaeConfig;
+use tch::{Kind, Tensor};
+
+/// Reconstruct the image; keep the latents near a standard normal distribution.
+pub struct Autoencoding {
+    /// The run's seed.
+    pub seed: u64,
+    /// Weights of the terms.
+    pub config: VaeConfig,
+}
+
+impl Objective for Autoencoding {
+    fn prepare(&mut self, model: &StableDiffusion, batch: &Batch) -> Result<StepInputs> {
+        let (width, height) = batch.size;
+        let factor = model.downscale_factor();
+        let count = batch.examples.len() as i64;
+        let pixels = batch.pixels.as_ref().expect("this objective asks for pixels");
+        let pixels = Tensor::f_from_slice(pixels)?.f_reshape([count, 3, height as i64, width as i64])?;
+        let shape = [model.vae.config().latent_channels, (height / factor) as i64, (width / factor) as i64];
+        let noise = noise::gaussian(self.seed, Purpose::Latent, &batch.keys(), &shape);
+        let [pixels, noise] = [pixels, noise].map(|t| t.to_device(model.device));
+        Ok(StepInputs::Autoencoding(AutoencodingInputs { pixels, noise }))
+    }
+
+    fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, _gradient_checkpointing: bool) -> Tensor {
+        let StepInputs::Autoencoding(AutoencodingInputs { pixels, noise }) = inputs else {
+            unreachable!("this objective prepares autoencoding inputs")
+        };
+        let distribution = model.vae.encode(&pixels.to_kind(model.compute));
+        let decoded = model.vae.decode(&distribution.sample(&noise.to_kind(model.compute))).to_kind(Kind::Float);
+        let difference = &decoded - pixels;
+        let mut losses = mean_of_each(&difference.abs()) * self.config.l1_weight;
+        if self.config.l2_weight != 0.0 {
+            losses += mean_of_each(&difference.square()) * self.config.l2_weight;
+        }
+        if self.config.gradient_weight != 0.0 {
+            // |∇decoded - ∇pixels| = |∇(decoded - pixels)|
+            let [across, down] = [3, 2].map(|dim| mean_of_each(&difference.diff(1, dim, None::<&Tensor>, None::<&Tensor>).abs()));
+            losses += (across + down) * self.config.gradient_weight;
+        }
+        if self.config.kl_weight != 0.0 {
+            let [mean, logvar] = [distribution.mean, distribution.logvar].map(|t| t.to_kind(Kind::Float));
+            // KL(N(μ, σ²) ‖ N(0, 1)) = ½ Σ (μ² + σ² - 1 - ln σ²)
+            let divergence = (mean.square() + logvar.exp() - 1.0 - logvar) * 0.5;
+            losses += divergence.sum_dim_intlist([1i64, 2, 3].as_slice(), false, Kind::Float) * self.config.kl_weight;
+        }
+        losses
+    }
+
+    fn wants_pixels(&self) -> bool {
+        true
+    }
+}
+
+fn mean_of_each(tensor: &Tensor) -> Tensor {
+    tensor.mean_dim([1i64, 2, 3].as_slice(), false, Kind::Float)
+}

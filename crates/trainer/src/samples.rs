@@ -1,0 +1,51 @@
+//! Pictures drawn during training, and the grid of them.
+
+use crate::error::{Error, Result};
+use image::RgbImage;
+use sdtrain_model::StableDiffusion;
+use sdtrain_pipeline::{Request, grid, parameters_text, save_png, text_to_image};
+use sdtrain_recipe::TrainConfig;
+use std::fs;
+use std::path::Path;
+
+/// The pictures that `[samples]` asks for.
+pub fn request(config: &TrainConfig, clip_skip: usize) -> Request {
+    let samples = &config.samples;
+    Request {
+        prompts: samples.prompts.clone(),
+        negative: samples.negative.clone(),
+        steps: samples.steps as usize,
+        guidance: samples.guidance,
+        seed: samples.seed,
+        width: samples.width.unwrap_or(config.data.resolution.width()),
+        height: samples.height.unwrap_or(config.data.resolution.height()),
+        sampler: samples.sampler,
+        clip_skip,
+    }
+}
+
+/// Draws them and writes `folder/00-<seed>.png` … and `folder/grid.png`.
+pub fn draw(model: &StableDiffusion, request: &Request, folder: &Path) -> Result<Vec<RgbImage>> {
+    let pictures = text_to_image(model, request)?;
+    fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
+    let sampler = request.sampler.map_or_else(|| "model's own".to_string(), |name| name.to_string());
+    let name = model.path.display().to_string();
+    for (index, picture) in pictures.iter().enumerate() {
+        let text = parameters_text(request, index, &sampler, &name);
+        let path = folder.join(format!("{index:02}-{}.png", request.seed + index as u64));
+        save_png(&path, picture, &[("parameters", text)])?;
+    }
+    save_png(&folder.join("grid.png"), &grid(&rows_of(&pictures), zoom(&pictures)), &[])?;
+    Ok(pictures)
+}
+
+/// At most six pictures a row.
+fn rows_of(pictures: &[RgbImage]) -> Vec<Vec<RgbImage>> {
+    pictures.chunks(6).map(<[RgbImage]>::to_vec).collect()
+}
+
+/// Small pictures are shown enlarged.
+pub fn zoom(pictures: &[RgbImage]) -> u32 {
+    let width = pictures.iter().map(RgbImage::width).max().unwrap_or(256);
+    (256 / width.max(1)).clamp(1, 2)
+}

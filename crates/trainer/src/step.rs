@@ -1,0 +1,91 @@
+//! One optimizer step: prepare → forward_backward → update.
+
+use crate::batches::Batch;
+use crate::error::Result;
+use crate::inputs::StepInputs;
+use crate::objective::Objective;
+use crate::trainable::Trainable;
+use sdtrain_model::StableDiffusion;
+use sdtrain_optimizer::{GradScaler, Optimizer, clear_gradients, gradients};
+use tch::{Kind, Tensor};
+
+/// Everything a step works on.
+pub struct Step<'a> {
+    /// The model.
+    pub model: &'a StableDiffusion,
+    /// What carries gradients.
+    pub trainable: &'a dyn Trainable,
+    /// What it is asked for.
+    pub objective: &'a mut dyn Objective,
+    /// How parameters follow their gradients.
+    pub optimizer: &'a mut dyn Optimizer,
+    /// Loss scaling, in fp16.
+    pub scaler: Option<&'a mut GradScaler>,
+    /// Recompute activations in backward.
+    pub gradient_checkpointing: bool,
+    /// Clip gradients to this norm.
+    pub clip_norm: Option<f64>,
+}
+
+/// What a step measured.
+#[derive(Debug)]
+pub struct StepOutcome {
+    /// Mean over the step's examples.
+    pub loss: f64,
+    /// Before clipping, over all trained tensors.
+    pub grad_norm: f64,
+    /// The parameters were left alone because a gradient was not finite.
+    pub skipped: bool,
+    /// What each micro-batch was given, for traces.
+    pub inputs: Vec<StepInputs>,
+}
+
+impl Step<'_> {
+    /// One step over `batches` (several with gradient accumulation) at `learning_rates`, one a parameter group.
+    /// `first_pass` is the number of the first forward pass in the run.
+    pub fn run(&mut self, batches: &[Batch], learning_rates: &[f64], first_pass: u64) -> Result<StepOutcome> {
+        let examples: usize = batches.iter().map(|batch| batch.examples.len()).sum();
+        let scale = self.scaler.as_ref().map_or(1.0, |scaler| scaler.scale);
+        let mut inputs = Vec::with_capacity(batches.len());
+        let mut loss: Option<Tensor> = None;
+        for (number, batch) in (first_pass..).zip(batches) {
+            let prepared = self.objective.prepare(self.model, batch)?;
+            self.trainable.begin_pass(number);
+            let part = self.forward_backward(&prepared, examples, scale)?;
+            loss = Some(loss.map_or_else(|| part.shallow_clone(), |sum| sum + &part));
+            inputs.push(prepared);
+        }
+        let loss = loss.expect("a step has at least one batch");
+        let (grad_norm, skipped) = self.update(&loss, learning_rates)?;
+        Ok(StepOutcome { loss: loss.double_value(&[]), grad_norm, skipped, inputs })
+    }
+
+    /// This batch's share of the step's loss, with its gradients added to the parameters'. Depends on tensors alone
+    /// and reads nothing back to the host.
+    fn forward_backward(&self, inputs: &StepInputs, examples: usize, scale: f64) -> Result<Tensor> {
+        Ok(sdtrain_torch::catch(|| {
+            let losses = self.objective.losses(self.model, inputs, self.gradient_checkpointing);
+            let loss = losses.sum(Kind::Float) / examples as f64;
+            (&loss * scale).backward();
+            loss.detach()
+        })?)
+    }
+
+    fn update(&mut self, loss: &Tensor, learning_rates: &[f64]) -> Result<(f64, bool)> {
+        let gradients = gradients(self.optimizer.groups());
+        if let Some(scaler) = &self.scaler {
+            let _ = scaler.unscale(&gradients)?;
+        }
+        let norm = sdtrain_torch::clip_grad_norm(&gradients, self.clip_norm)?;
+        // A step with a gradient or loss that is not finite must not reach the parameters: decided on the device.
+        let sum = &norm + loss;
+        let found_inf = sum.isfinite().logical_not().to_kind(Kind::Float).reshape([1]);
+        self.optimizer.step(learning_rates, Some(&found_inf))?;
+        clear_gradients(self.optimizer.groups());
+        let skipped = found_inf.double_value(&[0]) != 0.0;
+        if let Some(scaler) = &mut self.scaler {
+            scaler.update(skipped);
+        }
+        Ok((norm.double_value(&[]), skipped))
+    }
+}

@@ -1,0 +1,79 @@
+//! What went into the first steps and what came out, for replaying them in another program.
+
+use crate::error::Result;
+use crate::inputs::{Prompts, StepInputs};
+use crate::step::StepOutcome;
+use sdtrain_model::TensorReader;
+use sdtrain_optimizer::ParamGroup;
+use sdtrain_state_dict::write_source;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use tch::{Kind, Tensor};
+
+/// A trace being recorded.
+pub struct Trace {
+    path: PathBuf,
+    steps: u64,
+    tensors: Vec<(String, Tensor)>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Trace {
+    /// Starts with the trained tensors as they are before the first step. `config` is the resolved configuration.
+    pub fn new(path: PathBuf, steps: u64, config: String, groups: &[ParamGroup]) -> Trace {
+        let metadata = BTreeMap::from([
+            ("config".to_string(), config),
+            ("sdtrain.version".to_string(), env!("CARGO_PKG_VERSION").to_string()),
+        ]);
+        Trace { path, steps, tensors: snapshot("initial", groups), metadata }
+    }
+
+    /// Records optimizer step `step` (counted from 1). After the last one the file is written; `true` then.
+    pub fn record(&mut self, step: u64, outcome: &StepOutcome, rates: &[f64], groups: &[ParamGroup]) -> Result<bool> {
+        let one = outcome.inputs.len() == 1;
+        for (micro, inputs) in outcome.inputs.iter().enumerate() {
+            let prefix = if one { format!("step.{step}") } else { format!("step.{step}.micro.{micro}") };
+            let mut put = |name: &str, tensor: &Tensor, kind: Kind| {
+                let tensor = tensor.detach().to_kind(kind).to_device(tch::Device::Cpu).contiguous().copy();
+                self.tensors.push((format!("{prefix}.{name}"), tensor));
+            };
+            match inputs {
+                StepInputs::Denoising(inputs) => {
+                    put("latents", &inputs.latents, Kind::Float);
+                    put("noise", &inputs.noise, Kind::Float);
+                    put("timesteps", &inputs.timesteps, Kind::Int64);
+                    put("loss_weights", &inputs.loss_weights, Kind::Float);
+                    match &inputs.prompts {
+                        Prompts::Encoded(states) => put("encoder_hidden_states", states, Kind::Float),
+                        Prompts::TokenIds(ids) => put("input_ids", ids, Kind::Int64),
+                    }
+                }
+                StepInputs::Autoencoding(inputs) => {
+                    put("pixels", &inputs.pixels, Kind::Float);
+                    put("noise", &inputs.noise, Kind::Float);
+                }
+            }
+        }
+        let mut number = |name: &str, values: &[f64]| {
+            let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+            let tensor = Tensor::from_slice(&values);
+            let tensor = if values.len() == 1 && name != "lr" { tensor.squeeze() } else { tensor };
+            self.tensors.push((format!("step.{step}.{name}"), tensor));
+        };
+        number("loss", &[outcome.loss]);
+        number("grad_norm", &[outcome.grad_norm]);
+        number("lr", rates);
+        if step < self.steps {
+            return Ok(false);
+        }
+        self.tensors.extend(snapshot("final", groups));
+        let borrowed: Vec<(String, &Tensor)> = self.tensors.iter().map(|(name, t)| (name.clone(), t)).collect();
+        write_source(&self.path, &TensorReader::new(borrowed, None), &self.metadata)?;
+        Ok(true)
+    }
+}
+
+fn snapshot(prefix: &str, groups: &[ParamGroup]) -> Vec<(String, Tensor)> {
+    let parameters = groups.iter().flat_map(|group| &group.parameters);
+    parameters.map(|(name, tensor)| (format!("{prefix}.{name}"), tensor.detach().to_kind(Kind::Float).copy())).collect()
+}

@@ -1,0 +1,92 @@
+//! Low-rank adapters beside frozen networks.
+
+use super::Trainable;
+use crate::error::Result;
+use sdtrain_adapter::{Lora, LoraFile, Networks, kohya_metadata};
+use sdtrain_model::StableDiffusion;
+use sdtrain_optimizer::ParamGroup;
+use sdtrain_recipe::{LoraConfig, LoraFormat};
+use sdtrain_state_dict::SafetensorsFile;
+use sdtrain_state_dict::maps::lora_peft::Part;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use tch::Kind;
+
+/// A LoRA in training.
+pub struct LoraTrainable {
+    lora: Lora,
+    config: LoraConfig,
+    learning_rate: f64,
+}
+
+impl LoraTrainable {
+    /// Makes the adapters (or reads `lora.initial`) and attaches them.
+    pub fn new(config: &LoraConfig, learning_rate: f64, seed: u64, model: &StableDiffusion) -> Result<LoraTrainable> {
+        let networks = Networks::of(model);
+        let lora = match &config.initial {
+            Some(path) => LoraFile::read(&SafetensorsFile::open(path)?, &networks)?.into_lora(&networks)?,
+            None => Lora::new(config, seed, &networks)?,
+        };
+        lora.attach(&networks);
+        for (_, parameter) in [Part::Unet, Part::TextEncoder].into_iter().flat_map(|part| lora.parameters(part)) {
+            let _ = parameter.set_requires_grad(true);
+        }
+        Ok(LoraTrainable { lora, config: config.clone(), learning_rate })
+    }
+}
+
+impl Trainable for LoraTrainable {
+    fn param_groups(&self, _model: &StableDiffusion) -> Vec<ParamGroup> {
+        let rates = [
+            (Part::Unet, self.learning_rate),
+            (Part::TextEncoder, self.config.text_encoder_learning_rate.unwrap_or(self.learning_rate)),
+        ];
+        let group = |(part, learning_rate): (Part, f64)| ParamGroup {
+            name: part.folder().to_string(),
+            learning_rate,
+            parameters: self.lora.parameters(part),
+        };
+        rates.into_iter().map(group).filter(|group| !group.parameters.is_empty()).collect()
+    }
+
+    fn begin_pass(&self, number: u64) {
+        self.lora.set_step(number);
+    }
+
+    fn set_active(&self, active: bool) -> bool {
+        self.lora.set_strength(if active { 1.0 } else { 0.0 });
+        true
+    }
+
+    fn save(
+        &self,
+        _model: &StableDiffusion,
+        folder: &Path,
+        stem: &str,
+        kind: Kind,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<Vec<PathBuf>> {
+        let mut metadata = metadata.clone();
+        metadata.extend(kohya_metadata(&self.lora));
+        let paths: Vec<PathBuf> = self.product_names(stem).iter().map(|name| folder.join(name)).collect();
+        for (index, path) in paths.iter().enumerate() {
+            match (self.config.format, index) {
+                (LoraFormat::Peft, _) | (LoraFormat::Both, 1) => self.lora.save_peft(path, kind, &metadata)?,
+                (LoraFormat::Kohya | LoraFormat::Both, _) => self.lora.save_kohya(path, kind, &metadata)?,
+            }
+        }
+        Ok(paths)
+    }
+
+    fn product_names(&self, stem: &str) -> Vec<String> {
+        let main = format!("{stem}.safetensors");
+        match self.config.format {
+            LoraFormat::Both => vec![main, format!("{stem}-peft.safetensors")],
+            _ => vec![main],
+        }
+    }
+
+    fn adapter_kind(&self) -> Option<&'static str> {
+        Some("lora")
+    }
+}
