@@ -34,6 +34,7 @@ const LAYERS: &[Layer] = &[
     free("recipe", &["config"]),
     free("test-support", &["state-dict"]),
     free("data-loader", &["checkpoint", "config", "random", "recipe", "state-dict", "tokenizer"]),
+    torch("torch-test-support", &["state-dict", "test-support"]),
     torch("diffusion", &["random", "recipe", "torch"]),
     torch("optimizer", &["random", "recipe", "torch"]),
     torch("model", &["diffusion", "random", "recipe", "state-dict", "tokenizer", "torch"]),
@@ -41,7 +42,19 @@ const LAYERS: &[Layer] = &[
     torch("pipeline", &["diffusion", "model", "random", "recipe", "tokenizer", "torch"]),
     torch(
         "evaluate",
-        &["config", "data-loader", "diffusion", "model", "pipeline", "posters", "random", "recipe", "torch"],
+        &[
+            "adapter",
+            "checkpoint",
+            "data-loader",
+            "diffusion",
+            "model",
+            "pipeline",
+            "posters",
+            "random",
+            "recipe",
+            "state-dict",
+            "torch",
+        ],
     ),
     torch(
         "trainer",

@@ -47,7 +47,11 @@ impl LoraFile {
         }
         if !unknown.is_empty() {
             let first: Vec<String> = unknown.iter().take(3).cloned().collect();
-            return Err(does_not_fit(format!("{} tensors have no layer in it, the first are {}", unknown.len(), first.join(", "))));
+            return Err(does_not_fit(format!(
+                "{} tensors have no layer in it, the first are {}",
+                unknown.len(),
+                first.join(", ")
+            )));
         }
         if layers.is_empty() {
             return Err(does_not_fit("it holds no low-rank adapter".into()));
@@ -61,7 +65,10 @@ impl LoraFile {
             networks.layers().map(|(part, path, layer)| ((part, path), layer)).collect();
         let mut modules = Vec::new();
         for ((part, path), LayerTensors { down, up, alpha }) in self.layers {
-            let does_not_fit = |reason: &str| Error::DoesNotFit { file: self.name.clone(), reason: format!("`{part}.{path}`: {reason}") };
+            let does_not_fit = |reason: &str| Error::DoesNotFit {
+                file: self.name.clone(),
+                reason: format!("`{part}.{path}`: {reason}"),
+            };
             let layer = known.get(&(part, path.as_str())).ok_or_else(|| does_not_fit("there is no such layer"))?;
             let (Some(down), Some(up)) = (down, up) else {
                 return Err(does_not_fit("one of its two matrices is missing"));

@@ -20,8 +20,7 @@ pub struct Networks<'m> {
 impl<'m> Networks<'m> {
     /// UNet and text encoder of `model`.
     pub fn of(model: &'m StableDiffusion) -> Networks<'m> {
-        let parts =
-            [(Part::TextEncoder, model.text_encoder.parameters()), (Part::Unet, model.unet.parameters())];
+        let parts = [(Part::TextEncoder, model.text_encoder.parameters()), (Part::Unet, model.unet.parameters())];
         Networks { parts, device: model.device }
     }
 
@@ -86,7 +85,12 @@ impl Lora {
                 layer: key_of(&full_path),
                 step: Cell::new(0),
             });
-            modules.push(LoraModule { part, path: path.to_string(), alpha, layer: beside(layer, down, up, alpha, dropout) });
+            modules.push(LoraModule {
+                part,
+                path: path.to_string(),
+                alpha,
+                layer: beside(layer, down, up, alpha, dropout),
+            });
         }
         if modules.is_empty() {
             return Err(Error::NoTargets(config.targets.clone()));
@@ -155,7 +159,13 @@ impl Lora {
 }
 
 /// The adapter for `layer` from its two tensors.
-pub(crate) fn beside(layer: &Adaptable, down: Tensor, up: Tensor, alpha: f64, dropout: Option<Dropout>) -> Rc<LoraLayer> {
+pub(crate) fn beside(
+    layer: &Adaptable,
+    down: Tensor,
+    up: Tensor,
+    alpha: f64,
+    dropout: Option<Dropout>,
+) -> Rc<LoraLayer> {
     let convolution = match layer {
         Adaptable::Linear(_) => None,
         Adaptable::Conv2d(conv) => Some((conv.stride, conv.padding)),

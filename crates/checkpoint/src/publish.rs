@@ -20,7 +20,7 @@ pub(crate) const REPLACED: &str = ".replaced-";
 pub(crate) const TRASH: &str = ".trash-";
 
 /// Bytes read at a time while hashing.
-const CHUNK: usize = 1 << 20;
+const CHUNK: usize = 1 << 16;
 
 /// What the producer of a checkpoint's content returns.
 pub type Fill = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;

@@ -250,6 +250,14 @@ mod tests {
     }
 
     #[test]
+    fn of_two_equally_near_shapes_the_narrower_is_taken() {
+        let bucketing = BucketingConfig { step: Some(32), ..BucketingConfig::default() };
+        let buckets = Buckets::new(&config(Resolution::Square(64), bucketing), 64).unwrap();
+        assert_eq!(buckets.sizes(), [(32, 96), (32, 128), (64, 64), (96, 32), (128, 32)]);
+        assert_eq!(placed(&buckets, (200, 100)).0, (64, 64));
+    }
+
+    #[test]
     fn an_image_of_a_buckets_size_stays_as_it_is() {
         let buckets = buckets(512, 256, 1024);
         for size in buckets.sizes() {

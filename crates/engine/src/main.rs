@@ -1,12 +1,23 @@
 #![doc = include_str!("../README.md")]
 
-fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let loaded = match sdtrain_recipe::TrainConfig::load(std::path::Path::new(&args[1]), &args[2..].to_vec()) {
-        Ok(loaded) => loaded,
-        Err(problems) => { eprintln!("{problems}"); std::process::exit(2) }
-    };
-    let output = std::path::Path::new("outputs").join(&loaded.config.name);
-    let result = sdtrain_trainer::train(loaded.config, &sdtrain_trainer::RunOptions { output, device: "cpu".into() });
-    match result { Ok(outcome) => eprintln!("{outcome:?}"), Err(error) => { eprintln!("error: {error}"); std::process::exit(1) } }
+mod evaluate;
+mod failure;
+mod sample;
+mod train;
+
+use sdtrain::args::{Cli, Command};
+use sdtrain::{ExitCode, Failure, finish};
+
+fn main() -> std::process::ExitCode {
+    finish(|| run(Cli::from_args(std::env::args_os())))
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Train(args) => train::run(&args),
+        Command::Sample(args) => sample::run(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
+        _ => Err(Failure::new(ExitCode::Configuration, "`sdtrain-engine` trains, samples and evaluates only")
+            .hint("call `sdtrain` instead: it knows every command")),
+    }
 }

@@ -18,7 +18,8 @@ impl AdamW {
             .iter()
             .map(|group| {
                 let zeros = || group.parameters.iter().map(|(_, p)| p.detach().zeros_like()).collect();
-                let steps = group.parameters.iter().map(|(_, p)| Tensor::zeros([1], (Kind::Float, p.device())).squeeze());
+                let steps =
+                    group.parameters.iter().map(|(_, p)| Tensor::zeros([1], (Kind::Float, p.device())).squeeze());
                 AdamWState { exp_avgs: zeros(), exp_avg_sqs: zeros(), steps: steps.collect() }
             })
             .collect();
@@ -51,7 +52,8 @@ impl Optimizer for AdamW {
             let with_gradient: Vec<usize> =
                 (0..group.parameters.len()).filter(|&i| group.parameters[i].1.grad().defined()).collect();
             let pick = |list: &[Tensor]| with_gradient.iter().map(|&i| list[i].shallow_clone()).collect::<Vec<_>>();
-            let parameters: Vec<Tensor> = with_gradient.iter().map(|&i| group.parameters[i].1.shallow_clone()).collect();
+            let parameters: Vec<Tensor> =
+                with_gradient.iter().map(|&i| group.parameters[i].1.shallow_clone()).collect();
             let gradients: Vec<Tensor> = parameters.iter().map(Tensor::grad).collect();
             let state = AdamWState {
                 exp_avgs: pick(&state.exp_avgs),

@@ -1,10 +1,11 @@
 //! Dynamic loss scaling for fp16: keeps small gradients from vanishing and skips steps whose gradients overflow.
 
 use sdtrain_torch::{Result, unscale};
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 /// PyTorch's rule (`torch.amp.GradScaler`): halve after an overflow, double after 2000 good steps in a row.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GradScaler {
     /// The loss is multiplied by this before backward.
     pub scale: f64,

@@ -13,11 +13,8 @@ pub fn grid(rows: &[Vec<RgbImage>], zoom: u32) -> RgbImage {
     let cell_height = all().map(RgbImage::height).max().unwrap_or(1) * zoom;
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0) as u32;
     let side = |cells: u32, size: u32| cells * (size + GAP) + GAP;
-    let mut canvas = RgbImage::from_pixel(
-        side(columns, cell_width),
-        side(rows.len() as u32, cell_height),
-        Rgb([238, 238, 238]),
-    );
+    let mut canvas =
+        RgbImage::from_pixel(side(columns, cell_width), side(rows.len() as u32, cell_height), Rgb([238, 238, 238]));
     for (r, row) in rows.iter().enumerate() {
         for (c, picture) in row.iter().enumerate() {
             let large = imageops::resize(

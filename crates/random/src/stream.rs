@@ -145,6 +145,15 @@ mod tests {
     }
 
     #[test]
+    fn below_is_even_where_the_range_does_not_divide_the_words() {
+        // Of 2⁶⁴ words, the multiples of three in 0..3·2⁶² would get half instead of a third.
+        let mut s = stream();
+        let thirds = (0..30_000).filter(|_| s.below(3 << 62).is_multiple_of(3)).count();
+        // 10,000 expected, standard deviation 82: five of them.
+        assert!((9_590..=10_410).contains(&thirds), "{thirds}");
+    }
+
+    #[test]
     fn normals_have_mean_zero_and_variance_one() {
         let mut values = vec![0f32; 100_000];
         stream().fill_normal(&mut values);

@@ -1,5 +1,6 @@
 //! Where a model is: built in, in a file or folder, or in the Hugging Face cache.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// The models that come with the program.
@@ -37,6 +38,16 @@ impl ModelLocation {
         match path.exists() {
             true => Ok(ModelLocation::Path(path.to_owned())),
             false => Err((format!("`{text}` does not exist"), nearest_folder_hint(path))),
+        }
+    }
+}
+
+impl fmt::Display for ModelLocation {
+    /// As `find` takes it and as models are loaded: `builtin:NAME`, or the path.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ModelLocation::Builtin(name) => write!(formatter, "builtin:{name}"),
+            ModelLocation::Path(path) => write!(formatter, "{}", path.display()),
         }
     }
 }

@@ -36,6 +36,17 @@ struct Block {
   }
 };
 
+// Where the gradient of a block's input ends up while the block is run again. A leaf would do, too, but its `.grad` is
+// copied into the memory layout of the leaf; then sums further down run in another order than without checkpointing.
+struct GradientSink : public torch::autograd::Node {
+  at::Tensor gradient;
+
+  variable_list apply(variable_list &&grads) override {
+    gradient = grads[0];
+    return {};
+  }
+};
+
 struct CheckpointNode : public torch::autograd::Node {
   std::shared_ptr<Block> block;
   std::vector<SavedVariable> inputs;
@@ -43,10 +54,14 @@ struct CheckpointNode : public torch::autograd::Node {
   variable_list apply(variable_list &&grads) override {
     TORCH_CHECK(block, "a checkpointed block was asked for its gradient twice");
     variable_list detached;
-    for (auto &saved : inputs) {
-      const auto input = saved.unpack();
+    std::vector<std::shared_ptr<GradientSink>> sinks(inputs.size());
+    for (size_t i = 0; i < inputs.size(); i++) {
+      const auto input = inputs[i].unpack();
       auto copy = input.detach();
-      copy.set_requires_grad(input.requires_grad());
+      if (input.requires_grad()) {
+        sinks[i] = std::make_shared<GradientSink>();
+        torch::autograd::set_history(copy, sinks[i]);
+      }
       detached.push_back(copy);
     }
     at::Tensor output;
@@ -54,11 +69,13 @@ struct CheckpointNode : public torch::autograd::Node {
       c10::AutoGradMode with_grad(true);
       output = block->run(detached);
     }
-    variable_list input_grads(detached.size());
+    variable_list input_grads(inputs.size());
     if (grads[0].defined() && output.requires_grad()) {
       // Gradients of the parameters that the closure holds are accumulated by this call.
       torch::autograd::backward({output}, {grads[0]});
-      for (size_t i = 0; i < detached.size(); i++) input_grads[i] = detached[i].grad();
+      for (size_t i = 0; i < sinks.size(); i++) {
+        if (sinks[i]) input_grads[i] = sinks[i]->gradient;
+      }
     }
     return input_grads;
   }

@@ -29,6 +29,11 @@ pub fn device(name: &str) -> Result<Device> {
     }
 }
 
+/// How many processor threads libtorch computes with from now on; the bits of a result depend on it.
+pub fn set_threads(threads: u32) {
+    tch::set_num_threads(threads as i32);
+}
+
 /// Loads `libtorch_cuda.so`, whose start-up code registers CUDA's kernels with the libtorch in this process.
 ///
 /// Looked for in `$SDTRAIN_LIBTORCH/lib` and where the dynamic loader looks. Must run before the first call that asks

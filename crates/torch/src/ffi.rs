@@ -3,8 +3,7 @@
 use std::ffi::{c_char, c_int, c_void};
 use torch_sys::C_tensor;
 
-pub type BlockCall =
-    unsafe extern "C" fn(*mut c_void, *const *mut C_tensor, c_int, *mut *mut C_tensor) -> c_int;
+pub type BlockCall = unsafe extern "C" fn(*mut c_void, *const *mut C_tensor, c_int, *mut *mut C_tensor) -> c_int;
 pub type BlockFree = unsafe extern "C" fn(*mut c_void);
 
 #[expect(unsafe_code, reason = "the shim's functions, each called in one place")]

@@ -7,7 +7,7 @@ mod foreach;
 mod gradient_checkpoint;
 mod tensor_bytes;
 
-pub use device::device;
+pub use device::{device, set_threads};
 pub use error::{Error, Result, catch};
 pub use foreach::{AdamWState, AdamWStep, clip_grad_norm, fused_adamw, unscale};
 pub use gradient_checkpoint::gradient_checkpoint;

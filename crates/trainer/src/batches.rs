@@ -52,9 +52,7 @@ impl Batches {
     pub fn new(data: &Arc<DataSet>, with_pixels: bool, epoch: u64, start: usize, workers: usize) -> Batches {
         match with_pixels {
             true => Batches::WithPixels(data.clone().prefetch(epoch, start, workers)),
-            false => {
-                Batches::WithoutPixels { data: data.clone(), epoch, next: start, plan: data.epoch_plan(epoch) }
-            }
+            false => Batches::WithoutPixels { data: data.clone(), epoch, next: start, plan: data.epoch_plan(epoch) },
         }
     }
 

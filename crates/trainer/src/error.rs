@@ -25,12 +25,26 @@ pub enum Error {
     /// Sampling.
     #[error(transparent)]
     Pipeline(#[from] sdtrain_pipeline::Error),
+    /// Evaluating.
+    #[error(transparent)]
+    Evaluate(#[from] sdtrain_evaluate::Error),
     /// The scheduler's configuration.
     #[error(transparent)]
     Scheduler(#[from] sdtrain_diffusion::Error),
     /// A file of tensors.
     #[error(transparent)]
     StateDict(#[from] sdtrain_state_dict::Error),
+    /// A checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] sdtrain_checkpoint::Error),
+    /// A checkpoint that cannot be continued from.
+    #[error("cannot continue from `{}`: {reason}", checkpoint.display())]
+    CannotContinue {
+        /// Its folder.
+        checkpoint: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// libtorch.
     #[error(transparent)]
     Torch(#[from] sdtrain_torch::Error),
@@ -58,9 +72,6 @@ pub enum Error {
         /// Dotted keys.
         keys: Vec<String>,
     },
-    /// Another process writes to the output folder.
-    #[error("`{}` is in use by another run", .0.display())]
-    InUse(PathBuf),
 }
 
 /// Result of this crate.

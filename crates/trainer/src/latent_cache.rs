@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use tch::{Kind, Tensor};
 
 /// How many images are encoded at once.
-const BATCH: usize = 16;
+pub(crate) const BATCH: usize = 16;
 
 /// Mean and standard deviation of each image's latents, unscaled, on the host. Keeping both, not a draw, makes cached
 /// training equal to uncached training: the draw is made anew at every visit.
@@ -18,7 +18,11 @@ pub struct LatentCache {
 
 impl LatentCache {
     /// Encodes every image of `data`, mirrored ones too where visits are mirrored. `progress(done, total)`.
-    pub fn fill(model: &StableDiffusion, data: &DataSet, progress: &mut dyn FnMut(usize, usize)) -> Result<LatentCache> {
+    pub fn fill(
+        model: &StableDiffusion,
+        data: &DataSet,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<LatentCache> {
         let mut wanted: Vec<(usize, bool)> = (0..data.images()).map(|image| (image, false)).collect();
         wanted.extend((0..data.images()).filter(|&image| data.may_be_mirrored(image)).map(|image| (image, true)));
         // Images of one size are neighbours, so that batches are full.
@@ -53,10 +57,5 @@ impl LatentCache {
             Tensor::stack(&tensors, 0)
         };
         (of(|m| &m.0) + of(|m| &m.1) * noise) * self.scaling_factor
-    }
-
-    /// The shape of an image's latents: channels, height, width.
-    pub fn shape(&self, example: &ExampleId) -> Vec<i64> {
-        self.moments[&(example.image, example.flipped)].0.size()
     }
 }

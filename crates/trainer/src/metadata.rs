@@ -67,7 +67,9 @@ pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch
         implementation: "diffusers".into(),
         title: config.name.clone(),
         resolution: Some(resolution),
-        prediction_type: Some(if facts.prediction_type == PredictionType::VPrediction { "v" } else { "epsilon" }.into()),
+        prediction_type: Some(
+            if facts.prediction_type == PredictionType::VPrediction { "v" } else { "epsilon" }.into(),
+        ),
         encoder_layer: facts.clip_skip,
         ..ModelSpec::default()
     };

@@ -39,6 +39,30 @@ pub fn draw(model: &StableDiffusion, request: &Request, folder: &Path) -> Result
     Ok(pictures)
 }
 
+/// Base above, result below, of the pictures in two folders that [`draw`] wrote: `target`. Nothing when the first
+/// folder is not there (a run that was begun without pictures).
+pub fn compare(before: &Path, after: &Path, target: &Path) -> Result<()> {
+    let (before, after) = (read_all(before), read_all(after));
+    if before.is_empty() || after.is_empty() {
+        return Ok(());
+    }
+    let zoom = zoom(&before);
+    // Six columns at most: pairs of rows, base above result.
+    let rows: Vec<Vec<RgbImage>> =
+        before.chunks(6).zip(after.chunks(6)).flat_map(|(b, a)| [b.to_vec(), a.to_vec()]).collect();
+    Ok(save_png(target, &grid(&rows, zoom), &[])?)
+}
+
+/// The numbered pictures of a folder, in order.
+fn read_all(folder: &Path) -> Vec<RgbImage> {
+    let mut paths: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(|c: char| c.is_ascii_digit()))
+    });
+    paths.sort();
+    paths.iter().filter_map(|path| Some(image::open(path).ok()?.into_rgb8())).collect()
+}
+
 /// At most six pictures a row.
 fn rows_of(pictures: &[RgbImage]) -> Vec<Vec<RgbImage>> {
     pictures.chunks(6).map(<[RgbImage]>::to_vec).collect()

@@ -1,21 +1,25 @@
 //! Configuration → a run that is ready for its first step, in numbered steps.
 
 use crate::error::{Error, Result};
-use crate::latent_cache::LatentCache;
+use crate::latent_cache::{BATCH as LATENT_BATCH, LatentCache};
 use crate::metadata::RunFacts;
 use crate::objective::{Autoencoding, Objective, TextToImage};
 use crate::precision::kind_of;
 use crate::prompt_cache::PromptCache;
+use crate::run_folder::{ResumePolicy, RunFolder, Start};
 use crate::samples;
 use crate::trace::Trace;
 use crate::trainable::{Full, LoraTrainable, Trainable, Vae};
 use crate::trainer::{Outcome, Trainer};
-use crate::validation::Validation;
+use sdtrain_checkpoint::{ManifestInfo, verify};
 use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::{NoiseSchedule, PredictionType, SchedulerConfig};
+use sdtrain_evaluate::DenoisingLoss;
 use sdtrain_model::{LoadOptions, StableDiffusion, load};
 use sdtrain_optimizer::{GradScaler, build};
-use sdtrain_recipe::{DataConfig, FloatType, Init, Method, Subset, TrainConfig};
+use sdtrain_recipe::{DataConfig, FloatType, Init, Method, ModelLocation, Subset, TrainConfig};
+use sdtrain_run_log::{Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,6 +32,8 @@ pub struct RunOptions {
     pub output: PathBuf,
     /// The device's name: `auto`, `cpu`, `cuda:N`.
     pub device: String,
+    /// What to do with an output folder that exists.
+    pub resume: ResumePolicy,
 }
 
 /// Trains as `config` says.
@@ -38,9 +44,16 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         tch::set_num_threads(threads as i32);
     }
     let device = sdtrain_torch::device(&options.device)?;
+    let folder = RunFolder::open(&config, &options.output, &options.resume)?;
+    if folder.start == Start::Finished {
+        return Ok(Outcome::AlreadyDone);
+    }
+    let mut record = RunRecord::begin(program(), device_record(device));
     // 2 model
+    record.phase("load_model");
     let model = load_model(&config, device)?;
     // 3 data
+    record.phase("open_data");
     let (data, held_out) = open_data(&config, model.bucket_step())?;
     // 4 what is trained
     let rate = config.optimizer.learning_rate();
@@ -49,19 +62,16 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         Method::Full => Box::new(Full::new(&config.full, rate, &model)),
         Method::Vae => Box::new(Vae::new(&config.vae_objective, rate, &model)),
     };
+    record.phase("encode");
     // 5 what it is asked for
     let clip_skip = config.model.clip_skip.unwrap_or(1) as usize;
     let schedule = NoiseSchedule::new(&model.scheduler)?.to_device(device);
     let prediction_type = schedule.prediction_type();
     let validation = match (&held_out, config.method) {
-        (Some(data), Method::Lora | Method::Full) => Some(Validation::new(
-            &model,
-            data,
-            config.validation.timestep_bands as usize,
-            config.validation.repeats as usize,
-            schedule.to_device(device),
-            prediction_type,
-        )?),
+        (Some(data), Method::Lora | Method::Full) => {
+            let (bands, repeats) = (config.validation.timestep_bands, config.validation.repeats);
+            Some(DenoisingLoss::new(&model, data, bands as usize, repeats as usize)?)
+        }
         _ => None,
     };
     let objective: Box<dyn Objective> = match config.method {
@@ -73,7 +83,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
             noise: config.noise.clone(),
             loss: config.loss.clone(),
             latents: match config.data.cache_latents {
-                true => Some(LatentCache::fill(&model, &data, &mut |_, _| {})?),
+                true => Some(LatentCache::fill(&model, &data, &mut tell_of_encoding)?),
                 false => None,
             },
             prompts: (!trains_text_encoder(&config)).then(|| PromptCache::new(clip_skip)),
@@ -102,15 +112,28 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         .clone()
         .map(|path| Trace::new(path, config.debug.trace_steps, config.to_toml(), optimizer.groups()));
     let sample_request = (!config.samples.prompts.is_empty()).then(|| samples::request(&config, clip_skip));
+    let manifest = ManifestInfo {
+        run_id: blake3::hash(config.to_toml().as_bytes()).to_hex()[..16].to_string(),
+        config_digest: blake3::hash(config.to_toml().as_bytes()).to_hex().to_string(),
+        data_digest: data.fingerprint(),
+        build: format!("sdtrain {}", env!("CARGO_PKG_VERSION")),
+        threads: tch::get_num_threads() as usize,
+        instruction_set: instruction_set().unwrap_or_default(),
+        ..ManifestInfo::default()
+    };
+    check_continuation(&folder.start, &manifest)?;
     let trainer = Trainer {
         config,
-        output: options.output.clone(),
+        folder,
+        record,
+        manifest,
         model,
         data,
         trainable,
         objective,
         optimizer,
         scaler,
+        held_out,
         validation,
         sample_request,
         metadata,
@@ -118,8 +141,57 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         total_steps,
         clip_skip,
         started,
+        products: Vec::new(),
     };
     trainer.run()
+}
+
+/// A line at every tenth of a long encoding; a short one is over before anybody wonders.
+fn tell_of_encoding(done: usize, total: usize) {
+    const LONG: usize = 1000;
+    let tenth = |images: usize| images * 10 / total.max(1);
+    if total >= LONG && tenth(done) > tenth(done.saturating_sub(LATENT_BATCH)) {
+        eprintln!("encoded {done} of {total} images");
+    }
+}
+
+/// The data of a continued run must be what they were: its order and noise are drawn for exactly these images.
+fn check_continuation(start: &Start, manifest: &ManifestInfo) -> Result<()> {
+    let Start::Continue(checkpoint) = start else { return Ok(()) };
+    let before = verify(checkpoint)?.info;
+    let cannot = |reason: &str| Error::CannotContinue { checkpoint: checkpoint.clone(), reason: reason.into() };
+    if before.data_digest != manifest.data_digest {
+        return Err(cannot("the images or captions have changed since; `--resume never` starts anew"));
+    }
+    if (before.threads, &before.instruction_set) != (manifest.threads, &manifest.instruction_set) {
+        eprintln!(
+            "note: the run was begun with {} threads ({}); with {} ({}) it goes on equal to rounding, not to the bit",
+            before.threads, before.instruction_set, manifest.threads, manifest.instruction_set
+        );
+    }
+    Ok(())
+}
+
+fn program() -> Program {
+    Program {
+        name: "sdtrain".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        git_commit: std::env::current_exe().ok().and_then(|path| git_commit(path.parent()?)),
+        versions: BTreeMap::from([("libtorch".to_string(), "2.11.0".to_string())]),
+    }
+}
+
+fn device_record(device: Device) -> DeviceRecord {
+    let kind = match device {
+        Device::Cuda(number) => format!("cuda:{number}"),
+        _ => "cpu".to_string(),
+    };
+    DeviceRecord {
+        kind,
+        name: processor_name(),
+        threads: tch::get_num_threads() as usize,
+        instruction_set: instruction_set(),
+    }
 }
 
 /// Whether the text encoder runs inside the step.
@@ -143,7 +215,9 @@ pub fn load_model(config: &TrainConfig, device: Device) -> Result<StableDiffusio
         vae: config.model.vae.clone(),
         ..LoadOptions::new(device, kind_of(config.precision.compute))
     };
-    let mut model = load(&config.model.path, &options)?;
+    let location =
+        ModelLocation::find(&config.model.path).map_err(|(message, hint)| Error::Config { message, hint })?;
+    let mut model = load(&location.to_string(), &options)?;
     model.scheduler = scheduler_of(config, &model.scheduler);
     Ok(model)
 }
@@ -171,28 +245,25 @@ fn open_data(config: &TrainConfig, bucket_step: usize) -> Result<(Arc<DataSet>, 
         return Ok((Arc::new(data), Some(held_out)));
     }
     let data = DataSet::open(&config.data, config.seed, bucket_step)?;
-    let held_out = match &config.validation.path {
-        Some(path) => {
+    Ok((Arc::new(data), open_held_out(config, bucket_step)?))
+}
+
+/// The held-out images of `[validation]`, if there are any.
+pub fn open_held_out(config: &TrainConfig, bucket_step: usize) -> Result<Option<DataSet>> {
+    match (&config.validation.path, config.validation.split) {
+        (Some(path), _) => {
             let subsets = vec![Subset { path: path.clone(), ..held_out_subset(config) }];
-            Some(DataSet::open(&DataConfig { subsets, ..config.data.clone() }, config.seed, bucket_step)?)
+            // Held-out images may be fewer than a training batch.
+            let data = DataConfig { subsets, batch_size: 1, ..config.data.clone() };
+            Ok(Some(DataSet::open(&data, config.seed, bucket_step)?))
         }
-        None => None,
-    };
-    if data.batches_per_epoch() == 0 {
-        return Err(Error::Config { message: "an epoch has no batch".into(), hint: None });
+        (None, Some(split)) => Ok(Some(DataSet::open_split(&config.data, config.seed, bucket_step, split)?.1)),
+        (None, None) => Ok(None),
     }
-    Ok((Arc::new(data), held_out))
 }
 
 /// Held-out images are read as the first training folder's are, without anything random.
 fn held_out_subset(config: &TrainConfig) -> Subset {
     let first = config.data.subsets.first().cloned().unwrap_or_default();
-    Subset {
-        repeats: 1,
-        shuffle_caption: false,
-        caption_dropout_rate: 0.0,
-        flip: false,
-        random_crop: false,
-        ..first
-    }
+    Subset { repeats: 1, shuffle_caption: false, caption_dropout_rate: 0.0, flip: false, random_crop: false, ..first }
 }

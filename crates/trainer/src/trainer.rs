@@ -4,40 +4,55 @@ use crate::batches::{Batch, Batches};
 use crate::error::{Error, Result};
 use crate::objective::Objective;
 use crate::precision::kind_of;
+use crate::run_folder::{RunFolder, Start};
 use crate::samples;
+use crate::setup::load_model;
+use crate::signals::StopRequest;
+use crate::state::{self, Position};
 use crate::step::{Step, StepOutcome};
 use crate::trace::Trace;
 use crate::trainable::Trainable;
-use crate::validation::Validation;
+use sdtrain_checkpoint::ManifestInfo;
 use sdtrain_data_loader::DataSet;
+use sdtrain_evaluate::DenoisingLoss;
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::{GradScaler, Optimizer, learning_rate_factor};
 use sdtrain_pipeline::Request;
-use sdtrain_recipe::TrainConfig;
-use sdtrain_run_log::{Console, ConsoleOptions, JsonLines, MetricSink, RunLog, StepMetrics, TensorBoard};
+use sdtrain_recipe::{Method, TrainConfig};
+use sdtrain_run_log::{
+    Console, ConsoleOptions, JsonLines, MetricSink, Outcome as RecordedOutcome, RunLog, RunRecord, StepMetrics,
+    TensorBoard,
+};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+use tch::{Kind, Tensor};
 
 /// Everything a run works with.
 pub(crate) struct Trainer {
     pub config: TrainConfig,
-    pub output: PathBuf,
+    pub folder: RunFolder,
+    pub record: RunRecord,
+    pub manifest: ManifestInfo,
     pub model: StableDiffusion,
     pub data: Arc<DataSet>,
     pub trainable: Box<dyn Trainable>,
     pub objective: Box<dyn Objective>,
     pub optimizer: Box<dyn Optimizer>,
     pub scaler: Option<GradScaler>,
-    pub validation: Option<Validation>,
+    /// Images that are not trained on.
+    pub held_out: Option<DataSet>,
+    pub validation: Option<DenoisingLoss>,
     pub sample_request: Option<Request>,
     pub metadata: BTreeMap<String, String>,
     pub trace: Option<Trace>,
     pub total_steps: u64,
     pub clip_skip: usize,
     pub started: Instant,
+    /// Products on the way that this process has written, oldest first.
+    pub products: Vec<String>,
 }
 
 /// How a run ended.
@@ -47,85 +62,176 @@ pub enum Outcome {
     Done(Vec<PathBuf>),
     /// A signal stopped it after it had saved a checkpoint at this step.
     Stopped(u64),
-}
-
-/// Where a run is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Position {
-    /// Optimizer steps done.
-    pub step: u64,
-    /// Epochs complete.
-    pub epoch: u64,
-    /// Batches of the current epoch done.
-    pub batch: usize,
-    /// Forward passes done.
-    pub passes: u64,
+    /// There was nothing to do: the folder holds this very run, finished.
+    AlreadyDone,
 }
 
 impl Trainer {
     pub fn run(mut self) -> Result<Outcome> {
-        fs::create_dir_all(&self.output).map_err(|error| Error::storage(&self.output, error))?;
-        let mut log = self.open_log()?;
-        let mut position = Position::default();
-        let with_pixels = self.objective.wants_pixels();
-        let workers = self.config.data.workers;
-        let mut batches = Batches::new(&self.data, with_pixels, position.epoch, position.batch, workers);
+        let result = self.run_to_the_end();
+        let (outcome, step) = match &result {
+            Ok((Outcome::Stopped(_), position)) => (RecordedOutcome::Stopped, position.step),
+            Ok((_, position)) => (RecordedOutcome::Finished, position.step),
+            Err(_) => (RecordedOutcome::Failed, self.record.steps),
+        };
+        self.record.end(outcome, step);
+        let written = self.record.write(&self.folder.path).map_err(|error| Error::storage(&self.folder.path, error));
+        let (outcome, _) = result?;
+        written?;
+        Ok(outcome)
+    }
+
+    fn run_to_the_end(&mut self) -> Result<(Outcome, Position)> {
+        let stop = StopRequest::listen()?;
+        self.folder.claim(&self.config)?;
+        let mut position = match self.folder.start.clone() {
+            Start::Continue(checkpoint) => state::restore(&checkpoint, self.optimizer.as_mut(), self.scaler.as_mut())?,
+            Start::Fresh | Start::Finished => Position::default(),
+        };
+        self.record.resumed_step = (position.step > 0).then_some(position.step);
+        self.record.write(&self.folder.path).map_err(|error| Error::storage(&self.folder.path, error))?;
+        let mut log = self.open_log(&position)?;
         if position.step == 0 {
             self.validate(&mut log, 0)?;
             self.sample(&mut log, 0)?;
+        } else {
+            log.message(&format!("continuing after step {}", position.step));
         }
+        self.record.phase("train");
+        let workers = self.config.data.workers;
+        let with_pixels = self.objective.wants_pixels();
+        let mut batches = Batches::new(&self.data, with_pixels, position.epoch, position.batch, workers);
         while position.step < self.total_steps {
-            let step_started = Instant::now();
-            let taken = self.take_batches(&mut batches, &position)?;
-            let rates = self.learning_rates(position.step);
-            let outcome = self.step(&taken, &rates, position.passes)?;
-            let epoch_ended = self.advance(&mut position, taken.len());
-            self.check_finite(&outcome, &taken, position.step)?;
-            let names = self.optimizer.groups().iter().map(|group| group.name.clone());
-            log.step(&StepMetrics {
-                step: position.step,
-                epoch: position.epoch + u64::from(!epoch_ended),
-                loss: outcome.loss,
-                lrs: names.zip(rates.iter().copied()).collect(),
-                grad_norm: Some(outcome.grad_norm),
-                seconds: step_started.elapsed().as_secs_f64(),
-                images: taken.iter().map(|batch| batch.examples.len() as u64).sum(),
-            });
-            if position.step == 1 {
-                log.scalar("seconds_to_first_step", 1, self.started.elapsed().as_secs_f64());
+            self.one_step(&mut log, &mut batches, &mut position)?;
+            if stop.is_set() && position.step < self.total_steps {
+                self.save_checkpoint(&mut log, &position)?;
+                log.finish();
+                return Ok((Outcome::Stopped(position.step), position));
             }
-            if let Some(trace) = &mut self.trace
-                && trace.record(position.step, &outcome, &rates, self.optimizer.groups())?
-            {
-                self.trace = None;
-            }
-            self.after_step(&mut log, &position, epoch_ended)?;
         }
-        let product = self.save_product(&self.config.name.clone())?;
+        let product = self.finish(&mut log, &position)?;
+        log.finish();
+        Ok((Outcome::Done(product), position))
+    }
+
+    /// One optimizer step and everything that is due after it.
+    fn one_step(&mut self, log: &mut RunLog, batches: &mut Batches, position: &mut Position) -> Result<()> {
+        let began = Instant::now();
+        let taken = self.take_batches(batches, position)?;
+        let rates = self.learning_rates(position.step);
+        let outcome = self.step(&taken, &rates, position.passes)?;
+        let epoch_ended = self.advance(position, taken.len());
+        self.record.steps = position.step;
+        self.check_finite(&outcome, &taken, position.step)?;
+        let names = self.optimizer.groups().iter().map(|group| group.name.clone());
+        log.step(&StepMetrics {
+            step: position.step,
+            epoch: position.epoch + u64::from(!epoch_ended),
+            loss: outcome.loss,
+            lrs: names.zip(rates.iter().copied()).collect(),
+            grad_norm: Some(outcome.grad_norm),
+            seconds: began.elapsed().as_secs_f64(),
+            images: taken.iter().map(|batch| batch.examples.len() as u64).sum(),
+        });
+        if self.record.timings.get("start_to_first_step").is_none() {
+            self.record.timings.insert("start_to_first_step".into(), self.started.elapsed().as_secs_f64());
+        }
+        if let Some(trace) = &mut self.trace
+            && trace.record(position.step, &outcome, &rates, self.optimizer.groups())?
+        {
+            self.trace = None;
+        }
+        self.after_step(log, position, epoch_ended)
+    }
+
+    /// The product, then the last measurements and pictures: what was trained is safe before anything else is tried.
+    fn finish(&mut self, log: &mut RunLog, position: &Position) -> Result<Vec<PathBuf>> {
+        self.record.phase("save");
+        if self.config.method == Method::Vae && self.config.vae_objective.train_encoder {
+            let scaling_factor = self.unit_scaling_factor()?;
+            self.model.vae.set_scaling_factor(scaling_factor);
+            log.message(&format!("scaling factor of the latents: {scaling_factor:.5}"));
+        }
+        let product = self.save_product(&self.config.name.clone(), position)?;
         for path in &product {
             log.message(&format!("saved {}", path.display()));
         }
-        if self.config.samples.every().is_never() || !self.due(self.config.samples.every(), &position, false) {
-            self.sample(&mut log, position.step)?;
-        }
-        log.finish();
-        Ok(Outcome::Done(product))
+        self.record.phase("samples");
+        self.validate(log, position.step)?;
+        self.sample(log, position.step)?;
+        let samples = self.folder.path.join("samples");
+        let of_step = |step: u64| samples.join(format!("step-{step:06}"));
+        samples::compare(&of_step(0), &of_step(position.step), &samples.join("grid.png"))?;
+        self.record.phase("evaluate");
+        self.evaluate(log, &product)?;
+        Ok(product)
     }
 
-    fn open_log(&self) -> Result<RunLog> {
+    /// What brings the latents of the first training images to a standard deviation of 1, as the noise schedule expects
+    /// them (Rombach et al. 2022, arXiv:2112.10752, appendix G).
+    fn unit_scaling_factor(&self) -> Result<f64> {
+        const IMAGES: usize = 256;
+        let (mut sum, mut squares, mut count) = (0.0, 0.0, 0.0);
+        for plan in self.data.epoch_plan(0).iter().take(IMAGES.div_ceil(self.config.data.batch_size.max(1))) {
+            let batch = self.data.load(plan, 0)?;
+            let shape = [batch.len() as i64, 3, batch.size.1 as i64, batch.size.0 as i64];
+            let pixels = Tensor::f_from_slice(&batch.pixels)?.f_reshape(shape)?;
+            let (mean, deviation) = self.model.latent_moments(&pixels)?;
+            sum += mean.sum(Kind::Double).double_value(&[]);
+            squares += (mean.square() + deviation.square()).sum(Kind::Double).double_value(&[]);
+            count += mean.numel() as f64;
+        }
+        let variance = squares / count - (sum / count).powi(2);
+        Ok(1.0 / variance.sqrt())
+    }
+
+    /// Measures base and product, as `sdtrain evaluate` does, and shows the table.
+    fn evaluate(&mut self, log: &mut RunLog, product: &[PathBuf]) -> Result<()> {
+        let Some(held_out) = &self.held_out else { return Ok(()) };
+        if !self.config.validation.evaluate_at_end || self.config.method == Method::Vae {
+            return Ok(());
+        }
+        // A trained model is no base any more: it is loaded again. Adapters are only taken off.
+        let reloaded = match self.trainable.adapter_kind() {
+            Some(_) => None,
+            None => Some(load_model(&self.config, self.model.device)?),
+        };
+        let base = reloaded.as_ref().unwrap_or(&self.model);
+        sdtrain_evaluate::detach_all(base);
+        let mut announce = |name: &str| log.message(&format!("evaluating {name}"));
+        let evaluation = sdtrain_evaluate::run(&self.config, base, held_out, &product[..1], &mut announce)?;
+        evaluation.write(&self.folder.path)?;
+        log.message(&evaluation.table());
+        Ok(())
+    }
+
+    /// When a checkpoint is due.
+    fn save_checkpoint(&mut self, log: &mut RunLog, position: &Position) -> Result<()> {
+        log.flush();
+        let info = ManifestInfo { step: position.step, epoch: position.epoch, ..self.manifest.clone() };
+        let keep = self.config.checkpoint.keep_last;
+        let folder = self.folder.checkpoints();
+        state::save(&folder, info, position, self.optimizer.as_ref(), self.scaler.as_ref(), keep)?;
+        log.message(&format!("saved {}", folder.join(format!("step-{:06}", position.step)).display()));
+        Ok(())
+    }
+
+    fn open_log(&self, position: &Position) -> Result<RunLog> {
+        let folder = &self.folder.path;
+        let resumed = (position.step > 0).then_some(position.step);
         let options = ConsoleOptions {
             total_steps: Some(self.total_steps),
-            total_epochs: None,
-            steps_done: 0,
+            total_epochs: self.config.train.max_epochs,
+            steps_done: position.step,
             every_steps: self.config.log.every_steps,
-            not_before: Duration::from_secs(2),
+            ..ConsoleOptions::default()
         };
         let mut log = RunLog::new().with(Console::new(options));
         if self.config.log.jsonl {
-            log = log.with(JsonLines::open(&self.output, None).map_err(|error| Error::storage(&self.output, error))?);
+            log = log.with(JsonLines::open(folder, resumed).map_err(|error| Error::storage(folder, error))?);
         }
         if self.config.log.tensorboard {
-            log = log.with(TensorBoard::open(&self.output.join("tensorboard"), None));
+            log = log.with(TensorBoard::open(&folder.join("tensorboard"), resumed));
         }
         Ok(log)
     }
@@ -184,16 +290,25 @@ impl Trainer {
 
     fn after_step(&mut self, log: &mut RunLog, position: &Position, epoch_ended: bool) -> Result<()> {
         let last = position.step == self.total_steps;
-        if !last && self.due(self.config.save.every(), position, epoch_ended) {
-            let stem = match self.config.save.every().due_after_step(position.step) {
+        if last || self.due(self.config.checkpoint.every(), position, epoch_ended) {
+            self.save_checkpoint(log, position)?;
+        }
+        if last {
+            return Ok(());
+        }
+        let every = self.config.save.every();
+        if self.due(every, position, epoch_ended) {
+            let stem = match every.due_after_step(position.step) {
                 true => format!("{}-step{:08}", self.config.name, position.step),
                 false => format!("{}-{:06}", self.config.name, position.epoch),
             };
-            for path in self.save_product(&stem)? {
+            for path in self.save_product(&stem, position)? {
                 log.message(&format!("saved {}", path.display()));
             }
+            self.products.push(stem);
+            self.prune_products(log);
         }
-        if last || self.due(self.config.validation.every(), position, epoch_ended) {
+        if self.due(self.config.validation.every(), position, epoch_ended) {
             self.validate(log, position.step)?;
         }
         if self.due(self.config.samples.every(), position, epoch_ended) {
@@ -202,9 +317,27 @@ impl Trainer {
         Ok(())
     }
 
-    fn save_product(&self, stem: &str) -> Result<Vec<PathBuf>> {
+    fn save_product(&self, stem: &str, position: &Position) -> Result<Vec<PathBuf>> {
         let kind = kind_of(self.config.precision.save);
-        self.trainable.save(&self.model, &self.output, stem, kind, &self.metadata)
+        let mut metadata = self.metadata.clone();
+        metadata.insert("ss_steps".into(), position.step.to_string());
+        metadata.insert("ss_epoch".into(), (position.epoch + 1).to_string());
+        self.trainable.save(&self.model, &self.folder.path, stem, kind, &metadata)
+    }
+
+    /// Deletes products on the way beyond `save.keep_last`. One that cannot be deleted is only untidy.
+    fn prune_products(&mut self, log: &mut RunLog) {
+        let Some(keep) = self.config.save.keep_last else { return };
+        while self.products.len() > keep {
+            let stem = self.products.remove(0);
+            for name in self.trainable.product_names(&stem) {
+                let path = self.folder.path.join(name);
+                let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                if let Err(error) = removed {
+                    log.message(&format!("cannot delete {}: {error}", path.display()));
+                }
+            }
+        }
     }
 
     fn validate(&self, log: &mut RunLog, step: u64) -> Result<()> {
@@ -222,7 +355,7 @@ impl Trainer {
 
     fn sample(&self, log: &mut RunLog, step: u64) -> Result<()> {
         let Some(request) = &self.sample_request else { return Ok(()) };
-        let folder = self.output.join("samples").join(format!("step-{step:06}"));
+        let folder = self.folder.path.join("samples").join(format!("step-{step:06}"));
         let pictures = samples::draw(&self.model, request, &folder)?;
         for (index, picture) in pictures.iter().enumerate() {
             log.image(&format!("samples/{index:02}"), step, picture);

@@ -94,4 +94,13 @@ mod tests {
         }
         assert!((10..40).contains(&dropped), "{dropped}");
     }
+
+    #[test]
+    fn what_is_dropped_says_nothing_about_the_order_of_the_rest() {
+        let subset = Subset { shuffle_caption: true, caption_dropout_rate: 0.5, ..Subset::default() };
+        let captions: Vec<String> = (0..200).map(|example| of_visit("a, b", &subset, 9, 0, example)).collect();
+        let count = |wanted: &str| captions.iter().filter(|caption| *caption == wanted).count();
+        // 50 expected of each, standard deviation 6: five of them.
+        assert!((20..=80).contains(&count("a, b")) && (20..=80).contains(&count("b, a")), "{captions:?}");
+    }
 }

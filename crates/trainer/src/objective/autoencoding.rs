@@ -44,7 +44,8 @@ impl Objective for Autoencoding {
         }
         if self.config.gradient_weight != 0.0 {
             // |∇decoded - ∇pixels| = |∇(decoded - pixels)|
-            let [across, down] = [3, 2].map(|dim| mean_of_each(&difference.diff(1, dim, None::<&Tensor>, None::<&Tensor>).abs()));
+            let [across, down] =
+                [3, 2].map(|dim| mean_of_each(&difference.diff(1, dim, None::<&Tensor>, None::<&Tensor>).abs()));
             losses += (across + down) * self.config.gradient_weight;
         }
         if self.config.kl_weight != 0.0 {

@@ -53,11 +53,6 @@ impl Trainable for LoraTrainable {
         self.lora.set_step(number);
     }
 
-    fn set_active(&self, active: bool) -> bool {
-        self.lora.set_strength(if active { 1.0 } else { 0.0 });
-        true
-    }
-
     fn save(
         &self,
         _model: &StableDiffusion,

@@ -24,11 +24,6 @@ pub trait Trainable {
     /// Called before every forward pass, with its number in the run.
     fn begin_pass(&self, _number: u64) {}
 
-    /// Makes the model behave as before training (`false`) or as trained (`true`), where that is possible.
-    fn set_active(&self, _active: bool) -> bool {
-        false
-    }
-
     /// Writes the product `folder/stem…` and returns its
     /// files. `metadata` describes the run.
     fn save(

@@ -1,11 +1,11 @@
 """Times LoRA training steps in diffusers and PEFT, as the other side of our own benchmarks.
 
-    python scripts/bench/diffusers_step.py folder FOLDER [--batch 4] [--resolution 128] [--steps 20]
-    python scripts/bench/diffusers_step.py sd15 [--resolution 256] [--batch 1] [--steps 5]
+    python scripts/compare/diffusers_step.py folder FOLDER [--batch 4] [--resolution 128] [--steps 20]
+    python scripts/compare/diffusers_step.py sd15 [--resolution 256] [--batch 1] [--steps 5]
 
 `folder`: a diffusers folder in fp32. `sd15`: the UNet of Stable Diffusion 1.5 with random weights, its base in bf16
 throughout and its adapters in fp32. Both train rank 16 on the attention layers with fused AdamW and print one JSON
-object: seconds of every step (the first ones warm up) and the largest resident memory.
+object: seconds of every step (the first ones warm up), when the first one was done, and the largest resident memory.
 """
 
 import argparse
@@ -26,23 +26,11 @@ import peft
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from sd15_folder import UNET as SD15
 
 diffusers.utils.logging.set_verbosity_error()
 diffusers.utils.logging.disable_progress_bar()
 
-# unet/config.json of runwayml/stable-diffusion-v1-5, without the keys that are diffusers' defaults.
-SD15 = dict(
-    sample_size=64,
-    in_channels=4,
-    out_channels=4,
-    down_block_types=["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
-    up_block_types=["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-    block_out_channels=[320, 640, 1280, 1280],
-    layers_per_block=2,
-    attention_head_dim=8,
-    cross_attention_dim=768,
-    norm_num_groups=32,
-)
 SCHEDULE = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 
 
@@ -106,7 +94,7 @@ def main():
     latents = torch.randn(arguments.batch, unet.config.in_channels, side, side, device=arguments.device)
     states = torch.randn(arguments.batch, 77, unet.config.cross_attention_dim, device=arguments.device)
     cuda = arguments.device.startswith("cuda")
-    seconds, losses, before = [], [], time.perf_counter() - STARTED
+    seconds, losses, before, first_done = [], [], time.perf_counter() - STARTED, None
     for _ in range(arguments.steps):
         started = time.perf_counter()
         noise = torch.randn_like(latents)
@@ -122,6 +110,7 @@ def main():
             torch.cuda.synchronize()
         losses.append(float(loss.detach()))
         seconds.append(round(time.perf_counter() - started, 4))
+        first_done = first_done or time.time()
     steady = sorted(seconds[min(2, len(seconds) - 1) :])
     print(
         json.dumps(
@@ -136,6 +125,8 @@ def main():
                 "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
                 "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__, "peft": peft.__version__},
                 "seconds_before_first_step": round(before, 3),
+                # Wall clock, for whoever started this process and knows when.
+                "first_step_done_at": first_done,
                 "seconds_per_step": seconds,
                 "median_seconds": steady[len(steady) // 2],
                 "losses": [round(loss, 5) for loss in losses],

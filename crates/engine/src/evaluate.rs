@@ -1,0 +1,52 @@
+//! `sdtrain evaluate`.
+
+use crate::failure;
+use crate::train::default_output;
+use sdtrain::args::EvaluateArgs;
+use sdtrain::{ExitCode, Failure, print_answer};
+use sdtrain_recipe::{Loaded, TrainConfig};
+use sdtrain_trainer::{load_model, open_held_out};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Measures the base and its products on the held-out images, prints the table, writes JSON and CSV.
+pub fn run(args: &EvaluateArgs) -> Result<(), Failure> {
+    let Loaded { config, .. } = TrainConfig::load(&args.config.config, &args.config.set)?;
+    let output = args.output.clone().unwrap_or_else(|| default_output(&config.name));
+    let products = match args.checkpoint.is_empty() {
+        true => products_in(&default_output(&config.name), &config.name),
+        false => args.checkpoint.clone(),
+    };
+    if let Some(threads) = config.train.threads {
+        sdtrain_torch::set_threads(threads);
+    }
+    let device = sdtrain_torch::device(&args.device.to_string()).map_err(failure::of_torch)?;
+    let model = load_model(&config, device).map_err(failure::of)?;
+    let held_out = open_held_out(&config, model.bucket_step()).map_err(failure::of)?.ok_or_else(|| {
+        Failure::new(ExitCode::Configuration, "there are no held-out images to evaluate on")
+            .hint("set `validation.path` to a folder of them, or `validation.split = 0.1`")
+    })?;
+    let mut announce = |name: &str| eprintln!("evaluating {name}");
+    let evaluation =
+        sdtrain_evaluate::run(&config, &model, &held_out, &products, &mut announce).map_err(failure::of_evaluate)?;
+    fs::create_dir_all(&output)
+        .map_err(|error| Failure::new(ExitCode::Storage, format!("cannot create `{}`: {error}", output.display())))?;
+    evaluation.write(&output).map_err(failure::of_evaluate)?;
+    print_answer(&format!("{}\n", evaluation.table()));
+    Ok(())
+}
+
+/// The products that a run of this name left in its folder, those on the way first.
+fn products_in(folder: &Path, name: &str) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
+        .filter(|path| path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name)))
+        .filter(|path| !path.to_string_lossy().ends_with("-peft.safetensors"))
+        .collect();
+    paths.sort_by_key(|path| (path.file_stem().is_some_and(|stem| stem.to_string_lossy() == name), path.clone()));
+    paths
+}

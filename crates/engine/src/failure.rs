@@ -1,0 +1,112 @@
+//! Errors of the crates below as what the user reads and the exit code it leads to.
+
+use sdtrain::{ExitCode, Failure};
+use sdtrain_trainer::Error;
+
+/// The failure that `error` amounts to.
+pub fn of(error: Error) -> Failure {
+    let message = error.to_string();
+    match error {
+        Error::Data(error) => Failure::from(error),
+        Error::StateDict(error) => Failure::from(error),
+        Error::Config { hint, .. } => Failure::new(ExitCode::Configuration, message).maybe_hint(hint),
+        Error::Model(error) => of_model(error),
+        Error::Adapter(error) => of_adapter(error),
+        Error::Pipeline(error) => of_pipeline(error),
+        Error::Evaluate(error) => of_evaluate(error),
+        Error::Scheduler(error) => Failure::new(ExitCode::Model, message).maybe_hint(error.hint()),
+        Error::Checkpoint(error) => of_checkpoint(error),
+        Error::CannotContinue { .. } => Failure::new(ExitCode::Model, message),
+        Error::Torch(error) => of_torch(error),
+        Error::NotFinite { .. } => Failure::new(ExitCode::NonFinite, message)
+            .hint("lower `optimizer.learning_rate`, or compute in `bf16` or `fp32` (`precision.compute`)"),
+        Error::Storage { .. } => Failure::new(ExitCode::Storage, message),
+        Error::OtherRun { .. } => Failure::new(ExitCode::Configuration, message)
+            .hint("give the run another `name`, or `--resume never` to move the old folder aside"),
+    }
+}
+
+/// The failure that an error of the model crate amounts to.
+pub fn of_model(error: sdtrain_model::Error) -> Failure {
+    match error {
+        sdtrain_model::Error::StateDict(error) => Failure::from(error),
+        sdtrain_model::Error::Torch(error) => of_torch(error),
+        sdtrain_model::Error::Scheduler(error) => {
+            Failure::new(ExitCode::Model, error.to_string()).maybe_hint(error.hint())
+        }
+        sdtrain_model::Error::Tokenizer(error) => {
+            Failure::new(ExitCode::Model, error.to_string()).maybe_hint(error.hint())
+        }
+        other => Failure::new(ExitCode::Model, other.to_string()),
+    }
+}
+
+/// The failure that an error of the adapter crate amounts to.
+pub fn of_adapter(error: sdtrain_adapter::Error) -> Failure {
+    let hint = error.hint();
+    match error {
+        sdtrain_adapter::Error::StateDict(error) => Failure::from(error),
+        sdtrain_adapter::Error::Torch(error) => of_torch(error),
+        sdtrain_adapter::Error::NoTargets(_) => {
+            Failure::new(ExitCode::Configuration, error.to_string()).maybe_hint(hint)
+        }
+        other => Failure::new(ExitCode::Model, other.to_string()).maybe_hint(hint),
+    }
+}
+
+/// The failure that an error of the pipeline crate amounts to.
+pub fn of_pipeline(error: sdtrain_pipeline::Error) -> Failure {
+    let message = error.to_string();
+    match error {
+        sdtrain_pipeline::Error::Size { .. } => Failure::new(ExitCode::Configuration, message),
+        sdtrain_pipeline::Error::NotFinite { .. } => {
+            Failure::new(ExitCode::NonFinite, message).hint("compute in `bf16` or `fp32`")
+        }
+        sdtrain_pipeline::Error::Write { .. } => Failure::new(ExitCode::Storage, message),
+        sdtrain_pipeline::Error::Sampler(error) => {
+            Failure::new(ExitCode::Configuration, message).maybe_hint(error.hint())
+        }
+        sdtrain_pipeline::Error::Model(error) => of_model(error),
+        sdtrain_pipeline::Error::Torch(error) => of_torch(error),
+    }
+}
+
+/// The failure that an error of the evaluate crate amounts to.
+pub fn of_evaluate(error: sdtrain_evaluate::Error) -> Failure {
+    let message = error.to_string();
+    match error {
+        sdtrain_evaluate::Error::NoProduct { .. } => Failure::new(ExitCode::Configuration, message),
+        sdtrain_evaluate::Error::Data(error) => Failure::from(error),
+        sdtrain_evaluate::Error::Model(error) => of_model(error),
+        sdtrain_evaluate::Error::Adapter(error) => of_adapter(error),
+        sdtrain_evaluate::Error::Pipeline(error) => of_pipeline(error),
+        sdtrain_evaluate::Error::StateDict(error) => Failure::from(error),
+        sdtrain_evaluate::Error::Torch(error) => of_torch(error),
+        sdtrain_evaluate::Error::Scheduler(error) => Failure::new(ExitCode::Model, message).maybe_hint(error.hint()),
+        sdtrain_evaluate::Error::Storage(error) => of_checkpoint(error),
+    }
+}
+
+fn of_checkpoint(error: sdtrain_checkpoint::Error) -> Failure {
+    let code = match (&error, error.storage_error()) {
+        (sdtrain_checkpoint::Error::Locked { .. }, _) => ExitCode::FolderInUse,
+        (_, Some(_)) => ExitCode::Storage,
+        _ => ExitCode::Model,
+    };
+    Failure::new(code, error.to_string()).maybe_hint(error.hint())
+}
+
+/// The failure that an error of libtorch amounts to.
+pub fn of_torch(error: sdtrain_torch::Error) -> Failure {
+    let message = error.to_string();
+    match error {
+        sdtrain_torch::Error::OutOfMemory(_) => Failure::new(ExitCode::DeviceMemory, message).hint(
+            "set `train.gradient_checkpointing = true`, a smaller `data.batch_size` with more \
+             `train.gradient_accumulation_steps`, or `precision.compute = \"bf16\"`",
+        ),
+        sdtrain_torch::Error::Cuda(_) => {
+            Failure::new(ExitCode::Configuration, message).hint("`--device cpu` needs no GPU")
+        }
+        _ => Failure::new(ExitCode::Internal, message),
+    }
+}

@@ -1,0 +1,71 @@
+//! `sdtrain sample`.
+
+use crate::failure;
+use sdtrain::args::SampleArgs;
+use sdtrain::{ExitCode, Failure, print_answer};
+use sdtrain_adapter::{LoraFile, Networks};
+use sdtrain_model::{LoadOptions, StableDiffusion, load};
+use sdtrain_pipeline::{Request, parameters_text, save_png, text_to_image};
+use sdtrain_recipe::ModelLocation;
+use sdtrain_state_dict::SafetensorsFile;
+use std::fs;
+
+/// Pictures made at once: enough to keep the device busy, few enough for its memory.
+const BATCH: u32 = 4;
+
+/// Draws pictures and prints their paths.
+pub fn run(args: &SampleArgs) -> Result<(), Failure> {
+    let device = sdtrain_torch::device(&args.device.to_string()).map_err(failure::of_torch)?;
+    let mut options = LoadOptions::new(device, sdtrain_trainer::kind_of(args.dtype));
+    options.vae = args.vae.clone();
+    let model = load(&location(&args.model)?, &options).map_err(failure::of_model)?;
+    let networks = Networks::of(&model);
+    for lora in &args.lora {
+        let file = SafetensorsFile::open(&lora.path)?;
+        let adapter = LoraFile::read(&file, &networks).and_then(|file| file.into_lora(&networks));
+        let adapter = adapter.map_err(failure::of_adapter)?;
+        adapter.set_strength(lora.weight);
+        adapter.attach(&networks);
+    }
+    fs::create_dir_all(&args.output).map_err(|error| {
+        Failure::new(ExitCode::Storage, format!("cannot create `{}`: {error}", args.output.display()))
+    })?;
+    let side = default_side(&model);
+    let sampler = args.sampler.map_or_else(|| "model's own".to_string(), |name| name.to_string());
+    for first in (0..args.num_images).step_by(BATCH as usize) {
+        let count = BATCH.min(args.num_images - first);
+        let request = Request {
+            prompts: vec![args.prompt.clone(); count as usize],
+            negative: args.negative.clone(),
+            steps: args.steps as usize,
+            guidance: args.guidance,
+            seed: args.seed + u64::from(first),
+            width: args.width.unwrap_or(side),
+            height: args.height.unwrap_or(side),
+            sampler: args.sampler,
+            clip_skip: args.clip_skip.unwrap_or(1) as usize,
+        };
+        let pictures = text_to_image(&model, &request).map_err(failure::of_pipeline)?;
+        for (index, picture) in pictures.iter().enumerate() {
+            let text = parameters_text(&request, index, &sampler, &args.model);
+            let name = format!("{:05}-{}.png", first as usize + index, request.seed + index as u64);
+            let path = args.output.join(name);
+            save_png(&path, picture, &[("parameters", text)]).map_err(failure::of_pipeline)?;
+            print_answer(&format!("{}\n", path.display()));
+        }
+    }
+    Ok(())
+}
+
+/// The path or name that the model crate loads: `hf:` names are looked up in the local cache.
+pub fn location(model: &str) -> Result<String, Failure> {
+    let found = ModelLocation::find(model)
+        .map_err(|(message, hint)| Failure::new(ExitCode::Configuration, message).maybe_hint(hint))?;
+    Ok(found.to_string())
+}
+
+/// The side in pixels of the pictures that the model was trained on.
+fn default_side(model: &StableDiffusion) -> u32 {
+    let latents = model.unet.config().sample_size.as_u64().unwrap_or(64) as u32;
+    latents * model.downscale_factor() as u32
+}

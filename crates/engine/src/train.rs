@@ -1,0 +1,40 @@
+//! `sdtrain train`.
+
+use crate::failure;
+use sdtrain::args::{Resume, TrainArgs};
+use sdtrain::{ExitCode, Failure};
+use sdtrain_recipe::{Loaded, TrainConfig};
+use sdtrain_trainer::{Outcome, ResumePolicy, RunOptions, train};
+use std::path::{Path, PathBuf};
+
+/// Trains, samples and evaluates as the configuration says.
+pub fn run(args: &TrainArgs) -> Result<(), Failure> {
+    let Loaded { config, .. } = TrainConfig::load(&args.config.config, &args.config.set)?;
+    let output = args.output.clone().unwrap_or_else(|| default_output(&config.name));
+    let options = RunOptions {
+        output: output.clone(),
+        device: args.device.to_string(),
+        resume: match &args.resume {
+            Resume::Auto => ResumePolicy::Auto,
+            Resume::Never => ResumePolicy::Never,
+            Resume::From(path) => ResumePolicy::From(path.clone()),
+        },
+    };
+    match train(config, &options).map_err(failure::of)? {
+        Outcome::Done(_) => Ok(()),
+        Outcome::AlreadyDone => {
+            eprintln!("`{}` holds this run, finished; `--resume never` trains it anew", output.display());
+            Ok(())
+        }
+        Outcome::Stopped(step) => {
+            eprintln!("stopped after step {step}; the same command continues");
+            // Everything is said; only the code is left to tell.
+            Err(Failure { problems: Default::default(), code: ExitCode::Stopped })
+        }
+    }
+}
+
+/// Where a run writes to unless told otherwise.
+pub fn default_output(name: &str) -> PathBuf {
+    Path::new("outputs").join(name)
+}

@@ -1,0 +1,209 @@
+//! Loss on images that were not trained on, in equal parts of the timesteps, with the same noise and timesteps every time.
+
+use crate::error::Result;
+use crate::metric::{Column, Form, Metric, MetricEntry, batch_size};
+use sdtrain_data_loader::DataSet;
+use sdtrain_diffusion::loss::mse;
+use sdtrain_diffusion::{ExampleKey, NoiseSchedule, PredictionType, noise, timesteps};
+use sdtrain_model::StableDiffusion;
+use sdtrain_random::Purpose;
+use sdtrain_recipe::Method;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use tch::{Kind, Tensor};
+
+/// The list's line.
+pub const ENTRY: MetricEntry = MetricEntry {
+    name: "denoising_loss",
+    summary: "mean squared error of the denoiser on the held-out images, for each band of timesteps",
+    prepare: |setting| {
+        // Another autoencoder makes other latents: losses on them could not be compared.
+        if setting.config.method == Method::Vae {
+            return Ok(None);
+        }
+        let (bands, repeats) = (setting.config.validation.timestep_bands, setting.config.validation.repeats);
+        let loss = DenoisingLoss::new(setting.model, setting.held_out, bands as usize, repeats as usize)?;
+        Ok(Some(Box::new(Measured { loss, clip_skip: setting.clip_skip() })))
+    },
+};
+
+/// Seed of everything random here: the same for all runs, so that their losses can be compared.
+const SEED: u64 = 0x5eed;
+
+/// Held-out images, encoded, with their noise and timesteps fixed.
+pub struct DenoisingLoss {
+    batches: Vec<HeldOut>,
+    bands: usize,
+    repeats: usize,
+    schedule: NoiseSchedule,
+    prediction_type: PredictionType,
+}
+
+struct HeldOut {
+    captions: Vec<String>,
+    latents: Tensor,
+    draws: Vec<Draw>,
+}
+
+/// One draw for every image of a batch.
+struct Draw {
+    band: usize,
+    noise: Tensor,
+    timesteps: Tensor,
+}
+
+impl DenoisingLoss {
+    /// Encodes every readable image of `data` and draws `repeats` times for each of `bands` equal parts of the timesteps.
+    ///
+    /// An image's latents, noise and timesteps depend on its place in `data` alone: not on a run's seed or batch size.
+    pub fn new(model: &StableDiffusion, data: &DataSet, bands: usize, repeats: usize) -> Result<DenoisingLoss> {
+        let (bands, repeats) = (bands.max(1), repeats.max(1));
+        let schedule = NoiseSchedule::new(&model.scheduler)?.to_device(model.device);
+        let prediction_type = schedule.prediction_type();
+        let total = schedule.num_train_timesteps();
+        let mut of_size: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+        for image in 0..data.images() {
+            of_size.entry(data.placement(image).bucket).or_default().push(image);
+        }
+        let mut batches = Vec::new();
+        for (&(width, height), images) in &of_size {
+            for chunk in images.chunks(batch_size(width as u32, height as u32)) {
+                batches.extend(HeldOut::encode(model, data, chunk, bands, repeats, total)?);
+            }
+        }
+        Ok(DenoisingLoss { batches, bands, repeats, schedule, prediction_type })
+    }
+
+    /// Mean squared error of each band, from little noise to much, with the model as it is now.
+    pub fn losses(&self, model: &StableDiffusion, clip_skip: usize) -> Result<Vec<f64>> {
+        let mut sums = vec![0.0; self.bands];
+        for batch in &self.batches {
+            // Encoded anew every time: the text encoder may be trained.
+            let context = model.encode_prompts(&batch.captions, clip_skip)?;
+            for Draw { band, noise, timesteps } in &batch.draws {
+                sums[*band] += sdtrain_torch::catch(|| {
+                    tch::no_grad(|| {
+                        let noisy = self.schedule.add_noise(&batch.latents, noise, timesteps).to_kind(model.compute);
+                        let prediction = model.unet.forward(&noisy, timesteps, &context, false);
+                        let target = self.prediction_type.target(&self.schedule, &batch.latents, noise, timesteps);
+                        mse(&prediction, &target).sum(Kind::Float).double_value(&[])
+                    })
+                })?;
+            }
+        }
+        let draws_of_band = self.images() * self.repeats;
+        Ok(sums.into_iter().map(|sum| sum / draws_of_band.max(1) as f64).collect())
+    }
+
+    /// How many images it looks at.
+    pub fn images(&self) -> usize {
+        self.batches.iter().map(|batch| batch.captions.len()).sum()
+    }
+
+    /// The timesteps of each band.
+    pub fn bands(&self) -> Vec<Range<usize>> {
+        (0..self.bands).map(|band| timesteps_of(band, self.bands, self.schedule.num_train_timesteps())).collect()
+    }
+}
+
+impl HeldOut {
+    /// One batch of images of one size; `None` where none of them can be read.
+    fn encode(
+        model: &StableDiffusion,
+        data: &DataSet,
+        images: &[usize],
+        bands: usize,
+        repeats: usize,
+        total: usize,
+    ) -> Result<Option<HeldOut>> {
+        let mut readable = Vec::with_capacity(images.len());
+        for &image in images {
+            let loaded = data.load_image(image, false)?;
+            // Another image may stand in for one that cannot be read; here it would only be counted twice.
+            if loaded.image == image {
+                readable.push(loaded);
+            }
+        }
+        let Some(first) = readable.first() else { return Ok(None) };
+        let (width, height) = first.size;
+        let pixels: Vec<f32> = readable.iter().flat_map(|image| image.pixels.iter().copied()).collect();
+        let shape = [readable.len() as i64, 3, height as i64, width as i64];
+        let pixels = Tensor::f_from_slice(&pixels)?.f_reshape(shape)?;
+        let factor = model.downscale_factor();
+        let shape = [model.vae.config().latent_channels, (height / factor) as i64, (width / factor) as i64];
+        let keys = |draw: usize| -> Vec<ExampleKey> {
+            readable.iter().map(|image| ExampleKey { epoch: draw as u64, example: image.image as u64 }).collect()
+        };
+        let latents = model.encode_images(&pixels, Some(&noise::gaussian(SEED, Purpose::Latent, &keys(0), &shape)))?;
+        let draws = (0..bands * repeats).map(|draw| {
+            let band = draw % bands;
+            let range = timesteps_of(band, bands, total);
+            let range = range.start as i64..range.end as i64;
+            let noise = noise::gaussian(SEED, Purpose::Validation, &keys(draw), &shape);
+            let timesteps = timesteps::uniform(SEED, Purpose::Timestep, &keys(draw), range);
+            Draw { band, noise: noise.to_device(model.device), timesteps: timesteps.to_device(model.device) }
+        });
+        let captions = readable.iter().map(|image| data.caption(image.image)).collect();
+        Ok(Some(HeldOut { captions, latents, draws: draws.collect() }))
+    }
+}
+
+/// The timesteps of one of `bands` parts of `total`, as equal as whole numbers allow.
+fn timesteps_of(band: usize, bands: usize, total: usize) -> Range<usize> {
+    total * band / bands..total * (band + 1) / bands
+}
+
+/// The loss as figures: the mean, then each band.
+struct Measured {
+    loss: DenoisingLoss,
+    clip_skip: usize,
+}
+
+impl Metric for Measured {
+    fn columns(&self) -> Vec<Column> {
+        let column = |key: String, title: String| Column {
+            key,
+            group: "loss on held-out images, by timestep".to_string(),
+            title,
+            form: Form::Loss,
+        };
+        let bands = self.loss.bands().into_iter().enumerate();
+        std::iter::once(column("loss".into(), "mean".into()))
+            .chain(
+                bands.map(|(band, t)| column(format!("loss_band_{band}"), format!("{}–{}", t.start, t.end.max(1) - 1))),
+            )
+            .collect()
+    }
+
+    fn measure(&mut self, model: &StableDiffusion) -> Result<Vec<f64>> {
+        let losses = self.loss.losses(model, self.clip_skip)?;
+        let mean = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
+        Ok(std::iter::once(mean).chain(losses).collect())
+    }
+
+    fn settings(&self) -> Map<String, Value> {
+        let settings = [
+            ("held_out_images", json!(self.loss.images())),
+            ("timestep_bands", json!(self.loss.bands)),
+            ("repeats", json!(self.loss.repeats)),
+        ];
+        settings.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bands_are_all_timesteps_without_gap_or_overlap() {
+        for (bands, total) in [(1, 1000), (4, 1000), (7, 1000), (10, 13)] {
+            let ranges: Vec<Range<usize>> = (0..bands).map(|band| timesteps_of(band, bands, total)).collect();
+            assert_eq!((ranges[0].start, ranges[bands - 1].end), (0, total));
+            assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start), "{ranges:?}");
+            let lengths = || ranges.iter().map(ExactSizeIterator::len);
+            assert!(lengths().max() <= lengths().min().map(|shortest| shortest + 1), "{ranges:?}");
+        }
+    }
+}

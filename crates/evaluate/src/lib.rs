@@ -1,0 +1,18 @@
+#![doc = include_str!("../README.md")]
+
+mod comparison;
+mod denoising_loss;
+mod drawing_check;
+mod error;
+mod evaluation;
+mod metric;
+mod run;
+mod table;
+
+pub use comparison::comparison_grid;
+pub use denoising_loss::DenoisingLoss;
+pub use drawing_check::DrawingCheck;
+pub use error::{Error, Result};
+pub use evaluation::{BASE, Evaluation, Row};
+pub use metric::{Column, Form, METRICS, Metric, MetricEntry, Setting};
+pub use run::{detach_all, run};

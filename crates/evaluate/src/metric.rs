@@ -1,0 +1,117 @@
+//! What can be measured: the trait of a metric and the list of all.
+
+use crate::error::Result;
+use crate::{denoising_loss, drawing_check};
+use sdtrain_data_loader::DataSet;
+use sdtrain_model::StableDiffusion;
+use sdtrain_recipe::TrainConfig;
+use serde_json::{Map, Value};
+
+/// Every metric, in the order of the table.
+pub const METRICS: &[MetricEntry] = &[denoising_loss::ENTRY, drawing_check::ENTRY];
+
+/// One named metric.
+#[derive(Debug, Clone, Copy)]
+pub struct MetricEntry {
+    /// Its name.
+    pub name: &'static str,
+    /// What it tells, in one sentence.
+    pub summary: &'static str,
+    /// Makes it ready, once for all models that are measured; `None` where it does not suit the model or the data.
+    pub prepare: fn(&Setting) -> Result<Option<Box<dyn Metric>>>,
+}
+
+/// What is there before anything is measured.
+#[derive(Clone, Copy)]
+pub struct Setting<'a> {
+    /// The run's configuration.
+    pub config: &'a TrainConfig,
+    /// The base model, nothing attached.
+    pub model: &'a StableDiffusion,
+    /// Images that were not trained on.
+    pub held_out: &'a DataSet,
+}
+
+impl Setting<'_> {
+    /// Layers from the end of the text encoder, 1 is the last.
+    pub fn clip_skip(&self) -> usize {
+        self.config.model.clip_skip.unwrap_or(1) as usize
+    }
+}
+
+/// A metric that is ready to measure one model after another, each in the same way.
+pub trait Metric {
+    /// What its figures are called.
+    fn columns(&self) -> Vec<Column>;
+
+    /// The figures of `model` as it is now, one for each column; NaN where it makes numbers that are not finite.
+    fn measure(&mut self, model: &StableDiffusion) -> Result<Vec<f64>>;
+
+    /// What the figures depend on besides the model, for `evaluation.json`.
+    fn settings(&self) -> Map<String, Value>;
+}
+
+/// One figure's name and look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// Its name in files.
+    pub key: String,
+    /// Heading that it shares with its neighbours.
+    pub group: String,
+    /// Its own heading.
+    pub title: String,
+    /// How it is printed.
+    pub form: Form,
+}
+
+/// How a figure is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A small positive number; less is better.
+    Loss,
+    /// A part of a whole, 0 to 1, printed in percent.
+    Share,
+}
+
+impl Form {
+    /// The figure as text.
+    pub fn print(self, figure: f64) -> String {
+        match self {
+            _ if !figure.is_finite() => "not finite".to_string(),
+            Form::Loss => format!("{figure:.5}"),
+            Form::Share => format!("{:.0} %", figure * 100.0),
+        }
+    }
+}
+
+/// How many images of this size a batch holds, so that memory does not grow with the size.
+pub(crate) fn batch_size(width: u32, height: u32) -> usize {
+    const PIXELS: u64 = 1 << 20;
+    const LARGEST: u64 = 16;
+    (PIXELS / (u64::from(width) * u64::from(height)).max(1)).clamp(1, LARGEST) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_metric_has_its_own_name_and_says_what_it_tells() {
+        let names: BTreeSet<&str> = METRICS.iter().map(|entry| entry.name).collect();
+        assert_eq!(names.len(), METRICS.len());
+        assert!(METRICS.iter().all(|entry| !entry.summary.is_empty()));
+    }
+
+    #[test]
+    fn larger_images_come_in_smaller_batches() {
+        assert_eq!([96, 256, 512, 1024, 2048].map(|side| batch_size(side, side)), [16, 16, 4, 1, 1]);
+    }
+
+    #[test]
+    fn a_figure_that_is_not_finite_says_so() {
+        assert_eq!(Form::Loss.print(0.123456), "0.12346");
+        assert_eq!(Form::Share.print(0.8125), "81 %");
+        assert_eq!(Form::Share.print(f64::NAN), "not finite");
+    }
+}

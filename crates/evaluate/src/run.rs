@@ -1,0 +1,133 @@
+//! A base model and its products, measured one after another in the same way.
+
+use crate::error::{Error, Result};
+use crate::evaluation::{BASE, Evaluation, Row};
+use crate::metric::{METRICS, Metric, Setting};
+use sdtrain_adapter::{LoraFile, Networks};
+use sdtrain_data_loader::DataSet;
+use sdtrain_model::{LoadOptions, StableDiffusion, load};
+use sdtrain_recipe::TrainConfig;
+use sdtrain_state_dict::{FileKind, SafetensorsFile, recognise};
+use std::path::{Path, PathBuf};
+
+/// Measures `model`, to which nothing may be attached, and each of `products`, on `held_out` and as `config` says.
+///
+/// A LoRA file is attached to `model` while it is measured; a whole model is loaded beside it, on the same device and
+/// in the same dtype. `announce` is told what is measured next. The same models, files, configuration and thread count
+/// give the same figures.
+pub fn run(
+    config: &TrainConfig,
+    model: &StableDiffusion,
+    held_out: &DataSet,
+    products: &[PathBuf],
+    announce: &mut dyn FnMut(&str),
+) -> Result<Evaluation> {
+    // What cannot be measured is said before anything is.
+    let products = products.iter().map(|path| Product::recognise(path)).collect::<Result<Vec<_>>>()?;
+    let setting = Setting { config, model, held_out };
+    let mut metrics: Vec<Box<dyn Metric>> = Vec::new();
+    for entry in METRICS {
+        metrics.extend((entry.prepare)(&setting)?);
+    }
+    announce(BASE);
+    let mut rows = vec![Row { name: BASE.to_string(), figures: figures(&mut metrics, model)? }];
+    for (product, name) in products.iter().zip(names_of(&products)) {
+        announce(&name);
+        let figures = product.with_model(config, model, |model| figures(&mut metrics, model))?;
+        rows.push(Row { name, figures });
+    }
+    Ok(Evaluation {
+        columns: metrics.iter().flat_map(|metric| metric.columns()).collect(),
+        rows,
+        settings: metrics.iter().flat_map(|metric| metric.settings()).collect(),
+    })
+}
+
+/// Takes all adapters off `model`.
+pub fn detach_all(model: &StableDiffusion) {
+    for (_, _, layer) in Networks::of(model).layers() {
+        layer.detach_all();
+    }
+}
+
+fn figures(metrics: &mut [Box<dyn Metric>], model: &StableDiffusion) -> Result<Vec<f64>> {
+    let mut figures = Vec::new();
+    for metric in metrics {
+        figures.extend(metric.measure(model)?);
+    }
+    Ok(figures)
+}
+
+/// A saved result of training.
+#[derive(Debug, PartialEq, Eq)]
+enum Product<'p> {
+    Lora(&'p Path),
+    Model(&'p Path),
+}
+
+impl Product<'_> {
+    fn recognise(path: &Path) -> Result<Product<'_>> {
+        if path.is_dir() {
+            return Ok(Product::Model(path));
+        }
+        match recognise(&SafetensorsFile::open(path)?) {
+            FileKind::KohyaLora { .. } | FileKind::PeftLora { .. } => Ok(Product::Lora(path)),
+            kind if kind.family().is_some() => Ok(Product::Model(path)),
+            kind => Err(Error::NoProduct { path: path.to_path_buf(), kind: kind.to_string() }),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Product::Lora(path) | Product::Model(path) => path,
+        }
+    }
+
+    /// Runs `measure` on the base with the product in it, and leaves the base as it was.
+    fn with_model<T>(
+        &self,
+        config: &TrainConfig,
+        base: &StableDiffusion,
+        measure: impl FnOnce(&StableDiffusion) -> Result<T>,
+    ) -> Result<T> {
+        match self {
+            Product::Lora(path) => {
+                let networks = Networks::of(base);
+                LoraFile::read(&SafetensorsFile::open(path)?, &networks)?.into_lora(&networks)?.attach(&networks);
+                let measured = measure(base);
+                detach_all(base);
+                measured
+            }
+            Product::Model(path) => {
+                let options =
+                    LoadOptions { vae: config.model.vae.clone(), ..LoadOptions::new(base.device, base.compute) };
+                let mut model = load(&path.display().to_string(), &options)?;
+                // What the configuration says about the scheduler holds for the product, too.
+                model.scheduler = base.scheduler.clone();
+                measure(&model)
+            }
+        }
+    }
+}
+
+/// File names; whole paths where two files have the same name, or one has the base's.
+fn names_of(products: &[Product]) -> Vec<String> {
+    let file_name = |product: &Product| product.path().file_name().map(|name| name.to_string_lossy().into_owned());
+    let names: Vec<Option<String>> = products.iter().map(file_name).collect();
+    let is_unique = |name: &String| name != BASE && names.iter().flatten().filter(|other| *other == name).count() == 1;
+    let whole_path = |product: &Product| product.path().display().to_string();
+    let named = products.iter().zip(&names);
+    named.map(|(product, name)| name.clone().filter(is_unique).unwrap_or_else(|| whole_path(product))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_are_named_by_their_files_unless_that_is_ambiguous() {
+        let products = ["a/cat.safetensors", "b/cat.safetensors", "b/dog.safetensors", "runs/base"].map(Path::new);
+        let products = products.map(Product::Lora);
+        assert_eq!(names_of(&products), ["a/cat.safetensors", "b/cat.safetensors", "dog.safetensors", "runs/base"]);
+    }
+}

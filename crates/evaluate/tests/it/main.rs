@@ -1,0 +1,3 @@
+//! Evaluations of a tiny model with random weights on the sample posters.
+
+mod run;

@@ -1,0 +1,4 @@
+//! The same numbers as torch's AdamW and diffusers' schedules, from the golden files in `tests/fixtures`.
+
+mod adamw;
+mod lr_schedule;

@@ -1,0 +1,94 @@
+//! What decides the next step ↔ the files of a checkpoint.
+
+use crate::error::{Error, Result};
+use sdtrain_checkpoint::{ManifestInfo, prune, publish};
+use sdtrain_model::{TensorReader, kind_of};
+use sdtrain_optimizer::{GradScaler, Optimizer};
+use sdtrain_state_dict::{Reader, SafetensorsFile, write_source};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use tch::{Device, Tensor};
+
+/// Where a run is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Epochs complete.
+    pub epoch: u64,
+    /// Batches of the current epoch done.
+    pub batch: usize,
+    /// Forward passes done.
+    pub passes: u64,
+}
+
+/// The small part of a checkpoint. Order, noise and timesteps are functions of the seed and the position, so there is
+/// no generator to save.
+#[derive(Debug, Serialize, Deserialize)]
+struct SmallState {
+    position: Position,
+    scaler: Option<GradScaler>,
+}
+
+const TENSORS: &str = "tensors.safetensors";
+const STATE: &str = "state.json";
+
+/// Publishes `folder/step-000250` with everything to continue exactly, then deletes all but the newest `keep_last`.
+pub(crate) fn save(
+    folder: &Path,
+    info: ManifestInfo,
+    position: &Position,
+    optimizer: &dyn Optimizer,
+    scaler: Option<&GradScaler>,
+    keep_last: usize,
+) -> Result<()> {
+    let parameters = optimizer.groups().iter().flat_map(|group| &group.parameters);
+    let mut tensors: Vec<(String, Tensor)> =
+        parameters.map(|(name, tensor)| (format!("parameter.{name}"), tensor.detach())).collect();
+    tensors.extend(optimizer.state().into_iter().map(|(name, tensor)| (format!("optimizer.{name}"), tensor)));
+    let borrowed: Vec<(String, &Tensor)> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
+    let reader = TensorReader::new(borrowed, None);
+    let small = SmallState { position: *position, scaler: scaler.cloned() };
+    publish(folder, &format!("step-{:06}", position.step), info, &mut |path| {
+        write_source(&path.join(TENSORS), &reader, &BTreeMap::new())?;
+        fs::write(path.join(STATE), serde_json::to_vec_pretty(&small)?)?;
+        Ok(())
+    })?;
+    // A folder that cannot be deleted is only untidy: the run goes on.
+    let _ = prune(folder, keep_last)?;
+    Ok(())
+}
+
+/// Puts a checkpoint's content into parameters, optimizer and scaler; the position to go on from.
+pub(crate) fn restore(
+    checkpoint: &Path,
+    optimizer: &mut dyn Optimizer,
+    scaler: Option<&mut GradScaler>,
+) -> Result<Position> {
+    let cannot = |reason: String| Error::CannotContinue { checkpoint: checkpoint.to_path_buf(), reason };
+    let small = fs::read(checkpoint.join(STATE)).map_err(|error| cannot(error.to_string()))?;
+    let small: SmallState = serde_json::from_slice(&small).map_err(|error| cannot(error.to_string()))?;
+    let file = SafetensorsFile::open(checkpoint.join(TENSORS))?;
+    for (name, parameter) in optimizer.groups().iter().flat_map(|group| &group.parameters) {
+        let saved = read(&file, &format!("parameter.{name}"))
+            .filter(|saved| saved.size() == parameter.size())
+            .ok_or_else(|| cannot(format!("it has no `{name}` of this size")))?;
+        tch::no_grad(|| parameter.shallow_clone().copy_(&saved));
+    }
+    optimizer
+        .load_state(&mut |name| read(&file, &format!("optimizer.{name}")))
+        .map_err(|error| cannot(error.to_string()))?;
+    if let (Some(scaler), Some(saved)) = (scaler, small.scaler) {
+        *scaler = saved;
+    }
+    Ok(small.position)
+}
+
+fn read(file: &SafetensorsFile, name: &str) -> Option<Tensor> {
+    let info = file.info(name)?;
+    let kind = kind_of(info.dtype)?;
+    let shape: Vec<i64> = info.shape.iter().map(|&d| d as i64).collect();
+    sdtrain_torch::tensor_from_bytes(&file.bytes(name).ok()?, kind, &shape, kind, Device::Cpu).ok()
+}

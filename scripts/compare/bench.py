@@ -1,0 +1,200 @@
+"""Measures our program against diffusers and PEFT, in turns and in one sitting, and adds a table to docs/benchmarks.md.
+
+    scripts/bench --python VENV/bin/python [--only tiny,sd15,start,help] [--rounds 3] [--threads N] [--base FOLDER]
+
+tiny    steps a second on the built-in base model, fp32, 96 pixels, batch 8
+sd15    a step of Stable Diffusion 1.5's architecture with random weights, bf16, 256 pixels, batch 1
+start   from the start of `scripts/run --config configs/lora_poster.toml` to its first optimizer step
+help    `sdtrain --help`
+
+Both sides train rank 16 on the UNet's attention layers. Times are medians over all rounds without each run's first two
+steps; memory is the largest resident memory of the process. In each row the first ten (tiny) or three (sd15) steps of
+our first run are replayed in diffusers, those of sd15 also in fp32: a speed without a matching trace counts for nothing.
+Anything else that runs on the machine spoils the figures, so the load average is written beside them.
+"""
+
+import argparse
+import datetime
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import side_by_side
+from side_by_side import ROOT, Case, Failed, compare, end_of, gigabytes, process, say
+
+PARTS = ["tiny", "sd15", "start", "help"]
+HERE_COME_TABLES = "<!-- scripts/bench adds each sitting below this line, newest first -->"
+
+
+def load():
+    return f"{os.getloadavg()[0]:.2f}"
+
+
+def row(comparison, load_before, title=None):
+    ours, theirs = comparison.seconds(comparison.ours), comparison.seconds(comparison.theirs)
+    memory = [gigabytes([run.peak_bytes for run in runs]) for runs in (comparison.ours, comparison.theirs)]
+    return (
+        f"| {title or comparison.case.title} | {ours:.3f} s, {1 / ours:.2f}/s | {theirs:.3f} s, {1 / theirs:.2f}/s "
+        f"| {comparison.ratio():.2f} × | {memory[0]} | {memory[1]} | {comparison.trace} | {load_before} |"
+    )
+
+
+def times_of_start(programs, work, rounds):
+    """Seconds from the start of a command to the first line of metrics.jsonl, for the shipped LoRA configuration."""
+    found = {}
+    config = ROOT / "configs" / "lora_poster.toml"
+    # Once before, so that cargo has nothing left to build.
+    process([ROOT / "scripts" / "run", "--help"], work / "run.log", 3600.0)
+    quick = ["--set", "samples.prompts=[]"]
+    commands = {
+        "`scripts/run --config configs/lora_poster.toml`": [ROOT / "scripts" / "run", "--config", config],
+        "the same without pictures at step 0": [ROOT / "scripts" / "run", "--config", config, *quick],
+        "the program by itself, without pictures at step 0": [programs / "sdtrain", "train", "--config", config, *quick],
+    }
+    for index, (title, command) in enumerate(commands.items()):
+        seconds = []
+        for number in range(rounds):
+            output = work / "outputs" / f"start-{index}-{number}"
+            metrics = output / "metrics.jsonl"
+            log = work / f"start-{index}-{number}.log"
+
+            def watch():
+                if metrics.is_file() and metrics.stat().st_size:
+                    seconds.append(time.monotonic() - started)
+                    return True
+                return False
+
+            started = time.monotonic()
+            process([*command, "--output", output], log, 300.0, watch, cwd=work)
+            if len(seconds) != number + 1:
+                raise Failed(f"{title} reached no step:\n{end_of(log)}")
+        found[title] = statistics.median(seconds)
+    return found
+
+
+def time_of_help(programs, work):
+    seconds = []
+    for _ in range(21):
+        started = time.perf_counter()
+        subprocess.run([programs / "sdtrain", "--help"], stdout=subprocess.DEVNULL, check=True)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])
+
+
+def commit():
+    def git(*words):
+        return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True).stdout.strip()
+
+    name = git("rev-parse", "--short=10", "HEAD") or "unknown"
+    return name + (" with changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def processor():
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
+
+
+def measure(arguments, work):
+    """The lines of the section, and the facts of a diffusers run for its heading."""
+    training, other, facts = [], [], {}
+    programs = arguments.program
+    if {"tiny", "start"} & set(arguments.only):
+        images = side_by_side.sample_images(work, 32)
+    if "tiny" in arguments.only:
+        folder = arguments.base or side_by_side.small_base(work, programs)
+        case = Case("`builtin:poster-tiny`, 96 px, batch 8, fp32", folder, images, 96, 8, "fp32", 42)
+        case.threads = arguments.threads
+        if arguments.base:
+            case.title = f"`{arguments.base.name}`, 96 px, batch 8, fp32"
+        before = load()
+        found = compare(case, programs, work, "tiny", arguments.rounds)
+        training.append(row(found, before))
+        facts = found.theirs[-1].facts
+        first = [statistics.median(run.first_step for run in runs) for runs in (found.ours, found.theirs)]
+        other.append(f"| start to first step of the row `tiny` above | {first[0]:.2f} s | {first[1]:.2f} s |")
+    if "sd15" in arguments.only:
+        folder = side_by_side.sd15(work)
+        images = side_by_side.sample_images(work, 4)
+        title = "Stable Diffusion 1.5's architecture, 256 px, batch 1, bf16"
+        case = Case(title, folder, images, 256, 1, "bf16", 10, trace_steps=3, threads=arguments.threads)
+        before = load()
+        found = compare(case, programs, work, "sd15", arguments.rounds, timeout=1800.0)
+        training.append(row(found, before))
+        facts = found.theirs[-1].facts
+        shutil.rmtree(folder)
+    if "start" in arguments.only:
+        say("start to first step")
+        for title, seconds in times_of_start(programs, work, arguments.rounds).items():
+            other.append(f"| start to first step: {title} | {seconds:.2f} s | |")
+    if "help" in arguments.only:
+        say("sdtrain --help")
+        other.append(f"| `sdtrain --help` | {time_of_help(programs, work) * 1000:.1f} ms | |")
+    return training, other, facts
+
+
+def section(training, other, facts, began, load_at_start):
+    threads = facts.get("threads", os.cpu_count())
+    lines = [
+        f"## {began:%Y-%m-%d %H:%M}, commit {commit()}",
+        "",
+        f"{processor()}, {os.cpu_count()} cores, threads: {threads}, load {load_at_start} at the start. "
+        + ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items())
+        + ("." if facts else ""),
+        "",
+    ]
+    if training:
+        lines += [
+            "| LoRA r16 on attention | sdtrain, a step | diffusers, a step | faster | sdtrain, memory "
+            "| diffusers, memory | trace | load |",
+            "|---|---|---|---|---|---|---|---|",
+            *training,
+            "",
+        ]
+    if other:
+        lines += ["| | sdtrain | diffusers |", "|---|---|---|", *other, ""]
+    return "\n".join(lines)
+
+
+def add_to(path, text):
+    page = path.read_text()
+    if HERE_COME_TABLES not in page:
+        raise Failed(f"`{path}` has no line `{HERE_COME_TABLES}`")
+    path.write_text(page.replace(HERE_COME_TABLES, f"{HERE_COME_TABLES}\n\n{text}".rstrip() + "\n", 1))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", type=Path, required=True, help="folder with sdtrain and sdtrain-engine")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each side")
+    parser.add_argument("--threads", type=int, help="processor threads of both sides; default: what each takes itself")
+    parser.add_argument("--base", type=Path, help="a diffusers folder to train in the place of the built-in base")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md", help="where the table goes")
+    arguments = parser.parse_args()
+    arguments.only = arguments.only.split(",")
+    for part in arguments.only:
+        if part not in PARTS:
+            parser.error(f"unknown part `{part}`; there are {', '.join(PARTS)}")
+    arguments.program = arguments.program.resolve()
+    arguments.base = arguments.base and arguments.base.resolve()
+    began, load_at_start = datetime.datetime.now(), load()
+    if os.getloadavg()[0] > 0.5:
+        say(f"warning: the load average is {load_at_start}: something else runs here, and the figures will be wrong")
+    with tempfile.TemporaryDirectory(prefix="sdtrain-bench-") as work:
+        try:
+            text = section(*measure(arguments, Path(work)), began, load_at_start)
+            add_to(arguments.page, text)
+        except Failed as failure:
+            say(f"error: {failure}")
+            return 1
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

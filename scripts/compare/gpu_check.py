@@ -1,0 +1,130 @@
+"""Parity and speed on an NVIDIA GPU against diffusers and PEFT; started by scripts/gpu_check, which says how.
+
+Untested until its first run on such a machine. Writes gpu.md after every part, so a run that is cut short leaves what
+there is. No part begins after its time is up; the whole takes under eight minutes.
+"""
+
+import argparse
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+import side_by_side
+from side_by_side import Case, Failed, compare, gigabytes, say
+
+# Seconds after the start when the last round may begin, and the longest that one process may take.
+LAST_ROUND = 330
+LONGEST = 120.0
+
+
+class Page:
+    """gpu.md, written again with every line."""
+
+    def __init__(self, path):
+        self.path, self.lines = path, []
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def add(self, *lines):
+        self.lines += lines
+        self.path.write_text("\n".join(self.lines) + "\n")
+
+
+def describe():
+    """One line about the machine, from the Python that is compared with."""
+    code = (
+        "import torch, diffusers, peft, transformers; "
+        "print(torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU', 'torch', torch.__version__, "
+        "'diffusers', diffusers.__version__, 'peft', peft.__version__, 'transformers', transformers.__version__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise Failed(f"this Python cannot run the comparison:\n{done.stderr.strip()[-1500:]}")
+    return done.stdout.strip()
+
+
+def parity(case, programs, work):
+    """Ten steps of ours in the case's type, replayed."""
+    if case.dtype == "fp32":
+        return side_by_side.check_exactly(case, programs, work, "parity-fp32", 10, LONGEST)
+    trace = work / "parity.safetensors"
+    side_by_side.run_ours(case, programs, work, "parity", trace, timeout=LONGEST)
+    return side_by_side.check_trace(case, trace, work, "parity-replay", LONGEST)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", type=Path, required=True, help="folder with sdtrain and sdtrain-engine")
+    parser.add_argument("--wheels", type=Path, required=True, help="folder with the wheels that this Python lacks")
+    parser.add_argument("--output", type=Path, required=True, help="folder for gpu.md")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cuda:0")
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    programs = arguments.program.resolve()
+    page = Page(arguments.output / "gpu.md")
+    failures = 0
+    with tempfile.TemporaryDirectory(prefix="sdtrain-gpu-") as folder:
+        work = Path(folder)
+        # Unpacked rather than imported from the archive: diffusers looks for its own files.
+        for wheel in arguments.wheels.glob("*.whl"):
+            zipfile.ZipFile(wheel).extractall(work / "site")
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(work / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
+        try:
+            page.add("# GPU", "", describe(), "")
+            base = side_by_side.small_base(work, programs)
+        except Failed as failure:
+            page.add(f"error: {failure}")
+            say(f"error: {failure}")
+            return 1
+
+        page.add("| parity: LoRA r16 of the built-in base, ten steps | trace |", "|---|---|")
+        images = side_by_side.sample_images(work, 16)
+        case = Case("fp32", base, images, 96, 8, "fp32", 10, device=arguments.device)
+        for dtype in ("fp32", "bf16"):
+            try:
+                verdict = parity(dataclasses.replace(case, dtype=dtype), programs, work)
+            except Failed as failure:
+                verdict = "failed"
+                say(f"error: {failure}")
+            failures += not verdict.startswith("agrees")
+            page.add(f"| {dtype} | {verdict} |")
+
+        page.add(
+            "",
+            "| speed: Stable Diffusion 1.5's architecture, LoRA r16 on attention, 512 px, bf16 "
+            "| sdtrain, a step | diffusers, a step | faster | sdtrain, memory of the GPU | diffusers, memory of the GPU | trace |",
+            "|---|---|---|---|---|---|---|",
+        )
+        try:
+            sd15 = side_by_side.sd15(work, "bf16", arguments.device, LONGEST)
+            images = side_by_side.sample_images(work, 8)
+            for batch in (1, 4):
+                if time.monotonic() > began + LAST_ROUND:
+                    raise Failed(f"no time is left for batch {batch}")
+                case = Case(f"batch {batch}", sd15, images, 512, batch, "bf16", 30, 3, arguments.device)
+                found = compare(
+                    case, programs, work, f"speed-{batch}", arguments.rounds, None, LONGEST, began + LAST_ROUND
+                )
+                ours, theirs = found.seconds(found.ours), found.seconds(found.theirs)
+                memory = [gigabytes([run.device_bytes for run in runs]) for runs in (found.ours, found.theirs)]
+                failures += not found.agrees()
+                page.add(
+                    f"| {case.title} (rounds: {len(found.ours)}) | {ours * 1000:.1f} ms | {theirs * 1000:.1f} ms "
+                    f"| {found.ratio():.2f} × | {memory[0]} | {memory[1]} | {found.trace} |"
+                )
+        except Failed as failure:
+            failures += 1
+            say(f"error: {failure}")
+            page.add("", "Cut short: see the messages of the run.")
+        page.add("", f"{time.monotonic() - began:.0f} s in all.")
+    print(page.path.read_text())
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,283 @@
+"""The same LoRA training in our program and in diffusers and PEFT, run in turns: what bench.py and gpu_check.py share.
+
+Nothing here imports torch: both sides run in processes of their own, so that their memory and start can be measured.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+# The first steps of a run fill caches and allocators, on both sides.
+WARM_UP = 2
+
+
+@dataclass
+class Case:
+    """One training set-up: rank 16 on the UNet's attention layers."""
+
+    title: str
+    # A diffusers folder, for both programs.
+    folder: Path
+    # A folder of images with captions, for our program; diffusers gets random latents of the same shape.
+    data: Path
+    resolution: int
+    batch: int
+    dtype: str
+    steps: int
+    trace_steps: int = 10
+    device: str = "cpu"
+    threads: int | None = None
+
+
+@dataclass
+class Run:
+    """What one process measured."""
+
+    seconds: list[float]
+    first_step: float
+    peak_bytes: int
+    device_bytes: int | None = None
+    facts: dict = field(default_factory=dict)
+
+    def steady(self):
+        return self.seconds[min(WARM_UP, len(self.seconds) - 1) :]
+
+
+class Failed(Exception):
+    """A process that did not do what it should; the text says which, with the end of its output."""
+
+
+def process(command, log, timeout=600.0, watch=None, **options):
+    """Runs `command` with its output in the file `log`. Returns its exit status and largest resident memory in bytes.
+
+    `watch` is called every few milliseconds; the process is killed when it answers true.
+    """
+    with open(log, "wb") as output:
+        child = subprocess.Popen(
+            [str(word) for word in command], stdout=output, stderr=subprocess.STDOUT, start_new_session=True, **options
+        )
+    until = time.monotonic() + timeout
+    killed = False
+    while True:
+        pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+        if pid:
+            child.returncode = os.waitstatus_to_exitcode(status)
+            # Linux counts in KiB.
+            return (0 if killed else child.returncode), usage.ru_maxrss * 1024
+        if time.monotonic() > until:
+            os.killpg(child.pid, 9)
+            raise Failed(f"took more than {timeout:.0f} s: {' '.join(map(str, command))}")
+        if not killed and watch and watch():
+            os.killpg(child.pid, 9)
+            killed = True
+        time.sleep(0.003)
+
+
+def end_of(log, lines=15):
+    return "\n".join(Path(log).read_text(errors="replace").splitlines()[-lines:])
+
+
+def config_of(case, name, model=None, trace=None):
+    """Our configuration of a case. `model`: another way to name its folder."""
+
+    def text(value):
+        # A JSON string is a TOML string.
+        return json.dumps(str(value))
+
+    return "\n".join(
+        [
+            f"name = {text(name)}",
+            'method = "lora"',
+            "[model]",
+            f"path = {text(model or case.folder)}",
+            "[data]",
+            f"resolution = {case.resolution}",
+            f"batch_size = {case.batch}",
+            "[[data.subsets]]",
+            f"path = {text(case.data)}",
+            "[lora]",
+            "rank = 16",
+            'targets = ["unet.*.attn1.*", "unet.*.attn2.*"]',
+            "[optimizer]",
+            'type = "adamw"',
+            "learning_rate = 1e-4",
+            "[precision]",
+            f'compute = "{case.dtype}"',
+            "[train]",
+            f"max_steps = {case.steps}",
+            *([f"threads = {case.threads}"] if case.threads else []),
+            "[checkpoint]",
+            "every_steps = 0",
+            "[validation]",
+            "evaluate_at_end = false",
+            "[log]",
+            "tensorboard = false",
+            *(["[debug]", f"trace = {text(trace)}", f"trace_steps = {case.trace_steps}"] if trace else []),
+            "",
+        ]
+    )
+
+
+def run_ours(case, programs, work, name, trace=None, model=None, timeout=600.0, environment=None):
+    """One run of `sdtrain train` in the folder `work`; its output folder is `work/outputs/name`."""
+    config = work / f"{name}.toml"
+    config.write_text(config_of(case, name, model, trace))
+    output = work / "outputs" / name
+    metrics = output / "metrics.jsonl"
+    command = [programs / "sdtrain", "train", "--config", config, "--output", output]
+    command += ["--resume", "never", "--device", case.device]
+    first = []
+
+    def watch():
+        if not first and metrics.is_file() and metrics.stat().st_size:
+            first.append(time.time())
+
+    started = time.time()
+    status, peak = process(command, work / f"{name}.log", timeout, watch, cwd=work, env=environment)
+    if status != 0:
+        raise Failed(f"`sdtrain train` ended with {status}:\n{end_of(work / f'{name}.log')}")
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    record = output / "run.json"
+    facts = json.loads(record.read_text()) if record.is_file() else {}
+    seconds = [row["seconds"] for row in rows]
+    first_step = (first[0] if first else time.time()) - started
+    return Run(seconds, first_step, peak, facts.get("peak_device_memory_bytes"), facts)
+
+
+def run_theirs(case, work, name, timeout=600.0):
+    """One run of diffusers_step.py on the same folder."""
+    command = [sys.executable, HERE / "diffusers_step.py", "folder", case.folder, "--batch", case.batch]
+    command += ["--resolution", case.resolution, "--steps", case.steps, "--dtype", case.dtype, "--device", case.device]
+    command += ["--threads", case.threads] if case.threads else []
+    log = work / f"{name}.log"
+    started = time.time()
+    status, peak = process(command, log, timeout)
+    if status != 0:
+        raise Failed(f"diffusers_step.py ended with {status}:\n{end_of(log)}")
+    facts = json.loads(log.read_text().splitlines()[-1])
+    first_step = facts["first_step_done_at"] - started
+    return Run(facts["seconds_per_step"], first_step, peak, facts.get("peak_device_bytes"), facts)
+
+
+def check_trace(case, trace, work, name, timeout=600.0, environment=None):
+    """Replays our trace in diffusers and PEFT: one line that says whether both computed the same."""
+    report = work / f"{name}.json"
+    command = [sys.executable, HERE / "replay.py", trace, "--model", case.folder, "--device", case.device]
+    command += ["--json", report]
+    # The first steps of AdamW go by the sign of a gradient alone, and rounding turns round those that are almost zero: a
+    # trained tensor is a weak witness then, a loss and a gradient norm are strong ones.
+    if case.dtype != "fp32":
+        # The timed steps of diffusers compute in 16 bits throughout, as our program does.
+        command += ["--no-autocast", "--weight-tolerance", 0.3]
+    elif case.trace_steps < 10:
+        command += ["--weight-tolerance", 0.01]
+    command += ["--threads", case.threads] if case.threads else []
+    status, _ = process(command, work / f"{name}.log", timeout, env=environment)
+    if status not in (0, 1) or not report.is_file():
+        raise Failed(f"replay.py ended with {status}:\n{end_of(work / f'{name}.log')}")
+    found = json.loads(report.read_text())
+    verdict = "agrees" if found["passed"] else "**differs**"
+    norms = [step["grad_norm"] for step in found["steps"]]
+    norm = max(abs(ours - theirs) / max(abs(theirs), 1e-12) for ours, theirs in norms)
+    return (
+        f"{verdict} in {case.dtype} over {len(norms)} steps: loss {found['loss_difference']:.0e}, "
+        f"gradient norm {norm:.0e}, weights {found['weight_difference']:.0e}"
+    )
+
+
+def check_exactly(case, programs, work, name, steps, timeout=600.0):
+    """The same case in fp32, where both must agree to rounding: `steps` of ours, replayed."""
+    case = replace(case, dtype="fp32", steps=steps, trace_steps=steps)
+    # On a GPU convolutions of fp32 tensors are rounded to 10 bits by default, by either program.
+    environment = {**os.environ, "NVIDIA_TF32_OVERRIDE": "0"}
+    trace = work / f"{name}.safetensors"
+    run_ours(case, programs, work, name, trace, timeout=timeout, environment=environment)
+    return check_trace(case, trace, work, f"{name}-replay", timeout, environment)
+
+
+@dataclass
+class Comparison:
+    """All runs of one case, and what the replay of its trace said."""
+
+    case: Case
+    ours: list[Run]
+    theirs: list[Run]
+    trace: str
+
+    def agrees(self):
+        return "differs" not in self.trace
+
+    def seconds(self, runs):
+        return statistics.median(second for run in runs for second in run.steady())
+
+    def ratio(self):
+        return self.seconds(self.theirs) / self.seconds(self.ours)
+
+
+def compare(case, programs, work, name, rounds, model=None, timeout=600.0, until=None):
+    """Ours and theirs in turns, `rounds` times; the first of our runs writes the trace that is replayed at the end.
+
+    After `until` (of time.monotonic) no further round begins. A case in 16 bits is also checked over two steps in fp32.
+    """
+    ours, theirs = [], []
+    trace = work / f"{name}-trace.safetensors"
+    for number in range(rounds):
+        if number and until and time.monotonic() > until:
+            break
+        say(f"{case.title}: round {number + 1} of {rounds}")
+        ours.append(run_ours(case, programs, work, f"{name}-{number}", None if number else trace, model, timeout))
+        theirs.append(run_theirs(case, work, f"{name}-{number}-diffusers", timeout))
+    say(f"{case.title}: replay of the trace")
+    verdict = check_trace(case, trace, work, f"{name}-replay", timeout)
+    if case.dtype != "fp32":
+        say(f"{case.title}: two steps in fp32")
+        verdict = f"{check_exactly(case, programs, work, f'{name}-fp32', 2, timeout)}; {verdict}"
+    return Comparison(case, ours, theirs, verdict)
+
+
+def sample_images(work, count):
+    """A folder with the first `count` posters of the sample set and their captions."""
+    folder = work / f"images-{count}"
+    folder.mkdir(exist_ok=True)
+    for image in sorted((ROOT / "datasets" / "posters").glob("*.png"))[:count]:
+        for path in (image, image.with_suffix(".txt")):
+            (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def sd15(work, dtype="bf16", device="cpu", timeout=600.0):
+    """A folder with Stable Diffusion 1.5's architecture and random weights."""
+    say(f"writing random weights of Stable Diffusion 1.5's architecture in {dtype}")
+    folder = work / "sd15"
+    command = [sys.executable, HERE / "sd15_folder.py", folder, "--dtype", dtype, "--device", device]
+    status, _ = process(command, work / "sd15.log", timeout)
+    if status != 0:
+        raise Failed(f"sd15_folder.py ended with {status}:\n{end_of(work / 'sd15.log')}")
+    return folder
+
+
+def small_base(work, programs):
+    """The built-in base model as a diffusers folder."""
+    folder = work / "poster-tiny"
+    file = ROOT / "crates" / "model" / "builtin" / "poster-tiny.safetensors"
+    command = [programs / "sdtrain", "convert", file, folder, "--to", "diffusers"]
+    status, _ = process(command, work / "convert.log", 60.0)
+    if status != 0:
+        raise Failed(f"`sdtrain convert` ended with {status}:\n{end_of(work / 'convert.log')}")
+    return folder
+
+
+def gigabytes(numbers):
+    numbers = [number for number in numbers if number]
+    return f"{statistics.median(numbers) / 1e9:.2f} GB" if numbers else "–"
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,6 @@
+//! The program as a user runs it, on throw-away projects.
+
+mod errors;
+mod project;
+mod resume;
+mod train;

@@ -1,0 +1,78 @@
+//! A throw-away project: a folder with images, a configuration on the tiny model of the fixtures, and the program.
+
+use image::{Rgb, RgbImage};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+pub struct Project {
+    folder: tempfile::TempDir,
+}
+
+impl Project {
+    /// Six captioned images in `images/` and `run.toml`, which trains a LoRA on them for six steps.
+    pub fn new() -> Project {
+        let project = Project { folder: tempfile::tempdir().expect("a temporary folder can be made") };
+        fs::create_dir(project.path("images")).expect("the folder is new");
+        for index in 0..6u8 {
+            // Two shapes, so that there are two buckets.
+            let size = if index % 3 == 0 { (64, 96) } else { (64, 64) };
+            let picture = RgbImage::from_fn(size.0, size.1, |x, y| Rgb([x as u8 * 3, y as u8 * 2, index * 40]));
+            picture.save(project.path(&format!("images/{index}.png"))).expect("a PNG can be written");
+            fs::write(project.path(&format!("images/{index}.txt")), format!("picture {index}, small"))
+                .expect("likewise");
+        }
+        let model = fixture("tiny_sd1");
+        project.write(
+            "run.toml",
+            &format!(
+                "name = \"run\"\nseed = 7\n[model]\npath = \"{}\"\n[data]\nresolution = 64\nbatch_size = 2\n\
+                 [[data.subsets]]\npath = \"images\"\nshuffle_caption = true\n[lora]\nrank = 4\n[train]\nmax_steps = 6\n\
+                 threads = 1\n[checkpoint]\nevery_steps = 2\n[samples]\nsteps = 2\nprompts = [\"picture 1\"]\n\
+                 [validation]\npath = \"images\"\nnum_samples = 0\n",
+                model.display()
+            ),
+        );
+        project
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).expect("the temporary folder can be written to");
+    }
+
+    /// `sdtrain ARGS` in the project's folder.
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("the program starts")
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command.args(args).current_dir(self.folder.path());
+        command
+    }
+
+    /// Runs, and shows what it said when it does not end with `code`.
+    pub fn expect(&self, code: i32, args: &[&str]) -> (String, String) {
+        let output = self.run(args);
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{args:?}\nstdout:\n{stdout}\nstderr:\n{stderr}");
+        (stdout, stderr)
+    }
+}
+
+/// The front program beside the engine, which this test's package builds.
+fn program() -> PathBuf {
+    let engine = Path::new(env!("CARGO_BIN_EXE_sdtrain-engine"));
+    let front = engine.with_file_name("sdtrain");
+    assert!(front.is_file(), "{} is built by `scripts/test`, or `cargo build --release`", front.display());
+    front
+}
+
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name)
+}

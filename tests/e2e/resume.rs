@@ -1,0 +1,70 @@
+//! A run can be killed at any moment and goes on to the same bits.
+
+use crate::project::Project;
+use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_killed_run_continues_to_the_same_bits() {
+    let project = Project::new();
+    project.expect(0, &["--config", "run.toml", "--output", "straight"]);
+    let args = ["--config", "run.toml", "--output", "killed", "--set", "samples.prompts=[]"];
+    let mut child = project.command(&args).stderr(Stdio::null()).spawn().unwrap();
+    wait_for(|| project.path("killed/checkpoints/step-000002/MANIFEST.json").is_file());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Whatever came after the last checkpoint is done again.
+    project.expect(0, &args);
+    let product = |folder: &str| fs::read(project.path(folder).join("run.safetensors")).unwrap();
+    assert_eq!(product("straight"), product("killed"));
+    let metrics = fs::read_to_string(project.path("killed/metrics.jsonl")).unwrap();
+    assert_eq!(metrics.lines().count(), 6, "{metrics}");
+}
+
+#[test]
+fn a_stopped_run_saves_and_ends_with_75() {
+    let project = Project::new();
+    let args = ["--config", "run.toml", "--set", "train.max_steps=100000", "--set", "samples.prompts=[]"];
+    let mut child = project.command(&args).stderr(Stdio::null()).spawn().unwrap();
+    wait_for(|| {
+        fs::read_to_string(project.path("outputs/run/metrics.jsonl")).is_ok_and(|text| text.lines().count() > 2)
+    });
+    let killed = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(child.wait().unwrap().code(), Some(75));
+    assert!(project.path("outputs/run/checkpoints/latest").is_file());
+}
+
+#[test]
+fn another_configuration_in_the_same_folder_is_refused_with_its_keys() {
+    let project = Project::new();
+    project.expect(0, &["--config", "run.toml"]);
+    let (_, said) = project.expect(2, &["--config", "run.toml", "--set", "seed=8"]);
+    assert!(said.contains("`seed`") || said.contains("seed"), "{said}");
+    project.expect(0, &["--config", "run.toml", "--set", "seed=8", "--resume", "never"]);
+    assert!(project.path("outputs/run.1/run.safetensors").is_file());
+}
+
+#[test]
+fn changed_images_are_noticed() {
+    let project = Project::new();
+    let args = ["--config", "run.toml", "--set", "samples.prompts=[]"];
+    let mut child = project.command(&args).stderr(Stdio::null()).spawn().unwrap();
+    wait_for(|| project.path("outputs/run/checkpoints/step-000002/MANIFEST.json").is_file());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    fs::remove_file(project.path("images/5.png")).unwrap();
+    if !project.path("outputs/run/run.safetensors").is_file() {
+        let (_, said) = project.expect(4, &args);
+        assert!(said.contains("have changed"), "{said}");
+    }
+}
+
+fn wait_for(mut condition: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < Duration::from_secs(120), "waited for two minutes");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
