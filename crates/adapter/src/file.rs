@@ -5,6 +5,7 @@ use crate::lora::{Lora, LoraModule, Networks, beside};
 use sdtrain_model::{Adaptable, TensorReader, kind_of};
 use sdtrain_state_dict::maps::lora_kohya::{KohyaModules, TextEncoders, is_kohya_name, kohya_name};
 use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor, Part, peft_name};
+use sdtrain_state_dict::maps::peft_metadata::{self, AdaptedLayer, PeftConfig};
 use sdtrain_state_dict::{Reader, read_floats, write_source};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,6 +15,8 @@ use tch::{Device, Kind, Tensor};
 #[derive(Debug)]
 pub struct LoraFile {
     layers: BTreeMap<(Part, String), LayerTensors>,
+    /// What the metadata of files in PEFT's form says of each network.
+    described: BTreeMap<Part, PeftConfig>,
     name: String,
 }
 
@@ -56,7 +59,8 @@ impl LoraFile {
         if layers.is_empty() {
             return Err(does_not_fit("it holds no low-rank adapter".into()));
         }
-        Ok(LoraFile { layers, name: file })
+        let described = reader.metadata().get(peft_metadata::KEY).and_then(|text| peft_metadata::from_json(text));
+        Ok(LoraFile { layers, described: described.unwrap_or_default(), name: file })
     }
 
     /// The adapters beside the layers of `networks`, in f32, as trained or to be trained.
@@ -83,7 +87,8 @@ impl LoraFile {
                     up.size()
                 )));
             }
-            let alpha = alpha.unwrap_or(rank as f64);
+            let described = self.described.get(&part).map(|config| config.effective_alpha(&path, rank as usize));
+            let alpha = alpha.or(described).unwrap_or(rank as f64);
             let device = layer.weight().device();
             let (down, up) = (down.to_device(device), up.to_device(device));
             let layer = beside(layer, down, up, alpha, None);
@@ -104,42 +109,43 @@ fn read(reader: &dyn Reader, name: &str) -> Result<Tensor> {
 impl Lora {
     /// Writes the adapters in kohya's form: `lora_unet_….lora_down.weight`, `.lora_up.weight`, `.alpha`.
     pub fn save_kohya(&self, path: &Path, kind: Kind, metadata: &BTreeMap<String, String>) -> Result<()> {
-        self.save(path, kind, metadata, &|key| kohya_name(key, TextEncoders::One), true)
-    }
-
-    /// Writes the adapters in PEFT's form: `unet.….lora_A.weight`, `.lora_B.weight`. Readers of this form take alpha for
-    /// the rank, so the scale is folded into B.
-    pub fn save_peft(&self, path: &Path, kind: Kind, metadata: &BTreeMap<String, String>) -> Result<()> {
-        self.save(path, kind, metadata, &peft_name, false)
-    }
-
-    fn save(
-        &self,
-        path: &Path,
-        kind: Kind,
-        metadata: &BTreeMap<String, String>,
-        name: &dyn Fn(&LoraKey) -> String,
-        with_alpha: bool,
-    ) -> Result<()> {
-        let reader = sdtrain_torch::catch(|| tch::no_grad(|| self.tensors(kind, name, with_alpha)))?;
+        let reader = self.tensors(kind, &|key| Some(kohya_name(key, TextEncoders::One)));
         Ok(write_source(path, &reader, metadata)?)
     }
 
-    /// The tensors of a file.
-    pub fn tensors(&self, kind: Kind, name: &dyn Fn(&LoraKey) -> String, with_alpha: bool) -> TensorReader {
+    /// Writes the adapters in PEFT's form: `unet.….lora_A.weight`, `.lora_B.weight`, with ranks and alphas in the
+    /// metadata, where diffusers writes and reads them. Readers that look at the tensors alone take alpha for the rank.
+    pub fn save_peft(&self, path: &Path, kind: Kind, metadata: &BTreeMap<String, String>) -> Result<()> {
+        let mut metadata = metadata.clone();
+        metadata.insert("format".to_string(), "pt".to_string());
+        metadata.insert(peft_metadata::KEY.to_string(), self.peft_metadata());
+        let reader = self.tensors(kind, &|key| (key.tensor != LoraTensor::Alpha).then(|| peft_name(key)));
+        Ok(write_source(path, &reader, &metadata)?)
+    }
+
+    fn peft_metadata(&self) -> String {
+        let mut layers: BTreeMap<Part, Vec<AdaptedLayer>> = BTreeMap::new();
+        for module in self.modules() {
+            let layer = AdaptedLayer { module: &module.path, rank: module.rank() as usize, alpha: module.alpha };
+            layers.entry(module.part).or_default().push(layer);
+        }
+        let configs = layers.iter().map(|(part, layers)| (*part, PeftConfig::describing(layers))).collect();
+        peft_metadata::to_json(&configs)
+    }
+
+    /// The tensors of a file, those that `name` has a name for.
+    fn tensors(&self, kind: Kind, name: &dyn Fn(&LoraKey) -> Option<String>) -> TensorReader {
         let mut tensors: Vec<(String, Tensor)> = Vec::new();
         for module in self.modules() {
-            let name = |tensor| name(&LoraKey { part: module.part, module: module.path.clone(), tensor });
-            let folded = if with_alpha { 1.0 } else { module.alpha / module.rank() as f64 };
-            tensors.push((name(LoraTensor::Down), module.layer.down.detach()));
-            let up = module.layer.up.detach();
-            tensors.push((name(LoraTensor::Up), if folded == 1.0 { up } else { up * folded }));
-            if with_alpha {
-                tensors.push((name(LoraTensor::Alpha), Tensor::from(module.alpha as f32)));
-            }
+            let mut put = |tensor, value: Tensor| {
+                let key = LoraKey { part: module.part, module: module.path.clone(), tensor };
+                tensors.extend(name(&key).map(|name| (name, value)));
+            };
+            put(LoraTensor::Down, module.layer.down.detach());
+            put(LoraTensor::Up, module.layer.up.detach());
+            put(LoraTensor::Alpha, Tensor::from(module.alpha as f32));
         }
-        let borrowed: Vec<(String, &Tensor)> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
-        TensorReader::new(borrowed, Some(kind))
+        TensorReader::new(tensors.iter().map(|(name, tensor)| (name.clone(), tensor)), Some(kind))
     }
 }
 

@@ -18,8 +18,11 @@ pub struct MetricEntry {
     /// What it tells, in one sentence.
     pub summary: &'static str,
     /// Makes it ready, once for all models that are measured; `None` where it does not suit the model or the data.
-    pub prepare: fn(&Setting) -> Result<Option<Box<dyn Metric>>>,
+    pub prepare: fn(&Setting) -> Prepared,
 }
+
+/// A metric that is ready, where it suits.
+pub type Prepared = Result<Option<Box<dyn Metric>>>;
 
 /// What is there before anything is measured.
 #[derive(Clone, Copy)]

@@ -24,7 +24,9 @@ pub enum Source<'a> {
 #[derive(Clone, Copy)]
 enum Init {
     /// U(-1/√fan_in, 1/√fan_in): `Linear` and `Conv2d`, weight and bias.
-    Uniform { fan_in: i64 },
+    Uniform {
+        fan_in: i64,
+    },
     Ones,
     Zeros,
     /// N(0, 0.02²): CLIP's embeddings.
@@ -45,14 +47,7 @@ pub struct Builder<'a> {
 impl<'a> Builder<'a> {
     /// A builder at the root of a network's names; parameters get `kind` on `device`.
     pub fn new(source: Source<'a>, kind: Kind, device: Device) -> Builder<'a> {
-        Builder {
-            source,
-            kind,
-            device,
-            prefix: String::new(),
-            parameters: Rc::default(),
-            missing: Rc::default(),
-        }
+        Builder { source, kind, device, prefix: String::new(), parameters: Rc::default(), missing: Rc::default() }
     }
 
     /// The builder of the child `name` (a field or an index).
@@ -64,11 +59,12 @@ impl<'a> Builder<'a> {
     /// The parameters handed out so far; call it on the root when the network is complete. Names that the file lacks
     /// are one error, all of them together.
     pub fn finish(self) -> Result<Parameters> {
-        let missing = self.missing.take();
-        if !missing.is_empty() {
-            return Err(Error::MissingTensors(missing));
+        match self.source {
+            Source::File(reader) if !self.missing.borrow().is_empty() => {
+                Err(Error::MissingTensors { path: reader.path().to_path_buf(), names: self.missing.take() })
+            }
+            _ => Ok(self.parameters.take()),
         }
-        Ok(self.parameters.take())
     }
 
     /// `nn.Linear(inputs, outputs)`.
@@ -134,9 +130,13 @@ impl<'a> Builder<'a> {
         };
         let stored: Vec<i64> = info.shape.iter().map(|&d| d as i64).collect();
         if stored != shape {
-            return Err(Error::WrongShape { name: name.into(), expected: shape.to_vec(), found: stored });
+            let (path, name) = (reader.path().to_path_buf(), name.to_string());
+            return Err(Error::WrongShape { path, name, expected: shape.to_vec(), found: stored });
         }
-        let kind = crate::kinds::kind_of(info.dtype).ok_or_else(|| Error::Dtype(name.into(), info.dtype))?;
+        let kind = crate::kinds::kind_of(info.dtype).ok_or_else(|| {
+            let (path, name) = (reader.path().to_path_buf(), name.to_string());
+            Error::Dtype { path, name, dtype: info.dtype }
+        })?;
         Ok(sdtrain_torch::tensor_from_bytes(&reader.bytes(name)?, kind, shape, self.kind, self.device)?)
     }
 

@@ -18,11 +18,18 @@ pub enum Error {
         reason: String,
     },
     /// Tensors that the network needs are not in the file.
-    #[error("{} tensors are missing, the first are {}", .0.len(), listed(.0))]
-    MissingTensors(Vec<String>),
+    #[error("`{}`: {} tensors are missing, the first are {}", path.display(), names.len(), listed(names))]
+    MissingTensors {
+        /// The file or folder.
+        path: PathBuf,
+        /// Their diffusers names.
+        names: Vec<String>,
+    },
     /// A tensor has another shape than its `config.json` says.
-    #[error("tensor `{name}` has shape {found:?}; the configuration asks for {expected:?}")]
+    #[error("`{}`: tensor `{name}` has shape {found:?}; the configuration asks for {expected:?}", path.display())]
     WrongShape {
+        /// The file or folder.
+        path: PathBuf,
         /// Diffusers name.
         name: String,
         /// From the configuration.
@@ -31,8 +38,15 @@ pub enum Error {
         found: Vec<i64>,
     },
     /// A tensor is stored in a dtype that no network uses.
-    #[error("tensor `{0}` is stored as {1:?}, which a network cannot use")]
-    Dtype(String, Dtype),
+    #[error("`{}`: tensor `{name}` is stored as {dtype:?}, which a network cannot use", path.display())]
+    Dtype {
+        /// The file or folder.
+        path: PathBuf,
+        /// Diffusers name.
+        name: String,
+        /// How it is stored.
+        dtype: Dtype,
+    },
     /// The checkpoint is of another kind than the one asked for.
     #[error("{0}")]
     Family(String),

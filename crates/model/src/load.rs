@@ -7,8 +7,10 @@ use crate::stable_diffusion::StableDiffusion;
 use crate::text_encoder::{ClipTextConfig, ClipTextModel};
 use crate::unet::{UNet2DConditionModel, UNetConfig};
 use crate::vae::{AutoencoderKL, VaeConfig};
-use sdtrain_diffusion::SchedulerConfig;
-use sdtrain_state_dict::{Reader, Renamed, SafetensorsFile, ldm_single_file, maps, open_component, recognise};
+use sdtrain_diffusion::{SchedulerClass, SchedulerConfig};
+use sdtrain_state_dict::{
+    Reader, SafetensorsFile, canonical_text_encoder, canonical_vae, ldm_single_file, open_component, recognise,
+};
 use sdtrain_tokenizer::ClipTokenizer;
 use serde_json::{Value, json};
 use std::fs;
@@ -31,6 +33,8 @@ pub struct LoadOptions {
     pub vae_in_f32: bool,
     /// Weights are drawn from this seed; only the folder's configurations, scheduler and tokenizer are read.
     pub random: Option<u64>,
+    /// A diffusers folder whose configurations, scheduler and tokenizer describe a single file that carries none.
+    pub config: Option<PathBuf>,
     /// Which variant of the weight files to read, e.g. `fp16`.
     pub variant: Option<String>,
     /// Another VAE than the model's own.
@@ -47,6 +51,7 @@ impl LoadOptions {
             text_encoder_in_f32: false,
             vae_in_f32: false,
             random: None,
+            config: None,
             variant: None,
             vae: None,
         }
@@ -91,6 +96,28 @@ impl ModelConfigs {
         };
         ModelConfigs { unet, vae, text_encoder, scheduler: SchedulerConfig::stable_diffusion() }
     }
+
+    /// Whether this is what a reader assumes of a single file that carries no configuration: SD1's sizes, latents and
+    /// noise schedule. Sizes it was trained on, token ids and the sampler make no difference to that.
+    pub(crate) fn is_sd1(&self) -> bool {
+        let sd1 = ModelConfigs::sd1();
+        let unet = UNetConfig { sample_size: sd1.unet.sample_size.clone(), ..self.unet.clone() };
+        let vae = VaeConfig {
+            sample_size: sd1.vae.sample_size.clone(),
+            force_upcast: sd1.vae.force_upcast,
+            ..self.vae.clone()
+        };
+        let text_encoder = ClipTextConfig {
+            bos_token_id: sd1.text_encoder.bos_token_id,
+            eos_token_id: sd1.text_encoder.eos_token_id,
+            pad_token_id: sd1.text_encoder.pad_token_id,
+            projection_dim: sd1.text_encoder.projection_dim,
+            ..self.text_encoder.clone()
+        };
+        let schedule = |config: &SchedulerConfig| config.for_stable_diffusion().settings(SchedulerClass::Ddim).ok();
+        (unet, vae, text_encoder) == (sd1.unet, sd1.vae, sd1.text_encoder)
+            && schedule(&self.scheduler).is_some_and(|own| Some(own) == schedule(&sd1.scheduler))
+    }
 }
 
 /// Loads the model at `path`: `builtin:NAME`, a diffusers folder or a `.safetensors` file.
@@ -106,15 +133,7 @@ pub fn load(path: &str, options: &LoadOptions) -> Result<StableDiffusion> {
 }
 
 fn from_folder(folder: &Path, options: &LoadOptions) -> Result<StableDiffusion> {
-    let index = read_json(&folder.join("model_index.json"))?;
-    check_pipeline(folder, &index)?;
-    let configs = ModelConfigs {
-        unet: UNetConfig::from_json(&read_json(&folder.join("unet/config.json"))?)?,
-        vae: VaeConfig::from_json(&read_json(&folder.join("vae/config.json"))?)?,
-        text_encoder: ClipTextConfig::from_json(&read_json(&folder.join("text_encoder/config.json"))?)?,
-        scheduler: SchedulerConfig::from_file(&folder.join("scheduler/scheduler_config.json"))?,
-    };
-    let tokenizer = ClipTokenizer::from_folder(&folder.join("tokenizer"))?;
+    let (configs, tokenizer) = described_by(folder)?;
     if options.random.is_some() {
         return assemble(folder, configs, tokenizer, Weights::Random, options);
     }
@@ -126,21 +145,43 @@ fn from_folder(folder: &Path, options: &LoadOptions) -> Result<StableDiffusion> 
         Ok(open_component(&folder.join(part), &stem)?)
     };
     let unet = open("unet", "diffusion_pytorch_model")?;
-    let vae = with_current_names(open("vae", "diffusion_pytorch_model")?)?;
-    let text_encoder = with_text_model_prefix(open("text_encoder", "model")?)?;
-    assemble(folder, configs, tokenizer, Weights::Files { unet: &unet, vae: &vae, text_encoder: &text_encoder }, options)
+    let vae = canonical_vae(open("vae", "diffusion_pytorch_model")?)?;
+    let text_encoder = canonical_text_encoder(open("text_encoder", "model")?)?;
+    assemble(
+        folder,
+        configs,
+        tokenizer,
+        Weights::Files { unet: &unet, vae: &vae, text_encoder: &text_encoder },
+        options,
+    )
+}
+
+/// The configurations and the tokenizer of a diffusers folder.
+fn described_by(folder: &Path) -> Result<(ModelConfigs, ClipTokenizer)> {
+    check_pipeline(folder, &read_json(&folder.join("model_index.json"))?)?;
+    let configs = ModelConfigs {
+        unet: UNetConfig::from_json(&read_json(&folder.join("unet/config.json"))?)?,
+        vae: VaeConfig::from_json(&read_json(&folder.join("vae/config.json"))?)?,
+        text_encoder: ClipTextConfig::from_json(&read_json(&folder.join("text_encoder/config.json"))?)?,
+        scheduler: SchedulerConfig::from_file(&folder.join("scheduler/scheduler_config.json"))?,
+    };
+    Ok((configs, ClipTokenizer::from_folder(folder.join("tokenizer"))?))
 }
 
 fn from_single_file(file: Arc<dyn Reader>, options: &LoadOptions) -> Result<StableDiffusion> {
     let path = file.path().to_path_buf();
     let kind = recognise(file.as_ref());
     if kind.family() != Some("sd1") {
-        return Err(Error::Family(format!("`{}` is a {kind}; only models of the SD1 family are supported", path.display())));
+        return Err(Error::Family(format!(
+            "`{}` is a {kind}; only models of the SD1 family are supported",
+            path.display()
+        )));
     }
     let metadata = file.metadata().clone();
-    let (configs, tokenizer) = match EmbeddedConfigs::find(&metadata)? {
-        Some(embedded) => embedded,
-        None => (ModelConfigs::sd1(), ClipTokenizer::builtin()),
+    let (configs, tokenizer) = match (&options.config, EmbeddedConfigs::find(&metadata)?) {
+        (Some(folder), _) => described_by(folder)?,
+        (None, Some(embedded)) => embedded,
+        (None, None) => (ModelConfigs::sd1(), ClipTokenizer::builtin()),
     };
     if options.random.is_some() {
         return assemble(&path, configs, tokenizer, Weights::Random, options);
@@ -152,8 +193,8 @@ fn from_single_file(file: Arc<dyn Reader>, options: &LoadOptions) -> Result<Stab
     assemble(&path, configs, tokenizer, Weights::Files { unet: &parts.unet, vae, text_encoder }, options)
 }
 
-/// Configurations and tokenizer inside the metadata of single files that this program wrote for models of other sizes
-/// than SD1's, where a reader could not know them.
+/// Configurations and tokenizer inside the metadata of single files that this program wrote for models that differ from
+/// SD1 in more than their weights, which a reader could not know.
 pub(crate) struct EmbeddedConfigs;
 
 impl EmbeddedConfigs {
@@ -167,7 +208,9 @@ impl EmbeddedConfigs {
     fn find(metadata: &std::collections::BTreeMap<String, String>) -> Result<Option<(ModelConfigs, ClipTokenizer)>> {
         let Some(unet) = metadata.get(Self::UNET) else { return Ok(None) };
         let text = |key: &str| {
-            metadata.get(key).ok_or_else(|| Error::Config(format!("the file's metadata has `{}` but no `{key}`", Self::UNET)))
+            metadata
+                .get(key)
+                .ok_or_else(|| Error::Config(format!("the file's metadata has `{}` but no `{key}`", Self::UNET)))
         };
         let parsed = |key: &str, text: &str| -> Result<Value> {
             serde_json::from_str(text).map_err(|e| Error::Config(format!("metadata `{key}`: {e}")))
@@ -222,35 +265,21 @@ fn assemble(
     })
 }
 
-/// A VAE by itself: a diffusers folder (its `config.json` counts), or a file in either naming (`config` counts).
+/// A VAE by itself: a diffusers folder (its `config.json` counts), or a file in either naming, also one of a whole model
+/// (`config` counts).
 fn load_vae(path: &Path, config: &VaeConfig, kind: Kind, device: Device) -> Result<AutoencoderKL> {
-    if path.is_dir() {
-        let config = VaeConfig::from_json(&read_json(&path.join("config.json"))?)?;
-        let reader = with_current_names(open_component(path, "diffusion_pytorch_model")?)?;
-        return AutoencoderKL::new(Builder::new(Source::File(&reader), kind, device), &config);
-    }
-    let file: Box<dyn Reader> = Box::new(SafetensorsFile::open(path)?);
-    let levels = maps::vae::levels(file.names());
-    let is_diffusers = file.names().iter().any(|name| name.contains("down_blocks."));
-    let reader = Renamed::new(file, |name, info| {
-        let name = name.strip_prefix("first_stage_model.").unwrap_or(name);
-        let name = if is_diffusers { maps::vae::current_name(name) } else { maps::vae::ldm_to_vae(name, levels)? };
-        let shape = maps::vae::shape_in_diffusers(&name, &info.shape);
-        Some((name, shape))
-    })?;
+    let own_config;
+    let (file, config): (Box<dyn Reader>, _) = if path.is_dir() {
+        own_config = VaeConfig::from_json(&read_json(&path.join("config.json"))?)?;
+        (open_component(path, "diffusion_pytorch_model")?, &own_config)
+    } else {
+        let file = SafetensorsFile::open(path)?;
+        // A whole model of this program says how its VAE is made.
+        own_config = EmbeddedConfigs::find(file.metadata())?.map_or_else(|| config.clone(), |(configs, _)| configs.vae);
+        (Box::new(file), &own_config)
+    };
+    let reader = canonical_vae(file)?;
     AutoencoderKL::new(Builder::new(Source::File(&reader), kind, device), config)
-}
-
-fn with_current_names(reader: Box<dyn Reader>) -> Result<Renamed<Box<dyn Reader>>> {
-    Ok(Renamed::new(reader, |name, info| {
-        let name = maps::vae::current_name(name);
-        let shape = maps::vae::shape_in_diffusers(&name, &info.shape);
-        Some((name, shape))
-    })?)
-}
-
-fn with_text_model_prefix(reader: Box<dyn Reader>) -> Result<Renamed<Box<dyn Reader>>> {
-    Ok(Renamed::new(reader, |name, info| Some((maps::clip::canonical_name(name)?, info.shape.clone())))?)
 }
 
 fn check_pipeline(folder: &Path, index: &Value) -> Result<()> {
@@ -270,4 +299,32 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let failed = |reason: String| Error::File { path: path.to_path_buf(), reason };
     let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
     serde_json::from_str(&text).map_err(|error| failed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config_json::PerBlock;
+    use sdtrain_diffusion::PredictionType;
+
+    #[test]
+    fn what_a_reader_cannot_know_of_a_single_file_makes_it_no_plain_sd1() {
+        let sd1 = ModelConfigs::sd1();
+        assert!(sd1.is_sd1());
+        let mut trained_larger = sd1.clone();
+        trained_larger.unet.sample_size = json!(96);
+        trained_larger.scheduler.class_name = Some("DDIMScheduler".into());
+        assert!(trained_larger.is_sd1());
+        let mut other_heads = sd1.clone();
+        other_heads.unet.attention_head_dim = PerBlock::All(4);
+        let mut other_latents = sd1.clone();
+        other_latents.vae.scaling_factor = 0.13025;
+        let mut velocity = sd1.clone();
+        velocity.scheduler.prediction_type = Some(PredictionType::VPrediction);
+        let mut zero_snr = sd1.clone();
+        zero_snr.scheduler.rescale_betas_zero_snr = Some(true);
+        for other in [other_heads, other_latents, velocity, zero_snr] {
+            assert!(!other.is_sd1());
+        }
+    }
 }

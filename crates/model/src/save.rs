@@ -92,17 +92,12 @@ impl StableDiffusion {
     }
 
     /// Writes one `.safetensors` file with the original (LDM) names, in `kind` or as kept. `metadata` joins the header.
-    /// Models of other sizes than SD1's carry their configurations and tokenizer in the header, too.
+    /// Models that differ from SD1 in sizes or noise schedule carry their configurations and tokenizer in it, too.
     pub fn save_single_file(&self, path: &Path, kind: Option<Kind>, metadata: &BTreeMap<String, String>) -> Result<()> {
-        let [unet, vae, text_encoder] =
-            [self.unet.parameters(), self.vae.parameters(), self.text_encoder.parameters()]
-                .map(|parameters| TensorReader::of(parameters, kind));
+        let [unet, vae, text_encoder] = [self.unet.parameters(), self.vae.parameters(), self.text_encoder.parameters()]
+            .map(|parameters| TensorReader::of(parameters, kind));
         let mut metadata = metadata.clone();
-        let sd1 = ModelConfigs::sd1();
-        let configs = self.configs();
-        let is_sd1 = (&configs.unet.block_out_channels, &configs.vae.block_out_channels, configs.text_encoder.vocab_size)
-            == (&sd1.unet.block_out_channels, &sd1.vae.block_out_channels, sd1.text_encoder.vocab_size);
-        if !is_sd1 {
+        if !self.configs().is_sd1() {
             metadata.extend(self.embedded_configs()?);
         }
         let joined = to_ldm(&unet, &vae, &text_encoder)?;

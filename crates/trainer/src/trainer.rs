@@ -133,7 +133,7 @@ impl Trainer {
             seconds: began.elapsed().as_secs_f64(),
             images: taken.iter().map(|batch| batch.examples.len() as u64).sum(),
         });
-        if self.record.timings.get("start_to_first_step").is_none() {
+        if !self.record.timings.contains_key("start_to_first_step") {
             self.record.timings.insert("start_to_first_step".into(), self.started.elapsed().as_secs_f64());
         }
         if let Some(trace) = &mut self.trace

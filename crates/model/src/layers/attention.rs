@@ -4,7 +4,7 @@ use super::{GroupNorm, Linear};
 use crate::builder::Builder;
 use crate::error::Result;
 use std::rc::Rc;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// Sizes and variants of one attention.
 #[derive(Debug, Clone, Copy)]
@@ -19,8 +19,6 @@ pub struct AttentionConfig {
     pub dim_head: i64,
     /// Whether queries, keys and values have a bias (the VAE's do).
     pub bias: bool,
-    /// QKᵀ and softmax in f32 (SD 2.1).
-    pub upcast: bool,
 }
 
 /// Softmax(QKᵀ/√d) V, then a linear layer.
@@ -31,7 +29,6 @@ pub struct Attention {
     to_v: Rc<Linear>,
     to_out: Rc<Linear>,
     heads: i64,
-    upcast: bool,
 }
 
 impl Attention {
@@ -45,7 +42,6 @@ impl Attention {
             to_v: b.at("to_v").linear(context, inner, config.bias)?,
             to_out: b.at("to_out").at(0).linear(inner, config.query_dim, true)?,
             heads: config.heads,
-            upcast: config.upcast,
         })
     }
 
@@ -55,13 +51,7 @@ impl Attention {
         let query = self.split_heads(&self.to_q.forward(hidden_states));
         let key = self.split_heads(&self.to_k.forward(context));
         let value = self.split_heads(&self.to_v.forward(context));
-        let kind = query.kind();
-        let attended = if self.upcast && kind != Kind::Float {
-            let [q, k, v] = [&query, &key, &value].map(|t| t.to_kind(Kind::Float));
-            scaled_dot_product_attention(&q, &k, &v, false).to_kind(kind)
-        } else {
-            scaled_dot_product_attention(&query, &key, &value, false)
-        };
+        let attended = scaled_dot_product_attention(&query, &key, &value, false);
         self.to_out.forward(&merge_heads(&attended))
     }
 
@@ -78,7 +68,7 @@ pub(crate) fn merge_heads(states: &Tensor) -> Tensor {
     states.transpose(1, 2).reshape([batch, tokens, heads * size])
 }
 
-/// libtorch's fused attention.
+/// libtorch's fused attention, which adds up in f32 whatever the dtype.
 pub(crate) fn scaled_dot_product_attention(query: &Tensor, key: &Tensor, value: &Tensor, causal: bool) -> Tensor {
     Tensor::scaled_dot_product_attention(query, key, value, None::<&Tensor>, 0.0, causal, None, false)
 }
@@ -99,7 +89,6 @@ impl SpatialAttention {
             heads: 1,
             dim_head: channels,
             bias: true,
-            upcast: false,
         };
         Ok(SpatialAttention {
             group_norm: b.at("group_norm").group_norm(groups, channels, 1e-6)?,

@@ -28,7 +28,8 @@ pub struct TimestepEmbedding {
 }
 
 impl TimestepEmbedding {
-    pub(crate) fn new(b: &Builder, inputs: i64, size: i64) -> Result<TimestepEmbedding> {
+    /// The network at `b`.
+    pub fn new(b: &Builder, inputs: i64, size: i64) -> Result<TimestepEmbedding> {
         Ok(TimestepEmbedding {
             linear_1: b.at("linear_1").linear(inputs, size, true)?,
             linear_2: b.at("linear_2").linear(size, size, true)?,

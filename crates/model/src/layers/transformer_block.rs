@@ -21,8 +21,6 @@ pub struct TransformerConfig {
     pub groups: i64,
     /// `proj_in` and `proj_out` are linear (SD2, SDXL) instead of 1×1 convolutions (SD1).
     pub use_linear_projection: bool,
-    /// See [`AttentionConfig::upcast`].
-    pub upcast_attention: bool,
 }
 
 /// Self-attention, cross-attention and GEGLU, each behind a layer norm and around a residual.
@@ -47,7 +45,6 @@ impl BasicTransformerBlock {
             heads: config.heads,
             dim_head: size / config.heads,
             bias: false,
-            upcast: config.upcast_attention,
         };
         Ok(BasicTransformerBlock {
             norm1: b.at("norm1").layer_norm(size, 1e-5)?,

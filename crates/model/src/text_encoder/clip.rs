@@ -99,8 +99,7 @@ impl ClipTextModel {
         let root = b.at("text_model");
         let embeddings = root.at("embeddings");
         let token_embedding = embeddings.at("token_embedding").embedding(config.vocab_size, size)?;
-        let position_embedding =
-            embeddings.at("position_embedding").embedding(config.max_position_embeddings, size)?;
+        let position_embedding = embeddings.at("position_embedding").embedding(config.max_position_embeddings, size)?;
         let layers = (0..config.num_hidden_layers)
             .map(|i| EncoderLayer::new(&root.at("encoder.layers").at(i), config).map(Rc::new))
             .collect::<Result<_>>()?;
@@ -192,7 +191,8 @@ impl EncoderLayer {
         let heads = |projection: &Linear| {
             projection.forward(&normed).view([batch, tokens, self.heads, size / self.heads]).transpose(1, 2)
         };
-        let attended = scaled_dot_product_attention(&heads(&self.q_proj), &heads(&self.k_proj), &heads(&self.v_proj), true);
+        let attended =
+            scaled_dot_product_attention(&heads(&self.q_proj), &heads(&self.k_proj), &heads(&self.v_proj), true);
         let hidden = self.out_proj.forward(&merge_heads(&attended)) + input;
         let inner = self.fc1.forward(&self.layer_norm2.forward(&hidden));
         // quick_gelu(x) = x · sigmoid(1.702 x), OpenAI's approximation.

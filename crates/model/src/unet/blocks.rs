@@ -1,26 +1,67 @@
 //! The UNet's levels on the way down, in the middle and on the way up.
 
-use super::UNetConfig;
 use crate::builder::Builder;
-use crate::error::{Error, Result};
-use crate::layers::{
-    Downsample2D, ResnetBlock2D, ResnetConfig, Transformer2DModel, TransformerConfig, Upsample2D,
-};
+use crate::error::Result;
+use crate::layers::{Downsample2D, ResnetBlock2D, ResnetConfig, Transformer2DModel, TransformerConfig, Upsample2D};
 use sdtrain_torch::gradient_checkpoint;
 use std::rc::Rc;
 use tch::Tensor;
 
+/// Sizes and variants of one block.
+#[derive(Debug, Clone, Copy)]
+pub struct BlockConfig {
+    /// Channels coming in, without skip connections.
+    pub in_channels: i64,
+    /// Channels going out.
+    pub out_channels: i64,
+    /// Size of the timestep embedding.
+    pub temb_channels: i64,
+    /// Residual blocks; the middle always has two.
+    pub layers: i64,
+    /// Groups of the residual blocks' norms.
+    pub groups: i64,
+    /// Epsilon of the residual blocks' norms.
+    pub eps: f64,
+    /// The transformer behind each residual block (in the middle: between them), where the block has attention.
+    pub transformer: Option<TransformerConfig>,
+    /// Whether a down block halves height and width at its end, and an up block doubles them.
+    pub resample: bool,
+}
+
+impl BlockConfig {
+    fn resnet(&self, in_channels: i64) -> ResnetConfig {
+        ResnetConfig {
+            in_channels,
+            out_channels: self.out_channels,
+            temb_channels: Some(self.temb_channels),
+            groups: self.groups,
+            eps: self.eps,
+        }
+    }
+
+    fn attentions(&self, b: &Builder, count: i64) -> Result<Vec<Rc<Transformer2DModel>>> {
+        let Some(transformer) = &self.transformer else { return Ok(Vec::new()) };
+        (0..count).map(|i| Transformer2DModel::new(&b.at("attentions").at(i), transformer).map(Rc::new)).collect()
+    }
+}
+
 /// What every block of one forward pass is given.
-pub(super) struct Call<'a> {
+#[derive(Debug, Clone, Copy)]
+pub struct Conditions<'a> {
+    /// The timestep's embedding, `[batch, temb_channels]`.
     pub temb: &'a Tensor,
+    /// What the attentions look at, `[batch, tokens, cross_attention_dim]`.
     pub context: &'a Tensor,
+    /// Each residual block and each transformer is run again in backward.
     pub gradient_checkpointing: bool,
 }
 
-impl Call<'_> {
+// A block that is run again in backward adds up the gradients of its input before they meet those of other users of
+// that input. The aliases make a plain block do the same, so that both have the same bits.
+impl Conditions<'_> {
     fn resnet(&self, resnet: &Rc<ResnetBlock2D>, hidden: &Tensor) -> Tensor {
         if !self.gradient_checkpointing {
-            return resnet.forward(hidden, Some(self.temb));
+            return resnet.forward(&hidden.alias(), Some(&self.temb.alias()));
         }
         let resnet = resnet.clone();
         rerun(&[hidden, self.temb], move |inputs| resnet.forward(&inputs[0], Some(&inputs[1])))
@@ -28,7 +69,7 @@ impl Call<'_> {
 
     fn attention(&self, attention: &Rc<Transformer2DModel>, hidden: &Tensor) -> Tensor {
         if !self.gradient_checkpointing {
-            return attention.forward(hidden, self.context);
+            return attention.forward(&hidden.alias(), &self.context.alias());
         }
         let attention = attention.clone();
         rerun(&[hidden, self.context], move |inputs| attention.forward(&inputs[0], &inputs[1]))
@@ -40,76 +81,40 @@ fn rerun(inputs: &[&Tensor], block: impl Fn(&[Tensor]) -> Tensor + 'static) -> T
     gradient_checkpoint(inputs, block).unwrap_or_else(|error| std::panic::panic_any(error.to_string()))
 }
 
-fn resnet_config(config: &UNetConfig, in_channels: i64, out_channels: i64) -> ResnetConfig {
-    ResnetConfig {
-        in_channels,
-        out_channels,
-        temb_channels: Some(config.block_out_channels[0] * 4),
-        groups: config.norm_num_groups,
-        eps: config.norm_eps,
-    }
-}
-
-fn transformer_config(config: &UNetConfig, level: usize) -> TransformerConfig {
-    TransformerConfig {
-        channels: config.block_out_channels[level],
-        heads: config.heads(level),
-        layers: config.transformer_layers_per_block.at(level),
-        cross_attention_dim: config.cross_attention_dim,
-        groups: config.norm_num_groups,
-        use_linear_projection: config.use_linear_projection,
-        upcast_attention: config.upcast_attention,
-    }
-}
-
-/// Whether the block kind `name` has attention: `with` or `without` are its two known names.
-fn has_attention(name: &str, with: &str, without: &str) -> Result<bool> {
-    match name {
-        _ if name == with => Ok(true),
-        _ if name == without => Ok(false),
-        _ => Err(Error::Config(format!("unet/config.json: block type `{name}` is not supported; known: {with}, {without}"))),
-    }
-}
-
-fn attentions(b: &Builder, config: &UNetConfig, level: usize, count: i64) -> Result<Vec<Rc<Transformer2DModel>>> {
-    let transformer = transformer_config(config, level);
-    (0..count).map(|i| Transformer2DModel::new(&b.at("attentions").at(i), &transformer).map(Rc::new)).collect()
-}
-
-/// Residual blocks, each with its transformer where the level has attention, then half the size.
+/// Residual blocks, each with its transformer, then half the size.
 #[derive(Debug)]
-pub(super) struct DownBlock {
+pub struct DownBlock {
     resnets: Vec<Rc<ResnetBlock2D>>,
     attentions: Vec<Rc<Transformer2DModel>>,
     downsampler: Option<Downsample2D>,
 }
 
 impl DownBlock {
-    pub fn new(b: &Builder, config: &UNetConfig, level: usize) -> Result<DownBlock> {
-        let channels = &config.block_out_channels;
-        let (input, output) = (channels[level.saturating_sub(1)], channels[level]);
-        let layers = config.layers_per_block.at(level);
-        let attention = has_attention(&config.down_block_types[level], "CrossAttnDownBlock2D", "DownBlock2D")?;
-        let resnets = (0..layers)
+    /// The block at `b`.
+    pub fn new(b: &Builder, config: &BlockConfig) -> Result<DownBlock> {
+        let resnets = (0..config.layers)
             .map(|i| {
-                let from = if i == 0 { input } else { output };
-                ResnetBlock2D::new(&b.at("resnets").at(i), resnet_config(config, from, output)).map(Rc::new)
+                let from = if i == 0 { config.in_channels } else { config.out_channels };
+                ResnetBlock2D::new(&b.at("resnets").at(i), config.resnet(from)).map(Rc::new)
             })
             .collect::<Result<_>>()?;
         Ok(DownBlock {
             resnets,
-            attentions: attentions(b, config, level, if attention { layers } else { 0 })?,
-            downsampler: (level + 1 < channels.len())
-                .then(|| Downsample2D::new(&b.at("downsamplers").at(0), output, 1))
+            attentions: config.attentions(b, config.layers)?,
+            downsampler: config
+                .resample
+                .then(|| Downsample2D::new(&b.at("downsamplers").at(0), config.out_channels, 1))
                 .transpose()?,
         })
     }
 
-    pub fn forward(&self, mut hidden: Tensor, call: &Call, skips: &mut Vec<Tensor>) -> Tensor {
+    /// hidden: `[batch, in_channels, height, width]` → `[batch, out_channels, …]`. Every state that an up block will
+    /// want is pushed onto `skips`.
+    pub fn forward(&self, mut hidden: Tensor, conditions: &Conditions, skips: &mut Vec<Tensor>) -> Tensor {
         for (i, resnet) in self.resnets.iter().enumerate() {
-            hidden = call.resnet(resnet, &hidden);
+            hidden = conditions.resnet(resnet, &hidden);
             if let Some(attention) = self.attentions.get(i) {
-                hidden = call.attention(attention, &hidden);
+                hidden = conditions.attention(attention, &hidden);
             }
             skips.push(hidden.shallow_clone());
         }
@@ -123,70 +128,65 @@ impl DownBlock {
 
 /// Residual block, transformer, residual block.
 #[derive(Debug)]
-pub(super) struct MidBlock {
+pub struct MidBlock {
     resnets: [Rc<ResnetBlock2D>; 2],
-    attention: Rc<Transformer2DModel>,
+    attentions: Vec<Rc<Transformer2DModel>>,
 }
 
 impl MidBlock {
-    pub fn new(b: &Builder, config: &UNetConfig) -> Result<MidBlock> {
-        let level = config.block_out_channels.len() - 1;
-        let channels = config.block_out_channels[level];
-        let resnet = |i: usize| {
-            ResnetBlock2D::new(&b.at("resnets").at(i), resnet_config(config, channels, channels)).map(Rc::new)
-        };
-        Ok(MidBlock {
-            resnets: [resnet(0)?, resnet(1)?],
-            attention: Rc::new(Transformer2DModel::new(&b.at("attentions").at(0), &transformer_config(config, level))?),
-        })
+    /// The block at `b`.
+    pub fn new(b: &Builder, config: &BlockConfig) -> Result<MidBlock> {
+        let resnet =
+            |i: usize| ResnetBlock2D::new(&b.at("resnets").at(i), config.resnet(config.out_channels)).map(Rc::new);
+        Ok(MidBlock { resnets: [resnet(0)?, resnet(1)?], attentions: config.attentions(b, 1)? })
     }
 
-    pub fn forward(&self, hidden: Tensor, call: &Call) -> Tensor {
-        let hidden = call.resnet(&self.resnets[0], &hidden);
-        let hidden = call.attention(&self.attention, &hidden);
-        call.resnet(&self.resnets[1], &hidden)
+    /// `[batch, channels, height, width]`, same shape out.
+    pub fn forward(&self, hidden: Tensor, conditions: &Conditions) -> Tensor {
+        let mut hidden = conditions.resnet(&self.resnets[0], &hidden);
+        for attention in &self.attentions {
+            hidden = conditions.attention(attention, &hidden);
+        }
+        conditions.resnet(&self.resnets[1], &hidden)
     }
 }
 
-/// Residual blocks over the joined skip connections, then double the size.
+/// Residual blocks over the joined skip connections, each with its transformer, then double the size.
 #[derive(Debug)]
-pub(super) struct UpBlock {
+pub struct UpBlock {
     resnets: Vec<Rc<ResnetBlock2D>>,
     attentions: Vec<Rc<Transformer2DModel>>,
     upsampler: Option<Upsample2D>,
 }
 
 impl UpBlock {
-    /// Block `index` on the way up works at level `last - index`.
-    pub fn new(b: &Builder, config: &UNetConfig, index: usize) -> Result<UpBlock> {
-        let channels = &config.block_out_channels;
-        let last = channels.len() - 1;
-        let level = last - index;
-        let output = channels[level];
-        let below = channels[(level + 1).min(last)];
-        let outermost_skip = channels[level.saturating_sub(1)];
-        let layers = config.layers_per_block.at(level) + 1;
-        let attention = has_attention(&config.up_block_types[index], "CrossAttnUpBlock2D", "UpBlock2D")?;
-        let resnets = (0..layers)
+    /// The block at `b`. The skip connection of its last residual block has `last_skip_channels`, the others have
+    /// `out_channels`.
+    pub fn new(b: &Builder, config: &BlockConfig, last_skip_channels: i64) -> Result<UpBlock> {
+        let resnets = (0..config.layers)
             .map(|i| {
-                let skip = if i == layers - 1 { outermost_skip } else { output };
-                let from = if i == 0 { below } else { output };
-                ResnetBlock2D::new(&b.at("resnets").at(i), resnet_config(config, from + skip, output)).map(Rc::new)
+                let skip = if i == config.layers - 1 { last_skip_channels } else { config.out_channels };
+                let from = if i == 0 { config.in_channels } else { config.out_channels };
+                ResnetBlock2D::new(&b.at("resnets").at(i), config.resnet(from + skip)).map(Rc::new)
             })
             .collect::<Result<_>>()?;
         Ok(UpBlock {
             resnets,
-            attentions: attentions(b, config, level, if attention { layers } else { 0 })?,
-            upsampler: (index < last).then(|| Upsample2D::new(&b.at("upsamplers").at(0), output)).transpose()?,
+            attentions: config.attentions(b, config.layers)?,
+            upsampler: config
+                .resample
+                .then(|| Upsample2D::new(&b.at("upsamplers").at(0), config.out_channels))
+                .transpose()?,
         })
     }
 
-    pub fn forward(&self, mut hidden: Tensor, call: &Call, skips: &mut Vec<Tensor>) -> Tensor {
+    /// Takes its skip connections off the end of `skips`, and doubles to the size of the one that is then the last.
+    pub fn forward(&self, mut hidden: Tensor, conditions: &Conditions, skips: &mut Vec<Tensor>) -> Tensor {
         for (i, resnet) in self.resnets.iter().enumerate() {
             let skip = skips.pop().expect("the way down leaves one skip connection for every block on the way up");
-            hidden = call.resnet(resnet, &Tensor::cat(&[hidden, skip], 1));
+            hidden = conditions.resnet(resnet, &Tensor::cat(&[hidden, skip], 1));
             if let Some(attention) = self.attentions.get(i) {
-                hidden = call.attention(attention, &hidden);
+                hidden = conditions.attention(attention, &hidden);
             }
         }
         match &self.upsampler {

@@ -1,7 +1,9 @@
 //! The UNet's `config.json`.
 
+use super::BlockConfig;
 use crate::config_json::{PerBlock, parse};
 use crate::error::{Error, Result};
+use crate::layers::TransformerConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -41,7 +43,7 @@ pub struct UNetConfig {
     pub num_attention_heads: Option<PerBlock>,
     /// The attentions' projections are linear instead of 1×1 convolutions.
     pub use_linear_projection: bool,
-    /// Attention scores in f32.
+    /// Attention scores in f32 (SD 2.1). Kept for the file: fused attention has them in f32 anyway, here and in diffusers.
     pub upcast_attention: bool,
 }
 
@@ -149,5 +151,71 @@ impl UNetConfig {
     /// Number of heads at `level`, counted from the outermost.
     pub fn heads(&self, level: usize) -> i64 {
         self.heads_list().at(level)
+    }
+
+    /// The block at `level` on the way down.
+    pub fn down_block(&self, level: usize) -> Result<BlockConfig> {
+        let channels = &self.block_out_channels;
+        let kind = &self.down_block_types[level];
+        let attention = has_attention(kind, "CrossAttnDownBlock2D", "DownBlock2D")?;
+        Ok(BlockConfig {
+            in_channels: channels[level.saturating_sub(1)],
+            layers: self.layers_per_block.at(level),
+            resample: level + 1 < channels.len(),
+            ..self.block(level, attention)
+        })
+    }
+
+    /// The block in the middle.
+    pub fn mid_block(&self) -> BlockConfig {
+        self.block(self.block_out_channels.len() - 1, true)
+    }
+
+    /// Block `index` on the way up, which works at level `last - index`.
+    pub fn up_block(&self, index: usize) -> Result<BlockConfig> {
+        let channels = &self.block_out_channels;
+        let last = channels.len() - 1;
+        let level = last - index;
+        let attention = has_attention(&self.up_block_types[index], "CrossAttnUpBlock2D", "UpBlock2D")?;
+        Ok(BlockConfig {
+            in_channels: channels[(level + 1).min(last)],
+            layers: self.layers_per_block.at(level) + 1,
+            resample: index < last,
+            ..self.block(level, attention)
+        })
+    }
+
+    /// What every block at `level` has: two layers that keep the level's channels and its size.
+    fn block(&self, level: usize, attention: bool) -> BlockConfig {
+        let channels = self.block_out_channels[level];
+        let transformer = TransformerConfig {
+            channels,
+            heads: self.heads(level),
+            layers: self.transformer_layers_per_block.at(level),
+            cross_attention_dim: self.cross_attention_dim,
+            groups: self.norm_num_groups,
+            use_linear_projection: self.use_linear_projection,
+        };
+        BlockConfig {
+            in_channels: channels,
+            out_channels: channels,
+            temb_channels: self.block_out_channels[0] * 4,
+            layers: 2,
+            groups: self.norm_num_groups,
+            eps: self.norm_eps,
+            transformer: attention.then_some(transformer),
+            resample: false,
+        }
+    }
+}
+
+/// Whether the block kind `name` has attention: `with` or `without` are its two known names.
+fn has_attention(name: &str, with: &str, without: &str) -> Result<bool> {
+    match name {
+        _ if name == with => Ok(true),
+        _ if name == without => Ok(false),
+        _ => Err(Error::Config(format!(
+            "unet/config.json: block type `{name}` is not supported; known: `{with}`, `{without}`"
+        ))),
     }
 }

@@ -3,13 +3,13 @@
 mod blocks;
 mod config;
 
+pub use blocks::{BlockConfig, Conditions, DownBlock, MidBlock, UpBlock};
 pub use config::UNetConfig;
 
 use crate::builder::Builder;
 use crate::error::Result;
 use crate::layers::{Conv2d, GroupNorm, TimestepEmbedding, sinusoidal_embedding};
 use crate::parameters::Parameters;
-use blocks::{Call, DownBlock, MidBlock, UpBlock};
 use std::rc::Rc;
 use tch::{Kind, Tensor};
 
@@ -38,11 +38,15 @@ impl UNet2DConditionModel {
         let conv_in = b.at("conv_in").conv2d(config.in_channels, first, 3, 1, 1)?;
         let time_embedding = TimestepEmbedding::new(&b.at("time_embedding"), first, temb_channels)?;
         let down_blocks = (0..channels.len())
-            .map(|i| DownBlock::new(&b.at("down_blocks").at(i), config, i))
+            .map(|level| DownBlock::new(&b.at("down_blocks").at(level), &config.down_block(level)?))
             .collect::<Result<_>>()?;
-        let mid_block = MidBlock::new(&b.at("mid_block"), config)?;
-        let up_blocks =
-            (0..=last).map(|i| UpBlock::new(&b.at("up_blocks").at(i), config, i)).collect::<Result<_>>()?;
+        let mid_block = MidBlock::new(&b.at("mid_block"), &config.mid_block())?;
+        let up_blocks = (0..=last)
+            .map(|i| {
+                let outer_channels = channels[(last - i).saturating_sub(1)];
+                UpBlock::new(&b.at("up_blocks").at(i), &config.up_block(i)?, outer_channels)
+            })
+            .collect::<Result<_>>()?;
         let conv_norm_out = b.at("conv_norm_out").group_norm(config.norm_num_groups, first, config.norm_eps)?;
         let conv_out = b.at("conv_out").conv2d(first, config.out_channels, 3, 1, 1)?;
         Ok(UNet2DConditionModel {
@@ -82,23 +86,19 @@ impl UNet2DConditionModel {
     ) -> Tensor {
         let kind = sample.kind();
         let config = &self.config;
-        let sinusoids = sinusoidal_embedding(
-            timesteps,
-            config.block_out_channels[0],
-            config.flip_sin_to_cos,
-            config.freq_shift,
-        );
+        let sinusoids =
+            sinusoidal_embedding(timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift);
         let temb = self.time_embedding.forward(&sinusoids.to_kind(kind));
         let context = encoder_hidden_states.to_kind(kind);
-        let call = Call { temb: &temb, context: &context, gradient_checkpointing };
+        let conditions = Conditions { temb: &temb, context: &context, gradient_checkpointing };
         let mut hidden = self.conv_in.forward(sample);
         let mut skips = vec![hidden.shallow_clone()];
         for block in &self.down_blocks {
-            hidden = block.forward(hidden, &call, &mut skips);
+            hidden = block.forward(hidden, &conditions, &mut skips);
         }
-        hidden = self.mid_block.forward(hidden, &call);
+        hidden = self.mid_block.forward(hidden, &conditions);
         for block in &self.up_blocks {
-            hidden = block.forward(hidden, &call, &mut skips);
+            hidden = block.forward(hidden, &conditions, &mut skips);
         }
         self.conv_out.forward(&self.conv_norm_out.forward(&hidden).silu()).contiguous().to_kind(kind)
     }

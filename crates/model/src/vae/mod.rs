@@ -50,18 +50,30 @@ impl AutoencoderKL {
         let latents = config.latent_channels;
         let encoder = Encoder::new(&b.at("encoder"), config)?;
         let decoder = Decoder::new(&b.at("decoder"), config)?;
-        let quant_conv = config
-            .use_quant_conv
-            .then(|| b.at("quant_conv").conv2d(2 * latents, 2 * latents, 1, 1, 0))
+        let quant_conv =
+            config.use_quant_conv.then(|| b.at("quant_conv").conv2d(2 * latents, 2 * latents, 1, 1, 0)).transpose()?;
+        let post_quant_conv = config
+            .use_post_quant_conv
+            .then(|| b.at("post_quant_conv").conv2d(latents, latents, 1, 1, 0))
             .transpose()?;
-        let post_quant_conv =
-            config.use_post_quant_conv.then(|| b.at("post_quant_conv").conv2d(latents, latents, 1, 1, 0)).transpose()?;
-        Ok(AutoencoderKL { config: config.clone(), parameters: b.finish()?, encoder, decoder, quant_conv, post_quant_conv })
+        Ok(AutoencoderKL {
+            config: config.clone(),
+            parameters: b.finish()?,
+            encoder,
+            decoder,
+            quant_conv,
+            post_quant_conv,
+        })
     }
 
     /// The configuration it was built from.
     pub fn config(&self) -> &VaeConfig {
         &self.config
+    }
+
+    /// Changes what latents are multiplied by before the UNet sees them.
+    pub fn set_scaling_factor(&mut self, scaling_factor: f64) {
+        self.config.scaling_factor = scaling_factor;
     }
 
     /// Its parameters and layers.

@@ -7,6 +7,17 @@ use serde_json::{Map, Value, json};
 use super::clip::short_name;
 use super::lora_peft::Part;
 
+/// One adapted layer of a network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdaptedLayer<'m> {
+    /// Its path in the network.
+    pub module: &'m str,
+    /// Its adapter's rank.
+    pub rank: usize,
+    /// Its adapter's alpha; the scale is alpha/rank.
+    pub alpha: f64,
+}
+
 /// The metadata key that diffusers reads and writes (diffusers, loaders/lora_base.py).
 pub const KEY: &str = "lora_adapter_metadata";
 
@@ -28,6 +39,29 @@ pub struct PeftConfig {
 }
 
 impl PeftConfig {
+    /// What describes `layers`: the most frequent rank and alpha, and the layers that have others.
+    pub fn describing(layers: &[AdaptedLayer]) -> PeftConfig {
+        let rank = most_frequent(layers.iter().map(|layer| layer.rank)).unwrap_or_default();
+        let alpha = most_frequent(layers.iter().map(|layer| layer.alpha.to_bits())).map_or(0.0, f64::from_bits);
+        let named = |layer: &&AdaptedLayer| layer.module.to_string();
+        let other_ranks = layers.iter().filter(|layer| layer.rank != rank);
+        let other_alphas = layers.iter().filter(|layer| layer.alpha != alpha);
+        PeftConfig {
+            rank,
+            alpha,
+            target_modules: layers.iter().map(|layer| layer.module.to_string()).collect(),
+            rank_pattern: other_ranks.map(|layer| (named(&layer), layer.rank)).collect(),
+            alpha_pattern: other_alphas.map(|layer| (named(&layer), layer.alpha)).collect(),
+            use_rslora: false,
+        }
+    }
+
+    /// The alpha that gives the scale of a layer of this rank as alpha/rank, also where it is alpha/√rank.
+    pub fn effective_alpha(&self, module: &str, rank: usize) -> f64 {
+        let alpha = self.alpha_of(module);
+        if self.use_rslora { alpha * (rank as f64).sqrt() } else { alpha }
+    }
+
     /// The alpha of one layer.
     pub fn alpha_of(&self, module: &str) -> f64 {
         find(&self.alpha_pattern, module).copied().unwrap_or(self.alpha)
@@ -37,6 +71,13 @@ impl PeftConfig {
     pub fn rank_of(&self, module: &str) -> usize {
         find(&self.rank_pattern, module).copied().unwrap_or(self.rank)
     }
+}
+
+/// The most frequent value, the smallest of several.
+fn most_frequent<V: Ord>(values: impl Iterator<Item = V>) -> Option<V> {
+    let mut counts: BTreeMap<V, usize> = BTreeMap::new();
+    values.for_each(|value| *counts.entry(value).or_default() += 1);
+    counts.into_iter().rev().max_by_key(|(_, count)| *count).map(|(value, _)| value)
 }
 
 fn find<'p, V>(pattern: &'p BTreeMap<String, V>, module: &str) -> Option<&'p V> {
@@ -120,6 +161,21 @@ mod tests {
         assert_eq!(config.alpha_of("mid_block.attentions.0.other_proj_in"), 4.0);
         assert_eq!(config.rank_of("mid_block.attentions.0.proj_in"), 2);
         assert_eq!(config.rank_of("down_blocks.0.attentions.0.proj_in"), 8);
+    }
+
+    #[test]
+    fn layers_of_several_ranks_and_alphas_are_described_one_by_one() {
+        let layers = [("a.to_q", 4, 2.0), ("a.to_k", 4, 2.0), ("a.conv1", 8, 1.0), ("b.conv1", 8, 2.0)]
+            .map(|(module, rank, alpha)| AdaptedLayer { module, rank, alpha });
+        let config = PeftConfig::describing(&layers);
+        assert_eq!((config.rank, config.alpha), (4, 2.0));
+        for layer in &layers {
+            assert_eq!(config.rank_of(layer.module), layer.rank);
+            assert_eq!(config.effective_alpha(layer.module, layer.rank), layer.alpha);
+        }
+        assert_eq!((config.rank_pattern.len(), config.alpha_pattern.len()), (2, 1));
+        let rslora = PeftConfig { use_rslora: true, ..config };
+        assert_eq!(rslora.effective_alpha("a.to_q", 4), 4.0);
     }
 
     #[test]

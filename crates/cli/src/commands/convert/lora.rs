@@ -1,7 +1,6 @@
 //! LoRA files between kohya's names and PEFT's.
 //!
-//! kohya's form has an alpha for each layer and counts the adapter alpha / rank times; readers of PEFT's form take it once. On the
-//! way to PEFT the factor therefore goes into the second matrix.
+//! kohya's form has an alpha for each layer as a tensor, PEFT's has them in the metadata; the matrices are the same.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +8,7 @@ use std::path::Path;
 use half::{bf16, f16};
 use sdtrain_state_dict::maps::lora_kohya::{TextEncoders, is_kohya_name, kohya_name, parse_by_words};
 use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor, Part, peft_name};
-use sdtrain_state_dict::maps::peft_metadata;
+use sdtrain_state_dict::maps::peft_metadata::{self, AdaptedLayer, PeftConfig};
 use sdtrain_state_dict::metadata::sshs_hashes;
 use sdtrain_state_dict::{Dtype, Reader, TensorEntry, read_floats, write};
 
@@ -59,19 +58,22 @@ pub(super) fn to_kohya(file: &dyn Reader, output: &Path) -> Result<(), Failure> 
 }
 
 pub(super) fn to_peft(file: &dyn Reader, output: &Path) -> Result<(), Failure> {
-    let mut tensors = Vec::new();
-    for layer in read(file)? {
-        let factor = (layer.alpha / layer.rank() as f64) as f32;
-        let mut up = TensorEntry { name: peft_name(&layer.key(LoraTensor::Up)), ..layer.up.clone() };
-        if factor != 1.0 {
-            let scaled: Vec<f32> = floats(&layer.up).into_iter().map(|value| value * factor).collect();
-            up.bytes = floats_to_bytes(&scaled, up.dtype);
-        }
-        tensors.push(TensorEntry { name: peft_name(&layer.key(LoraTensor::Down)), ..layer.down });
-        tensors.push(up);
+    let layers = read(file)?;
+    let mut described: BTreeMap<Part, Vec<AdaptedLayer>> = BTreeMap::new();
+    for layer in &layers {
+        let entry = AdaptedLayer { module: &layer.module, rank: layer.rank(), alpha: layer.alpha };
+        described.entry(layer.part).or_default().push(entry);
     }
+    let configs = described.iter().map(|(part, layers)| (*part, PeftConfig::describing(layers))).collect();
     let mut metadata = kept_metadata(file);
     metadata.insert("format".to_owned(), "pt".to_owned());
+    metadata.insert(peft_metadata::KEY.to_owned(), peft_metadata::to_json(&configs));
+    let mut tensors = Vec::new();
+    for layer in layers {
+        let [down, up] = [LoraTensor::Down, LoraTensor::Up].map(|tensor| peft_name(&layer.key(tensor)));
+        tensors.push(TensorEntry { name: down, ..layer.down });
+        tensors.push(TensorEntry { name: up, ..layer.up });
+    }
     Ok(write(output, &tensors, &metadata)?)
 }
 
@@ -106,14 +108,12 @@ fn read(file: &dyn Reader) -> Result<Vec<Layer>, Failure> {
             return Err(Failure::new(ExitCode::Model, message));
         };
         let (down, up) = (entry(file, down)?, entry(file, up)?);
-        let rank = down.shape.first().copied().unwrap_or(1) as f64;
+        let rank = down.shape.first().copied().unwrap_or(1);
         let described = described.as_ref().and_then(|configs| configs.get(&part));
         let alpha = match (alpha, described) {
-            (Some(name), _) => read_floats(file, name)?.first().map_or(rank, |&alpha| f64::from(alpha)),
-            // rsLoRA counts alpha / √rank times.
-            (None, Some(config)) if config.use_rslora => config.alpha_of(&module) * rank.sqrt(),
-            (None, Some(config)) => config.alpha_of(&module),
-            (None, None) => rank,
+            (Some(name), _) => read_floats(file, name)?.first().map_or(rank as f64, |&alpha| f64::from(alpha)),
+            (None, Some(config)) => config.effective_alpha(&module, rank),
+            (None, None) => rank as f64,
         };
         layers.push(Layer { part, module, down, up, alpha });
     }
@@ -129,16 +129,6 @@ fn entry(file: &dyn Reader, name: &str) -> Result<TensorEntry, Failure> {
     }
     let bytes = file.bytes(name)?.into_owned();
     Ok(TensorEntry { name: name.to_owned(), dtype: info.dtype, shape: info.shape.clone(), bytes })
-}
-
-fn floats(tensor: &TensorEntry) -> Vec<f32> {
-    let bytes = &tensor.bytes;
-    match tensor.dtype {
-        Dtype::F64 => bytes.as_chunks().0.iter().map(|&chunk| f64::from_le_bytes(chunk) as f32).collect(),
-        Dtype::F16 => bytes.as_chunks().0.iter().map(|&chunk| f16::from_le_bytes(chunk).to_f32()).collect(),
-        Dtype::Bf16 => bytes.as_chunks().0.iter().map(|&chunk| bf16::from_le_bytes(chunk).to_f32()).collect(),
-        _ => bytes.as_chunks().0.iter().map(|&chunk| f32::from_le_bytes(chunk)).collect(),
-    }
 }
 
 fn floats_to_bytes(values: &[f32], dtype: Dtype) -> Vec<u8> {
@@ -173,38 +163,31 @@ mod tests {
     }
 
     #[test]
-    fn alpha_goes_into_the_second_matrix_of_peft() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
-            let (kohya, peft) = (folder.path().join("kohya"), folder.path().join("peft"));
-            kohya_file(&kohya, 1.0, dtype);
-            to_peft(&SafetensorsFile::open(&kohya).expect("written"), &peft).expect("a LoRA");
-            let peft = SafetensorsFile::open(&peft).expect("written");
-            let module = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q";
-            assert_eq!(peft.names(), [format!("{module}.lora_A.weight"), format!("{module}.lora_B.weight")]);
-            assert_eq!(read_floats(&peft, &format!("{module}.lora_B.weight")).expect("floats"), [3.5, 4.0]);
-            assert_eq!(peft.info(&format!("{module}.lora_B.weight")).expect("listed").dtype, dtype);
-            assert_eq!(peft.metadata()["ss_network_dim"], "2");
-            assert!(!peft.metadata().contains_key("sshs_model_hash"));
-        }
-    }
-
-    #[test]
-    fn a_lora_whose_alpha_is_its_rank_goes_there_and_back_unchanged() {
+    fn a_lora_goes_to_peft_and_back_unchanged_whatever_its_alpha() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let place = |name: &str| folder.path().join(name);
-        kohya_file(&place("kohya"), 2.0, Dtype::F16);
-        to_peft(&SafetensorsFile::open(place("kohya")).expect("written"), &place("peft")).expect("a LoRA");
-        to_kohya(&SafetensorsFile::open(place("peft")).expect("written"), &place("again")).expect("a LoRA");
-        let (before, after) = (
-            SafetensorsFile::open(place("kohya")).expect("written"),
-            SafetensorsFile::open(place("again")).expect("written"),
-        );
-        assert_eq!(before.names(), after.names());
-        for name in before.names() {
-            assert_eq!(before.bytes(name).expect("listed"), after.bytes(name).expect("listed"), "{name}");
+        let open = |name: &str| SafetensorsFile::open(place(name)).expect("it was just written");
+        for (alpha, dtype) in [(1.0, Dtype::F32), (2.0, Dtype::F16), (0.5, Dtype::Bf16)] {
+            kohya_file(&place("kohya"), alpha, dtype);
+            to_peft(&open("kohya"), &place("peft")).expect("a LoRA");
+            let (kohya, peft) = (open("kohya"), open("peft"));
+            let module = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q";
+            assert_eq!(peft.names(), [format!("{module}.lora_A.weight"), format!("{module}.lora_B.weight")]);
+            let configs = peft_metadata::from_json(&peft.metadata()[peft_metadata::KEY]).expect("metadata");
+            assert_eq!((configs[&Part::Unet].rank, configs[&Part::Unet].alpha), (2, f64::from(alpha)));
+            assert_eq!(peft.metadata()["ss_network_dim"], "2");
+            assert!(!peft.metadata().contains_key("sshs_model_hash"));
+
+            to_kohya(&peft, &place("again")).expect("a LoRA");
+            let again = open("again");
+            assert_eq!(kohya.names(), again.names());
+            for name in kohya.names() {
+                assert_eq!(kohya.info(name), again.info(name), "{name}");
+                assert_eq!(kohya.bytes(name).expect("listed"), again.bytes(name).expect("listed"), "{name}");
+            }
+            assert_eq!(again.metadata()["sshs_model_hash"].len(), 64);
+            assert!(!again.metadata().contains_key(peft_metadata::KEY));
         }
-        assert_eq!(after.metadata()["sshs_model_hash"].len(), 64);
     }
 
     #[test]

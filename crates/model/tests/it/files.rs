@@ -1,0 +1,154 @@
+//! A model out of a diffusers folder and out of a single file, and into both.
+
+use sdtrain_diffusion::PredictionType;
+use sdtrain_model::{LoadOptions, Parameters, StableDiffusion, load};
+use sdtrain_state_dict::{Reader, SafetensorsFile};
+use sdtrain_tokenizer::Tokenizer;
+use sdtrain_torch_test_support::{assert_equal, fixture_folder};
+use std::collections::BTreeMap;
+use std::path::Path;
+use tch::{Device, Kind};
+
+fn options() -> LoadOptions {
+    LoadOptions::new(Device::Cpu, Kind::Float)
+}
+
+fn loaded(path: &Path, options: &LoadOptions) -> StableDiffusion {
+    let loaded = load(path.to_str().expect("paths of tests are plain"), options);
+    loaded.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn refused(path: &Path, options: &LoadOptions) -> String {
+    match load(path.to_str().expect("paths of tests are plain"), options) {
+        Ok(_) => panic!("{} was loaded", path.display()),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn tiny_folder() -> StableDiffusion {
+    loaded(&fixture_folder().join("tiny_sd1"), &options())
+}
+
+fn networks(model: &StableDiffusion) -> [(&'static str, &Parameters); 3] {
+    [
+        ("unet", model.unet.parameters()),
+        ("vae", model.vae.parameters()),
+        ("text_encoder", model.text_encoder.parameters()),
+    ]
+}
+
+/// Same parameters, same configurations, same tokenizer.
+fn assert_same_model(found: &StableDiffusion, expected: &StableDiffusion) {
+    for ((network, found), (_, expected)) in networks(found).into_iter().zip(networks(expected)) {
+        assert_eq!(found.iter().count(), expected.iter().count(), "{network}: number of parameters");
+        for (name, tensor) in expected.iter() {
+            let found = found.get(name).unwrap_or_else(|| panic!("{network}.{name} is missing"));
+            assert_equal(&format!("{network}.{name}"), found, tensor);
+        }
+    }
+    let (found_configs, configs) = (found.configs(), expected.configs());
+    assert_eq!(found_configs.unet, configs.unet);
+    assert_eq!(found_configs.vae, configs.vae);
+    assert_eq!(found_configs.text_encoder, configs.text_encoder);
+    assert_eq!(found_configs.scheduler.to_json(), configs.scheduler.to_json());
+    let prompt = "a poster with a red bottle";
+    assert_eq!(found.tokenizer.encode(prompt), expected.tokenizer.encode(prompt));
+}
+
+#[test]
+fn a_folder_and_a_single_file_of_one_model_are_equal() {
+    let single = LoadOptions { config: Some(fixture_folder().join("tiny_sd1")), ..options() };
+    assert_same_model(&loaded(&fixture_folder().join("tiny_sd1.safetensors"), &single), &tiny_folder());
+}
+
+#[test]
+fn a_saved_folder_loads_as_the_same_model() {
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let (model, folder) = (tiny_folder(), scratch.path().join("model"));
+    model.save_folder(&folder, None).expect("there is room");
+    assert_same_model(&loaded(&folder, &options()), &model);
+    // Saving over it replaces it and leaves nothing else behind.
+    model.save_folder(&folder, None).expect("there is room");
+    assert_eq!(std::fs::read_dir(scratch.path()).expect("it exists").count(), 1);
+}
+
+#[test]
+fn a_saved_single_file_describes_itself_and_loads_as_the_same_model() {
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let (model, path) = (tiny_folder(), scratch.path().join("model.safetensors"));
+    let metadata = BTreeMap::from([("modelspec.title".to_string(), "a test".to_string())]);
+    model.save_single_file(&path, None, &metadata).expect("there is room");
+    assert_same_model(&loaded(&path, &options()), &model);
+    let file = SafetensorsFile::open(&path).expect("it was just written");
+    assert_eq!(file.metadata()["modelspec.title"], "a test");
+    // The same names and shapes as the file that was written beside diffusers.
+    let theirs = SafetensorsFile::open(fixture_folder().join("tiny_sd1.safetensors")).expect("a fixture");
+    assert_eq!(file.names(), theirs.names());
+    for name in file.names() {
+        assert_eq!(file.info(name), theirs.info(name), "{name}");
+    }
+}
+
+#[test]
+fn saved_half_precision_is_the_rounded_model() {
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let (model, path) = (tiny_folder(), scratch.path().join("half.safetensors"));
+    model.save_single_file(&path, Some(Kind::Half), &BTreeMap::new()).expect("there is room");
+    let half = loaded(&path, &options());
+    for ((network, found), (_, expected)) in networks(&half).into_iter().zip(networks(&model)) {
+        for (name, tensor) in expected.iter() {
+            let rounded = tensor.to_kind(Kind::Half).to_kind(Kind::Float);
+            assert_equal(&format!("{network}.{name}"), found.get(name).expect("same names"), &rounded);
+        }
+    }
+}
+
+#[test]
+fn each_network_loads_in_its_own_dtype() {
+    let wanted = LoadOptions { unet_in_f32: true, ..LoadOptions::new(Device::Cpu, Kind::BFloat16) };
+    let model = loaded(&fixture_folder().join("tiny_sd1"), &wanted);
+    let kind = |parameters: &Parameters| parameters.iter().next().expect("a network has parameters").1.kind();
+    let kinds = networks(&model).map(|(_, parameters)| kind(parameters));
+    assert_eq!(kinds, [Kind::Float, Kind::BFloat16, Kind::BFloat16]);
+    // The VAE of SD overflows in fp16.
+    let model = loaded(&fixture_folder().join("tiny_sd1"), &LoadOptions::new(Device::Cpu, Kind::Half));
+    assert_eq!(networks(&model).map(|(_, parameters)| kind(parameters)), [Kind::Half, Kind::Float, Kind::Half]);
+}
+
+#[test]
+fn another_vae_loads_from_a_folder_and_from_files_in_both_namings() {
+    let model = tiny_folder();
+    let theirs = fixture_folder();
+    for vae in ["tiny_sd1/vae", "tiny_sd1/vae/diffusion_pytorch_model.safetensors", "tiny_sd1.safetensors"] {
+        let with_vae = LoadOptions { vae: Some(theirs.join(vae)), ..options() };
+        assert_same_model(&loaded(&theirs.join("tiny_sd1"), &with_vae), &model);
+    }
+}
+
+#[test]
+fn random_weights_are_a_function_of_the_seed() {
+    let random = |seed| loaded(&fixture_folder().join("tiny_sd1"), &LoadOptions { random: Some(seed), ..options() });
+    assert_same_model(&random(7), &random(7));
+    let [first, other] =
+        [random(7), random(8)].map(|model| model.unet.parameters().get("conv_in.weight").unwrap().copy());
+    assert!(!first.equal(&other));
+}
+
+#[test]
+fn a_model_that_does_not_fit_is_refused_with_the_tensors_name() {
+    let folder = fixture_folder();
+    let message = refused(&folder.join("tiny_sd1.safetensors"), &options());
+    assert!(message.contains("has shape") && message.contains("the configuration asks for"), "{message}");
+    let message = refused(&folder.join("lora_kohya.safetensors"), &options());
+    assert!(message.contains("lora_kohya.safetensors") && message.contains("SD1"), "{message}");
+}
+
+#[test]
+fn a_single_file_keeps_a_noise_schedule_that_is_not_sd1s() {
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let (mut model, path) = (tiny_folder(), scratch.path().join("v.safetensors"));
+    model.scheduler.prediction_type = Some(PredictionType::VPrediction);
+    model.scheduler.rescale_betas_zero_snr = Some(true);
+    model.save_single_file(&path, None, &BTreeMap::new()).expect("there is room");
+    assert_same_model(&loaded(&path, &options()), &model);
+}

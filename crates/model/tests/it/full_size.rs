@@ -1,0 +1,80 @@
+//! Names and shapes of SD1.5 at its full size, in both namings, without its gigabytes.
+
+use sdtrain_model::text_encoder::ClipTextModel;
+use sdtrain_model::unet::UNet2DConditionModel;
+use sdtrain_model::vae::AutoencoderKL;
+use sdtrain_model::{Builder, ModelConfigs, Parameters, Source, TensorReader};
+use sdtrain_state_dict::{Reader, to_ldm};
+use sdtrain_torch_test_support::fixture_folder;
+use std::collections::BTreeMap;
+use tch::{Device, Kind};
+
+type Shapes = BTreeMap<String, Vec<usize>>;
+
+struct Networks {
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL,
+    text_encoder: ClipTextModel,
+}
+
+fn networks() -> Networks {
+    let configs = ModelConfigs::sd1();
+    let b = || Builder::new(Source::Shapes, Kind::Float, Device::Cpu);
+    Networks {
+        unet: UNet2DConditionModel::new(b(), &configs.unet).expect("no weights are needed"),
+        vae: AutoencoderKL::new(b(), &configs.vae).expect("no weights are needed"),
+        text_encoder: ClipTextModel::new(b(), &configs.text_encoder).expect("no weights are needed"),
+    }
+}
+
+fn shapes(reader: &dyn Reader) -> Shapes {
+    let shape = |name: &str| reader.info(name).expect("a listed tensor has its info").shape.clone();
+    reader.names().into_iter().map(|name| (name.to_string(), shape(name))).collect()
+}
+
+/// The list `keys/NAME.tsv` under diffusers' names and under those of single files.
+fn listed(name: &str) -> (Shapes, Shapes) {
+    let path = fixture_folder().join("keys").join(name);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let shape = |text: &str| text.split(',').map(|length| length.parse().expect("a length")).collect::<Vec<usize>>();
+    let rows = text.lines().map(|line| {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let [name, diffusers_shape, ldm_name] = columns[..3] else { panic!("three columns: {line}") };
+        let ldm_shape = columns.get(3).copied().unwrap_or(diffusers_shape);
+        ((name.to_string(), shape(diffusers_shape)), (ldm_name.to_string(), shape(ldm_shape)))
+    });
+    rows.unzip()
+}
+
+#[test]
+fn sd15_has_diffusers_names_and_shapes() {
+    let networks = networks();
+    let of = |parameters: &Parameters| shapes(&TensorReader::of(parameters, None));
+    assert_eq!(of(networks.unet.parameters()), listed("unet_sd15.tsv").0);
+    assert_eq!(of(networks.vae.parameters()), listed("vae.tsv").0);
+    // The list leaves out the prefix that files write.
+    let with_prefix = |(name, shape): (String, Vec<usize>)| (format!("text_model.{name}"), shape);
+    let text_encoder: Shapes = listed("te_clip_l.tsv").0.into_iter().map(with_prefix).collect();
+    assert_eq!(of(networks.text_encoder.parameters()), text_encoder);
+}
+
+#[test]
+fn sd15_has_the_names_and_shapes_of_single_files() {
+    let networks = networks();
+    let [unet, vae, text_encoder] =
+        [networks.unet.parameters(), networks.vae.parameters(), networks.text_encoder.parameters()]
+            .map(|parameters| TensorReader::of(parameters, None));
+    let joined = to_ldm(&unet, &vae, &text_encoder).expect("every tensor has its place");
+    let lists = ["unet_sd15.tsv", "vae.tsv", "te_clip_l.tsv"].map(|name| listed(name).1);
+    let expected: Shapes = lists.into_iter().flatten().collect();
+    assert_eq!(shapes(&joined), expected);
+}
+
+#[test]
+fn sd15_has_as_many_parameters_as_is_known() {
+    // diffusers: sum(p.numel() for p in module.parameters())
+    let networks = networks();
+    assert_eq!(networks.unet.parameters().count(), 859_520_964);
+    assert_eq!(networks.vae.parameters().count(), 83_653_863);
+    assert_eq!(networks.text_encoder.parameters().count(), 123_060_480);
+}

@@ -1,0 +1,8 @@
+#![doc = include_str!("../README.md")]
+
+mod golden;
+mod near;
+
+pub use golden::Golden;
+pub use near::{assert_equal, assert_near, difference};
+pub use sdtrain_test_support::fixture_folder;
