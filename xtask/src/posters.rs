@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use image::{ImageFormat, RgbImage, imageops};
 use sdtrain_posters::{
     HELD_OUT, LORA_POSTERS, LORA_VALIDATION_POSTERS, Object, Poster, Style, base_poster, held_out, lora_poster,
-    lora_validation_poster, varied_poster, vocabulary,
+    lora_validation_poster, varied_poster, vocabulary, window,
 };
 use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
 
@@ -16,6 +16,7 @@ usage: cargo xtask posters <set> [options]
 
   base      plain posters and captions: what the base model's UNet and text encoder learn   --count 6000 --out DIR
   vae       decorated posters and captions: what the base model's VAE learns                --count 4000 --out DIR
+  windows   square windows of --window pixels (default 48) into pictures of the set `vae`    --count 24000 --out DIR
   lora      the sample set in datasets/posters and datasets/posters-validation              --out datasets
   captions  captions, one a line; with --held-out those that no set contains                --count 200 [--out FILE]
   tokenizer the base model's tokenizer files: every word of the captions is one token       --out DIR
@@ -41,6 +42,18 @@ pub fn run(args: &[String]) -> Result<(), Box<dyn Error>> {
             for index in options.indices(4000) {
                 let (poster, style) = varied_poster(options.seed, index);
                 write_pair(&folder, index, &options.draw(&poster, style), &poster.caption())?;
+            }
+            Ok(())
+        }
+        "windows" => {
+            let folder = options.out_folder()?;
+            for index in options.indices(24_000) {
+                let (poster, style) = varied_poster(options.seed, index);
+                let picture = options.draw(&poster, style);
+                let side = options.window.min(picture.width()).min(picture.height());
+                let (x, y) = window(options.seed, index, picture.dimensions(), side);
+                let picture = imageops::crop_imm(&picture, x, y, side, side).to_image();
+                write_pair(&folder, index, &picture, &poster.caption())?;
             }
             Ok(())
         }
@@ -74,11 +87,13 @@ struct Options {
     size: (u32, u32),
     seed: u64,
     held_out: bool,
+    window: u32,
 }
 
 impl Options {
     fn parse(args: &[String]) -> Result<Options, Box<dyn Error>> {
-        let mut options = Options { count: None, start: 0, out: None, size: (96, 96), seed: 1, held_out: false };
+        let mut options =
+            Options { count: None, start: 0, out: None, size: (96, 96), seed: 1, held_out: false, window: 48 };
         let mut args = args.iter();
         while let Some(name) = args.next() {
             let mut value = || args.next().ok_or_else(|| format!("`{name}` needs a value"));
@@ -88,6 +103,7 @@ impl Options {
                 "--seed" => options.seed = number(name, value()?)?,
                 "--out" => options.out = Some(PathBuf::from(value()?)),
                 "--size" => options.size = size(value()?)?,
+                "--window" => options.window = number(name, value()?)?.clamp(16, 1024) as u32,
                 "--held-out" => options.held_out = true,
                 _ => return Err(format!("unknown option `{name}`\n\n{USAGE}").into()),
             }

@@ -14,6 +14,9 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A tensor that cannot be read.
+    #[error(transparent)]
+    Model(#[from] sdtrain_model::Error),
     /// A problem of the file format.
     #[error(transparent)]
     StateDict(#[from] sdtrain_state_dict::Error),
@@ -31,7 +34,7 @@ impl Error {
             }
             Error::DoesNotFit { .. } => Some("it was probably made for another base model".into()),
             Error::StateDict(error) => error.hint(),
-            Error::Torch(_) => None,
+            Error::Model(_) | Error::Torch(_) => None,
         }
     }
 }

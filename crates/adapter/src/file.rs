@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::lora::{Lora, LoraModule, Networks, beside};
-use sdtrain_model::{Adaptable, TensorReader, kind_of};
+use sdtrain_model::{Adaptable, TensorReader, read_tensor};
 use sdtrain_state_dict::maps::lora_kohya::{KohyaModules, TextEncoders, is_kohya_name, kohya_name};
 use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor, Part, peft_name};
 use sdtrain_state_dict::maps::peft_metadata::{self, AdaptedLayer, PeftConfig};
@@ -100,10 +100,7 @@ impl LoraFile {
 
 /// One tensor in f32 on the host.
 fn read(reader: &dyn Reader, name: &str) -> Result<Tensor> {
-    let info = reader.info(name).expect("only listed tensors are read");
-    let shape: Vec<i64> = info.shape.iter().map(|&d| d as i64).collect();
-    let stored = kind_of(info.dtype).unwrap_or(Kind::Float);
-    Ok(sdtrain_torch::tensor_from_bytes(&reader.bytes(name)?, stored, &shape, Kind::Float, Device::Cpu)?)
+    Ok(read_tensor(reader, name, Some(Kind::Float), Device::Cpu)?)
 }
 
 impl Lora {

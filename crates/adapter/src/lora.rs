@@ -20,7 +20,7 @@ pub struct Networks<'m> {
 impl<'m> Networks<'m> {
     /// UNet and text encoder of `model`.
     pub fn of(model: &'m StableDiffusion) -> Networks<'m> {
-        let parts = [(Part::TextEncoder, model.text_encoder.parameters()), (Part::Unet, model.unet.parameters())];
+        let parts = [(Part::Unet, model.unet.parameters()), (Part::TextEncoder, model.text_encoder.parameters())];
         Networks { parts, device: model.device }
     }
 

@@ -8,4 +8,4 @@ mod text_to_image;
 pub use error::{Error, Result};
 pub use grid::grid;
 pub use png_file::{parameters_text, save_png};
-pub use text_to_image::{Request, text_to_image};
+pub use text_to_image::{Request, denoised_latents, text_to_image};

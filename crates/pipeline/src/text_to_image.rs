@@ -6,6 +6,7 @@ use sdtrain_diffusion::sampler;
 use sdtrain_model::StableDiffusion;
 use sdtrain_model::unet::repeated_timestep;
 use sdtrain_recipe::SamplerName;
+use std::sync::{Mutex, PoisonError};
 use tch::{Device, Kind, Tensor};
 
 /// What is asked of the pipeline.
@@ -34,6 +35,13 @@ pub struct Request {
 /// Makes the pictures, all in one batch. The same model, request and thread count give the same bits; each picture
 /// equals the one made alone but for rounding.
 pub fn text_to_image(model: &StableDiffusion, request: &Request) -> Result<Vec<RgbImage>> {
+    let latents = denoised_latents(model, request)?;
+    let pixels = model.decode_latents(&latents)?;
+    (0..request.prompts.len()).map(|k| to_image(&pixels.get(k as i64), request.seed + k as u64)).collect()
+}
+
+/// The pictures before decoding: scaled latents `[pictures, channels, height/f, width/f]`, f32.
+pub fn denoised_latents(model: &StableDiffusion, request: &Request) -> Result<Tensor> {
     let factor = model.downscale_factor();
     let (width, height) = (request.width as usize, request.height as usize);
     if width == 0 || height == 0 || !width.is_multiple_of(factor) || !height.is_multiple_of(factor) {
@@ -73,8 +81,7 @@ pub fn text_to_image(model: &StableDiffusion, request: &Request) -> Result<Vec<R
         });
         latents = step?;
     }
-    let pixels = model.decode_latents(&latents)?;
-    (0..count).map(|k| to_image(&pixels.get(k as i64), request.seed + k as u64)).collect()
+    Ok(latents)
 }
 
 /// The noise of each picture from torch's CPU generator seeded for it: first the initial latents, then one draw for
@@ -85,6 +92,9 @@ struct SeededNoise {
 
 impl SeededNoise {
     fn draw(seed: u64, count: usize, shape: &[i64], calls: usize) -> SeededNoise {
+        // The process has one CPU generator: nobody else may seed it or draw from it meanwhile.
+        static GENERATOR: Mutex<()> = Mutex::new(());
+        let _guard = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
         let mut of_picture: Vec<Vec<Tensor>> = Vec::with_capacity(count);
         for k in 0..count {
             tch::manual_seed(seed.wrapping_add(k as u64) as i64);

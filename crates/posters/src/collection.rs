@@ -29,6 +29,7 @@ enum Set {
     Varied = 2,
     Lora = 3,
     LoraValidation = 4,
+    Windows = 5,
 }
 
 /// The withheld scenes: the first `count` (at most [`HELD_OUT`]) of a fixed random order.
@@ -70,6 +71,14 @@ pub fn varied_poster(seed: u64, index: u64) -> (Poster, Style) {
     let mut stream = Stream::new(seed, Purpose::Drawing, Set::Varied as u64, index);
     let style = if index.is_multiple_of(3) { Style::Plain } else { Style::Varied };
     (scene(&mut stream), style)
+}
+
+/// The left upper corner of window `index`, of `side` pixels, into a picture of the varied set.
+/// Small pictures make an autoencoder's first thousands of steps cheap.
+pub fn window(seed: u64, index: u64, (width, height): (u32, u32), side: u32) -> (u32, u32) {
+    let mut stream = Stream::new(seed, Purpose::Drawing, Set::Windows as u64, index);
+    let mut offset = |length: u32| stream.below(u64::from(length.saturating_sub(side)) + 1) as u32;
+    (offset(width), offset(height))
 }
 
 /// Poster `index` of the sample LoRA set, to be drawn in `Style::Zenpop`, and its caption with the trigger word.

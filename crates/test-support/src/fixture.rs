@@ -68,11 +68,12 @@ impl Fixture {
         value.unwrap_or_else(|| panic!("{} has no metadata `{key}`", self.file.path().display()))
     }
 
-    /// A JSON value of the file's metadata, such as `config`.
+    /// A JSON value of the file's metadata, such as `config`. Python writes numbers that are not finite, which JSON
+    /// has no way to; they are null here.
     #[track_caller]
     pub fn json(&self, key: &str) -> serde_json::Value {
-        let text = self.metadata(key);
-        serde_json::from_str(text).unwrap_or_else(|error| panic!("metadata `{key}`: {error}"))
+        let text = self.metadata(key).replace("-Infinity", "null").replace("Infinity", "null").replace("NaN", "null");
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("metadata `{key}`: {error}"))
     }
 
     /// The file itself.

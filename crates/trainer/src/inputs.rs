@@ -11,6 +11,17 @@ pub enum StepInputs {
     Autoencoding(AutoencodingInputs),
 }
 
+impl StepInputs {
+    /// How many examples the batch has.
+    pub fn examples(&self) -> usize {
+        let of_all = match self {
+            StepInputs::Denoising(inputs) => &inputs.latents,
+            StepInputs::Autoencoding(inputs) => &inputs.pixels,
+        };
+        of_all.size()[0] as usize
+    }
+}
+
 /// Text as the denoiser's forward pass takes it.
 #[derive(Debug)]
 pub enum Prompts {

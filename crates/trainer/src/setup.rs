@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::latent_cache::{BATCH as LATENT_BATCH, LatentCache};
 use crate::metadata::RunFacts;
-use crate::objective::{Autoencoding, Objective, TextToImage};
+use crate::objective::{Autoencoding, Objective, Replay, TextToImage};
 use crate::precision::kind_of;
 use crate::prompt_cache::PromptCache;
 use crate::run_folder::{ResumePolicy, RunFolder, Start};
@@ -82,13 +82,17 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
             prediction_type,
             noise: config.noise.clone(),
             loss: config.loss.clone(),
-            latents: match config.data.cache_latents {
+            latents: match config.data.cache_latents && config.debug.trace_inputs.is_none() {
                 true => Some(LatentCache::fill(&model, &data, &mut tell_of_encoding)?),
                 false => None,
             },
             prompts: (!trains_text_encoder(&config)).then(|| PromptCache::new(clip_skip)),
             clip_skip,
         }),
+    };
+    let objective = match &config.debug.trace_inputs {
+        Some(path) => Box::new(Replay::open(path, objective)?),
+        None => objective,
     };
     // 6 how it follows its gradients
     let optimizer = build(&config.optimizer, trainable.param_groups(&model));

@@ -2,9 +2,9 @@
 
 use crate::error::{Error, Result};
 use sdtrain_checkpoint::{ManifestInfo, prune, publish};
-use sdtrain_model::{TensorReader, kind_of};
+use sdtrain_model::{TensorReader, read_tensor};
 use sdtrain_optimizer::{GradScaler, Optimizer};
-use sdtrain_state_dict::{Reader, SafetensorsFile, write_source};
+use sdtrain_state_dict::{SafetensorsFile, write_source};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -87,8 +87,5 @@ pub(crate) fn restore(
 }
 
 fn read(file: &SafetensorsFile, name: &str) -> Option<Tensor> {
-    let info = file.info(name)?;
-    let kind = kind_of(info.dtype)?;
-    let shape: Vec<i64> = info.shape.iter().map(|&d| d as i64).collect();
-    sdtrain_torch::tensor_from_bytes(&file.bytes(name).ok()?, kind, &shape, kind, Device::Cpu).ok()
+    read_tensor(file, name, None, Device::Cpu).ok()
 }

@@ -49,7 +49,7 @@ impl Step<'_> {
         let mut inputs = Vec::with_capacity(batches.len());
         let mut loss: Option<Tensor> = None;
         for (number, batch) in (first_pass..).zip(batches) {
-            let prepared = self.objective.prepare(self.model, batch)?;
+            let prepared = self.objective.prepare(self.model, batch, number)?;
             self.trainable.begin_pass(number);
             let part = self.forward_backward(&prepared, examples, scale)?;
             loss = Some(loss.map_or_else(|| part.shallow_clone(), |sum| sum + &part));

@@ -19,7 +19,7 @@ pub struct Autoencoding {
 }
 
 impl Objective for Autoencoding {
-    fn prepare(&mut self, model: &StableDiffusion, batch: &Batch) -> Result<StepInputs> {
+    fn prepare(&mut self, model: &StableDiffusion, batch: &Batch, _pass: u64) -> Result<StepInputs> {
         let (width, height) = batch.size;
         let factor = model.downscale_factor();
         let count = batch.examples.len() as i64;

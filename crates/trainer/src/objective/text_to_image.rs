@@ -60,7 +60,7 @@ impl TextToImage {
 }
 
 impl Objective for TextToImage {
-    fn prepare(&mut self, model: &StableDiffusion, batch: &Batch) -> Result<StepInputs> {
+    fn prepare(&mut self, model: &StableDiffusion, batch: &Batch, _pass: u64) -> Result<StepInputs> {
         let keys = batch.keys();
         let latents = self.latents(model, batch)?;
         let shape: Vec<i64> = latents.size()[1..].to_vec();

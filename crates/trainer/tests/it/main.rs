@@ -1,0 +1,3 @@
+//! Whole runs against the golden files in `tests/fixtures`.
+
+mod replay;

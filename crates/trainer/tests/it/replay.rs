@@ -1,0 +1,177 @@
+//! The ten steps that diffusers and PEFT did, done again by a run with `debug.trace_inputs`: same losses, same weights.
+
+use sdtrain_recipe::TrainConfig;
+use sdtrain_state_dict::maps::peft_metadata;
+use sdtrain_state_dict::{FromReader, Reader, SafetensorsFile, write_source};
+use sdtrain_torch_test_support::{Golden, assert_near, difference, fixture_folder};
+use sdtrain_trainer::{Outcome, ResumePolicy, RunOptions, train};
+use std::collections::BTreeMap;
+use std::path::Path;
+use tch::{Kind, Tensor};
+use tempfile::TempDir;
+
+/// How far a run may be from the recorded one.
+struct Tolerance {
+    /// Of each step's loss.
+    loss: f64,
+    /// Of each step's gradient norm.
+    grad_norm: f64,
+    /// Of each trained tensor after the last step, `None` to leave single numbers out.
+    weights: Option<f64>,
+    /// Of all trained tensors together: the norm of their difference, as a share of the norm of what they learned
+    /// (of themselves where the first weights are not recorded).
+    weights_norm: f64,
+}
+
+/// fp32: what is promised. The gradients' noise grows in AdamW, which divides small ones by their own size.
+const FP32: Tolerance = Tolerance { loss: 1e-5, grad_norm: 1e-4, weights: Some(1e-4), weights_norm: 1e-4 };
+
+/// A folder with what a run needs beside the model: four small pictures with captions.
+fn project() -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let posters = folder.path().join("posters");
+    std::fs::create_dir(&posters).expect("there is room");
+    for number in 0..4u8 {
+        let picture = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([number * 60, x as u8 * 8, y as u8 * 8]));
+        picture.save(posters.join(format!("{number}.png"))).expect("there is room");
+        std::fs::write(posters.join(format!("{number}.txt")), "poster").expect("there is room");
+    }
+    folder
+}
+
+/// The adapters that the recorded run began with, as a file to begin with.
+fn write_initial(golden: &Golden, alpha: f64, path: &Path) {
+    let initial = golden.under("initial.");
+    let rank = |part: &str| {
+        let down = initial.names().into_iter().find(|name| name.starts_with(part) && name.contains(".lora_A."));
+        down.map(|name| initial.info(name).expect("listed").shape[0])
+    };
+    let described = ["unet.", "text_encoder."]
+        .into_iter()
+        .filter_map(|part| Some(format!("\"{part}r\": {}, \"{part}lora_alpha\": {alpha}", rank(part)?)));
+    let described = format!("{{{}}}", described.collect::<Vec<_>>().join(", "));
+    let metadata = BTreeMap::from([(peft_metadata::KEY.to_string(), described)]);
+    write_source(path, &FromReader(&initial), &metadata).expect("there is room");
+}
+
+/// The run that the fixture `name` describes, with `changes`; its own trace.
+fn run(name: &str, folder: &Path, changes: &[&str]) -> Result<SafetensorsFile, sdtrain_trainer::Error> {
+    let golden = Golden::open(&format!("{name}.safetensors"));
+    let (file, trace) = (folder.join(format!("{name}.toml")), folder.join("ours.safetensors"));
+    std::fs::write(&file, golden.metadata("config")).expect("there is room");
+    let mut overrides = vec![
+        format!("model.path={}", fixture_folder().join("tiny_sd1").canonicalize().expect("a fixture").display()),
+        format!("data.subsets.0.path={}", folder.join("posters").display()),
+        format!("debug.trace={}", trace.display()),
+        format!("debug.trace_inputs={}", fixture_folder().join(format!("{name}.safetensors")).display()),
+        "log.tensorboard=false".to_string(),
+    ];
+    overrides.extend(changes.iter().map(|change| change.to_string()));
+    let load =
+        |overrides: &[String]| TrainConfig::load(&file, overrides).unwrap_or_else(|error| panic!("{error}")).config;
+    if !golden.names_under("initial.").iter().all(|name| !name.contains(".lora_A.")) {
+        let initial = folder.join("initial.safetensors");
+        write_initial(&golden, load(&overrides).lora.effective_alpha(), &initial);
+        overrides.push(format!("lora.initial={}", initial.display()));
+    }
+    let output = folder.join("output");
+    let options = RunOptions { output, device: "cpu".into(), resume: ResumePolicy::Auto };
+    let outcome = train(load(&overrides), &options)?;
+    assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+    Ok(SafetensorsFile::open(&trace).expect("the run wrote it"))
+}
+
+fn tensor(file: &SafetensorsFile, name: &str) -> Tensor {
+    sdtrain_model::read_tensor(file, name, None, tch::Device::Cpu).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Holds the run's own trace against the recorded one: every name, loss, gradient norm, rate and trained tensor.
+fn assert_same_steps(name: &str, changes: &[&str], tolerance: Tolerance) {
+    let folder = project();
+    let golden = Golden::open(&format!("{name}.safetensors"));
+    let ours = run(name, folder.path(), changes).unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert_eq!(ours.names(), golden.names_under(""), "{name}: what is traced");
+    for part in golden.names_under("step.") {
+        let (_, thing) = part.rsplit_once('.').expect("step.N.thing");
+        let limit = match thing {
+            "loss" => tolerance.loss,
+            "grad_norm" => tolerance.grad_norm,
+            "lr" => 1e-6, // stored in fp32
+            // Inputs go through the compute dtype.
+            _ => tolerance.loss,
+        };
+        let traced = format!("step.{part}");
+        assert_near(&format!("{name}: {traced}"), &tensor(&ours, &traced), &golden.tensor(&traced), limit);
+    }
+    let (mut apart, mut whole) = (0.0, 0.0);
+    for part in golden.names_under("final.") {
+        let traced = format!("final.{part}");
+        let (found, expected) = (tensor(&ours, &traced), golden.tensor(&traced));
+        if let Some(tolerance) = tolerance.weights {
+            assert_near(&format!("{name}: {traced}"), &found, &expected, tolerance);
+        }
+        apart += (&found - &expected).square().sum(Kind::Double).double_value(&[]);
+        let learned = match golden.names_under("initial.").contains(&part) {
+            true => expected - golden.tensor(&format!("initial.{part}")),
+            false => expected,
+        };
+        whole += learned.square().sum(Kind::Double).double_value(&[]);
+    }
+    let share = (apart / whole).sqrt();
+    println!("{name}: what was learned differs by {share:.1e}");
+    assert!(share <= tolerance.weights_norm, "{name}: what was learned differs by {share:.2e}");
+}
+
+#[test]
+fn lora_steps_match_diffusers_and_peft() {
+    assert_same_steps("trace", &[], FP32);
+}
+
+#[test]
+fn accumulated_steps_in_velocity_with_zero_terminal_snr_match_diffusers() {
+    assert_same_steps("trace_v_zero_snr", &[], FP32);
+}
+
+#[test]
+fn steps_with_a_trained_text_encoder_match_diffusers() {
+    assert_same_steps("trace_text_encoder", &[], FP32);
+}
+
+#[test]
+fn steps_of_the_whole_unet_match_diffusers() {
+    assert_same_steps("trace_full", &[], FP32);
+}
+
+#[test]
+fn gradient_checkpointing_changes_nothing_in_ten_steps() {
+    let [plain, checkpointed] = ["false", "true"].map(|value| {
+        let folder = project();
+        let change = format!("train.gradient_checkpointing={value}");
+        let trace = run("trace_text_encoder", folder.path(), &[&change]).unwrap_or_else(|error| panic!("{error}"));
+        let names = trace.names().into_iter().filter(|name| name.starts_with("final.") || name.ends_with(".loss"));
+        names.map(|name| (name.to_string(), tensor(&trace, name))).collect::<Vec<_>>()
+    });
+    for ((name, plain), (_, checkpointed)) in plain.iter().zip(&checkpointed) {
+        assert!(plain.equal(checkpointed), "{name} differs by {:.1e}", difference(checkpointed, plain).0);
+    }
+}
+
+#[test]
+fn bf16_steps_match_diffusers() {
+    // Every layer rounds to eight bits, in another order than torch's autocast; and AdamW makes of a gradient that is
+    // nothing but rounding a step as large as any other, which only single numbers show.
+    let tolerance = Tolerance { loss: 2e-2, grad_norm: 2e-2, weights: None, weights_norm: 5e-2 };
+    assert_same_steps("trace_bf16", &[], tolerance);
+}
+
+#[test]
+fn a_run_longer_than_its_trace_says_so() {
+    let error = run("trace", project().path(), &["train.max_steps=11"]).err().expect("there are ten steps");
+    assert!(error.to_string().contains("holds 10 forward passes"), "{error}");
+}
+
+#[test]
+fn a_run_with_other_batches_than_its_trace_says_so() {
+    let error = run("trace", project().path(), &["data.batch_size=1"]).err().expect("there are two examples in each");
+    assert!(error.to_string().contains("forward pass 1 has 2 examples, this run's has 1"), "{error}");
+}
