@@ -91,7 +91,7 @@ impl LoraFile {
             let alpha = alpha.or(described).unwrap_or(rank as f64);
             let device = layer.weight().device();
             let (down, up) = (down.to_device(device), up.to_device(device));
-            let layer = beside(layer, down, up, alpha, None);
+            let layer = beside(layer, down, up, alpha);
             modules.push(LoraModule { part, path, alpha, layer });
         }
         Ok(Lora::from_modules(modules))

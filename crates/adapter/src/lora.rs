@@ -79,18 +79,7 @@ impl Lora {
             let up_shape: Vec<i64> = [outputs, rank].into_iter().chain(inputs[1..].iter().map(|_| 1)).collect();
             let down = Tensor::f_from_slice(&values)?.f_reshape(&down_shape)?.f_to_device(networks.device)?;
             let up = Tensor::f_zeros(&up_shape, (Kind::Float, networks.device))?;
-            let dropout = (config.dropout > 0.0).then(|| Dropout {
-                probability: config.dropout,
-                seed,
-                layer: key_of(&full_path),
-                step: Cell::new(0),
-            });
-            modules.push(LoraModule {
-                part,
-                path: path.to_string(),
-                alpha,
-                layer: beside(layer, down, up, alpha, dropout),
-            });
+            modules.push(LoraModule { part, path: path.to_string(), alpha, layer: beside(layer, down, up, alpha) });
         }
         if modules.is_empty() {
             return Err(Error::NoTargets(config.targets.clone()));
@@ -123,10 +112,27 @@ impl Lora {
         }
     }
 
-    /// Tells the dropouts which forward pass of the run comes next.
-    pub fn set_step(&self, step: u64) {
+    /// The same adapters, which drop a share of their inputs in the forward passes that [`Lora::set_pass`] announces.
+    /// To be called before they are attached.
+    pub fn with_dropout(mut self, probability: f64, seed: u64) -> Lora {
+        for module in &mut self.modules {
+            let LoraLayer { down, up, scale, convolution, .. } = &*module.layer;
+            let layer = key_of(&format!("{}.{}", module.part, module.path));
+            module.layer = Rc::new(LoraLayer {
+                down: down.shallow_clone(),
+                up: up.shallow_clone(),
+                scale: scale.clone(),
+                convolution: *convolution,
+                dropout: (probability > 0.0).then(|| Dropout { probability, seed, layer, pass: Cell::new(None) }),
+            });
+        }
+        self
+    }
+
+    /// Tells the dropouts which forward pass of the run comes next, or that training pauses.
+    pub fn set_pass(&self, pass: Option<u64>) {
         for dropout in self.modules.iter().filter_map(|m| m.layer.dropout.as_ref()) {
-            dropout.step.set(step);
+            dropout.pass.set(pass);
         }
     }
 
@@ -159,19 +165,13 @@ impl Lora {
 }
 
 /// The adapter for `layer` from its two tensors.
-pub(crate) fn beside(
-    layer: &Adaptable,
-    down: Tensor,
-    up: Tensor,
-    alpha: f64,
-    dropout: Option<Dropout>,
-) -> Rc<LoraLayer> {
+pub(crate) fn beside(layer: &Adaptable, down: Tensor, up: Tensor, alpha: f64) -> Rc<LoraLayer> {
     let convolution = match layer {
         Adaptable::Linear(_) => None,
         Adaptable::Conv2d(conv) => Some((conv.stride, conv.padding)),
     };
     let scale = Cell::new(alpha / down.size()[0] as f64);
-    Rc::new(LoraLayer { down, up, scale, convolution, dropout })
+    Rc::new(LoraLayer { down, up, scale, convolution, dropout: None })
 }
 
 /// Rank and alpha of the adapter that `config` wants beside a layer, if it wants one.

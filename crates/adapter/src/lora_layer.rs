@@ -15,18 +15,19 @@ pub struct Dropout {
     pub seed: u64,
     /// Which layer.
     pub layer: u64,
-    /// Which forward pass of the run.
-    pub step: Cell<u64>,
+    /// Which forward pass of the run this is; none outside training, where nothing is dropped.
+    pub pass: Cell<Option<u64>>,
 }
 
 impl Dropout {
-    fn apply(&self, input: &Tensor) -> Tensor {
-        let mut stream = Stream::new(self.seed, Purpose::Dropout, self.step.get(), self.layer);
+    /// `input` with elements dropped and the others scaled up; none outside training.
+    fn apply(&self, input: &Tensor) -> Option<Tensor> {
+        let mut stream = Stream::new(self.seed, Purpose::Dropout, self.pass.get()?, self.layer);
         let scale = 1.0 / (1.0 - self.probability);
         let mask: Vec<f32> =
             (0..input.numel()).map(|_| if stream.uniform() < self.probability { 0.0 } else { scale as f32 }).collect();
         let mask = Tensor::from_slice(&mask).reshape(input.size());
-        input * mask.to_device(input.device()).to_kind(input.kind())
+        Some(input * mask.to_device(input.device()).to_kind(input.kind()))
     }
 }
 
@@ -52,7 +53,7 @@ impl LayerAdapter for LoraLayer {
             return output;
         }
         let kind = input.kind();
-        let dropped = self.dropout.as_ref().map(|dropout| dropout.apply(input));
+        let dropped = self.dropout.as_ref().and_then(|dropout| dropout.apply(input));
         let input = dropped.as_ref().unwrap_or(input);
         let (down, up) = (cast(&self.down, kind), cast(&self.up, kind));
         match self.convolution {

@@ -10,6 +10,7 @@ mod lora_targets;
 mod model_parts;
 mod report;
 
+pub use commands::convert::convert_model;
 pub use exit_code::ExitCode;
 pub use report::{Failure, finish, print_answer, print_failure};
 

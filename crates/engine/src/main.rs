@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod convert;
 mod evaluate;
 mod failure;
 mod sample;
@@ -17,7 +18,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Train(args) => train::run(&args),
         Command::Sample(args) => sample::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
-        _ => Err(Failure::new(ExitCode::Configuration, "`sdtrain-engine` trains, samples and evaluates only")
-            .hint("call `sdtrain` instead: it knows every command")),
+        Command::Convert(args) => convert::run(&args),
+        _ => Err(Failure::new(
+            ExitCode::Configuration,
+            "`sdtrain-engine` trains, samples, evaluates and converts what is built in",
+        )
+        .hint("call `sdtrain` instead: it knows every command")),
     }
 }

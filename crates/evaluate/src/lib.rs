@@ -1,6 +1,5 @@
 #![doc = include_str!("../README.md")]
 
-mod comparison;
 mod denoising_loss;
 mod drawing_check;
 mod error;
@@ -9,7 +8,6 @@ mod metric;
 mod run;
 mod table;
 
-pub use comparison::comparison_grid;
 pub use denoising_loss::DenoisingLoss;
 pub use drawing_check::DrawingCheck;
 pub use error::{Error, Result};

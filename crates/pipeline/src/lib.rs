@@ -3,9 +3,11 @@
 mod error;
 mod grid;
 mod png_file;
+mod sheet;
 mod text_to_image;
 
 pub use error::{Error, Result};
 pub use grid::grid;
 pub use png_file::{parameters_text, save_png};
+pub use sheet::{comparison_sheet, sheet};
 pub use text_to_image::{Request, denoised_latents, text_to_image};

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use image::RgbImage;
 use sdtrain_model::StableDiffusion;
-use sdtrain_pipeline::{Request, grid, parameters_text, save_png, text_to_image};
+use sdtrain_pipeline::{Request, comparison_sheet, parameters_text, save_png, sheet, text_to_image};
 use sdtrain_recipe::TrainConfig;
 use std::fs;
 use std::path::Path;
@@ -35,7 +35,7 @@ pub fn draw(model: &StableDiffusion, request: &Request, folder: &Path) -> Result
         let path = folder.join(format!("{index:02}-{}.png", request.seed + index as u64));
         save_png(&path, picture, &[("parameters", text)])?;
     }
-    save_png(&folder.join("grid.png"), &grid(&rows_of(&pictures), zoom(&pictures)), &[])?;
+    save_png(&folder.join("grid.png"), &sheet(&pictures), &[])?;
     Ok(pictures)
 }
 
@@ -46,11 +46,7 @@ pub fn compare(before: &Path, after: &Path, target: &Path) -> Result<()> {
     if before.is_empty() || after.is_empty() {
         return Ok(());
     }
-    let zoom = zoom(&before);
-    // Six columns at most: pairs of rows, base above result.
-    let rows: Vec<Vec<RgbImage>> =
-        before.chunks(6).zip(after.chunks(6)).flat_map(|(b, a)| [b.to_vec(), a.to_vec()]).collect();
-    Ok(save_png(target, &grid(&rows, zoom), &[])?)
+    Ok(save_png(target, &comparison_sheet(&before, &after), &[])?)
 }
 
 /// The numbered pictures of a folder, in order.
@@ -61,15 +57,4 @@ fn read_all(folder: &Path) -> Vec<RgbImage> {
     });
     paths.sort();
     paths.iter().filter_map(|path| Some(image::open(path).ok()?.into_rgb8())).collect()
-}
-
-/// At most six pictures a row.
-fn rows_of(pictures: &[RgbImage]) -> Vec<Vec<RgbImage>> {
-    pictures.chunks(6).map(<[RgbImage]>::to_vec).collect()
-}
-
-/// Small pictures are shown enlarged.
-pub fn zoom(pictures: &[RgbImage]) -> u32 {
-    let width = pictures.iter().map(RgbImage::width).max().unwrap_or(256);
-    (256 / width.max(1)).clamp(1, 2)
 }

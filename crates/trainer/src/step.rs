@@ -51,7 +51,9 @@ impl Step<'_> {
         for (number, batch) in (first_pass..).zip(batches) {
             let prepared = self.objective.prepare(self.model, batch, number)?;
             self.trainable.begin_pass(number);
-            let part = self.forward_backward(&prepared, examples, scale)?;
+            let part = self.forward_backward(&prepared, examples, scale);
+            self.trainable.end_pass();
+            let part = part?;
             loss = Some(loss.map_or_else(|| part.shallow_clone(), |sum| sum + &part));
             inputs.push(prepared);
         }

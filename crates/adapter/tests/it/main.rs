@@ -1,5 +1,6 @@
 //! The same numbers and files as PEFT and diffusers, from the golden files in `tests/fixtures`.
 
+mod dropout;
 mod files;
 mod lora;
 

@@ -27,6 +27,7 @@ impl LoraTrainable {
             Some(path) => LoraFile::read(&SafetensorsFile::open(path)?, &networks)?.into_lora(&networks)?,
             None => Lora::new(config, seed, &networks)?,
         };
+        let lora = lora.with_dropout(config.dropout, seed);
         lora.attach(&networks);
         for (_, parameter) in [Part::Unet, Part::TextEncoder].into_iter().flat_map(|part| lora.parameters(part)) {
             let _ = parameter.set_requires_grad(true);
@@ -50,7 +51,11 @@ impl Trainable for LoraTrainable {
     }
 
     fn begin_pass(&self, number: u64) {
-        self.lora.set_step(number);
+        self.lora.set_pass(Some(number));
+    }
+
+    fn end_pass(&self) {
+        self.lora.set_pass(None);
     }
 
     fn save(

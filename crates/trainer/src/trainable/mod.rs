@@ -24,8 +24,10 @@ pub trait Trainable {
     /// Called before every forward pass, with its number in the run.
     fn begin_pass(&self, _number: u64) {}
 
-    /// Writes the product `folder/stem…` and returns its
-    /// files. `metadata` describes the run.
+    /// Called after every backward pass: validation and samples may follow.
+    fn end_pass(&self) {}
+
+    /// Writes the product `folder/stem…` and returns its files. `metadata` describes the run.
     fn save(
         &self,
         model: &StableDiffusion,

@@ -7,13 +7,18 @@ mod sd1;
 use std::path::Path;
 use std::sync::Arc;
 
-use sdtrain_state_dict::{Error as FileError, FileKind, SafetensorsFile, recognise};
+use sdtrain_state_dict::{Error as FileError, FileKind, FromReader, Reader, SafetensorsFile, recognise, write_source};
 
 use crate::args::{ConvertArgs, Format};
+use crate::engine::become_engine;
 use crate::{ExitCode, Failure};
 
 /// Converts and says what was written.
 pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
+    if args.input.to_str().is_some_and(|text| text.starts_with("builtin:")) {
+        // Only the engine has the weights inside.
+        return Err(become_engine());
+    }
     check_paths(&args.input, &args.output)?;
     match args.to {
         Format::SingleFile if args.input.is_dir() => model::to_single_file(&args.input, &args.output)?,
@@ -41,6 +46,21 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Converts the whole model in `file`, a single file of the SD1 family, as `args` says.
+pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Failure> {
+    make_parent(&args.output)?;
+    match args.to {
+        Format::Diffusers => model::to_folder(file, &args.output)?,
+        Format::SingleFile => write_source(&args.output, &FromReader(&*file), file.metadata())?,
+        Format::KohyaLora | Format::PeftLora => {
+            let message = format!("`{}` is a whole model, not a LoRA", args.input.display());
+            return Err(Failure::new(ExitCode::Model, message));
+        }
+    }
+    eprintln!("wrote `{}`", args.output.display());
+    Ok(())
+}
+
 fn check_paths(input: &Path, output: &Path) -> Result<(), Failure> {
     let refused = |message: String| Err(Failure::new(ExitCode::Configuration, message));
     if !input.exists() {
@@ -51,6 +71,10 @@ fn check_paths(input: &Path, output: &Path) -> Result<(), Failure> {
     {
         return refused(format!("`{}` cannot be converted onto itself", input.display()));
     }
+    make_parent(output)
+}
+
+fn make_parent(output: &Path) -> Result<(), Failure> {
     let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(|source| FileError::Save { path: folder.to_path_buf(), source }.into())
 }
