@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::lora_layer::{Dropout, LoraLayer};
 use sdtrain_model::{Adaptable, Parameters, StableDiffusion};
 use sdtrain_random::{Purpose, Stream, key_of};
-use sdtrain_recipe::{LoraConfig, TEXT_ENCODER_TARGETS, matches_pattern};
+use sdtrain_recipe::LoraConfig;
 use sdtrain_state_dict::maps::lora_peft::{LoraKey, LoraTensor, Part, peft_name};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -66,7 +66,9 @@ impl Lora {
     pub fn new(config: &LoraConfig, seed: u64, networks: &Networks) -> Result<Lora> {
         let mut modules = Vec::new();
         for (part, path, layer) in networks.layers() {
-            let Some((rank, alpha)) = rank_and_alpha(config, part, path, layer) else { continue };
+            let kernel = layer.weight().size().get(2).map_or(1, |&side| side as usize);
+            let Some((rank, alpha)) = config.adapter_beside(&part.to_string(), path, kernel) else { continue };
+            let rank = i64::from(rank);
             let weight = layer.weight().size();
             let (outputs, inputs) = (weight[0], &weight[1..]);
             let fan_in: i64 = inputs.iter().product();
@@ -172,23 +174,4 @@ pub(crate) fn beside(layer: &Adaptable, down: Tensor, up: Tensor, alpha: f64) ->
     };
     let scale = Cell::new(alpha / down.size()[0] as f64);
     Rc::new(LoraLayer { down, up, scale, convolution, dropout: None })
-}
-
-/// Rank and alpha of the adapter that `config` wants beside a layer, if it wants one.
-fn rank_and_alpha(config: &LoraConfig, part: Part, path: &str, layer: &Adaptable) -> Option<(i64, f64)> {
-    let full_path = format!("{part}.{path}");
-    let by_pattern = config.targets.iter().any(|pattern| matches_pattern(pattern, &full_path));
-    let by_default = TEXT_ENCODER_TARGETS.iter().any(|pattern| matches_pattern(pattern, &full_path));
-    let wanted = match part {
-        Part::Unet => config.train_unet && by_pattern,
-        _ => config.train_text_encoder && (by_pattern || by_default),
-    };
-    let is_3x3 = matches!(layer, Adaptable::Conv2d(_)) && layer.weight().size()[2] > 1;
-    // The first and last convolution are no part of a block; kohya's scripts leave them out, too.
-    let is_block_conv = is_3x3 && path.contains("_block") && part == Part::Unet;
-    match (wanted, config.convolutions && config.train_unet && is_block_conv) {
-        (_, true) => Some((i64::from(config.effective_conv_rank()), config.effective_conv_alpha())),
-        (true, false) => Some((i64::from(config.rank), config.effective_alpha())),
-        (false, false) => None,
-    }
 }

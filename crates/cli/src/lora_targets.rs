@@ -1,6 +1,6 @@
 //! Which layers a LoRA is put beside, told from names and shapes alone: the engine's rule, for `check`.
 
-use sdtrain_recipe::{LoraConfig, TEXT_ENCODER_TARGETS, matches_pattern};
+use sdtrain_recipe::LoraConfig;
 
 use crate::architecture::Shapes;
 
@@ -16,7 +16,8 @@ pub(crate) fn adapters(config: &LoraConfig, part: &str, shapes: &Shapes) -> Adap
     let mut adapters = Adapters::default();
     for (name, shape) in shapes {
         let Some(path) = name.strip_suffix(".weight").filter(|_| is_layer(name, shape)) else { continue };
-        let Some(rank) = rank_beside(config, part, path, shape) else { continue };
+        let kernel = shape.get(2).copied().unwrap_or(1);
+        let Some((rank, _)) = config.adapter_beside(part, path, kernel) else { continue };
         let inputs: usize = shape[1..].iter().product();
         adapters.count += 1;
         adapters.parameters += rank as usize * (inputs + shape[0]);
@@ -27,24 +28,6 @@ pub(crate) fn adapters(config: &LoraConfig, part: &str, shapes: &Shapes) -> Adap
 /// Linear layers and convolutions; embeddings are tables.
 fn is_layer(name: &str, shape: &[usize]) -> bool {
     matches!(shape.len(), 2 | 4) && !name.contains(".embeddings.")
-}
-
-fn rank_beside(config: &LoraConfig, part: &str, path: &str, shape: &[usize]) -> Option<u32> {
-    let full_path = format!("{part}.{path}");
-    let by_pattern = config.targets.iter().any(|pattern| matches_pattern(pattern, &full_path));
-    let is_unet = part == "unet";
-    let wanted = match is_unet {
-        true => config.train_unet && by_pattern,
-        false => {
-            let by_default = TEXT_ENCODER_TARGETS.iter().any(|pattern| matches_pattern(pattern, &full_path));
-            config.train_text_encoder && (by_pattern || by_default)
-        }
-    };
-    let is_block_convolution = shape.get(2).is_some_and(|&kernel| kernel > 1) && path.contains("_block");
-    if config.convolutions && config.train_unet && is_unet && is_block_convolution {
-        return Some(config.effective_conv_rank());
-    }
-    wanted.then_some(config.rank)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
     /// Size of the training images in pixels: one number for a square, or `[width, height]`. With bucketing, the area
-    /// that every bucket keeps to. Typical: 512 for SD1.5, 128 for the built-in base.
+    /// that every bucket keeps to. Typical: 512 for SD1.5, 96 for the built-in base.
     pub resolution: Resolution,
 
     /// Images a batch. With `train.gradient_accumulation_steps` an optimizer step sees that many batches.

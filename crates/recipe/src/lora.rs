@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::matches_pattern;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +98,24 @@ impl LoraConfig {
             (None, Some(rank)) => f64::from(rank),
             (None, None) => self.effective_alpha(),
         }
+    }
+
+    /// Rank and alpha of the adapter beside the layer `path` of `part` (`unet`, `text_encoder`), if it gets one. `kernel`
+    /// is the side of a convolution, 1 for a linear layer.
+    pub fn adapter_beside(&self, part: &str, path: &str, kernel: usize) -> Option<(u32, f64)> {
+        let full_path = format!("{part}.{path}");
+        let by_pattern = self.targets.iter().any(|pattern| matches_pattern(pattern, &full_path));
+        let by_default = TEXT_ENCODER_TARGETS.iter().any(|pattern| matches_pattern(pattern, &full_path));
+        let is_unet = part == "unet";
+        // The first and last convolution are no part of a block; kohya's scripts leave them out, too.
+        if is_unet && self.train_unet && self.convolutions && kernel > 1 && path.contains("_block") {
+            return Some((self.effective_conv_rank(), self.effective_conv_alpha()));
+        }
+        let wanted = match is_unet {
+            true => self.train_unet && by_pattern,
+            false => self.train_text_encoder && (by_pattern || by_default),
+        };
+        wanted.then(|| (self.rank, self.effective_alpha()))
     }
 }
 

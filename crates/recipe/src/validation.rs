@@ -32,7 +32,8 @@ pub struct ValidationConfig {
     /// Run `sdtrain evaluate` as the last step of the run.
     pub evaluate_at_end: bool,
 
-    /// Pictures drawn by an evaluation to check what they show. 0: none.
+    /// Held-out captions that an evaluation draws to check what the pictures show, each once with the trigger word and
+    /// once without. 0: none.
     pub num_samples: u32,
 }
 
