@@ -132,7 +132,7 @@ impl DataSet {
 
     /// The file of an image.
     pub fn path(&self, image: usize) -> &std::path::Path {
-        &self.images[image].path
+        self.images[image].location.path()
     }
 
     /// The sizes of an image: its bucket, and what the whole image is scaled to.
@@ -143,7 +143,7 @@ impl DataSet {
     /// The caption of an image with prefix and suffix, nothing dropped and nothing shuffled.
     pub fn caption(&self, image: usize) -> String {
         let image = &self.images[image];
-        caption::of_visit(&image.caption, &without_chance(&self.subsets[image.subset]), self.seed, 0, 0)
+        caption::of_visit(&image.captions, &without_chance(&self.subsets[image.subset]), self.seed, 0, 0)
     }
 
     /// Batches of an epoch; every epoch has as many.
@@ -167,7 +167,9 @@ impl DataSet {
         for image in &self.images {
             field(image.relative.as_os_str().as_encoded_bytes());
             field(&image.file_length.to_le_bytes());
-            field(image.caption.as_bytes());
+            for caption in &image.captions {
+                field(caption.text.as_bytes());
+            }
             field(&self.subsets[image.subset].repeats.to_le_bytes());
         }
         hasher.finalize().to_hex().to_string()
@@ -248,9 +250,9 @@ impl DataSet {
     }
 
     fn read(&self, index: usize, view: View) -> Result<HostImage, String> {
-        let Image { path, size, placement, .. } = &self.images[index];
+        let Image { location, size, placement, .. } = &self.images[index];
         let Placement { bucket, resized } = *placement;
-        let decoded = image::decode(path)?;
+        let decoded = image::decode(location)?;
         let now = (decoded.width() as usize, decoded.height() as usize);
         if now != *size {
             return Err(format!("was {} × {} pixels at the start and is {} × {} now", size.0, size.1, now.0, now.1));
@@ -288,7 +290,7 @@ impl DataSet {
 
     fn problems(&self, unreadable: &BTreeMap<usize, String>) -> Vec<ImageProblem> {
         let problem = |(&image, reason): (&usize, &String)| ImageProblem {
-            path: self.images[image].path.clone(),
+            path: self.path(image).to_owned(),
             reason: reason.clone(),
         };
         unreadable.iter().map(problem).collect()
@@ -314,12 +316,12 @@ impl DataSet {
             image,
             flipped: self.is_flipped(visit, image, epoch),
             epoch,
-            path: self.images[image].path.clone(),
+            path: self.path(image).to_owned(),
         }
     }
 
     fn caption_of_visit(&self, visit: Visit, image: usize, epoch: u64) -> String {
-        let own = &self.images[image].caption;
+        let own = &self.images[image].captions;
         caption::of_visit(own, self.subset_of(image), self.seed, epoch, self.index(visit))
     }
 }

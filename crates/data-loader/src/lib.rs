@@ -29,4 +29,6 @@ pub use data_set::DataSet;
 pub use error::{DataError, ImageProblem};
 pub use prefetch::Prefetcher;
 pub use report::{BucketCount, CaptionCounts, DataReport};
-pub use source::{EXTENSIONS, ExampleSource, ImageFolder, Listing, SourceExample};
+pub use source::{
+    Container, EXTENSIONS, ExampleSource, ImageFolder, ImageLocation, Listing, SourceCaption, SourceExample,
+};

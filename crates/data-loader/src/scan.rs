@@ -2,27 +2,27 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 
 use sdtrain_recipe::{DataConfig, MissingCaption};
 
 use crate::buckets::{Buckets, Placement, Size};
 use crate::report::CaptionCounts;
-use crate::source::{ExampleSource, ImageFolder, Listing, SourceExample};
+use crate::source::{ExampleSource, ImageFolder, ImageLocation, Listing, SourceCaption, SourceExample};
 use crate::{DataError, ImageProblem, image};
 
 /// One image that can be trained on.
 #[derive(Clone, Debug)]
 pub(crate) struct Image {
-    pub path: PathBuf,
+    pub location: ImageLocation,
     /// Path below its subset's folder, for the fingerprint: a data set that was moved is the same.
     pub relative: PathBuf,
     pub file_length: u64,
     pub subset: usize,
     pub size: Size,
     pub placement: Placement,
-    pub caption: String,
+    pub captions: Vec<SourceCaption>,
 }
 
 /// What a look through the folders gave.
@@ -73,42 +73,42 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
             let (size, file_length) = match look {
                 Ok(look) => look,
                 Err(reason) => {
-                    unreadable.push(ImageProblem { path: example.path.clone(), reason: reason.clone() });
-                    scan.dropped.push(ImageProblem { path: example.path, reason });
+                    let path = example.image.path().to_owned();
+                    unreadable.push(ImageProblem { path: path.clone(), reason: reason.clone() });
+                    scan.dropped.push(ImageProblem { path, reason });
                     continue;
                 }
             };
             let placement = match buckets.place(size) {
                 Ok(placement) => placement,
                 Err(reason) => {
-                    scan.dropped.push(ImageProblem { path: example.path, reason });
+                    scan.dropped.push(ImageProblem { path: example.image.path().to_owned(), reason });
                     continue;
                 }
             };
-            let caption = match (example.caption, &subset.class_tokens) {
-                (Some(text), _) if text.is_empty() => {
-                    scan.captions.empty += 1;
-                    text
-                }
-                (Some(text), _) => {
-                    scan.captions.from_file += 1;
-                    text
-                }
-                (None, Some(class_tokens)) => {
-                    scan.captions.from_class_tokens += 1;
-                    class_tokens.clone()
-                }
-                (None, None) => {
-                    // A caption that is there but broken is reported as that, not as missing as well.
-                    if !without_caption.contains(&example.path.with_extension("")) {
-                        uncaptioned.push(example.path.clone());
-                    }
-                    String::new()
-                }
-            };
-            let relative = example.path.strip_prefix(&subset.path).unwrap_or(&example.path).to_owned();
-            let path = example.path;
-            scan.images.push(Image { path, relative, file_length, subset: subset_index, size, placement, caption });
+            let path = example.image.path();
+            let mut captions = example.captions;
+            if captions.iter().any(|caption| !caption.text.is_empty()) {
+                scan.captions.from_file += 1;
+            } else if !captions.is_empty() {
+                scan.captions.empty += 1;
+            } else if let Some(class_tokens) = &subset.class_tokens {
+                scan.captions.from_class_tokens += 1;
+                captions.push(SourceCaption { source: 0, text: class_tokens.clone() });
+            } else if !without_caption.contains(&path.with_extension("")) {
+                // A caption that is there but broken is reported as that, not as missing as well.
+                uncaptioned.push(path.to_owned());
+            }
+            let relative = path.strip_prefix(&subset.path).unwrap_or(path).to_owned();
+            scan.images.push(Image {
+                relative,
+                location: example.image,
+                file_length,
+                subset: subset_index,
+                size,
+                placement,
+                captions,
+            });
         }
         other_endings.extend(listing.other_endings);
     }
@@ -154,15 +154,20 @@ fn caption_hint(config: &DataConfig, other_endings: &BTreeSet<String>) -> String
 
 fn warnings(scan: &Scan) -> Vec<String> {
     let mut warnings = Vec::new();
-    let distinct: BTreeSet<PathBuf> =
-        scan.images.iter().map(|i| fs::canonicalize(&i.path).unwrap_or_else(|_| i.path.clone())).collect();
+    let distinct: BTreeSet<PathBuf> = scan
+        .images
+        .iter()
+        .map(|i| fs::canonicalize(i.location.path()).unwrap_or_else(|_| i.location.path().to_owned()))
+        .collect();
     let doubled = scan.images.len() - distinct.len();
     if doubled > 0 {
         warnings.push(format!("{doubled} images are listed more than once, by several subsets or by links"));
     }
     if scan.captions.empty > 0 {
-        let first = scan.images.iter().find(|image| image.caption.is_empty());
-        let first = first.map(|image| format!(", the first is that of `{}`", image.path.display())).unwrap_or_default();
+        let first = scan.images.iter().find(|image| image.captions.iter().all(|caption| caption.text.is_empty()));
+        let first = first
+            .map(|image| format!(", the first is that of `{}`", image.location.path().display()))
+            .unwrap_or_default();
         warnings.push(format!("{} caption files are empty{first}", scan.captions.empty));
     }
     warnings
@@ -182,7 +187,7 @@ fn look_at_all(examples: &[SourceExample]) -> Vec<Look> {
         for (examples, looks) in examples.chunks(share).zip(looks.chunks_mut(share)) {
             scope.spawn(move || {
                 for (example, look) in examples.iter().zip(looks) {
-                    *look = look_at(&example.path);
+                    *look = look_at(&example.image);
                 }
             });
         }
@@ -190,7 +195,7 @@ fn look_at_all(examples: &[SourceExample]) -> Vec<Look> {
     looks
 }
 
-fn look_at(path: &Path) -> Look {
-    let length = fs::metadata(path).map_err(|e| e.to_string())?.len();
-    Ok((image::read_size(path)?, length))
+fn look_at(image: &ImageLocation) -> Look {
+    let length = image.length().map_err(|e| e.to_string())?;
+    Ok((image::read_size(image)?, length))
 }

@@ -10,6 +10,8 @@ use std::ops::ControlFlow;
 use sdtrain_random::{Purpose, Stream};
 use sdtrain_recipe::Subset;
 
+use crate::source::SourceCaption;
+
 /// One change to a caption.
 pub trait CaptionStep: Sync {
     /// The step's name.
@@ -27,8 +29,8 @@ pub trait CaptionStep: Sync {
 pub const CAPTION_STEPS: &[&dyn CaptionStep] = &[&affix::Affix, &dropout::Dropout, &shuffle::Shuffle];
 
 /// The caption of one visit: all steps applied, with draws that depend on nothing but the seed, the epoch and the example.
-pub(crate) fn of_visit(caption: &str, subset: &Subset, seed: u64, epoch: u64, example: u64) -> String {
-    let mut caption = caption.to_owned();
+pub(crate) fn of_visit(captions: &[SourceCaption], subset: &Subset, seed: u64, epoch: u64, example: u64) -> String {
+    let mut caption = captions.first().map_or_else(String::new, |caption| caption.text.clone());
     for step in CAPTION_STEPS {
         let mut random = Stream::new(seed, Purpose::Caption, epoch, example);
         random.rng().set_stream(step.stream());
@@ -42,6 +44,10 @@ pub(crate) fn of_visit(caption: &str, subset: &Subset, seed: u64, epoch: u64, ex
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn of_visit(caption: &str, subset: &Subset, seed: u64, epoch: u64, example: u64) -> String {
+        super::of_visit(&[SourceCaption { source: 0, text: caption.to_owned() }], subset, seed, epoch, example)
+    }
 
     #[test]
     fn names_and_streams_are_unique() {

@@ -1,18 +1,17 @@
 //! One image file to 8-bit RGB: orientation applied, transparency over white, 16 bits scaled.
 
-use std::fs;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Rgb, RgbImage};
 
 use super::{header, jpeg};
+use crate::source::ImageLocation;
 
 /// Decodes the whole file, or says why it cannot be.
-pub(crate) fn decode(path: &Path) -> Result<RgbImage, String> {
-    let bytes = fs::read(path).map_err(|e| e.to_string())?;
+pub(crate) fn decode(image: &ImageLocation) -> Result<RgbImage, String> {
+    let bytes = image.read().map_err(|e| e.to_string())?;
     // Some decoders panic on hostile files; one such file must not end the run.
     catch_unwind(AssertUnwindSafe(|| decode_bytes(&bytes)))
         .unwrap_or_else(|_| Err("is so broken that its decoder gave up".to_owned()))

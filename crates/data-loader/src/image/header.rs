@@ -1,8 +1,6 @@
 //! What can be told of an image file without decoding it: its size, and that its end is there.
 
-use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::io::{Read, Seek, SeekFrom};
 
 use image::metadata::Orientation;
 use image::{ImageDecoder, ImageFormat, ImageReader, Limits};
@@ -10,6 +8,7 @@ use image::{ImageDecoder, ImageFormat, ImageReader, Limits};
 use super::jpeg::{self, TRUNCATED};
 use super::png;
 use crate::buckets::Size;
+use crate::source::ImageLocation;
 
 /// Longest side that is decoded.
 const LONGEST_SIDE: u32 = 16_384;
@@ -19,8 +18,8 @@ const MOST_PIXELS: u64 = 178_000_000;
 const MOST_MEMORY: u64 = 1 << 30;
 
 /// `(width, height)` as the image is looked at, that is with its orientation applied; or why it cannot be used.
-pub(crate) fn read_size(path: &Path) -> Result<Size, String> {
-    let mut file = BufReader::new(File::open(path).map_err(|e| e.to_string())?);
+pub(crate) fn read_size(location: &ImageLocation) -> Result<Size, String> {
+    let mut file = location.open().map_err(|e| e.to_string())?;
     let format = format_of(&mut file)?;
     if format == ImageFormat::Jpeg {
         let header = jpeg::check(&mut file, jpeg::Depth::Ends)?;

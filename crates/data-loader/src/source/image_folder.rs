@@ -56,7 +56,7 @@ impl ExampleSource for ImageFolder {
                 }
                 used.insert(caption_file);
             }
-            listing.examples.push(SourceExample { path: image.clone(), caption });
+            listing.examples.push(SourceExample::of_file(image.clone(), caption));
         }
         listing.captions_without_image = captions.into_iter().filter(|file| !used.contains(*file)).cloned().collect();
         let other: BTreeSet<String> = files
@@ -168,7 +168,7 @@ mod tests {
     }
 
     fn names(listing: &Listing, folder: &Path) -> Vec<String> {
-        let relative = |e: &SourceExample| e.path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
+        let relative = |e: &SourceExample| e.image.path().strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
         listing.examples.iter().map(relative).collect()
     }
 
@@ -200,7 +200,8 @@ mod tests {
             ("c.caption", b"other"),
         ]);
         let listing = list(folder.path()).unwrap();
-        let captions: Vec<Option<&str>> = listing.examples.iter().map(|e| e.caption.as_deref()).collect();
+        let captions: Vec<Option<&str>> =
+            listing.examples.iter().map(|e| e.captions.first().map(|c| c.text.as_str())).collect();
         assert_eq!(captions, [Some("a red bottle"), Some(""), None]);
         assert_eq!(listing.captions_without_image, [folder.path().join("orphan.txt")]);
         assert_eq!(listing.other_endings, [".caption"]);

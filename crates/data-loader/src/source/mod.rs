@@ -1,20 +1,43 @@
 //! Where examples come from.
 
 mod image_folder;
+mod location;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use image_folder::{EXTENSIONS, ImageFolder};
+pub use location::{Container, ImageLocation};
 
 use crate::{DataError, ImageProblem};
 
-/// One image with its caption, before anything of the image was read.
+/// One image with its captions, before anything of the image was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceExample {
-    /// The image's file.
-    pub path: PathBuf,
-    /// Its own caption; `None` where it has none, which is not the same as an empty one.
-    pub caption: Option<String>,
+    /// The image.
+    pub image: ImageLocation,
+    /// Its captions, at most one from each place that captions come from, by that place's number. None is not the same as
+    /// an empty one.
+    pub captions: Vec<SourceCaption>,
+    /// Other images that belong to it, by column: a mask, a control image, the picture before an edit.
+    pub extra_images: BTreeMap<String, ImageLocation>,
+}
+
+impl SourceExample {
+    /// An image file with a caption, if it has one.
+    pub fn of_file(path: PathBuf, caption: Option<String>) -> SourceExample {
+        let captions = caption.into_iter().map(|text| SourceCaption { source: 0, text }).collect();
+        SourceExample { image: ImageLocation::file(path), captions, extra_images: BTreeMap::new() }
+    }
+}
+
+/// A caption as it is written, all of its lines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceCaption {
+    /// Which of the places that captions come from.
+    pub source: usize,
+    /// The text, without blanks around it.
+    pub text: String,
 }
 
 /// Everything a source holds, in an order that only depends on what it holds.

@@ -1,0 +1,81 @@
+//! Where an image's bytes lie: a file of its own, or a part of a larger one.
+
+use std::fmt::Debug;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Cursor, Seek};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A file that holds many images: a tar shard, a parquet file. Read by several threads at once.
+pub trait Container: Debug + Send + Sync {
+    /// The bytes of an entry.
+    fn read(&self, entry: u64) -> io::Result<Vec<u8>>;
+
+    /// How many bytes an entry has.
+    fn length(&self, entry: u64) -> io::Result<u64>;
+}
+
+/// Where an image lies.
+#[derive(Clone, Debug)]
+pub struct ImageLocation {
+    path: PathBuf,
+    part: Option<(Arc<dyn Container>, u64)>,
+}
+
+/// Two locations are the same when they have the same name and are the same entry.
+impl PartialEq for ImageLocation {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path && self.entry() == other.entry()
+    }
+}
+
+impl Eq for ImageLocation {}
+
+/// Bytes that can be looked at anywhere.
+pub(crate) trait ReadSeek: BufRead + Seek {}
+impl<R: BufRead + Seek> ReadSeek for R {}
+
+impl ImageLocation {
+    /// A file.
+    pub fn file(path: PathBuf) -> ImageLocation {
+        ImageLocation { path, part: None }
+    }
+
+    /// An entry of a container; `path` names it for people and for the order: the container's path and the entry's name.
+    pub fn part(path: PathBuf, container: Arc<dyn Container>, entry: u64) -> ImageLocation {
+        ImageLocation { path, part: Some((container, entry)) }
+    }
+
+    /// The file, or the container and the name in it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of the image as it is stored.
+    pub fn length(&self) -> io::Result<u64> {
+        match &self.part {
+            None => Ok(fs::metadata(&self.path)?.len()),
+            Some((container, entry)) => container.length(*entry),
+        }
+    }
+
+    /// The whole of it.
+    pub fn read(&self) -> io::Result<Vec<u8>> {
+        match &self.part {
+            None => fs::read(&self.path),
+            Some((container, entry)) => container.read(*entry),
+        }
+    }
+
+    /// To look at a part of it; only a file of its own is not read whole.
+    pub(crate) fn open(&self) -> io::Result<Box<dyn ReadSeek>> {
+        match &self.part {
+            None => Ok(Box::new(BufReader::new(File::open(&self.path)?))),
+            Some((container, entry)) => Ok(Box::new(Cursor::new(container.read(*entry)?))),
+        }
+    }
+
+    fn entry(&self) -> Option<u64> {
+        self.part.as_ref().map(|(_, entry)| *entry)
+    }
+}
