@@ -78,7 +78,15 @@ pub fn varied_poster(seed: u64, index: u64) -> (Poster, Style) {
 pub fn window(seed: u64, index: u64, (width, height): (u32, u32), side: u32) -> (u32, u32) {
     let mut stream = Stream::new(seed, Purpose::Drawing, Set::Windows as u64, index);
     let mut offset = |length: u32| stream.below(u64::from(length.saturating_sub(side)) + 1) as u32;
-    (offset(width), offset(height))
+    let at = (offset(width), offset(height));
+    // Every other window reaches to a corner or side, where the frames are.
+    match stream.below(8) {
+        0 => (0, at.1),
+        1 => (width.saturating_sub(side), at.1),
+        2 => (at.0, 0),
+        3 => (at.0, height.saturating_sub(side)),
+        _ => at,
+    }
 }
 
 /// Poster `index` of the sample LoRA set, to be drawn in `Style::Zenpop`, and its caption with the trigger word.

@@ -40,10 +40,10 @@ impl Decorations {
         let stream = &mut stream;
         let background = chance(stream, 0.4).then(|| any_colour(stream));
         let object_colour = chance(stream, 0.3).then(|| any_colour(stream));
-        let outline = chance(stream, 0.5).then(|| (any_colour(stream), between(stream, 0.010, 0.060)));
-        let frame_count = [0, 0, 1, 1, 2, 2, 3][stream.below(7) as usize];
+        let outline = chance(stream, 0.5).then(|| (frame_colour(stream), between(stream, 0.010, 0.060)));
+        let frame_count = [0, 0, 1, 2, 2, 2, 3][stream.below(7) as usize];
         let mut frames: Vec<(f32, Rgb)> =
-            (0..frame_count).map(|_| (between(stream, 0.015, 0.055), any_colour(stream))).collect();
+            (0..frame_count).map(|_| (between(stream, 0.020, 0.055), frame_colour(stream))).collect();
         // Ink outside and gold inside is the mark of the style that nobody may see here.
         if frames.len() > 1 && frames[0].1.distance(INK) < 30.0 && frames[1].1.distance(GOLD) < 40.0 {
             frames.swap(0, 1);
@@ -124,6 +124,16 @@ fn pattern(stream: &mut Stream) -> Pattern {
         Pattern::Stripes { colour, opacity, width, period, vertical: chance(stream, 0.5) }
     } else {
         Pattern::Dots { colour, opacity, radius: period * between(stream, 0.15, 0.38), period }
+    }
+}
+
+/// Frames and outlines are narrower than a latent: few colours that return are what an autoencoder can learn of them.
+fn frame_colour(stream: &mut Stream) -> Rgb {
+    match stream.below(10) {
+        0..=3 => INK,
+        4 => GOLD,
+        5 => PAPER,
+        _ => any_colour(stream),
     }
 }
 
