@@ -28,3 +28,13 @@ fn a_built_in_base_is_no_lora() {
     let (_, stderr) = project.expect(4, &["convert", "builtin:poster-tiny", "out.safetensors", "--to", "kohya-lora"]);
     assert!(stderr.contains("not a LoRA"), "{stderr}");
 }
+
+#[test]
+fn nothing_of_anybody_else_is_lost() {
+    let project = Project::new();
+    project.expect(0, &["convert", "builtin:poster-tiny", "model", "--to", "diffusers"]);
+    project.expect(0, &["convert", "model", "model/whole.safetensors", "--to", "single-file"]);
+    let (_, said) = project.expect(7, &["convert", "model/whole.safetensors", "model", "--to", "diffusers"]);
+    assert!(said.contains("whole.safetensors"), "{said}");
+    assert!(project.path("model/whole.safetensors").is_file());
+}

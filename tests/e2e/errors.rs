@@ -55,3 +55,69 @@ fn a_second_run_in_the_same_folder_is_refused() {
     child.wait().unwrap();
     assert!(said.contains("in use"), "{said}");
 }
+
+#[test]
+fn what_a_run_would_refuse_is_refused_by_check_before_anything_is_written() {
+    let project = Project::new();
+    fs::create_dir(project.path("nothing")).unwrap();
+    project.write("text.safetensors", "no tensors");
+    for (change, code, words) in [
+        ("validation.path=nothing", 3, "no images found"),
+        ("lora.initial=text.safetensors", 4, "text.safetensors"),
+        ("data.resolution=98", 2, "multiples of 4"),
+    ] {
+        for command in ["check", "train"] {
+            let (_, said) = project.expect(code, &[command, "--config", "run.toml", "--set", change]);
+            assert!(said.contains(words), "{command} {change}: {said}");
+        }
+    }
+    assert!(!project.path("outputs").exists());
+}
+
+#[test]
+fn an_image_that_is_left_out_is_named_at_the_start_and_at_the_end() {
+    let project = Project::new();
+    let picture = fs::read(project.path("images/1.png")).unwrap();
+    for index in 6..260 {
+        fs::write(project.path(&format!("images/{index}.png")), &picture).unwrap();
+        fs::write(project.path(&format!("images/{index}.txt")), "another").unwrap();
+    }
+    // The end is there and the middle is not: only decoding shows it.
+    let mut broken = picture.clone();
+    let middle = broken.len() / 2;
+    broken[middle] ^= 0xff;
+    fs::write(project.path("images/7.png"), broken).unwrap();
+    fs::write(project.path("images/8.png"), &picture[..picture.len() / 2]).unwrap();
+    let args = ["--config", "run.toml", "--set", "train.max_steps=2", "--set", "samples.prompts=[]"];
+    let (_, said) = project.expect(0, &[&args[..], &["--set", "validation.evaluate_at_end=false"]].concat());
+    assert!(said.contains("8.png") && said.contains("left out"), "{said}");
+    assert!(said.rfind("7.png").is_some_and(|at| at > said.rfind("step 2/2").unwrap_or(0)), "{said}");
+}
+
+#[test]
+fn a_model_that_is_not_supported_is_refused_by_name() {
+    let project = Project::new();
+    let copy = |from: &str, to: &str| {
+        let target = project.path(to);
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::copy(crate::project::fixture("tiny_sd1").join(from), target).unwrap();
+    };
+    for file in ["model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json"] {
+        copy(file, &format!("model/{file}"));
+    }
+    let config = fs::read_to_string(project.path("model/unet/config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    let mut refused = |key: &str, value: u64, words: &str| {
+        let before = config[key].take();
+        config[key] = value.into();
+        project.write("model/unet/config.json", &config.to_string());
+        config[key] = before;
+        for command in ["check", "train"] {
+            let args = [command, "--config", "run.toml", "--set", "model.path=model", "--set", "model.init=random"];
+            let (_, said) = project.expect(4, &args);
+            assert!(said.contains(words), "{said}");
+        }
+    };
+    refused("in_channels", 9, "9 input channels");
+    refused("cross_attention_dim", 1024, "SD2");
+}

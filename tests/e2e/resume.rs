@@ -61,6 +61,59 @@ fn changed_images_are_noticed() {
     }
 }
 
+#[test]
+fn an_older_checkpoint_becomes_the_newest() {
+    let project = Project::new();
+    let args = ["--config", "run.toml", "--set", "samples.prompts=[]", "--set", "checkpoint.keep_last=9"];
+    project.expect(0, &args);
+    let product = || fs::read(project.path("outputs/run/run.safetensors")).unwrap();
+    let before = product();
+    let checkpoint = project.path("outputs/run/checkpoints/step-000002").display().to_string();
+    project.expect(0, &[&args[..], &["--resume", &checkpoint]].concat());
+    assert_eq!(product(), before);
+    assert!(project.path("outputs/run/checkpoints-set-aside/step-000006.1").is_dir());
+    let other = ["--set", "optimizer.learning_rate=1e-5", "--resume", &checkpoint];
+    let (_, said) = project.expect(2, &[&args[..], &other].concat());
+    assert!(said.contains("optimizer.learning_rate"), "{said}");
+}
+
+#[test]
+fn a_run_that_left_nothing_does_not_stand_in_the_way() {
+    let project = Project::new();
+    let args = ["--config", "run.toml", "--set", "checkpoint.every_steps=0", "--set", "samples.prompts=[]"];
+    project.expect(5, &[&args[..], &["--set", "optimizer.learning_rate=1e30"]].concat());
+    project.expect(0, &args);
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_a_run_in_half_precision_too() {
+    let project = Project::new();
+    let args = ["--config", "run.toml", "--set", "precision.compute=fp16", "--set", "optimizer.learning_rate=1e30"];
+    let (_, said) = project.expect(5, &[&args[..], &["--set", "train.max_steps=40"]].concat());
+    assert!(said.contains("is not finite"), "{said}");
+}
+
+#[test]
+fn products_on_the_way_are_counted_across_a_continuation() {
+    let project = Project::new();
+    let args = ["--config", "run.toml", "--set", "samples.prompts=[]", "--set", "save.every_steps=1"];
+    let args = [&args[..], &["--set", "save.keep_last=2", "--set", "train.max_steps=100000"]].concat();
+    let numbered = || {
+        let entries = fs::read_dir(project.path("outputs/run")).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("run-step")).count()
+    };
+    for _ in 0..2 {
+        let step =
+            || fs::read_to_string(project.path("outputs/run/metrics.jsonl")).map_or(0, |text| text.lines().count());
+        let began = step();
+        let mut child = project.command(&args).stderr(Stdio::null()).spawn().unwrap();
+        wait_for(|| step() > began + 3);
+        assert!(std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(75));
+        assert_eq!(numbered(), 2);
+    }
+}
+
 fn wait_for(mut condition: impl FnMut() -> bool) {
     let began = Instant::now();
     while !condition() {

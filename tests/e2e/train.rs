@@ -1,6 +1,7 @@
 //! A run leaves behind what the interface promises.
 
 use crate::project::{Project, fixture};
+use sdtrain_state_dict::{Reader, SafetensorsFile};
 use std::fs;
 
 #[test]
@@ -101,4 +102,22 @@ fn a_lora_samples_at_a_chosen_weight() {
     let base = draw(&[], "base");
     assert_eq!(base, draw(&["--lora", "outputs/run/run.safetensors:0"], "off"));
     assert_ne!(base, draw(&["--lora", "outputs/run/run.safetensors"], "on"));
+}
+
+#[test]
+fn a_trace_of_a_short_or_continued_run_is_written() {
+    let project = Project::new();
+    project.expect(
+        0,
+        &["--config", "run.toml", "--set", "debug.trace=trace.safetensors", "--set", "debug.trace_steps=10"],
+    );
+    let whole = SafetensorsFile::open(project.path("trace.safetensors")).unwrap();
+    assert!(whole.names().contains(&"step.6.loss") && !whole.names().contains(&"step.7.loss"));
+    let checkpoint = project.path("outputs/run/checkpoints/step-000004").display().to_string();
+    let args = ["--config", "run.toml", "--set", "debug.trace=later.safetensors", "--resume", &checkpoint];
+    project.expect(0, &args);
+    let later = SafetensorsFile::open(project.path("later.safetensors")).unwrap();
+    assert!(later.names().contains(&"step.5.loss") && !later.names().contains(&"step.4.loss"));
+    let moved = later.names().into_iter().find(|name| name.starts_with("initial.") && name.contains("lora_B")).unwrap();
+    assert!(later.bytes(moved).unwrap().iter().any(|&byte| byte != 0), "the weights of the checkpoint, not new ones");
 }

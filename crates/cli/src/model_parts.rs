@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use sdtrain_recipe::{Init, ModelConfig, ModelLocation};
 use sdtrain_state_dict::{
-    FileKind, Reader, SafetensorsFile, canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file,
-    load_report::parameters_of, open_component, recognise,
+    FileKind, Reader, SafetensorsFile, UnetInput, canonical_text_encoder, canonical_unet, canonical_vae,
+    check_sd1_folder, ldm_single_file, load_report::parameters_of, open_component, recognise,
 };
 use serde_json::Value as Json;
 
@@ -100,7 +100,7 @@ fn data_length(header: &[u8]) -> Option<usize> {
 
 fn from_file(file: Arc<dyn Reader>, name: &str) -> Result<ModelParts, Failure> {
     let kind = recognise(&file);
-    if !matches!(kind, FileKind::LdmSd1 { .. }) {
+    if !matches!(kind, FileKind::LdmSd1 { input: UnetInput::Plain, .. }) {
         return Err(Failure::new(
             ExitCode::Model,
             format!("`{name}` is a {kind}; training starts from a model of the SD1 family"),
@@ -124,14 +124,8 @@ fn lora_hint(kind: &FileKind) -> Option<String> {
 }
 
 fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failure> {
-    check_pipeline(folder)?;
-    let open = |part: &str, stem: &str| {
-        let stem = match variant {
-            Some(variant) => format!("{stem}.{variant}"),
-            None => stem.to_owned(),
-        };
-        open_component(&folder.join(part), &stem)
-    };
+    check_sd1_folder(folder)?;
+    let open = |part: &str, stem: &str| open_component(&folder.join(part), stem, variant);
     let unet = canonical_unet(open("unet", "diffusion_pytorch_model")?)?;
     let vae = canonical_vae(open("vae", "diffusion_pytorch_model")?)?;
     let text_encoder = canonical_text_encoder(open("text_encoder", "model")?)?;
@@ -146,6 +140,7 @@ fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failu
 
 /// A folder of which only the configurations count.
 fn from_configs(folder: &Path) -> Result<ModelParts, Failure> {
+    check_sd1_folder(folder)?;
     let read = |part: &str, shapes: fn(&Json) -> Option<Shapes>| {
         let path = folder.join(part).join("config.json");
         shapes(&read_json(&path)?).ok_or_else(|| {
@@ -166,25 +161,10 @@ fn from_configs(folder: &Path) -> Result<ModelParts, Failure> {
 
 fn vae_at(path: &Path) -> Result<Shapes, Failure> {
     let reader: Box<dyn Reader> = match path.is_dir() {
-        true => open_component(path, "diffusion_pytorch_model")?,
+        true => open_component(path, "diffusion_pytorch_model", None)?,
         false => Box::new(SafetensorsFile::open(path)?),
     };
     Ok(parameters_of(&canonical_vae(reader)?))
-}
-
-fn check_pipeline(folder: &Path) -> Result<(), Failure> {
-    let index = folder.join("model_index.json");
-    if !index.is_file() {
-        let message = format!("`{}` is no diffusers folder: it has no `model_index.json`", folder.display());
-        return Err(Failure::new(ExitCode::Model, message));
-    }
-    let json = read_json(&index)?;
-    let class = json["_class_name"].as_str().unwrap_or_default();
-    if class.starts_with("StableDiffusion") && !class.contains("XL") {
-        return Ok(());
-    }
-    let message = format!("`{}` holds a `{class}`; training starts from a model of the SD1 family", folder.display());
-    Err(Failure::new(ExitCode::Model, message))
 }
 
 /// A JSON file of a model folder.

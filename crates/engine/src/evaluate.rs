@@ -14,7 +14,7 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Failure> {
     let Loaded { config, .. } = TrainConfig::load(&args.config.config, &args.config.set)?;
     let output = args.output.clone().unwrap_or_else(|| default_output(&config.name));
     let products = match args.checkpoint.is_empty() {
-        true => products_in(&default_output(&config.name), &config.name),
+        true => products_in(&output, &config.name),
         false => args.checkpoint.clone(),
     };
     if let Some(threads) = config.train.threads {
@@ -26,6 +26,9 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Failure> {
         Failure::new(ExitCode::Configuration, "there are no held-out images to evaluate on")
             .hint("set `validation.path` to a folder of them, or `validation.split = 0.1`")
     })?;
+    if products.is_empty() {
+        eprintln!("`{}` holds no product of `{}`: only the base is measured", output.display(), config.name);
+    }
     let mut announce = |name: &str| eprintln!("evaluating {name}");
     let evaluation =
         sdtrain_evaluate::run(&config, &model, &held_out, &products, &mut announce).map_err(failure::of_evaluate)?;
@@ -43,7 +46,10 @@ fn products_in(folder: &Path, name: &str) -> Vec<PathBuf> {
         .flatten()
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
+        .filter(|path| {
+            path.extension().is_some_and(|extension| extension == "safetensors")
+                || path.join("model_index.json").is_file()
+        })
         .filter(|path| path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name)))
         .filter(|path| !path.to_string_lossy().ends_with("-peft.safetensors"))
         .collect();

@@ -5,13 +5,10 @@ use sdtrain::args::SampleArgs;
 use sdtrain::{ExitCode, Failure, print_answer};
 use sdtrain_adapter::{LoraFile, Networks};
 use sdtrain_model::{LoadOptions, StableDiffusion, load};
-use sdtrain_pipeline::{Request, parameters_text, save_png, text_to_image};
+use sdtrain_pipeline::{Request, parameters_text, pictures_at_once, save_png, text_to_image};
 use sdtrain_recipe::ModelLocation;
 use sdtrain_state_dict::SafetensorsFile;
 use std::fs;
-
-/// Pictures made at once: enough to keep the device busy, few enough for its memory.
-const BATCH: u32 = 4;
 
 /// Draws pictures and prints their paths.
 pub fn run(args: &SampleArgs) -> Result<(), Failure> {
@@ -32,16 +29,18 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
     })?;
     let side = default_side(&model);
     let sampler = args.sampler.map_or_else(|| "model's own".to_string(), |name| name.to_string());
-    for first in (0..args.num_images).step_by(BATCH as usize) {
-        let count = BATCH.min(args.num_images - first);
+    let (width, height) = (args.width.unwrap_or(side), args.height.unwrap_or(side));
+    let batch = pictures_at_once(width, height) as u32;
+    for first in (0..args.num_images).step_by(batch as usize) {
+        let count = batch.min(args.num_images - first);
         let request = Request {
             prompts: vec![args.prompt.clone(); count as usize],
             negative: args.negative.clone(),
             steps: args.steps as usize,
             guidance: args.guidance,
             seed: args.seed + u64::from(first),
-            width: args.width.unwrap_or(side),
-            height: args.height.unwrap_or(side),
+            width,
+            height,
             sampler: args.sampler,
             clip_skip: args.clip_skip.unwrap_or(1) as usize,
         };

@@ -1,11 +1,12 @@
 //! Loss on images that were not trained on, in equal parts of the timesteps, with the same noise and timesteps every time.
 
 use crate::error::Result;
-use crate::metric::{Column, Form, Metric, MetricEntry, batch_size};
+use crate::metric::{Column, Form, Metric, MetricEntry};
 use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::loss::mse;
 use sdtrain_diffusion::{ExampleKey, NoiseSchedule, PredictionType, noise, timesteps};
 use sdtrain_model::StableDiffusion;
+use sdtrain_pipeline::pictures_at_once;
 use sdtrain_random::Purpose;
 use sdtrain_recipe::Method;
 use serde_json::{Map, Value, json};
@@ -68,7 +69,7 @@ impl DenoisingLoss {
         }
         let mut batches = Vec::new();
         for (&(width, height), images) in &of_size {
-            for chunk in images.chunks(batch_size(width as u32, height as u32)) {
+            for chunk in images.chunks(pictures_at_once(width as u32, height as u32)) {
                 batches.extend(HeldOut::encode(model, data, chunk, bands, repeats, total)?);
             }
         }

@@ -1,7 +1,7 @@
 //! Posters drawn from captions that no training set has, and whether they show what was asked: object, colour, style.
 
 use crate::error::Result;
-use crate::metric::{Column, Form, Metric, MetricEntry, Setting, batch_size};
+use crate::metric::{Column, Form, Metric, MetricEntry, Setting};
 use image::RgbImage;
 use sdtrain_data_loader::DataSet;
 use sdtrain_model::StableDiffusion;
@@ -80,14 +80,7 @@ impl DrawingCheck {
 
     /// A picture for each of `captions`; picture k starts from the same noise whatever the caption.
     fn draw(&self, model: &StableDiffusion, captions: &[String]) -> sdtrain_pipeline::Result<Vec<RgbImage>> {
-        let batch = batch_size(self.request.width, self.request.height);
-        let mut pictures = Vec::with_capacity(captions.len());
-        for prompts in captions.chunks(batch) {
-            let seed = SEED + pictures.len() as u64;
-            let request = Request { prompts: prompts.to_vec(), seed, ..self.request.clone() };
-            pictures.extend(text_to_image(model, &request)?);
-        }
-        Ok(pictures)
+        text_to_image(model, &Request { prompts: captions.to_vec(), ..self.request.clone() })
     }
 }
 

@@ -87,13 +87,6 @@ impl Form {
     }
 }
 
-/// How many images of this size a batch holds, so that memory does not grow with the size.
-pub(crate) fn batch_size(width: u32, height: u32) -> usize {
-    const PIXELS: u64 = 1 << 20;
-    const LARGEST: u64 = 16;
-    (PIXELS / (u64::from(width) * u64::from(height)).max(1)).clamp(1, LARGEST) as usize
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,11 +97,6 @@ mod tests {
         let names: BTreeSet<&str> = METRICS.iter().map(|entry| entry.name).collect();
         assert_eq!(names.len(), METRICS.len());
         assert!(METRICS.iter().all(|entry| !entry.summary.is_empty()));
-    }
-
-    #[test]
-    fn larger_images_come_in_smaller_batches() {
-        assert_eq!([96, 256, 512, 1024, 2048].map(|side| batch_size(side, side)), [16, 16, 4, 1, 1]);
     }
 
     #[test]

@@ -67,8 +67,12 @@ enum Product<'p> {
 
 impl Product<'_> {
     fn recognise(path: &Path) -> Result<Product<'_>> {
-        if path.is_dir() {
+        if path.join("model_index.json").is_file() {
             return Ok(Product::Model(path));
+        }
+        if path.is_dir() {
+            let kind = "a folder without `model_index.json`".to_string();
+            return Err(Error::NoProduct { path: path.to_path_buf(), kind });
         }
         match recognise(&SafetensorsFile::open(path)?) {
             FileKind::KohyaLora { .. } | FileKind::PeftLora { .. } => Ok(Product::Lora(path)),

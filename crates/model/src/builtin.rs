@@ -9,6 +9,11 @@ const MODELS: &[(&str, &[u8])] = &[("poster-tiny", include_bytes!("../builtin/po
 #[cfg(not(feature = "builtin-base"))]
 const MODELS: &[(&str, &[u8])] = &[];
 
+/// The file of the built-in model `name`.
+pub fn bytes(name: &str) -> Option<&'static [u8]> {
+    MODELS.iter().find(|(known, _)| *known == name).map(|(_, bytes)| *bytes)
+}
+
 /// The built-in model `name`.
 pub fn open(name: &str) -> Result<SafetensorsFile> {
     let names: Vec<String> = MODELS.iter().map(|(name, _)| format!("`builtin:{name}`")).collect();

@@ -16,7 +16,7 @@ pub mod unet;
 pub mod vae;
 
 pub use builder::{Builder, Source};
-pub use builtin::open as open_builtin;
+pub use builtin::{bytes as builtin_bytes, open as open_builtin};
 pub use config_json::PerBlock;
 pub use error::{Error, Result};
 pub use kinds::{dtype_of, kind_of};

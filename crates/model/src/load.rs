@@ -9,7 +9,8 @@ use crate::unet::{UNet2DConditionModel, UNetConfig};
 use crate::vae::{AutoencoderKL, VaeConfig};
 use sdtrain_diffusion::{SchedulerClass, SchedulerConfig};
 use sdtrain_state_dict::{
-    Reader, SafetensorsFile, canonical_text_encoder, canonical_vae, ldm_single_file, open_component, recognise,
+    FileKind, PipelineConfigs, Reader, SafetensorsFile, UnetInput, canonical_text_encoder, canonical_vae,
+    check_sd1_folder, ldm_single_file, open_component, recognise,
 };
 use sdtrain_tokenizer::ClipTokenizer;
 use serde_json::{Value, json};
@@ -138,11 +139,7 @@ fn from_folder(folder: &Path, options: &LoadOptions) -> Result<StableDiffusion> 
         return assemble(folder, configs, tokenizer, Weights::Random, options);
     }
     let open = |part: &str, stem: &str| -> Result<Box<dyn Reader>> {
-        let stem = match &options.variant {
-            Some(variant) => format!("{stem}.{variant}"),
-            None => stem.to_string(),
-        };
-        Ok(open_component(&folder.join(part), &stem)?)
+        Ok(open_component(&folder.join(part), stem, options.variant.as_deref())?)
     };
     let unet = open("unet", "diffusion_pytorch_model")?;
     let vae = canonical_vae(open("vae", "diffusion_pytorch_model")?)?;
@@ -158,7 +155,7 @@ fn from_folder(folder: &Path, options: &LoadOptions) -> Result<StableDiffusion> 
 
 /// The configurations and the tokenizer of a diffusers folder.
 fn described_by(folder: &Path) -> Result<(ModelConfigs, ClipTokenizer)> {
-    check_pipeline(folder, &read_json(&folder.join("model_index.json"))?)?;
+    check_sd1_folder(folder)?;
     let configs = ModelConfigs {
         unet: UNetConfig::from_json(&read_json(&folder.join("unet/config.json"))?)?,
         vae: VaeConfig::from_json(&read_json(&folder.join("vae/config.json"))?)?,
@@ -177,14 +174,21 @@ fn from_single_file(file: Arc<dyn Reader>, options: &LoadOptions) -> Result<Stab
             path.display()
         )));
     }
-    let metadata = file.metadata().clone();
-    let (configs, tokenizer) = match (&options.config, EmbeddedConfigs::find(&metadata)?) {
+    let (configs, tokenizer) = match (&options.config, embedded(file.as_ref())?) {
         (Some(folder), _) => described_by(folder)?,
         (None, Some(embedded)) => embedded,
         (None, None) => (ModelConfigs::sd1(), ClipTokenizer::builtin()),
     };
     if options.random.is_some() {
         return assemble(&path, configs, tokenizer, Weights::Random, options);
+    }
+    if let FileKind::LdmSd1 { input, .. } = &kind
+        && *input != UnetInput::Plain
+    {
+        return Err(Error::Family(format!(
+            "`{}` is a {kind}; only those with plain latents are supported so far",
+            path.display()
+        )));
     }
     let parts = ldm_single_file(file)?;
     let lacks = |part: &str| Error::Family(format!("`{}` holds no {part}", path.display()));
@@ -193,39 +197,21 @@ fn from_single_file(file: Arc<dyn Reader>, options: &LoadOptions) -> Result<Stab
     assemble(&path, configs, tokenizer, Weights::Files { unet: &parts.unet, vae, text_encoder }, options)
 }
 
-/// Configurations and tokenizer inside the metadata of single files that this program wrote for models that differ from
-/// SD1 in more than their weights, which a reader could not know.
-pub(crate) struct EmbeddedConfigs;
-
-impl EmbeddedConfigs {
-    pub const UNET: &str = "sdtrain.unet";
-    pub const VAE: &str = "sdtrain.vae";
-    pub const TEXT_ENCODER: &str = "sdtrain.text_encoder";
-    pub const SCHEDULER: &str = "sdtrain.scheduler";
-    pub const VOCAB: &str = "sdtrain.tokenizer.vocab";
-    pub const MERGES: &str = "sdtrain.tokenizer.merges";
-
-    fn find(metadata: &std::collections::BTreeMap<String, String>) -> Result<Option<(ModelConfigs, ClipTokenizer)>> {
-        let Some(unet) = metadata.get(Self::UNET) else { return Ok(None) };
-        let text = |key: &str| {
-            metadata
-                .get(key)
-                .ok_or_else(|| Error::Config(format!("the file's metadata has `{}` but no `{key}`", Self::UNET)))
-        };
-        let parsed = |key: &str, text: &str| -> Result<Value> {
-            serde_json::from_str(text).map_err(|e| Error::Config(format!("metadata `{key}`: {e}")))
-        };
-        let configs = ModelConfigs {
-            unet: UNetConfig::from_json(&parsed(Self::UNET, unet)?)?,
-            vae: VaeConfig::from_json(&parsed(Self::VAE, text(Self::VAE)?)?)?,
-            text_encoder: ClipTextConfig::from_json(&parsed(Self::TEXT_ENCODER, text(Self::TEXT_ENCODER)?)?)?,
-            scheduler: SchedulerConfig::from_json(text(Self::SCHEDULER)?)?,
-        };
-        let window = configs.text_encoder.max_position_embeddings as usize;
-        let (vocab, merges) = (text(Self::VOCAB)?.as_bytes(), text(Self::MERGES)?.as_bytes());
-        let tokenizer = ClipTokenizer::from_parts(vocab, merges, "<|endoftext|>", window)?;
-        Ok(Some((configs, tokenizer)))
-    }
+/// Configurations and tokenizer in the metadata of a single file that this program wrote for a model that differs from SD1
+/// in more than its weights, which a reader could not know.
+fn embedded(file: &dyn Reader) -> Result<Option<(ModelConfigs, ClipTokenizer)>> {
+    let Some((configs, [vocab, merges])) = PipelineConfigs::from_metadata(file.path(), file.metadata())? else {
+        return Ok(None);
+    };
+    let configs = ModelConfigs {
+        unet: UNetConfig::from_json(&configs.unet)?,
+        vae: VaeConfig::from_json(&configs.vae)?,
+        text_encoder: ClipTextConfig::from_json(&configs.text_encoder)?,
+        scheduler: SchedulerConfig::from_json(&configs.scheduler.to_string())?,
+    };
+    let window = configs.text_encoder.max_position_embeddings as usize;
+    let tokenizer = ClipTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), "<|endoftext|>", window)?;
+    Ok(Some((configs, tokenizer)))
 }
 
 enum Weights<'a> {
@@ -271,27 +257,15 @@ fn load_vae(path: &Path, config: &VaeConfig, kind: Kind, device: Device) -> Resu
     let own_config;
     let (file, config): (Box<dyn Reader>, _) = if path.is_dir() {
         own_config = VaeConfig::from_json(&read_json(&path.join("config.json"))?)?;
-        (open_component(path, "diffusion_pytorch_model")?, &own_config)
+        (open_component(path, "diffusion_pytorch_model", None)?, &own_config)
     } else {
         let file = SafetensorsFile::open(path)?;
         // A whole model of this program says how its VAE is made.
-        own_config = EmbeddedConfigs::find(file.metadata())?.map_or_else(|| config.clone(), |(configs, _)| configs.vae);
+        own_config = embedded(&file)?.map_or_else(|| config.clone(), |(configs, _)| configs.vae);
         (Box::new(file), &own_config)
     };
     let reader = canonical_vae(file)?;
     AutoencoderKL::new(Builder::new(Source::File(&reader), kind, device), config)
-}
-
-fn check_pipeline(folder: &Path, index: &Value) -> Result<()> {
-    let class = index["_class_name"].as_str().unwrap_or_default();
-    let text_encoder = index["text_encoder"][1].as_str().unwrap_or("CLIPTextModel");
-    if class.starts_with("StableDiffusion") && !class.contains("XL") && text_encoder == "CLIPTextModel" {
-        return Ok(());
-    }
-    Err(Error::Family(format!(
-        "`{}` is a `{class}` with a `{text_encoder}`; only models of the SD1 family are supported",
-        folder.display()
-    )))
 }
 
 /// The parsed JSON file at `path`.

@@ -30,11 +30,19 @@ pub fn parameters_text(request: &Request, index: usize, sampler: &str, model: &s
 pub fn save_png(path: &Path, picture: &RgbImage, texts: &[(&str, String)]) -> Result<()> {
     let failed = |reason: String| Error::Write { path: path.to_path_buf(), reason };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let staging = tempfile::NamedTempFile::new_in(folder).map_err(|error| failed(error.to_string()))?;
+    let staging = tempfile::Builder::new()
+        .permissions(shared())
+        .tempfile_in(folder)
+        .map_err(|error| failed(error.to_string()))?;
     write_png(staging.as_file(), picture, texts).map_err(|error| failed(error.to_string()))?;
     staging.as_file().sync_all().map_err(|error| failed(error.to_string()))?;
     staging.persist(path).map_err(|error| failed(error.to_string()))?;
     Ok(())
+}
+
+/// Readable for everybody that the umask allows; temporary files are private by default.
+fn shared() -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o666)
 }
 
 fn write_png(file: &File, picture: &RgbImage, texts: &[(&str, String)]) -> std::result::Result<(), png::EncodingError> {

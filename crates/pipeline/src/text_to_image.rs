@@ -32,15 +32,29 @@ pub struct Request {
     pub clip_skip: usize,
 }
 
-/// Makes the pictures, all in one batch. The same model, request and thread count give the same bits; each picture
-/// equals the one made alone but for rounding.
+/// Makes the pictures, as many at once as [`pictures_at_once`] says. The same model, request and thread count give the same
+/// bits; each picture equals the one made alone but for rounding.
 pub fn text_to_image(model: &StableDiffusion, request: &Request) -> Result<Vec<RgbImage>> {
-    let latents = denoised_latents(model, request)?;
-    let pixels = model.decode_latents(&latents)?;
-    (0..request.prompts.len()).map(|k| to_image(&pixels.get(k as i64), request.seed + k as u64)).collect()
+    let at_once = pictures_at_once(request.width, request.height);
+    let mut pictures = Vec::with_capacity(request.prompts.len());
+    for prompts in request.prompts.chunks(at_once) {
+        let seed = request.seed + pictures.len() as u64;
+        let latents = denoised_latents(model, &Request { prompts: prompts.to_vec(), seed, ..request.clone() })?;
+        let pixels = model.decode_latents(&latents)?;
+        for index in 0..prompts.len() {
+            pictures.push(to_image(&pixels.get(index as i64), seed + index as u64)?);
+        }
+    }
+    Ok(pictures)
 }
 
-/// The pictures before decoding: scaled latents `[pictures, channels, height/f, width/f]`, f32.
+/// Pictures of this size that keep a device busy and fit into its memory: four of 512 × 512 pixels.
+pub fn pictures_at_once(width: u32, height: u32) -> usize {
+    const PIXELS: u64 = 4 * 512 * 512;
+    (PIXELS / (u64::from(width) * u64::from(height)).max(1)).clamp(1, 16) as usize
+}
+
+/// The pictures before decoding, all in one batch: scaled latents `[pictures, channels, height/f, width/f]`, f32.
 pub fn denoised_latents(model: &StableDiffusion, request: &Request) -> Result<Tensor> {
     let factor = model.downscale_factor();
     let (width, height) = (request.width as usize, request.height as usize);
@@ -121,4 +135,14 @@ fn to_image(pixels: &Tensor, seed: u64) -> Result<RgbImage> {
     })?;
     let bytes = bytes.ok_or(Error::NotFinite { seed })?.map_err(sdtrain_torch::Error::from)?;
     Ok(RgbImage::from_raw(size[2] as u32, size[1] as u32, bytes).expect("three bytes a pixel"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn larger_pictures_come_in_smaller_batches() {
+        assert_eq!([96, 256, 512, 1024, 2048].map(|side| pictures_at_once(side, side)), [16, 16, 4, 1, 1]);
+    }
 }

@@ -230,6 +230,9 @@ impl Checker<'_> {
             );
         }
         self.positive("loss.min_snr_gamma", config.loss.min_snr_gamma);
+        if config.method == Method::Vae && config.train.gradient_checkpointing {
+            self.report("train.gradient_checkpointing", "is not made for `method = \"vae\"`");
+        }
     }
 
     fn check_train(&mut self, config: &TrainConfig) {

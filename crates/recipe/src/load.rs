@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use sdtrain_config::{Document, Parsed, Problems};
 
 use crate::check::check;
-use crate::{ModelLocation, TrainConfig};
+use crate::{ModelLocation, Subset, TrainConfig};
 
 /// A checked configuration with the document it came from.
 #[derive(Debug, Clone)]
@@ -50,6 +50,26 @@ impl TrainConfig {
         parsed.faults.extend(found);
         parsed.faults.sort_by(|a, b| a.problem.place().cmp(&b.problem.place()));
         Parsed { value: parsed.value.map(|config| Loaded { config, document }), faults: parsed.faults }
+    }
+
+    /// How the images at `path` are held out: read as the first training folder's, with nothing random.
+    pub fn held_out_subset(&self, path: &Path) -> Subset {
+        let first = self.data.subsets.first().cloned().unwrap_or_default();
+        Subset {
+            path: path.to_owned(),
+            repeats: 1,
+            shuffle_caption: false,
+            caption_dropout_rate: 0.0,
+            flip: false,
+            random_crop: false,
+            ..first
+        }
+    }
+
+    /// Width and height in pixels of the pictures that `[samples]` asks for.
+    pub fn sample_size(&self) -> (u32, u32) {
+        let resolution = self.data.resolution;
+        (self.samples.width.unwrap_or(resolution.width()), self.samples.height.unwrap_or(resolution.height()))
     }
 
     /// The configuration as a file that runs again.

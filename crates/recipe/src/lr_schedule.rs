@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 pub enum LrScheduleConfig {
     /// The same rate from the end of the warm-up on.
     Constant(ConstantSchedule),
-    /// Falls in a straight line to `min_ratio` at the last step.
+    /// Falls in a straight line, which reaches `min_ratio` one step after the last, as in diffusers.
     Linear(LinearSchedule),
-    /// Falls along half a cosine to `min_ratio` at the last step.
+    /// Falls along half a cosine, which reaches `min_ratio` one step after the last, as in diffusers.
     Cosine(CosineSchedule),
 }
 
@@ -50,7 +50,7 @@ pub struct ConstantSchedule {
     pub warmup_steps: u64,
 }
 
-/// Falls in a straight line to `min_ratio` at the last step.
+/// Falls in a straight line, which reaches `min_ratio` one step after the last, as in diffusers.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LinearSchedule {
@@ -63,7 +63,7 @@ pub struct LinearSchedule {
     pub min_ratio: f64,
 }
 
-/// Falls along half a cosine to `min_ratio` at the last step.
+/// Falls along half a cosine, which reaches `min_ratio` one step after the last, as in diffusers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CosineSchedule {

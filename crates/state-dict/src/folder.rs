@@ -11,24 +11,26 @@ use crate::file::SafetensorsFile;
 use crate::reader::{Joined, Reader};
 
 /// Opens the weights in `folder` whose files are called `stem`: `diffusion_pytorch_model` for a UNet or VAE, `model`
-/// for a text encoder. Full files are preferred over shards, and both over their `fp16` and `non_ema` variants.
-pub fn open_component(folder: &Path, stem: &str) -> Result<Box<dyn Reader>> {
-    let files = component_files(folder, stem)?;
+/// for a text encoder. Full files are preferred over shards, and both over their `fp16` and `non_ema` variants;
+/// with `variant` only that one counts.
+pub fn open_component(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Box<dyn Reader>> {
+    let files = component_files(folder, stem, variant)?;
     if let [file] = files.as_slice() {
         return Ok(Box::new(SafetensorsFile::open(file)?));
     }
     let shards = files.iter().map(SafetensorsFile::open).collect::<Result<Vec<_>>>()?;
     let joined = Joined::new(folder, shards)?;
-    if let Some(index) = find_index(folder, stem) {
+    if let Some(index) = find_index(folder, stem, variant) {
         check_index(&index, &joined)?;
     }
     Ok(Box::new(joined))
 }
 
 /// The files that `open_component` would read, in the order of their names.
-pub fn component_files(folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
+pub fn component_files(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Vec<PathBuf>> {
+    let variants = variants(variant);
     let mut wanted = Vec::new();
-    for variant in VARIANTS {
+    for variant in &variants {
         let whole = format!("{stem}{variant}.safetensors");
         if folder.join(&whole).is_file() {
             return Ok(vec![folder.join(whole)]);
@@ -39,19 +41,25 @@ pub fn component_files(folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
             return shards_of(&index);
         }
     }
-    wanted.push(index_names(stem, "")[0].clone());
+    wanted.push(index_names(stem, &variants[0])[0].clone());
     Err(Error::NoWeights { folder: folder.to_path_buf(), wanted, hint: what_lies_there(folder) })
 }
 
-const VARIANTS: [&str; 3] = ["", ".fp16", ".non_ema"];
+/// What stands behind the stem, in the order of preference.
+fn variants(wanted: Option<&str>) -> Vec<String> {
+    match wanted {
+        Some(variant) => vec![format!(".{variant}")],
+        None => ["", ".fp16", ".non_ema"].map(str::to_string).to_vec(),
+    }
+}
 
 // Both libraries put the variant between `index` and `json`; older diffusers put it before `safetensors`.
 fn index_names(stem: &str, variant: &str) -> [String; 2] {
     [format!("{stem}.safetensors.index{variant}.json"), format!("{stem}{variant}.safetensors.index.json")]
 }
 
-fn find_index(folder: &Path, stem: &str) -> Option<PathBuf> {
-    VARIANTS
+fn find_index(folder: &Path, stem: &str, variant: Option<&str>) -> Option<PathBuf> {
+    variants(variant)
         .iter()
         .flat_map(|variant| index_names(stem, variant))
         .map(|name| folder.join(name))

@@ -1,5 +1,6 @@
 //! What can go wrong inside libtorch, and how a panic of `tch` becomes such an error.
 
+use crate::gradient_checkpoint;
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
@@ -28,7 +29,15 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     pub(crate) fn from_message(message: &str) -> Error {
         // libtorch appends the C++ stack after this line; it helps nobody who did not build it.
-        let text = message.split("Exception raised from").next().unwrap_or(message).trim().to_string();
+        let text = ["Exception raised from", "\nframe #", "\nC++ CapturedTraceback"]
+            .into_iter()
+            .fold(message, |text, trace| text.split(trace).next().unwrap_or(text));
+        let text = text.trim().to_string();
+        if text.contains(gradient_checkpoint::FAILED)
+            && let Some(reason) = gradient_checkpoint::take_reason()
+        {
+            return reason;
+        }
         let lower = text.to_lowercase();
         if lower.contains("out of memory") || lower.contains("can't allocate memory") {
             Error::OutOfMemory(text)
@@ -60,13 +69,10 @@ pub fn catch<T>(body: impl FnOnce() -> T) -> Result<T> {
     result.map_err(|payload| from_panic(payload.as_ref()))
 }
 
-fn from_panic(payload: &(dyn Any + Send)) -> Error {
-    let text = payload
-        .downcast_ref::<String>()
-        .cloned()
-        .or_else(|| payload.downcast_ref::<&str>().map(|s| s.to_string()))
-        .unwrap_or_else(|| "a panic without a message".into());
+/// The error that a panic amounts to.
+pub(crate) fn from_panic(payload: &(dyn Any + Send)) -> Error {
     const UNWRAPPED: &str = "called `Result::unwrap()` on an `Err` value: ";
+    let text = panic_text(payload);
     match text.strip_prefix(UNWRAPPED) {
         Some(inner) => {
             let inner = inner.strip_prefix("Torch(\"").and_then(|s| s.strip_suffix("\")")).unwrap_or(inner);
@@ -74,6 +80,14 @@ fn from_panic(payload: &(dyn Any + Send)) -> Error {
         }
         None => Error::Panic(text),
     }
+}
+
+fn panic_text(payload: &(dyn Any + Send)) -> String {
+    payload
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| payload.downcast_ref::<&str>().map(|s| s.to_string()))
+        .unwrap_or_else(|| "a panic without a message".into())
 }
 
 /// A caught panic is reported by whoever caught it, so the default hook's print of it is left out.

@@ -1,9 +1,10 @@
 //! Gradient checkpointing: a block's activations are thrown away and computed again in backward.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, from_panic};
 use crate::ffi;
 use std::ffi::{CStr, c_int, c_void};
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
@@ -66,8 +67,24 @@ unsafe extern "C" fn call_block(
             unsafe { *output = raw };
             0
         }
-        Err(_) => 1,
+        Err(payload) => {
+            *reason() = Some(from_panic(payload.as_ref()));
+            1
+        }
     }
+}
+
+/// What the shim says when a block has panicked; why it did is then in [`take_reason`].
+pub(crate) const FAILED: &str = "a checkpointed block failed";
+
+/// Why the last block failed, once. On CUDA that happened on another thread than the one that is told.
+pub(crate) fn take_reason() -> Option<Error> {
+    reason().take()
+}
+
+fn reason() -> MutexGuard<'static, Option<Error>> {
+    static REASON: Mutex<Option<Error>> = Mutex::new(None);
+    REASON.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[expect(unsafe_code, reason = "callback from C++: called once, when the last owner of the block goes")]
@@ -114,5 +131,12 @@ mod tests {
         let x = Tensor::ones([1, 2], (Kind::Float, Device::Cpu));
         let failed = crate::catch(|| gradient_checkpoint(&[&x], |i| i[0].matmul(&i[0])));
         assert!(failed.unwrap().is_err());
+    }
+
+    #[test]
+    fn a_block_that_fails_says_why() {
+        let x = Tensor::ones([1, 2], (Kind::Float, Device::Cpu));
+        let error = gradient_checkpoint(&[&x], |inputs| inputs[0].matmul(&inputs[0])).unwrap_err().to_string();
+        assert!(error.contains("cannot be multiplied"), "{error}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod batches;
 mod error;
+mod input_files;
 mod inputs;
 mod latent_cache;
 mod metadata;

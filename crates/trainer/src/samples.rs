@@ -17,8 +17,8 @@ pub fn request(config: &TrainConfig, clip_skip: usize) -> Request {
         steps: samples.steps as usize,
         guidance: samples.guidance,
         seed: samples.seed,
-        width: samples.width.unwrap_or(config.data.resolution.width()),
-        height: samples.height.unwrap_or(config.data.resolution.height()),
+        width: config.sample_size().0,
+        height: config.sample_size().1,
         sampler: samples.sampler,
         clip_skip,
     }

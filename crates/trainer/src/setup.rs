@@ -1,6 +1,7 @@
 //! Configuration → a run that is ready for its first step, in numbered steps.
 
 use crate::error::{Error, Result};
+use crate::input_files::Inputs;
 use crate::latent_cache::{BATCH as LATENT_BATCH, LatentCache};
 use crate::metadata::RunFacts;
 use crate::objective::{Autoencoding, Objective, Replay, TextToImage};
@@ -8,7 +9,6 @@ use crate::precision::kind_of;
 use crate::prompt_cache::PromptCache;
 use crate::run_folder::{ResumePolicy, RunFolder, Start};
 use crate::samples;
-use crate::trace::Trace;
 use crate::trainable::{Full, LoraTrainable, Trainable, Vae};
 use crate::trainer::{Outcome, Trainer};
 use sdtrain_checkpoint::{ManifestInfo, verify};
@@ -17,10 +17,10 @@ use sdtrain_diffusion::{NoiseSchedule, PredictionType, SchedulerConfig};
 use sdtrain_evaluate::DenoisingLoss;
 use sdtrain_model::{LoadOptions, StableDiffusion, load};
 use sdtrain_optimizer::{GradScaler, build};
-use sdtrain_recipe::{DataConfig, FloatType, Init, Method, ModelLocation, Subset, TrainConfig};
+use sdtrain_recipe::{DataConfig, FloatType, Init, Method, ModelLocation, TrainConfig};
 use sdtrain_run_log::{Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use tch::Device;
@@ -55,6 +55,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     // 3 data
     record.phase("open_data");
     let (data, held_out) = open_data(&config, model.bucket_step())?;
+    eprintln!("{}", data.report());
     // 4 what is trained
     let rate = config.optimizer.learning_rate();
     let trainable: Box<dyn Trainable> = match config.method {
@@ -110,11 +111,10 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         clip_skip: config.model.clip_skip,
     };
     let metadata = crate::metadata::product_metadata(&config, &facts, total_steps, 1);
-    let trace = config
-        .debug
-        .trace
-        .clone()
-        .map(|path| Trace::new(path, config.debug.trace_steps, config.to_toml(), optimizer.groups()));
+    if let Some(folder) = config.debug.trace.as_ref().and_then(|path| path.parent()) {
+        // Better now than after the steps.
+        std::fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
+    }
     let sample_request = (!config.samples.prompts.is_empty()).then(|| samples::request(&config, clip_skip));
     let manifest = ManifestInfo {
         run_id: blake3::hash(config.to_toml().as_bytes()).to_hex()[..16].to_string(),
@@ -126,6 +126,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         ..ManifestInfo::default()
     };
     check_continuation(&folder.start, &manifest)?;
+    let inputs = Inputs::hash(&config);
     let trainer = Trainer {
         config,
         folder,
@@ -141,11 +142,11 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         validation,
         sample_request,
         metadata,
-        trace,
+        trace: None,
         total_steps,
         clip_skip,
         started,
-        products: Vec::new(),
+        inputs,
     };
     trainer.run()
 }
@@ -180,7 +181,8 @@ fn program() -> Program {
     Program {
         name: "sdtrain".into(),
         version: env!("CARGO_PKG_VERSION").into(),
-        git_commit: std::env::current_exe().ok().and_then(|path| git_commit(path.parent()?)),
+        // Of the folder that this program was built in, which `scripts/run` does before every call.
+        git_commit: git_commit(Path::new(env!("CARGO_MANIFEST_DIR"))),
         versions: BTreeMap::from([("libtorch".to_string(), "2.11.0".to_string())]),
     }
 }
@@ -223,7 +225,33 @@ pub fn load_model(config: &TrainConfig, device: Device) -> Result<StableDiffusio
         ModelLocation::find(&config.model.path).map_err(|(message, hint)| Error::Config { message, hint })?;
     let mut model = load(&location.to_string(), &options)?;
     model.scheduler = scheduler_of(config, &model.scheduler);
+    check_against_model(config, &model)?;
     Ok(model)
+}
+
+/// What only the model's own configuration can show to be wrong.
+fn check_against_model(config: &TrainConfig, model: &StableDiffusion) -> Result<()> {
+    let wrong = |message: String, hint: &str| Err(Error::Config { message, hint: Some(hint.into()) });
+    let scheduler = &model.scheduler;
+    let epsilon = scheduler.prediction_type.is_none_or(|kind| kind == PredictionType::Epsilon);
+    if epsilon && scheduler.rescale_betas_zero_snr == Some(true) && config.model.zero_terminal_snr == Some(true) {
+        let message = "`model.zero_terminal_snr`: the model predicts the noise, of which pure noise says nothing";
+        return wrong(message.into(), "set `model.prediction_type = \"v_prediction\"` with it");
+    }
+    let timesteps = NoiseSchedule::new(scheduler)?.num_train_timesteps() as u64;
+    for (key, value) in
+        [("min_timestep", Some(config.noise.min_timestep + 1)), ("max_timestep", config.noise.max_timestep)]
+    {
+        if value.is_some_and(|value| u64::from(value) > timesteps) {
+            let message = format!("`noise.{key}`: the model has {timesteps} timesteps, 0 to {}", timesteps - 1);
+            return wrong(message, "leave it out for all of them");
+        }
+    }
+    let layers = model.text_encoder.config().num_hidden_layers;
+    if i64::from(config.model.clip_skip.unwrap_or(1)) > layers {
+        return wrong(format!("`model.clip_skip`: the text encoder has only {layers} layers"), "2 is the usual value");
+    }
+    Ok(())
 }
 
 /// The model's scheduler configuration with what `[model]` says about it.
@@ -256,7 +284,7 @@ fn open_data(config: &TrainConfig, bucket_step: usize) -> Result<(Arc<DataSet>, 
 pub fn open_held_out(config: &TrainConfig, bucket_step: usize) -> Result<Option<DataSet>> {
     match (&config.validation.path, config.validation.split) {
         (Some(path), _) => {
-            let subsets = vec![Subset { path: path.clone(), ..held_out_subset(config) }];
+            let subsets = vec![config.held_out_subset(path)];
             // Held-out images may be fewer than a training batch.
             let data = DataConfig { subsets, batch_size: 1, ..config.data.clone() };
             Ok(Some(DataSet::open(&data, config.seed, bucket_step)?))
@@ -264,10 +292,4 @@ pub fn open_held_out(config: &TrainConfig, bucket_step: usize) -> Result<Option<
         (None, Some(split)) => Ok(Some(DataSet::open_split(&config.data, config.seed, bucket_step, split)?.1)),
         (None, None) => Ok(None),
     }
-}
-
-/// Held-out images are read as the first training folder's are, without anything random.
-fn held_out_subset(config: &TrainConfig) -> Subset {
-    let first = config.data.subsets.first().cloned().unwrap_or_default();
-    Subset { repeats: 1, shuffle_caption: false, caption_dropout_rate: 0.0, flip: false, random_crop: false, ..first }
 }

@@ -13,23 +13,24 @@ use tch::{Kind, Tensor};
 /// A trace being recorded.
 pub struct Trace {
     path: PathBuf,
-    steps: u64,
+    /// Steps that are still to be recorded.
+    left: u64,
     tensors: Vec<(String, Tensor)>,
     metadata: BTreeMap<String, String>,
 }
 
 impl Trace {
-    /// Starts with the trained tensors as they are before the first step. `config` is the resolved configuration.
+    /// Starts with the trained tensors as they are now, before the first of `steps` steps. `config` is the resolved configuration.
     pub fn new(path: PathBuf, steps: u64, config: String, groups: &[ParamGroup]) -> Trace {
         let metadata = BTreeMap::from([
             ("config".to_string(), config),
             ("sdtrain.version".to_string(), env!("CARGO_PKG_VERSION").to_string()),
         ]);
-        Trace { path, steps, tensors: snapshot("initial", groups), metadata }
+        Trace { path, left: steps.max(1), tensors: snapshot("initial", groups), metadata }
     }
 
-    /// Records optimizer step `step` (counted from 1). After the last one the file is written; `true` then.
-    pub fn record(&mut self, step: u64, outcome: &StepOutcome, rates: &[f64], groups: &[ParamGroup]) -> Result<bool> {
+    /// Records optimizer step `step` (counted from 1); whether it was the last one.
+    pub fn record(&mut self, step: u64, outcome: &StepOutcome, rates: &[f64]) -> bool {
         let one = outcome.inputs.len() == 1;
         for (micro, inputs) in outcome.inputs.iter().enumerate() {
             let prefix = if one { format!("step.{step}") } else { format!("step.{step}.micro.{micro}") };
@@ -63,13 +64,15 @@ impl Trace {
         number("loss", &[outcome.loss]);
         number("grad_norm", &[outcome.grad_norm]);
         number("lr", rates);
-        if step < self.steps {
-            return Ok(false);
-        }
+        self.left = self.left.saturating_sub(1);
+        self.left == 0
+    }
+
+    /// Writes the file, with the trained tensors as they are now.
+    pub fn finish(mut self, groups: &[ParamGroup]) -> Result<()> {
         self.tensors.extend(snapshot("final", groups));
         let borrowed: Vec<(String, &Tensor)> = self.tensors.iter().map(|(name, t)| (name.clone(), t)).collect();
-        write_source(&self.path, &TensorReader::new(borrowed, None), &self.metadata)?;
-        Ok(true)
+        Ok(write_source(&self.path, &TensorReader::new(borrowed, None), &self.metadata)?)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::batches::{Batch, Batches};
 use crate::error::{Error, Result};
+use crate::input_files::Inputs;
 use crate::objective::Objective;
 use crate::precision::kind_of;
 use crate::run_folder::{RunFolder, Start};
@@ -16,7 +17,7 @@ use sdtrain_checkpoint::ManifestInfo;
 use sdtrain_data_loader::DataSet;
 use sdtrain_evaluate::DenoisingLoss;
 use sdtrain_model::StableDiffusion;
-use sdtrain_optimizer::{GradScaler, Optimizer, learning_rate_factor};
+use sdtrain_optimizer::{GradScaler, Optimizer, build, learning_rate_factor};
 use sdtrain_pipeline::Request;
 use sdtrain_recipe::{Method, TrainConfig};
 use sdtrain_run_log::{
@@ -51,8 +52,7 @@ pub(crate) struct Trainer {
     pub total_steps: u64,
     pub clip_skip: usize,
     pub started: Instant,
-    /// Products on the way that this process has written, oldest first.
-    pub products: Vec<String>,
+    pub inputs: Inputs,
 }
 
 /// How a run ended.
@@ -69,11 +69,15 @@ pub enum Outcome {
 impl Trainer {
     pub fn run(mut self) -> Result<Outcome> {
         let result = self.run_to_the_end();
+        for problem in self.data.unreadable() {
+            eprintln!("left out, another image took its place: {problem}");
+        }
         let (outcome, step) = match &result {
             Ok((Outcome::Stopped(_), position)) => (RecordedOutcome::Stopped, position.step),
             Ok((_, position)) => (RecordedOutcome::Finished, position.step),
             Err(_) => (RecordedOutcome::Failed, self.record.steps),
         };
+        self.record.inputs = self.inputs.take();
         self.record.end(outcome, step);
         let written = self.record.write(&self.folder.path).map_err(|error| Error::storage(&self.folder.path, error));
         let (outcome, _) = result?;
@@ -88,6 +92,10 @@ impl Trainer {
             Start::Continue(checkpoint) => state::restore(&checkpoint, self.optimizer.as_mut(), self.scaler.as_mut())?,
             Start::Fresh | Start::Finished => Position::default(),
         };
+        if let Some(path) = &self.config.debug.trace {
+            let (steps, config) = (self.config.debug.trace_steps, self.config.to_toml());
+            self.trace = Some(Trace::new(path.clone(), steps, config, self.optimizer.groups()));
+        }
         self.record.resumed_step = (position.step > 0).then_some(position.step);
         self.record.write(&self.folder.path).map_err(|error| Error::storage(&self.folder.path, error))?;
         let mut log = self.open_log(&position)?;
@@ -104,11 +112,13 @@ impl Trainer {
         while position.step < self.total_steps {
             self.one_step(&mut log, &mut batches, &mut position)?;
             if stop.is_set() && position.step < self.total_steps {
+                self.finish_trace()?;
                 self.save_checkpoint(&mut log, &position)?;
                 log.finish();
                 return Ok((Outcome::Stopped(position.step), position));
             }
         }
+        self.finish_trace()?;
         let product = self.finish(&mut log, &position)?;
         log.finish();
         Ok((Outcome::Done(product), position))
@@ -137,11 +147,16 @@ impl Trainer {
             self.record.timings.insert("start_to_first_step".into(), self.started.elapsed().as_secs_f64());
         }
         if let Some(trace) = &mut self.trace
-            && trace.record(position.step, &outcome, &rates, self.optimizer.groups())?
+            && trace.record(position.step, &outcome, &rates)
         {
-            self.trace = None;
+            self.finish_trace()?;
         }
         self.after_step(log, position, epoch_ended)
+    }
+
+    /// Writes the trace, with fewer steps than asked for when the run ends before.
+    fn finish_trace(&mut self) -> Result<()> {
+        self.trace.take().map_or(Ok(()), |trace| trace.finish(self.optimizer.groups()))
     }
 
     /// The product, then the last measurements and pictures: what was trained is safe before anything else is tried.
@@ -191,12 +206,12 @@ impl Trainer {
         if !self.config.validation.evaluate_at_end || self.config.method == Method::Vae {
             return Ok(());
         }
-        // A trained model is no base any more: it is loaded again. Adapters are only taken off.
-        let reloaded = match self.trainable.adapter_kind() {
-            Some(_) => None,
-            None => Some(load_model(&self.config, self.model.device)?),
-        };
-        let base = reloaded.as_ref().unwrap_or(&self.model);
+        // A trained model is no base any more: the base's weights are read in its place. Adapters are only taken off.
+        if self.trainable.adapter_kind().is_none() {
+            self.optimizer = build(&self.config.optimizer, Vec::new());
+            self.model = load_model(&self.config, self.model.device)?;
+        }
+        let base = &self.model;
         sdtrain_evaluate::detach_all(base);
         let mut announce = |name: &str| log.message(&format!("evaluating {name}"));
         let evaluation = sdtrain_evaluate::run(&self.config, base, held_out, &product[..1], &mut announce)?;
@@ -277,7 +292,9 @@ impl Trainer {
 
     /// In fp16 an overflow now and then is part of loss scaling; otherwise nothing good can follow.
     fn check_finite(&self, outcome: &StepOutcome, batches: &[Batch], step: u64) -> Result<()> {
-        if !outcome.skipped || self.scaler.is_some() {
+        // A loss that overflows in the forward pass is none that scaling could mend, nor is a scale without end.
+        let scaling_helps = self.scaler.as_ref().is_some_and(|scaler| scaler.scale >= 1.0);
+        if !outcome.skipped || (scaling_helps && outcome.loss.is_finite()) {
             return Ok(());
         }
         let images = batches.iter().flat_map(|batch| &batch.examples);
@@ -305,7 +322,6 @@ impl Trainer {
             for path in self.save_product(&stem, position)? {
                 log.message(&format!("saved {}", path.display()));
             }
-            self.products.push(stem);
             self.prune_products(log);
         }
         if self.due(self.config.validation.every(), position, epoch_ended) {
@@ -321,23 +337,42 @@ impl Trainer {
         let kind = kind_of(self.config.precision.save);
         let mut metadata = self.metadata.clone();
         metadata.insert("ss_steps".into(), position.step.to_string());
-        metadata.insert("ss_epoch".into(), (position.epoch + 1).to_string());
+        let epoch = position.epoch + u64::from(position.batch > 0);
+        metadata.insert("ss_epoch".into(), epoch.max(1).to_string());
         self.trainable.save(&self.model, &self.folder.path, stem, kind, &metadata)
     }
 
-    /// Deletes products on the way beyond `save.keep_last`. One that cannot be deleted is only untidy.
+    /// Deletes products on the way beyond `save.keep_last`, those that were written before a continuation included. One that
+    /// cannot be deleted is only untidy.
     fn prune_products(&mut self, log: &mut RunLog) {
         let Some(keep) = self.config.save.keep_last else { return };
-        while self.products.len() > keep {
-            let stem = self.products.remove(0);
-            for name in self.trainable.product_names(&stem) {
-                let path = self.folder.path.join(name);
-                let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-                if let Err(error) = removed {
-                    log.message(&format!("cannot delete {}: {error}", path.display()));
-                }
+        let mut stems = self.products_on_the_way();
+        stems.truncate(stems.len().saturating_sub(keep));
+        for name in stems.iter().flat_map(|stem| self.trainable.product_names(stem)) {
+            let path = self.folder.path.join(name);
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            if let Err(error) = removed {
+                log.message(&format!("cannot delete {}: {error}", path.display()));
             }
         }
+    }
+
+    /// The names, without ending, of this run's products on the way, oldest first.
+    fn products_on_the_way(&self) -> Vec<String> {
+        let prefix = format!("{}-", self.config.name);
+        let entries = fs::read_dir(&self.folder.path).into_iter().flatten().flatten();
+        let mut found: Vec<(std::time::SystemTime, String)> = entries
+            .filter_map(|entry| {
+                let name = entry.file_name().into_string().ok()?;
+                let stem = name.strip_suffix(".safetensors").unwrap_or(&name);
+                let number = stem.strip_prefix(&prefix)?;
+                let digits = number.strip_prefix("step").map_or((number, 6), |number| (number, 8));
+                let is_number = digits.0.len() >= digits.1 && digits.0.bytes().all(|byte| byte.is_ascii_digit());
+                is_number.then(|| Some((entry.metadata().ok()?.modified().ok()?, stem.to_string())))?
+            })
+            .collect();
+        found.sort();
+        found.into_iter().map(|(_, stem)| stem).collect()
     }
 
     fn validate(&self, log: &mut RunLog, step: u64) -> Result<()> {

@@ -1,11 +1,13 @@
 //! `sdtrain check`: what a configuration would do, without doing it.
 
 use std::fmt::Write;
+use std::path::Path;
 use std::thread::available_parallelism;
 
 use sdtrain_config::{Parsed, Problems};
 use sdtrain_data_loader::{DataReport, DataSet};
-use sdtrain_recipe::{Every, Loaded, LoraFormat, Method, ModelFormat, TrainConfig};
+use sdtrain_recipe::{DataConfig, Every, Loaded, LoraFormat, Method, ModelFormat, TrainConfig};
+use sdtrain_state_dict::{FileKind, SafetensorsFile, recognise};
 
 use crate::args::{CheckArgs, ConfigArgs};
 use crate::estimate::estimate;
@@ -19,19 +21,62 @@ const USUAL_BUCKET_STEP: usize = 64;
 /// Prints the summary to stdout.
 pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
     let config = load_or_explain(&args.config())?.config;
-    let parts = match ModelParts::of(&config.model) {
-        Ok(parts) => parts,
-        Err(failure) => {
-            return Err(match open_data(&config, USUAL_BUCKET_STEP) {
-                Ok(_) => failure,
-                Err(data_failure) => failure.and(data_failure),
-            });
-        }
-    };
-    let data = open_data(&config, parts.bucket_step())?;
-    let trained = trained_parts(&config, &parts)?;
+    let Examined { parts, data, trained } = examine(&config)?;
     print_answer(&summary(&config, &parts, &trained, &data));
     Ok(())
+}
+
+/// What a run would begin with.
+pub(crate) struct Examined {
+    parts: ModelParts,
+    data: DataReport,
+    trained: Vec<TrainedPart>,
+}
+
+/// Looks at everything that a run reads, without a tensor; whatever is wrong is in the one failure.
+pub(crate) fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
+    let parts = ModelParts::of(&config.model);
+    let step = parts.as_ref().map_or(USUAL_BUCKET_STEP, ModelParts::bucket_step);
+    let mut failures = Vec::new();
+    let mut keep = |failure: Failure| failures.push(failure);
+    let trained = parts.as_ref().ok().map(|parts| trained_parts(config, parts));
+    let parts = parts.map_err(&mut keep).ok();
+    let data = open_data(config, step).map_err(&mut keep).ok();
+    if let Some(path) = &config.validation.path {
+        let subsets = vec![config.held_out_subset(path)];
+        let held_out = DataConfig { subsets, batch_size: 1, ..config.data.clone() };
+        let _ = DataSet::open(&held_out, config.seed, step).map_err(|error| keep(error.into()));
+    }
+    let trained = trained.and_then(|trained| trained.map_err(&mut keep).ok());
+    if let Some(initial) = config.lora.initial.as_ref().filter(|_| config.method == Method::Lora) {
+        let _ = is_lora(initial).map_err(&mut keep);
+    }
+    if let (Some(parts), false) = (&parts, config.samples.prompts.is_empty()) {
+        let _ = check_sample_size(config, parts.downscale_factor()).map_err(&mut keep);
+    }
+    match (failures.into_iter().reduce(Failure::and), parts, data, trained) {
+        (None, Some(parts), Some(data), Some(trained)) => Ok(Examined { parts, data, trained }),
+        (failure, ..) => Err(failure.expect("what is missing has failed")),
+    }
+}
+
+fn is_lora(path: &Path) -> Result<(), Failure> {
+    let kind = recognise(&SafetensorsFile::open(path)?);
+    if matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. }) {
+        return Ok(());
+    }
+    Err(Failure::new(ExitCode::Model, format!("`lora.initial`: `{}` is a {kind}, not a LoRA", path.display())))
+}
+
+fn check_sample_size(config: &TrainConfig, factor: usize) -> Result<(), Failure> {
+    let (width, height) = config.sample_size();
+    if [width, height].iter().all(|side| (*side as usize).is_multiple_of(factor)) {
+        return Ok(());
+    }
+    let message =
+        format!("pictures of {width} × {height} cannot be drawn: the model needs multiples of {factor} pixels");
+    Err(Failure::new(ExitCode::Configuration, message)
+        .hint("set `samples.width` and `samples.height`, or another `data.resolution`"))
 }
 
 /// The configuration; when it is wrong, the failure also names what is wrong with the images, where those can be looked at.
@@ -67,7 +112,7 @@ fn open_data(config: &TrainConfig, bucket_step: usize) -> Result<DataReport, Fai
 }
 
 /// One network that is trained: its name, what of it, and how many parameters.
-struct TrainedPart {
+pub(crate) struct TrainedPart {
     name: &'static str,
     what: String,
     parameters: usize,
@@ -188,8 +233,8 @@ fn written(config: &TrainConfig) -> String {
         (Method::Lora, LoraFormat::Kohya, _) => "a LoRA in kohya's form",
         (Method::Lora, LoraFormat::Peft, _) => "a LoRA in PEFT's form",
         (Method::Lora, LoraFormat::Both, _) => "a LoRA in kohya's and in PEFT's form",
-        (Method::Full | Method::Vae, _, ModelFormat::SingleFile) => "a single-file model",
-        (Method::Full | Method::Vae, _, ModelFormat::Diffusers) => "a diffusers folder",
+        (Method::Vae, ..) | (Method::Full, _, ModelFormat::SingleFile) => "a single-file model",
+        (Method::Full, _, ModelFormat::Diffusers) => "a diffusers folder",
     };
     let mut parts = vec![format!("{product} at the end{}", also(config.save.every()))];
     parts.push(match config.checkpoint.every() {

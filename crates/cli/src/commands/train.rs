@@ -1,7 +1,7 @@
 //! `sdtrain train`: checks the configuration, then becomes the engine.
 
 use crate::args::{ConfigArgs, Resume, TrainArgs};
-use crate::commands::check::load_or_explain;
+use crate::commands::check::{examine, load_or_explain};
 use crate::engine::become_engine;
 use crate::{ExitCode, Failure};
 
@@ -15,7 +15,9 @@ pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
             Failure::new(ExitCode::Configuration, message).hint("it is `auto`, `never` or the path of a checkpoint")
         );
     }
-    checked(&args.config)
+    // Before half a second goes into loading libtorch, and before anything is written.
+    examine(&load_or_explain(&args.config)?.config)?;
+    Err(become_engine())
 }
 
 /// Refuses a wrong configuration at once, before half a second goes into loading libtorch.

@@ -14,7 +14,7 @@ fn save(folder: &Path, name: &str, tensors: &[TensorEntry]) {
 }
 
 fn refusal(folder: &Path) -> Error {
-    match open_component(folder, STEM) {
+    match open_component(folder, STEM, None) {
         Ok(reader) => panic!("opened {:?}", reader.names()),
         Err(error) => error,
     }
@@ -24,9 +24,9 @@ fn refusal(folder: &Path) -> Error {
 fn a_full_precision_file_is_preferred_over_fp16() {
     let folder = tempfile::tempdir().unwrap();
     save(folder.path(), "diffusion_pytorch_model.fp16.safetensors", &[entry("a", Dtype::F16, &[1])]);
-    assert_eq!(open_component(folder.path(), STEM).unwrap().info("a").unwrap().dtype, Dtype::F16);
+    assert_eq!(open_component(folder.path(), STEM, None).unwrap().info("a").unwrap().dtype, Dtype::F16);
     save(folder.path(), "diffusion_pytorch_model.safetensors", &[entry("a", Dtype::F32, &[1])]);
-    assert_eq!(open_component(folder.path(), STEM).unwrap().info("a").unwrap().dtype, Dtype::F32);
+    assert_eq!(open_component(folder.path(), STEM, None).unwrap().info("a").unwrap().dtype, Dtype::F32);
 }
 
 fn sharded(folder: &Path, index: &str, second: &str) {
@@ -47,7 +47,7 @@ fn shards_are_read_as_one() {
     ] {
         let folder = tempfile::tempdir().unwrap();
         sharded(folder.path(), index, "model-2.safetensors");
-        let reader = open_component(folder.path(), STEM).unwrap();
+        let reader = open_component(folder.path(), STEM, None).unwrap();
         assert_eq!(reader.names(), ["a", "b", "c"]);
         assert_eq!(reader.bytes("c").unwrap().as_ref(), entry("c", Dtype::F32, &[3]).bytes);
         assert!(reader.bytes("d").is_err());

@@ -31,7 +31,7 @@ fn a_full_size_checkpoint_splits_into_the_three_networks_and_joins_again() {
 #[test]
 fn a_diffusers_folder_becomes_the_checkpoint_that_its_golden_file_holds() {
     let folder = fixture_folder();
-    let part = |name: &str, stem: &str| open_component(&folder.join("tiny_sd1").join(name), stem).unwrap();
+    let part = |name: &str, stem: &str| open_component(&folder.join("tiny_sd1").join(name), stem, None).unwrap();
     let (unet, vae) = (part("unet", "diffusion_pytorch_model"), part("vae", "diffusion_pytorch_model"));
     let text_encoder = part("text_encoder", "model");
     let checkpoint = to_ldm(&unet, &vae, &text_encoder).unwrap();

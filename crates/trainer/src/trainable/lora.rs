@@ -1,7 +1,7 @@
 //! Low-rank adapters beside frozen networks.
 
 use super::Trainable;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use sdtrain_adapter::{Lora, LoraFile, Networks, kohya_metadata};
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::ParamGroup;
@@ -27,6 +27,9 @@ impl LoraTrainable {
             Some(path) => LoraFile::read(&SafetensorsFile::open(path)?, &networks)?.into_lora(&networks)?,
             None => Lora::new(config, seed, &networks)?,
         };
+        if let Some(path) = &config.initial {
+            check_initial(path, config, &lora)?;
+        }
         let lora = lora.with_dropout(config.dropout, seed);
         lora.attach(&networks);
         for (_, parameter) in [Part::Unet, Part::TextEncoder].into_iter().flat_map(|part| lora.parameters(part)) {
@@ -34,6 +37,30 @@ impl LoraTrainable {
         }
         Ok(LoraTrainable { lora, config: config.clone(), learning_rate })
     }
+}
+
+/// A file has its own layers and ranks: where the configuration says others, somebody is mistaken.
+fn check_initial(path: &Path, config: &LoraConfig, lora: &Lora) -> Result<()> {
+    let wrong = |message: String, hint: String| Err(Error::Config { message, hint: Some(hint) });
+    for (part, trained) in [(Part::Unet, config.train_unet), (Part::TextEncoder, config.train_text_encoder)] {
+        if !trained && lora.modules().iter().any(|module| module.part == part) {
+            let message = format!("`lora.initial`: `{}` also adapts the {part}, which is not trained", path.display());
+            return wrong(message, format!("set `lora.train_{part} = true`"));
+        }
+    }
+    let ranks: std::collections::BTreeSet<i64> = lora
+        .modules()
+        .iter()
+        .filter(|module| module.layer.convolution.is_none_or(|_| module.layer.down.size()[2..] == [1, 1]))
+        .map(|module| module.rank())
+        .collect();
+    if ranks.len() == 1 && !ranks.contains(&i64::from(config.rank)) {
+        let rank = ranks.first().copied().unwrap_or_default();
+        let message =
+            format!("`lora.initial`: `{}` has rank {rank}, but `lora.rank` is {}", path.display(), config.rank);
+        return wrong(message, format!("set `lora.rank = {rank}`"));
+    }
+    Ok(())
 }
 
 impl Trainable for LoraTrainable {

@@ -1,38 +1,18 @@
 //! Whole models: a single file with the original names, a diffusers folder.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use sdtrain_state_dict::{
-    Error as FileError, FileKind, FromReader, Reader, canonical_text_encoder, canonical_unet, canonical_vae,
-    ldm_single_file, open_component, recognise, to_ldm, write_source,
+    FileKind, FromReader, PipelineConfigs, Reader, canonical_text_encoder, canonical_unet, canonical_vae,
+    ldm_single_file, open_component, recognise, to_ldm, write_diffusers_folder, write_source,
 };
 use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
-use serde_json::{Value as Json, json};
 
 use super::sd1;
 use crate::model_parts::read_json;
 use crate::{ExitCode, Failure};
-
-/// Metadata keys under which this program's single files of other sizes than SD1's carry their configurations.
-const UNET: &str = "sdtrain.unet";
-const VAE: &str = "sdtrain.vae";
-const TEXT_ENCODER: &str = "sdtrain.text_encoder";
-const SCHEDULER: &str = "sdtrain.scheduler";
-const VOCAB: &str = "sdtrain.tokenizer.vocab";
-const MERGES: &str = "sdtrain.tokenizer.merges";
-
-/// The files beside the weights of a diffusers folder.
-struct Configs {
-    unet: Json,
-    vae: Json,
-    text_encoder: Json,
-    scheduler: Json,
-    tokenizer: ClipTokenizer,
-}
 
 pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<(), Failure> {
     let path = file.path().to_path_buf();
@@ -46,72 +26,40 @@ pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<(), Fail
     let lacks = |part: &str| Failure::new(ExitCode::Model, format!("`{}` holds no {part}", path.display()));
     let vae = parts.vae.as_ref().ok_or_else(|| lacks("VAE"))?;
     let text_encoder = parts.text_encoder.as_ref().ok_or_else(|| lacks("text encoder"))?;
-    let configs = match file.metadata().contains_key(UNET) {
-        true => embedded_configs(file.as_ref())?,
-        false => sd1_configs(&parts.unet, &path)?,
+    let (configs, tokenizer) = match PipelineConfigs::from_metadata(&path, file.metadata())? {
+        Some((configs, [vocab, merges])) => {
+            let window = configs.text_encoder["max_position_embeddings"].as_u64().unwrap_or(77) as usize;
+            let tokenizer = ClipTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), "<|endoftext|>", window);
+            (configs, tokenizer.map_err(tokenizer_failure)?)
+        }
+        None => (sd1_configs(&parts.unet, &path)?, ClipTokenizer::builtin()),
     };
-
-    let staging = staging_folder(folder)?;
-    let written = write_folder(&staging, &configs, [&parts.unet, vae, text_encoder]);
-    if let Err(failure) = written.and_then(|()| publish(&staging, folder)) {
-        // The staging folder is this program's own; what cannot be removed is overwritten by the next try.
-        let _ = fs::remove_dir_all(&staging);
-        return Err(failure);
-    }
-    Ok(())
+    let sources = [FromReader(&parts.unet), FromReader(vae), FromReader(text_encoder)];
+    let [unet, vae, text_encoder] = &sources;
+    Ok(write_diffusers_folder(folder, &configs, &tokenizer.files(), [unet, vae, text_encoder])?)
 }
 
 pub(crate) fn to_single_file(folder: &Path, output: &Path) -> Result<(), Failure> {
-    let unet = canonical_unet(open_component(&folder.join("unet"), "diffusion_pytorch_model")?)?;
-    let vae = canonical_vae(open_component(&folder.join("vae"), "diffusion_pytorch_model")?)?;
-    let text_encoder = canonical_text_encoder(open_component(&folder.join("text_encoder"), "model")?)?;
-    let unet_config = read_json(&folder.join("unet/config.json"))?;
-    let vae_config = read_json(&folder.join("vae/config.json"))?;
-    let text_config = read_json(&folder.join("text_encoder/config.json"))?;
-    let scheduler = read_json(&folder.join("scheduler/scheduler_config.json"))?;
-
+    let unet = canonical_unet(open_component(&folder.join("unet"), "diffusion_pytorch_model", None)?)?;
+    let vae = canonical_vae(open_component(&folder.join("vae"), "diffusion_pytorch_model", None)?)?;
+    let text_encoder = canonical_text_encoder(open_component(&folder.join("text_encoder"), "model", None)?)?;
+    let configs = PipelineConfigs {
+        unet: read_json(&folder.join("unet/config.json"))?,
+        vae: read_json(&folder.join("vae/config.json"))?,
+        text_encoder: read_json(&folder.join("text_encoder/config.json"))?,
+        scheduler: read_json(&folder.join("scheduler/scheduler_config.json"))?,
+    };
     let mut metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    let epsilon = scheduler["prediction_type"].as_str().is_none_or(|kind| kind == "epsilon");
-    let is_sd1 = unet_config["block_out_channels"] == sd1::unet(4)["block_out_channels"]
-        && vae_config["block_out_channels"] == sd1::vae()["block_out_channels"]
-        && text_config["vocab_size"] == sd1::text_encoder()["vocab_size"]
-        && epsilon;
-    if !is_sd1 {
-        let configs = [(UNET, unet_config), (VAE, vae_config), (TEXT_ENCODER, text_config), (SCHEDULER, scheduler)];
-        metadata.extend(configs.map(|(key, config)| (key.to_owned(), config.to_string())));
+    if !sd1::is_plain(&configs) {
         let tokenizer = ClipTokenizer::from_folder(folder.join("tokenizer")).map_err(tokenizer_failure)?;
-        for (name, content) in tokenizer.files() {
-            let key = match name.as_str() {
-                "vocab.json" => VOCAB,
-                "merges.txt" => MERGES,
-                _ => continue,
-            };
-            metadata.insert(key.to_owned(), String::from_utf8_lossy(&content).into_owned());
-        }
+        metadata.extend(configs.to_metadata(&tokenizer.files()));
     }
     let joined = to_ldm(&unet, &vae, &text_encoder)?;
     Ok(write_source(output, &FromReader(&joined), &metadata)?)
 }
 
-fn embedded_configs(file: &dyn Reader) -> Result<Configs, Failure> {
-    let path = file.path().display();
-    let text = |key: &str| {
-        let message = format!("`{path}`: its metadata has `{UNET}` but no `{key}`");
-        file.metadata().get(key).ok_or_else(|| Failure::new(ExitCode::Model, message))
-    };
-    let parsed = |key: &str| -> Result<Json, Failure> {
-        serde_json::from_str(text(key)?)
-            .map_err(|error| Failure::new(ExitCode::Model, format!("`{path}`: metadata `{key}`: {error}")))
-    };
-    let text_encoder = parsed(TEXT_ENCODER)?;
-    let window = text_encoder["max_position_embeddings"].as_u64().unwrap_or(77) as usize;
-    let (vocab, merges) = (text(VOCAB)?.as_bytes(), text(MERGES)?.as_bytes());
-    let tokenizer = ClipTokenizer::from_parts(vocab, merges, "<|endoftext|>", window).map_err(tokenizer_failure)?;
-    Ok(Configs { unet: parsed(UNET)?, vae: parsed(VAE)?, text_encoder, scheduler: parsed(SCHEDULER)?, tokenizer })
-}
-
 /// A file without configurations must have the sizes of SD1, or a reader could not know them.
-fn sd1_configs(unet: &dyn Reader, path: &Path) -> Result<Configs, Failure> {
+fn sd1_configs(unet: &dyn Reader, path: &Path) -> Result<PipelineConfigs, Failure> {
     let shape = |name: &str| unet.info(name).map(|info| info.shape.clone()).unwrap_or_default();
     let conv_in = shape("conv_in.weight");
     let context = shape("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight");
@@ -119,88 +67,7 @@ fn sd1_configs(unet: &dyn Reader, path: &Path) -> Result<Configs, Failure> {
         let message = format!("`{}` has other sizes than SD1 and carries no configuration", path.display());
         return Err(Failure::new(ExitCode::Model, message));
     }
-    Ok(Configs {
-        unet: sd1::unet(conv_in[1]),
-        vae: sd1::vae(),
-        text_encoder: sd1::text_encoder(),
-        scheduler: sd1::scheduler(),
-        tokenizer: ClipTokenizer::builtin(),
-    })
-}
-
-fn write_folder(folder: &Path, configs: &Configs, [unet, vae, text_encoder]: [&dyn Reader; 3]) -> Result<(), Failure> {
-    for part in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
-        let path = folder.join(part);
-        fs::create_dir_all(&path).map_err(save_failure(&path))?;
-    }
-    let write = |name: &str, content: &[u8]| {
-        let path = folder.join(name);
-        fs::write(&path, content).map_err(save_failure(&path))
-    };
-    let scheduler_class = configs.scheduler["_class_name"].as_str().unwrap_or("PNDMScheduler");
-    let index = json!({
-        "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": "0.42.0",
-        "feature_extractor": [null, null],
-        "requires_safety_checker": false,
-        "safety_checker": [null, null],
-        "scheduler": ["diffusers", scheduler_class],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    });
-    let files = [
-        ("model_index.json", &index),
-        ("unet/config.json", &configs.unet),
-        ("vae/config.json", &configs.vae),
-        ("text_encoder/config.json", &configs.text_encoder),
-        ("scheduler/scheduler_config.json", &configs.scheduler),
-    ];
-    for (name, json) in files {
-        write(name, format!("{json:#}\n").as_bytes())?;
-    }
-    for (name, content) in configs.tokenizer.files() {
-        write(&format!("tokenizer/{name}"), &content)?;
-    }
-    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    for (name, part) in [
-        ("unet/diffusion_pytorch_model.safetensors", unet),
-        ("vae/diffusion_pytorch_model.safetensors", vae),
-        ("text_encoder/model.safetensors", text_encoder),
-    ] {
-        write_source(&folder.join(name), &FromReader(part), &metadata)?;
-    }
-    Ok(())
-}
-
-/// An empty folder beside `folder`, which takes its name once it is complete.
-fn staging_folder(folder: &Path) -> Result<PathBuf, Failure> {
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let is_replaceable = !folder.exists()
-        || folder.join("model_index.json").is_file()
-        || fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
-    if name.is_empty() || !is_replaceable {
-        let message = format!("`{}` exists and is no diffusers folder", folder.display());
-        return Err(Failure::new(ExitCode::Configuration, message).hint("name a folder that does not exist yet"));
-    }
-    let staging = folder.with_file_name(format!(".{name}.partial"));
-    if staging.exists() {
-        fs::remove_dir_all(&staging).map_err(save_failure(&staging))?;
-    }
-    Ok(staging)
-}
-
-fn publish(staging: &Path, folder: &Path) -> Result<(), Failure> {
-    if folder.exists() {
-        fs::remove_dir_all(folder).map_err(save_failure(folder))?;
-    }
-    fs::rename(staging, folder).map_err(save_failure(folder))
-}
-
-fn save_failure(path: &Path) -> impl FnOnce(io::Error) -> Failure {
-    let path = path.to_path_buf();
-    move |source| FileError::Save { path, source }.into()
+    Ok(PipelineConfigs { unet: sd1::unet(conv_in[1]), ..sd1::configs() })
 }
 
 fn tokenizer_failure(error: sdtrain_tokenizer::Error) -> Failure {
@@ -211,6 +78,11 @@ fn tokenizer_failure(error: sdtrain_tokenizer::Error) -> Failure {
 #[cfg(test)]
 pub(crate) mod tests {
     use sdtrain_state_dict::{SafetensorsFile, TensorEntry, write};
+
+    use std::fs;
+    use std::path::PathBuf;
+
+    use serde_json::json;
 
     use super::*;
     use crate::architecture::{self, Shapes};
@@ -244,8 +116,10 @@ pub(crate) mod tests {
             write_weights(&path, &shapes.expect("complete"));
             SafetensorsFile::open(&path).expect("it was just written")
         });
-        let configs = Configs { unet, vae, text_encoder, scheduler: sd1::scheduler(), tokenizer };
-        write_folder(folder, &configs, [&parts[0], &parts[1], &parts[2]]).expect("a writable folder");
+        let configs = PipelineConfigs { unet, vae, text_encoder, scheduler: sd1::scheduler() };
+        let [unet, vae, text_encoder] = [0, 1, 2].map(|part: usize| FromReader(&parts[part]));
+        write_diffusers_folder(folder, &configs, &tokenizer.files(), [&unet, &vae, &text_encoder])
+            .expect("a writable folder");
     }
 
     fn write_weights(path: &Path, shapes: &Shapes) {

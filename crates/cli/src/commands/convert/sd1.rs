@@ -2,7 +2,32 @@
 //!
 //! <https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5>
 
+use sdtrain_state_dict::PipelineConfigs;
 use serde_json::{Value as Json, json};
+
+/// All of them.
+pub(super) fn configs() -> PipelineConfigs {
+    PipelineConfigs { unet: unet(4), vae: vae(), text_encoder: text_encoder(), scheduler: scheduler() }
+}
+
+/// Whether a reader that takes a single file for SD1 gets everything right that changes a number: where it does not, the
+/// configurations travel in the metadata.
+pub(super) fn is_plain(configs: &PipelineConfigs) -> bool {
+    // A key that is not there has its default, which is SD1's for all of these.
+    let agrees = |ours: &Json, plain: &Json, left_out: &[&str]| {
+        let keys = plain.as_object().into_iter().flat_map(|plain| plain.iter());
+        keys.filter(|(key, _)| !left_out.contains(&key.as_str()))
+            .all(|(key, value)| ours.get(key).is_none_or(|own| own == value))
+    };
+    // Only what training sees of a schedule counts; the class of the sampler and its details are a choice.
+    let sampler = ["_class_name", "clip_sample", "set_alpha_to_one", "skip_prk_steps", "steps_offset"];
+    let tokens = ["architectures", "model_type", "bos_token_id", "eos_token_id", "pad_token_id"];
+    agrees(&configs.unet, &unet(4), &["_class_name", "sample_size"])
+        && agrees(&configs.vae, &vae(), &["_class_name", "sample_size"])
+        && agrees(&configs.text_encoder, &text_encoder(), &tokens)
+        && agrees(&configs.scheduler, &scheduler(), &sampler)
+        && configs.scheduler["rescale_betas_zero_snr"] != true
+}
 
 pub(super) fn unet(in_channels: usize) -> Json {
     json!({

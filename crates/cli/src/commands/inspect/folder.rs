@@ -25,7 +25,7 @@ pub(super) fn describe(folder: &Path, description: &mut Description) -> Result<(
         return output_folder(folder, description);
     }
     for stem in STEMS {
-        if let Ok(reader) = open_component(folder, stem) {
+        if let Ok(reader) = open_component(folder, stem, None) {
             return file::describe(&reader, description);
         }
     }
@@ -48,7 +48,7 @@ fn diffusers(folder: &Path, description: &mut Description) -> Result<(), Failure
         let Some(class) = value[1].as_str() else { continue };
         let mut part = json!({"class": class});
         let mut line = class.to_owned();
-        let reader = STEMS.iter().find_map(|stem| open_component(&folder.join(name), stem).ok());
+        let reader = STEMS.iter().find_map(|stem| open_component(&folder.join(name), stem, None).ok());
         if let Some(reader) = reader {
             let mut sizes = Description::default();
             file::sizes(&reader, &mut sizes);

@@ -1,0 +1,56 @@
+//! Which files a run was made from: their hashes, for `run.json`, computed beside the first steps.
+
+use sdtrain_recipe::{ModelLocation, TrainConfig};
+use sdtrain_run_log::InputFile;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+
+/// Files being hashed.
+pub(crate) struct Inputs {
+    thread: Option<JoinHandle<Vec<InputFile>>>,
+}
+
+impl Inputs {
+    /// Starts on the configuration's model, VAE and first adapter.
+    pub fn hash(config: &TrainConfig) -> Inputs {
+        let mut files = Vec::new();
+        if let Ok(ModelLocation::Path(model)) = ModelLocation::find(&config.model.path) {
+            weights_below(&model, &mut files);
+        }
+        for path in config.model.vae.iter().chain(&config.lora.initial) {
+            weights_below(path, &mut files);
+        }
+        let built_in = config.model.path.strip_prefix("builtin:").map(str::to_string);
+        let work = move || {
+            let content = built_in.and_then(|name| Some((sdtrain_model::builtin_bytes(&name)?, name)));
+            let embedded = content.map(|(content, name)| InputFile::embedded(&format!("builtin:{name}"), content));
+            // A file that cannot be read any more fails the run elsewhere, or was not needed.
+            embedded.into_iter().chain(files.iter().filter_map(|path| InputFile::of(path).ok())).collect()
+        };
+        Inputs { thread: thread::Builder::new().name("hash-inputs".into()).spawn(work).ok() }
+    }
+
+    /// The hashes, once; waits for those that are not ready.
+    pub fn take(&mut self) -> Vec<InputFile> {
+        self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
+    }
+}
+
+/// The file itself, or all safetensors files in a folder and the folders of its networks, in order.
+fn weights_below(path: &Path, files: &mut Vec<PathBuf>) {
+    if path.is_file() {
+        files.push(path.to_path_buf());
+        return;
+    }
+    let mut entries: Vec<PathBuf> =
+        fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    entries.sort();
+    for entry in entries {
+        if entry.is_dir() {
+            weights_below(&entry, files);
+        } else if entry.extension().is_some_and(|ending| ending == "safetensors") {
+            files.push(entry);
+        }
+    }
+}
