@@ -125,8 +125,9 @@ impl NoiseSchedule {
 
 fn betas(settings: &SchedulerSettings) -> Result<Tensor, Error> {
     let steps = settings.num_train_timesteps;
-    if steps == 0 {
-        return Err(Error::Schedule("`num_train_timesteps` is 0".to_owned()));
+    const MOST_STEPS: usize = 1_000_000;
+    if !(1..=MOST_STEPS).contains(&steps) {
+        return Err(Error::Schedule(format!("`num_train_timesteps` is {steps}, not a number from 1 to {MOST_STEPS}")));
     }
     if let Some(betas) = &settings.trained_betas {
         // Every table here is looked up by timesteps below `num_train_timesteps`.

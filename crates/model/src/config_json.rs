@@ -34,6 +34,41 @@ impl PerBlock {
     }
 }
 
+/// Keys that say how many or how large; no network of this class comes near the limits below.
+const SIZES: &[&str] = &[
+    "in_channels",
+    "out_channels",
+    "block_out_channels",
+    "latent_channels",
+    "norm_num_groups",
+    "attention_head_dim",
+    "num_attention_heads",
+    "cross_attention_dim",
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "vocab_size",
+];
+
+/// A number that would divide by zero or ask for all the memory there is must end here, not in libtorch.
+fn check_size(what: &str, key: &str, value: &Value) -> Result<()> {
+    let largest = match key {
+        _ if SIZES.contains(&key) => 1_000_000,
+        "layers_per_block" | "transformer_layers_per_block" | "num_hidden_layers" => 100,
+        _ => return Ok(()),
+    };
+    let numbers = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+    for number in numbers.iter().filter(|number| number.is_number()) {
+        if !number.as_i64().is_some_and(|number| (1..=largest).contains(&number)) {
+            return Err(Error::Config(format!("{what}: `{key}` = {number} is not a number from 1 to {largest}")));
+        }
+    }
+    if numbers.len() > 16 {
+        return Err(Error::Config(format!("{what}: `{key}` has {} entries; 16 are the most", numbers.len())));
+    }
+    Ok(())
+}
+
 /// Parses `json` as `T`, whose unknown keys are ignored, and refuses every key of `plain` whose value is not one of
 /// those listed: an option that would change the result must not be passed over.
 pub(crate) fn parse<T: DeserializeOwned>(what: &str, json: &Value, plain: &[(&str, &[Value])]) -> Result<T> {
@@ -49,5 +84,33 @@ pub(crate) fn parse<T: DeserializeOwned>(what: &str, json: &Value, plain: &[(&st
             _ => {}
         }
     }
+    for (key, value) in json.as_object().into_iter().flatten() {
+        check_size(what, key, value)?;
+    }
     T::deserialize(json).map_err(|error| Error::Config(format!("{what}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::text_encoder::ClipTextConfig;
+    use crate::unet::UNetConfig;
+    use crate::vae::VaeConfig;
+    use serde_json::json;
+
+    #[test]
+    fn sizes_that_no_network_has_are_refused_by_name() {
+        for (key, value) in [
+            ("norm_num_groups", json!(0)),
+            ("layers_per_block", json!(1_000_000_000_000i64)),
+            ("block_out_channels", json!([32, -64])),
+            ("block_out_channels", json!(vec![32; 17])),
+        ] {
+            let config = json!({ key: value });
+            for error in [UNetConfig::from_json(&config).unwrap_err(), VaeConfig::from_json(&config).unwrap_err()] {
+                assert!(error.to_string().contains(key), "{error}");
+            }
+        }
+        let error = ClipTextConfig::from_json(&json!({ "num_hidden_layers": 101 })).unwrap_err().to_string();
+        assert!(error.contains("`num_hidden_layers` = 101"), "{error}");
+    }
 }

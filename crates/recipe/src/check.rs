@@ -98,6 +98,9 @@ impl Checker<'_> {
                 self.existing_folder(&key("path"), &subset.path);
             }
             self.at_least_one(&key("repeats"), Some(u64::from(subset.repeats)));
+            if subset.repeats > 100_000 {
+                self.report(&key("repeats"), "100000 repeats are the most; train for more epochs instead");
+            }
             self.between_zero_and_one(&key("caption_dropout_rate"), subset.caption_dropout_rate);
             if !subset.caption_extension.starts_with('.') {
                 let message = format!(

@@ -162,11 +162,6 @@ impl Trainer {
     /// The product, then the last measurements and pictures: what was trained is safe before anything else is tried.
     fn finish(&mut self, log: &mut RunLog, position: &Position) -> Result<Vec<PathBuf>> {
         self.record.phase("save");
-        if self.config.method == Method::Vae && self.config.vae_objective.train_encoder {
-            let scaling_factor = self.unit_scaling_factor()?;
-            self.model.vae.set_scaling_factor(scaling_factor);
-            log.message(&format!("scaling factor of the latents: {scaling_factor:.5}"));
-        }
         let product = self.save_product(&self.config.name.clone(), position)?;
         for path in &product {
             log.message(&format!("saved {}", path.display()));
@@ -333,7 +328,10 @@ impl Trainer {
         Ok(())
     }
 
-    fn save_product(&self, stem: &str, position: &Position) -> Result<Vec<PathBuf>> {
+    fn save_product(&mut self, stem: &str, position: &Position) -> Result<Vec<PathBuf>> {
+        if self.config.method == Method::Vae && self.config.vae_objective.train_encoder {
+            self.model.vae.set_scaling_factor(self.unit_scaling_factor()?);
+        }
         let kind = kind_of(self.config.precision.save);
         let mut metadata = self.metadata.clone();
         metadata.insert("ss_steps".into(), position.step.to_string());

@@ -82,6 +82,17 @@ fn training_state(folder: &Path, description: &mut Description) -> Result<(), Fa
     description.line("kind", "checkpoint that a run continues from");
     for (key, value) in manifest.as_object().into_iter().flatten() {
         match value {
+            Json::Object(info) if key == "info" => {
+                for (key, value) in info {
+                    description.line(key, value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+                }
+            }
+            Json::Array(files) if key == "files" => {
+                for file in files {
+                    let name = file["name"].as_str().unwrap_or_default();
+                    description.line("file", format!("{name}, {} bytes", file["length"]));
+                }
+            }
             Json::Array(_) | Json::Object(_) | Json::Null => {}
             Json::String(text) => description.line(key, text.clone()),
             other => description.line(key, other.to_string()),
