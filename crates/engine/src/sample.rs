@@ -28,7 +28,14 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
         Failure::new(ExitCode::Storage, format!("cannot create `{}`: {error}", args.output.display()))
     })?;
     let side = default_side(&model);
-    let sampler = args.sampler.map_or_else(|| "model's own".to_string(), |name| name.to_string());
+    let loras: Vec<String> = args.lora.iter().map(|lora| format!("{}:{}", lora.path.display(), lora.weight)).collect();
+    let mut settings = Vec::new();
+    if !loras.is_empty() {
+        settings.push(("LoRA", loras.join(" ")));
+    }
+    if let Some(vae) = &args.vae {
+        settings.push(("VAE", vae.display().to_string()));
+    }
     let (width, height) = (args.width.unwrap_or(side), args.height.unwrap_or(side));
     let batch = pictures_at_once(width, height) as u32;
     for first in (0..args.num_images).step_by(batch as usize) {
@@ -46,7 +53,7 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
         };
         let pictures = text_to_image(&model, &request).map_err(failure::of_pipeline)?;
         for (index, picture) in pictures.iter().enumerate() {
-            let text = parameters_text(&request, index, &sampler, &args.model);
+            let text = parameters_text(&model, &args.model, &request, index, &settings);
             let name = format!("{:05}-{}.png", first as usize + index, request.seed + index as u64);
             let path = args.output.join(name);
             save_png(&path, picture, &[("parameters", text)]).map_err(failure::of_pipeline)?;

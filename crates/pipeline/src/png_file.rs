@@ -3,18 +3,31 @@
 use crate::error::{Error, Result};
 use crate::text_to_image::Request;
 use image::RgbImage;
+use sdtrain_diffusion::SchedulerClass;
+use sdtrain_model::StableDiffusion;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-/// The settings of picture `index` of `request`, as web interfaces write them into the `parameters` chunk.
-pub fn parameters_text(request: &Request, index: usize, sampler: &str, model: &str) -> String {
+/// The settings of picture `index` that `model` drew for `request`, as web interfaces write them into the `parameters` chunk.
+/// `name` is what the user calls the model; `settings` are further names and values, such as LoRAs.
+pub fn parameters_text(
+    model: &StableDiffusion,
+    name: &str,
+    request: &Request,
+    index: usize,
+    settings: &[(&str, String)],
+) -> String {
     let negative = match request.negative.as_str() {
         "" => String::new(),
         negative => format!("\nNegative prompt: {negative}"),
     };
+    let own = || model.scheduler.class_name.clone().unwrap_or_else(|| SchedulerClass::Pndm.name().to_string());
+    let sampler = request.sampler.map_or_else(own, |sampler| sampler.to_string());
+    let settings: String = settings.iter().map(|(name, value)| format!(", {name}: {value}")).collect();
     format!(
-        "{}{negative}\nSteps: {}, Sampler: {sampler}, CFG scale: {}, Seed: {}, Size: {}x{}, Clip skip: {}, Model: {model}, Version: sdtrain {}",
+        "{}{negative}\nSteps: {}, Sampler: {sampler}, CFG scale: {}, Seed: {}, Size: {}x{}, Clip skip: {}, \
+         Model: {name}, Computed in: {}{settings}, Version: sdtrain {}",
         request.prompts[index],
         request.steps,
         request.guidance,
@@ -22,6 +35,7 @@ pub fn parameters_text(request: &Request, index: usize, sampler: &str, model: &s
         request.width,
         request.height,
         request.clip_skip,
+        format!("{:?}", model.compute).to_lowercase(),
         env!("CARGO_PKG_VERSION"),
     )
 }

@@ -9,7 +9,13 @@ pub fn device(name: &str) -> Result<Device> {
     match name {
         "cpu" => Ok(Device::Cpu),
         "auto" if !Path::new("/proc/driver/nvidia/version").exists() => Ok(Device::Cpu),
-        "auto" => Ok(load_cuda().map_or(Device::Cpu, |()| Device::cuda_if_available())),
+        "auto" => Ok(match load_cuda() {
+            Ok(()) => Device::cuda_if_available(),
+            Err(error) => {
+                eprintln!("warning: there is an NVIDIA driver, but this computes on the processor: {error}");
+                Device::Cpu
+            }
+        }),
         _ => {
             let index = match name.strip_prefix("cuda") {
                 Some("") => Some(0),

@@ -28,10 +28,9 @@ pub fn request(config: &TrainConfig, clip_skip: usize) -> Request {
 pub fn draw(model: &StableDiffusion, request: &Request, folder: &Path) -> Result<Vec<RgbImage>> {
     let pictures = text_to_image(model, request)?;
     fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
-    let sampler = request.sampler.map_or_else(|| "model's own".to_string(), |name| name.to_string());
     let name = model.path.display().to_string();
     for (index, picture) in pictures.iter().enumerate() {
-        let text = parameters_text(request, index, &sampler, &name);
+        let text = parameters_text(model, &name, request, index, &[]);
         let path = folder.join(format!("{index:02}-{}.png", request.seed + index as u64));
         save_png(&path, picture, &[("parameters", text)])?;
     }

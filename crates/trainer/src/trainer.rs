@@ -119,9 +119,9 @@ impl Trainer {
             }
         }
         self.finish_trace()?;
-        let product = self.finish(&mut log, &position)?;
+        let product = self.finish(&mut log, &position, &stop)?;
         log.finish();
-        Ok((Outcome::Done(product), position))
+        Ok((product.map_or(Outcome::Stopped(position.step), Outcome::Done), position))
     }
 
     /// One optimizer step and everything that is due after it.
@@ -160,7 +160,8 @@ impl Trainer {
     }
 
     /// The product, then the last measurements and pictures: what was trained is safe before anything else is tried.
-    fn finish(&mut self, log: &mut RunLog, position: &Position) -> Result<Vec<PathBuf>> {
+    /// Nothing when it was asked to stop before the end of them.
+    fn finish(&mut self, log: &mut RunLog, position: &Position, stop: &StopRequest) -> Result<Option<Vec<PathBuf>>> {
         self.record.phase("save");
         let product = self.save_product(&self.config.name.clone(), position)?;
         for path in &product {
@@ -168,13 +169,19 @@ impl Trainer {
         }
         self.record.phase("samples");
         self.validate(log, position.step)?;
+        if stop.is_set() {
+            return Ok(None);
+        }
         self.sample(log, position.step)?;
         let samples = self.folder.path.join("samples");
         let of_step = |step: u64| samples.join(format!("step-{step:06}"));
         samples::compare(&of_step(0), &of_step(position.step), &samples.join("grid.png"))?;
+        if stop.is_set() {
+            return Ok(None);
+        }
         self.record.phase("evaluate");
         self.evaluate(log, &product)?;
-        Ok(product)
+        Ok(Some(product))
     }
 
     /// What brings the latents of the first training images to a standard deviation of 1, as the noise schedule expects
