@@ -97,11 +97,16 @@ fn a_lora_samples_at_a_chosen_weight() {
     let draw = |lora: &[&str], folder: &str| {
         let args = ["sample", "--model", &model, "--prompt", "picture 1", "--steps", "2", "--output", folder];
         project.expect(0, &[&args[..], lora].concat());
-        fs::read(project.path(folder).join("00000-0.png")).unwrap()
+        image::open(project.path(folder).join("00000-0.png")).unwrap().into_rgb8()
     };
     let base = draw(&[], "base");
-    assert_eq!(base, draw(&["--lora", "outputs/run/run.safetensors:0"], "off"));
-    assert_ne!(base, draw(&["--lora", "outputs/run/run.safetensors"], "on"));
+    assert!(base == draw(&["--lora", "outputs/run/run.safetensors:0"], "off"), "switched off it changes nothing");
+    assert!(base != draw(&["--lora", "outputs/run/run.safetensors"], "on"), "switched on it changes the picture");
+    let settings = String::from_utf8_lossy(&fs::read(project.path("on/00000-0.png")).unwrap()).into_owned();
+    assert!(
+        settings.contains("Sampler: PNDMScheduler") && settings.contains("LoRA: outputs/run/run"),
+        "{settings:.400}"
+    );
 }
 
 #[test]
