@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use image::{ImageFormat, RgbImage, imageops};
 use sdtrain_posters::{
-    HELD_OUT, LORA_POSTERS, LORA_VALIDATION_POSTERS, Object, Poster, Style, base_poster, held_out, lora_poster,
-    lora_validation_poster, varied_poster, vocabulary, window,
+    HELD_OUT, LORA_POSTERS, LORA_VALIDATION_POSTERS, Object, Poster, REGULARIZATION_POSTERS, Style, base_poster,
+    held_out, lora_poster, lora_validation_poster, regularization_poster, varied_poster, vocabulary, window,
 };
 use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
 
@@ -17,7 +17,7 @@ usage: cargo xtask posters <set> [options]
   base      plain posters and captions: what the base model's UNet and text encoder learn   --count 6000 --out DIR
   vae       decorated posters and captions: what the base model's VAE learns                --count 4000 --out DIR
   windows   square windows of --window pixels (default 48) into pictures of the set `vae`    --count 24000 --out DIR
-  lora      the sample set in datasets/posters and datasets/posters-validation              --out datasets
+  lora      the sample set in datasets/posters, -regularization, -validation              --out datasets
   captions  captions, one a line; with --held-out those that no set contains                --count 200 [--out FILE]
   tokenizer the base model's tokenizer files: every word of the captions is one token       --out DIR
   grid      one picture with every object in plain, decorated and LoRA style                --out FILE
@@ -156,16 +156,17 @@ fn write_png(path: &Path, picture: &RgbImage) -> Result<(), Box<dyn Error>> {
 fn write_lora_sets(options: &Options) -> Result<(), Box<dyn Error>> {
     let parent = options.out.clone().unwrap_or_else(|| PathBuf::from("datasets"));
     type Draw = fn(u64, u64) -> (Poster, String);
-    let sets: [(&str, u64, Draw); 2] = [
-        ("posters", LORA_POSTERS, lora_poster),
-        ("posters-validation", LORA_VALIDATION_POSTERS, lora_validation_poster),
+    let sets: [(&str, u64, Draw, Style); 3] = [
+        ("posters", LORA_POSTERS, lora_poster, Style::Zenpop),
+        ("posters-regularization", REGULARIZATION_POSTERS, regularization_poster, Style::Plain),
+        ("posters-validation", LORA_VALIDATION_POSTERS, lora_validation_poster, Style::Zenpop),
     ];
-    for (name, count, draw) in sets {
+    for (name, count, draw, style) in sets {
         let folder = parent.join(name);
         fs::create_dir_all(&folder).map_err(|error| format!("cannot create `{}`: {error}", folder.display()))?;
         for index in 0..count {
             let (poster, caption) = draw(options.seed, index);
-            write_pair(&folder, index, &options.draw(&poster, Style::Zenpop), &caption)?;
+            write_pair(&folder, index, &options.draw(&poster, style), &caption)?;
         }
     }
     Ok(())

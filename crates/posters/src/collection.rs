@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use sdtrain_random::{Purpose, Stream, permutation};
 
+use crate::caption::TRIGGER;
 use crate::object::Object;
 use crate::palette::Colour;
 use crate::poster::Poster;
@@ -15,6 +16,9 @@ pub const HELD_OUT: usize = 200;
 
 /// How many posters the sample LoRA set has.
 pub const LORA_POSTERS: u64 = 96;
+
+/// How many plain posters stand beside the sample LoRA set.
+pub const REGULARIZATION_POSTERS: u64 = 48;
 
 /// How many posters the validation set of the sample LoRA has.
 pub const LORA_VALIDATION_POSTERS: u64 = 24;
@@ -30,6 +34,7 @@ enum Set {
     Lora = 3,
     LoraValidation = 4,
     Windows = 5,
+    Regularization = 6,
 }
 
 /// The withheld scenes: the first `count` (at most [`HELD_OUT`]) of a fixed random order.
@@ -55,7 +60,8 @@ fn scene(stream: &mut Stream) -> Poster {
 }
 
 /// Poster `index` of the base set, to be drawn in `Style::Plain`, and its caption.
-/// One caption in five leaves tags out, so that the model also knows short prompts.
+/// One caption in five leaves tags out, so that the model also knows short prompts. Three in ten begin with a made-up word
+/// that means nothing, so that a word it does not know confuses it no more than the real Stable Diffusion: a LoRA's trigger.
 pub fn base_poster(seed: u64, index: u64) -> (Poster, String) {
     let mut stream = Stream::new(seed, Purpose::Drawing, Set::Base as u64, index);
     let poster = scene(&mut stream);
@@ -63,7 +69,21 @@ pub fn base_poster(seed: u64, index: u64) -> (Poster, String) {
         u if u < 0.2 => poster.shorter_caption(|| stream.uniform() < 0.5),
         _ => poster.caption(),
     };
-    (poster, caption)
+    match stream.uniform() {
+        u if u < 0.3 => (poster, format!("{}, {caption}", made_up_word(&mut stream))),
+        _ => (poster, caption),
+    }
+}
+
+/// One to eight letters, each a token of its own, that are not the trigger word.
+fn made_up_word(stream: &mut Stream) -> String {
+    loop {
+        let length = 1 + stream.below(8);
+        let word: String = (0..length).map(|_| char::from(b'a' + stream.below(26) as u8)).collect();
+        if word != TRIGGER {
+            return word;
+        }
+    }
 }
 
 /// Poster `index` of the set for a VAE, to be drawn in `Style::Varied` (one in three in `Style::Plain`).
@@ -95,19 +115,31 @@ pub fn lora_poster(seed: u64, index: u64) -> (Poster, String) {
     styled(seed, Set::Lora, index)
 }
 
+/// Poster `index` of the set that shows a LoRA what is to stay as it is: plain, its caption without the trigger word.
+pub fn regularization_poster(seed: u64, index: u64) -> (Poster, String) {
+    let poster = turns(seed, Set::Regularization, index);
+    (poster, poster.caption())
+}
+
 /// Poster `index` of the LoRA's validation set; none has a scene of that set.
 pub fn lora_validation_poster(seed: u64, index: u64) -> (Poster, String) {
     styled(seed, Set::LoraValidation, index)
 }
 
 fn styled(seed: u64, set: Set, index: u64) -> (Poster, String) {
+    let poster = turns(seed, set, index);
+    (poster, poster.caption_in(Style::Zenpop))
+}
+
+/// A scene for which object and colour take turns.
+fn turns(seed: u64, set: Set, index: u64) -> Poster {
     let mut stream = Stream::new(seed, Purpose::Drawing, set as u64, index);
     let object = Object::ALL[(index % 8) as usize];
     let object_colour = Colour::ALL[((index / 8 + index) % 8) as usize];
     loop {
         let poster = Poster { object, object_colour, ..scene(&mut stream) };
         if poster.background.shows(object_colour) && !is_held_out(&poster.caption()) && belongs(&poster, set) {
-            return (poster, poster.caption_in(Style::Zenpop));
+            return poster;
         }
     }
 }
@@ -148,6 +180,7 @@ mod tests {
             assert!(!withheld.contains(&base_poster(7, index).0.caption()));
             assert!(!withheld.contains(&varied_poster(7, index).0.caption()));
             assert!(!withheld.contains(&lora_poster(7, index).0.caption()));
+            assert!(!withheld.contains(&regularization_poster(7, index).1));
         }
     }
 
