@@ -5,7 +5,10 @@ use std::path::Path;
 use sdtrain_config::{Document, Fault, Parsed, Problem};
 
 use crate::location::nearest_folder_hint;
-use crate::{Init, LrScheduleConfig, Method, ModelLocation, OptimizerConfig, PredictionType, TrainConfig};
+use crate::{
+    Init, LrScheduleConfig, Method, ModelLocation, OptimizerConfig, PredictionType, SOURCE_FILE_ENDINGS, TrainConfig,
+    is_address, is_pattern,
+};
 
 /// Everything that is wrong with a configuration whose single values have the right types.
 pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document) -> Vec<Fault> {
@@ -95,8 +98,9 @@ impl Checker<'_> {
         for (index, subset) in data.subsets.iter().enumerate() {
             let key = |name: &str| format!("data.subsets.{index}.{name}");
             if !self.parsed.is_faulty(&key("path")) {
-                self.existing_folder(&key("path"), &subset.path);
+                self.check_subset_path(&key("path"), &subset.path);
             }
+            self.existing(&key("metadata_file"), subset.metadata_file.as_deref());
             self.at_least_one(&key("repeats"), Some(u64::from(subset.repeats)));
             self.between_zero_and_one(&key("caption_dropout_rate"), subset.caption_dropout_rate);
             if !subset.caption_extension.starts_with('.') {
@@ -116,6 +120,26 @@ impl Checker<'_> {
                 self.report(&key("random_crop"), "random crops cannot be taken from cached latents").hint =
                     Some("set `data.cache_latents = false`".to_owned());
             }
+        }
+    }
+
+    fn check_subset_path(&mut self, key: &str, path: &Path) {
+        if is_address(path) {
+            let message = format!("`{key}`: `{}` is an address, and images are read from this machine", path.display());
+            self.report(key, message).hint =
+                Some("download them first, for instance with `hf download --repo-type dataset ORG/NAME`".to_owned());
+            return;
+        }
+        let is_source = path
+            .extension()
+            .and_then(|ending| ending.to_str())
+            .is_some_and(|ending| SOURCE_FILE_ENDINGS.contains(&ending.to_ascii_lowercase().as_str()));
+        if path.is_file() && !is_source {
+            let message = format!("`{key}`: `{}` is a file, not a folder", path.display());
+            let endings = SOURCE_FILE_ENDINGS.map(|ending| format!("`.{ending}`")).join(", ");
+            self.report(key, message).hint = Some(format!("files that hold or name images end in {endings}"));
+        } else if !is_pattern(path) && !path.is_file() {
+            self.existing_folder(key, path);
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use sdtrain_config::{Document, Parsed, Problems};
 
 use crate::check::check;
-use crate::{ModelLocation, TrainConfig};
+use crate::{ModelLocation, TrainConfig, is_address};
 
 /// A checked configuration with the document it came from.
 #[derive(Debug, Clone)]
@@ -93,8 +93,11 @@ fn make_paths_absolute(config: &mut TrainConfig, document: &Document) {
         config.model.path = path.to_string_lossy().into_owned();
     }
     for (index, subset) in config.data.subsets.iter_mut().enumerate() {
-        if !subset.path.as_os_str().is_empty() {
+        if !subset.path.as_os_str().is_empty() && !is_address(&subset.path) {
             subset.path = absolute(&subset.path, &format!("data.subsets.{index}.path"));
+        }
+        if let Some(file) = &mut subset.metadata_file {
+            *file = absolute(file, &format!("data.subsets.{index}.metadata_file"));
         }
     }
     let inputs = [

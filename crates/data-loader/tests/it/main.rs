@@ -4,5 +4,6 @@ mod data_set;
 mod folder;
 mod formats;
 mod prefetch;
+mod sources;
 mod split;
 mod trouble;
