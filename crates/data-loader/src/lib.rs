@@ -31,5 +31,5 @@ pub use prefetch::Prefetcher;
 pub use report::{BucketCount, CaptionCounts, DataReport};
 pub use source::{
     CONDITIONING_IMAGE, Container, EXTENSIONS, ExampleSource, ImageFolder, ImageLocation, KohyaMetadata, Listing,
-    Metadata, SOURCES, SourceCaption, SourceExample, SourceKind, open_source,
+    Metadata, Parquet, SOURCES, SourceCaption, SourceExample, SourceKind, Webdataset, open_source,
 };

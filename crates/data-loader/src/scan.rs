@@ -103,7 +103,10 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
                 uncaptioned.push(path.to_owned());
                 hint_of_source = hint_of_source.or_else(|| listing.caption_hint.clone());
             }
-            let relative = path.strip_prefix(&subset.path).unwrap_or(path).to_owned();
+            // A subset that is a file or a pattern lies in its folder.
+            let folder = subset.path.parent().unwrap_or(&subset.path);
+            let relative =
+                path.strip_prefix(&subset.path).or_else(|_| path.strip_prefix(folder)).unwrap_or(path).to_owned();
             scan.images.push(Image {
                 relative,
                 location: example.image,

@@ -90,7 +90,7 @@ impl Resolution {
 #[schemars(extend("required" = ["path"]))]
 pub struct Subset {
     /// Folder with the images, or a file that holds or names them; `format` says which. Several files of a kind are written
-    /// as a pattern: `shard-{000..123}.tar`, `{cats,dogs}.parquet`. Relative to the file it is written in.
+    /// as a pattern: `shard-{000..123}.tar`, `train-*.parquet`. Relative to the file it is written in.
     #[schemars(extend("x-other-names" = ["image_dir", "train_data_dir", "instance_data_dir"]))]
     pub path: PathBuf,
 

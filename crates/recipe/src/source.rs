@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 pub enum SourceFormat {
     /// Found out from what is there. `metadata_file` decides by its ending (`.json`: `kohya_metadata`, otherwise `metadata`), and
-    /// so does a `path` that is a file (`.tar`, `.parquet`, `.jsonl`, `.csv`, `.json`). A folder with `metadata.jsonl` or
+    /// so does a `path` that is a file or a pattern (`.tar`, `.parquet`, `.jsonl`, `.csv`, `.json`). A folder with `metadata.jsonl` or
     /// `metadata.csv` directly in it is `metadata`. One without images directly in it is `parquet` or `webdataset` if it holds such
-    /// files, and `dreambooth` if every folder in it is named `N_…` with 1 to 999 for N. Any other folder is `folder`.
+    /// files directly, and `dreambooth` if every folder in it is named `N_…` with 1 to 999 for N. Any other folder is `folder`.
     Auto,
     /// A folder of image files, each with its caption in a file of the same name.
     Folder,
@@ -53,8 +53,10 @@ pub fn is_address(path: &std::path::Path) -> bool {
     })
 }
 
-/// Whether a path stands for several files: `shard-{000..123}.tar`, `{cats,dogs}.parquet`.
+/// Whether a path stands for several files: `shard-{000..123}.tar`, `{cats,dogs}.parquet`, `train-*.parquet`.
 pub fn is_pattern(path: &std::path::Path) -> bool {
     let text = path.to_string_lossy();
-    text.find('{').is_some_and(|open| text[open..].contains('}')) && !path.exists()
+    let has_braces = text.find('{').is_some_and(|open| text[open..].contains('}'));
+    let name_has_star = path.file_name().is_some_and(|name| name.to_string_lossy().contains('*'));
+    (has_braces || name_has_star) && !path.exists()
 }

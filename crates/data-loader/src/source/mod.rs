@@ -6,19 +6,25 @@ mod image_folder;
 mod kohya_metadata;
 mod location;
 mod metadata;
+mod parquet;
+mod shards;
 mod table;
+mod tar;
+mod webdataset;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use sdtrain_recipe::{SourceFormat, Subset};
 
+pub use self::parquet::Parquet;
 pub use columns::CONDITIONING_IMAGE;
 pub(crate) use dreambooth::expand;
 pub use image_folder::{EXTENSIONS, ImageFolder};
 pub use kohya_metadata::KohyaMetadata;
 pub use location::{Container, ImageLocation};
 pub use metadata::Metadata;
+pub use webdataset::Webdataset;
 
 use crate::{DataError, ImageProblem};
 
@@ -33,7 +39,8 @@ pub struct SourceKind {
 }
 
 /// Every kind of source; of several that recognise a subset the first one counts.
-pub const SOURCES: &[SourceKind] = &[kohya_metadata::KIND, metadata::KIND, image_folder::KIND];
+pub const SOURCES: &[SourceKind] =
+    &[kohya_metadata::KIND, metadata::KIND, parquet::KIND, webdataset::KIND, image_folder::KIND];
 
 /// The source of a subset: what its `format` says, or what its path looks like.
 pub fn open_source(subset: &Subset) -> Box<dyn ExampleSource> {
