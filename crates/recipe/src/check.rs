@@ -4,6 +4,7 @@ use std::path::Path;
 
 use sdtrain_config::{Document, Fault, Parsed, Problem};
 
+use crate::kohya::KohyaFile;
 use crate::location::nearest_folder_hint;
 use crate::{
     Init, LrScheduleConfig, Method, ModelLocation, OptimizerConfig, PredictionType, SOURCE_FILE_ENDINGS, TrainConfig,
@@ -11,11 +12,13 @@ use crate::{
 };
 
 /// Everything that is wrong with a configuration whose single values have the right types.
-pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document) -> Vec<Fault> {
+///
+/// `kohya` is the file that a part of it was taken from.
+pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document, kohya: Option<&KohyaFile>) -> Vec<Fault> {
     let Some(config) = &parsed.value else {
         return Vec::new();
     };
-    let mut checker = Checker { parsed, document, faults: Vec::new() };
+    let mut checker = Checker { parsed, document, kohya, faults: Vec::new() };
     checker.check_name(config);
     checker.check_model(config);
     checker.check_data(config);
@@ -32,6 +35,7 @@ pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document) -> Vec<Fa
 struct Checker<'a> {
     parsed: &'a Parsed<TrainConfig>,
     document: &'a Document,
+    kohya: Option<&'a KohyaFile>,
     faults: Vec<Fault>,
 }
 
@@ -326,7 +330,10 @@ impl Checker<'_> {
     }
 
     fn report(&mut self, key: &str, message: impl Into<String>) -> &mut Problem {
-        self.faults.push(Fault { key: key.to_owned(), problem: self.document.problem(key, message) });
+        let message = message.into();
+        let in_kohya = self.kohya.and_then(|file| file.problem(key, &message));
+        let problem = in_kohya.unwrap_or_else(|| self.document.problem(key, message));
+        self.faults.push(Fault { key: key.to_owned(), problem });
         &mut self.faults.last_mut().expect("a fault was just added").problem
     }
 

@@ -23,6 +23,14 @@ pub struct DataConfig {
     #[schemars(extend("x-other-names" = ["datasets"]))]
     pub subsets: Vec<Subset>,
 
+    /// Dataset file of kohya's sd-scripts (`[general]`, `[[datasets]]`, `[[datasets.subsets]]`) to take subsets, sizes and
+    /// buckets from, in place of `subsets`. It is read as those scripts read it, with their defaults; what it does not say about
+    /// resolution, batch size and buckets may be written in `[data]`. Relative paths in it start at the current folder, or at the
+    /// file's own folder where the current one has no such path. A key that cannot be honoured is refused by name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-other-names" = ["dataset_config"]))]
+    pub kohya_config: Option<PathBuf>,
+
     /// Aspect-ratio buckets: images keep their shape instead of being cut to one.
     pub bucketing: BucketingConfig,
 
@@ -47,6 +55,7 @@ impl Default for DataConfig {
             resolution: Resolution::Square(512),
             batch_size: 1,
             subsets: Vec::new(),
+            kohya_config: None,
             bucketing: BucketingConfig::default(),
             caption: CaptionConfig::default(),
             cache_latents: true,

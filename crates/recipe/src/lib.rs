@@ -6,6 +6,7 @@ mod data;
 mod debug;
 mod every;
 mod full;
+mod kohya;
 mod load;
 mod location;
 mod log;
