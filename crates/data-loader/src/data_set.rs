@@ -12,7 +12,7 @@ use crate::order::Order;
 use crate::prefetch::Prefetcher;
 use crate::report::{BucketCount, DataReport};
 use crate::scan::{Image, Scan, scan, too_many};
-use crate::{DataError, ImageProblem, caption, image};
+use crate::{DataError, ImageProblem, caption, image, source};
 
 /// Images and captions, and the order in which they are trained on.
 #[derive(Debug)]
@@ -31,8 +31,8 @@ impl DataSet {
     ///
     /// Every problem of the data is reported at once.
     pub fn open(config: &DataConfig, seed: u64, bucket_step: usize) -> Result<DataSet, DataError> {
-        let scan = scan(config, &Buckets::new(config, bucket_step)?)?;
-        DataSet::new(config, config.subsets.clone(), seed, scan)
+        let (config, scan) = look_through(config, bucket_step)?;
+        DataSet::new(&config, config.subsets.clone(), seed, scan)
     }
 
     /// Opens a data set and holds a part of it out, chosen by the seed: `(training, held out)`. At least one image goes each way.
@@ -43,7 +43,7 @@ impl DataSet {
         bucket_step: usize,
         held_out: f64,
     ) -> Result<(DataSet, DataSet), DataError> {
-        let whole = scan(config, &Buckets::new(config, bucket_step)?)?;
+        let (config, whole) = look_through(config, bucket_step)?;
         let total = whole.images.len();
         if total < 2 {
             return Err(DataError::BatchTooLarge {
@@ -71,7 +71,7 @@ impl DataSet {
             captions: whole.captions.clone(),
             warnings: warnings.to_vec(),
         };
-        let training = DataSet::new(config, config.subsets.clone(), seed, part(false, &whole.warnings))?;
+        let training = DataSet::new(&config, config.subsets.clone(), seed, part(false, &whole.warnings))?;
         let quiet = config.subsets.iter().map(without_chance).collect();
         let config =
             DataConfig { batch_size: config.batch_size.min(count), leftovers: Leftovers::ShortBatch, ..config.clone() };
@@ -324,6 +324,15 @@ impl DataSet {
         let own = &self.images[image].captions;
         caption::of_visit(own, self.subset_of(image), self.seed, epoch, self.index(visit))
     }
+}
+
+/// The configuration with a subset for each set of images, and what they hold.
+fn look_through(config: &DataConfig, bucket_step: usize) -> Result<(DataConfig, Scan), DataError> {
+    let buckets = Buckets::new(config, bucket_step)?;
+    let (config, notes) = source::expand(config)?;
+    let mut scan = scan(&config, &buckets)?;
+    scan.warnings.splice(0..0, notes);
+    Ok((config, scan))
 }
 
 /// How one visit looks at an image.

@@ -1,7 +1,7 @@
 //! What can be wrong with a data set, and what to do about it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One file and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +50,18 @@ pub enum DataError {
         extensions: String,
         /// What was there instead.
         saw: String,
+    },
+    /// A file that holds or names images is not what it should be.
+    #[error("`{}`{}: {reason}", .path.display(), .line.map(|line| format!(":{line}")).unwrap_or_default())]
+    SourceFile {
+        /// The file.
+        path: PathBuf,
+        /// Line in it, counted from 1.
+        line: Option<usize>,
+        /// What is wrong.
+        reason: String,
+        /// The way out.
+        hint: Option<String>,
     },
     /// `[[data.subsets]]` is absent.
     #[error("there is no data to train on: `data.subsets` is empty")]
@@ -133,6 +145,19 @@ impl DataError {
         DataError::Bucketing { key, message: message.to_owned(), hint: hint.to_owned() }
     }
 
+    /// A file that holds or names images is not what it should be.
+    pub(crate) fn source_file(path: &Path, line: Option<usize>, reason: impl Into<String>) -> Self {
+        DataError::SourceFile { path: path.to_owned(), line, reason: reason.into(), hint: None }
+    }
+
+    /// The same with a way out, where this kind of error has none of its own.
+    pub(crate) fn with_hint(mut self, text: impl Into<String>) -> Self {
+        if let DataError::SourceFile { hint, .. } = &mut self {
+            *hint = Some(text.into());
+        }
+        self
+    }
+
     /// Nothing, the one, or all of them.
     pub(crate) fn all(mut errors: Vec<DataError>) -> Result<(), DataError> {
         match errors.len() {
@@ -156,6 +181,7 @@ impl DataError {
             DataError::NoFolder { hint, .. } => {
                 Some(hint.clone().unwrap_or_else(|| "a relative path starts at the file it is written in".to_owned()))
             }
+            DataError::SourceFile { hint, .. } => hint.clone(),
             DataError::NoImages { .. } => Some("`path` of a subset is the folder that holds the images".to_owned()),
             DataError::NoSubsets => Some("add `[[data.subsets]]` with `path = \"FOLDER\"`".to_owned()),
             DataError::TooManyUnreadable { .. } => {

@@ -1,7 +1,7 @@
 //! Images and captions → batches in host memory.
 //!
 //! ```text
-//! source      folder ─ exts, sidecars ──────────→ SourceExample           (once, at open)
+//! source      folder, table, parquet, tar ──────→ SourceExample           (once, at open)
 //! image       header, end of file ──────────────→ size, or a reason to drop it
 //! buckets     size ─────────────────────────────→ bucket, size to scale to
 //! order       (seed, epoch) ────────────────────→ BatchPlan, BatchPlan, …
@@ -30,5 +30,6 @@ pub use error::{DataError, ImageProblem};
 pub use prefetch::Prefetcher;
 pub use report::{BucketCount, CaptionCounts, DataReport};
 pub use source::{
-    Container, EXTENSIONS, ExampleSource, ImageFolder, ImageLocation, Listing, SourceCaption, SourceExample,
+    CONDITIONING_IMAGE, Container, EXTENSIONS, ExampleSource, ImageFolder, ImageLocation, KohyaMetadata, Listing,
+    Metadata, Parquet, SOURCES, SourceCaption, SourceExample, SourceKind, Webdataset, open_source,
 };

@@ -1,4 +1,4 @@
-//! Looks through the folders of a configuration: every image's size, caption and bucket, nothing decoded; all problems at once.
+//! Looks through the subsets of a configuration: every image's size, caption and bucket, nothing decoded; all problems at once.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use sdtrain_recipe::{DataConfig, MissingCaption};
 
 use crate::buckets::{Buckets, Placement, Size};
 use crate::report::CaptionCounts;
-use crate::source::{ExampleSource, ImageFolder, ImageLocation, Listing, SourceCaption, SourceExample};
+use crate::source::{self, ImageLocation, Listing, SourceCaption, SourceExample};
 use crate::{DataError, ImageProblem, image};
 
 /// One image that can be trained on.
@@ -49,8 +49,7 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
     let mut errors = Vec::new();
     let mut listings: Vec<(usize, Listing)> = Vec::new();
     for (index, subset) in config.subsets.iter().enumerate() {
-        let folder = ImageFolder { path: subset.path.clone(), caption_extension: subset.caption_extension.clone() };
-        match folder.list() {
+        match source::open_source(subset).list() {
             Ok(listing) => listings.push((index, listing)),
             Err(error) => errors.push(error),
         }
@@ -61,11 +60,15 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
     let mut unreadable = Vec::new();
     let mut uncaptioned: Vec<PathBuf> = Vec::new();
     let mut other_endings = BTreeSet::new();
+    let mut hint_of_source = None;
     for (subset_index, listing) in listings {
         let subset = &config.subsets[subset_index];
         let without_caption: BTreeSet<PathBuf> =
             listing.broken_captions.iter().map(|problem| problem.path.with_extension("")).collect();
-        scan.found += listing.examples.len();
+        scan.found += listing.examples.len() + listing.rejected.len();
+        scan.warnings.extend(listing.warnings);
+        scan.dropped.extend(listing.rejected.iter().cloned());
+        unreadable.extend(listing.rejected);
         scan.captions.without_image.extend(listing.captions_without_image);
         broken_captions.extend(listing.broken_captions);
         let looks = look_at_all(&listing.examples);
@@ -98,8 +101,12 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
             } else if !without_caption.contains(&path.with_extension("")) {
                 // A caption that is there but broken is reported as that, not as missing as well.
                 uncaptioned.push(path.to_owned());
+                hint_of_source = hint_of_source.or_else(|| listing.caption_hint.clone());
             }
-            let relative = path.strip_prefix(&subset.path).unwrap_or(path).to_owned();
+            // A subset that is a file or a pattern lies in its folder.
+            let folder = subset.path.parent().unwrap_or(&subset.path);
+            let relative =
+                path.strip_prefix(&subset.path).or_else(|_| path.strip_prefix(folder)).unwrap_or(path).to_owned();
             scan.images.push(Image {
                 relative,
                 location: example.image,
@@ -129,12 +136,13 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
                 missing: uncaptioned.len(),
                 found: scan.found,
                 first: first.clone(),
-                hint: caption_hint(config, &other_endings),
+                hint: hint_of_source.unwrap_or_else(|| caption_hint(config, &other_endings)),
             });
         }
     }
     DataError::all(errors)?;
-    scan.warnings = warnings(&scan);
+    let warnings = warnings(&scan);
+    scan.warnings.extend(warnings);
     Ok(scan)
 }
 

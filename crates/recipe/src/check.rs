@@ -4,15 +4,21 @@ use std::path::Path;
 
 use sdtrain_config::{Document, Fault, Parsed, Problem};
 
+use crate::kohya::KohyaFile;
 use crate::location::nearest_folder_hint;
-use crate::{Init, LrScheduleConfig, Method, ModelLocation, OptimizerConfig, PredictionType, TrainConfig};
+use crate::{
+    Init, LrScheduleConfig, Method, ModelLocation, OptimizerConfig, PredictionType, SOURCE_FILE_ENDINGS, TrainConfig,
+    is_address, is_pattern,
+};
 
 /// Everything that is wrong with a configuration whose single values have the right types.
-pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document) -> Vec<Fault> {
+///
+/// `kohya` is the file that a part of it was taken from.
+pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document, kohya: Option<&KohyaFile>) -> Vec<Fault> {
     let Some(config) = &parsed.value else {
         return Vec::new();
     };
-    let mut checker = Checker { parsed, document, faults: Vec::new() };
+    let mut checker = Checker { parsed, document, kohya, faults: Vec::new() };
     checker.check_name(config);
     checker.check_model(config);
     checker.check_data(config);
@@ -29,6 +35,7 @@ pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document) -> Vec<Fa
 struct Checker<'a> {
     parsed: &'a Parsed<TrainConfig>,
     document: &'a Document,
+    kohya: Option<&'a KohyaFile>,
     faults: Vec<Fault>,
 }
 
@@ -95,8 +102,9 @@ impl Checker<'_> {
         for (index, subset) in data.subsets.iter().enumerate() {
             let key = |name: &str| format!("data.subsets.{index}.{name}");
             if !self.parsed.is_faulty(&key("path")) {
-                self.existing_folder(&key("path"), &subset.path);
+                self.check_subset_path(&key("path"), &subset.path);
             }
+            self.existing(&key("metadata_file"), subset.metadata_file.as_deref());
             self.at_least_one(&key("repeats"), Some(u64::from(subset.repeats)));
             if subset.repeats > 100_000 {
                 self.report(&key("repeats"), "100000 repeats are the most; train for more epochs instead");
@@ -119,6 +127,26 @@ impl Checker<'_> {
                 self.report(&key("random_crop"), "random crops cannot be taken from cached latents").hint =
                     Some("set `data.cache_latents = false`".to_owned());
             }
+        }
+    }
+
+    fn check_subset_path(&mut self, key: &str, path: &Path) {
+        if is_address(path) {
+            let message = format!("`{key}`: `{}` is an address, and images are read from this machine", path.display());
+            self.report(key, message).hint =
+                Some("download them first, for instance with `hf download --repo-type dataset ORG/NAME`".to_owned());
+            return;
+        }
+        let is_source = path
+            .extension()
+            .and_then(|ending| ending.to_str())
+            .is_some_and(|ending| SOURCE_FILE_ENDINGS.contains(&ending.to_ascii_lowercase().as_str()));
+        if path.is_file() && !is_source {
+            let message = format!("`{key}`: `{}` is a file, not a folder", path.display());
+            let endings = SOURCE_FILE_ENDINGS.map(|ending| format!("`.{ending}`")).join(", ");
+            self.report(key, message).hint = Some(format!("files that hold or name images end in {endings}"));
+        } else if !is_pattern(path) && !path.is_file() {
+            self.existing_folder(key, path);
         }
     }
 
@@ -308,7 +336,10 @@ impl Checker<'_> {
     }
 
     fn report(&mut self, key: &str, message: impl Into<String>) -> &mut Problem {
-        self.faults.push(Fault { key: key.to_owned(), problem: self.document.problem(key, message) });
+        let message = message.into();
+        let in_kohya = self.kohya.and_then(|file| file.problem(key, &message));
+        let problem = in_kohya.unwrap_or_else(|| self.document.problem(key, message));
+        self.faults.push(Fault { key: key.to_owned(), problem });
         &mut self.faults.last_mut().expect("a fault was just added").problem
     }
 

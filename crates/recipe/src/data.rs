@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::SourceFormat;
+
 /// The images and captions to learn, and how they become batches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -20,6 +22,14 @@ pub struct DataConfig {
     /// Folders of images; each `[[data.subsets]]` has its own settings.
     #[schemars(extend("x-other-names" = ["datasets"]))]
     pub subsets: Vec<Subset>,
+
+    /// Dataset file of kohya's sd-scripts (`[general]`, `[[datasets]]`, `[[datasets.subsets]]`) to take subsets, sizes and
+    /// buckets from, in place of `subsets`. It is read as those scripts read it, with their defaults; what it does not say about
+    /// resolution, batch size and buckets may be written in `[data]`. Relative paths in it start at the current folder, or at the
+    /// file's own folder where the current one has no such path. A key that cannot be honoured is refused by name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-other-names" = ["dataset_config"]))]
+    pub kohya_config: Option<PathBuf>,
 
     /// Aspect-ratio buckets: images keep their shape instead of being cut to one.
     pub bucketing: BucketingConfig,
@@ -45,6 +55,7 @@ impl Default for DataConfig {
             resolution: Resolution::Square(512),
             batch_size: 1,
             subsets: Vec::new(),
+            kohya_config: None,
             bucketing: BucketingConfig::default(),
             caption: CaptionConfig::default(),
             cache_latents: true,
@@ -82,14 +93,41 @@ impl Resolution {
     }
 }
 
-/// One folder of images with its captions.
+/// One set of images with its captions: a folder, a table, or files that hold many images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("required" = ["path"]))]
 pub struct Subset {
-    /// Folder with the images; each has its caption in a file of the same name. Relative to the file it is written in.
+    /// Folder with the images, or a file that holds or names them; `format` says which. Several files of a kind are written
+    /// as a pattern: `shard-{000..123}.tar`, `train-*.parquet`. Relative to the file it is written in.
     #[schemars(extend("x-other-names" = ["image_dir", "train_data_dir", "instance_data_dir"]))]
     pub path: PathBuf,
+
+    /// How images and captions are stored. `"auto"`, the default, finds it out.
+    pub format: SourceFormat,
+
+    /// Look into the folders within `path` too.
+    pub recursive: bool,
+
+    /// Table that names the images and their captions; names in it are relative to `path`. JSON Lines, CSV, or the JSON of
+    /// kohya's tagging scripts. Absent: `metadata.jsonl` or `metadata.csv` in `path`, where `format` is `"metadata"`.
+    #[schemars(extend("x-other-names" = ["in_json"]))]
+    pub metadata_file: Option<PathBuf>,
+
+    /// Column that holds the image, or names its file; for `"webdataset"` the ending of its entry. Absent: the first of the
+    /// usual names that is there (`file_name`, `image`, `jpg`, …).
+    pub image_column: Option<String>,
+
+    /// Column that holds the caption; for `"webdataset"` the ending of its entry, or a key of its `.json` entry. A list of
+    /// captions becomes the lines of one. Absent: the first of `text`, `caption` and `prompt` that is there. An instruction
+    /// such as "make it night" is a caption: name its column.
+    #[schemars(extend("x-other-names" = ["edit_prompt_column"]))]
+    pub caption_column: Option<String>,
+
+    /// Column with a second image that belongs to the first: a control image, or the picture before an edit. For
+    /// `"webdataset"` the ending of its entry. Absent: there is none.
+    #[schemars(extend("x-other-names" = ["original_image_column"]))]
+    pub conditioning_image_column: Option<String>,
 
     /// How many times each image of this folder is seen in an epoch.
     #[schemars(extend("x-other-names" = ["num_repeats"]))]
@@ -133,6 +171,12 @@ impl Default for Subset {
     fn default() -> Self {
         Subset {
             path: PathBuf::new(),
+            format: SourceFormat::Auto,
+            recursive: true,
+            metadata_file: None,
+            image_column: None,
+            caption_column: None,
+            conditioning_image_column: None,
             repeats: 1,
             shuffle_caption: false,
             keep_tokens: 0,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 /// More is no caption but a wrong file.
-const LARGEST: u64 = 64 * 1024;
+pub(crate) const LARGEST: u64 = 64 * 1024;
 
 /// The caption in a file: its first line that is not blank, trimmed; empty for an empty file.
 pub(crate) fn read(path: &Path) -> Result<String, String> {
@@ -20,7 +20,7 @@ pub(crate) fn read(path: &Path) -> Result<String, String> {
 }
 
 /// UTF-8 with or without a byte order mark, and UTF-16 with one, as Windows editors write them.
-fn decode(bytes: &[u8]) -> Result<String, String> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<String, String> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units: Vec<u16> = bytes.as_chunks::<2>().0.iter().map(|&pair| unit(pair)).collect();
         String::from_utf16(&units).map_err(|_| "is broken UTF-16".to_owned())

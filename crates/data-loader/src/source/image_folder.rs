@@ -5,12 +5,17 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{ExampleSource, Listing, SourceExample};
+use sdtrain_recipe::{SourceFormat, Subset};
+
+use super::{ExampleSource, Listing, SourceExample, SourceKind};
 use crate::caption::sidecar;
 use crate::{DataError, ImageProblem};
 
 /// Endings of the image files that are looked for, in either case.
 pub const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
+
+pub(super) const KIND: SourceKind =
+    SourceKind { format: SourceFormat::Folder, recognises: |_| true, open: |subset| Box::new(ImageFolder::of(subset)) };
 
 /// A folder of images with caption files beside them.
 ///
@@ -20,17 +25,13 @@ pub struct ImageFolder {
     pub path: PathBuf,
     /// Ending of caption files, with or without its dot.
     pub caption_extension: String,
+    /// Whether the folders within are looked into.
+    pub recursive: bool,
 }
 
 impl ExampleSource for ImageFolder {
     fn list(&self) -> Result<Listing, DataError> {
-        if !self.path.is_dir() {
-            return Err(self.no_folder());
-        }
-        let mut files = Vec::new();
-        walk(&self.path, &mut Vec::new(), &mut files)?;
-        // Byte order of the path, so that no language setting and no file system decides what is trained when.
-        files.sort_unstable_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
+        let files = files_below(&self.path, self.recursive)?;
         let ending = self.caption_extension.trim_start_matches('.');
         let images: Vec<&PathBuf> = files.iter().filter(|file| is_image(file)).collect();
         if images.is_empty() {
@@ -70,39 +71,63 @@ impl ExampleSource for ImageFolder {
 }
 
 impl ImageFolder {
-    fn no_folder(&self) -> DataError {
-        let what = if self.path.exists() { "is not a folder" } else { "does not exist" };
-        let nearest = self
-            .path
-            .ancestors()
-            .skip(1)
-            .map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p })
-            .find(|p| p.exists())
-            .unwrap_or(Path::new("."));
-        let folders: Vec<String> = fs::read_dir(nearest)
-            .map(|entries| {
-                let mut names: Vec<String> = entries
-                    .filter_map(Result::ok)
-                    .filter(|entry| entry.path().is_dir())
-                    .map(|entry| entry.file_name().to_string_lossy().into_owned())
-                    .filter(|name| !name.starts_with('.'))
-                    .collect();
-                names.sort();
-                names
-            })
-            .unwrap_or_default();
-        const SHOWN: usize = 8;
-        let hint = (!folders.is_empty()).then(|| {
-            let names: Vec<String> = folders.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
-            let more = if folders.len() > SHOWN { ", …" } else { "" };
-            format!("folders there: {}{more}", names.join(", "))
-        });
-        DataError::NoFolder { path: self.path.clone(), what, nearest: nearest.to_owned(), hint }
+    /// The folder of a subset.
+    pub fn of(subset: &Subset) -> ImageFolder {
+        ImageFolder {
+            path: subset.path.clone(),
+            caption_extension: subset.caption_extension.clone(),
+            recursive: subset.recursive,
+        }
     }
 }
 
+/// Every regular file in `folder` and, if `recursive`, in the folders within, in byte order of the path, so that no language
+/// setting and no file system decides what is trained when.
+pub(super) fn files_below(folder: &Path, recursive: bool) -> Result<Vec<PathBuf>, DataError> {
+    if !folder.is_dir() {
+        return Err(no_folder(folder));
+    }
+    let mut files = Vec::new();
+    walk(folder, recursive, &mut Vec::new(), &mut files)?;
+    files.sort_unstable_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
+    Ok(files)
+}
+
+/// The names of the folders in `folder`, sorted; hidden ones are not looked at.
+pub(super) fn folders_in(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    names.sort();
+    names
+}
+
+/// The error for a folder that is not there.
+pub(super) fn no_folder(path: &Path) -> DataError {
+    let what = if path.exists() { "is not a folder" } else { "does not exist" };
+    let nearest = path
+        .ancestors()
+        .skip(1)
+        .map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p })
+        .find(|p| p.exists())
+        .unwrap_or(Path::new("."));
+    let folders = folders_in(nearest);
+    const SHOWN: usize = 8;
+    let hint = (!folders.is_empty()).then(|| {
+        let names: Vec<String> = folders.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+        let more = if folders.len() > SHOWN { ", …" } else { "" };
+        format!("folders there: {}{more}", names.join(", "))
+    });
+    DataError::NoFolder { path: path.to_owned(), what, nearest: nearest.to_owned(), hint }
+}
+
 /// Appends every regular file below `folder`. `above` holds the real paths of the folders on the way, to notice a loop.
-fn walk(folder: &Path, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
+fn walk(folder: &Path, recursive: bool, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
     let error = |e: std::io::Error| DataError::Folder { path: folder.to_owned(), reason: e.to_string() };
     let real = fs::canonicalize(folder).map_err(error)?;
     if above.contains(&real) {
@@ -118,7 +143,9 @@ fn walk(folder: &Path, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Re
         // Follows links; one that leads nowhere is no file.
         let Ok(metadata) = fs::metadata(&path) else { continue };
         if metadata.is_dir() {
-            walk(&path, above, files)?;
+            if recursive {
+                walk(&path, recursive, above, files)?;
+            }
         } else if metadata.is_file() {
             files.push(path);
         }
@@ -127,7 +154,7 @@ fn walk(folder: &Path, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Re
     Ok(())
 }
 
-fn is_image(path: &Path) -> bool {
+pub(super) fn is_image(path: &Path) -> bool {
     path.extension().and_then(OsStr::to_str).is_some_and(|e| EXTENSIONS.contains(&e.to_ascii_lowercase().as_str()))
 }
 
@@ -164,7 +191,7 @@ mod tests {
     }
 
     fn list(folder: &Path) -> Result<Listing, DataError> {
-        ImageFolder { path: folder.to_owned(), caption_extension: ".txt".to_owned() }.list()
+        ImageFolder { path: folder.to_owned(), caption_extension: ".txt".to_owned(), recursive: true }.list()
     }
 
     fn names(listing: &Listing, folder: &Path) -> Vec<String> {
@@ -186,6 +213,17 @@ mod tests {
         ]);
         let listing = list(folder.path()).unwrap();
         assert_eq!(names(&listing, folder.path()), ["Z.webp", "a/b/c.tiff", "a/z.JPG", "b.png", "é.gif"]);
+    }
+
+    #[test]
+    fn looks_into_the_folders_within_only_if_it_may() {
+        let folder = folder_with(&[("a.png", b""), ("in/b.png", b""), ("in/b.txt", b"")]);
+        let mut source = ImageFolder::of(&Subset { path: folder.path().to_owned(), ..Subset::default() });
+        assert_eq!(source.list().unwrap().examples.len(), 2);
+        source.recursive = false;
+        let listing = source.list().unwrap();
+        assert_eq!(names(&listing, folder.path()), ["a.png"]);
+        assert!(listing.captions_without_image.is_empty());
     }
 
     #[test]

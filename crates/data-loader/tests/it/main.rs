@@ -1,8 +1,10 @@
 //! The data loader as its users see it: folders in, batches out.
 
+mod containers;
 mod data_set;
 mod folder;
 mod formats;
 mod prefetch;
+mod sources;
 mod split;
 mod trouble;

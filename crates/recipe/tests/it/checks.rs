@@ -217,3 +217,27 @@ fn keys_of_kohyas_scripts_and_diffusers_are_translated() {
         assert!(answer.contains(&format!("\n  hint: it is called `{ours}` here")), "{answer}");
     }
 }
+
+#[test]
+fn a_subset_is_a_folder_a_file_of_images_or_a_pattern() {
+    let project = Project::new(SMALLEST);
+    for name in ["shard.tar", "rows.PARQUET", "metadata.jsonl", "notes.md"] {
+        project.write(name, "");
+    }
+    for path in ["shard.tar", "rows.PARQUET", "metadata.jsonl", "shard-{000..003}.tar", "*.tar"] {
+        let path = project.path(path);
+        let subsets = format!("data.subsets=[{{path = \"{}\"}}]", path.display());
+        assert_eq!(project.load_with(&[&subsets]).expect(&subsets).config.data.subsets[0].path, path);
+    }
+    let refused = |path: &str| project.messages_with(&[&format!("data.subsets=[{{path = \"{path}\"}}]")]);
+    let messages = refused(&project.path("notes.md").display().to_string());
+    assert!(messages.contains("`notes.md` is a file, not a folder"), "{messages}");
+    assert!(messages.contains("hint: files that hold or name images end in `.tar`, `.parquet`"), "{messages}");
+    for address in ["https://example.org/shard-{0..9}.tar", "s3://bucket/images"] {
+        let messages = refused(address);
+        assert!(
+            messages.contains(&format!("`{address}` is an address, and images are read from this machine")),
+            "{messages}"
+        );
+    }
+}
