@@ -46,7 +46,7 @@ pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<(), Fail
     let lacks = |part: &str| Failure::new(ExitCode::Model, format!("`{}` holds no {part}", path.display()));
     let vae = parts.vae.as_ref().ok_or_else(|| lacks("VAE"))?;
     let text_encoder = parts.text_encoder.as_ref().ok_or_else(|| lacks("text encoder"))?;
-    let configs = match file.metadata().contains_key(UNET) {
+    let configs = match has_embedded_configs(file.as_ref()) {
         true => embedded_configs(file.as_ref())?,
         false => sd1_configs(&parts.unet, &path)?,
     };
@@ -94,20 +94,38 @@ pub(crate) fn to_single_file(folder: &Path, output: &Path) -> Result<(), Failure
 }
 
 fn embedded_configs(file: &dyn Reader) -> Result<Configs, Failure> {
-    let path = file.path().display();
-    let text = |key: &str| {
-        let message = format!("`{path}`: its metadata has `{UNET}` but no `{key}`");
-        file.metadata().get(key).ok_or_else(|| Failure::new(ExitCode::Model, message))
-    };
-    let parsed = |key: &str| -> Result<Json, Failure> {
-        serde_json::from_str(text(key)?)
-            .map_err(|error| Failure::new(ExitCode::Model, format!("`{path}`: metadata `{key}`: {error}")))
-    };
-    let text_encoder = parsed(TEXT_ENCODER)?;
+    let tokenizer = embedded_tokenizer(file)?;
+    let parsed = |key: &str| embedded_json(file, key);
+    Ok(Configs {
+        unet: parsed(UNET)?,
+        vae: parsed(VAE)?,
+        text_encoder: parsed(TEXT_ENCODER)?,
+        scheduler: parsed(SCHEDULER)?,
+        tokenizer,
+    })
+}
+
+/// Whether a single file carries configurations and a tokenizer of its own, since it has other sizes than SD1.
+pub(crate) fn has_embedded_configs(file: &dyn Reader) -> bool {
+    file.metadata().contains_key(UNET)
+}
+
+/// The tokenizer that such a file carries.
+pub(crate) fn embedded_tokenizer(file: &dyn Reader) -> Result<ClipTokenizer, Failure> {
+    let text_encoder = embedded_json(file, TEXT_ENCODER)?;
     let window = text_encoder["max_position_embeddings"].as_u64().unwrap_or(77) as usize;
-    let (vocab, merges) = (text(VOCAB)?.as_bytes(), text(MERGES)?.as_bytes());
-    let tokenizer = ClipTokenizer::from_parts(vocab, merges, "<|endoftext|>", window).map_err(tokenizer_failure)?;
-    Ok(Configs { unet: parsed(UNET)?, vae: parsed(VAE)?, text_encoder, scheduler: parsed(SCHEDULER)?, tokenizer })
+    let (vocab, merges) = (embedded_text(file, VOCAB)?, embedded_text(file, MERGES)?);
+    ClipTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), "<|endoftext|>", window).map_err(tokenizer_failure)
+}
+
+fn embedded_text<'a>(file: &'a dyn Reader, key: &str) -> Result<&'a str, Failure> {
+    let message = || format!("`{}`: its metadata has `{UNET}` but no `{key}`", file.path().display());
+    file.metadata().get(key).map(String::as_str).ok_or_else(|| Failure::new(ExitCode::Model, message()))
+}
+
+fn embedded_json(file: &dyn Reader, key: &str) -> Result<Json, Failure> {
+    let message = |error| format!("`{}`: metadata `{key}`: {error}", file.path().display());
+    serde_json::from_str(embedded_text(file, key)?).map_err(|error| Failure::new(ExitCode::Model, message(error)))
 }
 
 /// A file without configurations must have the sizes of SD1, or a reader could not know them.
@@ -203,7 +221,7 @@ fn save_failure(path: &Path) -> impl FnOnce(io::Error) -> Failure {
     move |source| FileError::Save { path, source }.into()
 }
 
-fn tokenizer_failure(error: sdtrain_tokenizer::Error) -> Failure {
+pub(crate) fn tokenizer_failure(error: sdtrain_tokenizer::Error) -> Failure {
     let hint = error.hint();
     Failure::new(ExitCode::Model, error.to_string()).maybe_hint(hint)
 }
