@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sdtrain_data_loader::DataSet;
 use sdtrain_recipe::{CaptionFile, DataConfig, Subset, TrainSection};
-use sdtrain_tokenizer::ClipTokenizer;
+use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
 
 use crate::folder::Folder;
 
