@@ -14,6 +14,8 @@ pub struct Visit {
 /// One batch of an epoch before anything is read: all of one bucket, so all of one size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchPlan {
+    /// Which batch of its epoch, from 0.
+    pub number: usize,
     /// `(width, height)` in pixels of every image of the batch.
     pub size: (usize, usize),
     /// The examples, in order.

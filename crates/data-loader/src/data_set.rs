@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sdtrain_random::{Purpose, Stream, permutation};
-use sdtrain_recipe::{DataConfig, Leftovers, Subset};
+use sdtrain_recipe::{DataConfig, Leftovers, Subset, TrainSection};
+use sdtrain_tokenizer::Tokenizer;
 
 use crate::batch::{BatchPlan, ExampleId, HostBatch, HostImage, Visit};
 use crate::buckets::{Buckets, Placement, Size};
+use crate::caption::Progress;
 use crate::order::Order;
 use crate::prefetch::Prefetcher;
 use crate::report::{BucketCount, DataReport};
 use crate::scan::{Image, Scan, scan, too_many};
+use crate::tokens::TokenReport;
 use crate::{DataError, ImageProblem, caption, image, source};
 
 /// Images and captions, and the order in which they are trained on.
@@ -20,6 +23,8 @@ pub struct DataSet {
     seed: u64,
     images: Vec<Image>,
     subsets: Vec<Subset>,
+    /// How the batches make optimizer steps; none where this is not for training, and captions are left as they are.
+    steps: Option<TrainSection>,
     order: Order,
     report: DataReport,
     /// Images that could be opened but not decoded, with the reason; filled while loading.
@@ -33,6 +38,13 @@ impl DataSet {
     pub fn open(config: &DataConfig, seed: u64, bucket_step: usize) -> Result<DataSet, DataError> {
         let (config, scan) = look_through(config, bucket_step)?;
         DataSet::new(&config, config.subsets.clone(), seed, scan)
+    }
+
+    /// The same for a run of this length, whose captions may depend on how far it is: see `token_warmup_step`.
+    /// Without it each batch is a step, and the run has no end.
+    pub fn for_run(mut self, train: &TrainSection) -> DataSet {
+        self.steps = self.steps.map(|_| train.clone());
+        self
     }
 
     /// Opens a data set and holds a part of it out, chosen by the seed: `(training, held out)`. At least one image goes each way.
@@ -76,7 +88,7 @@ impl DataSet {
         let config =
             DataConfig { batch_size: config.batch_size.min(count), leftovers: Leftovers::ShortBatch, ..config.clone() };
         let held_out = DataSet::new(&config, quiet, seed, part(true, &[]))?;
-        Ok((training, held_out))
+        Ok((training, DataSet { steps: None, ..held_out }))
     }
 
     fn new(config: &DataConfig, subsets: Vec<Subset>, seed: u64, scan: Scan) -> Result<DataSet, DataError> {
@@ -112,7 +124,8 @@ impl DataSet {
             batches_per_epoch: order.batches(),
             warnings: scan.warnings,
         };
-        Ok(DataSet { seed, images: scan.images, subsets, order, report, unreadable: Mutex::default() })
+        let steps = Some(TrainSection::default());
+        Ok(DataSet { seed, images: scan.images, subsets, steps, order, report, unreadable: Mutex::default() })
     }
 
     /// What was found.
@@ -140,10 +153,15 @@ impl DataSet {
         self.images[image].placement
     }
 
-    /// The caption of an image with prefix and suffix, nothing dropped and nothing shuffled.
+    /// The caption of an image with prefix and suffix, nothing dropped and nothing shuffled, the first of each choice.
     pub fn caption(&self, image: usize) -> String {
-        let image = &self.images[image];
-        caption::of_visit(&image.captions, &without_chance(&self.subsets[image.subset]), self.seed, 0, 0)
+        caption::plain(&self.images[image].captions, self.subset_of(image))
+    }
+
+    /// Counts the tokens of every caption that can be trained on. `limit` is how many a text encoder reads, without its marks:
+    /// 75 for one window of CLIP.
+    pub fn count_tokens(&self, tokenizer: &dyn Tokenizer, limit: usize) -> TokenReport {
+        TokenReport::count(&self.images, &self.subsets, tokenizer, limit)
     }
 
     /// Batches of an epoch; every epoch has as many.
@@ -187,7 +205,9 @@ impl DataSet {
 
     /// The captions of a batch, as `load` would give them, without reading an image.
     pub fn captions_of(&self, plan: &BatchPlan, epoch: u64) -> Result<Vec<String>, DataError> {
-        plan.visits.iter().map(|&visit| Ok(self.caption_of_visit(visit, self.stand_in(visit.image)?, epoch))).collect()
+        let progress = self.progress(plan, epoch);
+        let caption = |&visit: &Visit| Ok(self.caption_of_visit(visit, self.stand_in(visit.image)?, progress));
+        plan.visits.iter().map(caption).collect()
     }
 
     /// One image, cut at the centre, for latents that are kept: their key is `(image, flipped)`.
@@ -202,6 +222,7 @@ impl DataSet {
     /// An image that cannot be read is replaced by the next readable one of its bucket and listed by `unreadable`.
     pub fn load(&self, plan: &BatchPlan, epoch: u64) -> Result<HostBatch, DataError> {
         let count = plan.visits.len();
+        let progress = self.progress(plan, epoch);
         let mut batch = HostBatch {
             pixels: Vec::with_capacity(count * 3 * plan.size.0 * plan.size.1),
             size: plan.size,
@@ -220,7 +241,7 @@ impl DataSet {
                     .then(|| Stream::new(self.seed, Purpose::Crop, epoch, self.index(visit))),
             })?;
             batch.pixels.extend(loaded.pixels);
-            batch.captions.push(self.caption_of_visit(visit, loaded.image, epoch));
+            batch.captions.push(self.caption_of_visit(visit, loaded.image, progress));
             batch.examples.push(self.example_id(visit, loaded.image, epoch));
             batch.original_sizes.push(loaded.original_size);
             batch.crop_offsets.push(loaded.crop_offset);
@@ -320,9 +341,21 @@ impl DataSet {
         }
     }
 
-    fn caption_of_visit(&self, visit: Visit, image: usize, epoch: u64) -> String {
-        let own = &self.images[image].captions;
-        caption::of_visit(own, self.subset_of(image), self.seed, epoch, self.index(visit))
+    fn caption_of_visit(&self, visit: Visit, image: usize, progress: Option<Progress>) -> String {
+        let (own, subset) = (&self.images[image].captions, self.subset_of(image));
+        match progress {
+            Some(progress) => caption::of_visit(own, subset, self.seed, progress, self.index(visit)),
+            None => caption::plain(own, subset),
+        }
+    }
+
+    /// How far the training is at a batch; nothing outside of training.
+    fn progress(&self, plan: &BatchPlan, epoch: u64) -> Option<Progress> {
+        let train = self.steps.as_ref()?;
+        let batches = self.batches_per_epoch() as u64;
+        let step_in_epoch = plan.number as u64 / train.gradient_accumulation_steps.max(1);
+        let step = epoch.saturating_mul(train.steps_per_epoch(batches)) + step_in_epoch;
+        Some(Progress { epoch, step, total_steps: train.total_steps(batches) })
     }
 }
 
@@ -352,16 +385,9 @@ impl View {
     }
 }
 
-/// A subset's settings with everything random taken out.
+/// A subset's settings with everything random about its images taken out.
 fn without_chance(subset: &Subset) -> Subset {
-    Subset {
-        repeats: 1,
-        shuffle_caption: false,
-        caption_dropout_rate: 0.0,
-        flip: false,
-        random_crop: false,
-        ..subset.clone()
-    }
+    Subset { repeats: 1, flip: false, random_crop: false, ..subset.clone() }
 }
 
 fn check_batch_size(config: &DataConfig, order: &Order) -> Result<(), DataError> {

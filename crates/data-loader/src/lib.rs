@@ -21,10 +21,11 @@ mod prefetch;
 mod report;
 mod scan;
 mod source;
+mod tokens;
 
 pub use batch::{BatchPlan, ExampleId, HostBatch, HostImage, Visit};
 pub use buckets::{Buckets, Placement};
-pub use caption::{CAPTION_STEPS, CaptionStep};
+pub use caption::{CAPTION_STEPS, Caption, CaptionParts, CaptionStep, Progress, Reading};
 pub use data_set::DataSet;
 pub use error::{DataError, ImageProblem};
 pub use prefetch::Prefetcher;
@@ -33,3 +34,4 @@ pub use source::{
     CONDITIONING_IMAGE, Container, EXTENSIONS, ExampleSource, ImageFolder, ImageLocation, KohyaMetadata, Listing,
     Metadata, Parquet, SOURCES, SourceCaption, SourceExample, SourceKind, Webdataset, open_source,
 };
+pub use tokens::{LongCaption, TokenReport};

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
-use sdtrain_recipe::{DataConfig, MissingCaption};
+use sdtrain_recipe::{DataConfig, MissingCaption, Subset};
 
 use crate::buckets::{Buckets, Placement, Size};
 use crate::report::CaptionCounts;
@@ -63,8 +63,11 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
     let mut hint_of_source = None;
     for (subset_index, listing) in listings {
         let subset = &config.subsets[subset_index];
-        let without_caption: BTreeSet<PathBuf> =
-            listing.broken_captions.iter().map(|problem| problem.path.with_extension("")).collect();
+        let extensions = subset.caption_extensions();
+        let broken: BTreeSet<PathBuf> = listing.broken_captions.iter().map(|problem| problem.path.clone()).collect();
+        let is_broken = |image: &Path| {
+            extensions.iter().any(|extension| broken.contains(&image.with_extension(extension.trim_start_matches('.'))))
+        };
         scan.found += listing.examples.len() + listing.rejected.len();
         scan.warnings.extend(listing.warnings);
         scan.dropped.extend(listing.rejected.iter().cloned());
@@ -91,6 +94,11 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
             };
             let path = example.image.path();
             let mut captions = example.captions;
+            for caption in captions.iter().filter(|caption| extensions.len() > 1 && !caption.text.is_empty()) {
+                if let Some(extension) = extensions.get(caption.source) {
+                    *scan.captions.by_extension.entry(extension.clone()).or_default() += 1;
+                }
+            }
             if captions.iter().any(|caption| !caption.text.is_empty()) {
                 scan.captions.from_file += 1;
             } else if !captions.is_empty() {
@@ -98,7 +106,7 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
             } else if let Some(class_tokens) = &subset.class_tokens {
                 scan.captions.from_class_tokens += 1;
                 captions.push(SourceCaption { source: 0, text: class_tokens.clone() });
-            } else if !without_caption.contains(&path.with_extension("")) {
+            } else if !is_broken(path) {
                 // A caption that is there but broken is reported as that, not as missing as well.
                 uncaptioned.push(path.to_owned());
                 hint_of_source = hint_of_source.or_else(|| listing.caption_hint.clone());
@@ -141,8 +149,12 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
         }
     }
     DataError::all(errors)?;
-    let warnings = warnings(&scan);
-    scan.warnings.extend(warnings);
+    let found = warnings(&scan);
+    scan.warnings.extend(found);
+    let of_captions: Vec<String> = (config.subsets.iter().enumerate())
+        .flat_map(|(index, subset)| caption_warnings(subset, scan.images.iter().filter(|image| image.subset == index)))
+        .collect();
+    scan.warnings.extend(of_captions);
     Ok(scan)
 }
 
@@ -151,7 +163,8 @@ fn caption_hint(config: &DataConfig, other_endings: &BTreeSet<String>) -> String
     match likely {
         Some(ending) => format!("files that end in `{ending}` are there: set `caption_extension = \"{ending}\"`"),
         None => {
-            let ending = config.subsets[0].caption_extension.trim_start_matches('.');
+            let endings = config.subsets[0].caption_extensions();
+            let ending = endings[0].trim_start_matches('.');
             format!(
                 "put the caption of `NAME.png` into `NAME.{ending}`, give the subset `class_tokens`, or set \
                  `data.caption.missing = \"empty\"` to train them on the empty prompt"
@@ -177,6 +190,34 @@ fn warnings(scan: &Scan) -> Vec<String> {
             .map(|image| format!(", the first is that of `{}`", image.location.path().display()))
             .unwrap_or_default();
         warnings.push(format!("{} caption files are empty{first}", scan.captions.empty));
+    }
+    warnings
+}
+
+/// Words of a subset's captions that are not trained on as their author may think.
+fn caption_warnings<'a>(subset: &Subset, images: impl Iterator<Item = &'a Image> + Clone) -> Vec<String> {
+    let count = |is_meant: &dyn Fn(&str) -> bool| {
+        images.clone().flat_map(|image| &image.captions).filter(|caption| is_meant(&caption.text)).count()
+    };
+    let folder = subset.path.display();
+    let mut warnings = Vec::new();
+    if !subset.enable_wildcard {
+        let lines = count(&|text| text.contains('\n'));
+        if lines > 0 {
+            warnings.push(format!(
+                "{lines} captions in `{folder}` have several lines, and only the first is used; \
+                 `enable_wildcard = true` chooses among them"
+            ));
+        }
+    }
+    if let Some(mark) = subset.keep_tokens_separator.as_deref().filter(|_| !subset.changes_caption_parts()) {
+        let marked = count(&|text| text.contains(mark));
+        if marked > 0 {
+            warnings.push(format!(
+                "`{mark}` stays in the text of {marked} captions in `{folder}`; `keep_tokens_separator` needs \
+                 `shuffle_caption`, `caption_tag_dropout_rate` or `token_warmup_step`"
+            ));
+        }
     }
     warnings
 }

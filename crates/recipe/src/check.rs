@@ -32,7 +32,7 @@ pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document, kohya: Op
     checker.faults
 }
 
-struct Checker<'a> {
+pub(crate) struct Checker<'a> {
     parsed: &'a Parsed<TrainConfig>,
     document: &'a Document,
     kohya: Option<&'a KohyaFile>,
@@ -109,20 +109,7 @@ impl Checker<'_> {
             if subset.repeats > 100_000 {
                 self.report(&key("repeats"), "100000 repeats are the most; train for more epochs instead");
             }
-            self.between_zero_and_one(&key("caption_dropout_rate"), subset.caption_dropout_rate);
-            if !subset.caption_extension.starts_with('.') {
-                let message = format!(
-                    "`{}` must begin with a dot, not \"{}\"",
-                    key("caption_extension"),
-                    subset.caption_extension
-                );
-                self.report(&key("caption_extension"), message).hint =
-                    Some(format!("write \".{}\"", subset.caption_extension));
-            }
-            if subset.shuffle_caption && subset.caption_separator.is_empty() {
-                let message = format!("`{}` must not be empty", key("caption_separator"));
-                self.report(&key("caption_separator"), message);
-            }
+            self.check_captions(index, subset);
             if subset.random_crop && data.cache_latents && config.method != Method::Vae {
                 self.report(&key("random_crop"), "random crops cannot be taken from cached latents").hint =
                     Some("set `data.cache_latents = false`".to_owned());
@@ -335,7 +322,7 @@ impl Checker<'_> {
         self.at_least_one("debug.trace_steps", Some(config.debug.trace_steps));
     }
 
-    fn report(&mut self, key: &str, message: impl Into<String>) -> &mut Problem {
+    pub(crate) fn report(&mut self, key: &str, message: impl Into<String>) -> &mut Problem {
         let message = message.into();
         let in_kohya = self.kohya.and_then(|file| file.problem(key, &message));
         let problem = in_kohya.unwrap_or_else(|| self.document.problem(key, message));
@@ -355,13 +342,13 @@ impl Checker<'_> {
         }
     }
 
-    fn not_negative(&mut self, key: &str, value: Option<f64>) {
+    pub(crate) fn not_negative(&mut self, key: &str, value: Option<f64>) {
         if let Some(value) = value.filter(|value| *value < 0.0) {
             self.report(key, format!("`{key}` must not be negative, and is {value}"));
         }
     }
 
-    fn between_zero_and_one(&mut self, key: &str, value: f64) {
+    pub(crate) fn between_zero_and_one(&mut self, key: &str, value: f64) {
         if !(0.0..=1.0).contains(&value) {
             self.report(key, format!("`{key}` must be between 0 and 1, not {value}"));
         }

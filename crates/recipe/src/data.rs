@@ -137,18 +137,47 @@ pub struct Subset {
     pub shuffle_caption: bool,
 
     /// Parts of the caption that stay where they are when it is shuffled, counted from the front; the trigger word
-    /// usually stands there. Typical: 1 with `shuffle_caption`.
+    /// usually stands there. They are not dropped by `caption_tag_dropout_rate` either. Typical: 1 with `shuffle_caption`.
     pub keep_tokens: u32,
 
-    /// Ending of caption files.
+    /// Mark in a caption: what stands before it stays in front, what stands behind a second one stays at the end, and only the
+    /// parts in between are shuffled, dropped and warmed up; `keep_tokens` is then not looked at. Typical: `"|||"`. It is
+    /// taken out of captions only where `shuffle_caption`, `caption_tag_dropout_rate` or `token_warmup_step` is set.
+    pub keep_tokens_separator: Option<String>,
+
+    /// Ending of caption files. Not used where `captions` lists several.
     pub caption_extension: String,
 
-    /// What separates the parts of a caption.
+    /// What separates the parts of a caption. Parts that were shuffled, dropped or warmed up are put together again with a
+    /// comma and a space, whatever this is.
     pub caption_separator: String,
+
+    /// Text that becomes `caption_separator` once the parts of a caption have been shuffled: what it joins travels as one
+    /// part. Typical: `";;;"`.
+    pub secondary_separator: Option<String>,
+
+    /// Choose anew each time an image is seen: one line of a caption of several lines, and one of `{red|green|{light|dark} blue}`.
+    /// An empty choice is allowed; `{{` and `}}` stand for the braces themselves, but `}}` also ends two choices, one in the
+    /// other. Off: captions are their first line, and braces are text.
+    pub enable_wildcard: bool,
 
     /// How often an image is trained on the empty prompt instead of its caption, 0 to 1. It teaches the unconditional
     /// prediction that guidance needs. Typical: 0 for a LoRA, 0.1 for full training.
+    #[schemars(extend("x-other-names" = ["proportion_empty_prompts"]))]
     pub caption_dropout_rate: f64,
+
+    /// Every so many epochs, counted from 1, all images are trained on the empty prompt. 0: never.
+    pub caption_dropout_every_n_epochs: u64,
+
+    /// How often each part of a caption is left out, 0 to 1; those kept by `keep_tokens` or `keep_tokens_separator` never are.
+    pub caption_tag_dropout_rate: f64,
+
+    /// Parts of a caption, behind those that are kept, at the start of the warm-up of `token_warmup_step`.
+    pub token_warmup_min: u32,
+
+    /// Captions grow from `token_warmup_min` parts to all of them over this many optimizer steps; less than 1: over this part
+    /// of the run. 0: they are whole from the start.
+    pub token_warmup_step: f64,
 
     /// Text put in front of every caption, with one space.
     pub caption_prefix: Option<String>,
@@ -164,7 +193,31 @@ pub struct Subset {
     pub random_crop: bool,
 
     /// Caption of images that have no caption file. Absent: `data.caption.missing` says what happens.
+    #[schemars(extend("x-other-names" = ["instance_prompt", "class_prompt"]))]
     pub class_tokens: Option<String>,
+
+    /// Several caption files for an image, of which one is chosen each time the image is seen, as often as its `weight` says:
+    /// long written descriptions beside short original ones, for instance. An image that lacks some of them chooses among the
+    /// others. Absent: the one file that ends in `caption_extension`.
+    pub captions: Vec<CaptionFile>,
+}
+
+/// One of several caption files of an image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["extension"]))]
+pub struct CaptionFile {
+    /// Ending of these caption files, such as `".long"` or `".tags.txt"`.
+    pub extension: String,
+
+    /// How often they are chosen, in proportion to the weights of the others: 95 and 5 are the same as 0.95 and 0.05.
+    pub weight: f64,
+}
+
+impl Default for CaptionFile {
+    fn default() -> Self {
+        CaptionFile { extension: String::new(), weight: 1.0 }
+    }
 }
 
 impl Default for Subset {
@@ -180,14 +233,37 @@ impl Default for Subset {
             repeats: 1,
             shuffle_caption: false,
             keep_tokens: 0,
+            keep_tokens_separator: None,
             caption_extension: ".txt".to_owned(),
             caption_separator: ",".to_owned(),
+            secondary_separator: None,
+            enable_wildcard: false,
             caption_dropout_rate: 0.0,
+            caption_dropout_every_n_epochs: 0,
+            caption_tag_dropout_rate: 0.0,
+            token_warmup_min: 1,
+            token_warmup_step: 0.0,
             caption_prefix: None,
             caption_suffix: None,
             flip: false,
             random_crop: false,
             class_tokens: None,
+            captions: Vec::new(),
+        }
+    }
+}
+
+impl Subset {
+    /// Whether anything is done to single parts of a caption, so that it is taken apart and put together again.
+    pub fn changes_caption_parts(&self) -> bool {
+        self.shuffle_caption || self.token_warmup_step > 0.0 || self.caption_tag_dropout_rate > 0.0
+    }
+
+    /// Endings of the caption files of an image, with their dots; the place of one is the number of its source.
+    pub fn caption_extensions(&self) -> Vec<String> {
+        match self.captions.as_slice() {
+            [] => vec![self.caption_extension.clone()],
+            files => files.iter().map(|file| file.extension.clone()).collect(),
         }
     }
 }

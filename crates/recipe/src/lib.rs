@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod check;
+mod check_captions;
 mod checkpoint;
 mod data;
 mod debug;
@@ -27,7 +28,9 @@ mod vae_objective;
 mod validation;
 
 pub use checkpoint::CheckpointConfig;
-pub use data::{BucketingConfig, CaptionConfig, DataConfig, Leftovers, MissingCaption, Resolution, Subset};
+pub use data::{
+    BucketingConfig, CaptionConfig, CaptionFile, DataConfig, Leftovers, MissingCaption, Resolution, Subset,
+};
 pub use debug::DebugConfig;
 pub use every::Every;
 pub use full::{FullConfig, ModelFormat};

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use sdtrain_data_loader::{DataReport, DataSet};
+use sdtrain_data_loader::{DataReport, DataSet, TokenReport};
 use sdtrain_recipe::{DataConfig, MissingCaption, Subset};
+use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
 use serde_json::{Value as Json, json};
 
 use crate::args::{ConfigArgs, DatasetArgs, DatasetCommand, DatasetInspectArgs};
 use crate::commands::check::load_or_explain;
-use crate::{Failure, print_answer};
+use crate::{Failure, model_tokenizer, print_answer};
 
 /// Runs one of its commands.
 pub(crate) fn run(args: &DatasetArgs) -> Result<(), Failure> {
@@ -21,18 +22,20 @@ pub(crate) fn run(args: &DatasetArgs) -> Result<(), Failure> {
 const BUCKET_STEP: usize = 64;
 
 fn inspect(args: &DatasetInspectArgs) -> Result<(), Failure> {
-    let (data, seed) = match (&args.config, &args.folder) {
+    let (data, seed, tokenizer) = match (&args.config, &args.folder) {
         (Some(config), _) => {
             let config = ConfigArgs { config: config.clone(), set: args.set.clone() };
             let config = load_or_explain(&config)?.config;
-            (config.data, config.seed)
+            let tokenizer = model_tokenizer::of(&config.model)?;
+            (config.data, config.seed, tokenizer)
         }
-        (None, folder) => (of_folder(folder.clone().unwrap_or_default()), 0),
+        (None, folder) => (of_folder(folder.clone().unwrap_or_default()), 0, ClipTokenizer::builtin()),
     };
     let data = DataSet::open(&data, seed, BUCKET_STEP)?;
+    let tokens = data.count_tokens(&tokenizer, tokenizer.window() - 2);
     print_answer(&match args.json {
-        true => format!("{:#}\n", as_json(data.report())),
-        false => format!("{}\n", data.report()),
+        true => format!("{:#}\n", as_json(data.report(), &tokens)),
+        false => format!("{}\n  tokens: {tokens}\n", data.report()),
     });
     Ok(())
 }
@@ -44,7 +47,7 @@ fn of_folder(path: PathBuf) -> DataConfig {
     data
 }
 
-fn as_json(report: &DataReport) -> Json {
+fn as_json(report: &DataReport, tokens: &TokenReport) -> Json {
     let buckets: Vec<Json> = report
         .buckets
         .iter()
@@ -63,6 +66,11 @@ fn as_json(report: &DataReport) -> Json {
         .iter()
         .map(|image| json!({"path": image.path.to_string_lossy(), "reason": image.reason}))
         .collect();
+    let long: Vec<Json> = tokens
+        .images
+        .iter()
+        .map(|image| json!({"path": image.path.to_string_lossy(), "tokens": image.tokens}))
+        .collect();
     let captions = &report.captions;
     let without_image: Vec<_> = captions.without_image.iter().map(|path| path.to_string_lossy()).collect();
     json!({
@@ -73,10 +81,19 @@ fn as_json(report: &DataReport) -> Json {
         "buckets": buckets,
         "captions": {
             "from_file": captions.from_file,
+            "by_extension": captions.by_extension,
             "from_class_tokens": captions.from_class_tokens,
             "empty": captions.empty,
             "missing": captions.missing,
             "without_image": without_image,
+        },
+        "tokens": {
+            "limit": tokens.limit,
+            "captions": tokens.captions,
+            "mean": tokens.mean(),
+            "longest": tokens.longest,
+            "too_long": tokens.too_long,
+            "images": long,
         },
         "visits_per_epoch": report.visits_per_epoch,
         "left_over": report.left_over,

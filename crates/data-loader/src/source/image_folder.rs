@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sdtrain_recipe::{SourceFormat, Subset};
 
-use super::{ExampleSource, Listing, SourceExample, SourceKind};
+use super::{ExampleSource, Listing, SourceCaption, SourceExample, SourceKind};
 use crate::caption::sidecar;
 use crate::{DataError, ImageProblem};
 
@@ -23,8 +23,8 @@ pub(super) const KIND: SourceKind =
 pub struct ImageFolder {
     /// The folder.
     pub path: PathBuf,
-    /// Ending of caption files, with or without its dot.
-    pub caption_extension: String,
+    /// Endings of caption files, with or without their dots; the place of one is the number of its captions' source.
+    pub caption_extensions: Vec<String>,
     /// Whether the folders within are looked into.
     pub recursive: bool,
 }
@@ -32,7 +32,9 @@ pub struct ImageFolder {
 impl ExampleSource for ImageFolder {
     fn list(&self) -> Result<Listing, DataError> {
         let files = files_below(&self.path, self.recursive)?;
-        let ending = self.caption_extension.trim_start_matches('.');
+        let endings_of_captions: Vec<&str> =
+            self.caption_extensions.iter().map(|extension| extension.trim_start_matches('.')).collect();
+        let is_caption = |file: &Path| endings_of_captions.iter().any(|ending| has_ending(file, ending));
         let images: Vec<&PathBuf> = files.iter().filter(|file| is_image(file)).collect();
         if images.is_empty() {
             return Err(DataError::NoImages {
@@ -42,27 +44,30 @@ impl ExampleSource for ImageFolder {
             });
         }
 
-        let captions: BTreeSet<&PathBuf> = files.iter().filter(|file| has_ending(file, ending)).collect();
+        let captions: BTreeSet<&PathBuf> = files.iter().filter(|file| is_caption(file)).collect();
         let mut listing = Listing::default();
         let mut used = BTreeSet::new();
         for image in images {
-            let caption_file = image.with_extension(ending);
-            let mut caption = None;
-            if captions.contains(&caption_file) {
+            let mut example = SourceExample::of_file(image.clone(), None);
+            for (source, ending) in endings_of_captions.iter().enumerate() {
+                let caption_file = image.with_extension(ending);
+                if !captions.contains(&caption_file) {
+                    continue;
+                }
                 match sidecar::read(&caption_file) {
-                    Ok(text) => caption = Some(text),
+                    Ok(text) => example.captions.push(SourceCaption { source, text }),
                     Err(reason) => {
                         listing.broken_captions.push(ImageProblem { path: caption_file.clone(), reason });
                     }
                 }
                 used.insert(caption_file);
             }
-            listing.examples.push(SourceExample::of_file(image.clone(), caption));
+            listing.examples.push(example);
         }
         listing.captions_without_image = captions.into_iter().filter(|file| !used.contains(*file)).cloned().collect();
         let other: BTreeSet<String> = files
             .iter()
-            .filter(|file| !is_image(file) && !has_ending(file, ending))
+            .filter(|file| !is_image(file) && !is_caption(file))
             .filter_map(|file| file.extension().map(|e| format!(".{}", e.to_string_lossy())))
             .collect();
         listing.other_endings = other.into_iter().collect();
@@ -75,7 +80,7 @@ impl ImageFolder {
     pub fn of(subset: &Subset) -> ImageFolder {
         ImageFolder {
             path: subset.path.clone(),
-            caption_extension: subset.caption_extension.clone(),
+            caption_extensions: subset.caption_extensions(),
             recursive: subset.recursive,
         }
     }
@@ -159,7 +164,9 @@ pub(super) fn is_image(path: &Path) -> bool {
 }
 
 fn has_ending(path: &Path, ending: &str) -> bool {
-    path.extension().is_some_and(|e| e == ending)
+    // An ending may hold a dot itself, as `tags.txt` does.
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    name.strip_suffix(ending.as_bytes()).is_some_and(|stem| stem.ends_with(b"."))
 }
 
 /// "12 .heic, 3 .txt" or "no file at all".
@@ -191,7 +198,7 @@ mod tests {
     }
 
     fn list(folder: &Path) -> Result<Listing, DataError> {
-        ImageFolder { path: folder.to_owned(), caption_extension: ".txt".to_owned(), recursive: true }.list()
+        ImageFolder { path: folder.to_owned(), caption_extensions: vec![".txt".to_owned()], recursive: true }.list()
     }
 
     fn names(listing: &Listing, folder: &Path) -> Vec<String> {

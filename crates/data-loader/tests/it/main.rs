@@ -1,5 +1,6 @@
 //! The data loader as its users see it: folders in, batches out.
 
+mod captions;
 mod containers;
 mod data_set;
 mod folder;

@@ -23,6 +23,12 @@ fn single_values_out_of_range_are_refused() {
             "data.subsets.0.caption_extension=txt",
             "`data.subsets.0.caption_extension` must begin with a dot, not \"txt\"\n  hint: write \".txt\"",
         ),
+        (
+            "data.subsets.0.caption_tag_dropout_rate=-0.1",
+            "`data.subsets.0.caption_tag_dropout_rate` must be between 0 and 1, not -0.1",
+        ),
+        ("data.subsets.0.token_warmup_step=-1", "`data.subsets.0.token_warmup_step` must not be negative, and is -1"),
+        ("data.subsets.0.keep_tokens_separator=\"\"", "`data.subsets.0.keep_tokens_separator` must not be empty"),
         ("lora.rank=0", "`lora.rank` must be at least 1, not 0"),
         ("lora.alpha=0", "`lora.alpha` must be greater than 0, not 0"),
         ("lora.dropout=1", "`lora.dropout` must be at least 0 and less than 1, not 1"),
@@ -238,6 +244,49 @@ fn a_subset_is_a_folder_a_file_of_images_or_a_pattern() {
         assert!(
             messages.contains(&format!("`{address}` is an address, and images are read from this machine")),
             "{messages}"
+        );
+    }
+}
+
+#[test]
+fn several_caption_files_are_told_apart_and_one_can_be_chosen() {
+    let listed = |captions: &str, expected: &str| {
+        let text = SMALLEST.replace("[train]", &format!("captions = [{captions}]\n[train]"));
+        let messages = Project::new(&text).messages_with(&[]);
+        assert_eq!(messages, format!("error: configs/run.toml:5: {expected}"));
+    };
+    listed(
+        "{ extension = \".txt\" }, { extension = \".txt\" }",
+        "`data.subsets.0.captions.1.extension`: \".txt\" is listed already",
+    );
+    listed(
+        "{ extension = \".txt\", weight = -1 }",
+        "`data.subsets.0.captions.0.weight` must not be negative, and is -1",
+    );
+    listed(
+        "{ extension = \".txt\", weight = 0 }",
+        "every weight of `data.subsets.0.captions` is 0, so none could be chosen",
+    );
+    listed(
+        "{ extension = \"long\" }",
+        "`data.subsets.0.captions.0.extension` must begin with a dot, not \"long\"\n  hint: write \".long\"",
+    );
+    let text = SMALLEST
+        .replace("[train]", "caption_extension = \".caption\"\ncaptions = [{ extension = \".long\" }]\n[train]");
+    assert_eq!(
+        Project::new(&text).messages_with(&[]),
+        "error: configs/run.toml:5: `data.subsets.0.caption_extension` and `data.subsets.0.captions` are both set\n  \
+         hint: give `.caption` to one of `captions`"
+    );
+}
+
+#[test]
+fn parts_that_are_dropped_need_a_separator_as_those_that_are_shuffled_do() {
+    for option in ["shuffle_caption=true", "caption_tag_dropout_rate=0.5", "token_warmup_step=10"] {
+        let setting = format!("data.subsets.0.{option}");
+        assert_eq!(
+            message(&[&setting, "data.subsets.0.caption_separator=\"\""]),
+            "`--set data.subsets.0.caption_separator=\"\"`: `data.subsets.0.caption_separator` must not be empty"
         );
     }
 }
