@@ -124,8 +124,8 @@ pub struct Subset {
     #[schemars(extend("x-other-names" = ["edit_prompt_column"]))]
     pub caption_column: Option<String>,
 
-    /// Column with a second image that belongs to the first: a control image, or the picture before an edit. For
-    /// `"webdataset"` the ending of its entry. Absent: there is none.
+    /// Column with a second image that belongs to the first: a control image, or the picture before an edit. It
+    /// is known as `conditioning_image`. For `"webdataset"` the ending of its entry. Absent: there is none.
     #[schemars(extend("x-other-names" = ["original_image_column"]))]
     pub conditioning_image_column: Option<String>,
 

@@ -102,7 +102,9 @@ pub(super) const KEYS: &[Key] = &[
     Key { name: "cache_info", level: Level::Everywhere, kind: Kind::Boolean, fate: Fate::NoEffect },
     ours("image_dir", Level::Subset, Kind::Path),
     ours("metadata_file", Level::Subset, Kind::Path),
-    ours("conditioning_data_dir", Level::Subset, Kind::Path),
+    refused("conditioning_data_dir", Level::Subset, Kind::Path,
+        "it holds masks or control images, and only the scripts' command line says which",
+        "write the subsets as `[[data.subsets]]` in the configuration"),
     ours("is_reg", Level::Subset, Kind::Boolean),
     ours("alpha_mask", Level::Subset, Kind::Boolean),
 ];

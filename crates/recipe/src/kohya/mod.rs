@@ -298,9 +298,16 @@ impl<'a> Import<'a> {
                 }
                 _ => value.clone(),
             };
-            let alone: Table = [(target.clone(), value.clone())].into_iter().collect();
-            if let Err(error) = alone.try_into::<Subset>() {
-                let message = format!("`{origin}`: {}", error.message().trim().replace('\n', ", "));
+            let fits = |value: &Value| {
+                let alone: Table = [(target.clone(), value.clone())].into_iter().collect();
+                alone.try_into::<Subset>().map(|_| ())
+            };
+            if let Err(error) = fits(&value) {
+                // A switch that is a section of ours is off without it.
+                if key.is_neutral(&value) {
+                    continue;
+                }
+                let message = format!("`{origin}` is not supported: {}", error.message().trim().replace('\n', ", "));
                 self.report(&origin, message);
                 return None;
             }

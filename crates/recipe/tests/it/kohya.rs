@@ -292,3 +292,13 @@ fn every_key_of_kohyas_schema_is_known() {
         }
     }
 }
+
+#[test]
+fn a_value_that_does_not_fit_is_named_at_its_line() {
+    let file = "[general]\nresolution = 64\nnum_repeats = -1\n[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'a'\n";
+    let messages = project("", file).messages_with(&[]);
+    assert!(
+        messages.starts_with("error: configs/dataset.toml:3: `general.num_repeats` is not supported: invalid value"),
+        "{messages}"
+    );
+}
