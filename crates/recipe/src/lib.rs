@@ -6,6 +6,7 @@ mod data;
 mod debug;
 mod every;
 mod full;
+mod image;
 mod load;
 mod location;
 mod log;
@@ -29,6 +30,7 @@ pub use data::{BucketingConfig, CaptionConfig, DataConfig, Leftovers, MissingCap
 pub use debug::DebugConfig;
 pub use every::Every;
 pub use full::{FullConfig, ModelFormat};
+pub use image::{AlphaConfig, ColorAugmentation, ColorChanges, ExtraImages, MASK_COLUMN, ResizeKernel};
 pub use load::Loaded;
 pub use location::{BUILTIN_MODELS, ModelLocation};
 pub use log::LogConfig;

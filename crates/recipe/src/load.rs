@@ -96,6 +96,11 @@ fn make_paths_absolute(config: &mut TrainConfig, document: &Document) {
         if !subset.path.as_os_str().is_empty() {
             subset.path = absolute(&subset.path, &format!("data.subsets.{index}.path"));
         }
+        for (extra_index, extra) in subset.extra_images.iter_mut().enumerate() {
+            if let Some(path) = &mut extra.path {
+                *path = absolute(path, &format!("data.subsets.{index}.extra_images.{extra_index}.path"));
+            }
+        }
     }
     let inputs = [
         (&mut config.model.vae, "model.vae"),
