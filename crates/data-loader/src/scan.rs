@@ -1,6 +1,6 @@
 //! Looks through the folders of a configuration: every image's size, caption and bucket, nothing decoded; all problems at once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::thread;
@@ -8,9 +8,10 @@ use std::thread;
 use sdtrain_recipe::{DataConfig, MissingCaption};
 
 use crate::buckets::{Buckets, Placement, Size};
+use crate::image::{self, Look};
 use crate::report::CaptionCounts;
 use crate::source::{ExampleSource, ImageFolder, ImageLocation, Listing, SourceCaption, SourceExample};
-use crate::{DataError, ImageProblem, image};
+use crate::{DataError, ImageProblem, extra_images};
 
 /// One image that can be trained on.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub(crate) struct Image {
     pub size: Size,
     pub placement: Placement,
     pub captions: Vec<SourceCaption>,
+    /// Its mask and other images that belong to it, by column.
+    pub extra_images: BTreeMap<String, ImageLocation>,
 }
 
 /// What a look through the folders gave.
@@ -49,7 +52,11 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
     let mut errors = Vec::new();
     let mut listings: Vec<(usize, Listing)> = Vec::new();
     for (index, subset) in config.subsets.iter().enumerate() {
-        let folder = ImageFolder { path: subset.path.clone(), caption_extension: subset.caption_extension.clone() };
+        let folder = ImageFolder {
+            path: subset.path.clone(),
+            caption_extension: subset.caption_extension.clone(),
+            extra_images: subset.extra_images.clone(),
+        };
         match folder.list() {
             Ok(listing) => listings.push((index, listing)),
             Err(error) => errors.push(error),
@@ -61,6 +68,8 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
     let mut unreadable = Vec::new();
     let mut uncaptioned: Vec<PathBuf> = Vec::new();
     let mut other_endings = BTreeSet::new();
+    let mut extra_without_image: Vec<PathBuf> = Vec::new();
+    let mut animated_files: Vec<PathBuf> = Vec::new();
     for (subset_index, listing) in listings {
         let subset = &config.subsets[subset_index];
         let without_caption: BTreeSet<PathBuf> =
@@ -70,7 +79,7 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
         broken_captions.extend(listing.broken_captions);
         let looks = look_at_all(&listing.examples);
         for (example, look) in listing.examples.into_iter().zip(looks) {
-            let (size, file_length) = match look {
+            let (Look { size, animated }, file_length) = match look {
                 Ok(look) => look,
                 Err(reason) => {
                     let path = example.image.path().to_owned();
@@ -87,6 +96,9 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
                 }
             };
             let path = example.image.path();
+            if animated {
+                animated_files.push(path.to_owned());
+            }
             let mut captions = example.captions;
             if captions.iter().any(|caption| !caption.text.is_empty()) {
                 scan.captions.from_file += 1;
@@ -108,9 +120,11 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
                 size,
                 placement,
                 captions,
+                extra_images: example.extra_images,
             });
         }
         other_endings.extend(listing.other_endings);
+        extra_without_image.extend(listing.extra_images_without_image);
     }
 
     scan.unreadable = unreadable.len();
@@ -133,8 +147,12 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
             });
         }
     }
+    if !too_many(scan.unreadable, scan.found) {
+        errors.extend(extra_images::missing(config, &scan.images));
+    }
     DataError::all(errors)?;
-    scan.warnings = warnings(&scan);
+    scan.warnings = warnings(&scan, &animated_files);
+    scan.warnings.extend(extra_images::warnings(config, &scan.images, &extra_without_image));
     Ok(scan)
 }
 
@@ -152,7 +170,7 @@ fn caption_hint(config: &DataConfig, other_endings: &BTreeSet<String>) -> String
     }
 }
 
-fn warnings(scan: &Scan) -> Vec<String> {
+fn warnings(scan: &Scan, animated: &[PathBuf]) -> Vec<String> {
     let mut warnings = Vec::new();
     let distinct: BTreeSet<PathBuf> = scan
         .images
@@ -170,24 +188,31 @@ fn warnings(scan: &Scan) -> Vec<String> {
             .unwrap_or_default();
         warnings.push(format!("{} caption files are empty{first}", scan.captions.empty));
     }
+    if let Some(first) = animated.first() {
+        warnings.push(format!(
+            "{} files are animations, of which only the first image is read; the first is `{}`",
+            animated.len(),
+            first.display()
+        ));
+    }
     warnings
 }
 
-type Look = Result<(Size, u64), String>;
+type Looked = Result<(Look, u64), String>;
 
 /// Size and file length of every image, on as many threads as the machine has; the result does not depend on them.
-fn look_at_all(examples: &[SourceExample]) -> Vec<Look> {
+fn look_at_all(examples: &[SourceExample]) -> Vec<Looked> {
     /// Fewer files than this are not worth a thread.
     const PER_THREAD: usize = 32;
     let threads =
         thread::available_parallelism().map_or(1, usize::from).min(examples.len().div_ceil(PER_THREAD)).max(1);
-    let mut looks: Vec<Look> = vec![Err(String::new()); examples.len()];
+    let mut looks: Vec<Looked> = vec![Err(String::new()); examples.len()];
     let share = examples.len().div_ceil(threads).max(1);
     thread::scope(|scope| {
         for (examples, looks) in examples.chunks(share).zip(looks.chunks_mut(share)) {
             scope.spawn(move || {
                 for (example, look) in examples.iter().zip(looks) {
-                    *look = look_at(&example.image);
+                    *look = look_at(example);
                 }
             });
         }
@@ -195,7 +220,9 @@ fn look_at_all(examples: &[SourceExample]) -> Vec<Look> {
     looks
 }
 
-fn look_at(image: &ImageLocation) -> Look {
-    let length = image.length().map_err(|e| e.to_string())?;
-    Ok((image::read_size(image)?, length))
+fn look_at(example: &SourceExample) -> Looked {
+    let length = example.image.length().map_err(|e| e.to_string())?;
+    let look = image::look(&example.image)?;
+    extra_images::look_at(example, look.size)?;
+    Ok((look, length))
 }

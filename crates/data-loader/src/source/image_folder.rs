@@ -5,12 +5,15 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use sdtrain_recipe::ExtraImages;
+
+use super::beside::Beside;
 use super::{ExampleSource, Listing, SourceExample};
 use crate::caption::sidecar;
 use crate::{DataError, ImageProblem};
 
 /// Endings of the image files that are looked for, in either case.
-pub const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
+pub const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "jxl", "avif"];
 
 /// A folder of images with caption files beside them.
 ///
@@ -20,19 +23,16 @@ pub struct ImageFolder {
     pub path: PathBuf,
     /// Ending of caption files, with or without its dot.
     pub caption_extension: String,
+    /// Masks, control images and the like, in folders of their own or beside the images.
+    pub extra_images: Vec<ExtraImages>,
 }
 
 impl ExampleSource for ImageFolder {
     fn list(&self) -> Result<Listing, DataError> {
-        if !self.path.is_dir() {
-            return Err(self.no_folder());
-        }
-        let mut files = Vec::new();
-        walk(&self.path, &mut Vec::new(), &mut files)?;
-        // Byte order of the path, so that no language setting and no file system decides what is trained when.
-        files.sort_unstable_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
+        let files = files_below(&self.path)?;
         let ending = self.caption_extension.trim_start_matches('.');
-        let images: Vec<&PathBuf> = files.iter().filter(|file| is_image(file)).collect();
+        let mut beside = Beside::find(&self.path, &self.extra_images, &files)?;
+        let images: Vec<&PathBuf> = files.iter().filter(|file| is_image(file) && !beside.is_one(file)).collect();
         if images.is_empty() {
             return Err(DataError::NoImages {
                 path: self.path.clone(),
@@ -56,8 +56,11 @@ impl ExampleSource for ImageFolder {
                 }
                 used.insert(caption_file);
             }
-            listing.examples.push(SourceExample::of_file(image.clone(), caption));
+            let mut example = SourceExample::of_file(image.clone(), caption);
+            example.extra_images = beside.of(image);
+            listing.examples.push(example);
         }
+        listing.extra_images_without_image = beside.unused();
         listing.captions_without_image = captions.into_iter().filter(|file| !used.contains(*file)).cloned().collect();
         let other: BTreeSet<String> = files
             .iter()
@@ -69,36 +72,45 @@ impl ExampleSource for ImageFolder {
     }
 }
 
-impl ImageFolder {
-    fn no_folder(&self) -> DataError {
-        let what = if self.path.exists() { "is not a folder" } else { "does not exist" };
-        let nearest = self
-            .path
-            .ancestors()
-            .skip(1)
-            .map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p })
-            .find(|p| p.exists())
-            .unwrap_or(Path::new("."));
-        let folders: Vec<String> = fs::read_dir(nearest)
-            .map(|entries| {
-                let mut names: Vec<String> = entries
-                    .filter_map(Result::ok)
-                    .filter(|entry| entry.path().is_dir())
-                    .map(|entry| entry.file_name().to_string_lossy().into_owned())
-                    .filter(|name| !name.starts_with('.'))
-                    .collect();
-                names.sort();
-                names
-            })
-            .unwrap_or_default();
-        const SHOWN: usize = 8;
-        let hint = (!folders.is_empty()).then(|| {
-            let names: Vec<String> = folders.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
-            let more = if folders.len() > SHOWN { ", …" } else { "" };
-            format!("folders there: {}{more}", names.join(", "))
-        });
-        DataError::NoFolder { path: self.path.clone(), what, nearest: nearest.to_owned(), hint }
+/// Every regular file below the folder, in byte order of the path, so that no language setting and no file system decides
+/// what is trained when.
+pub(super) fn files_below(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+    if !folder.is_dir() {
+        return Err(no_folder(folder));
     }
+    let mut files = Vec::new();
+    walk(folder, &mut Vec::new(), &mut files)?;
+    files.sort_unstable_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
+    Ok(files)
+}
+
+fn no_folder(path: &Path) -> DataError {
+    let what = if path.exists() { "is not a folder" } else { "does not exist" };
+    let nearest = path
+        .ancestors()
+        .skip(1)
+        .map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p })
+        .find(|p| p.exists())
+        .unwrap_or(Path::new("."));
+    let folders: Vec<String> = fs::read_dir(nearest)
+        .map(|entries| {
+            let mut names: Vec<String> = entries
+                .filter_map(Result::ok)
+                .filter(|entry| entry.path().is_dir())
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .filter(|name| !name.starts_with('.'))
+                .collect();
+            names.sort();
+            names
+        })
+        .unwrap_or_default();
+    const SHOWN: usize = 8;
+    let hint = (!folders.is_empty()).then(|| {
+        let names: Vec<String> = folders.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+        let more = if folders.len() > SHOWN { ", …" } else { "" };
+        format!("folders there: {}{more}", names.join(", "))
+    });
+    DataError::NoFolder { path: path.to_owned(), what, nearest: nearest.to_owned(), hint }
 }
 
 /// Appends every regular file below `folder`. `above` holds the real paths of the folders on the way, to notice a loop.
@@ -127,7 +139,7 @@ fn walk(folder: &Path, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Re
     Ok(())
 }
 
-fn is_image(path: &Path) -> bool {
+pub(super) fn is_image(path: &Path) -> bool {
     path.extension().and_then(OsStr::to_str).is_some_and(|e| EXTENSIONS.contains(&e.to_ascii_lowercase().as_str()))
 }
 
@@ -164,7 +176,7 @@ mod tests {
     }
 
     fn list(folder: &Path) -> Result<Listing, DataError> {
-        ImageFolder { path: folder.to_owned(), caption_extension: ".txt".to_owned() }.list()
+        ImageFolder { path: folder.to_owned(), caption_extension: ".txt".to_owned(), extra_images: Vec::new() }.list()
     }
 
     fn names(listing: &Listing, folder: &Path) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! Where examples come from.
 
+mod beside;
 mod image_folder;
 mod location;
 
@@ -7,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use image_folder::{EXTENSIONS, ImageFolder};
+pub(crate) use location::ReadSeek;
 pub use location::{Container, ImageLocation};
 
 use crate::{DataError, ImageProblem};
@@ -49,6 +51,8 @@ pub struct Listing {
     pub broken_captions: Vec<ImageProblem>,
     /// Caption files that belong to no image.
     pub captions_without_image: Vec<PathBuf>,
+    /// Masks and the like that belong to no image.
+    pub extra_images_without_image: Vec<PathBuf>,
     /// What else might have been meant, for the message about missing captions: other endings that files beside the images have.
     pub other_endings: Vec<String>,
 }

@@ -3,6 +3,7 @@
 mod data_set;
 mod folder;
 mod formats;
+mod masks;
 mod prefetch;
 mod split;
 mod trouble;
