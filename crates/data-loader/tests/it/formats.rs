@@ -15,7 +15,9 @@ const FILES: &[(&str, &[u8])] = &[
     ("progressive.jpg", include_bytes!("files/progressive.jpg")),
     ("restarts.jpg", include_bytes!("files/restarts.jpg")),
     ("cmyk.jpg", include_bytes!("files/cmyk.jpg")),
+    #[cfg(feature = "jpeg-xl")]
     ("lossy.jxl", include_bytes!("files/lossy.jxl")),
+    #[cfg(feature = "jpeg-xl")]
     ("lossless.jxl", include_bytes!("files/lossless.jxl")),
     ("lossy.webp", include_bytes!("files/lossy.webp")),
     ("palette.png", include_bytes!("files/palette.png")),
@@ -123,6 +125,7 @@ fn inks_stored_as_luma_and_chroma_are_read() {
     }
 }
 
+#[cfg(feature = "jpeg-xl")]
 #[test]
 fn jpeg_xl_is_read() {
     let lossless = load("a.jxl", include_bytes!("files/lossless.jxl"), (WIDTH, HEIGHT)).unwrap();
