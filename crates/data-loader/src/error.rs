@@ -94,6 +94,20 @@ pub enum DataError {
         /// The way out.
         hint: String,
     },
+    /// Images without an image that belongs to them.
+    #[error("{missing} of {found} images have no `{column}` image, the first is `{}`", .first.display())]
+    MissingExtraImages {
+        /// What the missing images are.
+        column: String,
+        /// How many lack theirs.
+        missing: usize,
+        /// How many images there are to have one.
+        found: usize,
+        /// The first without.
+        first: PathBuf,
+        /// The way out.
+        hint: String,
+    },
     /// Captions that are not text.
     #[error("{} caption files cannot be read:{}", .captions.len(), list(.captions))]
     Captions {
@@ -188,6 +202,7 @@ impl DataError {
                 Some("replace or delete these files; up to 1 in 100 is left out with a warning".to_owned())
             }
             DataError::MissingCaptions { hint, .. }
+            | DataError::MissingExtraImages { hint, .. }
             | DataError::Bucketing { hint, .. }
             | DataError::BatchTooLarge { hint, .. } => Some(hint.clone()),
             DataError::Captions { .. } => Some("captions are UTF-8 text, at most 64 KiB".to_owned()),

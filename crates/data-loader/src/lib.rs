@@ -15,6 +15,7 @@ mod buckets;
 mod caption;
 mod data_set;
 mod error;
+mod extra_images;
 mod image;
 mod order;
 mod prefetch;

@@ -1,6 +1,6 @@
 //! Looks through the subsets of a configuration: every image's size, caption and bucket, nothing decoded; all problems at once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -8,9 +8,10 @@ use std::thread;
 use sdtrain_recipe::{DataConfig, MissingCaption, Subset};
 
 use crate::buckets::{Buckets, Placement, Size};
+use crate::image::{self, Look};
 use crate::report::CaptionCounts;
 use crate::source::{self, ImageLocation, Listing, SourceCaption, SourceExample};
-use crate::{DataError, ImageProblem, image};
+use crate::{DataError, ImageProblem, extra_images};
 
 /// One image that can be trained on.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub(crate) struct Image {
     pub size: Size,
     pub placement: Placement,
     pub captions: Vec<SourceCaption>,
+    /// Its mask and other images that belong to it, by column.
+    pub extra_images: BTreeMap<String, ImageLocation>,
 }
 
 /// What a look through the folders gave.
@@ -61,6 +64,8 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
     let mut uncaptioned: Vec<PathBuf> = Vec::new();
     let mut other_endings = BTreeSet::new();
     let mut hint_of_source = None;
+    let mut extra_without_image: Vec<PathBuf> = Vec::new();
+    let mut animated_files: Vec<PathBuf> = Vec::new();
     for (subset_index, listing) in listings {
         let subset = &config.subsets[subset_index];
         let extensions = subset.caption_extensions();
@@ -76,7 +81,7 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
         broken_captions.extend(listing.broken_captions);
         let looks = look_at_all(&listing.examples);
         for (example, look) in listing.examples.into_iter().zip(looks) {
-            let (size, file_length) = match look {
+            let (Look { size, animated }, file_length) = match look {
                 Ok(look) => look,
                 Err(reason) => {
                     let path = example.image.path().to_owned();
@@ -93,6 +98,9 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
                 }
             };
             let path = example.image.path();
+            if animated {
+                animated_files.push(path.to_owned());
+            }
             let mut captions = example.captions;
             for caption in captions.iter().filter(|caption| extensions.len() > 1 && !caption.text.is_empty()) {
                 if let Some(extension) = extensions.get(caption.source) {
@@ -123,9 +131,11 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
                 size,
                 placement,
                 captions,
+                extra_images: example.extra_images,
             });
         }
         other_endings.extend(listing.other_endings);
+        extra_without_image.extend(listing.extra_images_without_image);
     }
 
     scan.unreadable = unreadable.len();
@@ -148,9 +158,13 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
             });
         }
     }
+    if !too_many(scan.unreadable, scan.found) {
+        errors.extend(extra_images::missing(config, &scan.images));
+    }
     DataError::all(errors)?;
-    let found = warnings(&scan);
+    let found = warnings(&scan, &animated_files);
     scan.warnings.extend(found);
+    scan.warnings.extend(extra_images::warnings(config, &scan.images, &extra_without_image));
     let of_captions: Vec<String> = (config.subsets.iter().enumerate())
         .flat_map(|(index, subset)| caption_warnings(subset, scan.images.iter().filter(|image| image.subset == index)))
         .collect();
@@ -173,7 +187,7 @@ fn caption_hint(config: &DataConfig, other_endings: &BTreeSet<String>) -> String
     }
 }
 
-fn warnings(scan: &Scan) -> Vec<String> {
+fn warnings(scan: &Scan, animated: &[PathBuf]) -> Vec<String> {
     let mut warnings = Vec::new();
     let distinct: BTreeSet<PathBuf> = scan
         .images
@@ -190,6 +204,13 @@ fn warnings(scan: &Scan) -> Vec<String> {
             .map(|image| format!(", the first is that of `{}`", image.location.path().display()))
             .unwrap_or_default();
         warnings.push(format!("{} caption files are empty{first}", scan.captions.empty));
+    }
+    if let Some(first) = animated.first() {
+        warnings.push(format!(
+            "{} files are animations, of which only the first image is read; the first is `{}`",
+            animated.len(),
+            first.display()
+        ));
     }
     warnings
 }
@@ -222,21 +243,21 @@ fn caption_warnings<'a>(subset: &Subset, images: impl Iterator<Item = &'a Image>
     warnings
 }
 
-type Look = Result<(Size, u64), String>;
+type Looked = Result<(Look, u64), String>;
 
 /// Size and file length of every image, on as many threads as the machine has; the result does not depend on them.
-fn look_at_all(examples: &[SourceExample]) -> Vec<Look> {
+fn look_at_all(examples: &[SourceExample]) -> Vec<Looked> {
     /// Fewer files than this are not worth a thread.
     const PER_THREAD: usize = 32;
     let threads =
         thread::available_parallelism().map_or(1, usize::from).min(examples.len().div_ceil(PER_THREAD)).max(1);
-    let mut looks: Vec<Look> = vec![Err(String::new()); examples.len()];
+    let mut looks: Vec<Looked> = vec![Err(String::new()); examples.len()];
     let share = examples.len().div_ceil(threads).max(1);
     thread::scope(|scope| {
         for (examples, looks) in examples.chunks(share).zip(looks.chunks_mut(share)) {
             scope.spawn(move || {
                 for (example, look) in examples.iter().zip(looks) {
-                    *look = look_at(&example.image);
+                    *look = look_at(example);
                 }
             });
         }
@@ -244,7 +265,9 @@ fn look_at_all(examples: &[SourceExample]) -> Vec<Look> {
     looks
 }
 
-fn look_at(image: &ImageLocation) -> Look {
-    let length = image.length().map_err(|e| e.to_string())?;
-    Ok((image::read_size(image)?, length))
+fn look_at(example: &SourceExample) -> Looked {
+    let length = example.image.length().map_err(|e| e.to_string())?;
+    let look = image::look(&example.image)?;
+    extra_images::look_at(example, look.size)?;
+    Ok((look, length))
 }

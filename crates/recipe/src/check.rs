@@ -7,8 +7,8 @@ use sdtrain_config::{Document, Fault, Parsed, Problem};
 use crate::kohya::KohyaFile;
 use crate::location::nearest_folder_hint;
 use crate::{
-    Init, LrScheduleConfig, Method, ModelLocation, OptimizerConfig, PredictionType, SOURCE_FILE_ENDINGS, TrainConfig,
-    is_address, is_pattern,
+    Init, LrScheduleConfig, MASK_COLUMN, Method, ModelLocation, OptimizerConfig, PredictionType, SOURCE_FILE_ENDINGS,
+    Subset, TrainConfig, is_address, is_pattern,
 };
 
 /// Everything that is wrong with a configuration whose single values have the right types.
@@ -113,6 +113,58 @@ impl Checker<'_> {
             if subset.random_crop && data.cache_latents && config.method != Method::Vae {
                 self.report(&key("random_crop"), "random crops cannot be taken from cached latents").hint =
                     Some("set `data.cache_latents = false`".to_owned());
+            }
+            self.check_images(index, subset, data.cache_latents && config.method != Method::Vae);
+        }
+    }
+
+    fn check_images(&mut self, index: usize, subset: &Subset, cached: bool) {
+        let key = |name: &str| format!("data.subsets.{index}.{name}");
+        if let Some(color) = &subset.color_augmentation {
+            self.between_zero_and_one(&key("color_augmentation.probability"), color.probability);
+            for (name, strength, largest) in [
+                ("hue", color.hue, 180.0),
+                ("gamma", color.gamma, 0.9),
+                ("saturation", color.saturation, 1.0),
+                ("brightness", color.brightness, 1.0),
+                ("contrast", color.contrast, 1.0),
+            ] {
+                if !(0.0..=largest).contains(&strength) {
+                    let key = key(&format!("color_augmentation.{name}"));
+                    self.report(&key, format!("`{key}` must be between 0 and {largest}, not {strength}"));
+                }
+            }
+            if cached && color.probability > 0.0 {
+                let key = key("color_augmentation");
+                self.report(&key, "cached latents cannot change their colours").hint =
+                    Some("set `data.cache_latents = false`".to_owned());
+            }
+        }
+        for (extra_index, extra) in subset.extra_images.iter().enumerate() {
+            let key = |name: &str| key(&format!("extra_images.{extra_index}.{name}"));
+            if let Some(path) = &extra.path {
+                self.existing_folder(&key("path"), path);
+            } else if extra.suffix.is_empty() {
+                self.report(&key("suffix"), format!("`{}` is not set, and neither is `path`", key("suffix"))).hint =
+                    Some("without a folder of their own, extra images need a suffix to be told apart".to_owned());
+            }
+            if extra.suffix.contains(['/', '\\', '.']) {
+                let message = format!(
+                    "`{}` must be a part of a file name without ending, not \"{}\"",
+                    key("suffix"),
+                    extra.suffix
+                );
+                self.report(&key("suffix"), message);
+            }
+            if extra.column.is_empty() {
+                self.report(&key("column"), format!("`{}` is empty", key("column"))).hint =
+                    Some("`mask` is the loss mask; other names are those that the method asks for".to_owned());
+            } else if subset.extra_images[..extra_index].iter().any(|other| other.column == extra.column) {
+                self.report(&key("column"), format!("there are two columns `{}`", extra.column));
+            }
+            if extra.column == MASK_COLUMN && subset.alpha_mask {
+                self.report(&key("column"), "the loss mask is set twice: by `alpha_mask` and by this column").hint =
+                    Some("keep the one that is meant".to_owned());
             }
         }
     }

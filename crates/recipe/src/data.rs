@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::SourceFormat;
+use crate::{AlphaConfig, ColorAugmentation, ExtraImages, ResizeKernel, SourceFormat};
 
 /// The images and captions to learn, and how they become batches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -34,11 +34,18 @@ pub struct DataConfig {
     /// Aspect-ratio buckets: images keep their shape instead of being cut to one.
     pub bucketing: BucketingConfig,
 
+    /// How images are scaled to their bucket; a subset may have its own.
+    #[schemars(extend("x-other-names" = ["resize_interpolation", "image_interpolation_mode"]))]
+    pub resize_kernel: ResizeKernel,
+
+    /// What is shown where an image is transparent.
+    pub alpha: AlphaConfig,
+
     /// What captions must be like.
     pub caption: CaptionConfig,
 
     /// Encode every image once, before the first step, and keep the latents in memory; the autoencoder is then not needed in a
-    /// step. Crops must not be random then. Not used by `method = "vae"`.
+    /// step. Crops and colours must not be random then. Not used by `method = "vae"`.
     pub cache_latents: bool,
 
     /// Threads that read and scale images ahead of the training. 0: none, images are read in the step itself.
@@ -57,6 +64,8 @@ impl Default for DataConfig {
             subsets: Vec::new(),
             kohya_config: None,
             bucketing: BucketingConfig::default(),
+            resize_kernel: ResizeKernel::Auto,
+            alpha: AlphaConfig::default(),
             caption: CaptionConfig::default(),
             cache_latents: true,
             workers: 2,
@@ -190,7 +199,25 @@ pub struct Subset {
     pub flip: bool,
 
     /// Cut at a random place instead of the centre where an image is larger than its bucket. Needs `data.cache_latents = false`.
+    #[schemars(extend("x-refused-names" = {
+        "face_crop_aug_range": "crops around faces are not made: cut the images before, or use `random_crop = true`"
+    }))]
     pub random_crop: bool,
+
+    /// Change colours at random each time an image is seen. Absent: never. Needs `data.cache_latents = false`.
+    #[schemars(extend("x-other-names" = ["color_aug"]))]
+    pub color_augmentation: Option<ColorAugmentation>,
+
+    /// How the images of this folder are scaled. Absent: as `data.resize_kernel` says.
+    pub resize_kernel: Option<ResizeKernel>,
+
+    /// Take the alpha channel as loss mask: what is transparent is not learned, what is half transparent half as much. Images
+    /// without one are trained whole.
+    pub alpha_mask: bool,
+
+    /// Masks, control images and the like, a list: `[[data.subsets.extra_images]]`.
+    #[schemars(extend("x-other-names" = ["conditioning_data_dir", "control_path", "mask_path"]))]
+    pub extra_images: Vec<ExtraImages>,
 
     /// Caption of images that have no caption file. Absent: `data.caption.missing` says what happens.
     #[schemars(extend("x-other-names" = ["instance_prompt", "class_prompt"]))]
@@ -247,6 +274,10 @@ impl Default for Subset {
             caption_suffix: None,
             flip: false,
             random_crop: false,
+            color_augmentation: None,
+            resize_kernel: None,
+            alpha_mask: false,
+            extra_images: Vec::new(),
             class_tokens: None,
             captions: Vec::new(),
         }

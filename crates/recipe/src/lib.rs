@@ -7,6 +7,7 @@ mod data;
 mod debug;
 mod every;
 mod full;
+mod image;
 mod kohya;
 mod load;
 mod location;
@@ -34,6 +35,7 @@ pub use data::{
 pub use debug::DebugConfig;
 pub use every::Every;
 pub use full::{FullConfig, ModelFormat};
+pub use image::{AlphaConfig, ColorAugmentation, ColorChanges, ExtraImages, MASK_COLUMN, ResizeKernel};
 pub use load::Loaded;
 pub use location::{BUILTIN_MODELS, ModelLocation};
 pub use log::LogConfig;

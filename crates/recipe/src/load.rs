@@ -149,6 +149,11 @@ fn make_paths_absolute(config: &mut TrainConfig, document: &Document) {
         if let Some(file) = &mut subset.metadata_file {
             *file = absolute(file, &format!("data.subsets.{index}.metadata_file"));
         }
+        for (extra_index, extra) in subset.extra_images.iter_mut().enumerate() {
+            if let Some(path) = &mut extra.path {
+                *path = absolute(path, &format!("data.subsets.{index}.extra_images.{extra_index}.path"));
+            }
+        }
     }
     let inputs = [
         (&mut config.data.kohya_config, "data.kohya_config"),

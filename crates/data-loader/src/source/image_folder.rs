@@ -5,14 +5,15 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sdtrain_recipe::{SourceFormat, Subset};
+use sdtrain_recipe::{ExtraImages, SourceFormat, Subset};
 
+use super::beside::Beside;
 use super::{ExampleSource, Listing, SourceCaption, SourceExample, SourceKind};
 use crate::caption::sidecar;
 use crate::{DataError, ImageProblem};
 
 /// Endings of the image files that are looked for, in either case.
-pub const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
+pub const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "jxl", "avif"];
 
 pub(super) const KIND: SourceKind =
     SourceKind { format: SourceFormat::Folder, recognises: |_| true, open: |subset| Box::new(ImageFolder::of(subset)) };
@@ -27,6 +28,8 @@ pub struct ImageFolder {
     pub caption_extensions: Vec<String>,
     /// Whether the folders within are looked into.
     pub recursive: bool,
+    /// Masks, control images and the like, in folders of their own or beside the images.
+    pub extra_images: Vec<ExtraImages>,
 }
 
 impl ExampleSource for ImageFolder {
@@ -35,7 +38,8 @@ impl ExampleSource for ImageFolder {
         let endings_of_captions: Vec<&str> =
             self.caption_extensions.iter().map(|extension| extension.trim_start_matches('.')).collect();
         let is_caption = |file: &Path| endings_of_captions.iter().any(|ending| has_ending(file, ending));
-        let images: Vec<&PathBuf> = files.iter().filter(|file| is_image(file)).collect();
+        let mut beside = Beside::find(&self.path, &self.extra_images, &files, self.recursive)?;
+        let images: Vec<&PathBuf> = files.iter().filter(|file| is_image(file) && !beside.is_one(file)).collect();
         if images.is_empty() {
             return Err(DataError::NoImages {
                 path: self.path.clone(),
@@ -62,8 +66,10 @@ impl ExampleSource for ImageFolder {
                 }
                 used.insert(caption_file);
             }
+            example.extra_images = beside.of(image);
             listing.examples.push(example);
         }
+        listing.extra_images_without_image = beside.unused();
         listing.captions_without_image = captions.into_iter().filter(|file| !used.contains(*file)).cloned().collect();
         let other: BTreeSet<String> = files
             .iter()
@@ -82,6 +88,7 @@ impl ImageFolder {
             path: subset.path.clone(),
             caption_extensions: subset.caption_extensions(),
             recursive: subset.recursive,
+            extra_images: subset.extra_images.clone(),
         }
     }
 }
@@ -198,7 +205,7 @@ mod tests {
     }
 
     fn list(folder: &Path) -> Result<Listing, DataError> {
-        ImageFolder { path: folder.to_owned(), caption_extensions: vec![".txt".to_owned()], recursive: true }.list()
+        ImageFolder::of(&Subset { path: folder.to_owned(), ..Subset::default() }).list()
     }
 
     fn names(listing: &Listing, folder: &Path) -> Vec<String> {

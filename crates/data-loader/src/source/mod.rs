@@ -1,5 +1,6 @@
 //! Where examples come from.
 
+mod beside;
 mod columns;
 mod dreambooth;
 mod image_folder;
@@ -22,6 +23,7 @@ pub use columns::CONDITIONING_IMAGE;
 pub(crate) use dreambooth::expand;
 pub use image_folder::{EXTENSIONS, ImageFolder};
 pub use kohya_metadata::KohyaMetadata;
+pub(crate) use location::ReadSeek;
 pub use location::{Container, ImageLocation};
 pub use metadata::Metadata;
 pub use webdataset::Webdataset;
@@ -102,6 +104,8 @@ pub struct Listing {
     pub broken_captions: Vec<ImageProblem>,
     /// Caption files that belong to no image.
     pub captions_without_image: Vec<PathBuf>,
+    /// Masks and the like that belong to no image.
+    pub extra_images_without_image: Vec<PathBuf>,
     /// What else might have been meant, for the message about missing captions: other endings that files beside the images have.
     pub other_endings: Vec<String>,
     /// What to do where captions are missing, if the source knows better than to put files beside the images.

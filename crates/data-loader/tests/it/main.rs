@@ -5,6 +5,7 @@ mod containers;
 mod data_set;
 mod folder;
 mod formats;
+mod masks;
 mod prefetch;
 mod sources;
 mod split;

@@ -132,6 +132,24 @@ fn settings_that_contradict_each_other_are_refused() {
          hint: set `data.cache_latents = false`"
     );
     assert_eq!(
+        message(&["data.subsets.0.color_augmentation={}"]),
+        "`--set data.subsets.0.color_augmentation={}`: cached latents cannot change their colours\n  \
+         hint: set `data.cache_latents = false`"
+    );
+    assert_eq!(
+        message(&["data.subsets.0.extra_images=[{ column = \"mask\" }]"]),
+        "`--set data.subsets.0.extra_images=[{ column = \"mask\" }]`: `data.subsets.0.extra_images.0.suffix` is not set, and \
+         neither is `path`\n  hint: without a folder of their own, extra images need a suffix to be told apart"
+    );
+    assert_eq!(
+        message(&[
+            "data.subsets.0.alpha_mask=true",
+            "data.subsets.0.extra_images=[{ column = \"mask\", suffix = \"-m\" }]"
+        ]),
+        "`--set data.subsets.0.extra_images=[{ column = \"mask\", suffix = \"-m\" }]`: the loss mask is set twice: by \
+         `alpha_mask` and by this column\n  hint: keep the one that is meant"
+    );
+    assert_eq!(
         message(&["data.bucketing.min=2048"]),
         "`--set data.bucketing.min=2048`: the shortest bucket side, 2048, is longer than the longest, 1024\n  \
          hint: set `data.bucketing.min` and `data.bucketing.max`"
@@ -213,6 +231,9 @@ fn keys_of_kohyas_scripts_and_diffusers_are_translated() {
         ("train_batch_size", "data.batch_size"),
         ("data.enable_bucket", "data.bucketing.enabled"),
         ("data.subsets.0.num_repeats", "data.subsets.repeats"),
+        ("data.subsets.0.color_aug", "data.subsets.color_augmentation"),
+        ("data.subsets.0.conditioning_data_dir", "data.subsets.extra_images"),
+        ("resize_interpolation", "data.resize_kernel"),
         ("optimizer.lr", "optimizer.learning_rate"),
         ("noise_offset", "noise.offset"),
         ("mixed_precision", "precision.compute"),
@@ -287,6 +308,29 @@ fn parts_that_are_dropped_need_a_separator_as_those_that_are_shuffled_do() {
         assert_eq!(
             message(&[&setting, "data.subsets.0.caption_separator=\"\""]),
             "`--set data.subsets.0.caption_separator=\"\"`: `data.subsets.0.caption_separator` must not be empty"
+        );
+    }
+}
+
+#[test]
+fn what_is_left_out_on_purpose_is_refused_with_the_reason() {
+    assert_eq!(
+        message(&["data.subsets.0.face_crop_aug_range=[1.0, 2.0]"]),
+        "`--set data.subsets.0.face_crop_aug_range=[1.0, 2.0]`: unknown key `data.subsets.0.face_crop_aug_range`\n  \
+         hint: crops around faces are not made: cut the images before, or use `random_crop = true`"
+    );
+}
+
+#[test]
+fn strengths_of_colour_changes_have_ranges() {
+    for (name, largest) in
+        [("hue", "180"), ("gamma", "0.9"), ("saturation", "1"), ("brightness", "1"), ("contrast", "1")]
+    {
+        let key = format!("data.subsets.0.color_augmentation.{name}");
+        let setting = format!("{key}=-1");
+        assert_eq!(
+            message(&["data.cache_latents=false", &setting]),
+            format!("`--set {setting}`: `{key}` must be between 0 and {largest}, not -1")
         );
     }
 }

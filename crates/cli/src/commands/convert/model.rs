@@ -186,7 +186,7 @@ pub(crate) mod tests {
         fs::write(photos.join("holiday.jpg"), "x").expect("a new file");
         let failure = to_folder(Arc::new(SafetensorsFile::open(&single).expect("written")), &photos)
             .expect_err("photos are no model");
-        assert_eq!(failure.code, ExitCode::Configuration);
+        assert_eq!(failure.code, ExitCode::Storage);
         assert!(photos.join("holiday.jpg").exists());
     }
 
