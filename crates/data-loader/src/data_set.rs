@@ -344,7 +344,7 @@ impl View {
 }
 
 /// A subset's settings with everything random taken out.
-fn without_chance(subset: &Subset) -> Subset {
+pub(crate) fn without_chance(subset: &Subset) -> Subset {
     Subset {
         repeats: 1,
         shuffle_caption: false,

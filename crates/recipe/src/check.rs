@@ -5,7 +5,7 @@ use std::path::Path;
 use sdtrain_config::{Document, Fault, Parsed, Problem};
 
 use crate::location::nearest_folder_hint;
-use crate::{Init, LrScheduleConfig, Method, ModelLocation, OptimizerConfig, PredictionType, TrainConfig};
+use crate::{CleanConfig, Init, LrScheduleConfig, Method, ModelLocation, OptimizerConfig, PredictionType, TrainConfig};
 
 /// Everything that is wrong with a configuration whose single values have the right types.
 pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document) -> Vec<Fault> {
@@ -88,6 +88,7 @@ impl Checker<'_> {
         } else {
             self.check_buckets(config);
         }
+        self.check_clean(&data.clean);
         if data.subsets.is_empty() && !self.parsed.is_faulty("data") {
             self.report("data.subsets", "there is no image folder to train on").hint =
                 Some("add a section `[[data.subsets]]` with `path = \"…\"`".to_owned());
@@ -116,6 +117,13 @@ impl Checker<'_> {
                 self.report(&key("random_crop"), "random crops cannot be taken from cached latents").hint =
                     Some("set `data.cache_latents = false`".to_owned());
             }
+        }
+    }
+
+    fn check_clean(&mut self, clean: &CleanConfig) {
+        for mistake in clean.mistakes() {
+            let key = format!("data.clean.{}", mistake.key);
+            self.report(&key, format!("`{key}` {}", mistake.message)).hint = mistake.hint.map(str::to_owned);
         }
     }
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::clean::CleanConfig;
+
 /// The images and captions to learn, and how they become batches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -37,6 +39,9 @@ pub struct DataConfig {
 
     /// What happens to the images of a bucket that do not fill a batch.
     pub leftovers: Leftovers,
+
+    /// What `sdtrain dataset clean` takes out.
+    pub clean: CleanConfig,
 }
 
 impl Default for DataConfig {
@@ -50,6 +55,7 @@ impl Default for DataConfig {
             cache_latents: true,
             workers: 2,
             leftovers: Leftovers::ShortBatch,
+            clean: CleanConfig::default(),
         }
     }
 }

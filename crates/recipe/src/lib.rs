@@ -2,6 +2,7 @@
 
 mod check;
 mod checkpoint;
+mod clean;
 mod data;
 mod debug;
 mod every;
@@ -25,6 +26,7 @@ mod vae_objective;
 mod validation;
 
 pub use checkpoint::CheckpointConfig;
+pub use clean::{CleanConfig, CleanMistake, Duplicates, MissingDpi};
 pub use data::{BucketingConfig, CaptionConfig, DataConfig, Leftovers, MissingCaption, Resolution, Subset};
 pub use debug::DebugConfig;
 pub use every::Every;

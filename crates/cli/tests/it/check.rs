@@ -1,4 +1,4 @@
-//! `sdtrain check` and `sdtrain dataset inspect`.
+//! `sdtrain check`.
 
 use crate::project::{CONFIG, Project};
 
@@ -80,17 +80,4 @@ fn targets_that_match_nothing_are_refused() {
     let answer = Project::new().run(&["check", "run.toml", "--set", "lora.targets=[\"unet.nothing\"]"]);
     assert_eq!(answer.code, Some(2));
     assert!(answer.stderr.starts_with("error: no module of the model matches `lora.targets`"), "{}", answer.stderr);
-}
-
-#[test]
-fn a_data_set_is_counted_for_people_and_for_programs() {
-    let project = Project::new();
-    let answer = project.run(&["dataset", "inspect", "images"]);
-    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
-    assert!(answer.stdout.starts_with("4 images found, 4 kept"), "{}", answer.stdout);
-    let answer = project.run(&["dataset", "inspect", "--config", "run.toml", "--json"]);
-    let report: serde_json::Value = serde_json::from_str(&answer.stdout).expect("JSON");
-    assert_eq!(report["found"], 4);
-    assert_eq!(report["buckets"][0]["width"], 64);
-    assert_eq!(report["captions"]["from_file"], 4);
 }
