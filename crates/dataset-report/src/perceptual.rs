@@ -15,6 +15,9 @@ const BRIGHTER: f64 = 2.0;
 /// a small object is one or two cells.
 const COLOUR_LIMITS: (f64, u8) = (8.0, 32);
 
+/// Copies have the same width for their height, but for rounding and a trimmed edge.
+const STRETCH_LIMIT: f64 = 1.05;
+
 /// What an image looks like.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Look {
@@ -24,6 +27,8 @@ pub struct Look {
     colours: Vec<u8>,
     /// Variance of the Laplacian of the grey image, scaled down to at most 1024 pixels a side; 0 is one flat colour.
     pub sharpness: f64,
+    /// Width divided by height.
+    aspect: f64,
     /// Whether the image has enough pixels for a hash to mean anything.
     is_hashed: bool,
 }
@@ -35,7 +40,8 @@ impl Look {
         let (width, height) = (image.width() as usize, image.height() as usize);
         let grey: Vec<f32> = image.pixels().map(|pixel| luma(pixel.0)).collect();
         let is_hashed = width >= HASH_GRID.0 && height >= HASH_GRID.0;
-        let mut look = Look { hash: 0, colours: Vec::new(), sharpness: sharpness(&grey, width), is_hashed };
+        let aspect = width as f64 / height.max(1) as f64;
+        let mut look = Look { hash: 0, colours: Vec::new(), sharpness: sharpness(&grey, width), aspect, is_hashed };
         if is_hashed {
             let cells = cell_means(&grey, (width, height), HASH_GRID);
             for row in cells.chunks(HASH_GRID.0) {
@@ -56,7 +62,14 @@ impl Look {
     /// In how many bits the hashes differ, if that is at most `limit` and the colours agree as well.
     pub(crate) fn distance(&self, other: &Look, limit: u32) -> Option<u32> {
         let distance = (self.hash ^ other.hash).count_ones();
-        (self.is_hashed && other.is_hashed && distance <= limit && self.has_colours_of(other)).then_some(distance)
+        let is_copy = distance <= limit && self.has_shape_of(other) && self.has_colours_of(other);
+        (self.is_hashed && other.is_hashed && is_copy).then_some(distance)
+    }
+
+    /// The grids know nothing of shape: without this, a picture stretched to twice its width would be the better copy.
+    fn has_shape_of(&self, other: &Look) -> bool {
+        let ratio = self.aspect / other.aspect;
+        ratio.max(1.0 / ratio) <= STRETCH_LIMIT
     }
 
     fn has_colours_of(&self, other: &Look) -> bool {
@@ -158,6 +171,13 @@ mod tests {
         let blue = RgbImage::from_fn(64, 64, |x, _| if x > 30 { Rgb([40, 100, 160]) } else { Rgb([255; 3]) });
         assert_eq!(Look::at(red.clone()).unwrap().hash, Look::at(blue.clone()).unwrap().hash);
         assert_eq!(distance(&red, &blue), None);
+    }
+
+    #[test]
+    fn a_stretched_copy_is_not_the_same_picture() {
+        let original = picture(300, 300, 1);
+        assert_eq!(distance(&original, &resize(&original, 600, 300, FilterType::Lanczos3)), None);
+        assert!(distance(&original, &resize(&original, 306, 300, FilterType::Lanczos3)).is_some());
     }
 
     #[test]

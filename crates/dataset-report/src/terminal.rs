@@ -28,8 +28,8 @@ impl Inspection {
             }
         }
         let left_out: Vec<String> = self.dropped.iter().map(|d| format!("`{}`: {}", d.path, d.reason)).collect();
-        text += &list("left out", &left_out, width);
-        text += &list("warnings", &self.warnings, width);
+        text += &list("\nleft out", &left_out, width);
+        text += &list("\nwarnings", &self.warnings, width);
         if !self.errors.is_empty() {
             text += "\na training would not start:\n";
             for line in self.errors.iter().flat_map(|error| error.lines()) {
@@ -121,14 +121,14 @@ impl Inspection {
             );
         }
         let shared: Vec<String> = captions.repeated.iter().map(|r| format!("{} × {}", r.images, r.caption)).collect();
-        text += &list("the same caption for several images", &shared, width);
+        text += &list("  the same caption for several images", &shared, width);
         let long: Vec<String> =
             captions.tokens.over_long_captions.iter().map(|l| format!("{} tokens: `{}`", l.tokens, l.path)).collect();
-        text += &list("cut off", &long, width);
-        text += &list("no caption", &quoted(&captions.missing_images), width);
+        text += &list("  cut off", &long, width);
+        text += &list("  no caption", &quoted(&captions.missing_images), width);
         let broken: Vec<String> = captions.broken.iter().map(|b| format!("`{}`: {}", b.path, b.reason)).collect();
-        text += &list("captions that cannot be read", &broken, width);
-        text += &list("captions without an image", &quoted(&captions.without_image), width);
+        text += &list("  captions that cannot be read", &broken, width);
+        text += &list("  captions without an image", &quoted(&captions.without_image), width);
         let frequent: Vec<_> = captions.tags.iter().filter(|tag| tag.images > 1).take(TAGS).collect();
         if let Some(most) = frequent.first().map(|tag| tag.images) {
             let _ = writeln!(text, "tags: {} different, the most frequent", captions.distinct_tags);
@@ -184,14 +184,15 @@ fn list(heading: &str, lines: &[String], width: usize) -> String {
     if lines.is_empty() {
         return text;
     }
+    let indent = if heading.starts_with(' ') { "    " } else { "  " };
     let _ = writeln!(text, "{heading}:");
     for line in lines.iter().take(NAMED) {
         // Messages may be longer than the window; only a caption is worth cutting, and it begins with its number.
-        let line = if line.starts_with('`') { line.clone() } else { shortened(line, width - 2) };
-        let _ = writeln!(text, "  {line}");
+        let line = if line.starts_with('`') { line.clone() } else { shortened(line, width - indent.len()) };
+        let _ = writeln!(text, "{indent}{line}");
     }
     if lines.len() > NAMED {
-        let _ = writeln!(text, "  … and {} more", lines.len() - NAMED);
+        let _ = writeln!(text, "{indent}… and {} more", lines.len() - NAMED);
     }
     text
 }

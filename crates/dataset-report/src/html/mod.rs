@@ -229,11 +229,8 @@ fn captions(inspection: &Inspection) -> String {
             })
             .collect();
         let title = format!("tokens of a caption; {} are read", captions.tokens.window);
-        let _ = writeln!(
-            text,
-            "<div class=\"charts\">{}</div>",
-            chart::drawn(&title, &bars, "0", &format!("{}", last * 10 + 9))
-        );
+        let most = if last == 30 { "300 and more".to_owned() } else { (last * 10 + 9).to_string() };
+        let _ = writeln!(text, "<div class=\"charts\">{}</div>", chart::drawn(&title, &bars, "0", &most));
     }
     let frequent: Vec<_> = captions.tags.iter().filter(|tag| tag.images > 1).collect();
     if let Some(most) = frequent.first().map(|tag| tag.images) {
