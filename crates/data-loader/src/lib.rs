@@ -6,6 +6,7 @@
 //! buckets     size ─────────────────────────────→ bucket, size to scale to
 //! order       (seed, epoch) ────────────────────→ BatchPlan, BatchPlan, …
 //! data_set    BatchPlan ─ decode, scale, crop, flip; caption steps ─→ HostBatch
+//! examine     one image or caption at a time, for reports and for cleaning
 //! prefetch    the same on worker threads, in order, at most a few batches ahead
 //! ```
 #![doc = include_str!("../README.md")]
@@ -15,6 +16,7 @@ mod buckets;
 mod caption;
 mod data_set;
 mod error;
+pub mod examine;
 mod extra_images;
 mod image;
 mod order;

@@ -7,8 +7,8 @@ use sdtrain_config::{Document, Fault, Parsed, Problem};
 use crate::kohya::KohyaFile;
 use crate::location::nearest_folder_hint;
 use crate::{
-    Init, LrScheduleConfig, MASK_COLUMN, Method, ModelLocation, OptimizerConfig, PredictionType, SOURCE_FILE_ENDINGS,
-    Subset, TrainConfig, is_address, is_pattern,
+    CleanConfig, Init, LrScheduleConfig, MASK_COLUMN, Method, ModelLocation, OptimizerConfig, PredictionType,
+    SOURCE_FILE_ENDINGS, Subset, TrainConfig, is_address, is_pattern,
 };
 
 /// Everything that is wrong with a configuration whose single values have the right types.
@@ -95,6 +95,7 @@ impl Checker<'_> {
         } else {
             self.check_buckets(config);
         }
+        self.check_clean(&data.clean);
         if data.subsets.is_empty() && !self.parsed.is_faulty("data") {
             self.report("data.subsets", "there is no image folder to train on").hint =
                 Some("add a section `[[data.subsets]]` with `path = \"…\"`".to_owned());
@@ -186,6 +187,13 @@ impl Checker<'_> {
             self.report(key, message).hint = Some(format!("files that hold or name images end in {endings}"));
         } else if !is_pattern(path) && !path.is_file() {
             self.existing_folder(key, path);
+        }
+    }
+
+    fn check_clean(&mut self, clean: &CleanConfig) {
+        for mistake in clean.mistakes() {
+            let key = format!("data.clean.{}", mistake.key);
+            self.report(&key, format!("`{key}` {}", mistake.message)).hint = mistake.hint.map(str::to_owned);
         }
     }
 

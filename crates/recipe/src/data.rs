@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::clean::CleanConfig;
 use crate::{AlphaConfig, ColorAugmentation, ExtraImages, ResizeKernel, SourceFormat};
 
 /// The images and captions to learn, and how they become batches.
@@ -54,6 +55,9 @@ pub struct DataConfig {
 
     /// What happens to the images of a bucket that do not fill a batch.
     pub leftovers: Leftovers,
+
+    /// What `sdtrain dataset clean` takes out.
+    pub clean: CleanConfig,
 }
 
 impl Default for DataConfig {
@@ -70,6 +74,7 @@ impl Default for DataConfig {
             cache_latents: true,
             workers: 2,
             leftovers: Leftovers::ShortBatch,
+            clean: CleanConfig::default(),
         }
     }
 }

@@ -3,6 +3,7 @@
 mod check;
 mod check_captions;
 mod checkpoint;
+mod clean;
 mod data;
 mod debug;
 mod every;
@@ -29,6 +30,7 @@ mod vae_objective;
 mod validation;
 
 pub use checkpoint::CheckpointConfig;
+pub use clean::{CleanConfig, CleanMistake, Duplicates, MissingDpi};
 pub use data::{
     BucketingConfig, CaptionConfig, CaptionFile, DataConfig, Leftovers, MissingCaption, Resolution, Subset,
 };

@@ -1,4 +1,4 @@
-//! `sdtrain check` and `sdtrain dataset inspect`.
+//! `sdtrain check`.
 
 use crate::project::{CONFIG, Project};
 
@@ -84,19 +84,6 @@ fn targets_that_match_nothing_are_refused() {
 }
 
 #[test]
-fn a_data_set_is_counted_for_people_and_for_programs() {
-    let project = Project::new();
-    let answer = project.run(&["dataset", "inspect", "images"]);
-    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
-    assert!(answer.stdout.starts_with("4 images found, 4 kept"), "{}", answer.stdout);
-    let answer = project.run(&["dataset", "inspect", "--config", "run.toml", "--json"]);
-    let report: serde_json::Value = serde_json::from_str(&answer.stdout).expect("JSON");
-    assert_eq!(report["found"], 4);
-    assert_eq!(report["buckets"][0]["width"], 64);
-    assert_eq!(report["captions"]["from_file"], 4);
-}
-
-#[test]
 fn a_caption_that_is_cut_off_is_named_for_people_and_for_programs() {
     let project = Project::new();
     project.write("images/2.txt", &["word"; 80].join(" "));
@@ -104,9 +91,10 @@ fn a_caption_that_is_cut_off_is_named_for_people_and_for_programs() {
     let told = "warning: 1 captions lose what is behind their first 75 tokens:\n           `images/2.png`: 80 tokens\n";
     assert!(answer.stdout.contains(told), "{}", answer.stdout);
     let answer = project.run(&["dataset", "inspect", "images", "--json"]);
-    let tokens = &serde_json::from_str::<serde_json::Value>(&answer.stdout).expect("JSON")["tokens"];
-    assert_eq!((&tokens["longest"], &tokens["too_long"]), (&80.into(), &1.into()));
-    assert_eq!(tokens["images"], serde_json::json!([{"path": "images/2.png", "tokens": 80}]));
+    let report: serde_json::Value = serde_json::from_str(&answer.stdout).expect("JSON");
+    let tokens = &report["captions"]["tokens"];
+    assert_eq!((&tokens["spread"]["most"], &tokens["over_long"]), (&80.0.into(), &1.into()));
+    assert_eq!(tokens["over_long_captions"], serde_json::json!([{"path": "images/2.png", "tokens": 80}]));
 }
 
 #[test]

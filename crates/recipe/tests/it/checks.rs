@@ -29,6 +29,25 @@ fn single_values_out_of_range_are_refused() {
         ),
         ("data.subsets.0.token_warmup_step=-1", "`data.subsets.0.token_warmup_step` must not be negative, and is -1"),
         ("data.subsets.0.keep_tokens_separator=\"\"", "`data.subsets.0.keep_tokens_separator` must not be empty"),
+        (
+            "data.clean.min_dpi=-1",
+            "`data.clean.min_dpi` must be a number of at least 0, not -1\n  hint: 0 switches it off",
+        ),
+        (
+            "data.clean.min_side=2000",
+            "`data.clean.min_side` is 2000, which is more than `max_side`, 1024\n  hint: 0 switches one of them off",
+        ),
+        (
+            "data.clean.max_aspect=0.5",
+            "`data.clean.max_aspect` must be 0 or at least 1, not 0.5\n  \
+             hint: it says how many times the shorter side the longer one may be",
+        ),
+        ("data.clean.kilobyte=1023", "`data.clean.kilobyte` must be 1024 or 1000, not 1023"),
+        (
+            "data.clean.duplicate_distance=17",
+            "`data.clean.duplicate_distance` must be at most 16, not 17\n  \
+             hint: images that differ in more bits are not alike",
+        ),
         ("lora.rank=0", "`lora.rank` must be at least 1, not 0"),
         ("lora.alpha=0", "`lora.alpha` must be greater than 0, not 0"),
         ("lora.dropout=1", "`lora.dropout` must be at least 0 and less than 1, not 1"),
