@@ -34,6 +34,7 @@ const LAYERS: &[Layer] = &[
     free("recipe", &["config"]),
     free("test-support", &["state-dict"]),
     free("data-loader", &["checkpoint", "config", "random", "recipe", "state-dict", "tokenizer"]),
+    free("dataset-report", &["data-loader", "recipe", "tokenizer"]),
     torch("torch-test-support", &["state-dict", "test-support"]),
     torch("diffusion", &["random", "recipe", "torch"]),
     torch("optimizer", &["random", "recipe", "torch"]),
@@ -77,7 +78,10 @@ const LAYERS: &[Layer] = &[
             "torch",
         ],
     ),
-    free("cli", &["checkpoint", "config", "data-loader", "random", "recipe", "state-dict", "tokenizer"]),
+    free(
+        "cli",
+        &["checkpoint", "config", "data-loader", "dataset-report", "random", "recipe", "state-dict", "tokenizer"],
+    ),
     torch(
         "engine",
         &[

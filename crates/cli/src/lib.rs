@@ -8,6 +8,7 @@ mod estimate;
 mod exit_code;
 mod lora_targets;
 mod model_parts;
+mod model_tokenizer;
 mod report;
 
 pub use commands::convert::convert_model;

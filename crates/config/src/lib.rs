@@ -18,3 +18,4 @@ mod tree;
 pub use document::{Document, Fault, Parsed};
 pub use problem::{Problem, Problems};
 pub use reference::{json_schema, option_reference};
+pub use suggest::nearest;

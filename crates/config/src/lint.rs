@@ -276,6 +276,12 @@ impl Linter<'_> {
         let elsewhere: Vec<&KnownKey> =
             self.all_keys.iter().filter(|key| key.name() == name && key.path != path).collect();
         let renamed = self.all_keys.iter().find(|key| key.other_names.iter().any(|other| other == name));
+        let refused = self.all_keys.iter().flat_map(|key| &key.refused_names).find(|(refused, _)| refused == name);
+        if let Some((_, reason)) = refused {
+            let problem = node.origin.problem(message).hint(reason);
+            self.faults.push(Fault { key: path.to_owned(), problem });
+            return;
+        }
         let near = nearest(name, known.iter().copied());
         let hint = match (renamed, near, elsewhere.as_slice()) {
             (Some(key), _, _) => format!("it is called `{}` here", key.path),

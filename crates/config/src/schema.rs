@@ -149,7 +149,10 @@ impl Schema {
             self.collect_keys(property, &path, keys);
             let names = property.get(OTHER_NAMES).and_then(Json::as_array).into_iter().flatten();
             let other_names = names.filter_map(|name| name.as_str().map(str::to_owned)).collect();
-            keys.push(KnownKey { path, other_names });
+            let refused_names = property.get(REFUSED_NAMES).and_then(Json::as_object).into_iter().flatten();
+            let refused_names =
+                refused_names.filter_map(|(name, reason)| Some((name.clone(), reason.as_str()?.to_owned()))).collect();
+            keys.push(KnownKey { path, other_names, refused_names });
         }
     }
 }
@@ -157,12 +160,18 @@ impl Schema {
 /// Schema keyword with the names that a key has in other programs.
 const OTHER_NAMES: &str = "x-other-names";
 
+/// Schema keyword with names of settings that other programs have and this one deliberately has not, each with the reason and
+/// what to do instead; it stands at the key that comes nearest.
+const REFUSED_NAMES: &str = "x-refused-names";
+
 /// A setting somewhere in the configuration.
 pub(crate) struct KnownKey {
     /// Dotted, without numbers for entries of lists.
     pub path: String,
     /// What other programs call it.
     pub other_names: Vec<String>,
+    /// Names of what is not there on purpose, with the reason.
+    pub refused_names: Vec<(String, String)>,
 }
 
 impl KnownKey {

@@ -1,7 +1,7 @@
 //! The nearest known name for a mistyped one.
 
 /// The candidate that was probably meant.
-pub(crate) fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let simple = |name: &str| name.to_lowercase().replace('-', "_");
     let typed = simple(typed);
     // A third of the letters may differ; two always may, except in names so short that everything is near.

@@ -1,5 +1,6 @@
 //! What the trainer is handed: the plan of a batch, and the batch.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// One visit of an image in an epoch; an image with `repeats = 3` has three.
@@ -14,6 +15,8 @@ pub struct Visit {
 /// One batch of an epoch before anything is read: all of one bucket, so all of one size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchPlan {
+    /// Which batch of its epoch, from 0.
+    pub number: usize,
     /// `(width, height)` in pixels of every image of the batch.
     pub size: (usize, usize),
     /// The examples, in order.
@@ -45,8 +48,12 @@ pub struct HostImage {
     pub size: (usize, usize),
     /// `(width, height)` of the file, orientation applied.
     pub original_size: (usize, usize),
-    /// `(left, top)` of the crop in the scaled image.
+    /// `(left, top)` of the crop in the scaled image, mirrored where the crop is: what SDXL is told.
     pub crop_offset: (usize, usize),
+    /// `[1, height, width]`: how much each place is to be learned, 0 to 1. Absent where there is no mask: all of it.
+    pub mask: Option<Vec<f32>>,
+    /// Images that belong to it by their column, each `[3, height, width]`, red first, −1 to 1.
+    pub extra_images: BTreeMap<String, Vec<f32>>,
     /// Index of the image in the data set; another than asked for where that one could not be read.
     pub image: usize,
 }
@@ -64,8 +71,13 @@ pub struct HostBatch {
     pub examples: Vec<ExampleId>,
     /// `(width, height)` of each file, orientation applied.
     pub original_sizes: Vec<(usize, usize)>,
-    /// `(left, top)` of each crop in the scaled image.
+    /// `(left, top)` of each crop in the scaled image, mirrored where the crop is.
     pub crop_offsets: Vec<(usize, usize)>,
+    /// `[batch, 1, height, width]`: how much each place is to be learned, 0 to 1; 1 for examples without a mask. Absent where
+    /// no example has one.
+    pub mask: Option<Vec<f32>>,
+    /// Images that belong to the examples by their column, each `[batch, 3, height, width]`, red first, −1 to 1.
+    pub extra_images: BTreeMap<String, Vec<f32>>,
     /// Factor of each example's loss.
     pub loss_weights: Vec<f32>,
 }

@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sdtrain_random::{Purpose, Stream, permutation};
-use sdtrain_recipe::{DataConfig, Leftovers, Subset};
+use sdtrain_recipe::{AlphaConfig, DataConfig, Leftovers, MASK_COLUMN, ResizeKernel, Subset, TrainSection};
+use sdtrain_tokenizer::Tokenizer;
 
 use crate::batch::{BatchPlan, ExampleId, HostBatch, HostImage, Visit};
 use crate::buckets::{Buckets, Placement, Size};
+use crate::caption::Progress;
+use crate::image::{ColorChange, Picture, Transform};
 use crate::order::Order;
 use crate::prefetch::Prefetcher;
 use crate::report::{BucketCount, DataReport};
 use crate::scan::{Image, Scan, scan, too_many};
-use crate::{DataError, ImageProblem, caption, image};
+use crate::tokens::TokenReport;
+use crate::{DataError, ImageProblem, caption, image, source};
 
 /// Images and captions, and the order in which they are trained on.
 #[derive(Debug)]
@@ -20,6 +24,10 @@ pub struct DataSet {
     seed: u64,
     images: Vec<Image>,
     subsets: Vec<Subset>,
+    /// How the batches make optimizer steps; none where this is not for training, and captions are left as they are.
+    steps: Option<TrainSection>,
+    alpha: AlphaConfig,
+    resize_kernel: ResizeKernel,
     order: Order,
     report: DataReport,
     /// Images that could be opened but not decoded, with the reason; filled while loading.
@@ -31,8 +39,15 @@ impl DataSet {
     ///
     /// Every problem of the data is reported at once.
     pub fn open(config: &DataConfig, seed: u64, bucket_step: usize) -> Result<DataSet, DataError> {
-        let scan = scan(config, &Buckets::new(config, bucket_step)?)?;
-        DataSet::new(config, config.subsets.clone(), seed, scan)
+        let (config, scan) = look_through(config, bucket_step)?;
+        DataSet::new(&config, config.subsets.clone(), seed, scan)
+    }
+
+    /// The same for a run of this length, whose captions may depend on how far it is: see `token_warmup_step`.
+    /// Without it each batch is a step, and the run has no end.
+    pub fn for_run(mut self, train: &TrainSection) -> DataSet {
+        self.steps = self.steps.map(|_| train.clone());
+        self
     }
 
     /// Opens a data set and holds a part of it out, chosen by the seed: `(training, held out)`. At least one image goes each way.
@@ -43,7 +58,7 @@ impl DataSet {
         bucket_step: usize,
         held_out: f64,
     ) -> Result<(DataSet, DataSet), DataError> {
-        let whole = scan(config, &Buckets::new(config, bucket_step)?)?;
+        let (config, whole) = look_through(config, bucket_step)?;
         let total = whole.images.len();
         if total < 2 {
             return Err(DataError::BatchTooLarge {
@@ -71,12 +86,12 @@ impl DataSet {
             captions: whole.captions.clone(),
             warnings: warnings.to_vec(),
         };
-        let training = DataSet::new(config, config.subsets.clone(), seed, part(false, &whole.warnings))?;
+        let training = DataSet::new(&config, config.subsets.clone(), seed, part(false, &whole.warnings))?;
         let quiet = config.subsets.iter().map(without_chance).collect();
         let config =
             DataConfig { batch_size: config.batch_size.min(count), leftovers: Leftovers::ShortBatch, ..config.clone() };
         let held_out = DataSet::new(&config, quiet, seed, part(true, &[]))?;
-        Ok((training, held_out))
+        Ok((training, DataSet { steps: None, ..held_out }))
     }
 
     fn new(config: &DataConfig, subsets: Vec<Subset>, seed: u64, scan: Scan) -> Result<DataSet, DataError> {
@@ -112,7 +127,17 @@ impl DataSet {
             batches_per_epoch: order.batches(),
             warnings: scan.warnings,
         };
-        Ok(DataSet { seed, images: scan.images, subsets, order, report, unreadable: Mutex::default() })
+        Ok(DataSet {
+            seed,
+            images: scan.images,
+            subsets,
+            steps: Some(TrainSection::default()),
+            alpha: config.alpha.clone(),
+            resize_kernel: config.resize_kernel,
+            order,
+            report,
+            unreadable: Mutex::default(),
+        })
     }
 
     /// What was found.
@@ -140,10 +165,15 @@ impl DataSet {
         self.images[image].placement
     }
 
-    /// The caption of an image with prefix and suffix, nothing dropped and nothing shuffled.
+    /// The caption of an image with prefix and suffix, nothing dropped and nothing shuffled, the first of each choice.
     pub fn caption(&self, image: usize) -> String {
-        let image = &self.images[image];
-        caption::of_visit(&image.captions, &without_chance(&self.subsets[image.subset]), self.seed, 0, 0)
+        caption::plain(&self.images[image].captions, self.subset_of(image))
+    }
+
+    /// Counts the tokens of every caption that can be trained on. `limit` is how many a text encoder reads, without its marks:
+    /// 75 for one window of CLIP.
+    pub fn count_tokens(&self, tokenizer: &dyn Tokenizer, limit: usize) -> TokenReport {
+        TokenReport::count(&self.images, &self.subsets, tokenizer, limit)
     }
 
     /// Batches of an epoch; every epoch has as many.
@@ -156,7 +186,8 @@ impl DataSet {
         self.order.epoch(epoch)
     }
 
-    /// A digest of what is trained on: names, file lengths, captions and repeats, in order. It does not change when the folder is
+    /// A digest of what is trained on: names, file lengths, captions and repeats, in order;
+    /// and the lengths of masks and other images that belong to them. It does not change when the folder is
     /// moved, and does when a file is added, removed, exchanged for one of another length, or captioned anew.
     pub fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new();
@@ -171,13 +202,18 @@ impl DataSet {
                 field(caption.text.as_bytes());
             }
             field(&self.subsets[image.subset].repeats.to_le_bytes());
+            for (column, extra) in &image.extra_images {
+                field(column.as_bytes());
+                field(&extra.length().unwrap_or_default().to_le_bytes());
+            }
         }
         hasher.finalize().to_hex().to_string()
     }
 
     /// Whether an image looks the same each time but for mirroring, so that its latents can be kept.
     pub fn is_cacheable(&self) -> bool {
-        !self.subsets.iter().any(|subset| subset.random_crop)
+        let changes_colours = |subset: &Subset| subset.color_augmentation.as_ref().is_some_and(|c| c.probability > 0.0);
+        !self.subsets.iter().any(|subset| subset.random_crop || changes_colours(subset))
     }
 
     /// Which examples a batch holds. Images known by now to be unreadable are already replaced.
@@ -187,14 +223,16 @@ impl DataSet {
 
     /// The captions of a batch, as `load` would give them, without reading an image.
     pub fn captions_of(&self, plan: &BatchPlan, epoch: u64) -> Result<Vec<String>, DataError> {
-        plan.visits.iter().map(|&visit| Ok(self.caption_of_visit(visit, self.stand_in(visit.image)?, epoch))).collect()
+        let progress = self.progress(plan, epoch);
+        let caption = |&visit: &Visit| Ok(self.caption_of_visit(visit, self.stand_in(visit.image)?, progress));
+        plan.visits.iter().map(caption).collect()
     }
 
     /// One image, cut at the centre, for latents that are kept: their key is `(image, flipped)`.
     ///
     /// An image that cannot be read is replaced by the next readable one of its bucket; `HostImage::image` says by which.
     pub fn load_image(&self, image: usize, flipped: bool) -> Result<HostImage, DataError> {
-        self.load_readable(image, |_| View { flipped, random_crop: None })
+        self.load_readable(image, |_| View { flipped, random_crop: None, color_change: None })
     }
 
     /// Reads the images of a batch and makes their captions.
@@ -202,6 +240,7 @@ impl DataSet {
     /// An image that cannot be read is replaced by the next readable one of its bucket and listed by `unreadable`.
     pub fn load(&self, plan: &BatchPlan, epoch: u64) -> Result<HostBatch, DataError> {
         let count = plan.visits.len();
+        let progress = self.progress(plan, epoch);
         let mut batch = HostBatch {
             pixels: Vec::with_capacity(count * 3 * plan.size.0 * plan.size.1),
             size: plan.size,
@@ -209,18 +248,30 @@ impl DataSet {
             examples: Vec::with_capacity(count),
             original_sizes: Vec::with_capacity(count),
             crop_offsets: Vec::with_capacity(count),
+            mask: None,
+            extra_images: BTreeMap::new(),
             loss_weights: vec![1.0; count],
         };
-        for &visit in &plan.visits {
+        let area = plan.size.0 * plan.size.1;
+        for (place, &visit) in plan.visits.iter().enumerate() {
             let loaded = self.load_readable(visit.image, |image| View {
                 flipped: self.is_flipped(visit, image, epoch),
-                random_crop: self
+                random_crop: self.subset_of(image).random_crop.then(|| self.stream(Purpose::Crop, visit, epoch)),
+                color_change: self
                     .subset_of(image)
-                    .random_crop
-                    .then(|| Stream::new(self.seed, Purpose::Crop, epoch, self.index(visit))),
+                    .color_augmentation
+                    .as_ref()
+                    .and_then(|config| ColorChange::draw(config, &mut self.stream(Purpose::Color, visit, epoch))),
             })?;
+            if let Some(mask) = loaded.mask {
+                let masks = batch.mask.get_or_insert_with(|| vec![1.0; count * area]);
+                masks[place * area..(place + 1) * area].copy_from_slice(&mask);
+            }
+            for (column, pixels) in loaded.extra_images {
+                batch.extra_images.entry(column).or_default().extend(pixels);
+            }
             batch.pixels.extend(loaded.pixels);
-            batch.captions.push(self.caption_of_visit(visit, loaded.image, epoch));
+            batch.captions.push(self.caption_of_visit(visit, loaded.image, progress));
             batch.examples.push(self.example_id(visit, loaded.image, epoch));
             batch.original_sizes.push(loaded.original_size);
             batch.crop_offsets.push(loaded.crop_offset);
@@ -250,22 +301,42 @@ impl DataSet {
     }
 
     fn read(&self, index: usize, view: View) -> Result<HostImage, String> {
-        let Image { location, size, placement, .. } = &self.images[index];
+        let Image { location, size, placement, subset, extra_images, .. } = &self.images[index];
         let Placement { bucket, resized } = *placement;
-        let decoded = image::decode(location)?;
-        let now = (decoded.width() as usize, decoded.height() as usize);
+        let subset = &self.subsets[*subset];
+        let kernel = subset.resize_kernel.unwrap_or(self.resize_kernel);
+        let Picture { rgb, alpha } = image::decode(location, &self.alpha)?;
+        let now = (rgb.width() as usize, rgb.height() as usize);
         if now != *size {
             return Err(format!("was {} × {} pixels at the start and is {} × {} now", size.0, size.1, now.0, now.1));
         }
-        let scaled = image::resize(decoded, resized)?;
-        let crop_offset = view.crop_offset((resized.0 - bucket.0, resized.1 - bucket.1));
-        let mut cut = image::crop(scaled, crop_offset, bucket);
-        if view.flipped {
-            cut = image::flip(&cut);
+        let corner = view.corner((resized.0 - bucket.0, resized.1 - bucket.1));
+        let transform = Transform { resized, corner, bucket, flipped: view.flipped };
+        let mut seen = transform.image(rgb, kernel)?;
+        if let Some(change) = view.color_change {
+            change.apply(&mut seen);
         }
-        let mut pixels = Vec::with_capacity(3 * bucket.0 * bucket.1);
-        image::append_normalised(&cut, &mut pixels);
-        Ok(HostImage { pixels, size: bucket, original_size: *size, crop_offset, image: index })
+        let mut mask = alpha.filter(|_| subset.alpha_mask);
+        let mut columns = BTreeMap::new();
+        for (column, location) in extra_images {
+            let of_column = |reason| format!("its `{column}` image `{}` {reason}", location.path().display());
+            if column == MASK_COLUMN {
+                mask = Some(image::decode_mask(location).map_err(of_column)?);
+            } else {
+                let extra = image::decode(location, &self.alpha).and_then(|extra| transform.image(extra.rgb, kernel));
+                columns.insert(column.clone(), image::normalised(&extra.map_err(of_column)?));
+            }
+        }
+        let mask = mask.map(|mask| transform.mask(mask)).transpose()?;
+        Ok(HostImage {
+            pixels: image::normalised(&seen),
+            size: bucket,
+            original_size: *size,
+            crop_offset: transform.crop_offset(),
+            mask: mask.map(|mask| image::weights(&mask)),
+            extra_images: columns,
+            image: index,
+        })
     }
 
     /// The image itself, or where it is known to be unreadable the next one of its bucket that is not;
@@ -300,13 +371,17 @@ impl DataSet {
         &self.subsets[self.images[image].subset]
     }
 
+    fn stream(&self, purpose: Purpose, visit: Visit, epoch: u64) -> Stream {
+        Stream::new(self.seed, purpose, epoch, self.index(visit))
+    }
+
     fn index(&self, visit: Visit) -> u64 {
         visit.image as u64 + visit.repeat as u64 * self.images.len() as u64
     }
 
     /// `image` is the visit's own, or the one that stands in for it and whose subset then decides.
     fn is_flipped(&self, visit: Visit, image: usize, epoch: u64) -> bool {
-        self.may_be_mirrored(image) && Stream::new(self.seed, Purpose::Flip, epoch, self.index(visit)).uniform() < 0.5
+        self.may_be_mirrored(image) && self.stream(Purpose::Flip, visit, epoch).uniform() < 0.5
     }
 
     /// `image` is the visit's own, or the one that stands in for it.
@@ -320,10 +395,31 @@ impl DataSet {
         }
     }
 
-    fn caption_of_visit(&self, visit: Visit, image: usize, epoch: u64) -> String {
-        let own = &self.images[image].captions;
-        caption::of_visit(own, self.subset_of(image), self.seed, epoch, self.index(visit))
+    fn caption_of_visit(&self, visit: Visit, image: usize, progress: Option<Progress>) -> String {
+        let (own, subset) = (&self.images[image].captions, self.subset_of(image));
+        match progress {
+            Some(progress) => caption::of_visit(own, subset, self.seed, progress, self.index(visit)),
+            None => caption::plain(own, subset),
+        }
     }
+
+    /// How far the training is at a batch; nothing outside of training.
+    fn progress(&self, plan: &BatchPlan, epoch: u64) -> Option<Progress> {
+        let train = self.steps.as_ref()?;
+        let batches = self.batches_per_epoch() as u64;
+        let step_in_epoch = plan.number as u64 / train.gradient_accumulation_steps.max(1);
+        let step = epoch.saturating_mul(train.steps_per_epoch(batches)) + step_in_epoch;
+        Some(Progress { epoch, step, total_steps: train.total_steps(batches) })
+    }
+}
+
+/// The configuration with a subset for each set of images, and what they hold.
+fn look_through(config: &DataConfig, bucket_step: usize) -> Result<(DataConfig, Scan), DataError> {
+    let buckets = Buckets::new(config, bucket_step)?;
+    let (config, notes) = source::expand(config)?;
+    let mut scan = scan(&config, &buckets)?;
+    scan.warnings.splice(0..0, notes);
+    Ok((config, scan))
 }
 
 /// How one visit looks at an image.
@@ -331,11 +427,12 @@ struct View {
     flipped: bool,
     /// Where a random crop's place is drawn from; without, the centre is cut.
     random_crop: Option<Stream>,
+    color_change: Option<ColorChange>,
 }
 
 impl View {
     /// `trim` is by how much the scaled image is wider and higher than its bucket.
-    fn crop_offset(&self, trim: Size) -> Size {
+    fn corner(&self, trim: Size) -> Size {
         match self.random_crop.clone() {
             Some(mut random) => (random.below(trim.0 as u64 + 1) as usize, random.below(trim.1 as u64 + 1) as usize),
             None => (trim.0 / 2, trim.1 / 2),
@@ -343,16 +440,9 @@ impl View {
     }
 }
 
-/// A subset's settings with everything random taken out.
+/// A subset's settings with everything random about its images taken out.
 fn without_chance(subset: &Subset) -> Subset {
-    Subset {
-        repeats: 1,
-        shuffle_caption: false,
-        caption_dropout_rate: 0.0,
-        flip: false,
-        random_crop: false,
-        ..subset.clone()
-    }
+    Subset { repeats: 1, flip: false, random_crop: false, color_augmentation: None, ..subset.clone() }
 }
 
 fn check_batch_size(config: &DataConfig, order: &Order) -> Result<(), DataError> {

@@ -1,7 +1,7 @@
 //! What can be wrong with a data set, and what to do about it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One file and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,18 @@ pub enum DataError {
         /// What was there instead.
         saw: String,
     },
+    /// A file that holds or names images is not what it should be.
+    #[error("`{}`{}: {reason}", .path.display(), .line.map(|line| format!(":{line}")).unwrap_or_default())]
+    SourceFile {
+        /// The file.
+        path: PathBuf,
+        /// Line in it, counted from 1.
+        line: Option<usize>,
+        /// What is wrong.
+        reason: String,
+        /// The way out.
+        hint: Option<String>,
+    },
     /// `[[data.subsets]]` is absent.
     #[error("there is no data to train on: `data.subsets` is empty")]
     NoSubsets,
@@ -78,6 +90,20 @@ pub enum DataError {
         /// Images found.
         found: usize,
         /// The first of them.
+        first: PathBuf,
+        /// The way out.
+        hint: String,
+    },
+    /// Images without an image that belongs to them.
+    #[error("{missing} of {found} images have no `{column}` image, the first is `{}`", .first.display())]
+    MissingExtraImages {
+        /// What the missing images are.
+        column: String,
+        /// How many lack theirs.
+        missing: usize,
+        /// How many images there are to have one.
+        found: usize,
+        /// The first without.
         first: PathBuf,
         /// The way out.
         hint: String,
@@ -133,6 +159,19 @@ impl DataError {
         DataError::Bucketing { key, message: message.to_owned(), hint: hint.to_owned() }
     }
 
+    /// A file that holds or names images is not what it should be.
+    pub(crate) fn source_file(path: &Path, line: Option<usize>, reason: impl Into<String>) -> Self {
+        DataError::SourceFile { path: path.to_owned(), line, reason: reason.into(), hint: None }
+    }
+
+    /// The same with a way out, where this kind of error has none of its own.
+    pub(crate) fn with_hint(mut self, text: impl Into<String>) -> Self {
+        if let DataError::SourceFile { hint, .. } = &mut self {
+            *hint = Some(text.into());
+        }
+        self
+    }
+
     /// Nothing, the one, or all of them.
     pub(crate) fn all(mut errors: Vec<DataError>) -> Result<(), DataError> {
         match errors.len() {
@@ -156,12 +195,14 @@ impl DataError {
             DataError::NoFolder { hint, .. } => {
                 Some(hint.clone().unwrap_or_else(|| "a relative path starts at the file it is written in".to_owned()))
             }
+            DataError::SourceFile { hint, .. } => hint.clone(),
             DataError::NoImages { .. } => Some("`path` of a subset is the folder that holds the images".to_owned()),
             DataError::NoSubsets => Some("add `[[data.subsets]]` with `path = \"FOLDER\"`".to_owned()),
             DataError::TooManyUnreadable { .. } => {
                 Some("replace or delete these files; up to 1 in 100 is left out with a warning".to_owned())
             }
             DataError::MissingCaptions { hint, .. }
+            | DataError::MissingExtraImages { hint, .. }
             | DataError::Bucketing { hint, .. }
             | DataError::BatchTooLarge { hint, .. } => Some(hint.clone()),
             DataError::Captions { .. } => Some("captions are UTF-8 text, at most 64 KiB".to_owned()),

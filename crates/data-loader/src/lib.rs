@@ -1,11 +1,12 @@
 //! Images and captions → batches in host memory.
 //!
 //! ```text
-//! source      folder ─ exts, sidecars ──────────→ SourceExample           (once, at open)
+//! source      folder, table, parquet, tar ──────→ SourceExample           (once, at open)
 //! image       header, end of file ──────────────→ size, or a reason to drop it
 //! buckets     size ─────────────────────────────→ bucket, size to scale to
 //! order       (seed, epoch) ────────────────────→ BatchPlan, BatchPlan, …
 //! data_set    BatchPlan ─ decode, scale, crop, flip; caption steps ─→ HostBatch
+//! examine     one image or caption at a time, for reports and for cleaning
 //! prefetch    the same on worker threads, in order, at most a few batches ahead
 //! ```
 #![doc = include_str!("../README.md")]
@@ -15,20 +16,25 @@ mod buckets;
 mod caption;
 mod data_set;
 mod error;
+pub mod examine;
+mod extra_images;
 mod image;
 mod order;
 mod prefetch;
 mod report;
 mod scan;
 mod source;
+mod tokens;
 
 pub use batch::{BatchPlan, ExampleId, HostBatch, HostImage, Visit};
 pub use buckets::{Buckets, Placement};
-pub use caption::{CAPTION_STEPS, CaptionStep};
+pub use caption::{CAPTION_STEPS, Caption, CaptionParts, CaptionStep, Progress, Reading};
 pub use data_set::DataSet;
 pub use error::{DataError, ImageProblem};
 pub use prefetch::Prefetcher;
 pub use report::{BucketCount, CaptionCounts, DataReport};
 pub use source::{
-    Container, EXTENSIONS, ExampleSource, ImageFolder, ImageLocation, Listing, SourceCaption, SourceExample,
+    CONDITIONING_IMAGE, Container, EXTENSIONS, ExampleSource, ImageFolder, ImageLocation, KohyaMetadata, Listing,
+    Metadata, Parquet, SOURCES, SourceCaption, SourceExample, SourceKind, Webdataset, open_source,
 };
+pub use tokens::{LongCaption, TokenReport};

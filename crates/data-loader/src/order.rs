@@ -79,10 +79,13 @@ impl Order {
         let mut plans = Vec::with_capacity(self.batches());
         for (visits, &size) in by_bucket.iter().zip(&self.buckets) {
             for batch in visits.chunks(self.batch_size).take(self.batches_of(visits.len())) {
-                plans.push(BatchPlan { size, visits: batch.to_vec() });
+                plans.push(BatchPlan { number: 0, size, visits: batch.to_vec() });
             }
         }
         Stream::new(self.seed, Purpose::Order, epoch, BATCHES).shuffle(&mut plans);
+        for (number, plan) in plans.iter_mut().enumerate() {
+            plan.number = number;
+        }
         plans
     }
 }

@@ -1,5 +1,6 @@
 //! What was found in a data set, for `check` and the first lines of a run.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -23,6 +24,8 @@ pub struct BucketCount {
 pub struct CaptionCounts {
     /// Images with a caption file that holds text.
     pub from_file: usize,
+    /// Of these, images by the endings of their caption files, where a subset has several.
+    pub by_extension: BTreeMap<String, usize>,
     /// Images without a file that take `class_tokens`.
     pub from_class_tokens: usize,
     /// Images with an empty caption file; they are trained on the empty prompt.
@@ -74,6 +77,11 @@ impl fmt::Display for DataReport {
         }
         let captions = &self.captions;
         write!(f, "\n  captions: {} from files", captions.from_file)?;
+        if !captions.by_extension.is_empty() {
+            let counts: Vec<String> =
+                captions.by_extension.iter().map(|(ending, n)| format!("{n} `{ending}`")).collect();
+            write!(f, " ({})", counts.join(", "))?;
+        }
         for (count, what) in [
             (captions.from_class_tokens, "from `class_tokens`"),
             (captions.empty, "empty files"),
@@ -106,7 +114,12 @@ mod tests {
             dropped: vec![ImageProblem { path: "a.png".into(), reason: "is an empty file".to_owned() }],
             unreadable: 1,
             buckets: vec![BucketCount { size: (64, 96), images: 4, visits: 8, batches: 2 }],
-            captions: CaptionCounts { from_file: 3, missing: 1, ..CaptionCounts::default() },
+            captions: CaptionCounts {
+                from_file: 3,
+                by_extension: BTreeMap::from([(".long".to_owned(), 2), (".txt".to_owned(), 3)]),
+                missing: 1,
+                ..CaptionCounts::default()
+            },
             visits_per_epoch: 8,
             left_over: 2,
             batches_per_epoch: 2,
@@ -114,7 +127,7 @@ mod tests {
         };
         let expected = "5 images found, 4 kept, 8 with repeats; 2 batches an epoch, 2 images an epoch fill no batch and wait\
             \n  bucket 64 × 96: 4 images, 2 batches\
-            \n  captions: 3 from files, 1 missing, trained on the empty prompt\
+            \n  captions: 3 from files (2 `.long`, 3 `.txt`), 1 missing, trained on the empty prompt\
             \n  left out: `a.png`: is an empty file\
             \n  warning: look here";
         assert_eq!(report.to_string(), expected);

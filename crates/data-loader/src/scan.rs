@@ -1,16 +1,17 @@
-//! Looks through the folders of a configuration: every image's size, caption and bucket, nothing decoded; all problems at once.
+//! Looks through the subsets of a configuration: every image's size, caption and bucket, nothing decoded; all problems at once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
-use sdtrain_recipe::{DataConfig, MissingCaption};
+use sdtrain_recipe::{DataConfig, MissingCaption, Subset};
 
 use crate::buckets::{Buckets, Placement, Size};
+use crate::image::{self, Look};
 use crate::report::CaptionCounts;
-use crate::source::{ExampleSource, ImageFolder, ImageLocation, Listing, SourceCaption, SourceExample};
-use crate::{DataError, ImageProblem, image};
+use crate::source::{self, ImageLocation, Listing, SourceCaption, SourceExample};
+use crate::{DataError, ImageProblem, extra_images};
 
 /// One image that can be trained on.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub(crate) struct Image {
     pub size: Size,
     pub placement: Placement,
     pub captions: Vec<SourceCaption>,
+    /// Its mask and other images that belong to it, by column.
+    pub extra_images: BTreeMap<String, ImageLocation>,
 }
 
 /// What a look through the folders gave.
@@ -49,8 +52,7 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
     let mut errors = Vec::new();
     let mut listings: Vec<(usize, Listing)> = Vec::new();
     for (index, subset) in config.subsets.iter().enumerate() {
-        let folder = ImageFolder { path: subset.path.clone(), caption_extension: subset.caption_extension.clone() };
-        match folder.list() {
+        match source::open_source(subset).list() {
             Ok(listing) => listings.push((index, listing)),
             Err(error) => errors.push(error),
         }
@@ -61,16 +63,25 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
     let mut unreadable = Vec::new();
     let mut uncaptioned: Vec<PathBuf> = Vec::new();
     let mut other_endings = BTreeSet::new();
+    let mut hint_of_source = None;
+    let mut extra_without_image: Vec<PathBuf> = Vec::new();
+    let mut animated_files: Vec<PathBuf> = Vec::new();
     for (subset_index, listing) in listings {
         let subset = &config.subsets[subset_index];
-        let without_caption: BTreeSet<PathBuf> =
-            listing.broken_captions.iter().map(|problem| problem.path.with_extension("")).collect();
-        scan.found += listing.examples.len();
+        let extensions = subset.caption_extensions();
+        let broken: BTreeSet<PathBuf> = listing.broken_captions.iter().map(|problem| problem.path.clone()).collect();
+        let is_broken = |image: &Path| {
+            extensions.iter().any(|extension| broken.contains(&image.with_extension(extension.trim_start_matches('.'))))
+        };
+        scan.found += listing.examples.len() + listing.rejected.len();
+        scan.warnings.extend(listing.warnings);
+        scan.dropped.extend(listing.rejected.iter().cloned());
+        unreadable.extend(listing.rejected);
         scan.captions.without_image.extend(listing.captions_without_image);
         broken_captions.extend(listing.broken_captions);
         let looks = look_at_all(&listing.examples);
         for (example, look) in listing.examples.into_iter().zip(looks) {
-            let (size, file_length) = match look {
+            let (Look { size, animated }, file_length) = match look {
                 Ok(look) => look,
                 Err(reason) => {
                     let path = example.image.path().to_owned();
@@ -87,7 +98,15 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
                 }
             };
             let path = example.image.path();
+            if animated {
+                animated_files.push(path.to_owned());
+            }
             let mut captions = example.captions;
+            for caption in captions.iter().filter(|caption| extensions.len() > 1 && !caption.text.is_empty()) {
+                if let Some(extension) = extensions.get(caption.source) {
+                    *scan.captions.by_extension.entry(extension.clone()).or_default() += 1;
+                }
+            }
             if captions.iter().any(|caption| !caption.text.is_empty()) {
                 scan.captions.from_file += 1;
             } else if !captions.is_empty() {
@@ -95,11 +114,15 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
             } else if let Some(class_tokens) = &subset.class_tokens {
                 scan.captions.from_class_tokens += 1;
                 captions.push(SourceCaption { source: 0, text: class_tokens.clone() });
-            } else if !without_caption.contains(&path.with_extension("")) {
+            } else if !is_broken(path) {
                 // A caption that is there but broken is reported as that, not as missing as well.
                 uncaptioned.push(path.to_owned());
+                hint_of_source = hint_of_source.or_else(|| listing.caption_hint.clone());
             }
-            let relative = path.strip_prefix(&subset.path).unwrap_or(path).to_owned();
+            // A subset that is a file or a pattern lies in its folder.
+            let folder = subset.path.parent().unwrap_or(&subset.path);
+            let relative =
+                path.strip_prefix(&subset.path).or_else(|_| path.strip_prefix(folder)).unwrap_or(path).to_owned();
             scan.images.push(Image {
                 relative,
                 location: example.image,
@@ -108,9 +131,11 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
                 size,
                 placement,
                 captions,
+                extra_images: example.extra_images,
             });
         }
         other_endings.extend(listing.other_endings);
+        extra_without_image.extend(listing.extra_images_without_image);
     }
 
     scan.unreadable = unreadable.len();
@@ -129,12 +154,21 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
                 missing: uncaptioned.len(),
                 found: scan.found,
                 first: first.clone(),
-                hint: caption_hint(config, &other_endings),
+                hint: hint_of_source.unwrap_or_else(|| caption_hint(config, &other_endings)),
             });
         }
     }
+    if !too_many(scan.unreadable, scan.found) {
+        errors.extend(extra_images::missing(config, &scan.images));
+    }
     DataError::all(errors)?;
-    scan.warnings = warnings(&scan);
+    let found = warnings(&scan, &animated_files);
+    scan.warnings.extend(found);
+    scan.warnings.extend(extra_images::warnings(config, &scan.images, &extra_without_image));
+    let of_captions: Vec<String> = (config.subsets.iter().enumerate())
+        .flat_map(|(index, subset)| caption_warnings(subset, scan.images.iter().filter(|image| image.subset == index)))
+        .collect();
+    scan.warnings.extend(of_captions);
     Ok(scan)
 }
 
@@ -143,7 +177,8 @@ fn caption_hint(config: &DataConfig, other_endings: &BTreeSet<String>) -> String
     match likely {
         Some(ending) => format!("files that end in `{ending}` are there: set `caption_extension = \"{ending}\"`"),
         None => {
-            let ending = config.subsets[0].caption_extension.trim_start_matches('.');
+            let endings = config.subsets[0].caption_extensions();
+            let ending = endings[0].trim_start_matches('.');
             format!(
                 "put the caption of `NAME.png` into `NAME.{ending}`, give the subset `class_tokens`, or set \
                  `data.caption.missing = \"empty\"` to train them on the empty prompt"
@@ -152,7 +187,7 @@ fn caption_hint(config: &DataConfig, other_endings: &BTreeSet<String>) -> String
     }
 }
 
-fn warnings(scan: &Scan) -> Vec<String> {
+fn warnings(scan: &Scan, animated: &[PathBuf]) -> Vec<String> {
     let mut warnings = Vec::new();
     let distinct: BTreeSet<PathBuf> = scan
         .images
@@ -170,24 +205,59 @@ fn warnings(scan: &Scan) -> Vec<String> {
             .unwrap_or_default();
         warnings.push(format!("{} caption files are empty{first}", scan.captions.empty));
     }
+    if let Some(first) = animated.first() {
+        warnings.push(format!(
+            "{} files are animations, of which only the first image is read; the first is `{}`",
+            animated.len(),
+            first.display()
+        ));
+    }
     warnings
 }
 
-type Look = Result<(Size, u64), String>;
+/// Words of a subset's captions that are not trained on as their author may think.
+fn caption_warnings<'a>(subset: &Subset, images: impl Iterator<Item = &'a Image> + Clone) -> Vec<String> {
+    let count = |is_meant: &dyn Fn(&str) -> bool| {
+        images.clone().flat_map(|image| &image.captions).filter(|caption| is_meant(&caption.text)).count()
+    };
+    let folder = subset.path.display();
+    let mut warnings = Vec::new();
+    if !subset.enable_wildcard {
+        let lines = count(&|text| text.contains('\n'));
+        if lines > 0 {
+            warnings.push(format!(
+                "{lines} captions in `{folder}` have several lines, and only the first is used; \
+                 `enable_wildcard = true` chooses among them"
+            ));
+        }
+    }
+    if let Some(mark) = subset.keep_tokens_separator.as_deref().filter(|_| !subset.changes_caption_parts()) {
+        let marked = count(&|text| text.contains(mark));
+        if marked > 0 {
+            warnings.push(format!(
+                "`{mark}` stays in the text of {marked} captions in `{folder}`; `keep_tokens_separator` needs \
+                 `shuffle_caption`, `caption_tag_dropout_rate` or `token_warmup_step`"
+            ));
+        }
+    }
+    warnings
+}
+
+type Looked = Result<(Look, u64), String>;
 
 /// Size and file length of every image, on as many threads as the machine has; the result does not depend on them.
-fn look_at_all(examples: &[SourceExample]) -> Vec<Look> {
+fn look_at_all(examples: &[SourceExample]) -> Vec<Looked> {
     /// Fewer files than this are not worth a thread.
     const PER_THREAD: usize = 32;
     let threads =
         thread::available_parallelism().map_or(1, usize::from).min(examples.len().div_ceil(PER_THREAD)).max(1);
-    let mut looks: Vec<Look> = vec![Err(String::new()); examples.len()];
+    let mut looks: Vec<Looked> = vec![Err(String::new()); examples.len()];
     let share = examples.len().div_ceil(threads).max(1);
     thread::scope(|scope| {
         for (examples, looks) in examples.chunks(share).zip(looks.chunks_mut(share)) {
             scope.spawn(move || {
                 for (example, look) in examples.iter().zip(looks) {
-                    *look = look_at(&example.image);
+                    *look = look_at(example);
                 }
             });
         }
@@ -195,7 +265,9 @@ fn look_at_all(examples: &[SourceExample]) -> Vec<Look> {
     looks
 }
 
-fn look_at(image: &ImageLocation) -> Look {
-    let length = image.length().map_err(|e| e.to_string())?;
-    Ok((image::read_size(image)?, length))
+fn look_at(example: &SourceExample) -> Looked {
+    let length = example.image.length().map_err(|e| e.to_string())?;
+    let look = image::look(&example.image)?;
+    extra_images::look_at(example, look.size)?;
+    Ok((look, length))
 }

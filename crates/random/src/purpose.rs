@@ -32,6 +32,8 @@ pub enum Purpose {
     Validation = 12,
     /// Images generated during a run.
     Sample = 13,
+    /// Random changes of an image's colours.
+    Color = 14,
 }
 
 impl Purpose {
@@ -61,6 +63,7 @@ mod tests {
             (Purpose::Drawing, 11),
             (Purpose::Validation, 12),
             (Purpose::Sample, 13),
+            (Purpose::Color, 14),
         ];
         for (purpose, code) in codes {
             assert_eq!(purpose.code(), code, "{purpose:?}");

@@ -4,15 +4,21 @@ use std::path::Path;
 
 use sdtrain_config::{Document, Fault, Parsed, Problem};
 
+use crate::kohya::KohyaFile;
 use crate::location::nearest_folder_hint;
-use crate::{Init, LrScheduleConfig, Method, ModelLocation, OptimizerConfig, PredictionType, TrainConfig};
+use crate::{
+    CleanConfig, Init, LrScheduleConfig, MASK_COLUMN, Method, ModelLocation, OptimizerConfig, PredictionType,
+    SOURCE_FILE_ENDINGS, Subset, TrainConfig, is_address, is_pattern,
+};
 
 /// Everything that is wrong with a configuration whose single values have the right types.
-pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document) -> Vec<Fault> {
+///
+/// `kohya` is the file that a part of it was taken from.
+pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document, kohya: Option<&KohyaFile>) -> Vec<Fault> {
     let Some(config) = &parsed.value else {
         return Vec::new();
     };
-    let mut checker = Checker { parsed, document, faults: Vec::new() };
+    let mut checker = Checker { parsed, document, kohya, faults: Vec::new() };
     checker.check_name(config);
     checker.check_model(config);
     checker.check_data(config);
@@ -26,9 +32,10 @@ pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document) -> Vec<Fa
     checker.faults
 }
 
-struct Checker<'a> {
+pub(crate) struct Checker<'a> {
     parsed: &'a Parsed<TrainConfig>,
     document: &'a Document,
+    kohya: Option<&'a KohyaFile>,
     faults: Vec<Fault>,
 }
 
@@ -88,6 +95,7 @@ impl Checker<'_> {
         } else {
             self.check_buckets(config);
         }
+        self.check_clean(&data.clean);
         if data.subsets.is_empty() && !self.parsed.is_faulty("data") {
             self.report("data.subsets", "there is no image folder to train on").hint =
                 Some("add a section `[[data.subsets]]` with `path = \"…\"`".to_owned());
@@ -95,30 +103,97 @@ impl Checker<'_> {
         for (index, subset) in data.subsets.iter().enumerate() {
             let key = |name: &str| format!("data.subsets.{index}.{name}");
             if !self.parsed.is_faulty(&key("path")) {
-                self.existing_folder(&key("path"), &subset.path);
+                self.check_subset_path(&key("path"), &subset.path);
             }
+            self.existing(&key("metadata_file"), subset.metadata_file.as_deref());
             self.at_least_one(&key("repeats"), Some(u64::from(subset.repeats)));
             if subset.repeats > 100_000 {
                 self.report(&key("repeats"), "100000 repeats are the most; train for more epochs instead");
             }
-            self.between_zero_and_one(&key("caption_dropout_rate"), subset.caption_dropout_rate);
-            if !subset.caption_extension.starts_with('.') {
-                let message = format!(
-                    "`{}` must begin with a dot, not \"{}\"",
-                    key("caption_extension"),
-                    subset.caption_extension
-                );
-                self.report(&key("caption_extension"), message).hint =
-                    Some(format!("write \".{}\"", subset.caption_extension));
-            }
-            if subset.shuffle_caption && subset.caption_separator.is_empty() {
-                let message = format!("`{}` must not be empty", key("caption_separator"));
-                self.report(&key("caption_separator"), message);
-            }
+            self.check_captions(index, subset);
             if subset.random_crop && data.cache_latents && config.method != Method::Vae {
                 self.report(&key("random_crop"), "random crops cannot be taken from cached latents").hint =
                     Some("set `data.cache_latents = false`".to_owned());
             }
+            self.check_images(index, subset, data.cache_latents && config.method != Method::Vae);
+        }
+    }
+
+    fn check_images(&mut self, index: usize, subset: &Subset, cached: bool) {
+        let key = |name: &str| format!("data.subsets.{index}.{name}");
+        if let Some(color) = &subset.color_augmentation {
+            self.between_zero_and_one(&key("color_augmentation.probability"), color.probability);
+            for (name, strength, largest) in [
+                ("hue", color.hue, 180.0),
+                ("gamma", color.gamma, 0.9),
+                ("saturation", color.saturation, 1.0),
+                ("brightness", color.brightness, 1.0),
+                ("contrast", color.contrast, 1.0),
+            ] {
+                if !(0.0..=largest).contains(&strength) {
+                    let key = key(&format!("color_augmentation.{name}"));
+                    self.report(&key, format!("`{key}` must be between 0 and {largest}, not {strength}"));
+                }
+            }
+            if cached && color.probability > 0.0 {
+                let key = key("color_augmentation");
+                self.report(&key, "cached latents cannot change their colours").hint =
+                    Some("set `data.cache_latents = false`".to_owned());
+            }
+        }
+        for (extra_index, extra) in subset.extra_images.iter().enumerate() {
+            let key = |name: &str| key(&format!("extra_images.{extra_index}.{name}"));
+            if let Some(path) = &extra.path {
+                self.existing_folder(&key("path"), path);
+            } else if extra.suffix.is_empty() {
+                self.report(&key("suffix"), format!("`{}` is not set, and neither is `path`", key("suffix"))).hint =
+                    Some("without a folder of their own, extra images need a suffix to be told apart".to_owned());
+            }
+            if extra.suffix.contains(['/', '\\', '.']) {
+                let message = format!(
+                    "`{}` must be a part of a file name without ending, not \"{}\"",
+                    key("suffix"),
+                    extra.suffix
+                );
+                self.report(&key("suffix"), message);
+            }
+            if extra.column.is_empty() {
+                self.report(&key("column"), format!("`{}` is empty", key("column"))).hint =
+                    Some("`mask` is the loss mask; other names are those that the method asks for".to_owned());
+            } else if subset.extra_images[..extra_index].iter().any(|other| other.column == extra.column) {
+                self.report(&key("column"), format!("there are two columns `{}`", extra.column));
+            }
+            if extra.column == MASK_COLUMN && subset.alpha_mask {
+                self.report(&key("column"), "the loss mask is set twice: by `alpha_mask` and by this column").hint =
+                    Some("keep the one that is meant".to_owned());
+            }
+        }
+    }
+
+    fn check_subset_path(&mut self, key: &str, path: &Path) {
+        if is_address(path) {
+            let message = format!("`{key}`: `{}` is an address, and images are read from this machine", path.display());
+            self.report(key, message).hint =
+                Some("download them first, for instance with `hf download --repo-type dataset ORG/NAME`".to_owned());
+            return;
+        }
+        let is_source = path
+            .extension()
+            .and_then(|ending| ending.to_str())
+            .is_some_and(|ending| SOURCE_FILE_ENDINGS.contains(&ending.to_ascii_lowercase().as_str()));
+        if path.is_file() && !is_source {
+            let message = format!("`{key}`: `{}` is a file, not a folder", path.display());
+            let endings = SOURCE_FILE_ENDINGS.map(|ending| format!("`.{ending}`")).join(", ");
+            self.report(key, message).hint = Some(format!("files that hold or name images end in {endings}"));
+        } else if !is_pattern(path) && !path.is_file() {
+            self.existing_folder(key, path);
+        }
+    }
+
+    fn check_clean(&mut self, clean: &CleanConfig) {
+        for mistake in clean.mistakes() {
+            let key = format!("data.clean.{}", mistake.key);
+            self.report(&key, format!("`{key}` {}", mistake.message)).hint = mistake.hint.map(str::to_owned);
         }
     }
 
@@ -307,8 +382,11 @@ impl Checker<'_> {
         self.at_least_one("debug.trace_steps", Some(config.debug.trace_steps));
     }
 
-    fn report(&mut self, key: &str, message: impl Into<String>) -> &mut Problem {
-        self.faults.push(Fault { key: key.to_owned(), problem: self.document.problem(key, message) });
+    pub(crate) fn report(&mut self, key: &str, message: impl Into<String>) -> &mut Problem {
+        let message = message.into();
+        let in_kohya = self.kohya.and_then(|file| file.problem(key, &message));
+        let problem = in_kohya.unwrap_or_else(|| self.document.problem(key, message));
+        self.faults.push(Fault { key: key.to_owned(), problem });
         &mut self.faults.last_mut().expect("a fault was just added").problem
     }
 
@@ -324,13 +402,13 @@ impl Checker<'_> {
         }
     }
 
-    fn not_negative(&mut self, key: &str, value: Option<f64>) {
+    pub(crate) fn not_negative(&mut self, key: &str, value: Option<f64>) {
         if let Some(value) = value.filter(|value| *value < 0.0) {
             self.report(key, format!("`{key}` must not be negative, and is {value}"));
         }
     }
 
-    fn between_zero_and_one(&mut self, key: &str, value: f64) {
+    pub(crate) fn between_zero_and_one(&mut self, key: &str, value: f64) {
         if !(0.0..=1.0).contains(&value) {
             self.report(key, format!("`{key}` must be between 0 and 1, not {value}"));
         }

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::clean::CleanConfig;
+use crate::{AlphaConfig, ColorAugmentation, ExtraImages, ResizeKernel, SourceFormat};
+
 /// The images and captions to learn, and how they become batches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -21,14 +24,29 @@ pub struct DataConfig {
     #[schemars(extend("x-other-names" = ["datasets"]))]
     pub subsets: Vec<Subset>,
 
+    /// Dataset file of kohya's sd-scripts (`[general]`, `[[datasets]]`, `[[datasets.subsets]]`) to take subsets, sizes and
+    /// buckets from, in place of `subsets`. It is read as those scripts read it, with their defaults; what it does not say about
+    /// resolution, batch size and buckets may be written in `[data]`. Relative paths in it start at the current folder, or at the
+    /// file's own folder where the current one has no such path. A key that cannot be honoured is refused by name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-other-names" = ["dataset_config"]))]
+    pub kohya_config: Option<PathBuf>,
+
     /// Aspect-ratio buckets: images keep their shape instead of being cut to one.
     pub bucketing: BucketingConfig,
+
+    /// How images are scaled to their bucket; a subset may have its own.
+    #[schemars(extend("x-other-names" = ["resize_interpolation", "image_interpolation_mode"]))]
+    pub resize_kernel: ResizeKernel,
+
+    /// What is shown where an image is transparent.
+    pub alpha: AlphaConfig,
 
     /// What captions must be like.
     pub caption: CaptionConfig,
 
     /// Encode every image once, before the first step, and keep the latents in memory; the autoencoder is then not needed in a
-    /// step. Crops must not be random then. Not used by `method = "vae"`.
+    /// step. Crops and colours must not be random then. Not used by `method = "vae"`.
     pub cache_latents: bool,
 
     /// Threads that read and scale images ahead of the training. 0: none, images are read in the step itself.
@@ -37,6 +55,9 @@ pub struct DataConfig {
 
     /// What happens to the images of a bucket that do not fill a batch.
     pub leftovers: Leftovers,
+
+    /// What `sdtrain dataset clean` takes out.
+    pub clean: CleanConfig,
 }
 
 impl Default for DataConfig {
@@ -45,11 +66,15 @@ impl Default for DataConfig {
             resolution: Resolution::Square(512),
             batch_size: 1,
             subsets: Vec::new(),
+            kohya_config: None,
             bucketing: BucketingConfig::default(),
+            resize_kernel: ResizeKernel::Auto,
+            alpha: AlphaConfig::default(),
             caption: CaptionConfig::default(),
             cache_latents: true,
             workers: 2,
             leftovers: Leftovers::ShortBatch,
+            clean: CleanConfig::default(),
         }
     }
 }
@@ -82,14 +107,41 @@ impl Resolution {
     }
 }
 
-/// One folder of images with its captions.
+/// One set of images with its captions: a folder, a table, or files that hold many images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("required" = ["path"]))]
 pub struct Subset {
-    /// Folder with the images; each has its caption in a file of the same name. Relative to the file it is written in.
+    /// Folder with the images, or a file that holds or names them; `format` says which. Several files of a kind are written
+    /// as a pattern: `shard-{000..123}.tar`, `train-*.parquet`. Relative to the file it is written in.
     #[schemars(extend("x-other-names" = ["image_dir", "train_data_dir", "instance_data_dir"]))]
     pub path: PathBuf,
+
+    /// How images and captions are stored. `"auto"`, the default, finds it out.
+    pub format: SourceFormat,
+
+    /// Look into the folders within `path` too.
+    pub recursive: bool,
+
+    /// Table that names the images and their captions; names in it are relative to `path`. JSON Lines, CSV, or the JSON of
+    /// kohya's tagging scripts. Absent: `metadata.jsonl` or `metadata.csv` in `path`, where `format` is `"metadata"`.
+    #[schemars(extend("x-other-names" = ["in_json"]))]
+    pub metadata_file: Option<PathBuf>,
+
+    /// Column that holds the image, or names its file; for `"webdataset"` the ending of its entry. Absent: the first of the
+    /// usual names that is there (`file_name`, `image`, `jpg`, …).
+    pub image_column: Option<String>,
+
+    /// Column that holds the caption; for `"webdataset"` the ending of its entry, or a key of its `.json` entry. A list of
+    /// captions becomes the lines of one. Absent: the first of `text`, `caption` and `prompt` that is there. An instruction
+    /// such as "make it night" is a caption: name its column.
+    #[schemars(extend("x-other-names" = ["edit_prompt_column"]))]
+    pub caption_column: Option<String>,
+
+    /// Column with a second image that belongs to the first: a control image, or the picture before an edit. It
+    /// is known as `conditioning_image`. For `"webdataset"` the ending of its entry. Absent: there is none.
+    #[schemars(extend("x-other-names" = ["original_image_column"]))]
+    pub conditioning_image_column: Option<String>,
 
     /// How many times each image of this folder is seen in an epoch.
     #[schemars(extend("x-other-names" = ["num_repeats"]))]
@@ -99,18 +151,47 @@ pub struct Subset {
     pub shuffle_caption: bool,
 
     /// Parts of the caption that stay where they are when it is shuffled, counted from the front; the trigger word
-    /// usually stands there. Typical: 1 with `shuffle_caption`.
+    /// usually stands there. They are not dropped by `caption_tag_dropout_rate` either. Typical: 1 with `shuffle_caption`.
     pub keep_tokens: u32,
 
-    /// Ending of caption files.
+    /// Mark in a caption: what stands before it stays in front, what stands behind a second one stays at the end, and only the
+    /// parts in between are shuffled, dropped and warmed up; `keep_tokens` is then not looked at. Typical: `"|||"`. It is
+    /// taken out of captions only where `shuffle_caption`, `caption_tag_dropout_rate` or `token_warmup_step` is set.
+    pub keep_tokens_separator: Option<String>,
+
+    /// Ending of caption files. Not used where `captions` lists several.
     pub caption_extension: String,
 
-    /// What separates the parts of a caption.
+    /// What separates the parts of a caption. Parts that were shuffled, dropped or warmed up are put together again with a
+    /// comma and a space, whatever this is.
     pub caption_separator: String,
+
+    /// Text that becomes `caption_separator` once the parts of a caption have been shuffled: what it joins travels as one
+    /// part. Typical: `";;;"`.
+    pub secondary_separator: Option<String>,
+
+    /// Choose anew each time an image is seen: one line of a caption of several lines, and one of `{red|green|{light|dark} blue}`.
+    /// An empty choice is allowed; `{{` and `}}` stand for the braces themselves, but `}}` also ends two choices, one in the
+    /// other. Off: captions are their first line, and braces are text.
+    pub enable_wildcard: bool,
 
     /// How often an image is trained on the empty prompt instead of its caption, 0 to 1. It teaches the unconditional
     /// prediction that guidance needs. Typical: 0 for a LoRA, 0.1 for full training.
+    #[schemars(extend("x-other-names" = ["proportion_empty_prompts"]))]
     pub caption_dropout_rate: f64,
+
+    /// Every so many epochs, counted from 1, all images are trained on the empty prompt. 0: never.
+    pub caption_dropout_every_n_epochs: u64,
+
+    /// How often each part of a caption is left out, 0 to 1; those kept by `keep_tokens` or `keep_tokens_separator` never are.
+    pub caption_tag_dropout_rate: f64,
+
+    /// Parts of a caption, behind those that are kept, at the start of the warm-up of `token_warmup_step`.
+    pub token_warmup_min: u32,
+
+    /// Captions grow from `token_warmup_min` parts to all of them over this many optimizer steps; less than 1: over this part
+    /// of the run. 0: they are whole from the start.
+    pub token_warmup_step: f64,
 
     /// Text put in front of every caption, with one space.
     pub caption_prefix: Option<String>,
@@ -123,27 +204,102 @@ pub struct Subset {
     pub flip: bool,
 
     /// Cut at a random place instead of the centre where an image is larger than its bucket. Needs `data.cache_latents = false`.
+    #[schemars(extend("x-refused-names" = {
+        "face_crop_aug_range": "crops around faces are not made: cut the images before, or use `random_crop = true`"
+    }))]
     pub random_crop: bool,
 
+    /// Change colours at random each time an image is seen. Absent: never. Needs `data.cache_latents = false`.
+    #[schemars(extend("x-other-names" = ["color_aug"]))]
+    pub color_augmentation: Option<ColorAugmentation>,
+
+    /// How the images of this folder are scaled. Absent: as `data.resize_kernel` says.
+    pub resize_kernel: Option<ResizeKernel>,
+
+    /// Take the alpha channel as loss mask: what is transparent is not learned, what is half transparent half as much. Images
+    /// without one are trained whole.
+    pub alpha_mask: bool,
+
+    /// Masks, control images and the like, a list: `[[data.subsets.extra_images]]`.
+    #[schemars(extend("x-other-names" = ["conditioning_data_dir", "control_path", "mask_path"]))]
+    pub extra_images: Vec<ExtraImages>,
+
     /// Caption of images that have no caption file. Absent: `data.caption.missing` says what happens.
+    #[schemars(extend("x-other-names" = ["instance_prompt", "class_prompt"]))]
     pub class_tokens: Option<String>,
+
+    /// Several caption files for an image, of which one is chosen each time the image is seen, as often as its `weight` says:
+    /// long written descriptions beside short original ones, for instance. An image that lacks some of them chooses among the
+    /// others. Absent: the one file that ends in `caption_extension`.
+    pub captions: Vec<CaptionFile>,
+}
+
+/// One of several caption files of an image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["extension"]))]
+pub struct CaptionFile {
+    /// Ending of these caption files, such as `".long"` or `".tags.txt"`.
+    pub extension: String,
+
+    /// How often they are chosen, in proportion to the weights of the others: 95 and 5 are the same as 0.95 and 0.05.
+    pub weight: f64,
+}
+
+impl Default for CaptionFile {
+    fn default() -> Self {
+        CaptionFile { extension: String::new(), weight: 1.0 }
+    }
 }
 
 impl Default for Subset {
     fn default() -> Self {
         Subset {
             path: PathBuf::new(),
+            format: SourceFormat::Auto,
+            recursive: true,
+            metadata_file: None,
+            image_column: None,
+            caption_column: None,
+            conditioning_image_column: None,
             repeats: 1,
             shuffle_caption: false,
             keep_tokens: 0,
+            keep_tokens_separator: None,
             caption_extension: ".txt".to_owned(),
             caption_separator: ",".to_owned(),
+            secondary_separator: None,
+            enable_wildcard: false,
             caption_dropout_rate: 0.0,
+            caption_dropout_every_n_epochs: 0,
+            caption_tag_dropout_rate: 0.0,
+            token_warmup_min: 1,
+            token_warmup_step: 0.0,
             caption_prefix: None,
             caption_suffix: None,
             flip: false,
             random_crop: false,
+            color_augmentation: None,
+            resize_kernel: None,
+            alpha_mask: false,
+            extra_images: Vec::new(),
             class_tokens: None,
+            captions: Vec::new(),
+        }
+    }
+}
+
+impl Subset {
+    /// Whether anything is done to single parts of a caption, so that it is taken apart and put together again.
+    pub fn changes_caption_parts(&self) -> bool {
+        self.shuffle_caption || self.token_warmup_step > 0.0 || self.caption_tag_dropout_rate > 0.0
+    }
+
+    /// Endings of the caption files of an image, with their dots; the place of one is the number of its source.
+    pub fn caption_extensions(&self) -> Vec<String> {
+        match self.captions.as_slice() {
+            [] => vec![self.caption_extension.clone()],
+            files => files.iter().map(|file| file.extension.clone()).collect(),
         }
     }
 }

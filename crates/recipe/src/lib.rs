@@ -1,11 +1,15 @@
 #![doc = include_str!("../README.md")]
 
 mod check;
+mod check_captions;
 mod checkpoint;
+mod clean;
 mod data;
 mod debug;
 mod every;
 mod full;
+mod image;
+mod kohya;
 mod load;
 mod location;
 mod log;
@@ -18,6 +22,7 @@ mod optimizer;
 mod precision;
 mod samples;
 mod save;
+mod source;
 mod target;
 mod train;
 mod train_config;
@@ -25,10 +30,14 @@ mod vae_objective;
 mod validation;
 
 pub use checkpoint::CheckpointConfig;
-pub use data::{BucketingConfig, CaptionConfig, DataConfig, Leftovers, MissingCaption, Resolution, Subset};
+pub use clean::{CleanConfig, CleanMistake, Duplicates, MissingDpi};
+pub use data::{
+    BucketingConfig, CaptionConfig, CaptionFile, DataConfig, Leftovers, MissingCaption, Resolution, Subset,
+};
 pub use debug::DebugConfig;
 pub use every::Every;
 pub use full::{FullConfig, ModelFormat};
+pub use image::{AlphaConfig, ColorAugmentation, ColorChanges, ExtraImages, MASK_COLUMN, ResizeKernel};
 pub use load::Loaded;
 pub use location::{BUILTIN_MODELS, ModelLocation};
 pub use log::LogConfig;
@@ -41,6 +50,7 @@ pub use optimizer::{AdamWConfig, OptimizerConfig};
 pub use precision::{FloatType, PrecisionConfig};
 pub use samples::{SamplerName, SamplesConfig};
 pub use save::SaveConfig;
+pub use source::{SOURCE_FILE_ENDINGS, SourceFormat, is_address, is_pattern};
 pub use target::matches_pattern;
 pub use train::TrainSection;
 pub use train_config::{Extends, Method, TrainConfig};

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use sdtrain_config::{Document, Parsed, Problems};
+use sdtrain_config::{Document, Fault, Parsed, Problems};
 
 use crate::check::check;
-use crate::{ModelLocation, Subset, TrainConfig};
+use crate::kohya::{self, KohyaFile};
+use crate::{ModelLocation, Subset, TrainConfig, is_address};
 
 /// A checked configuration with the document it came from.
 #[derive(Debug, Clone)]
@@ -46,7 +47,14 @@ impl TrainConfig {
             keep_nearer_twin(config, &document);
             make_paths_absolute(config, &document);
         }
-        let found = check(&parsed, &document);
+        for fault in parsed.faults.iter_mut().filter(|fault| fault.key == "datasets") {
+            fault.problem.hint = Some(
+                "a dataset file of kohya's scripts is named in a configuration: `[data]` with `kohya_config = \"FILE\"`"
+                    .to_owned(),
+            );
+        }
+        let kohya = take_over_kohya(&mut parsed, &document);
+        let found = check(&parsed, &document, kohya.as_ref());
         parsed.faults.extend(found);
         parsed.faults.sort_by(|a, b| a.problem.place().cmp(&b.problem.place()));
         Parsed { value: parsed.value.map(|config| Loaded { config, document }), faults: parsed.faults }
@@ -88,6 +96,28 @@ impl TrainConfig {
     }
 }
 
+/// Reads the file that `data.kohya_config` names in the place of the key; what is wrong in it is a fault of that key.
+fn take_over_kohya(parsed: &mut Parsed<TrainConfig>, document: &Document) -> Option<KohyaFile> {
+    let path = parsed.value.as_mut()?.data.kohya_config.take()?;
+    let fault = |problem| Fault { key: "data.kohya_config".to_owned(), problem };
+    if document.has("data.subsets") {
+        let message = "`data.kohya_config` and `data.subsets` are both set";
+        let problem = document.problem("data.kohya_config", message).hint("keep the one that is meant");
+        parsed.faults.push(fault(problem));
+        return None;
+    }
+    if !path.is_file() {
+        let what = if path.exists() { "is a folder, not a file" } else { "does not exist" };
+        let message = format!("`data.kohya_config`: `{}` {what}", path.display());
+        parsed.faults.push(fault(document.problem("data.kohya_config", message)));
+        return None;
+    }
+    let data = &mut parsed.value.as_mut()?.data;
+    let (file, problems) = kohya::apply(data, &path, |key| document.has(key));
+    parsed.faults.extend(problems.into_iter().map(fault));
+    file
+}
+
 /// Of two keys that exclude each other, an override wins over a file, and a file over the one it extends.
 fn keep_nearer_twin(config: &mut TrainConfig, document: &Document) {
     let nearer = |a: &str, b: &str| match (document.distance(a), document.distance(b)) {
@@ -113,11 +143,20 @@ fn make_paths_absolute(config: &mut TrainConfig, document: &Document) {
         config.model.path = path.to_string_lossy().into_owned();
     }
     for (index, subset) in config.data.subsets.iter_mut().enumerate() {
-        if !subset.path.as_os_str().is_empty() {
+        if !subset.path.as_os_str().is_empty() && !is_address(&subset.path) {
             subset.path = absolute(&subset.path, &format!("data.subsets.{index}.path"));
+        }
+        if let Some(file) = &mut subset.metadata_file {
+            *file = absolute(file, &format!("data.subsets.{index}.metadata_file"));
+        }
+        for (extra_index, extra) in subset.extra_images.iter_mut().enumerate() {
+            if let Some(path) = &mut extra.path {
+                *path = absolute(path, &format!("data.subsets.{index}.extra_images.{extra_index}.path"));
+            }
         }
     }
     let inputs = [
+        (&mut config.data.kohya_config, "data.kohya_config"),
         (&mut config.model.vae, "model.vae"),
         (&mut config.lora.initial, "lora.initial"),
         (&mut config.validation.path, "validation.path"),
@@ -136,7 +175,7 @@ fn make_paths_absolute(config: &mut TrainConfig, document: &Document) {
 }
 
 /// `path` seen from `folder`, with `~` and `..` resolved where that keeps its meaning.
-fn absolute_path(path: &Path, folder: &Path) -> PathBuf {
+pub(crate) fn absolute_path(path: &Path, folder: &Path) -> PathBuf {
     let at_home = path.strip_prefix("~").ok().zip(std::env::home_dir());
     let joined = match at_home {
         Some((rest, home)) => home.join(rest),

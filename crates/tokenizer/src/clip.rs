@@ -132,41 +132,16 @@ impl ClipTokenizer {
     pub fn id_to_token(&self, id: i64) -> Option<String> {
         self.pipeline.id_to_token(u32::try_from(id).ok()?)
     }
+}
 
-    /// The tokens of a text without marks, limit or padding.
-    pub fn tokens(&self, text: &str) -> Vec<i64> {
+impl Tokenizer for ClipTokenizer {
+    fn tokens(&self, text: &str) -> Vec<i64> {
         let encoding = self.pipeline.encode_fast(text, false).expect("every word is in the vocabulary or unknown");
         encoding.get_ids().iter().map(|&id| i64::from(id)).collect()
     }
 
-    fn window_of(&self, tokens: &[i64]) -> Vec<i64> {
-        let mut ids = Vec::with_capacity(self.window);
-        ids.push(self.bos);
-        ids.extend(tokens.iter().take(self.window - 2));
-        ids.push(self.eos);
-        ids.resize(self.window, self.pad);
-        ids
-    }
-}
-
-impl Tokenizer for ClipTokenizer {
-    fn encode(&self, text: &str) -> Vec<i64> {
-        self.window_of(&self.tokens(text))
-    }
-
-    fn encode_chunks(&self, text: &str, chunks: usize) -> Vec<Vec<i64>> {
-        let tokens = self.tokens(text);
-        let length = self.window - 2;
-        let chunk = |index: usize| tokens.get(index.saturating_mul(length)..).unwrap_or_default();
-        (0..chunks).map(|index| self.window_of(chunk(index))).collect()
-    }
-
     fn window(&self) -> usize {
         self.window
-    }
-
-    fn token_count(&self, text: &str) -> usize {
-        self.tokens(text).len()
     }
 
     fn vocab_size(&self) -> usize {

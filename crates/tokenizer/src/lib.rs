@@ -1,28 +1,47 @@
 #![doc = include_str!("../README.md")]
 
+mod chunks;
 mod clip;
 mod error;
+mod prompt_weights;
 mod save;
 mod special;
 mod vocabulary;
 mod words;
 
+pub use chunks::WeightedChunk;
 pub use clip::{ClipTokenizer, DEFAULT_WINDOW};
 pub use error::{Error, Result};
+pub use prompt_weights::{WeightedText, parse_prompt_weights};
 
 /// Turns prompts into the numbers that a text encoder reads.
 pub trait Tokenizer: Send + Sync {
-    /// One window: start mark, at most `window() - 2` tokens of the text, end mark, padding.
-    fn encode(&self, text: &str) -> Vec<i64>;
+    /// The tokens of a text without marks, limit or padding.
+    fn tokens(&self, text: &str) -> Vec<i64>;
 
-    /// A long text as `chunks` windows one after the other, each with its own marks; what does not fit is cut off.
-    fn encode_chunks(&self, text: &str, chunks: usize) -> Vec<Vec<i64>>;
+    /// One window: start mark, at most `window() - 2` tokens of the text, end mark, padding.
+    fn encode(&self, text: &str) -> Vec<i64> {
+        chunks::window_of(self, &self.tokens(text))
+    }
+
+    /// A long text as `chunks` windows one after the other, each with its own marks; what does not fit is cut off. 2 and 3
+    /// windows are `--max_token_length` 150 and 225 of kohya's sd-scripts.
+    fn encode_chunks(&self, text: &str, chunks: usize) -> Vec<Vec<i64>> {
+        chunks::windows_of(self, &self.tokens(text), chunks)
+    }
+
+    /// The same for a prompt with weights in brackets, see [`parse_prompt_weights`].
+    fn encode_weighted(&self, prompt: &str, chunks: usize) -> Vec<WeightedChunk> {
+        chunks::weighted(self, prompt, chunks)
+    }
+
+    /// How many tokens the text has, without marks and without a limit.
+    fn token_count(&self, text: &str) -> usize {
+        self.tokens(text).len()
+    }
 
     /// The length of a window, 77 for CLIP.
     fn window(&self) -> usize;
-
-    /// How many tokens the text has, without marks and without a limit.
-    fn token_count(&self, text: &str) -> usize;
 
     /// How many rows the embedding table needs.
     fn vocab_size(&self) -> usize;

@@ -5,15 +5,16 @@ use std::path::Path;
 use std::thread::available_parallelism;
 
 use sdtrain_config::{Parsed, Problems};
-use sdtrain_data_loader::{DataReport, DataSet};
+use sdtrain_data_loader::{DataReport, DataSet, TokenReport};
 use sdtrain_recipe::{DataConfig, Every, Loaded, LoraFormat, Method, ModelFormat, TrainConfig};
 use sdtrain_state_dict::{FileKind, SafetensorsFile, recognise};
+use sdtrain_tokenizer::Tokenizer;
 
 use crate::args::{CheckArgs, ConfigArgs};
 use crate::estimate::estimate;
 use crate::lora_targets::adapters;
 use crate::model_parts::{ModelParts, count_parameters};
-use crate::{ExitCode, Failure, print_answer};
+use crate::{ExitCode, Failure, model_tokenizer, print_answer};
 
 /// The step between bucket sides when nothing is known of the model: that of SD1.5.
 const USUAL_BUCKET_STEP: usize = 64;
@@ -22,14 +23,16 @@ const USUAL_BUCKET_STEP: usize = 64;
 pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
     let config = load_or_explain(&args.config())?.config;
     let Examined { parts, data, trained } = examine(&config)?;
-    print_answer(&summary(&config, &parts, &trained, &data));
+    let tokenizer = model_tokenizer::of(&config.model)?;
+    let tokens = data.count_tokens(&tokenizer, tokenizer.window() - 2);
+    print_answer(&summary(&config, &parts, &trained, data.report(), &tokens));
     Ok(())
 }
 
 /// What a run would begin with.
 pub(crate) struct Examined {
     parts: ModelParts,
-    data: DataReport,
+    data: DataSet,
     trained: Vec<TrainedPart>,
 }
 
@@ -102,13 +105,12 @@ pub(crate) fn load_or_explain(args: &ConfigArgs) -> Result<Loaded, Failure> {
     }
 }
 
-fn open_data(config: &TrainConfig, bucket_step: usize) -> Result<DataReport, Failure> {
+fn open_data(config: &TrainConfig, bucket_step: usize) -> Result<DataSet, Failure> {
     let split = config.validation.split.filter(|_| config.validation.path.is_none());
-    let data = match split {
+    Ok(match split {
         Some(part) => DataSet::open_split(&config.data, config.seed, bucket_step, part)?.0,
         None => DataSet::open(&config.data, config.seed, bucket_step)?,
-    };
-    Ok(data.report().clone())
+    })
 }
 
 /// One network that is trained: its name, what of it, and how many parameters.
@@ -161,7 +163,13 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
         .hint("module paths are those of diffusers behind `unet.` and `text_encoder.`"))
 }
 
-fn summary(config: &TrainConfig, parts: &ModelParts, trained: &[TrainedPart], data: &DataReport) -> String {
+fn summary(
+    config: &TrainConfig,
+    parts: &ModelParts,
+    trained: &[TrainedPart],
+    data: &DataReport,
+    tokens: &TokenReport,
+) -> String {
     let mut text = String::new();
     let mut line = |label: &str, value: String| {
         let _ = writeln!(text, "{label:<10} {value}");
@@ -179,6 +187,9 @@ fn summary(config: &TrainConfig, parts: &ModelParts, trained: &[TrainedPart], da
         line("trained", format!("{}: {}, {} parameters", part.name, part.what, millions(part.parameters)));
     }
     line("data", data.to_string().replace("\n  ", &format!("\n{:<10} ", "")));
+    if config.method != Method::Vae {
+        line("tokens", tokens.to_string().replace("\n  ", &format!("\n{:<10} ", "")));
+    }
     line("steps", steps(config, data));
     line(
         "optimizer",

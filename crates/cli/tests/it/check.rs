@@ -1,4 +1,4 @@
-//! `sdtrain check` and `sdtrain dataset inspect`.
+//! `sdtrain check`.
 
 use crate::project::{CONFIG, Project};
 
@@ -13,6 +13,7 @@ fn a_right_configuration_is_explained_on_stdout() {
         "unet: 40 adapters",
         "4 images found, 4 kept, 8 with repeats; 4 batches an epoch",
         "bucket 64 × 64: 4 images",
+        "tokens     4 captions of 3.0 tokens on average, the longest has 3; all fit into 75",
         "20 of up to 2 images, 4 an epoch, 5.0 epochs",
         "adamw, learning rate 1e-4, schedule `constant`",
         "computes in fp32, saves in fp32",
@@ -83,14 +84,35 @@ fn targets_that_match_nothing_are_refused() {
 }
 
 #[test]
-fn a_data_set_is_counted_for_people_and_for_programs() {
+fn a_caption_that_is_cut_off_is_named_for_people_and_for_programs() {
     let project = Project::new();
-    let answer = project.run(&["dataset", "inspect", "images"]);
-    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
-    assert!(answer.stdout.starts_with("4 images found, 4 kept"), "{}", answer.stdout);
-    let answer = project.run(&["dataset", "inspect", "--config", "run.toml", "--json"]);
+    project.write("images/2.txt", &["word"; 80].join(" "));
+    let answer = project.run(&["check", "run.toml"]);
+    let told = "warning: 1 captions lose what is behind their first 75 tokens:\n           `images/2.png`: 80 tokens\n";
+    assert!(answer.stdout.contains(told), "{}", answer.stdout);
+    let answer = project.run(&["dataset", "inspect", "images", "--json"]);
     let report: serde_json::Value = serde_json::from_str(&answer.stdout).expect("JSON");
-    assert_eq!(report["found"], 4);
-    assert_eq!(report["buckets"][0]["width"], 64);
-    assert_eq!(report["captions"]["from_file"], 4);
+    let tokens = &report["captions"]["tokens"];
+    assert_eq!((&tokens["spread"]["most"], &tokens["over_long"]), (&80.0.into(), &1.into()));
+    assert_eq!(tokens["over_long_captions"], serde_json::json!([{"path": "images/2.png", "tokens": 80}]));
+}
+
+#[test]
+fn captions_are_counted_with_the_tokenizer_of_the_model() {
+    let project = Project::new();
+    project.write("images/0.txt", "photorealistic");
+    let longest = |overrides: &[&str]| {
+        let answer = project.run(&[&["check", "run.toml"], overrides].concat());
+        let tokens = answer.stdout.lines().find(|line| line.starts_with("tokens ")).map(str::to_owned);
+        tokens.unwrap_or_else(|| panic!("{}{}", answer.stdout, answer.stderr))
+    };
+    // CLIP knows the word's two halves, the built-in base only its letters.
+    assert!(longest(&[]).contains("the longest has 3;"));
+    let builtin = ["--set", "model.path=builtin:poster-tiny", "--set", "model.init=pretrained"];
+    assert!(longest(&builtin).contains("the longest has 10;"));
+    project.write("model/tokenizer/vocab.json", "{");
+    project.write("model/tokenizer/merges.txt", "");
+    let answer = project.run(&["check", "run.toml"]);
+    assert_eq!(answer.code, Some(4));
+    assert!(answer.stderr.starts_with("error: `model/tokenizer/vocab.json`"), "{}", answer.stderr);
 }

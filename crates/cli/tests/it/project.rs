@@ -29,6 +29,7 @@ impl Project {
             project.write_image(&format!("images/{index}.png"), 64, 64);
             project.write(&format!("images/{index}.txt"), "a red bottle");
         }
+        project.write("model/model_index.json", r#"{"_class_name": "StableDiffusionPipeline"}"#);
         project.write(
             "model/unet/config.json",
             r#"{"block_out_channels": [32, 64], "cross_attention_dim": 32, "layers_per_block": 1,

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use sdtrain_random::Stream;
 use sdtrain_recipe::Subset;
 
-use super::CaptionStep;
+use super::{Caption, CaptionStep, Reading};
 
 /// `caption_prefix` and `caption_suffix`.
 pub(super) struct Affix;
@@ -19,12 +19,12 @@ impl CaptionStep for Affix {
         1
     }
 
-    fn apply(&self, caption: &mut String, subset: &Subset, _: &mut Stream) -> ControlFlow<()> {
+    fn apply(&self, caption: &mut Caption, subset: &Subset, _: Reading, _: &mut Stream) -> ControlFlow<()> {
         if let Some(prefix) = &subset.caption_prefix {
-            caption.insert_str(0, &format!("{prefix} "));
+            caption.text.insert_str(0, &format!("{prefix} "));
         }
         if let Some(suffix) = &subset.caption_suffix {
-            caption.push_str(&format!(" {suffix}"));
+            caption.text.push_str(&format!(" {suffix}"));
         }
         ControlFlow::Continue(())
     }
@@ -41,9 +41,9 @@ mod tests {
             caption_suffix: Some("post".to_owned()),
             ..Subset::default()
         };
-        let mut caption = "a, b".to_owned();
+        let mut caption = Caption { text: "a, b".to_owned(), parts: None };
         let mut random = Stream::new(0, sdtrain_random::Purpose::Caption, 0, 0);
-        assert!(Affix.apply(&mut caption, &subset, &mut random).is_continue());
-        assert_eq!(caption, "pre a, b post");
+        assert!(Affix.apply(&mut caption, &subset, Reading::Plain, &mut random).is_continue());
+        assert_eq!(caption.text, "pre a, b post");
     }
 }

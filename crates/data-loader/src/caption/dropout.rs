@@ -5,9 +5,9 @@ use std::ops::ControlFlow;
 use sdtrain_random::Stream;
 use sdtrain_recipe::Subset;
 
-use super::CaptionStep;
+use super::{Caption, CaptionStep, Reading};
 
-/// `caption_dropout_rate`.
+/// `caption_dropout_rate` and `caption_dropout_every_n_epochs`.
 pub(super) struct Dropout;
 
 impl CaptionStep for Dropout {
@@ -19,11 +19,17 @@ impl CaptionStep for Dropout {
         2
     }
 
-    fn apply(&self, caption: &mut String, subset: &Subset, random: &mut Stream) -> ControlFlow<()> {
-        if random.uniform() >= subset.caption_dropout_rate {
+    fn apply(&self, caption: &mut Caption, subset: &Subset, reading: Reading, random: &mut Stream) -> ControlFlow<()> {
+        let Some(progress) = reading.progress() else {
+            return ControlFlow::Continue(());
+        };
+        let every = subset.caption_dropout_every_n_epochs;
+        // Epochs are counted from 1 here, as users of kohya's sd-scripts count them.
+        let whole_epoch = every > 0 && (progress.epoch + 1) % every == 0;
+        if !whole_epoch && random.uniform() >= subset.caption_dropout_rate {
             return ControlFlow::Continue(());
         }
-        caption.clear();
+        caption.text.clear();
         ControlFlow::Break(())
     }
 }
@@ -32,25 +38,35 @@ impl CaptionStep for Dropout {
 mod tests {
     use sdtrain_random::Purpose;
 
+    use super::super::Progress;
     use super::*;
 
-    fn dropped(rate: f64) -> usize {
-        let subset = Subset { caption_dropout_rate: rate, ..Subset::default() };
-        (0..1000)
-            .filter(|&example| {
-                let mut caption = "a".to_owned();
-                let end = Dropout.apply(&mut caption, &subset, &mut Stream::new(7, Purpose::Caption, 0, example));
-                assert_eq!(end.is_break(), caption.is_empty());
-                caption.is_empty()
-            })
-            .count()
+    fn is_dropped(subset: &Subset, reading: Reading, example: u64) -> bool {
+        let mut caption = Caption { text: "a".to_owned(), parts: None };
+        let end = Dropout.apply(&mut caption, subset, reading, &mut Stream::new(7, Purpose::Caption, 0, example));
+        assert_eq!(end.is_break(), caption.text.is_empty());
+        caption.text.is_empty()
     }
 
     #[test]
     fn drops_as_often_as_it_says() {
+        let dropped = |caption_dropout_rate: f64| {
+            let subset = Subset { caption_dropout_rate, ..Subset::default() };
+            let reading = Reading::Training(Progress::default());
+            (0..1000).filter(|&example| is_dropped(&subset, reading, example)).count()
+        };
         assert_eq!(dropped(0.0), 0);
         assert_eq!(dropped(1.0), 1000);
         // 100 expected, standard deviation 9.5: five of them.
         assert!((53..=147).contains(&dropped(0.1)), "{}", dropped(0.1));
+    }
+
+    #[test]
+    fn every_third_epoch_has_no_captions() {
+        let subset = Subset { caption_dropout_every_n_epochs: 3, ..Subset::default() };
+        let dropped = |epoch| is_dropped(&subset, Reading::Training(Progress { epoch, ..Progress::default() }), 1);
+        let epochs: Vec<u64> = (0..10).filter(|&epoch| dropped(epoch)).collect();
+        assert_eq!(epochs, [2, 5, 8]);
+        assert!(!is_dropped(&Subset { caption_dropout_every_n_epochs: 1, ..subset }, Reading::Plain, 1));
     }
 }

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 
 /// More is no caption but a wrong file.
-const LARGEST: u64 = 64 * 1024;
+pub(crate) const LARGEST: u64 = 64 * 1024;
 
-/// The caption in a file: its first line that is not blank, trimmed; empty for an empty file.
+/// The caption in a file: its lines that are not blank, trimmed; empty for an empty file.
 pub(crate) fn read(path: &Path) -> Result<String, String> {
     let length = fs::metadata(path).map_err(|e| e.to_string())?.len();
     if length > LARGEST {
@@ -16,11 +16,12 @@ pub(crate) fn read(path: &Path) -> Result<String, String> {
     if text.contains('\0') {
         return Err("holds a NUL character, so it is not text".to_owned());
     }
-    Ok(text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned())
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    Ok(lines.join("\n"))
 }
 
 /// UTF-8 with or without a byte order mark, and UTF-16 with one, as Windows editors write them.
-fn decode(bytes: &[u8]) -> Result<String, String> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<String, String> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units: Vec<u16> = bytes.as_chunks::<2>().0.iter().map(|&pair| unit(pair)).collect();
         String::from_utf16(&units).map_err(|_| "is broken UTF-16".to_owned())
@@ -52,8 +53,8 @@ mod tests {
     }
 
     #[test]
-    fn takes_the_first_line() {
-        assert_eq!(caption(b"  a red bottle \r\nsecond\n").unwrap(), "a red bottle");
+    fn takes_every_line_that_is_not_blank() {
+        assert_eq!(caption(b"  a red bottle \r\n \r\nsecond\n").unwrap(), "a red bottle\nsecond");
         assert_eq!(caption(b"\n\n a\n").unwrap(), "a");
         assert_eq!(caption(b"").unwrap(), "");
         assert_eq!(caption(b" \n").unwrap(), "");

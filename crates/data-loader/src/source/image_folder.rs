@@ -5,12 +5,18 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{ExampleSource, Listing, SourceExample};
+use sdtrain_recipe::{ExtraImages, SourceFormat, Subset};
+
+use super::beside::Beside;
+use super::{ExampleSource, Listing, SourceCaption, SourceExample, SourceKind};
 use crate::caption::sidecar;
 use crate::{DataError, ImageProblem};
 
 /// Endings of the image files that are looked for, in either case.
-pub const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
+pub const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "jxl", "avif"];
+
+pub(super) const KIND: SourceKind =
+    SourceKind { format: SourceFormat::Folder, recognises: |_| true, open: |subset| Box::new(ImageFolder::of(subset)) };
 
 /// A folder of images with caption files beside them.
 ///
@@ -18,21 +24,22 @@ pub const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp", "bmp", "gif", "t
 pub struct ImageFolder {
     /// The folder.
     pub path: PathBuf,
-    /// Ending of caption files, with or without its dot.
-    pub caption_extension: String,
+    /// Endings of caption files, with or without their dots; the place of one is the number of its captions' source.
+    pub caption_extensions: Vec<String>,
+    /// Whether the folders within are looked into.
+    pub recursive: bool,
+    /// Masks, control images and the like, in folders of their own or beside the images.
+    pub extra_images: Vec<ExtraImages>,
 }
 
 impl ExampleSource for ImageFolder {
     fn list(&self) -> Result<Listing, DataError> {
-        if !self.path.is_dir() {
-            return Err(self.no_folder());
-        }
-        let mut files = Vec::new();
-        walk(&self.path, &mut Vec::new(), &mut files)?;
-        // Byte order of the path, so that no language setting and no file system decides what is trained when.
-        files.sort_unstable_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
-        let ending = self.caption_extension.trim_start_matches('.');
-        let images: Vec<&PathBuf> = files.iter().filter(|file| is_image(file)).collect();
+        let files = files_below(&self.path, self.recursive)?;
+        let endings_of_captions: Vec<&str> =
+            self.caption_extensions.iter().map(|extension| extension.trim_start_matches('.')).collect();
+        let is_caption = |file: &Path| endings_of_captions.iter().any(|ending| has_ending(file, ending));
+        let mut beside = Beside::find(&self.path, &self.extra_images, &files, self.recursive)?;
+        let images: Vec<&PathBuf> = files.iter().filter(|file| is_image(file) && !beside.is_one(file)).collect();
         if images.is_empty() {
             return Err(DataError::NoImages {
                 path: self.path.clone(),
@@ -41,27 +48,32 @@ impl ExampleSource for ImageFolder {
             });
         }
 
-        let captions: BTreeSet<&PathBuf> = files.iter().filter(|file| has_ending(file, ending)).collect();
+        let captions: BTreeSet<&PathBuf> = files.iter().filter(|file| is_caption(file)).collect();
         let mut listing = Listing::default();
         let mut used = BTreeSet::new();
         for image in images {
-            let caption_file = image.with_extension(ending);
-            let mut caption = None;
-            if captions.contains(&caption_file) {
+            let mut example = SourceExample::of_file(image.clone(), None);
+            for (source, ending) in endings_of_captions.iter().enumerate() {
+                let caption_file = image.with_extension(ending);
+                if !captions.contains(&caption_file) {
+                    continue;
+                }
                 match sidecar::read(&caption_file) {
-                    Ok(text) => caption = Some(text),
+                    Ok(text) => example.captions.push(SourceCaption { source, text }),
                     Err(reason) => {
                         listing.broken_captions.push(ImageProblem { path: caption_file.clone(), reason });
                     }
                 }
                 used.insert(caption_file);
             }
-            listing.examples.push(SourceExample::of_file(image.clone(), caption));
+            example.extra_images = beside.of(image);
+            listing.examples.push(example);
         }
+        listing.extra_images_without_image = beside.unused();
         listing.captions_without_image = captions.into_iter().filter(|file| !used.contains(*file)).cloned().collect();
         let other: BTreeSet<String> = files
             .iter()
-            .filter(|file| !is_image(file) && !has_ending(file, ending))
+            .filter(|file| !is_image(file) && !is_caption(file))
             .filter_map(|file| file.extension().map(|e| format!(".{}", e.to_string_lossy())))
             .collect();
         listing.other_endings = other.into_iter().collect();
@@ -70,39 +82,64 @@ impl ExampleSource for ImageFolder {
 }
 
 impl ImageFolder {
-    fn no_folder(&self) -> DataError {
-        let what = if self.path.exists() { "is not a folder" } else { "does not exist" };
-        let nearest = self
-            .path
-            .ancestors()
-            .skip(1)
-            .map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p })
-            .find(|p| p.exists())
-            .unwrap_or(Path::new("."));
-        let folders: Vec<String> = fs::read_dir(nearest)
-            .map(|entries| {
-                let mut names: Vec<String> = entries
-                    .filter_map(Result::ok)
-                    .filter(|entry| entry.path().is_dir())
-                    .map(|entry| entry.file_name().to_string_lossy().into_owned())
-                    .filter(|name| !name.starts_with('.'))
-                    .collect();
-                names.sort();
-                names
-            })
-            .unwrap_or_default();
-        const SHOWN: usize = 8;
-        let hint = (!folders.is_empty()).then(|| {
-            let names: Vec<String> = folders.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
-            let more = if folders.len() > SHOWN { ", …" } else { "" };
-            format!("folders there: {}{more}", names.join(", "))
-        });
-        DataError::NoFolder { path: self.path.clone(), what, nearest: nearest.to_owned(), hint }
+    /// The folder of a subset.
+    pub fn of(subset: &Subset) -> ImageFolder {
+        ImageFolder {
+            path: subset.path.clone(),
+            caption_extensions: subset.caption_extensions(),
+            recursive: subset.recursive,
+            extra_images: subset.extra_images.clone(),
+        }
     }
 }
 
+/// Every regular file in `folder` and, if `recursive`, in the folders within, in byte order of the path, so that no language
+/// setting and no file system decides what is trained when.
+pub(super) fn files_below(folder: &Path, recursive: bool) -> Result<Vec<PathBuf>, DataError> {
+    if !folder.is_dir() {
+        return Err(no_folder(folder));
+    }
+    let mut files = Vec::new();
+    walk(folder, recursive, &mut Vec::new(), &mut files)?;
+    files.sort_unstable_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
+    Ok(files)
+}
+
+/// The names of the folders in `folder`, sorted; hidden ones are not looked at.
+pub(super) fn folders_in(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    names.sort();
+    names
+}
+
+/// The error for a folder that is not there.
+pub(super) fn no_folder(path: &Path) -> DataError {
+    let what = if path.exists() { "is not a folder" } else { "does not exist" };
+    let nearest = path
+        .ancestors()
+        .skip(1)
+        .map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p })
+        .find(|p| p.exists())
+        .unwrap_or(Path::new("."));
+    let folders = folders_in(nearest);
+    const SHOWN: usize = 8;
+    let hint = (!folders.is_empty()).then(|| {
+        let names: Vec<String> = folders.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+        let more = if folders.len() > SHOWN { ", …" } else { "" };
+        format!("folders there: {}{more}", names.join(", "))
+    });
+    DataError::NoFolder { path: path.to_owned(), what, nearest: nearest.to_owned(), hint }
+}
+
 /// Appends every regular file below `folder`. `above` holds the real paths of the folders on the way, to notice a loop.
-fn walk(folder: &Path, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
+fn walk(folder: &Path, recursive: bool, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
     let error = |e: std::io::Error| DataError::Folder { path: folder.to_owned(), reason: e.to_string() };
     let real = fs::canonicalize(folder).map_err(error)?;
     if above.contains(&real) {
@@ -118,7 +155,9 @@ fn walk(folder: &Path, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Re
         // Follows links; one that leads nowhere is no file.
         let Ok(metadata) = fs::metadata(&path) else { continue };
         if metadata.is_dir() {
-            walk(&path, above, files)?;
+            if recursive {
+                walk(&path, recursive, above, files)?;
+            }
         } else if metadata.is_file() {
             files.push(path);
         }
@@ -127,12 +166,14 @@ fn walk(folder: &Path, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Re
     Ok(())
 }
 
-fn is_image(path: &Path) -> bool {
+pub(super) fn is_image(path: &Path) -> bool {
     path.extension().and_then(OsStr::to_str).is_some_and(|e| EXTENSIONS.contains(&e.to_ascii_lowercase().as_str()))
 }
 
 fn has_ending(path: &Path, ending: &str) -> bool {
-    path.extension().is_some_and(|e| e == ending)
+    // An ending may hold a dot itself, as `tags.txt` does.
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    name.strip_suffix(ending.as_bytes()).is_some_and(|stem| stem.ends_with(b"."))
 }
 
 /// "12 .heic, 3 .txt" or "no file at all".
@@ -164,7 +205,7 @@ mod tests {
     }
 
     fn list(folder: &Path) -> Result<Listing, DataError> {
-        ImageFolder { path: folder.to_owned(), caption_extension: ".txt".to_owned() }.list()
+        ImageFolder::of(&Subset { path: folder.to_owned(), ..Subset::default() }).list()
     }
 
     fn names(listing: &Listing, folder: &Path) -> Vec<String> {
@@ -186,6 +227,17 @@ mod tests {
         ]);
         let listing = list(folder.path()).unwrap();
         assert_eq!(names(&listing, folder.path()), ["Z.webp", "a/b/c.tiff", "a/z.JPG", "b.png", "é.gif"]);
+    }
+
+    #[test]
+    fn looks_into_the_folders_within_only_if_it_may() {
+        let folder = folder_with(&[("a.png", b""), ("in/b.png", b""), ("in/b.txt", b"")]);
+        let mut source = ImageFolder::of(&Subset { path: folder.path().to_owned(), ..Subset::default() });
+        assert_eq!(source.list().unwrap().examples.len(), 2);
+        source.recursive = false;
+        let listing = source.list().unwrap();
+        assert_eq!(names(&listing, folder.path()), ["a.png"]);
+        assert!(listing.captions_without_image.is_empty());
     }
 
     #[test]

@@ -51,6 +51,11 @@ impl ImageLocation {
         &self.path
     }
 
+    /// Whether it is a file of its own, which can be moved.
+    pub fn is_file(&self) -> bool {
+        self.part.is_none()
+    }
+
     /// Bytes of the image as it is stored.
     pub fn length(&self) -> io::Result<u64> {
         match &self.part {

@@ -1,15 +1,68 @@
 //! Where examples come from.
 
+mod beside;
+mod columns;
+mod dreambooth;
 mod image_folder;
+mod kohya_metadata;
 mod location;
+mod metadata;
+mod parquet;
+mod shards;
+mod table;
+mod tar;
+mod webdataset;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use sdtrain_recipe::{SourceFormat, Subset};
+
+pub use self::parquet::Parquet;
+pub use columns::CONDITIONING_IMAGE;
+pub(crate) use dreambooth::expand;
 pub use image_folder::{EXTENSIONS, ImageFolder};
+pub use kohya_metadata::KohyaMetadata;
+pub(crate) use location::ReadSeek;
 pub use location::{Container, ImageLocation};
+pub use metadata::Metadata;
+pub use webdataset::Webdataset;
 
 use crate::{DataError, ImageProblem};
+
+/// A kind of source: how it is recognised, and how it is made of a subset.
+pub struct SourceKind {
+    /// Its name in a configuration.
+    pub format: SourceFormat,
+    /// Whether a subset that does not say its `format` is of this kind.
+    pub recognises: fn(&Subset) -> bool,
+    /// The source; what is wrong with it comes out when it lists its examples.
+    pub open: fn(&Subset) -> Box<dyn ExampleSource>,
+}
+
+/// Every kind of source; of several that recognise a subset the first one counts.
+pub const SOURCES: &[SourceKind] =
+    &[kohya_metadata::KIND, metadata::KIND, parquet::KIND, webdataset::KIND, image_folder::KIND];
+
+/// The source of a subset: what its `format` says, or what its path looks like.
+pub fn open_source(subset: &Subset) -> Box<dyn ExampleSource> {
+    let kind = SOURCES
+        .iter()
+        .find(|kind| match subset.format {
+            SourceFormat::Auto => (kind.recognises)(subset),
+            format => kind.format == format,
+        })
+        // What a folder of folders consists of are image folders.
+        .unwrap_or(&image_folder::KIND);
+    (kind.open)(subset)
+}
+
+/// Sorts by the bytes of the path, so that no language setting and no file system decides what is trained when.
+fn sort_by_path(examples: &mut [SourceExample]) {
+    examples.sort_by(|a, b| {
+        a.image.path().as_os_str().as_encoded_bytes().cmp(b.image.path().as_os_str().as_encoded_bytes())
+    });
+}
 
 /// One image with its captions, before anything of the image was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,12 +98,20 @@ pub struct SourceCaption {
 pub struct Listing {
     /// The examples, sorted.
     pub examples: Vec<SourceExample>,
+    /// Images that are named or stored but cannot be had, with the reason; they count as images that cannot be read.
+    pub rejected: Vec<ImageProblem>,
     /// Captions that could not be read; their examples are listed without one.
     pub broken_captions: Vec<ImageProblem>,
     /// Caption files that belong to no image.
     pub captions_without_image: Vec<PathBuf>,
+    /// Masks and the like that belong to no image.
+    pub extra_images_without_image: Vec<PathBuf>,
     /// What else might have been meant, for the message about missing captions: other endings that files beside the images have.
     pub other_endings: Vec<String>,
+    /// What to do where captions are missing, if the source knows better than to put files beside the images.
+    pub caption_hint: Option<String>,
+    /// Things that may not be meant.
+    pub warnings: Vec<String>,
 }
 
 /// A place that examples come from.

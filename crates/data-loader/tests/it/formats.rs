@@ -15,6 +15,10 @@ const FILES: &[(&str, &[u8])] = &[
     ("progressive.jpg", include_bytes!("files/progressive.jpg")),
     ("restarts.jpg", include_bytes!("files/restarts.jpg")),
     ("cmyk.jpg", include_bytes!("files/cmyk.jpg")),
+    #[cfg(feature = "jpeg-xl")]
+    ("lossy.jxl", include_bytes!("files/lossy.jxl")),
+    #[cfg(feature = "jpeg-xl")]
+    ("lossless.jxl", include_bytes!("files/lossless.jxl")),
     ("lossy.webp", include_bytes!("files/lossy.webp")),
     ("palette.png", include_bytes!("files/palette.png")),
     ("animated.gif", include_bytes!("files/animated.gif")),
@@ -75,6 +79,84 @@ fn lossy_and_unusual_files_show_the_gradient() {
     let grey = load("grey.jpg", include_bytes!("files/grey.jpg"), (WIDTH, HEIGHT)).unwrap();
     let [r, g, b] = at(&grey, 40, 24);
     assert!(r == g && g == b && (r - 163).abs() < 6, "{r} {g} {b}");
+}
+
+#[test]
+fn colours_are_those_of_the_profile() {
+    let places = [(8, 8), (40, 8), (8, 24), (40, 24)];
+    // As LittleCMS converts them, printed by `scripts/fixtures/images.py`.
+    let adobe_rgb = [[25, 53, 34], [232, 53, 34], [0, 170, 2], [212, 170, 2]];
+    let grey = [82, 133, 150, 189].map(|v| [v; 3]);
+    let cmyk = [[101, 94, 76], [188, 112, 82], [113, 148, 88], [203, 173, 95]];
+    // Ours rounds in other places; the JPEG goes through another inverse transform, and a steep lattice, as well.
+    for (name, bytes, expected, tolerance) in [
+        ("adobe_rgb.png", &include_bytes!("files/adobe_rgb.png")[..], adobe_rgb, 1),
+        ("grey_profile.png", include_bytes!("files/grey_profile.png"), grey, 1),
+        ("cmyk_profile.jpg", include_bytes!("files/cmyk_profile.jpg"), cmyk, 3),
+    ] {
+        let loaded = load(name, bytes, (WIDTH, HEIGHT)).unwrap();
+        for ((x, y), expected) in places.into_iter().zip(expected) {
+            assert_shows(&loaded, x, y, expected, tolerance, name);
+        }
+    }
+}
+
+#[test]
+fn a_profile_that_is_broken_or_that_of_other_pixels_changes_nothing() {
+    let image = picture(WIDTH, HEIGHT, 77);
+    let grey_profile = include_bytes!("files/grey_profile.png");
+    for profile in [&b"no profile at all"[..], &[0; 4096], grey_profile] {
+        let mut bytes = Vec::new();
+        let mut encoder = image::codecs::png::PngEncoder::new(&mut bytes);
+        image::ImageEncoder::set_icc_profile(&mut encoder, profile.to_vec()).unwrap();
+        image.write_with_encoder(encoder).unwrap();
+        let loaded = load("a.png", &bytes, (WIDTH, HEIGHT)).unwrap();
+        assert_eq!(at(&loaded, 40, 20), image.get_pixel(40, 20).0.map(i32::from));
+    }
+}
+
+#[test]
+fn inks_stored_as_luma_and_chroma_are_read() {
+    let loaded = load("ycck.jpg", include_bytes!("files/ycck.jpg"), (WIDTH, HEIGHT)).unwrap();
+    // As Pillow reads it.
+    let expected = [[255, 127, 255], [178, 0, 183], [255, 166, 144], [178, 6, 0]];
+    for ((x, y), expected) in [(8, 8), (40, 8), (8, 24), (40, 24)].into_iter().zip(expected) {
+        assert_shows(&loaded, x, y, expected, 4, "ycck.jpg");
+    }
+}
+
+#[cfg(feature = "jpeg-xl")]
+#[test]
+fn jpeg_xl_is_read() {
+    let lossless = load("a.jxl", include_bytes!("files/lossless.jxl"), (WIDTH, HEIGHT)).unwrap();
+    let alpha = load("a.jxl", include_bytes!("files/alpha.jxl"), (WIDTH, HEIGHT)).unwrap();
+    for (x, y) in [(0, 0), (47, 31), (20, 10)] {
+        let colour = [x as i32 * 5, y as i32 * 7, 40];
+        assert_eq!(at(&lossless, x, y), colour);
+        // Transparent at the top and opaque at the bottom.
+        let opacity = (y as f32 + 0.5) / HEIGHT as f32;
+        let over_white = colour.map(|v| (v as f32 * opacity + 255.0 * (1.0 - opacity)) as i32);
+        assert_shows(&alpha, x, y, over_white, 4, "alpha.jxl");
+    }
+}
+
+#[test]
+fn avif_is_named_with_the_way_out() {
+    let error = load("a.avif", b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miafMA1A", (WIDTH, HEIGHT)).unwrap_err();
+    assert!(error.contains("is AVIF, which is not read; convert it to PNG"), "{error}");
+}
+
+#[test]
+fn animations_show_their_first_image_and_are_reported() {
+    for (name, bytes) in FILES {
+        let folder = Folder::new();
+        folder.file(name, bytes);
+        folder.file(&format!("{}.txt", name.split('.').next().unwrap()), b"a");
+        let data = DataSet::open(&folder.config_of_size(WIDTH, HEIGHT), 0, 64).unwrap();
+        let warned =
+            data.report().warnings.iter().any(|w| w.starts_with("1 files are animations, of which only the first"));
+        assert_eq!(warned, name.starts_with("animated"), "{name}: {:?}", data.report().warnings);
+    }
 }
 
 #[test]

@@ -1,8 +1,12 @@
 //! The data loader as its users see it: folders in, batches out.
 
+mod captions;
+mod containers;
 mod data_set;
 mod folder;
 mod formats;
+mod masks;
 mod prefetch;
+mod sources;
 mod split;
 mod trouble;

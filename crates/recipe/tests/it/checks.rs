@@ -23,6 +23,31 @@ fn single_values_out_of_range_are_refused() {
             "data.subsets.0.caption_extension=txt",
             "`data.subsets.0.caption_extension` must begin with a dot, not \"txt\"\n  hint: write \".txt\"",
         ),
+        (
+            "data.subsets.0.caption_tag_dropout_rate=-0.1",
+            "`data.subsets.0.caption_tag_dropout_rate` must be between 0 and 1, not -0.1",
+        ),
+        ("data.subsets.0.token_warmup_step=-1", "`data.subsets.0.token_warmup_step` must not be negative, and is -1"),
+        ("data.subsets.0.keep_tokens_separator=\"\"", "`data.subsets.0.keep_tokens_separator` must not be empty"),
+        (
+            "data.clean.min_dpi=-1",
+            "`data.clean.min_dpi` must be a number of at least 0, not -1\n  hint: 0 switches it off",
+        ),
+        (
+            "data.clean.min_side=2000",
+            "`data.clean.min_side` is 2000, which is more than `max_side`, 1024\n  hint: 0 switches one of them off",
+        ),
+        (
+            "data.clean.max_aspect=0.5",
+            "`data.clean.max_aspect` must be 0 or at least 1, not 0.5\n  \
+             hint: it says how many times the shorter side the longer one may be",
+        ),
+        ("data.clean.kilobyte=1023", "`data.clean.kilobyte` must be 1024 or 1000, not 1023"),
+        (
+            "data.clean.duplicate_distance=17",
+            "`data.clean.duplicate_distance` must be at most 16, not 17\n  \
+             hint: images that differ in more bits are not alike",
+        ),
         ("lora.rank=0", "`lora.rank` must be at least 1, not 0"),
         ("lora.alpha=0", "`lora.alpha` must be greater than 0, not 0"),
         ("lora.dropout=1", "`lora.dropout` must be at least 0 and less than 1, not 1"),
@@ -126,6 +151,24 @@ fn settings_that_contradict_each_other_are_refused() {
          hint: set `data.cache_latents = false`"
     );
     assert_eq!(
+        message(&["data.subsets.0.color_augmentation={}"]),
+        "`--set data.subsets.0.color_augmentation={}`: cached latents cannot change their colours\n  \
+         hint: set `data.cache_latents = false`"
+    );
+    assert_eq!(
+        message(&["data.subsets.0.extra_images=[{ column = \"mask\" }]"]),
+        "`--set data.subsets.0.extra_images=[{ column = \"mask\" }]`: `data.subsets.0.extra_images.0.suffix` is not set, and \
+         neither is `path`\n  hint: without a folder of their own, extra images need a suffix to be told apart"
+    );
+    assert_eq!(
+        message(&[
+            "data.subsets.0.alpha_mask=true",
+            "data.subsets.0.extra_images=[{ column = \"mask\", suffix = \"-m\" }]"
+        ]),
+        "`--set data.subsets.0.extra_images=[{ column = \"mask\", suffix = \"-m\" }]`: the loss mask is set twice: by \
+         `alpha_mask` and by this column\n  hint: keep the one that is meant"
+    );
+    assert_eq!(
         message(&["data.bucketing.min=2048"]),
         "`--set data.bucketing.min=2048`: the shortest bucket side, 2048, is longer than the longest, 1024\n  \
          hint: set `data.bucketing.min` and `data.bucketing.max`"
@@ -207,6 +250,9 @@ fn keys_of_kohyas_scripts_and_diffusers_are_translated() {
         ("train_batch_size", "data.batch_size"),
         ("data.enable_bucket", "data.bucketing.enabled"),
         ("data.subsets.0.num_repeats", "data.subsets.repeats"),
+        ("data.subsets.0.color_aug", "data.subsets.color_augmentation"),
+        ("data.subsets.0.conditioning_data_dir", "data.subsets.extra_images"),
+        ("resize_interpolation", "data.resize_kernel"),
         ("optimizer.lr", "optimizer.learning_rate"),
         ("noise_offset", "noise.offset"),
         ("mixed_precision", "precision.compute"),
@@ -215,5 +261,95 @@ fn keys_of_kohyas_scripts_and_diffusers_are_translated() {
     ] {
         let answer = message(&[&format!("{theirs}=1")]);
         assert!(answer.contains(&format!("\n  hint: it is called `{ours}` here")), "{answer}");
+    }
+}
+
+#[test]
+fn a_subset_is_a_folder_a_file_of_images_or_a_pattern() {
+    let project = Project::new(SMALLEST);
+    for name in ["shard.tar", "rows.PARQUET", "metadata.jsonl", "notes.md"] {
+        project.write(name, "");
+    }
+    for path in ["shard.tar", "rows.PARQUET", "metadata.jsonl", "shard-{000..003}.tar", "*.tar"] {
+        let path = project.path(path);
+        let subsets = format!("data.subsets=[{{path = \"{}\"}}]", path.display());
+        assert_eq!(project.load_with(&[&subsets]).expect(&subsets).config.data.subsets[0].path, path);
+    }
+    let refused = |path: &str| project.messages_with(&[&format!("data.subsets=[{{path = \"{path}\"}}]")]);
+    let messages = refused(&project.path("notes.md").display().to_string());
+    assert!(messages.contains("`notes.md` is a file, not a folder"), "{messages}");
+    assert!(messages.contains("hint: files that hold or name images end in `.tar`, `.parquet`"), "{messages}");
+    for address in ["https://example.org/shard-{0..9}.tar", "s3://bucket/images"] {
+        let messages = refused(address);
+        assert!(
+            messages.contains(&format!("`{address}` is an address, and images are read from this machine")),
+            "{messages}"
+        );
+    }
+}
+
+#[test]
+fn several_caption_files_are_told_apart_and_one_can_be_chosen() {
+    let listed = |captions: &str, expected: &str| {
+        let text = SMALLEST.replace("[train]", &format!("captions = [{captions}]\n[train]"));
+        let messages = Project::new(&text).messages_with(&[]);
+        assert_eq!(messages, format!("error: configs/run.toml:5: {expected}"));
+    };
+    listed(
+        "{ extension = \".txt\" }, { extension = \".txt\" }",
+        "`data.subsets.0.captions.1.extension`: \".txt\" is listed already",
+    );
+    listed(
+        "{ extension = \".txt\", weight = -1 }",
+        "`data.subsets.0.captions.0.weight` must not be negative, and is -1",
+    );
+    listed(
+        "{ extension = \".txt\", weight = 0 }",
+        "every weight of `data.subsets.0.captions` is 0, so none could be chosen",
+    );
+    listed(
+        "{ extension = \"long\" }",
+        "`data.subsets.0.captions.0.extension` must begin with a dot, not \"long\"\n  hint: write \".long\"",
+    );
+    let text = SMALLEST
+        .replace("[train]", "caption_extension = \".caption\"\ncaptions = [{ extension = \".long\" }]\n[train]");
+    assert_eq!(
+        Project::new(&text).messages_with(&[]),
+        "error: configs/run.toml:5: `data.subsets.0.caption_extension` and `data.subsets.0.captions` are both set\n  \
+         hint: give `.caption` to one of `captions`"
+    );
+}
+
+#[test]
+fn parts_that_are_dropped_need_a_separator_as_those_that_are_shuffled_do() {
+    for option in ["shuffle_caption=true", "caption_tag_dropout_rate=0.5", "token_warmup_step=10"] {
+        let setting = format!("data.subsets.0.{option}");
+        assert_eq!(
+            message(&[&setting, "data.subsets.0.caption_separator=\"\""]),
+            "`--set data.subsets.0.caption_separator=\"\"`: `data.subsets.0.caption_separator` must not be empty"
+        );
+    }
+}
+
+#[test]
+fn what_is_left_out_on_purpose_is_refused_with_the_reason() {
+    assert_eq!(
+        message(&["data.subsets.0.face_crop_aug_range=[1.0, 2.0]"]),
+        "`--set data.subsets.0.face_crop_aug_range=[1.0, 2.0]`: unknown key `data.subsets.0.face_crop_aug_range`\n  \
+         hint: crops around faces are not made: cut the images before, or use `random_crop = true`"
+    );
+}
+
+#[test]
+fn strengths_of_colour_changes_have_ranges() {
+    for (name, largest) in
+        [("hue", "180"), ("gamma", "0.9"), ("saturation", "1"), ("brightness", "1"), ("contrast", "1")]
+    {
+        let key = format!("data.subsets.0.color_augmentation.{name}");
+        let setting = format!("{key}=-1");
+        assert_eq!(
+            message(&["data.cache_latents=false", &setting]),
+            format!("`--set {setting}`: `{key}` must be between 0 and {largest}, not -1")
+        );
     }
 }

@@ -99,6 +99,20 @@ fn the_default_of_every_key_survives_being_written() {
 }
 
 #[test]
+fn several_caption_files_survive_being_written() {
+    let text = format!(
+        "{SMALLEST}[[data.subsets]]\npath = \"../images\"\nclass_tokens = \"a\"\n\
+         [[data.subsets.captions]]\nextension = \".long\"\nweight = 95\n[[data.subsets.captions]]\nextension = \".txt\"\n"
+    );
+    let project = Project::new(&text);
+    let config = project.load();
+    assert_eq!(config.data.subsets[1].caption_extensions(), [".long", ".txt"]);
+    assert_eq!(config.data.subsets[1].captions[1].weight, 1.0);
+    project.write("configs/run.toml", &config.to_toml());
+    assert_eq!(project.load(), config);
+}
+
+#[test]
 fn an_override_of_the_length_wins_over_the_file_and_a_file_over_its_base() {
     let project = Project::new(SMALLEST);
     let config = project.load_with(&["train.max_epochs=2"]).expect("right").config;

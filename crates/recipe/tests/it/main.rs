@@ -1,5 +1,6 @@
 //! Loading configurations from files: what is complete, what is refused, in which words.
 
 mod checks;
+mod kohya;
 mod load;
 mod project;

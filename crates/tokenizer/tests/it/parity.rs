@@ -67,3 +67,33 @@ fn a_cut_prompt_keeps_its_end_mark_and_chunks_take_the_rest() {
     assert_eq!(tokenizer.token_count(&text), 100);
     assert_eq!(tokenizer.encode_chunks("a", usize::from(false)), [[0; 0]; 0]);
 }
+
+#[test]
+fn weights_follow_their_tokens_through_the_windows() {
+    for tokenizer in [ClipTokenizer::builtin(), builtin_padded_with("!")] {
+        let text = format!("a (red:1.5) [cup] {}", "word ".repeat(100));
+        let chunks = tokenizer.encode_weighted(&text, 2);
+        let plain = tokenizer.encode_chunks(&text.replace(['(', ')', '[', ']'], " ").replace(":1.5", ""), 2);
+        assert_eq!(chunks.iter().map(|chunk| chunk.ids.clone()).collect::<Vec<_>>(), plain);
+        let mut first = vec![1.0; 77];
+        (first[2], first[3]) = (1.5, (1.0 / 1.1_f64) as f32);
+        assert_eq!(chunks[0].weights, first);
+        assert_eq!(chunks[1].weights, [1.0; 77]);
+
+        // The 75th token stands in the first window, the 76th in the second.
+        let chunks = tokenizer.encode_weighted(&format!("{}(red cup:0.5)", "word ".repeat(74)), 3);
+        let weighted = |chunk: usize| (0..77).filter(|&index| chunks[chunk].weights[index] != 1.0).collect::<Vec<_>>();
+        assert_eq!([weighted(0), weighted(1), weighted(2)], [vec![75], vec![1], vec![]]);
+        assert_eq!(chunks[1].ids[..3], [49406, tokenizer.tokens("cup")[0], 49407]);
+    }
+    let empty = ClipTokenizer::builtin().encode_weighted("", 1);
+    assert_eq!((&empty[0].ids, empty[0].weights[..] == [1.0; 77]), (&ClipTokenizer::builtin().encode(""), true));
+}
+
+#[test]
+fn a_part_of_a_word_that_is_weighted_is_a_word_of_its_own() {
+    let tokenizer = ClipTokenizer::builtin();
+    let tokens = [tokenizer.tokens("bottle"), tokenizer.tokens("s")].concat();
+    let chunk = &tokenizer.encode_weighted("(bottle)s", 1)[0];
+    assert_eq!((&chunk.ids[1..3], &chunk.weights[1..3]), (&tokens[..], &[1.1, 1.0][..]));
+}

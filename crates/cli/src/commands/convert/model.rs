@@ -26,12 +26,8 @@ pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<(), Fail
     let lacks = |part: &str| Failure::new(ExitCode::Model, format!("`{}` holds no {part}", path.display()));
     let vae = parts.vae.as_ref().ok_or_else(|| lacks("VAE"))?;
     let text_encoder = parts.text_encoder.as_ref().ok_or_else(|| lacks("text encoder"))?;
-    let (configs, tokenizer) = match PipelineConfigs::from_metadata(&path, file.metadata())? {
-        Some((configs, [vocab, merges])) => {
-            let window = configs.text_encoder["max_position_embeddings"].as_u64().unwrap_or(77) as usize;
-            let tokenizer = ClipTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), "<|endoftext|>", window);
-            (configs, tokenizer.map_err(tokenizer_failure)?)
-        }
+    let (configs, tokenizer) = match embedded(file.as_ref())? {
+        Some(embedded) => embedded,
         None => (sd1_configs(&parts.unet, &path)?, ClipTokenizer::builtin()),
     };
     let sources = [FromReader(&parts.unet), FromReader(vae), FromReader(text_encoder)];
@@ -58,6 +54,16 @@ pub(crate) fn to_single_file(folder: &Path, output: &Path) -> Result<(), Failure
     Ok(write_source(output, &FromReader(&joined), &metadata)?)
 }
 
+/// The configurations and the tokenizer that a single file carries, since it has other sizes than SD1.
+pub(crate) fn embedded(file: &dyn Reader) -> Result<Option<(PipelineConfigs, ClipTokenizer)>, Failure> {
+    let Some((configs, [vocab, merges])) = PipelineConfigs::from_metadata(file.path(), file.metadata())? else {
+        return Ok(None);
+    };
+    let window = configs.text_encoder["max_position_embeddings"].as_u64().unwrap_or(77) as usize;
+    let tokenizer = ClipTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), "<|endoftext|>", window);
+    Ok(Some((configs, tokenizer.map_err(tokenizer_failure)?)))
+}
+
 /// A file without configurations must have the sizes of SD1, or a reader could not know them.
 fn sd1_configs(unet: &dyn Reader, path: &Path) -> Result<PipelineConfigs, Failure> {
     let shape = |name: &str| unet.info(name).map(|info| info.shape.clone()).unwrap_or_default();
@@ -70,7 +76,7 @@ fn sd1_configs(unet: &dyn Reader, path: &Path) -> Result<PipelineConfigs, Failur
     Ok(PipelineConfigs { unet: sd1::unet(conv_in[1]), ..sd1::configs() })
 }
 
-fn tokenizer_failure(error: sdtrain_tokenizer::Error) -> Failure {
+pub(crate) fn tokenizer_failure(error: sdtrain_tokenizer::Error) -> Failure {
     let hint = error.hint();
     Failure::new(ExitCode::Model, error.to_string()).maybe_hint(hint)
 }

@@ -3,9 +3,11 @@
 //! The decoder fills the missing part of a truncated file with grey and reports success, so that has to be noticed here.
 //! Markers: ITU-T T.81, table B.1.
 
-use std::io::{BufRead, Read, Seek, SeekFrom};
+use std::io::{BufRead, Seek, SeekFrom};
 
 use image::metadata::Orientation;
+
+use crate::image::format::Header;
 
 const SOI: u8 = 0xD8;
 const EOI: u8 = 0xD9;
@@ -17,15 +19,7 @@ const APP1: u8 = 0xE1;
 const MOST_PIXELS_A_BYTE: u64 = 400;
 
 /// Stands for an end that is not there.
-pub(super) const TRUNCATED: &str = "truncated: the file ends before its image does";
-
-/// What a JPEG says about itself before its first scan.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct JpegHeader {
-    pub width: u32,
-    pub height: u32,
-    pub orientation: Orientation,
-}
+pub(in crate::image) const TRUNCATED: &str = "truncated: the file ends before its image does";
 
 /// How far to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +31,7 @@ pub(super) enum Depth {
 }
 
 /// Reads the header and makes sure that the file is complete.
-pub(super) fn check<R: BufRead + Seek>(reader: &mut R, depth: Depth) -> Result<JpegHeader, String> {
+pub(super) fn check<R: BufRead + Seek + ?Sized>(reader: &mut R, depth: Depth) -> Result<Header, String> {
     let length = reader.seek(SeekFrom::End(0)).map_err(text)?;
     let ends_with_marker = ends_with_eoi(reader, length)?;
     reader.seek(SeekFrom::Start(0)).map_err(text)?;
@@ -74,11 +68,11 @@ pub(super) fn check<R: BufRead + Seek>(reader: &mut R, depth: Depth) -> Result<J
     if depth == Depth::Whole || !ends_with_marker {
         while next_marker_in_scan(reader)? != EOI {}
     }
-    Ok(JpegHeader { width, height, orientation })
+    Ok(Header { width, height, orientation, animated: false })
 }
 
 /// Whether the last bytes are the end marker; a scan cannot contain it, though a thumbnail in the header can.
-fn ends_with_eoi<R: BufRead + Seek>(reader: &mut R, length: u64) -> Result<bool, String> {
+fn ends_with_eoi<R: BufRead + Seek + ?Sized>(reader: &mut R, length: u64) -> Result<bool, String> {
     if length < 4 {
         return Ok(false);
     }
@@ -87,11 +81,9 @@ fn ends_with_eoi<R: BufRead + Seek>(reader: &mut R, length: u64) -> Result<bool,
 }
 
 /// The next marker between segments; anything that is not one is passed over, as decoders do.
-fn next_marker<R: BufRead + Seek>(reader: &mut R) -> Result<u8, String> {
+fn next_marker<R: BufRead + Seek + ?Sized>(reader: &mut R) -> Result<u8, String> {
     loop {
-        if byte(reader)? != 0xFF {
-            continue;
-        }
+        reader.skip_until(0xFF).map_err(text)?;
         let mut code = byte(reader)?;
         while code == 0xFF {
             code = byte(reader)?;
@@ -103,7 +95,7 @@ fn next_marker<R: BufRead + Seek>(reader: &mut R) -> Result<u8, String> {
 }
 
 /// The next marker that ends a piece of entropy-coded data, its segment skipped: a table, another scan, or the end.
-fn next_marker_in_scan<R: BufRead + Seek>(reader: &mut R) -> Result<u8, String> {
+fn next_marker_in_scan<R: BufRead + Seek + ?Sized>(reader: &mut R) -> Result<u8, String> {
     let marker = next_marker(reader)?;
     if marker != EOI {
         skip_segment(reader, marker)?;
@@ -112,7 +104,7 @@ fn next_marker_in_scan<R: BufRead + Seek>(reader: &mut R) -> Result<u8, String> 
 }
 
 /// Skips what belongs to a marker; restart markers and a few others have nothing.
-fn skip_segment<R: BufRead + Seek>(reader: &mut R, marker: u8) -> Result<(), String> {
+fn skip_segment<R: BufRead + Seek + ?Sized>(reader: &mut R, marker: u8) -> Result<(), String> {
     if matches!(marker, 0x01 | 0xD0..=0xD8) {
         return Ok(());
     }
@@ -120,19 +112,19 @@ fn skip_segment<R: BufRead + Seek>(reader: &mut R, marker: u8) -> Result<(), Str
     reader.seek_relative(length as i64).map_err(text)
 }
 
-fn segment<R: BufRead + Seek>(reader: &mut R) -> Result<Vec<u8>, String> {
+fn segment<R: BufRead + Seek + ?Sized>(reader: &mut R) -> Result<Vec<u8>, String> {
     let mut bytes = vec![0; segment_length(reader)?];
     reader.read_exact(&mut bytes).map_err(|_| TRUNCATED.to_owned())?;
     Ok(bytes)
 }
 
 /// Length of a segment without the two bytes that state it.
-fn segment_length<R: BufRead + Seek>(reader: &mut R) -> Result<usize, String> {
+fn segment_length<R: BufRead + Seek + ?Sized>(reader: &mut R) -> Result<usize, String> {
     let length = u16::from_be_bytes([byte(reader)?, byte(reader)?]);
     Ok(usize::from(length.saturating_sub(2)))
 }
 
-fn byte<R: Read>(reader: &mut R) -> Result<u8, String> {
+fn byte<R: BufRead + ?Sized>(reader: &mut R) -> Result<u8, String> {
     let mut byte = [0];
     reader.read_exact(&mut byte).map_err(|_| TRUNCATED.to_owned())?;
     Ok(byte[0])
@@ -158,7 +150,7 @@ mod tests {
         bytes
     }
 
-    fn look(bytes: &[u8], depth: Depth) -> Result<JpegHeader, String> {
+    fn look(bytes: &[u8], depth: Depth) -> Result<Header, String> {
         check(&mut Cursor::new(bytes), depth)
     }
 
@@ -176,7 +168,10 @@ mod tests {
     fn a_whole_file_is_fine() {
         for depth in [Depth::Ends, Depth::Whole] {
             let header = look(&sample(), depth).unwrap();
-            assert_eq!(header, JpegHeader { width: 40, height: 24, orientation: Orientation::NoTransforms });
+            assert_eq!(
+                header,
+                Header { width: 40, height: 24, orientation: Orientation::NoTransforms, animated: false }
+            );
         }
     }
 

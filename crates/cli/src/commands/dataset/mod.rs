@@ -1,0 +1,69 @@
+//! `sdtrain dataset`: looks at folders of images and captions, and cleans them.
+
+mod clean;
+mod inspect;
+mod progress;
+
+use std::path::PathBuf;
+
+use sdtrain_dataset_report::Error;
+use sdtrain_recipe::{DataConfig, MissingCaption, Subset};
+use sdtrain_tokenizer::ClipTokenizer;
+
+use crate::args::{ConfigArgs, DatasetArgs, DatasetCommand};
+use crate::commands::check::load_or_explain;
+use crate::model_parts::ModelParts;
+use crate::{ExitCode, Failure, model_tokenizer};
+
+/// Runs one of its commands.
+pub(crate) fn run(args: &DatasetArgs) -> Result<(), Failure> {
+    match &args.command {
+        DatasetCommand::Inspect(args) => inspect::run(args),
+        DatasetCommand::Clean(args) => clean::run(args),
+    }
+}
+
+/// Sides of buckets are multiples of this where no model says otherwise.
+const BUCKET_STEP: usize = 64;
+
+/// What is looked at: the data of a configuration, or a folder by itself.
+struct Wanted {
+    data: DataConfig,
+    seed: u64,
+    bucket_step: usize,
+    tokenizer: ClipTokenizer,
+}
+
+impl Wanted {
+    fn of(folder: Option<&PathBuf>, config: Option<&PathBuf>, set: &[String]) -> Result<Wanted, Failure> {
+        let Some(config) = config else {
+            let data = of_folder(folder.cloned().unwrap_or_default());
+            return Ok(Wanted { data, seed: 0, bucket_step: BUCKET_STEP, tokenizer: ClipTokenizer::builtin() });
+        };
+        let config = load_or_explain(&ConfigArgs { config: config.clone(), set: set.to_vec() })?.config;
+        // The images can be looked at before the model is there.
+        let bucket_step = ModelParts::of(&config.model).map_or(BUCKET_STEP, |parts| parts.bucket_step());
+        let tokenizer = model_tokenizer::of(&config.model).unwrap_or_else(|_| ClipTokenizer::builtin());
+        Ok(Wanted { data: config.data, seed: config.seed, bucket_step, tokenizer })
+    }
+}
+
+/// A folder by itself: nothing is refused for want of a caption.
+fn of_folder(path: PathBuf) -> DataConfig {
+    let mut data = DataConfig { subsets: vec![Subset { path, ..Subset::default() }], ..DataConfig::default() };
+    data.caption.missing = MissingCaption::Empty;
+    data
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        let code = match error {
+            Error::Data(error) => return error.into(),
+            Error::Storage { .. } => ExitCode::Storage,
+            Error::Manifest { .. } | Error::Target { .. } => ExitCode::Configuration,
+            Error::NothingLeft(_) => ExitCode::Data,
+        };
+        let hint = error.hint();
+        Failure::new(code, error.to_string()).maybe_hint(hint)
+    }
+}

@@ -1,0 +1,75 @@
+//! GIF: whether there is more than one frame.
+
+use std::io::SeekFrom;
+
+use image::ImageFormat;
+
+use super::by_image_crate::ByImageCrate;
+use crate::source::ReadSeek;
+
+pub(super) const GIF: ByImageCrate = ByImageCrate {
+    format: ImageFormat::Gif,
+    begins: |start| start.starts_with(b"GIF87a") || start.starts_with(b"GIF89a"),
+    is_animated: has_second_frame,
+};
+
+const IMAGE: u8 = 0x2C;
+const EXTENSION: u8 = 0x21;
+
+/// Walks the blocks up to the second image. A file that ends before has one image, or a part of one, which decoding shows.
+fn has_second_frame(reader: &mut dyn ReadSeek) -> Result<bool, String> {
+    Ok(second_frame(reader).is_some())
+}
+
+/// `None` where the file ends or is no GIF any more.
+fn second_frame(reader: &mut dyn ReadSeek) -> Option<()> {
+    // Signature and version; width, height, flags, background, aspect.
+    reader.seek(SeekFrom::Start(6)).ok()?;
+    let [_, _, _, _, flags, _, _] = bytes(reader)?;
+    skip_palette(reader, flags)?;
+    let mut frames = 0;
+    loop {
+        let [kind] = bytes(reader)?;
+        match kind {
+            EXTENSION => {
+                let [_label] = bytes(reader)?;
+            }
+            IMAGE => {
+                frames += 1;
+                if frames == 2 {
+                    return Some(());
+                }
+                // Left, top, width, height, flags; then, behind the palette, the size of the first code.
+                let [_, _, _, _, _, _, _, _, flags] = bytes(reader)?;
+                skip_palette(reader, flags)?;
+                let [_code_size] = bytes(reader)?;
+            }
+            _ => return None,
+        }
+        skip_blocks(reader)?;
+    }
+}
+
+fn skip_palette(reader: &mut dyn ReadSeek, flags: u8) -> Option<()> {
+    if flags & 0x80 == 0 {
+        return Some(());
+    }
+    reader.seek_relative(3 << ((flags & 7) + 1)).ok()
+}
+
+/// Blocks of up to 255 bytes, each behind its length; one of length 0 ends them.
+fn skip_blocks(reader: &mut dyn ReadSeek) -> Option<()> {
+    loop {
+        let [length] = bytes(reader)?;
+        if length == 0 {
+            return Some(());
+        }
+        reader.seek_relative(i64::from(length)).ok()?;
+    }
+}
+
+fn bytes<const N: usize>(reader: &mut dyn ReadSeek) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    reader.read_exact(&mut bytes).ok()?;
+    Some(bytes)
+}

@@ -1,0 +1,222 @@
+//! WebDataset: tar files in which the entries of one name, but for their endings, are one example.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use sdtrain_recipe::{SourceFormat, Subset};
+use serde_json::Value;
+
+use super::columns::{self, CAPTION_COLUMNS, CONDITIONING_IMAGE};
+use super::image_folder::{EXTENSIONS, is_image};
+use super::metadata::listed;
+use super::tar::{self, Member, Tar};
+use super::{Container, ExampleSource, ImageLocation, Listing, SourceCaption, SourceExample, SourceKind, shards};
+use crate::caption::sidecar;
+use crate::{DataError, ImageProblem};
+
+const ENDING: &str = "tar";
+/// Endings of entries that hold a caption and nothing else, after the one that `caption_extension` names.
+const TEXT_ENDINGS: [&str; 2] = ["txt", "caption"];
+/// No `.json` entry is larger.
+const LARGEST_JSON: u64 = 1 << 20;
+
+pub(super) const KIND: SourceKind = SourceKind {
+    format: SourceFormat::Webdataset,
+    recognises: |subset| shards::recognises(subset, ENDING),
+    open: |subset| Box::new(Webdataset { subset: subset.clone() }),
+};
+
+/// Tar files of images and captions. An entry's name up to the first dot of its last part is the example's, as WebDataset has it,
+/// and the rest is the ending.
+pub struct Webdataset {
+    subset: Subset,
+}
+
+impl ExampleSource for Webdataset {
+    fn list(&self) -> Result<Listing, DataError> {
+        let (files, warnings) = shards::files_of(&self.subset, ENDING)?;
+        let mut listing = Listing { warnings, ..Listing::default() };
+        let mut columns = BTreeSet::new();
+        let mut errors = Vec::new();
+        for file in &files {
+            match tar::index(file) {
+                Ok(index) => self.take(file, index, &mut columns, &mut listing),
+                Err(reason) => errors.push(DataError::source_file(file, None, reason)),
+            }
+        }
+        DataError::all(errors)?;
+        let asked = [
+            ("image_column", &self.subset.image_column),
+            ("caption_column", &self.subset.caption_column),
+            ("conditioning_image_column", &self.subset.conditioning_image_column),
+        ];
+        for (key, column) in asked {
+            let Some(column) = column else { continue };
+            if !columns.is_empty() && !columns.contains(column) {
+                let reason = format!("has no entry that ends in `.{column}`, which `{key}` names");
+                let hint = format!("there is {}", listed(&columns));
+                return Err(DataError::source_file(&self.subset.path, None, reason).with_hint(hint));
+            }
+        }
+        if listing.examples.is_empty() && listing.rejected.is_empty() {
+            let reason = match columns.is_empty() {
+                true => "holds no image".to_owned(),
+                false => format!("holds no image; its entries end in {}", listed(&columns)),
+            };
+            return Err(DataError::source_file(&self.subset.path, None, reason));
+        }
+        listing.caption_hint = Some(format!(
+            "set `caption_column` to the ending of the captions, or to a key of the `.json` entries: {}",
+            listed(&columns)
+        ));
+        Ok(listing)
+    }
+}
+
+impl Webdataset {
+    fn take(&self, shard: &Path, index: tar::Index, columns: &mut BTreeSet<String>, listing: &mut Listing) {
+        for (name, reason) in index.rejected {
+            let path = shard.join(name.trim_start_matches('/'));
+            match is_image(&path) || name.starts_with("byte ") {
+                true => listing.rejected.push(ImageProblem { path, reason }),
+                false => listing.warnings.push(format!("`{}` is left out: {reason}", path.display())),
+            }
+        }
+        let spans = index.members.iter().map(|member| (member.start, member.length)).collect();
+        let container: Arc<dyn Container> = Arc::new(Tar { path: shard.to_owned(), spans });
+        let mut examples: BTreeMap<&str, BTreeMap<String, (u64, &Member)>> = BTreeMap::new();
+        for (number, member) in index.members.iter().enumerate() {
+            let Some((key, ending)) = key_and_ending(&member.name) else { continue };
+            if !columns.contains(&ending) {
+                columns.insert(ending.clone());
+            }
+            let entries = examples.entry(key).or_default();
+            match entries.entry(ending) {
+                Entry::Vacant(free) => {
+                    free.insert((number as u64, member));
+                }
+                Entry::Occupied(_) => {
+                    let path = shard.join(&member.name);
+                    let reason = "the name is there twice; the first one counts".to_owned();
+                    match is_image(&path) {
+                        true => listing.rejected.push(ImageProblem { path, reason }),
+                        false => listing.broken_captions.push(ImageProblem { path, reason }),
+                    }
+                }
+            }
+        }
+        for entries in examples.values() {
+            self.take_example(shard, &container, entries, columns, listing);
+        }
+    }
+
+    fn take_example(
+        &self,
+        shard: &Path,
+        container: &Arc<dyn Container>,
+        entries: &BTreeMap<String, (u64, &Member)>,
+        columns: &mut BTreeSet<String>,
+        listing: &mut Listing,
+    ) {
+        let location = |(number, member): &(u64, &Member)| {
+            ImageLocation::part(shard.join(&member.name), container.clone(), *number)
+        };
+        let image = match &self.subset.image_column {
+            Some(ending) => entries.get(ending),
+            None => EXTENSIONS.iter().find_map(|ending| entries.get(*ending)),
+        };
+        let Some(image) = image.map(location) else {
+            let texts = entries.iter().filter(|(ending, _)| self.text_endings().any(|text| text == ending.as_str()));
+            listing.captions_without_image.extend(texts.map(|(_, (_, member))| shard.join(&member.name)));
+            return;
+        };
+        let mut extra_images = BTreeMap::new();
+        if let Some(ending) = &self.subset.conditioning_image_column {
+            let Some(entry) = entries.get(ending) else {
+                let reason = format!("has no entry with the ending `.{ending}` beside it");
+                listing.rejected.push(ImageProblem { path: image.path().to_owned(), reason });
+                return;
+            };
+            extra_images.insert(CONDITIONING_IMAGE.to_owned(), location(entry));
+        }
+        let caption = match self.caption_of(shard, entries, columns) {
+            Ok(caption) => caption,
+            Err(problem) => {
+                listing.broken_captions.push(problem);
+                None
+            }
+        };
+        let captions = caption.into_iter().map(|text| SourceCaption { source: 0, text }).collect();
+        listing.examples.push(SourceExample { image, captions, extra_images });
+    }
+
+    /// Endings of entries that are captions, the one asked for first.
+    fn text_endings(&self) -> impl Iterator<Item = &str> {
+        let asked = self.subset.caption_column.as_deref();
+        let usual = [self.subset.caption_extension.trim_start_matches('.')].into_iter().chain(TEXT_ENDINGS);
+        asked.into_iter().chain(usual.filter(move |_| asked.is_none()))
+    }
+
+    fn caption_of(
+        &self,
+        shard: &Path,
+        entries: &BTreeMap<String, (u64, &Member)>,
+        columns: &mut BTreeSet<String>,
+    ) -> Result<Option<String>, ImageProblem> {
+        if let Some((_, member)) = self.text_endings().find_map(|ending| entries.get(ending)) {
+            let text = read(shard, member, sidecar::LARGEST)
+                .and_then(|bytes| sidecar::decode(&bytes))
+                .and_then(|text| columns::checked(&text));
+            return text.map(Some).map_err(|reason| ImageProblem { path: shard.join(&member.name), reason });
+        }
+        let Some((_, member)) = entries.get("json") else { return Ok(None) };
+        let problem = |reason| ImageProblem { path: shard.join(&member.name), reason };
+        let bytes = read(shard, member, LARGEST_JSON).map_err(problem)?;
+        let row = match serde_json::from_slice(&bytes) {
+            Ok(Value::Object(row)) => row,
+            Ok(_) => return Err(problem("is JSON but no table".to_owned())),
+            Err(error) => return Err(problem(format!("is no JSON: {error}"))),
+        };
+        for column in row.keys() {
+            if !columns.contains(column) {
+                columns.insert(column.clone());
+            }
+        }
+        match columns::cell(&row, self.subset.caption_column.as_deref(), CAPTION_COLUMNS) {
+            Some(value) => columns::caption_of(value).map_err(|reason| problem(format!("its caption {reason}"))),
+            None => Ok(None),
+        }
+    }
+}
+
+fn read(shard: &Path, member: &Member, largest: u64) -> Result<Vec<u8>, String> {
+    if member.length > largest {
+        return Err(format!("{} bytes are too many for a caption", member.length));
+    }
+    tar::read_span(shard, member.start, member.length).map_err(|e| e.to_string())
+}
+
+/// `in/0001.seg.PNG` is the entry `seg.png` of the example `in/0001`. Files whose name begins with a dot are not looked at.
+fn key_and_ending(name: &str) -> Option<(&str, String)> {
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    if name[last..].starts_with('.') {
+        return None;
+    }
+    let dot = last + name[last..].find('.')?;
+    Some((&name[..dot], name[dot + 1..].to_ascii_lowercase()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::key_and_ending;
+
+    #[test]
+    fn the_first_dot_of_the_last_part_ends_the_key() {
+        let key = |name| key_and_ending(name).map(|(key, ending)| (key.to_owned(), ending));
+        assert_eq!(key("a.b/0001.seg.PNG"), Some(("a.b/0001".to_owned(), "seg.png".to_owned())));
+        assert_eq!(key("a/._0001.png"), None);
+        assert_eq!(key("a/readme"), None);
+    }
+}

@@ -1,0 +1,160 @@
+//! Captions through a data set: several files an image, lines, and the step of the training.
+
+use std::collections::BTreeMap;
+
+use sdtrain_data_loader::DataSet;
+use sdtrain_recipe::{CaptionFile, DataConfig, Subset, TrainSection};
+use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
+
+use crate::folder::Folder;
+
+fn open(subset: Subset, folder: &Folder) -> DataSet {
+    DataSet::open(&DataConfig { subsets: vec![subset], ..folder.config() }, 42, 64).unwrap()
+}
+
+fn file(extension: &str, weight: f64) -> CaptionFile {
+    CaptionFile { extension: extension.to_owned(), weight }
+}
+
+/// Captions of an epoch by image and the number of its batch.
+fn captions(data: &DataSet, epoch: u64) -> Vec<(usize, usize, String)> {
+    let plans = data.epoch_plan(epoch);
+    let of_plan = |plan| {
+        let captions = data.captions_of(plan, epoch).unwrap();
+        assert_eq!(captions, data.load(plan, epoch).unwrap().captions);
+        let images = plan.visits.iter().map(|visit| visit.image);
+        images.zip(captions).map(|(image, caption)| (plan.number, image, caption)).collect::<Vec<_>>()
+    };
+    plans.iter().flat_map(of_plan).collect()
+}
+
+#[test]
+fn an_image_chooses_among_the_caption_files_it_has() {
+    let folder = Folder::with_images(4);
+    for name in ["00", "01"] {
+        folder.file(&format!("{name}.tags.txt"), b"tags");
+    }
+    std::fs::remove_file(folder.join("00.txt")).unwrap();
+    folder.file("02.tags.txt", b"");
+    let subset = Subset { captions: vec![file(".tags.txt", 3.0), file(".txt", 1.0)], repeats: 100, ..folder.subset() };
+    let data = open(subset, &folder);
+    let mut counts: BTreeMap<(usize, String), usize> = BTreeMap::new();
+    for (_, image, caption) in captions(&data, 0) {
+        *counts.entry((image, caption)).or_default() += 1;
+    }
+    assert_eq!(counts[&(0, "tags".to_owned())], 100);
+    // 75 expected, standard deviation 4.3: five of them.
+    assert!((54..=96).contains(&counts[&(1, "tags".to_owned())]), "{counts:?}");
+    assert_eq!(counts[&(2, "t, a2, b2, c2".to_owned())], 100);
+    assert_eq!(counts[&(3, "t, a3, b3, c3".to_owned())], 100);
+    assert_eq!(data.caption(1), "tags");
+    let report = &data.report().captions;
+    assert_eq!((report.from_file, report.empty, report.missing), (4, 0, 0));
+    assert_eq!(report.by_extension, BTreeMap::from([(".tags.txt".to_owned(), 2), (".txt".to_owned(), 3)]));
+    assert!(report.without_image.is_empty(), "{report:?}");
+}
+
+#[test]
+fn no_caption_file_of_several_is_a_missing_caption() {
+    let folder = Folder::with_images(2);
+    std::fs::remove_file(folder.join("01.txt")).unwrap();
+    let subset = Subset { captions: vec![file(".long", 1.0), file(".txt", 1.0)], ..folder.subset() };
+    let config = DataConfig { subsets: vec![subset], ..folder.config() };
+    let error = DataSet::open(&config, 42, 64).unwrap_err();
+    assert!(error.to_string().starts_with("1 of 2 images have no caption"), "{error}");
+    assert!(error.hint().unwrap().contains("into `NAME.long`"));
+
+    // One that cannot be read is not missing as well, whatever its ending.
+    folder.file("01.tags.txt", b"caf\xe9");
+    let subset = Subset { captions: vec![file(".tags.txt", 1.0), file(".txt", 1.0)], ..folder.subset() };
+    let error = DataSet::open(&DataConfig { subsets: vec![subset], ..folder.config() }, 42, 64).unwrap_err();
+    assert!(error.to_string().starts_with("1 caption files cannot be read"), "{error}");
+    assert_eq!(error.each().len(), 1);
+}
+
+#[test]
+fn captions_grow_with_the_steps_of_the_run() {
+    let folder = Folder::with_images(8);
+    // Four batches of two; two of them are a step.
+    let train = TrainSection { gradient_accumulation_steps: 2, max_epochs: Some(4), ..TrainSection::default() };
+    let subset = |token_warmup_step| Subset { keep_tokens: 1, token_warmup_step, ..folder.subset() };
+    let parts = |data: &DataSet, epoch| -> Vec<usize> {
+        let all = captions(data, epoch).into_iter();
+        all.map(|(number, _, caption)| (number, caption.split(", ").count() - 1))
+            .collect::<BTreeMap<_, _>>()
+            .into_values()
+            .collect()
+    };
+    for (warmup, expected) in [
+        (4.0, [[1, 1, 1, 1], [2, 2, 2, 2], [3, 3, 3, 3]]),
+        (0.5, [[1, 1, 1, 1], [2, 2, 2, 2], [3, 3, 3, 3]]),
+        (2.0, [[1, 1, 2, 2], [3, 3, 3, 3], [3, 3, 3, 3]]),
+    ] {
+        let data = open(subset(warmup), &folder).for_run(&train);
+        assert_eq!([0, 1, 2].map(|epoch| parts(&data, epoch)), expected.map(Vec::from), "{warmup}");
+    }
+    // Without a run each batch is a step.
+    assert_eq!(parts(&open(subset(3.0), &folder), 0), [1, 1, 2, 3]);
+}
+
+#[test]
+fn held_out_captions_are_whole_and_always_the_same() {
+    let folder = Folder::with_images(6);
+    for index in 0..6 {
+        folder.file(&format!("{index:02}.txt"), b"t, {a|b}, c\nother");
+    }
+    let subset = Subset {
+        enable_wildcard: true,
+        shuffle_caption: true,
+        caption_tag_dropout_rate: 1.0,
+        caption_dropout_every_n_epochs: 1,
+        token_warmup_step: 100.0,
+        ..folder.subset()
+    };
+    let config = DataConfig { subsets: vec![subset], ..folder.config() };
+    let (_, held_out) = DataSet::open_split(&config, 42, 64, 0.5).unwrap();
+    let held_out = held_out.for_run(&TrainSection::default());
+    assert!(captions(&held_out, 3).iter().all(|(_, _, caption)| caption == "t, a, c"));
+}
+
+#[test]
+fn what_may_not_be_meant_is_said() {
+    let folder = Folder::with_images(3);
+    folder.file("00.txt", b"t ||| a, b\nsecond line");
+    let subset = Subset { keep_tokens_separator: Some("|||".to_owned()), ..folder.subset() };
+    let data = open(subset.clone(), &folder);
+    let warnings = data.report().warnings.join("\n");
+    assert!(warnings.contains("1 captions in `") && warnings.contains("only the first is used"), "{warnings}");
+    assert!(warnings.contains("`|||` stays in the text of 1 captions"), "{warnings}");
+    let subset = Subset { enable_wildcard: true, shuffle_caption: true, ..subset };
+    assert!(open(subset, &folder).report().warnings.is_empty());
+}
+
+#[test]
+fn captions_that_are_too_long_are_counted_and_named() {
+    let folder = Folder::with_images(4);
+    folder.file("01.txt", ["word"; 80].join(" ").as_bytes());
+    folder.file("01.long", ["word"; 90].join(" ").as_bytes());
+    folder.file("02.txt", format!("short\n{{a|{}}}", ["word"; 76].join(" ")).as_bytes());
+    folder.file("03.txt", ["word"; 75].join(" ").as_bytes());
+    let subset = Subset {
+        enable_wildcard: true,
+        caption_dropout_rate: 1.0,
+        captions: vec![file(".long", 1.0), file(".txt", 1.0)],
+        ..folder.subset()
+    };
+    let tokenizer = ClipTokenizer::builtin();
+    let report = open(subset.clone(), &folder).count_tokens(&tokenizer, 75);
+    let first = tokenizer.tokens("t, a0, b0, c0").len();
+    assert_eq!((report.captions, report.longest, report.too_long), (6, 90, 3));
+    assert_eq!(report.tokens, first + 90 + 80 + 1 + 76 + 75);
+    let long: Vec<_> = report.images.iter().map(|image| (image.path.clone(), image.tokens)).collect();
+    assert_eq!(long, [(folder.join("01.png"), 90), (folder.join("02.png"), 76)]);
+    let shown = report.to_string();
+    assert!(shown.contains("warning: 3 captions lose what is behind their first 75 tokens:\n"), "{shown}");
+    // A prefix counts as well.
+    let subset = Subset { caption_prefix: Some("two words".to_owned()), ..subset };
+    let report = open(subset, &folder).count_tokens(&tokenizer, 92);
+    assert_eq!((report.longest, report.too_long), (92, 0));
+    assert!(report.to_string().ends_with("the longest has 92; all fit into 92"), "{report}");
+}

@@ -1,0 +1,199 @@
+//! Masks, control images, transparency, kernels and colours, by the configuration.
+
+use image::{DynamicImage, GrayImage, ImageBuffer, Luma, Rgb, Rgba};
+use sdtrain_data_loader::{DataSet, HostBatch};
+use sdtrain_recipe::{
+    AlphaConfig, BucketingConfig, ColorAugmentation, ColorChanges, DataConfig, ExtraImages, ResizeKernel, Resolution,
+    Subset,
+};
+
+use crate::folder::{Folder, picture};
+
+/// Every image cut to 32 × 32, those of `Folder::with_images` from 43 × 32.
+fn config(folder: &Folder, subset: Subset) -> DataConfig {
+    DataConfig {
+        resolution: Resolution::Square(32),
+        bucketing: BucketingConfig { enabled: false, ..BucketingConfig::default() },
+        subsets: vec![subset],
+        ..folder.config()
+    }
+}
+
+fn first_batch(config: &DataConfig) -> HostBatch {
+    let data = DataSet::open(config, 3, 64).unwrap();
+    data.load(&data.epoch_plan(0)[0], 0).unwrap()
+}
+
+fn mask(path: Option<std::path::PathBuf>, suffix: &str) -> ExtraImages {
+    ExtraImages { column: "mask".to_owned(), path, suffix: suffix.to_owned() }
+}
+
+/// White where the picture's red is over 127.
+fn mask_of_picture() -> DynamicImage {
+    let picture = picture(128, 96, 0);
+    GrayImage::from_fn(128, 96, |x, y| Luma([if picture.get_pixel(x, y).0[0] > 127 { 255 } else { 0 }])).into()
+}
+
+#[test]
+fn a_mask_beside_its_image_is_cut_and_mirrored_with_it() {
+    let folder = Folder::with_images(4);
+    for index in 0..4 {
+        mask_of_picture().save(folder.join(&format!("{index:02}-masklabel.png"))).unwrap();
+    }
+    let extra_images = vec![mask(None, "-masklabel")];
+    let subset = Subset { flip: true, random_crop: true, repeats: 4, extra_images, ..folder.subset() };
+    let data = DataSet::open(&config(&folder, subset), 3, 64).unwrap();
+    assert_eq!(data.images(), 4, "masks are no images");
+    let (mut mirrored, mut offsets) = (0, std::collections::BTreeSet::new());
+    for plan in data.epoch_plan(0) {
+        let batch = data.load(&plan, 0).unwrap();
+        let mask = batch.mask.as_ref().unwrap();
+        assert_eq!(mask.len(), batch.len() * 32 * 32);
+        for (place, example) in batch.examples.iter().enumerate() {
+            mirrored += usize::from(example.flipped);
+            offsets.insert(batch.crop_offsets[place]);
+            for pixel in 0..32 * 32 {
+                let red = batch.pixels[place * 3 * 32 * 32 + pixel];
+                let weight = mask[place * 32 * 32 + pixel];
+                // The mask has twice the size, so its edge is a pixel wide.
+                if red.abs() > 0.05 {
+                    assert_eq!(weight, f32::from(red > 0.0), "{example:?} at {pixel}");
+                }
+            }
+        }
+    }
+    assert!((2..15).contains(&mirrored) && offsets.len() > 3, "{mirrored} {offsets:?}");
+}
+
+#[test]
+fn a_mask_in_a_folder_of_its_own_may_be_missing_and_is_then_whole() {
+    let folder = Folder::with_images(2);
+    mask_of_picture().save(folder.join("m.png")).unwrap();
+    std::fs::create_dir(folder.join("masks")).unwrap();
+    std::fs::rename(folder.join("m.png"), folder.join("masks/00.png")).unwrap();
+    mask_of_picture().save(folder.join("masks/nobody.png")).unwrap();
+    let subset = Subset { extra_images: vec![mask(Some(folder.join("masks")), "")], ..folder.subset() };
+    let config = config(&folder, subset);
+    let data = DataSet::open(&config, 3, 64).unwrap();
+    assert_eq!(data.images(), 2, "the folder of masks lies within that of images");
+    let warnings = data.report().warnings.join("\n");
+    assert!(warnings.contains("1 images of") && warnings.contains("have no mask and are trained whole"), "{warnings}");
+    assert!(warnings.contains("1 masks, control images and the like belong to no image"), "{warnings}");
+    let batch = first_batch(&config);
+    let whole = batch.examples.iter().position(|e| e.image == 1).unwrap();
+    let mask = batch.mask.unwrap();
+    assert!(mask[whole * 1024..(whole + 1) * 1024].iter().all(|&w| w == 1.0));
+    assert!(mask[(1 - whole) * 1024..(2 - whole) * 1024].contains(&0.0));
+    assert!(data.load_image(0, true).unwrap().mask.is_some() && data.load_image(1, true).unwrap().mask.is_none());
+}
+
+#[test]
+fn a_mask_is_taken_from_transparency() {
+    let folder = Folder::new();
+    let image = ImageBuffer::from_fn(32, 32, |x, _| Rgba([200, 10, 30, [0, 51, 255, 255][(x / 8) as usize]]));
+    DynamicImage::ImageRgba8(image).save(folder.join("a.png")).unwrap();
+    folder.image("b.png", &picture(32, 32, 3));
+    folder.file("a.txt", b"a");
+    folder.file("b.txt", b"b");
+    let without = first_batch(&config(&folder, folder.subset()));
+    assert_eq!(without.mask, None);
+    let with = first_batch(&config(&folder, Subset { alpha_mask: true, ..folder.subset() }));
+    assert_eq!(with.pixels, without.pixels);
+    let a = with.examples.iter().position(|e| e.image == 0).unwrap();
+    let mask = with.mask.unwrap();
+    assert_eq!([0, 9, 17].map(|x| mask[a * 1024 + x]), [0.0, 0.2, 1.0]);
+    assert!(mask[(1 - a) * 1024..(2 - a) * 1024].iter().all(|&w| w == 1.0));
+}
+
+#[test]
+fn what_shows_through_is_chosen() {
+    let folder = Folder::new();
+    let image = ImageBuffer::from_pixel(32, 32, Rgba([200, 10, 30, 0]));
+    DynamicImage::ImageRgba8(image).save(folder.join("a.png")).unwrap();
+    folder.file("a.txt", b"a");
+    let shown = |alpha: AlphaConfig| {
+        let config = DataConfig { alpha, batch_size: 1, ..config(&folder, folder.subset()) };
+        let pixels = first_batch(&config).pixels;
+        [0, 1, 2].map(|c| ((pixels[c * 1024] + 1.0) * 127.5).round() as i32)
+    };
+    assert_eq!(shown(AlphaConfig::default()), [255, 255, 255]);
+    assert_eq!(shown(AlphaConfig { background: [1, 2, 3], ignore: false }), [1, 2, 3]);
+    assert_eq!(shown(AlphaConfig { ignore: true, ..AlphaConfig::default() }), [200, 10, 30]);
+}
+
+#[test]
+fn control_images_come_in_step_and_by_name() {
+    let folder = Folder::with_images(3);
+    std::fs::create_dir(folder.join("edges")).unwrap();
+    for index in 0..3 {
+        // The same picture in another size and format, so that it must come out nearly the same.
+        DynamicImage::from(picture(64, 48, index)).save(folder.join(&format!("edges/{index:02}.bmp"))).unwrap();
+    }
+    let control = ExtraImages { column: "control".to_owned(), path: Some(folder.join("edges")), suffix: String::new() };
+    let subset = Subset { flip: true, random_crop: true, extra_images: vec![control], ..folder.subset() };
+    let batch = first_batch(&config(&folder, subset.clone()));
+    assert_eq!(batch.extra_images.keys().collect::<Vec<_>>(), ["control"]);
+    assert_eq!(batch.extra_images["control"], batch.pixels);
+
+    std::fs::remove_file(folder.join("edges/01.bmp")).unwrap();
+    let error = DataSet::open(&config(&folder, subset.clone()), 3, 64).unwrap_err();
+    assert!(error.to_string().contains("1 of 3 images have no `control` image, the first is `"), "{error}");
+    assert!(error.to_string().contains("01.png"), "{error}");
+    std::fs::write(folder.join("edges/01.bmp"), b"BM").unwrap();
+    let error = DataSet::open(&config(&folder, subset.clone()), 3, 64).unwrap_err().to_string();
+    assert!(error.contains("its `control` image"), "{error}");
+    DynamicImage::from(picture(48, 64, 1)).save(folder.join("edges/01.bmp")).unwrap();
+    let error = DataSet::open(&config(&folder, subset.clone()), 3, 64).unwrap_err().to_string();
+    assert!(error.contains("has 48 × 64 pixels, another shape than its own 64 × 48"), "{error}");
+    for index in 0..3 {
+        std::fs::remove_file(folder.join(&format!("edges/{index:02}.bmp"))).unwrap();
+    }
+    let error = DataSet::open(&config(&folder, subset), 3, 64).unwrap_err();
+    assert!(error.to_string().contains("3 of 3 images have no `control` image"), "{error}");
+    assert!(error.hint().unwrap().contains("edges/NAME.png"), "{error:?}");
+}
+
+#[test]
+fn kernels_are_those_of_the_name() {
+    let folder = Folder::new();
+    let edge = image::RgbImage::from_fn(8, 8, |x, _| Rgb([if x < 4 { 50 } else { 200 }; 3]));
+    folder.image("a.png", &edge);
+    folder.file("a.txt", b"a");
+    let row = |kernel: Option<ResizeKernel>, data_kernel: ResizeKernel| {
+        let subset = Subset { resize_kernel: kernel, ..folder.subset() };
+        let config = DataConfig { batch_size: 1, resize_kernel: data_kernel, ..config(&folder, subset) };
+        let pixels = first_batch(&config).pixels;
+        (0..32).map(|x| ((pixels[x] + 1.0) * 127.5).round() as i32).collect::<Vec<_>>()
+    };
+    let lanczos = row(Some(ResizeKernel::Lanczos), ResizeKernel::Nearest);
+    assert_eq!(lanczos, row(None, ResizeKernel::Auto), "this image grows");
+    assert!(lanczos.iter().any(|&v| v > 200));
+    let bicubic = row(None, ResizeKernel::Bicubic);
+    assert!(bicubic.iter().any(|&v| v > 200) && bicubic != lanczos);
+    // Pillow 13.0.0: Image.resize((32, 32), BILINEAR) of the same row, around the edge.
+    assert_eq!(row(None, ResizeKernel::Bilinear)[13..19], [50, 69, 106, 144, 181, 200]);
+    for kernel in [ResizeKernel::Area, ResizeKernel::Nearest] {
+        assert_eq!(row(None, kernel)[14..18], [50, 50, 200, 200]);
+    }
+}
+
+#[test]
+fn colours_change_with_the_visit_and_are_not_cached() {
+    let folder = Folder::with_images(2);
+    let color = ColorAugmentation { probability: 1.0, changes: ColorChanges::All, ..ColorAugmentation::default() };
+    let still = config(&folder, folder.subset());
+    let moving = config(&folder, Subset { color_augmentation: Some(color.clone()), ..folder.subset() });
+    let data = DataSet::open(&moving, 3, 64).unwrap();
+    let epoch = |epoch| data.load(&data.epoch_plan(epoch)[0], epoch).unwrap();
+    assert_eq!(epoch(0), epoch(0));
+    assert_ne!(epoch(0).pixels, first_batch(&still).pixels);
+    assert_ne!(epoch(0).pixels, epoch(1).pixels);
+    assert!(!data.is_cacheable() && DataSet::open(&still, 3, 64).unwrap().is_cacheable());
+    let never = ColorAugmentation { probability: 0.0, ..color };
+    let never = config(&folder, Subset { color_augmentation: Some(never), ..folder.subset() });
+    assert!(DataSet::open(&never, 3, 64).unwrap().is_cacheable());
+    assert_eq!(first_batch(&never), first_batch(&still));
+    // What is held out is never changed.
+    let (_, held_out) = DataSet::open_split(&DataConfig { batch_size: 1, ..moving }, 3, 64, 0.5).unwrap();
+    assert!(held_out.is_cacheable());
+}

@@ -1,0 +1,5 @@
+//! Looking at folders of images, and taking images out and back.
+
+mod cleaning;
+mod folder;
+mod inspecting;
