@@ -214,6 +214,7 @@ pub struct Subset {
     pub color_augmentation: Option<ColorAugmentation>,
 
     /// How the images of this folder are scaled. Absent: as `data.resize_kernel` says.
+    #[schemars(extend("x-other-names" = ["resize_interpolation"]))]
     pub resize_kernel: Option<ResizeKernel>,
 
     /// Take the alpha channel as loss mask: what is transparent is not learned, what is half transparent half as much. Images

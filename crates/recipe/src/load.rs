@@ -6,7 +6,7 @@ use sdtrain_config::{Document, Fault, Parsed, Problems};
 
 use crate::check::check;
 use crate::kohya::{self, KohyaFile};
-use crate::{ModelLocation, Subset, TrainConfig, is_address};
+use crate::{ModelLocation, SourceFormat, Subset, TrainConfig, is_address};
 
 /// A checked configuration with the document it came from.
 #[derive(Debug, Clone)]
@@ -60,16 +60,23 @@ impl TrainConfig {
         Parsed { value: parsed.value.map(|config| Loaded { config, document }), faults: parsed.faults }
     }
 
-    /// How the images at `path` are held out: read as the first training folder's, with nothing random.
+    /// How the images at `path` are held out: captioned as the first training folder's, without what belongs to that folder
+    /// alone and with nothing random about the images. Held-out captions are read without chance, whatever stands here.
     pub fn held_out_subset(&self, path: &Path) -> Subset {
         let first = self.data.subsets.first().cloned().unwrap_or_default();
         Subset {
             path: path.to_owned(),
+            format: SourceFormat::Auto,
+            recursive: true,
+            metadata_file: None,
+            image_column: None,
+            caption_column: None,
+            conditioning_image_column: None,
             repeats: 1,
-            shuffle_caption: false,
-            caption_dropout_rate: 0.0,
             flip: false,
             random_crop: false,
+            color_augmentation: None,
+            extra_images: Vec::new(),
             ..first
         }
     }

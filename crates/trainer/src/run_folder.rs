@@ -98,7 +98,8 @@ impl RunFolder {
     }
 }
 
-/// The same configuration gives the same run; keys that only say what is written down about it may differ.
+/// The same configuration gives the same run; keys that only say what is written down about it, or what `dataset clean`
+/// would take out, may differ.
 fn check_same_run(config: &TrainConfig, folder: &Path) -> Result<()> {
     let path = folder.join(CONFIG);
     // What it names may have been moved since: only its values count.
@@ -111,7 +112,8 @@ fn check_same_run(config: &TrainConfig, folder: &Path) -> Result<()> {
     let keys: Vec<String> = before
         .differing_keys(config)
         .into_iter()
-        .filter(|key| !key.starts_with("log.") && !["debug.trace", "debug.trace_steps"].contains(&key.as_str()))
+        .filter(|key| !["log.", "data.clean."].iter().any(|section| key.starts_with(section)))
+        .filter(|key| !["debug.trace", "debug.trace_steps"].contains(&key.as_str()))
         .collect();
     match keys.is_empty() {
         true => Ok(()),

@@ -39,6 +39,7 @@ pub struct RunOptions {
 /// Trains as `config` says.
 pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     let started = Instant::now();
+    check_images(&config)?;
     // 1 device and threads
     if let Some(threads) = config.train.threads {
         tch::set_num_threads(threads as i32);
@@ -160,6 +161,26 @@ fn tell_of_encoding(done: usize, total: usize) {
     }
 }
 
+/// Masks and further images come with their batches, but no loss uses them yet.
+fn check_images(config: &TrainConfig) -> Result<()> {
+    let mut keys = Vec::new();
+    for (index, subset) in config.data.subsets.iter().enumerate() {
+        let set = [
+            ("alpha_mask", subset.alpha_mask),
+            ("extra_images", !subset.extra_images.is_empty()),
+            ("conditioning_image_column", subset.conditioning_image_column.is_some()),
+        ];
+        keys.extend(set.iter().filter(|(_, set)| *set).map(|(name, _)| format!("`data.subsets.{index}.{name}`")));
+    }
+    match keys.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Config {
+            message: format!("{}: masks and further images are read, but not yet trained with", keys.join(", ")),
+            hint: Some("remove the keys to train on the images and their captions alone".into()),
+        }),
+    }
+}
+
 /// The data of a continued run must be what they were: its order and noise are drawn for exactly these images.
 fn check_continuation(start: &Start, manifest: &ManifestInfo) -> Result<()> {
     let Start::Continue(checkpoint) = start else { return Ok(()) };
@@ -274,9 +295,9 @@ fn scheduler_of(config: &TrainConfig, scheduler: &SchedulerConfig) -> SchedulerC
 fn open_data(config: &TrainConfig, bucket_step: usize) -> Result<(Arc<DataSet>, Option<DataSet>)> {
     if let (None, Some(split)) = (&config.validation.path, config.validation.split) {
         let (data, held_out) = DataSet::open_split(&config.data, config.seed, bucket_step, split)?;
-        return Ok((Arc::new(data), Some(held_out)));
+        return Ok((Arc::new(data.for_run(&config.train)), Some(held_out)));
     }
-    let data = DataSet::open(&config.data, config.seed, bucket_step)?;
+    let data = DataSet::open(&config.data, config.seed, bucket_step)?.for_run(&config.train);
     Ok((Arc::new(data), open_held_out(config, bucket_step)?))
 }
 

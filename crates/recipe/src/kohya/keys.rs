@@ -164,6 +164,22 @@ impl Kind {
     }
 }
 
+/// Our form of a value that kohya writes in another way, if it is such a one.
+pub(super) fn translated(key: &Key, value: &Value) -> Option<Value> {
+    let text = |text: &str| Some(Value::String(text.to_owned()));
+    match (key.name, value) {
+        ("caption_extension", Value::String(ending)) if !ending.starts_with('.') => text(&format!(".{ending}")),
+        // The defaults of our section are what the switch does.
+        ("color_aug", Value::Boolean(true)) => Some(Value::Table(toml::Table::new())),
+        ("resize_interpolation", Value::String(name)) => match name.as_str() {
+            "linear" => text("bilinear"),
+            "cubic" => text("bicubic"),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 /// Our form of `512`, `[512, 768]`, `"512"` and `"512,768"`.
 pub(super) fn resolution(value: &Value) -> Option<Value> {
     let number = |value: &Value| match value {

@@ -293,10 +293,7 @@ impl<'a> Import<'a> {
             let Some(target) = target_in_subset(key.name) else { continue };
             let value = match (key.kind, value) {
                 (Kind::Path, Value::String(text)) => Value::String(located(text, folder)),
-                (_, Value::String(text)) if key.name == "caption_extension" && !text.starts_with('.') => {
-                    Value::String(format!(".{text}"))
-                }
-                _ => value.clone(),
+                _ => keys::translated(key, value).unwrap_or_else(|| value.clone()),
             };
             let fits = |value: &Value| {
                 let alone: Table = [(target.clone(), value.clone())].into_iter().collect();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sdtrain_recipe::{DataConfig, Resolution, SourceFormat, Subset};
+use sdtrain_recipe::{ColorAugmentation, DataConfig, ResizeKernel, Resolution, SourceFormat, Subset};
 
 use crate::project::Project;
 
@@ -291,6 +291,40 @@ fn every_key_of_kohyas_schema_is_known() {
             Err(problems) => assert!(problems.to_string().contains("is not supported: "), "{key}: {problems}"),
         }
     }
+}
+
+#[test]
+fn keys_of_images_become_ours() {
+    let image_dir = "[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'a'\n";
+    let of = |general: &str, own: &str| {
+        let file = format!("[general]\nresolution = 64\n{general}\n{image_dir}{own}\n");
+        project("", &file).load().data.subsets.remove(0)
+    };
+    let changed = Some(ColorAugmentation::default());
+    assert_eq!(of("", "color_aug = true").color_augmentation, changed);
+    assert_eq!(of("color_aug = true", "").color_augmentation, changed);
+    assert_eq!(of("color_aug = true", "color_aug = false").color_augmentation, None);
+    assert!(of("", "alpha_mask = true").alpha_mask);
+    for (theirs, ours) in [
+        ("lanczos", ResizeKernel::Lanczos),
+        ("nearest", ResizeKernel::Nearest),
+        ("bilinear", ResizeKernel::Bilinear),
+        ("linear", ResizeKernel::Bilinear),
+        ("bicubic", ResizeKernel::Bicubic),
+        ("cubic", ResizeKernel::Bicubic),
+        ("area", ResizeKernel::Area),
+    ] {
+        assert_eq!(of(&format!("resize_interpolation = '{theirs}'"), "").resize_kernel, Some(ours), "{theirs}");
+    }
+    let file = format!("[general]\nresolution = 64\nresize_interpolation = 'sinc'\n{image_dir}color_aug = true\n");
+    let messages = project("", &file).messages_with(&[]);
+    assert!(
+        messages.contains("dataset.toml:3: `general.resize_interpolation` is not supported: unknown"),
+        "{messages}"
+    );
+    let file = format!("[general]\nresolution = 64\n{image_dir}color_aug = true\n");
+    let messages = project("", &file).messages_with(&["data.cache_latents=true"]);
+    assert!(messages.contains("dataset.toml:6: cached latents cannot change their colours"), "{messages}");
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! What a loaded configuration holds, and that it survives being written.
 
-use sdtrain_recipe::{FloatType, LrScheduleConfig, Method, OptimizerConfig, Resolution, TrainConfig};
+use sdtrain_recipe::{
+    ColorAugmentation, DataConfig, ExtraImages, FloatType, LrScheduleConfig, Method, OptimizerConfig, Resolution,
+    SourceFormat, Subset, TrainConfig,
+};
 
 use crate::project::{Project, SMALLEST};
 
@@ -144,4 +147,34 @@ fn a_path_of_the_command_line_is_relative_to_the_current_folder() {
     let project = Project::new(SMALLEST);
     let config = project.load_with(&["data.subsets.0.path=src"]).expect("tests run in the crate's folder").config;
     assert_eq!(config.data.subsets[0].path, std::env::current_dir().expect("there is one").join("src"));
+}
+
+#[test]
+fn held_out_images_take_over_captions_but_nothing_that_belongs_to_the_training_folder() {
+    let config = Project::new(SMALLEST).load();
+    let first = Subset {
+        format: SourceFormat::Metadata,
+        recursive: false,
+        metadata_file: Some("table.jsonl".into()),
+        image_column: Some("picture".to_owned()),
+        caption_column: Some("words".to_owned()),
+        conditioning_image_column: Some("edges".to_owned()),
+        repeats: 5,
+        flip: true,
+        random_crop: true,
+        color_augmentation: Some(ColorAugmentation::default()),
+        extra_images: vec![ExtraImages { column: "mask".to_owned(), ..ExtraImages::default() }],
+        caption_prefix: Some("poster of".to_owned()),
+        caption_extension: ".caption".to_owned(),
+        ..Subset::default()
+    };
+    let data = DataConfig { subsets: vec![first], ..config.data.clone() };
+    let config = TrainConfig { data, ..config };
+    let expected = Subset {
+        path: "held-out".into(),
+        caption_prefix: Some("poster of".to_owned()),
+        caption_extension: ".caption".to_owned(),
+        ..Subset::default()
+    };
+    assert_eq!(config.held_out_subset("held-out".as_ref()), expected);
 }
