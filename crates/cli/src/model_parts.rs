@@ -1,13 +1,12 @@
 //! What a model consists of, from the headers of its files: names and shapes of its three networks.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use sdtrain_recipe::{Init, ModelConfig, ModelLocation};
 use sdtrain_state_dict::{
     FileKind, Reader, SafetensorsFile, UnetInput, canonical_text_encoder, canonical_unet, canonical_vae,
-    check_sd1_folder, ldm_single_file, load_report::parameters_of, open_component, recognise,
+    check_sd1_folder, ldm_single_file, load_report::parameters_of, open_component, read_json, recognise,
 };
 use serde_json::Value as Json;
 
@@ -165,13 +164,6 @@ fn vae_at(path: &Path) -> Result<Shapes, Failure> {
         false => Box::new(SafetensorsFile::open(path)?),
     };
     Ok(parameters_of(&canonical_vae(reader)?))
-}
-
-/// A JSON file of a model folder.
-pub(crate) fn read_json(path: &Path) -> Result<Json, Failure> {
-    let failed = |reason: String| Failure::new(ExitCode::Model, format!("cannot read `{}`: {reason}", path.display()));
-    let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-    serde_json::from_str(&text).map_err(|error| failed(error.to_string()))
 }
 
 fn count_blocks(shapes: &Shapes, prefix: &str) -> usize {

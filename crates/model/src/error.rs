@@ -9,14 +9,6 @@ pub enum Error {
     /// A `config.json` asks for something this network does not have, or sizes that do not fit.
     #[error("{0}")]
     Config(String),
-    /// A file of a model folder cannot be read.
-    #[error("`{}`: {reason}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        reason: String,
-    },
     /// Tensors that the network needs are not in the file.
     #[error("`{}`: {} tensors are missing, the first are {}", path.display(), names.len(), listed(names))]
     MissingTensors {

@@ -10,11 +10,10 @@ use crate::vae::{AutoencoderKL, VaeConfig};
 use sdtrain_diffusion::{SchedulerClass, SchedulerConfig};
 use sdtrain_state_dict::{
     FileKind, PipelineConfigs, Reader, SafetensorsFile, UnetInput, canonical_text_encoder, canonical_vae,
-    check_sd1_folder, ldm_single_file, open_component, recognise,
+    check_sd1_folder, ldm_single_file, open_component, read_json, recognise,
 };
 use sdtrain_tokenizer::ClipTokenizer;
-use serde_json::{Value, json};
-use std::fs;
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tch::{Device, Kind};
@@ -266,13 +265,6 @@ fn load_vae(path: &Path, config: &VaeConfig, kind: Kind, device: Device) -> Resu
     };
     let reader = canonical_vae(file)?;
     AutoencoderKL::new(Builder::new(Source::File(&reader), kind, device), config)
-}
-
-/// The parsed JSON file at `path`.
-pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    let failed = |reason: String| Error::File { path: path.to_path_buf(), reason };
-    let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-    serde_json::from_str(&text).map_err(|error| failed(error.to_string()))
 }
 
 #[cfg(test)]

@@ -3,10 +3,9 @@
 use crate::error::{Error, Result};
 use crate::text_to_image::Request;
 use image::RgbImage;
+use sdtrain_checkpoint::{replace_file, vfs::RealVfs};
 use sdtrain_diffusion::SchedulerClass;
 use sdtrain_model::StableDiffusion;
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
 /// The settings of picture `index` that `model` drew for `request`, as web interfaces write them into the `parameters` chunk.
@@ -43,24 +42,12 @@ pub fn parameters_text(
 /// Writes `picture` with text chunks; the file appears under its name when it is complete.
 pub fn save_png(path: &Path, picture: &RgbImage, texts: &[(&str, String)]) -> Result<()> {
     let failed = |reason: String| Error::Write { path: path.to_path_buf(), reason };
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let staging = tempfile::Builder::new()
-        .permissions(shared())
-        .tempfile_in(folder)
-        .map_err(|error| failed(error.to_string()))?;
-    write_png(staging.as_file(), picture, texts).map_err(|error| failed(error.to_string()))?;
-    staging.as_file().sync_all().map_err(|error| failed(error.to_string()))?;
-    staging.persist(path).map_err(|error| failed(error.to_string()))?;
-    Ok(())
+    let bytes = encode(picture, texts).map_err(|error| failed(error.to_string()))?;
+    replace_file(&RealVfs, path, &bytes).map_err(|error| failed(error.to_string()))
 }
 
-/// Readable for everybody that the umask allows; temporary files are private by default.
-fn shared() -> std::fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o666)
-}
-
-fn write_png(file: &File, picture: &RgbImage, texts: &[(&str, String)]) -> std::result::Result<(), png::EncodingError> {
-    let mut output = BufWriter::new(file);
+fn encode(picture: &RgbImage, texts: &[(&str, String)]) -> std::result::Result<Vec<u8>, png::EncodingError> {
+    let mut output = Vec::new();
     let mut encoder = png::Encoder::new(&mut output, picture.width(), picture.height());
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
@@ -74,6 +61,5 @@ fn write_png(file: &File, picture: &RgbImage, texts: &[(&str, String)]) -> std::
     let mut writer = encoder.write_header()?;
     writer.write_image_data(picture.as_raw())?;
     writer.finish()?;
-    output.flush()?;
-    Ok(())
+    Ok(output)
 }

@@ -81,6 +81,26 @@ impl TrainConfig {
         }
     }
 
+    /// Masks and further images come with their batches, but no loss uses them yet: `(message, hint)` where some are set.
+    pub fn check_images_are_used(&self) -> Result<(), (String, String)> {
+        let mut keys = Vec::new();
+        for (index, subset) in self.data.subsets.iter().enumerate() {
+            let set = [
+                ("alpha_mask", subset.alpha_mask),
+                ("extra_images", !subset.extra_images.is_empty()),
+                ("conditioning_image_column", subset.conditioning_image_column.is_some()),
+            ];
+            keys.extend(set.iter().filter(|(_, set)| *set).map(|(name, _)| format!("`data.subsets.{index}.{name}`")));
+        }
+        match keys.is_empty() {
+            true => Ok(()),
+            false => Err((
+                format!("{}: masks and further images are read, but not yet trained with", keys.join(", ")),
+                "remove the keys to train on the images and their captions alone".to_owned(),
+            )),
+        }
+    }
+
     /// Width and height in pixels of the pictures that `[samples]` asks for.
     pub fn sample_size(&self) -> (u32, u32) {
         let resolution = self.data.resolution;

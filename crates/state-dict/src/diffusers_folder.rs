@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value as Json, json};
 
 use crate::error::{Error, Result};
-use crate::write::{TensorSource, write_source};
+use crate::write::{TensorSource, hidden_beside, sync_parent, write_source};
 
 /// The parsed configuration files of a Stable Diffusion pipeline.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,10 +105,10 @@ pub fn check_sd1_folder(folder: &Path) -> Result<()> {
     }
 }
 
-fn read_json(path: &Path) -> Result<Json> {
-    let text = fs::read(path).map_err(|source| Error::io("read", path, source))?;
-    serde_json::from_slice(&text)
-        .map_err(|error| Error::WrongKind { path: path.to_path_buf(), reason: format!("is not JSON: {error}") })
+/// A parsed JSON file of a model folder.
+pub fn read_json(path: &Path) -> Result<Json> {
+    let parsed = fs::read(path).and_then(|text| serde_json::from_slice(&text).map_err(std::io::Error::other));
+    parsed.map_err(|source| Error::io("read", path, source))
 }
 
 /// Writes a folder that `StableDiffusionPipeline.from_pretrained` loads, with the weights of UNet, VAE and text encoder.
@@ -206,7 +206,7 @@ struct Staging {
 
 impl Staging {
     fn beside(folder: &Path) -> Result<Staging> {
-        let staging = Staging { path: hidden(folder, "partial") };
+        let staging = Staging { path: hidden_beside(folder, "partial") };
         // What a killed run left.
         staging.remove().map_err(|source| Error::Save { path: staging.path.clone(), source })?;
         Ok(staging)
@@ -219,7 +219,7 @@ impl Staging {
     /// The old folder keeps its content under another name until the new one has its place.
     fn publish(self, folder: &Path) -> Result<()> {
         let save = |source| Error::Save { path: folder.to_path_buf(), source };
-        let old = hidden(folder, "replaced");
+        let old = hidden_beside(folder, "replaced");
         if old.exists() {
             fs::remove_dir_all(&old).map_err(save)?;
         }
@@ -232,8 +232,7 @@ impl Staging {
             }
             return Err(save(source));
         }
-        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(parent).and_then(|parent| parent.sync_all()).map_err(save)?;
+        sync_parent(folder).map_err(save)?;
         if old.exists() {
             fs::remove_dir_all(&old).map_err(save)?;
         }
@@ -246,11 +245,6 @@ impl Drop for Staging {
         // After `publish` there is nothing left to remove.
         let _ = self.remove();
     }
-}
-
-fn hidden(folder: &Path, ending: &str) -> PathBuf {
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    folder.with_file_name(format!(".{name}.{ending}"))
 }
 
 #[cfg(test)]

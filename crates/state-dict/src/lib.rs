@@ -17,7 +17,7 @@ mod single_file;
 mod write;
 
 pub use canonical::{canonical_text_encoder, canonical_unet, canonical_vae};
-pub use diffusers_folder::{PipelineConfigs, TokenizerFiles, check_sd1_folder, write_diffusers_folder};
+pub use diffusers_folder::{PipelineConfigs, TokenizerFiles, check_sd1_folder, read_json, write_diffusers_folder};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use file::SafetensorsFile;

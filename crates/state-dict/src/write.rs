@@ -164,6 +164,24 @@ fn bad_entry(tensor: &str, reason: &str) -> Error {
     Error::BadEntry { tensor: crate::error::shown(tensor), reason: reason.to_string() }
 }
 
+/// `.NAME.ending` in the folder of `path`.
+pub(crate) fn hidden_beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".");
+    name.push(ending);
+    path.with_file_name(name)
+}
+
+/// Makes a rename to `path` durable: it lives in the folder, and is on the disk once that is flushed.
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    File::open(folder)?.sync_all()
+}
+
 /// A file beside its final place that removes itself unless it is published.
 struct Temporary {
     path: PathBuf,
@@ -172,20 +190,12 @@ struct Temporary {
 impl Temporary {
     // The name is always the same for one destination, so what a killed run leaves is overwritten by the next.
     fn beside(path: &Path) -> Temporary {
-        let mut name = OsString::from(".");
-        name.push(path.file_name().unwrap_or_default());
-        name.push(".partial");
-        Temporary { path: path.with_file_name(name) }
+        Temporary { path: hidden_beside(path, "partial") }
     }
 
     fn publish(self, path: &Path) -> io::Result<()> {
         fs::rename(&self.path, path)?;
-        // The rename itself lives in the folder; it is on the disk once the folder is flushed.
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        File::open(folder)?.sync_all()
+        sync_parent(path)
     }
 }
 

@@ -39,7 +39,7 @@ pub struct RunOptions {
 /// Trains as `config` says.
 pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     let started = Instant::now();
-    check_images(&config)?;
+    config.check_images_are_used().map_err(|(message, hint)| Error::Config { message, hint: Some(hint) })?;
     // 1 device and threads
     if let Some(threads) = config.train.threads {
         tch::set_num_threads(threads as i32);
@@ -158,26 +158,6 @@ fn tell_of_encoding(done: usize, total: usize) {
     let tenth = |images: usize| images * 10 / total.max(1);
     if total >= LONG && tenth(done) > tenth(done.saturating_sub(LATENT_BATCH)) {
         eprintln!("encoded {done} of {total} images");
-    }
-}
-
-/// Masks and further images come with their batches, but no loss uses them yet.
-fn check_images(config: &TrainConfig) -> Result<()> {
-    let mut keys = Vec::new();
-    for (index, subset) in config.data.subsets.iter().enumerate() {
-        let set = [
-            ("alpha_mask", subset.alpha_mask),
-            ("extra_images", !subset.extra_images.is_empty()),
-            ("conditioning_image_column", subset.conditioning_image_column.is_some()),
-        ];
-        keys.extend(set.iter().filter(|(_, set)| *set).map(|(name, _)| format!("`data.subsets.{index}.{name}`")));
-    }
-    match keys.is_empty() {
-        true => Ok(()),
-        false => Err(Error::Config {
-            message: format!("{}: masks and further images are read, but not yet trained with", keys.join(", ")),
-            hint: Some("remove the keys to train on the images and their captions alone".into()),
-        }),
     }
 }
 

@@ -45,6 +45,9 @@ pub(crate) fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
     let trained = parts.as_ref().ok().map(|parts| trained_parts(config, parts));
     let parts = parts.map_err(&mut keep).ok();
     let data = open_data(config, step).map_err(&mut keep).ok();
+    if let Err((message, hint)) = config.check_images_are_used() {
+        keep(Failure::new(ExitCode::Configuration, message).hint(hint));
+    }
     if let Some(path) = &config.validation.path {
         let subsets = vec![config.held_out_subset(path)];
         let held_out = DataConfig { subsets, batch_size: 1, ..config.data.clone() };

@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use sdtrain_state_dict::{
     FileKind, FromReader, PipelineConfigs, Reader, canonical_text_encoder, canonical_unet, canonical_vae,
-    ldm_single_file, open_component, recognise, to_ldm, write_diffusers_folder, write_source,
+    ldm_single_file, open_component, read_json, recognise, to_ldm, write_diffusers_folder, write_source,
 };
 use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
 
 use super::sd1;
-use crate::model_parts::read_json;
 use crate::{ExitCode, Failure};
 
 pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<(), Failure> {

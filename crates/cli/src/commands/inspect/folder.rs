@@ -3,12 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use sdtrain_state_dict::open_component;
+use sdtrain_state_dict::{open_component, read_json};
 use serde_json::{Map, Value as Json, json};
 
 use super::{Description, file};
 use crate::commands::check::millions;
-use crate::model_parts::read_json;
 use crate::{ExitCode, Failure};
 
 /// What the weight files of components are called.
