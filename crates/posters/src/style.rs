@@ -24,10 +24,11 @@ const PLUM: Rgb = Rgb(118, 36, 104);
 const PLUM_AMOUNT: f32 = 0.72;
 /// Where the background begins to sink, as a share of the height.
 const SINK_FROM: f32 = 0.10;
-/// Width of each of the two frames, as a share of the shorter side.
-pub(crate) const FRAME: f32 = 0.038;
+/// Width of each of the two frames, as a share of the shorter side: on 96 pixels wider than a latent of the built-in base, whose
+/// autoencoder blurs narrower ones.
+pub(crate) const FRAME: f32 = 0.052;
 /// Width of the outline, as a share of the shorter side.
-pub(crate) const OUTLINE: f32 = 0.036;
+pub(crate) const OUTLINE: f32 = 0.046;
 
 /// Ink, or what is seen where ink is not: paper, and gold round a white object.
 pub(crate) fn outline_colour(poster: &Poster) -> Rgb {
