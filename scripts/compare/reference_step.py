@@ -196,8 +196,14 @@ class Trainee:
     def states(self, inputs):
         if "input_ids" not in inputs or self.text_encoder is None:
             return inputs["encoder_hidden_states"]
-        found = self.text_encoder(inputs["input_ids"], output_hidden_states=True).hidden_states[-self.settings.clip_skip]
-        return getattr(self.text_encoder, "text_model", self.text_encoder).final_layer_norm(found)
+        ids = inputs["input_ids"]
+        ids = ids if ids.dim() == 3 else ids[:, None]
+        found = self.text_encoder(ids.flatten(0, 1), output_hidden_states=True).hidden_states[-self.settings.clip_skip]
+        states = getattr(self.text_encoder, "text_model", self.text_encoder).final_layer_norm(found)
+        # A prompt of several windows: the first mark, what each window holds, the last mark.
+        states = states.unflatten(0, ids.shape[:2])
+        states = torch.cat([states[:, 0, :1], states[:, :, 1:-1].flatten(1, 2), states[:, -1, -1:]], dim=1)
+        return states * inputs["prompt_weights"][..., None] if "prompt_weights" in inputs else states
 
     def example_losses(self, inputs):
         """Weighted mean square of each example, in fp32."""

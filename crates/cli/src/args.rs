@@ -179,6 +179,14 @@ pub struct SampleArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=48))]
     pub clip_skip: Option<u32>,
 
+    /// How many tokens of a prompt are read: a multiple of 75, the text encoder's window [default: one window]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_token_length: Option<u32>,
+
+    /// Read weights in the prompts: `(word:1.2)`
+    #[arg(long)]
+    pub prompt_weights: bool,
+
     /// Number format to compute in
     #[arg(long, default_value = "fp32", value_parser = float_type_parser())]
     pub dtype: FloatType,

@@ -4,7 +4,7 @@ use sdtrain_recipe::{ModelConfig, ModelLocation};
 use sdtrain_state_dict::{Reader, SafetensorsFile};
 use sdtrain_tokenizer::ClipTokenizer;
 
-use crate::commands::convert::model::{embedded, tokenizer_failure};
+use crate::commands::convert::model::embedded;
 use crate::model_parts::builtin;
 use crate::{ExitCode, Failure};
 
@@ -16,7 +16,7 @@ pub(crate) fn of(config: &ModelConfig) -> Result<ClipTokenizer, Failure> {
         ModelLocation::Builtin(name) => of_file(&builtin(&name)?),
         ModelLocation::Path(folder) if folder.is_dir() => match ClipTokenizer::from_folder(folder.join("tokenizer")) {
             Err(sdtrain_tokenizer::Error::NoTokenizer { .. }) => Ok(ClipTokenizer::builtin()),
-            found => found.map_err(tokenizer_failure),
+            found => Ok(found?),
         },
         ModelLocation::Path(file) => of_file(&SafetensorsFile::open(&file)?),
     }

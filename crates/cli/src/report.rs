@@ -59,6 +59,16 @@ impl From<DataError> for Failure {
     }
 }
 
+impl From<sdtrain_tokenizer::Error> for Failure {
+    fn from(error: sdtrain_tokenizer::Error) -> Failure {
+        let code = match error {
+            sdtrain_tokenizer::Error::MaxTokenLength { .. } => ExitCode::Configuration,
+            _ => ExitCode::Model,
+        };
+        Failure::new(code, error.to_string()).maybe_hint(error.hint())
+    }
+}
+
 impl From<sdtrain_state_dict::Error> for Failure {
     fn from(error: sdtrain_state_dict::Error) -> Failure {
         let code = if error.is_storage() { ExitCode::Storage } else { ExitCode::Model };

@@ -34,9 +34,7 @@ pub fn of_model(error: sdtrain_model::Error) -> Failure {
         sdtrain_model::Error::Scheduler(error) => {
             Failure::new(ExitCode::Model, error.to_string()).maybe_hint(error.hint())
         }
-        sdtrain_model::Error::Tokenizer(error) => {
-            Failure::new(ExitCode::Model, error.to_string()).maybe_hint(error.hint())
-        }
+        sdtrain_model::Error::Tokenizer(error) => Failure::from(error),
         other => Failure::new(ExitCode::Model, other.to_string()),
     }
 }

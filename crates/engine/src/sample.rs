@@ -4,7 +4,7 @@ use crate::failure;
 use sdtrain::args::SampleArgs;
 use sdtrain::{ExitCode, Failure, print_answer};
 use sdtrain_adapter::{LoraFile, Networks};
-use sdtrain_model::{LoadOptions, StableDiffusion, load};
+use sdtrain_model::{LoadOptions, PromptReading, StableDiffusion, load};
 use sdtrain_pipeline::{Request, parameters_text, pictures_at_once, save_png, text_to_image};
 use sdtrain_recipe::ModelLocation;
 use sdtrain_state_dict::SafetensorsFile;
@@ -29,6 +29,11 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
     })?;
     let side = default_side(&model);
     let loras: Vec<String> = args.lora.iter().map(|lora| format!("{}:{}", lora.path.display(), lora.weight)).collect();
+    let prompt_reading = PromptReading {
+        clip_skip: args.clip_skip.unwrap_or(1) as usize,
+        max_token_length: args.max_token_length.map(|length| length as usize),
+        weights: args.prompt_weights,
+    };
     let mut settings = Vec::new();
     if !loras.is_empty() {
         settings.push(("LoRA", loras.join(" ")));
@@ -49,7 +54,7 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
             width,
             height,
             sampler: args.sampler,
-            clip_skip: args.clip_skip.unwrap_or(1) as usize,
+            prompt_reading,
         };
         let pictures = text_to_image(&model, &request).map_err(failure::of_pipeline)?;
         for (index, picture) in pictures.iter().enumerate() {

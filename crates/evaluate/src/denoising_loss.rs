@@ -5,7 +5,7 @@ use crate::metric::{Column, Form, Metric, MetricEntry};
 use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::loss::mse;
 use sdtrain_diffusion::{ExampleKey, NoiseSchedule, PredictionType, noise, timesteps};
-use sdtrain_model::StableDiffusion;
+use sdtrain_model::{PromptReading, StableDiffusion};
 use sdtrain_pipeline::pictures_at_once;
 use sdtrain_random::Purpose;
 use sdtrain_recipe::Method;
@@ -25,7 +25,7 @@ pub const ENTRY: MetricEntry = MetricEntry {
         }
         let (bands, repeats) = (setting.config.validation.timestep_bands, setting.config.validation.repeats);
         let loss = DenoisingLoss::new(setting.model, setting.held_out, bands as usize, repeats as usize)?;
-        Ok(Some(Box::new(Measured { loss, clip_skip: setting.clip_skip() })))
+        Ok(Some(Box::new(Measured { loss, prompt_reading: setting.prompt_reading() })))
     },
 };
 
@@ -77,11 +77,11 @@ impl DenoisingLoss {
     }
 
     /// Mean squared error of each band, from little noise to much, with the model as it is now.
-    pub fn losses(&self, model: &StableDiffusion, clip_skip: usize) -> Result<Vec<f64>> {
+    pub fn losses(&self, model: &StableDiffusion, reading: &PromptReading) -> Result<Vec<f64>> {
         let mut sums = vec![0.0; self.bands];
         for batch in &self.batches {
             // Encoded anew every time: the text encoder may be trained.
-            let context = model.encode_prompts(&batch.captions, clip_skip)?;
+            let context = model.encode_prompts(&batch.captions, reading)?;
             for Draw { band, noise, timesteps } in &batch.draws {
                 sums[*band] += sdtrain_torch::catch(|| {
                     tch::no_grad(|| {
@@ -158,7 +158,7 @@ fn timesteps_of(band: usize, bands: usize, total: usize) -> Range<usize> {
 /// The loss as figures: the mean, then each band.
 struct Measured {
     loss: DenoisingLoss,
-    clip_skip: usize,
+    prompt_reading: PromptReading,
 }
 
 impl Metric for Measured {
@@ -178,7 +178,7 @@ impl Metric for Measured {
     }
 
     fn measure(&mut self, model: &StableDiffusion) -> Result<Vec<f64>> {
-        let losses = self.loss.losses(model, self.clip_skip)?;
+        let losses = self.loss.losses(model, &self.prompt_reading)?;
         let mean = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
         Ok(std::iter::once(mean).chain(losses).collect())
     }

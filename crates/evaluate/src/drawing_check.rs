@@ -73,7 +73,7 @@ impl DrawingCheck {
             width: fitting(width.unwrap_or(config.data.resolution.width())),
             height: fitting(height.unwrap_or(config.data.resolution.height())),
             sampler: samples.sampler,
-            clip_skip: setting.clip_skip(),
+            prompt_reading: setting.prompt_reading(),
         };
         Some(DrawingCheck { sets, request })
     }
@@ -203,7 +203,7 @@ mod tests {
             width: 16,
             height: 16,
             sampler: None,
-            clip_skip: 1,
+            prompt_reading: sdtrain_model::PromptReading::default(),
         };
         let check = DrawingCheck { sets: Vec::new(), request };
         let captions = vec!["poster".to_string(); 2];

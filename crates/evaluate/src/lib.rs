@@ -12,5 +12,5 @@ pub use denoising_loss::DenoisingLoss;
 pub use drawing_check::DrawingCheck;
 pub use error::{Error, Result};
 pub use evaluation::{BASE, Evaluation, Row};
-pub use metric::{Column, Form, METRICS, Metric, MetricEntry, Prepared, Setting};
+pub use metric::{Column, Form, METRICS, Metric, MetricEntry, Prepared, Setting, prompt_reading};
 pub use run::{detach_all, run};

@@ -3,8 +3,8 @@
 use crate::error::Result;
 use crate::{denoising_loss, drawing_check};
 use sdtrain_data_loader::DataSet;
-use sdtrain_model::StableDiffusion;
-use sdtrain_recipe::TrainConfig;
+use sdtrain_model::{PromptReading, StableDiffusion};
+use sdtrain_recipe::{ModelConfig, TrainConfig};
 use serde_json::{Map, Value};
 
 /// Every metric, in the order of the table.
@@ -36,9 +36,18 @@ pub struct Setting<'a> {
 }
 
 impl Setting<'_> {
-    /// Layers from the end of the text encoder, 1 is the last.
-    pub fn clip_skip(&self) -> usize {
-        self.config.model.clip_skip.unwrap_or(1) as usize
+    /// How prompts are read.
+    pub fn prompt_reading(&self) -> PromptReading {
+        prompt_reading(&self.config.model)
+    }
+}
+
+/// How `[model]` has prompts read.
+pub fn prompt_reading(model: &ModelConfig) -> PromptReading {
+    PromptReading {
+        clip_skip: model.clip_skip.unwrap_or(1) as usize,
+        max_token_length: model.max_token_length.map(|length| length as usize),
+        weights: model.prompt_weights,
     }
 }
 

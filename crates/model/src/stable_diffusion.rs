@@ -5,7 +5,7 @@ use crate::text_encoder::ClipTextModel;
 use crate::unet::UNet2DConditionModel;
 use crate::vae::AutoencoderKL;
 use sdtrain_diffusion::SchedulerConfig;
-use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
+use sdtrain_tokenizer::ClipTokenizer;
 use std::path::PathBuf;
 use tch::{Device, Kind, Tensor};
 
@@ -30,19 +30,6 @@ pub struct StableDiffusion {
 }
 
 impl StableDiffusion {
-    /// Token ids of `prompts`: `[prompts, window]`, integers, on the model's device.
-    pub fn token_ids(&self, prompts: &[String]) -> Result<Tensor> {
-        let ids: Vec<i64> = prompts.iter().flat_map(|prompt| self.tokenizer.encode(prompt)).collect();
-        let shape = [prompts.len() as i64, self.tokenizer.window() as i64];
-        Ok(Tensor::f_from_slice(&ids)?.f_reshape(shape)?.f_to_device(self.device)?)
-    }
-
-    /// What the UNet attends to for `prompts`: `[prompts, window, hidden_size]` in the compute dtype, without gradients.
-    pub fn encode_prompts(&self, prompts: &[String], clip_skip: usize) -> Result<Tensor> {
-        let ids = self.token_ids(prompts)?;
-        Ok(sdtrain_torch::catch(|| tch::no_grad(|| self.text_encoder.forward(&ids, self.compute, clip_skip, false)))?)
-    }
-
     /// How many pixels a latent spans in each direction.
     pub fn downscale_factor(&self) -> usize {
         self.vae.config().downscale_factor()

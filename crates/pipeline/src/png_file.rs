@@ -23,9 +23,12 @@ pub fn parameters_text(
     };
     let own = || model.scheduler.class_name.clone().unwrap_or_else(|| SchedulerClass::Pndm.name().to_string());
     let sampler = request.sampler.map_or_else(own, |sampler| sampler.to_string());
+    let reading = &request.prompt_reading;
+    let window = reading.max_token_length.map_or_else(String::new, |length| format!(", Max token length: {length}"));
+    let weights = if reading.weights { ", Prompt weights: on" } else { "" };
     let settings: String = settings.iter().map(|(name, value)| format!(", {name}: {value}")).collect();
     format!(
-        "{}{negative}\nSteps: {}, Sampler: {sampler}, CFG scale: {}, Seed: {}, Size: {}x{}, Clip skip: {}, \
+        "{}{negative}\nSteps: {}, Sampler: {sampler}, CFG scale: {}, Seed: {}, Size: {}x{}, Clip skip: {}{window}{weights}, \
          Model: {name}, Computed in: {}{settings}, Version: sdtrain {}",
         request.prompts[index],
         request.steps,
@@ -33,7 +36,7 @@ pub fn parameters_text(
         request.seed + index as u64,
         request.width,
         request.height,
-        request.clip_skip,
+        request.prompt_reading.clip_skip,
         format!("{:?}", model.compute).to_lowercase(),
         env!("CARGO_PKG_VERSION"),
     )

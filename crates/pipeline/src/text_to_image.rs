@@ -3,8 +3,8 @@
 use crate::error::{Error, Result};
 use image::RgbImage;
 use sdtrain_diffusion::sampler;
-use sdtrain_model::StableDiffusion;
 use sdtrain_model::unet::repeated_timestep;
+use sdtrain_model::{PromptReading, StableDiffusion};
 use sdtrain_recipe::SamplerName;
 use std::sync::{Mutex, PoisonError};
 use tch::{Device, Kind, Tensor};
@@ -28,8 +28,8 @@ pub struct Request {
     pub height: u32,
     /// The sampler; the model's own without.
     pub sampler: Option<SamplerName>,
-    /// Layers from the end of the text encoder, 1 is the last.
-    pub clip_skip: usize,
+    /// How `prompts` and `negative` are read.
+    pub prompt_reading: PromptReading,
 }
 
 /// Makes the pictures, as many at once as [`pictures_at_once`] says. The same model, request and thread count give the same
@@ -74,7 +74,7 @@ pub fn denoised_latents(model: &StableDiffusion, request: &Request) -> Result<Te
     if guided {
         prompts.splice(0..0, std::iter::repeat_n(request.negative.clone(), count));
     }
-    let context = model.encode_prompts(&prompts, request.clip_skip)?;
+    let context = model.encode_prompts(&prompts, &request.prompt_reading)?;
     let mut latents = (noise.next() * sampler.init_noise_sigma()).to_device(model.device);
     for (index, timestep) in sampler.timesteps().to_vec().into_iter().enumerate() {
         let step = sdtrain_torch::catch(|| {

@@ -55,6 +55,7 @@ impl Checker<'_> {
         }
         self.existing("model.vae", model.vae.as_deref());
         self.at_least_one("model.clip_skip", model.clip_skip.map(u64::from));
+        self.at_least_one("model.max_token_length", model.max_token_length.map(u64::from));
         if model.zero_terminal_snr == Some(true) && model.prediction_type == Some(PredictionType::Epsilon) {
             self.report(
                 "model.zero_terminal_snr",

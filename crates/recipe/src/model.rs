@@ -30,6 +30,16 @@ pub struct ModelConfig {
     /// 1 uses the last layer, 2 the one before it. Absent: as the model's files say. Typical: 1 for photographs, 2 for drawings.
     pub clip_skip: Option<u32>,
 
+    /// How many tokens of a caption or prompt are read. Longer than what the text encoder reads at once (75 for CLIP), and it is
+    /// read in several windows, whose states stand one after the other; a multiple of it, then: 150 or 225. Absent: one window;
+    /// what does not fit is cut off.
+    pub max_token_length: Option<u32>,
+
+    /// Read weights in captions and prompts, as web interfaces do: `(word)` counts 1.1 times, `[word]` 1/1.1, `(word:1.3)` 1.3
+    /// times; `\\(` is the bracket itself. Off: brackets are text.
+    #[schemars(extend("x-other-names" = ["weighted_captions"]))]
+    pub prompt_weights: bool,
+
     /// What the model is asked to predict. Absent: as the model's scheduler configuration says.
     pub prediction_type: Option<PredictionType>,
 
@@ -50,6 +60,8 @@ impl Default for ModelConfig {
             vae: None,
             variant: None,
             clip_skip: None,
+            max_token_length: None,
+            prompt_weights: false,
             prediction_type: None,
             zero_terminal_snr: None,
             init: Init::Pretrained,

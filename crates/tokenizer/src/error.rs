@@ -23,6 +23,14 @@ pub enum Error {
         /// The folder.
         folder: PathBuf,
     },
+    /// A length of prompts that is not a whole number of windows.
+    #[error("prompts cannot be {length} tokens long: the text encoder reads {at_once} at once")]
+    MaxTokenLength {
+        /// What was asked for.
+        length: usize,
+        /// Tokens of one window, without its marks.
+        at_once: usize,
+    },
     /// A file's content is not what it should be.
     #[error("`{}`: {reason}", path.display())]
     BadFile {
@@ -38,6 +46,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::NoTokenizer { .. } => Some("SD1 models use CLIP's own, which is built in".to_string()),
+            Error::MaxTokenLength { at_once: n, .. } => {
+                Some(format!("use {n}, {}, {} or another multiple", 2 * n, 3 * n))
+            }
             _ => None,
         }
     }

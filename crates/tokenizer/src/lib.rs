@@ -35,6 +35,19 @@ pub trait Tokenizer: Send + Sync {
         chunks::weighted(self, prompt, chunks)
     }
 
+    /// How many windows hold prompts of `max_token_length` tokens, marks not counted; one without a length.
+    ///
+    /// # Errors
+    /// [`Error::MaxTokenLength`] where they would not fill them.
+    fn windows_of(&self, max_token_length: Option<usize>) -> Result<usize> {
+        let at_once = self.window() - 2;
+        match max_token_length {
+            None => Ok(1),
+            Some(length) if length > 0 && length.is_multiple_of(at_once) => Ok(length / at_once),
+            Some(length) => Err(Error::MaxTokenLength { length, at_once }),
+        }
+    }
+
     /// How many tokens the text has, without marks and without a limit.
     fn token_count(&self, text: &str) -> usize {
         self.tokens(text).len()

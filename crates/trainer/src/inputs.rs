@@ -1,5 +1,6 @@
 //! Everything one forward pass needs, on the device.
 
+use sdtrain_model::TokenizedPrompts;
 use tch::Tensor;
 
 /// What `prepare` hands to `forward_backward`.
@@ -27,8 +28,8 @@ impl StepInputs {
 pub enum Prompts {
     /// States of a frozen text encoder: `[batch, tokens, hidden_size]`.
     Encoded(Tensor),
-    /// Ids for a text encoder that is trained and therefore runs inside the step: `[batch, tokens]`.
-    TokenIds(Tensor),
+    /// For a text encoder that is trained and therefore runs inside the step.
+    Tokenized(TokenizedPrompts),
 }
 
 /// One batch for a denoiser.

@@ -54,6 +54,7 @@ pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch
         ("ss_enable_bucket", python_bool(config.data.bucketing.enabled)),
         ("ss_cache_latents", python_bool(config.data.cache_latents)),
         ("ss_clip_skip", or_none(facts.clip_skip.map(|n| n.to_string()))),
+        ("ss_max_token_length", or_none(config.model.max_token_length.map(|length| length.to_string()))),
         ("ss_noise_offset", or_none((config.noise.offset != 0.0).then(|| config.noise.offset.to_string()))),
         ("ss_min_snr_gamma", or_none(config.loss.min_snr_gamma.map(|gamma| gamma.to_string()))),
         ("ss_seed", config.seed.to_string()),

@@ -1,7 +1,7 @@
 //! Text states of prompts seen before: a frozen text encoder runs once for each different prompt.
 
 use crate::error::Result;
-use sdtrain_model::StableDiffusion;
+use sdtrain_model::{PromptReading, StableDiffusion};
 use std::collections::HashMap;
 use tch::Tensor;
 
@@ -11,13 +11,13 @@ const CAPACITY: usize = 4096;
 /// States by prompt, on the device.
 pub struct PromptCache {
     states: HashMap<String, Tensor>,
-    clip_skip: usize,
+    reading: PromptReading,
 }
 
 impl PromptCache {
-    /// An empty cache for a text encoder used at `clip_skip`.
-    pub fn new(clip_skip: usize) -> PromptCache {
-        PromptCache { states: HashMap::new(), clip_skip }
+    /// An empty cache of prompts read like this.
+    pub fn new(reading: PromptReading) -> PromptCache {
+        PromptCache { states: HashMap::new(), reading }
     }
 
     /// `[prompts, tokens, hidden_size]` in the compute dtype.
@@ -28,7 +28,7 @@ impl PromptCache {
         // One by one: a prompt's states must not depend on which others shared its batch.
         for prompt in prompts {
             if !self.states.contains_key(prompt) {
-                let states = model.encode_prompts(std::slice::from_ref(prompt), self.clip_skip)?;
+                let states = model.encode_prompts(std::slice::from_ref(prompt), &self.reading)?;
                 self.states.insert(prompt.clone(), states.squeeze_dim(0));
             }
         }

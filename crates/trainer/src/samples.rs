@@ -2,14 +2,14 @@
 
 use crate::error::{Error, Result};
 use image::RgbImage;
-use sdtrain_model::StableDiffusion;
+use sdtrain_model::{PromptReading, StableDiffusion};
 use sdtrain_pipeline::{Request, comparison_sheet, parameters_text, save_png, sheet, text_to_image};
 use sdtrain_recipe::TrainConfig;
 use std::fs;
 use std::path::Path;
 
 /// The pictures that `[samples]` asks for.
-pub fn request(config: &TrainConfig, clip_skip: usize) -> Request {
+pub fn request(config: &TrainConfig, prompt_reading: PromptReading) -> Request {
     let samples = &config.samples;
     Request {
         prompts: samples.prompts.clone(),
@@ -20,7 +20,7 @@ pub fn request(config: &TrainConfig, clip_skip: usize) -> Request {
         width: config.sample_size().0,
         height: config.sample_size().1,
         sampler: samples.sampler,
-        clip_skip,
+        prompt_reading,
     }
 }
 

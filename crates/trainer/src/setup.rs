@@ -14,7 +14,7 @@ use crate::trainer::{Outcome, Trainer};
 use sdtrain_checkpoint::{ManifestInfo, verify};
 use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::{NoiseSchedule, PredictionType, SchedulerConfig};
-use sdtrain_evaluate::DenoisingLoss;
+use sdtrain_evaluate::{DenoisingLoss, prompt_reading};
 use sdtrain_model::{LoadOptions, StableDiffusion, load};
 use sdtrain_optimizer::{GradScaler, build};
 use sdtrain_recipe::{DataConfig, FloatType, Init, Method, ModelLocation, TrainConfig};
@@ -66,7 +66,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     };
     record.phase("encode");
     // 5 what it is asked for
-    let clip_skip = config.model.clip_skip.unwrap_or(1) as usize;
+    let prompt_reading = prompt_reading(&config.model);
     let schedule = NoiseSchedule::new(&model.scheduler)?.to_device(device);
     let prediction_type = schedule.prediction_type();
     let validation = match (&held_out, config.method) {
@@ -88,8 +88,8 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
                 true => Some(LatentCache::fill(&model, &data, &mut tell_of_encoding)?),
                 false => None,
             },
-            prompts: (!trains_text_encoder(&config)).then(|| PromptCache::new(clip_skip)),
-            clip_skip,
+            prompts: (!trains_text_encoder(&config)).then(|| PromptCache::new(prompt_reading)),
+            prompt_reading,
         }),
     };
     let objective = match &config.debug.trace_inputs {
@@ -116,7 +116,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         // Better now than after the steps.
         std::fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
     }
-    let sample_request = (!config.samples.prompts.is_empty()).then(|| samples::request(&config, clip_skip));
+    let sample_request = (!config.samples.prompts.is_empty()).then(|| samples::request(&config, prompt_reading));
     let manifest = ManifestInfo {
         run_id: blake3::hash(config.to_toml().as_bytes()).to_hex()[..16].to_string(),
         config_digest: blake3::hash(config.to_toml().as_bytes()).to_hex().to_string(),
@@ -145,7 +145,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         metadata,
         trace: None,
         total_steps,
-        clip_skip,
+        prompt_reading,
         started,
         inputs,
     };

@@ -46,7 +46,13 @@ impl Trace {
                     put("loss_weights", &inputs.loss_weights, Kind::Float);
                     match &inputs.prompts {
                         Prompts::Encoded(states) => put("encoder_hidden_states", states, Kind::Float),
-                        Prompts::TokenIds(ids) => put("input_ids", ids, Kind::Int64),
+                        Prompts::Tokenized(prompts) => {
+                            // `[batch, window]` where a prompt is one window, else `[batch, windows, window]`.
+                            put("input_ids", &prompts.ids.squeeze_dim(1), Kind::Int64);
+                            if let Some(weights) = &prompts.weights {
+                                put("prompt_weights", weights, Kind::Float);
+                            }
+                        }
                     }
                 }
                 StepInputs::Autoencoding(inputs) => {

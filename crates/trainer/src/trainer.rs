@@ -16,7 +16,7 @@ use crate::trainable::Trainable;
 use sdtrain_checkpoint::ManifestInfo;
 use sdtrain_data_loader::DataSet;
 use sdtrain_evaluate::DenoisingLoss;
-use sdtrain_model::StableDiffusion;
+use sdtrain_model::{PromptReading, StableDiffusion};
 use sdtrain_optimizer::{GradScaler, Optimizer, build, learning_rate_factor};
 use sdtrain_pipeline::Request;
 use sdtrain_recipe::{Method, TrainConfig};
@@ -50,7 +50,7 @@ pub(crate) struct Trainer {
     pub metadata: BTreeMap<String, String>,
     pub trace: Option<Trace>,
     pub total_steps: u64,
-    pub clip_skip: usize,
+    pub prompt_reading: PromptReading,
     pub started: Instant,
     pub inputs: Inputs,
 }
@@ -382,7 +382,7 @@ impl Trainer {
 
     fn validate(&self, log: &mut RunLog, step: u64) -> Result<()> {
         let Some(validation) = &self.validation else { return Ok(()) };
-        let losses = validation.losses(&self.model, self.clip_skip)?;
+        let losses = validation.losses(&self.model, &self.prompt_reading)?;
         for (band, loss) in losses.iter().enumerate() {
             log.scalar(&format!("validation/band_{band}"), step, *loss);
         }

@@ -24,7 +24,8 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
     let config = load_or_explain(&args.config())?.config;
     let Examined { parts, data, trained } = examine(&config)?;
     let tokenizer = model_tokenizer::of(&config.model)?;
-    let tokens = data.count_tokens(&tokenizer, tokenizer.window() - 2);
+    let windows = tokenizer.windows_of(max_token_length(&config))?;
+    let tokens = data.count_tokens(&tokenizer, windows * (tokenizer.window() - 2));
     print_answer(&summary(&config, &parts, &trained, data.report(), &tokens));
     Ok(())
 }
@@ -48,6 +49,9 @@ pub(crate) fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
     if let Err((message, hint)) = config.check_images_are_used() {
         keep(Failure::new(ExitCode::Configuration, message).hint(hint));
     }
+    if let (Some(length), Ok(tokenizer)) = (max_token_length(config), model_tokenizer::of(&config.model)) {
+        let _ = tokenizer.windows_of(Some(length)).map_err(|error| keep(error.into()));
+    }
     if let Some(path) = &config.validation.path {
         let subsets = vec![config.held_out_subset(path)];
         let held_out = DataConfig { subsets, batch_size: 1, ..config.data.clone() };
@@ -64,6 +68,10 @@ pub(crate) fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
         (None, Some(parts), Some(data), Some(trained)) => Ok(Examined { parts, data, trained }),
         (failure, ..) => Err(failure.expect("what is missing has failed")),
     }
+}
+
+fn max_token_length(config: &TrainConfig) -> Option<usize> {
+    config.model.max_token_length.map(|length| length as usize)
 }
 
 fn is_lora(path: &Path) -> Result<(), Failure> {

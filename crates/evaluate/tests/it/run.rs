@@ -3,7 +3,7 @@
 use sdtrain_adapter::{Lora, Networks};
 use sdtrain_data_loader::DataSet;
 use sdtrain_evaluate::{BASE, DenoisingLoss, Error, Evaluation, run};
-use sdtrain_model::{LoadOptions, StableDiffusion, load};
+use sdtrain_model::{LoadOptions, PromptReading, StableDiffusion, load};
 use sdtrain_recipe::{DataConfig, LoraConfig, Method, Resolution, Subset, TrainConfig};
 use sdtrain_state_dict::maps::lora_peft::Part;
 use sdtrain_test_support::fixture_folder;
@@ -83,7 +83,10 @@ fn losses_do_not_depend_on_seed_order_or_batch_size_of_the_run() {
     let model = model();
     let config = config(&posters()).data;
     let losses = |config: &DataConfig, seed| {
-        DenoisingLoss::new(&model, &held_out(config, seed), 4, 1).unwrap().losses(&model, 1).unwrap()
+        DenoisingLoss::new(&model, &held_out(config, seed), 4, 1)
+            .unwrap()
+            .losses(&model, &PromptReading::default())
+            .unwrap()
     };
     assert_eq!(losses(&config, 1), losses(&DataConfig { batch_size: 5, ..config.clone() }, 2));
 }

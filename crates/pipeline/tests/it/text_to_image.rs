@@ -2,7 +2,7 @@
 
 use image::RgbImage;
 use sdtrain_diffusion::SchedulerConfig;
-use sdtrain_model::{LoadOptions, StableDiffusion, load};
+use sdtrain_model::{LoadOptions, PromptReading, StableDiffusion, load};
 use sdtrain_pipeline::{Error, Request, denoised_latents, text_to_image};
 use sdtrain_recipe::SamplerName;
 use sdtrain_torch_test_support::{Golden, assert_near, fixture_folder};
@@ -30,7 +30,7 @@ fn request(case: &Value) -> Request {
         width: whole("width") as u32,
         height: whole("height") as u32,
         sampler: case["sampler"].as_str().map(|name| name.parse().expect("a sampler of ours")),
-        clip_skip: whole("clip_skip") as usize,
+        prompt_reading: PromptReading { clip_skip: whole("clip_skip") as usize, ..PromptReading::default() },
     }
 }
 

@@ -4,7 +4,7 @@ use super::Objective;
 use crate::batches::Batch;
 use crate::error::{Error, Result};
 use crate::inputs::{AutoencodingInputs, DenoisingInputs, Prompts, StepInputs};
-use sdtrain_model::{StableDiffusion, read_tensor};
+use sdtrain_model::{StableDiffusion, TokenizedPrompts, read_tensor};
 use sdtrain_state_dict::{Reader, SafetensorsFile};
 use std::path::Path;
 use tch::{Kind, Tensor};
@@ -60,12 +60,13 @@ impl Objective for Replay {
             let (pixels, noise) = (read("pixels", Kind::Float)?, read("noise", Kind::Float)?);
             StepInputs::Autoencoding(AutoencodingInputs { pixels, noise })
         } else {
+            let weights = has("prompt_weights").then(|| read("prompt_weights", Kind::Float)).transpose()?;
             StepInputs::Denoising(DenoisingInputs {
                 latents: read("latents", Kind::Float)?,
                 noise: read("noise", Kind::Float)?,
                 timesteps: read("timesteps", Kind::Int64)?,
                 prompts: match has("input_ids") {
-                    true => Prompts::TokenIds(read("input_ids", Kind::Int64)?),
+                    true => Prompts::Tokenized(tokenized(read("input_ids", Kind::Int64)?, weights)),
                     false => Prompts::Encoded(read("encoder_hidden_states", model.compute)?),
                 },
                 loss_weights: read("loss_weights", Kind::Float)?,
@@ -93,6 +94,12 @@ impl Objective for Replay {
     fn wants_pixels(&self) -> bool {
         false
     }
+}
+
+/// Ids as traces have them: `[batch, windows, window]`, or `[batch, window]` where a prompt is one window.
+fn tokenized(ids: Tensor, weights: Option<Tensor>) -> TokenizedPrompts {
+    let ids = if ids.dim() == 2 { ids.unsqueeze(1) } else { ids };
+    TokenizedPrompts { ids, weights }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::latent_cache::LatentCache;
 use crate::prompt_cache::PromptCache;
 use sdtrain_diffusion::loss::{min_snr, mse};
 use sdtrain_diffusion::{NoiseSchedule, PredictionType, noise, timesteps};
-use sdtrain_model::StableDiffusion;
+use sdtrain_model::{PromptReading, StableDiffusion};
 use sdtrain_random::Purpose;
 use sdtrain_recipe::{LossConfig, NoiseConfig};
 use tch::{Kind, Tensor};
@@ -30,7 +30,7 @@ pub struct TextToImage {
     /// States of a frozen text encoder; without, the text encoder is trained and runs inside the step.
     pub prompts: Option<PromptCache>,
     /// Layers from the end of the text encoder.
-    pub clip_skip: usize,
+    pub prompt_reading: PromptReading,
 }
 
 impl TextToImage {
@@ -76,7 +76,7 @@ impl Objective for TextToImage {
         }
         let prompts = match &mut self.prompts {
             Some(cache) => Prompts::Encoded(cache.encode(model, &batch.captions)?),
-            None => Prompts::TokenIds(model.token_ids(&batch.captions)?),
+            None => Prompts::Tokenized(model.tokenize(&batch.captions, &self.prompt_reading)?),
         };
         let noise = drawn.to_device(model.device);
         Ok(StepInputs::Denoising(DenoisingInputs { latents, noise, timesteps, prompts, loss_weights }))
@@ -86,8 +86,8 @@ impl Objective for TextToImage {
         let StepInputs::Denoising(inputs) = inputs else { unreachable!("this objective prepares denoising inputs") };
         let context = match &inputs.prompts {
             Prompts::Encoded(states) => states.shallow_clone(),
-            Prompts::TokenIds(ids) => {
-                model.text_encoder.forward(ids, model.compute, self.clip_skip, gradient_checkpointing)
+            Prompts::Tokenized(prompts) => {
+                model.text_states(prompts, self.prompt_reading.clip_skip, gradient_checkpointing)
             }
         };
         let DenoisingInputs { latents, noise, timesteps, .. } = inputs;

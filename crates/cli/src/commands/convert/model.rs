@@ -46,7 +46,7 @@ pub(crate) fn to_single_file(folder: &Path, output: &Path) -> Result<(), Failure
     };
     let mut metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     if !sd1::is_plain(&configs) {
-        let tokenizer = ClipTokenizer::from_folder(folder.join("tokenizer")).map_err(tokenizer_failure)?;
+        let tokenizer = ClipTokenizer::from_folder(folder.join("tokenizer"))?;
         metadata.extend(configs.to_metadata(&tokenizer.files()));
     }
     let joined = to_ldm(&unet, &vae, &text_encoder)?;
@@ -60,7 +60,7 @@ pub(crate) fn embedded(file: &dyn Reader) -> Result<Option<(PipelineConfigs, Cli
     };
     let window = configs.text_encoder["max_position_embeddings"].as_u64().unwrap_or(77) as usize;
     let tokenizer = ClipTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), "<|endoftext|>", window);
-    Ok(Some((configs, tokenizer.map_err(tokenizer_failure)?)))
+    Ok(Some((configs, tokenizer?)))
 }
 
 /// A file without configurations must have the sizes of SD1, or a reader could not know them.
@@ -73,11 +73,6 @@ fn sd1_configs(unet: &dyn Reader, path: &Path) -> Result<PipelineConfigs, Failur
         return Err(Failure::new(ExitCode::Model, message));
     }
     Ok(PipelineConfigs { unet: sd1::unet(conv_in[1]), ..sd1::configs() })
-}
-
-pub(crate) fn tokenizer_failure(error: sdtrain_tokenizer::Error) -> Failure {
-    let hint = error.hint();
-    Failure::new(ExitCode::Model, error.to_string()).maybe_hint(hint)
 }
 
 #[cfg(test)]
