@@ -15,6 +15,7 @@ use tokenizers::{
 
 use crate::Tokenizer;
 use crate::error::{Error, Result};
+use crate::fast_path::FastPath;
 use crate::special::{SpecialTokens, TokenFiles};
 use crate::vocabulary::{END_MARK, END_OF_WORD, Vocabulary};
 
@@ -32,6 +33,7 @@ pub struct ClipTokenizer {
     pub(crate) pipeline: Pipeline,
     pub(crate) window: usize,
     pub(crate) special: SpecialTokens,
+    fast_path: FastPath,
     bos: i64,
     eos: i64,
     pad: i64,
@@ -120,7 +122,15 @@ impl ClipTokenizer {
         pipeline.add_special_tokens(named.map(Clone::clone)).map_err(refused)?;
         let id = |content: &str| pipeline.token_to_id(content).map(i64::from).expect("it was just added");
         let (bos, eos, pad) = (id(&special.bos.content), id(&special.eos.content), id(&special.pad.content));
-        Ok(ClipTokenizer { pipeline, window, special, bos, eos, pad })
+        let fast_path =
+            FastPath::new(WORDS, named.into_iter().chain(special.added.values()).map(|token| token.content.as_str()));
+        Ok(ClipTokenizer { pipeline, window, special, fast_path, bos, eos, pad })
+    }
+
+    /// The tokens of a text by the `tokenizers` crate alone: what [`Tokenizer::tokens`] gives, in ten times the time.
+    pub fn tokens_the_long_way(&self, text: &str) -> Vec<i64> {
+        let encoding = self.pipeline.encode_fast(text, false).expect("every word is in the vocabulary or unknown");
+        encoding.get_ids().iter().map(|&id| i64::from(id)).collect()
     }
 
     /// The number of a token, written as in `vocab.json`.
@@ -136,8 +146,9 @@ impl ClipTokenizer {
 
 impl Tokenizer for ClipTokenizer {
     fn tokens(&self, text: &str) -> Vec<i64> {
-        let encoding = self.pipeline.encode_fast(text, false).expect("every word is in the vocabulary or unknown");
-        encoding.get_ids().iter().map(|&id| i64::from(id)).collect()
+        self.fast_path
+            .tokens(text, |word| self.tokens_the_long_way(word))
+            .unwrap_or_else(|| self.tokens_the_long_way(text))
     }
 
     fn window(&self) -> usize {

@@ -3,6 +3,7 @@
 mod chunks;
 mod clip;
 mod error;
+mod fast_path;
 mod prompt_weights;
 mod save;
 mod special;
