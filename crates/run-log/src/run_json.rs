@@ -3,6 +3,7 @@
 use crate::Error;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -144,7 +145,8 @@ impl InputFile {
     pub fn of(path: &Path) -> Result<InputFile, Error> {
         let failed = |error| Error::new("read", path, error);
         let mut hasher = blake3::Hasher::new();
-        hasher.update_mmap(path).map_err(failed)?;
+        // Read, not mapped: the pages of a mapped model would count as this program's memory.
+        hasher.update_reader(File::open(path).map_err(failed)?).map_err(failed)?;
         Ok(InputFile { path: path.to_owned(), bytes: hasher.count(), blake3: hasher.finalize().to_hex().to_string() })
     }
 

@@ -6,8 +6,9 @@ use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::error::{Error, Result};
 use crate::header::{self, Header};
@@ -23,8 +24,15 @@ pub struct SafetensorsFile {
 }
 
 enum Content {
-    Mapped(Mmap),
+    Mapped(Mapped),
     Memory(Cow<'static, [u8]>),
+}
+
+/// A mapped file that does not keep what was read from it in memory.
+struct Mapped {
+    map: Mmap,
+    /// Bytes that were handed out since pages were last given back.
+    handed_out: AtomicUsize,
 }
 
 impl SafetensorsFile {
@@ -49,7 +57,8 @@ impl SafetensorsFile {
         if content.len() as u64 != length {
             return Err(shrank(path));
         }
-        Ok(Self::with_header(path, Content::Mapped(content), header))
+        let mapped = Mapped { map: content, handed_out: AtomicUsize::new(0) };
+        Ok(Self::with_header(path, Content::Mapped(mapped), header))
     }
 
     /// The same for a file that is already in memory, such as one embedded in the program; `label` stands for its
@@ -74,7 +83,7 @@ impl SafetensorsFile {
 
     fn content(&self) -> &[u8] {
         match &self.content {
-            Content::Mapped(mapped) => mapped,
+            Content::Mapped(mapped) => &mapped.map,
             Content::Memory(memory) => memory,
         }
     }
@@ -93,6 +102,9 @@ impl Reader for SafetensorsFile {
         let Some((info, place)) = self.tensors.get(name) else {
             return Err(no_such_tensor(&self.path, name));
         };
+        if let Content::Mapped(mapped) = &self.content {
+            mapped.hand_out(place.len());
+        }
         let bytes = &self.content()[self.data_start..][place.clone()];
         // Files of early writers have headers of any length, so their tensors may lie at odd addresses.
         if bytes.as_ptr().addr().is_multiple_of(info.dtype.size()) {
@@ -108,6 +120,21 @@ impl Reader for SafetensorsFile {
 
     fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl Mapped {
+    /// Gives pages back now and then: whoever loads a model has copied the earlier tensors by now, and two copies of it would be
+    /// in memory at the end. A tensor that is still looked at is read from the file again.
+    #[expect(unsafe_code, reason = "giving back the pages of a map is only harmless where they can be read again")]
+    fn hand_out(&self, bytes: usize) {
+        const OFTEN_ENOUGH: usize = 64 << 20;
+        if self.handed_out.fetch_add(bytes, Ordering::Relaxed) + bytes > OFTEN_ENOUGH {
+            self.handed_out.store(0, Ordering::Relaxed);
+            // SAFETY: the map is read-only and of a file, so its pages hold nothing that the file does not; one that is needed
+            // again is read again. A failure only means that memory stays in use.
+            let _ = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
+        }
     }
 }
 
