@@ -1,11 +1,13 @@
 """Measures our program against diffusers and PEFT, in turns and in one sitting, and adds a table to docs/benchmarks.md.
 
-    scripts/bench --python VENV/bin/python [--only tiny,sd15,start,help] [--rounds 3] [--threads N] [--base FOLDER]
+    scripts/bench --python VENV/bin/python [--only tiny,sd15,start,help,images,captions] [--rounds 3] [--threads N] [--base FOLDER]
 
 tiny    steps a second on the built-in base model, fp32, 96 pixels, batch 8
 sd15    a step of Stable Diffusion 1.5's architecture with random weights, bf16, 256 pixels, batch 1
 start   from the start of `scripts/run --config configs/lora_poster.toml` to its first optimizer step
 help    `sdtrain --help`
+images  a JPEG of 1536 × 1024 pixels to the tensor of a 512-bucket, beside Pillow and torch
+captions  CLIP tokens of 10,000 captions, beside transformers' fast tokenizer
 
 Both sides train rank 16 on the UNet's attention layers. Times are medians over all rounds without each run's first two
 steps; memory is the largest resident memory of the process. In each row the first ten (tiny) or three (sd15) steps of
@@ -15,6 +17,7 @@ Anything else that runs on the machine spoils the figures, so the load average i
 
 import argparse
 import datetime
+import json
 import os
 import shutil
 import statistics
@@ -27,7 +30,7 @@ from pathlib import Path
 import side_by_side
 from side_by_side import ROOT, Case, Failed, compare, end_of, gigabytes, process, say
 
-PARTS = ["tiny", "sd15", "start", "help"]
+PARTS = ["tiny", "sd15", "start", "help", "images", "captions"]
 HERE_COME_TABLES = "<!-- scripts/bench adds each sitting below this line, newest first -->"
 
 
@@ -86,6 +89,43 @@ def time_of_help(programs, work):
     return statistics.median(seconds[1:])
 
 
+def answer_of(command):
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode != 0:
+        raise Failed(f"{command[0]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def rows_of_images(programs, work):
+    say("images")
+    folder = work / "photographs"
+    beside = [sys.executable, ROOT / "scripts" / "compare" / "data_speed.py"]
+    subprocess.run([*beside, "make-images", folder], check=True, stdout=subprocess.DEVNULL)
+    ours = answer_of([programs / "examples" / "image_speed", folder])
+    theirs = answer_of([*beside, "images", folder])
+    workers = f"{ours['one_worker']:.0f} and {ours['two_workers']:.0f}"
+    return [
+        f"| JPEG 1536 × 1024 to a tensor of 640 × 384, one thread | {ours['milliseconds']:.1f} ms "
+        f"| {theirs['milliseconds']:.1f} ms (Pillow, torch) |",
+        f"| images a second with one and with two workers | {workers} | |",
+    ]
+
+
+def rows_of_captions(programs, work):
+    say("captions")
+    file = work / "captions.txt"
+    beside = [sys.executable, ROOT / "scripts" / "compare" / "data_speed.py"]
+    subprocess.run([*beside, "make-captions", file], check=True, stdout=subprocess.DEVNULL)
+    ours = answer_of([programs / "examples" / "tokenizer_speed", file])
+    theirs = answer_of([*beside, "captions", file])
+    if ours["tokens"] != theirs["tokens"]:
+        raise Failed(f"the captions have {ours['tokens']} tokens here and {theirs['tokens']} in transformers")
+    return [
+        f"| tokens of a caption, CLIP, one at a time | {ours['microseconds']:.1f} µs | {theirs['microseconds']:.1f} µs (transformers) |",
+        f"| the same, in one call for all | | {theirs['batch_microseconds']:.1f} µs |",
+    ]
+
+
 def commit():
     def git(*words):
         return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True).stdout.strip()
@@ -134,6 +174,10 @@ def measure(arguments, work):
     if "help" in arguments.only:
         say("sdtrain --help")
         other.append(f"| `sdtrain --help` | {time_of_help(programs, work) * 1000:.1f} ms | |")
+    if "images" in arguments.only:
+        other += rows_of_images(programs, work)
+    if "captions" in arguments.only:
+        other += rows_of_captions(programs, work)
     return training, other, facts
 
 

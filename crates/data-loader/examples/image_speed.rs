@@ -1,9 +1,13 @@
-//! How long an image takes from its file to the numbers of a batch: `cargo run --release --example image_speed FOLDER`.
+//! How long images take from their files to the numbers of a batch: `cargo run --release --example image_speed FOLDER`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use sdtrain_data_loader::DataSet;
 use sdtrain_recipe::{CaptionConfig, DataConfig, MissingCaption, Subset};
+
+/// Epochs that the worker threads read; the first one also fills the system's file cache.
+const EPOCHS: usize = 4;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::args().nth(1).ok_or("name a folder of images")?;
@@ -12,20 +16,31 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         caption: CaptionConfig { missing: MissingCaption::Empty },
         ..DataConfig::default()
     };
-    let data = DataSet::open(&config, 0, 64)?;
-    for image in 0..data.images() {
-        let mut milliseconds = Vec::new();
-        for _ in 0..25 {
-            let start = Instant::now();
-            data.load_image(image, false)?;
-            milliseconds.push(start.elapsed().as_secs_f64() * 1000.0);
-        }
-        milliseconds.sort_by(f64::total_cmp);
-        let (bucket, path) = (data.placement(image).bucket, data.path(image).display());
-        println!(
-            "{:6.2} ms, fastest {:6.2} ms, to {} × {}: {path}",
-            milliseconds[12], milliseconds[0], bucket.0, bucket.1
-        );
+    let data = Arc::new(DataSet::open(&config, 0, 64)?);
+    let mut milliseconds = Vec::new();
+    for image in (0..data.images()).cycle().take(3 * data.images().max(8)) {
+        let start = Instant::now();
+        data.load_image(image, false)?;
+        milliseconds.push(start.elapsed().as_secs_f64() * 1000.0);
     }
+    milliseconds.sort_by(f64::total_cmp);
+    let images_a_second = |workers: usize| -> Result<f64, Box<dyn std::error::Error>> {
+        let batches = (EPOCHS + 1) * data.batches_per_epoch();
+        let mut start = Instant::now();
+        for (number, batch) in data.clone().prefetch(0, 0, workers).take(batches).enumerate() {
+            batch?;
+            if number + 1 == data.batches_per_epoch() {
+                start = Instant::now();
+            }
+        }
+        Ok((EPOCHS * data.images()) as f64 / start.elapsed().as_secs_f64())
+    };
+    println!(
+        "{{\"images\": {}, \"milliseconds\": {:.3}, \"one_worker\": {:.2}, \"two_workers\": {:.2}}}",
+        data.images(),
+        milliseconds[milliseconds.len() / 2],
+        images_a_second(1)?,
+        images_a_second(2)?
+    );
     Ok(())
 }

@@ -8,6 +8,7 @@ use sdtrain_model::{LoadOptions, PromptReading, StableDiffusion, load};
 use sdtrain_pipeline::{Request, parameters_text, pictures_at_once, save_png, text_to_image};
 use sdtrain_recipe::ModelLocation;
 use sdtrain_state_dict::SafetensorsFile;
+use sdtrain_tokenizer::Tokenizer;
 use std::fs;
 
 /// Draws pictures and prints their paths.
@@ -34,6 +35,7 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
         max_token_length: args.max_token_length.map(|length| length as usize),
         weights: args.prompt_weights,
     };
+    warn_of_cut_prompts(args, &model, &prompt_reading)?;
     let mut settings = Vec::new();
     if !loras.is_empty() {
         settings.push(("LoRA", loras.join(" ")));
@@ -73,6 +75,20 @@ pub fn location(model: &str) -> Result<String, Failure> {
     let found = ModelLocation::find(model)
         .map_err(|(message, hint)| Failure::new(ExitCode::Configuration, message).maybe_hint(hint))?;
     Ok(found.to_string())
+}
+
+/// Says how much of a prompt the text encoder does not get to see.
+fn warn_of_cut_prompts(args: &SampleArgs, model: &StableDiffusion, reading: &PromptReading) -> Result<(), Failure> {
+    let windows = model.tokenizer.windows_of(reading.max_token_length)?;
+    let limit = windows * (model.tokenizer.window() - 2);
+    for (option, prompt) in [("--prompt", &args.prompt), ("--negative", &args.negative)] {
+        let tokens = model.tokenizer.token_count(prompt);
+        if tokens > limit {
+            eprintln!("warning: `{option}` has {tokens} tokens, of which {limit} are read");
+            eprintln!("  hint: `--max-token-length {}` reads all of it", tokens.next_multiple_of(limit / windows));
+        }
+    }
+    Ok(())
 }
 
 /// The side in pixels of the pictures that the model was trained on.

@@ -5,7 +5,7 @@ use crate::metric::{Column, Form, Metric, MetricEntry, Setting};
 use image::RgbImage;
 use sdtrain_data_loader::DataSet;
 use sdtrain_model::StableDiffusion;
-use sdtrain_pipeline::{Request, text_to_image};
+use sdtrain_pipeline::{Request, sampler_name, text_to_image};
 use sdtrain_posters::{Style, asked, check, held_out};
 use serde_json::{Map, Value, json};
 
@@ -26,6 +26,8 @@ const LEAST_POSTERS: f64 = 0.8;
 pub struct DrawingCheck {
     sets: Vec<CaptionSet>,
     request: Request,
+    /// Its name, for `evaluation.json`.
+    sampler: String,
 }
 
 /// Captions of one style.
@@ -75,7 +77,8 @@ impl DrawingCheck {
             sampler: samples.sampler,
             prompt_reading: setting.prompt_reading(),
         };
-        Some(DrawingCheck { sets, request })
+        let sampler = sampler_name(model, &request);
+        Some(DrawingCheck { sets, request, sampler })
     }
 
     /// A picture for each of `captions`; picture k starts from the same noise whatever the caption.
@@ -151,12 +154,11 @@ impl Metric for DrawingCheck {
     }
 
     fn settings(&self) -> Map<String, Value> {
-        let Request { steps, guidance, width, height, sampler, .. } = &self.request;
-        let sampler = sampler.map_or("model's own", |name| name.name());
+        let Request { steps, guidance, width, height, .. } = &self.request;
         let settings = [
             ("pictures", json!(self.sets.iter().map(|set| set.captions.len()).sum::<usize>())),
             ("picture_size", json!([width, height])),
-            ("sampler", json!(sampler)),
+            ("sampler", json!(self.sampler)),
             ("sampler_steps", json!(steps)),
             ("guidance", json!(guidance)),
         ];
@@ -205,7 +207,7 @@ mod tests {
             sampler: None,
             prompt_reading: sdtrain_model::PromptReading::default(),
         };
-        let check = DrawingCheck { sets: Vec::new(), request };
+        let check = DrawingCheck { sets: Vec::new(), request, sampler: String::new() };
         let captions = vec!["poster".to_string(); 2];
         let pictures = check.draw(&model, &captions).unwrap();
         assert_eq!(pictures, check.draw(&model, &captions).unwrap());

@@ -21,8 +21,7 @@ pub fn parameters_text(
         "" => String::new(),
         negative => format!("\nNegative prompt: {negative}"),
     };
-    let own = || model.scheduler.class_name.clone().unwrap_or_else(|| SchedulerClass::Pndm.name().to_string());
-    let sampler = request.sampler.map_or_else(own, |sampler| sampler.to_string());
+    let sampler = sampler_name(model, request);
     let reading = &request.prompt_reading;
     let window = reading.max_token_length.map_or_else(String::new, |length| format!(", Max token length: {length}"));
     let weights = if reading.weights { ", Prompt weights: on" } else { "" };
@@ -40,6 +39,12 @@ pub fn parameters_text(
         format!("{:?}", model.compute).to_lowercase(),
         env!("CARGO_PKG_VERSION"),
     )
+}
+
+/// The sampler that draws `request`: its own name, or diffusers' name of the model's scheduler.
+pub fn sampler_name(model: &StableDiffusion, request: &Request) -> String {
+    let own = || model.scheduler.class_name.clone().unwrap_or_else(|| SchedulerClass::Pndm.name().to_string());
+    request.sampler.map_or_else(own, |sampler| sampler.to_string())
 }
 
 /// Writes `picture` with text chunks; the file appears under its name when it is complete.
