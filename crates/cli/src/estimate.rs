@@ -2,7 +2,7 @@
 //!
 //! Both come from the shapes of the networks; they are meant to be right within a factor of two.
 
-use sdtrain_recipe::{FloatType, Method, TrainConfig};
+use sdtrain_recipe::{Batching, FloatType, Method, TrainConfig};
 
 use crate::architecture::Shapes;
 use crate::model_parts::{ModelParts, count_parameters};
@@ -44,14 +44,22 @@ struct Pass {
 
 /// Estimates a run that trains `trained` parameters.
 pub(crate) fn estimate(config: &TrainConfig, parts: &ModelParts, trained: usize, cores: usize) -> Estimate {
-    let pixels = f64::from(config.data.resolution.width()) * f64::from(config.data.resolution.height());
+    // Of subsets with sizes and batches of their own the one that takes the most.
+    let (pixels, batch) = config
+        .data
+        .batchings()
+        .iter()
+        .map(|Batching { resolution, batch_size, .. }| {
+            (f64::from(resolution.width()) * f64::from(resolution.height()), *batch_size as f64)
+        })
+        .max_by(|a, b| (a.0 * a.1).total_cmp(&(b.0 * b.1)))
+        .unwrap_or_default();
     let latents = pixels / (parts.downscale_factor() as f64).powi(2);
     let pass = match config.method {
         Method::Lora | Method::Full => unet_pass(&parts.unet, latents, parts.unet_levels()),
         Method::Vae => parts.vae.as_ref().map(|vae| vae_pass(vae, pixels)).unwrap_or_default(),
     };
     let checkpointing = config.train.gradient_checkpointing;
-    let batch = config.data.batch_size as f64;
     let images = batch * config.train.gradient_accumulation_steps as f64;
     // Forward and backward to the inputs, backward to the weights where they are trained, forward again.
     let passes = match config.method {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::order::Rank;
+
 /// One visit of an image in an epoch; an image with `repeats = 3` has three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Visit {
@@ -10,6 +12,8 @@ pub struct Visit {
     pub image: usize,
     /// Which of its repeats, from 0.
     pub repeat: usize,
+    /// How many epochs ago it was due: 0, or more where `leftovers = "carry"` made it wait for a full batch.
+    pub epochs_ago: u64,
 }
 
 /// One batch of an epoch before anything is read: all of one bucket, so all of one size.
@@ -19,8 +23,15 @@ pub struct BatchPlan {
     pub number: usize,
     /// `(width, height)` in pixels of every image of the batch.
     pub size: (usize, usize),
-    /// The examples, in order.
+    /// The examples, in order; of one of several ranks its part, which may be empty.
     pub visits: Vec<Visit>,
+}
+
+impl BatchPlan {
+    /// What one rank takes of it.
+    pub fn part_of(&self, rank: Rank) -> BatchPlan {
+        BatchPlan { visits: self.visits[rank.part_of(self.visits.len())].to_vec(), ..*self }
+    }
 }
 
 /// Which example this is, in words that stay the same whatever the batch order.
@@ -33,7 +44,7 @@ pub struct ExampleId {
     pub image: usize,
     /// Whether the image is mirrored in this visit.
     pub flipped: bool,
-    /// The epoch, from 0.
+    /// The epoch that the visit is due in, from 0; an earlier one than its batch's where `leftovers = "carry"` made it wait.
     pub epoch: u64,
     /// The image's file.
     pub path: PathBuf,
@@ -78,7 +89,7 @@ pub struct HostBatch {
     pub mask: Option<Vec<f32>>,
     /// Images that belong to the examples by their column, each `[batch, 3, height, width]`, red first, −1 to 1.
     pub extra_images: BTreeMap<String, Vec<f32>>,
-    /// Factor of each example's loss.
+    /// Factor of each example's loss: 1, and for regularization images `loss.prior_loss_weight`.
     pub loss_weights: Vec<f32>,
 }
 
@@ -88,7 +99,7 @@ impl HostBatch {
         self.examples.len()
     }
 
-    /// Whether it holds no example; batches of an epoch plan always do.
+    /// Whether it holds no example: only the part of one of several ranks does.
     pub fn is_empty(&self) -> bool {
         self.examples.is_empty()
     }

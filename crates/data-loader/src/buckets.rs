@@ -3,7 +3,7 @@
 //! The sizes and the choice are those of kohya's sd-scripts (`model_util.make_bucket_resolutions`,
 //! `BucketManager.select_bucket`), for any step, so that a data set falls into the same buckets here and there.
 
-use sdtrain_recipe::DataConfig;
+use sdtrain_recipe::{Batching, DataConfig};
 
 use crate::DataError;
 
@@ -41,8 +41,29 @@ enum Rule {
 }
 
 impl Buckets {
-    /// The buckets of a configuration; `default_step` is what the model needs where `data.bucketing.step` is absent.
-    pub fn new(config: &DataConfig, default_step: usize) -> Result<Self, DataError> {
+    /// The buckets of each subset of a configuration; `default_step` is what the model needs where `bucketing.step` is absent.
+    pub fn of_subsets(config: &DataConfig, default_step: usize) -> Result<Vec<Self>, DataError> {
+        let mut known: Vec<(Batching, Buckets)> = Vec::new();
+        let mut buckets = Vec::with_capacity(config.subsets.len());
+        for subset in &config.subsets {
+            let batching = config.batching(subset);
+            if let Some((_, same)) = known.iter().find(|(other, _)| *other == batching) {
+                buckets.push(same.clone());
+                continue;
+            }
+            let made =
+                Buckets::new(&batching, default_step).map_err(|error| match batching == config.own_batching() {
+                    true => error,
+                    false => error.of_images_in(&subset.path),
+                })?;
+            buckets.push(made.clone());
+            known.push((batching, made));
+        }
+        Ok(buckets)
+    }
+
+    /// The buckets of one group of subsets; `default_step` is what the model needs where `bucketing.step` is absent.
+    pub fn new(config: &Batching, default_step: usize) -> Result<Self, DataError> {
         let (width, height) = (config.resolution.width() as usize, config.resolution.height() as usize);
         let resolution = (width, height);
         let step = config.bucketing.step.map_or(default_step, |step| step as usize).max(1);
@@ -185,12 +206,12 @@ fn cover(image: Size, bucket: Size) -> Placement {
 
 #[cfg(test)]
 mod tests {
-    use sdtrain_recipe::{BucketingConfig, Resolution};
+    use sdtrain_recipe::{BucketingConfig, Resolution, Subset};
 
     use super::*;
 
-    fn config(resolution: Resolution, bucketing: BucketingConfig) -> DataConfig {
-        DataConfig { resolution, bucketing, ..DataConfig::default() }
+    fn config(resolution: Resolution, bucketing: BucketingConfig) -> Batching {
+        Batching { resolution, bucketing, batch_size: 1 }
     }
 
     fn buckets(side: u32, min: u32, max: u32) -> Buckets {
@@ -313,5 +334,17 @@ mod tests {
         assert!(refused(Some(600), None, 512).contains("`data.bucketing.min`"));
         assert!(refused(None, Some(500), 512).contains("`data.bucketing.max`"));
         assert!(refused(None, None, 32).contains("`data.resolution`"));
+    }
+
+    #[test]
+    fn each_subset_has_its_own_or_those_of_the_data() {
+        let own = Subset { resolution: Some(Resolution::Square(1024)), ..Subset::default() };
+        let config = DataConfig { subsets: vec![Subset::default(), own], ..DataConfig::default() };
+        let both = Buckets::of_subsets(&config, 64).unwrap();
+        assert_eq!(both[0], Buckets::new(&config.own_batching(), 64).unwrap());
+        assert!(!both[0].sizes().contains(&(1024, 1024)) && both[1].sizes().contains(&(1024, 1024)));
+        let small = Subset { resolution: Some(Resolution::Square(32)), path: "icons".into(), ..Subset::default() };
+        let error = Buckets::of_subsets(&DataConfig { subsets: vec![small], ..config }, 64).unwrap_err().to_string();
+        assert!(error.starts_with("`data.resolution`: 32 × 32") && error.ends_with("; so for `icons`"), "{error}");
     }
 }

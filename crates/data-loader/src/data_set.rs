@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sdtrain_random::{Purpose, Stream, permutation};
-use sdtrain_recipe::{AlphaConfig, DataConfig, Leftovers, MASK_COLUMN, ResizeKernel, Subset, TrainSection};
+use sdtrain_recipe::{AlphaConfig, DataConfig, Leftovers, LossConfig, MASK_COLUMN, ResizeKernel, Subset, TrainSection};
 use sdtrain_tokenizer::Tokenizer;
 
 use crate::batch::{BatchPlan, ExampleId, HostBatch, HostImage, Visit};
 use crate::buckets::{Buckets, Placement, Size};
 use crate::caption::Progress;
+use crate::epochs::EpochLengths;
+use crate::groups::{check_batch_sizes, order_of};
 use crate::image::{ColorChange, Picture, Transform};
-use crate::order::Order;
+use crate::order::{Order, Rank};
 use crate::prefetch::Prefetcher;
-use crate::report::{BucketCount, DataReport};
+use crate::report::DataReport;
 use crate::scan::{Image, Scan, scan, too_many};
 use crate::tokens::TokenReport;
 use crate::{DataError, ImageProblem, caption, image, source};
@@ -26,9 +28,15 @@ pub struct DataSet {
     subsets: Vec<Subset>,
     /// How the batches make optimizer steps; none where this is not for training, and captions are left as they are.
     steps: Option<TrainSection>,
+    /// What the loss of regularization images is multiplied by.
+    prior_loss_weight: f64,
     alpha: AlphaConfig,
     resize_kernel: ResizeKernel,
+    leftovers: Leftovers,
     order: Order,
+    /// Which part of every batch is loaded.
+    rank: Rank,
+    lengths: EpochLengths,
     report: DataReport,
     /// Images that could be opened but not decoded, with the reason; filled while loading.
     unreadable: Mutex<BTreeMap<usize, String>>,
@@ -40,14 +48,28 @@ impl DataSet {
     /// Every problem of the data is reported at once.
     pub fn open(config: &DataConfig, seed: u64, bucket_step: usize) -> Result<DataSet, DataError> {
         let (config, scan) = look_through(config, bucket_step)?;
-        DataSet::new(&config, config.subsets.clone(), seed, scan)
+        let data = DataSet::new(&config, config.subsets.clone(), seed, scan)?;
+        check_batch_sizes(&data.order, data.leftovers, 1)?;
+        Ok(data)
     }
 
-    /// The same for a run of this length, whose captions may depend on how far it is: see `token_warmup_step`.
-    /// Without it each batch is a step, and the run has no end.
-    pub fn for_run(mut self, train: &TrainSection) -> DataSet {
+    /// The same for a run of this length, whose captions may depend on how far it is (see `token_warmup_step`), and with this
+    /// loss, which says how much regularization images count. Without it each batch is a step, and the run has no end.
+    pub fn for_run(mut self, train: &TrainSection, loss: &LossConfig) -> DataSet {
         self.steps = self.steps.map(|_| train.clone());
+        self.prior_loss_weight = loss.prior_loss_weight;
         self
+    }
+
+    /// The part of one of several processes that train together on batches of `data.batch_size` each; a data set that is not
+    /// told so is that of the only process. Batches that are shared by all of them must not be larger than an epoch.
+    pub fn for_rank(mut self, rank: Rank) -> Result<DataSet, DataError> {
+        self.order = self.order.with_larger_batches(rank.world());
+        check_batch_sizes(&self.order, self.leftovers, rank.world())?;
+        self.rank = rank;
+        self.lengths = EpochLengths::of(&self.order);
+        self.report.count_epochs(&self.order);
+        Ok(self)
     }
 
     /// Opens a data set and holds a part of it out, chosen by the seed: `(training, held out)`. At least one image goes each way.
@@ -59,7 +81,11 @@ impl DataSet {
         held_out: f64,
     ) -> Result<(DataSet, DataSet), DataError> {
         let (config, whole) = look_through(config, bucket_step)?;
-        let total = whole.images.len();
+        // Regularization images are no sample of what is to be learned.
+        let candidates: Vec<usize> = (0..whole.images.len())
+            .filter(|&image| !config.subsets[whole.images[image].subset].is_regularization)
+            .collect();
+        let total = candidates.len();
         if total < 2 {
             return Err(DataError::BatchTooLarge {
                 batch_size: config.batch_size,
@@ -68,9 +94,9 @@ impl DataSet {
             });
         }
         let count = ((total as f64 * held_out).round() as usize).clamp(1, total - 1);
-        let mut is_held_out = vec![false; total];
+        let mut is_held_out = vec![false; whole.images.len()];
         for &index in permutation(total, seed, Purpose::Validation, 0).iter().take(count) {
-            is_held_out[index] = true;
+            is_held_out[candidates[index]] = true;
         }
         let part = |held: bool, warnings: &[String]| Scan {
             images: whole
@@ -83,10 +109,12 @@ impl DataSet {
             found: whole.found,
             dropped: whole.dropped.clone(),
             unreadable: whole.unreadable,
+            unused: 0,
             captions: whole.captions.clone(),
             warnings: warnings.to_vec(),
         };
         let training = DataSet::new(&config, config.subsets.clone(), seed, part(false, &whole.warnings))?;
+        check_batch_sizes(&training.order, training.leftovers, 1)?;
         let quiet = config.subsets.iter().map(without_chance).collect();
         let config =
             DataConfig { batch_size: config.batch_size.min(count), leftovers: Leftovers::ShortBatch, ..config.clone() };
@@ -94,47 +122,36 @@ impl DataSet {
         Ok((training, DataSet { steps: None, ..held_out }))
     }
 
-    fn new(config: &DataConfig, subsets: Vec<Subset>, seed: u64, scan: Scan) -> Result<DataSet, DataError> {
-        let mut sizes: Vec<Size> = scan.images.iter().map(|image| image.placement.bucket).collect();
-        sizes.sort_unstable();
-        sizes.dedup();
-        let bucket_of = |image: &Image| {
-            sizes.binary_search(&image.placement.bucket).expect("the list was made of these very sizes")
-        };
-        let dealt: Vec<(usize, usize)> =
-            scan.images.iter().map(|image| (bucket_of(image), subsets[image.subset].repeats as usize)).collect();
-        let order = Order::new(seed, config.batch_size, config.leftovers, sizes.clone(), &dealt);
-        check_batch_size(config, &order)?;
-
-        let buckets = sizes.iter().zip(order.visits_by_bucket()).enumerate().map(|(bucket, (&size, visits))| {
-            let images = dealt.iter().filter(|&&(b, _)| b == bucket).count();
-            BucketCount { size, images, visits, batches: order.batches_of(visits) }
-        });
-        let buckets: Vec<BucketCount> = buckets.collect();
-        let left_over = match config.leftovers {
-            Leftovers::ShortBatch => 0,
-            Leftovers::Drop => buckets.iter().map(|b| b.visits - b.batches * config.batch_size.max(1)).sum(),
-        };
-        let report = DataReport {
+    fn new(config: &DataConfig, subsets: Vec<Subset>, seed: u64, mut scan: Scan) -> Result<DataSet, DataError> {
+        let order = order_of(config, &subsets, seed, &mut scan)?;
+        let is_regularization = |subset: usize| subsets[subset].is_regularization;
+        let regularization = || order.images().iter().filter(|image| is_regularization(image.subset));
+        let mut report = DataReport {
             found: scan.found,
             kept: scan.images.len(),
             dropped: scan.dropped,
             unreadable: scan.unreadable,
-            buckets,
+            regularization: regularization().count(),
+            regularization_visits: regularization().map(|image| image.repeats.in_every_epoch() as usize).sum(),
+            unused: scan.unused,
+            carries: config.leftovers == Leftovers::Carry,
             captions: scan.captions,
-            visits_per_epoch: order.visits(),
-            left_over,
-            batches_per_epoch: order.batches(),
             warnings: scan.warnings,
+            ..DataReport::default()
         };
+        report.count_epochs(&order);
         Ok(DataSet {
             seed,
             images: scan.images,
             subsets,
             steps: Some(TrainSection::default()),
+            prior_loss_weight: LossConfig::default().prior_loss_weight,
             alpha: config.alpha.clone(),
             resize_kernel: config.resize_kernel,
+            leftovers: config.leftovers,
+            lengths: EpochLengths::of(&order),
             order,
+            rank: Rank::ALONE,
             report,
             unreadable: Mutex::default(),
         })
@@ -176,14 +193,29 @@ impl DataSet {
         TokenReport::count(&self.images, &self.subsets, tokenizer, limit)
     }
 
-    /// Batches of an epoch; every epoch has as many.
-    pub fn batches_per_epoch(&self) -> usize {
-        self.report.batches_per_epoch
+    /// Batches of one epoch, the same on every rank. With `leftovers = "carry"` and with fractional repeats epochs differ in it,
+    /// and one that comes after the first may have none.
+    pub fn batches_of_epoch(&self, epoch: u64) -> usize {
+        self.lengths.batches(&self.order, epoch)
     }
 
-    /// The batches of an epoch, a pure function of the seed and the epoch.
+    /// Optimizer steps of a run over these data.
+    pub fn total_steps(&self, train: &TrainSection) -> u64 {
+        self.lengths.total_steps(&self.order, train)
+    }
+
+    /// The batches of an epoch, a pure function of the seed and the epoch; of one of several ranks its part of each.
     pub fn epoch_plan(&self, epoch: u64) -> Vec<BatchPlan> {
-        self.order.epoch(epoch)
+        let plans = self.order.epoch(epoch);
+        match self.rank {
+            Rank::ALONE => plans,
+            rank => plans.iter().map(|plan| plan.part_of(rank)).collect(),
+        }
+    }
+
+    /// What the loss of an image is multiplied by.
+    pub fn loss_weight(&self, image: usize) -> f32 {
+        if self.subset_of(image).is_regularization { self.prior_loss_weight as f32 } else { 1.0 }
     }
 
     /// A digest of what is trained on: names, file lengths, captions and repeats, in order;
@@ -195,13 +227,13 @@ impl DataSet {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
-        for image in &self.images {
+        for (image, ordered) in self.images.iter().zip(self.order.images()) {
             field(image.relative.as_os_str().as_encoded_bytes());
             field(&image.file_length.to_le_bytes());
             for caption in &image.captions {
                 field(caption.text.as_bytes());
             }
-            field(&self.subsets[image.subset].repeats.to_le_bytes());
+            field(&ordered.repeats.to_bytes());
             for (column, extra) in &image.extra_images {
                 field(column.as_bytes());
                 field(&extra.length().unwrap_or_default().to_le_bytes());
@@ -218,7 +250,8 @@ impl DataSet {
 
     /// Which examples a batch holds. Images known by now to be unreadable are already replaced.
     pub fn examples_of(&self, plan: &BatchPlan, epoch: u64) -> Result<Vec<ExampleId>, DataError> {
-        plan.visits.iter().map(|&visit| Ok(self.example_id(visit, self.stand_in(visit.image)?, epoch))).collect()
+        let example = |&visit: &Visit| Ok(self.example_id(visit, self.stand_in(visit.image)?, epoch));
+        plan.visits.iter().map(example).collect()
     }
 
     /// The captions of a batch, as `load` would give them, without reading an image.
@@ -250,7 +283,7 @@ impl DataSet {
             crop_offsets: Vec::with_capacity(count),
             mask: None,
             extra_images: BTreeMap::new(),
-            loss_weights: vec![1.0; count],
+            loss_weights: Vec::with_capacity(count),
         };
         let area = plan.size.0 * plan.size.1;
         for (place, &visit) in plan.visits.iter().enumerate() {
@@ -273,6 +306,7 @@ impl DataSet {
             batch.pixels.extend(loaded.pixels);
             batch.captions.push(self.caption_of_visit(visit, loaded.image, progress));
             batch.examples.push(self.example_id(visit, loaded.image, epoch));
+            batch.loss_weights.push(self.loss_weight(loaded.image));
             batch.original_sizes.push(loaded.original_size);
             batch.crop_offsets.push(loaded.crop_offset);
         }
@@ -347,12 +381,16 @@ impl DataSet {
             let unreadable = self.problems(&unreadable);
             return Err(DataError::TooManyUnreadable { found: self.report.found, unreadable });
         }
-        let bucket = self.images[image].placement.bucket;
+        let ordered = self.order.images();
+        let bucket = ordered[image].bucket;
         let count = self.images.len();
         (image..image + count)
             .map(|index| index % count)
-            .find(|index| self.images[*index].placement.bucket == bucket && !unreadable.contains_key(index))
-            .ok_or_else(|| DataError::BucketUnreadable { bucket, unreadable: self.problems(&unreadable) })
+            .find(|index| ordered[*index].bucket == bucket && !unreadable.contains_key(index))
+            .ok_or_else(|| DataError::BucketUnreadable {
+                bucket: self.images[image].placement.bucket,
+                unreadable: self.problems(&unreadable),
+            })
     }
 
     fn known_unreadable(&self) -> MutexGuard<'_, BTreeMap<usize, String>> {
@@ -371,8 +409,9 @@ impl DataSet {
         &self.subsets[self.images[image].subset]
     }
 
+    /// A visit that waited has the draws of the epoch that it was due in, where no other visit has them.
     fn stream(&self, purpose: Purpose, visit: Visit, epoch: u64) -> Stream {
-        Stream::new(self.seed, purpose, epoch, self.index(visit))
+        Stream::new(self.seed, purpose, epoch - visit.epochs_ago, self.index(visit))
     }
 
     fn index(&self, visit: Visit) -> u64 {
@@ -390,7 +429,7 @@ impl DataSet {
             index: self.index(visit),
             image,
             flipped: self.is_flipped(visit, image, epoch),
-            epoch,
+            epoch: epoch - visit.epochs_ago,
             path: self.path(image).to_owned(),
         }
     }
@@ -398,7 +437,10 @@ impl DataSet {
     fn caption_of_visit(&self, visit: Visit, image: usize, progress: Option<Progress>) -> String {
         let (own, subset) = (&self.images[image].captions, self.subset_of(image));
         match progress {
-            Some(progress) => caption::of_visit(own, subset, self.seed, progress, self.index(visit)),
+            Some(progress) => {
+                let progress = Progress { epoch: progress.epoch - visit.epochs_ago, ..progress };
+                caption::of_visit(own, subset, self.seed, progress, self.index(visit))
+            }
             None => caption::plain(own, subset),
         }
     }
@@ -406,17 +448,16 @@ impl DataSet {
     /// How far the training is at a batch; nothing outside of training.
     fn progress(&self, plan: &BatchPlan, epoch: u64) -> Option<Progress> {
         let train = self.steps.as_ref()?;
-        let batches = self.batches_per_epoch() as u64;
-        let step_in_epoch = plan.number as u64 / train.gradient_accumulation_steps.max(1);
-        let step = epoch.saturating_mul(train.steps_per_epoch(batches)) + step_in_epoch;
-        Some(Progress { epoch, step, total_steps: train.total_steps(batches) })
+        let before = self.lengths.steps_before(&self.order, train, epoch);
+        let step = before + plan.number as u64 / train.gradient_accumulation_steps.max(1);
+        Some(Progress { epoch, step, total_steps: self.total_steps(train) })
     }
 }
 
 /// The configuration with a subset for each set of images, and what they hold.
 fn look_through(config: &DataConfig, bucket_step: usize) -> Result<(DataConfig, Scan), DataError> {
-    let buckets = Buckets::new(config, bucket_step)?;
     let (config, notes) = source::expand(config)?;
+    let buckets = Buckets::of_subsets(&config, bucket_step)?;
     let mut scan = scan(&config, &buckets)?;
     scan.warnings.splice(0..0, notes);
     Ok((config, scan))
@@ -442,28 +483,13 @@ impl View {
 
 /// A subset's settings with everything random about its images taken out.
 fn without_chance(subset: &Subset) -> Subset {
-    Subset { repeats: 1, flip: false, random_crop: false, color_augmentation: None, ..subset.clone() }
-}
-
-fn check_batch_size(config: &DataConfig, order: &Order) -> Result<(), DataError> {
-    let batch_size = config.batch_size;
-    let visits = order.visits();
-    if batch_size > visits {
-        return Err(DataError::BatchTooLarge {
-            batch_size,
-            what: format!("an epoch has only {visits} images, repeats counted"),
-            hint: format!("set `data.batch_size` to at most {visits}, or raise `repeats` of a subset"),
-        });
+    Subset {
+        repeats: 1.0,
+        weight: None,
+        batch_size: None,
+        flip: false,
+        random_crop: false,
+        color_augmentation: None,
+        ..subset.clone()
     }
-    if order.batches() == 0 {
-        let largest = order.visits_by_bucket().into_iter().max().unwrap_or(0);
-        return Err(DataError::BatchTooLarge {
-            batch_size,
-            what: format!(
-                "the largest bucket has {largest} images, and `data.leftovers` drops batches that are not full"
-            ),
-            hint: format!("set `data.leftovers = \"short_batch\"`, or `data.batch_size` to at most {largest}"),
-        });
-    }
-    Ok(())
 }

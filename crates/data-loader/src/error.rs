@@ -134,6 +134,20 @@ pub enum DataError {
         /// The way out.
         hint: String,
     },
+    /// Regularization images without any other beside them.
+    #[error("there are only regularization images of the size and batch of those in `{}`", .path.display())]
+    OnlyRegularization {
+        /// The folder of the first of them.
+        path: PathBuf,
+    },
+    /// A process that is not there.
+    #[error("there is no process {rank} among {world}")]
+    NoSuchRank {
+        /// Its number, from 0.
+        rank: usize,
+        /// How many there are.
+        world: usize,
+    },
     /// Nothing of a batch can be read, and nothing of its bucket could stand in.
     #[error("no image of bucket {} × {} can be read any more:{}", .bucket.0, .bucket.1, list(.unreadable))]
     BucketUnreadable {
@@ -157,6 +171,14 @@ impl DataError {
     /// A value of the configuration that makes no buckets.
     pub(crate) fn bucketing(key: &'static str, message: &str, hint: &str) -> Self {
         DataError::Bucketing { key, message: message.to_owned(), hint: hint.to_owned() }
+    }
+
+    /// The same for a subset with settings of its own.
+    pub(crate) fn of_images_in(mut self, folder: &Path) -> Self {
+        if let DataError::Bucketing { message, .. } = &mut self {
+            *message += &format!("; so for `{}`", folder.display());
+        }
+        self
     }
 
     /// A file that holds or names images is not what it should be.
@@ -205,6 +227,13 @@ impl DataError {
             | DataError::MissingExtraImages { hint, .. }
             | DataError::Bucketing { hint, .. }
             | DataError::BatchTooLarge { hint, .. } => Some(hint.clone()),
+            DataError::OnlyRegularization { .. } => Some(
+                "give the subset the `resolution`, `batch_size` and `bucketing` of the images it goes with".to_owned(),
+            ),
+            DataError::NoSuchRank { world, .. } => match world {
+                0 => Some("a run has at least one process".to_owned()),
+                _ => Some(format!("processes are numbered from 0 to {}", world - 1)),
+            },
             DataError::Captions { .. } => Some("captions are UTF-8 text, at most 64 KiB".to_owned()),
             DataError::Folder { .. }
             | DataError::NothingLeft { .. }

@@ -47,7 +47,8 @@ struct Cursor {
 impl Cursor {
     /// The next batch: its number, its epoch, its plan.
     fn advance(&mut self, data: &DataSet) -> (u64, u64, BatchPlan) {
-        if self.batch >= self.plan.len() {
+        // An epoch of few images may be without a batch; the first of all is not.
+        while self.batch >= self.plan.len() {
             self.epoch += 1;
             self.batch = 0;
             self.plan = data.epoch_plan(self.epoch);

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::ImageProblem;
+use crate::order::Order;
 
 /// One bucket that holds images.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,10 +14,12 @@ pub struct BucketCount {
     pub size: (usize, usize),
     /// Images in it.
     pub images: usize,
-    /// Visits an epoch: images with their repeats.
+    /// Visits of the first epoch: images with their repeats.
     pub visits: usize,
-    /// Batches an epoch.
+    /// Batches of the first epoch.
     pub batches: usize,
+    /// Images of a full batch.
+    pub batch_size: usize,
 }
 
 /// Where captions come from.
@@ -51,29 +54,76 @@ pub struct DataReport {
     pub buckets: Vec<BucketCount>,
     /// Where captions come from.
     pub captions: CaptionCounts,
-    /// Visits an epoch.
+    /// Regularization images among those that are trained on.
+    pub regularization: usize,
+    /// Visits of those, of the first epoch.
+    pub regularization_visits: usize,
+    /// Regularization images that are not needed, and not among those that are kept.
+    pub unused: usize,
+    /// Visits of the first epoch.
     pub visits_per_epoch: usize,
-    /// Visits of each epoch that fill no batch and wait for the next one (`leftovers = "drop"`).
+    /// The fewest and the most visits of one of the first epochs; they differ where repeats are not whole.
+    pub visits_in_epochs: (usize, usize),
+    /// Visits of the first epoch that fill no batch: left out of it with `leftovers = "drop"`, waiting for the next one with
+    /// `"carry"`.
     pub left_over: usize,
-    /// Batches an epoch.
+    /// Whether those wait.
+    pub carries: bool,
+    /// Batches of the first epoch.
     pub batches_per_epoch: usize,
+    /// The fewest and the most batches of one of the first epochs.
+    pub batches_in_epochs: (usize, usize),
     /// Things that may not be meant.
     pub warnings: Vec<String>,
+}
+
+impl DataReport {
+    /// Counts visits and batches of the first epochs.
+    pub(crate) fn count_epochs(&mut self, order: &Order) {
+        /// So many are enough to see fractions and carried images come round, and few enough to be counted at once.
+        const EPOCHS: u64 = 20;
+        let epochs = if order.is_the_same_length_every_epoch() { 1 } else { EPOCHS };
+        let span = |counts: Vec<usize>| {
+            let least = counts.iter().copied().min().unwrap_or(0);
+            (least, counts.into_iter().max().unwrap_or(0))
+        };
+        self.visits_in_epochs =
+            span((0..epochs).map(|epoch| order.visits_by_bucket(epoch).into_iter().sum()).collect());
+        self.batches_in_epochs = span((0..epochs).map(|epoch| order.batches(epoch)).collect());
+        let mut images = vec![0; order.buckets().len()];
+        for image in order.images() {
+            images[image.bucket] += 1;
+        }
+        let counts = order.visits_by_bucket(0).into_iter().zip(order.batches_by_bucket(0)).zip(images);
+        let buckets = order.buckets().iter().zip(counts).map(|(bucket, ((visits, batches), images))| BucketCount {
+            size: bucket.size,
+            images,
+            visits,
+            batches,
+            batch_size: bucket.batch_size,
+        });
+        self.buckets = buckets.collect();
+        self.visits_per_epoch = self.buckets.iter().map(|bucket| bucket.visits).sum();
+        self.batches_per_epoch = self.buckets.iter().map(|bucket| bucket.batches).sum();
+        self.left_over = order.left_over();
+    }
 }
 
 impl fmt::Display for DataReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} images found, {} kept", self.found, self.kept)?;
-        if self.visits_per_epoch != self.kept {
-            write!(f, ", {} with repeats", self.visits_per_epoch)?;
+        if self.regularization > 0 {
+            write!(f, " ({} of them for regularization)", self.regularization)?;
         }
-        write!(f, "; {} batches an epoch", self.batches_per_epoch)?;
-        if self.left_over > 0 {
-            write!(f, ", {} images an epoch fill no batch and wait", self.left_over)?;
-        }
+        f.write_str(&epoch_in_words(self.kept, self.visits_in_epochs, self.batches_in_epochs))?;
+        f.write_str(&left_over_in_words(self.left_over, self.carries))?;
+        let sizes_differ = self.buckets.iter().any(|bucket| bucket.batch_size != self.buckets[0].batch_size);
         for bucket in &self.buckets {
             let (width, height) = bucket.size;
             write!(f, "\n  bucket {width} × {height}: {} images, {} batches", bucket.images, bucket.batches)?;
+            if sizes_differ {
+                write!(f, " of {}", bucket.batch_size)?;
+            }
         }
         let captions = &self.captions;
         write!(f, "\n  captions: {} from files", captions.from_file)?;
@@ -102,6 +152,25 @@ impl fmt::Display for DataReport {
     }
 }
 
+/// `, 8 with repeats; 2 to 3 batches an epoch`: the fewest and the most visits and batches of an epoch.
+pub fn epoch_in_words(kept: usize, visits: (usize, usize), batches: (usize, usize)) -> String {
+    let span = |(least, most): (usize, usize)| match least == most {
+        true => least.to_string(),
+        false => format!("{least} to {most}"),
+    };
+    let repeats = if visits == (kept, kept) { String::new() } else { format!(", {} with repeats", span(visits)) };
+    format!("{repeats}; {} batches an epoch", span(batches))
+}
+
+/// What becomes of images that fill no batch; nothing where there are none.
+pub fn left_over_in_words(left_over: usize, carries: bool) -> String {
+    match (left_over, carries) {
+        (0, _) => String::new(),
+        (_, true) => format!(", {left_over} images of the first fill no batch and wait for the next"),
+        (_, false) => format!(", {left_over} images of the first fill no batch and are left out of it"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,23 +182,43 @@ mod tests {
             kept: 4,
             dropped: vec![ImageProblem { path: "a.png".into(), reason: "is an empty file".to_owned() }],
             unreadable: 1,
-            buckets: vec![BucketCount { size: (64, 96), images: 4, visits: 8, batches: 2 }],
+            buckets: vec![BucketCount { size: (64, 96), images: 4, visits: 8, batches: 2, batch_size: 3 }],
             captions: CaptionCounts {
                 from_file: 3,
                 by_extension: BTreeMap::from([(".long".to_owned(), 2), (".txt".to_owned(), 3)]),
                 missing: 1,
                 ..CaptionCounts::default()
             },
+            regularization: 1,
+            regularization_visits: 4,
+            unused: 0,
             visits_per_epoch: 8,
+            visits_in_epochs: (8, 8),
             left_over: 2,
+            carries: false,
             batches_per_epoch: 2,
+            batches_in_epochs: (2, 2),
             warnings: vec!["look here".to_owned()],
         };
-        let expected = "5 images found, 4 kept, 8 with repeats; 2 batches an epoch, 2 images an epoch fill no batch and wait\
+        let expected = "5 images found, 4 kept (1 of them for regularization), 8 with repeats; 2 batches an epoch, \
+            2 images of the first fill no batch and are left out of it\
             \n  bucket 64 × 96: 4 images, 2 batches\
             \n  captions: 3 from files (2 `.long`, 3 `.txt`), 1 missing, trained on the empty prompt\
             \n  left out: `a.png`: is an empty file\
             \n  warning: look here";
         assert_eq!(report.to_string(), expected);
+
+        let other = BucketCount { size: (128, 128), images: 1, visits: 1, batches: 1, batch_size: 1 };
+        let report = DataReport {
+            buckets: vec![report.buckets[0].clone(), other],
+            visits_in_epochs: (8, 9),
+            batches_in_epochs: (2, 3),
+            carries: true,
+            ..report
+        };
+        let first = "5 images found, 4 kept (1 of them for regularization), 8 to 9 with repeats; 2 to 3 batches an epoch, \
+            2 images of the first fill no batch and wait for the next\
+            \n  bucket 64 × 96: 4 images, 2 batches of 3\n  bucket 128 × 128: 1 images, 1 batches of 1\n";
+        assert!(report.to_string().starts_with(first), "{report}");
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Scan {
     pub found: usize,
     pub dropped: Vec<ImageProblem>,
     pub unreadable: usize,
+    /// Regularization images that are not needed.
+    pub unused: usize,
     pub captions: CaptionCounts,
     pub warnings: Vec<String>,
 }
@@ -44,8 +46,8 @@ pub(crate) fn too_many(unreadable: usize, found: usize) -> bool {
     unreadable * 100 > found
 }
 
-/// Looks at every subset of the configuration.
-pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataError> {
+/// Looks at every subset of the configuration; `buckets` are those of each subset.
+pub(crate) fn scan(config: &DataConfig, buckets: &[Buckets]) -> Result<Scan, DataError> {
     if config.subsets.is_empty() {
         return Err(DataError::NoSubsets);
     }
@@ -90,7 +92,7 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
                     continue;
                 }
             };
-            let placement = match buckets.place(size) {
+            let placement = match buckets[subset_index].place(size) {
                 Ok(placement) => placement,
                 Err(reason) => {
                     scan.dropped.push(ImageProblem { path: example.image.path().to_owned(), reason });

@@ -40,12 +40,20 @@ pub struct Inspection {
     pub exact_copies: usize,
     /// Images that look nearly the same as another one.
     pub near_copies: usize,
-    /// Visits an epoch: images with their repeats.
+    /// Regularization images that a run does not need, and that are not among those it would use.
+    pub unused: usize,
+    /// Visits of the first epoch: images with their repeats.
     pub visits_per_epoch: usize,
-    /// Visits of each epoch that fill no batch and wait for the next one; absent when a run would not start.
+    /// The fewest and the most visits of one of the first epochs; absent when a run would not start.
+    pub visits_in_epochs: Option<(usize, usize)>,
+    /// Visits of the first epoch that fill no batch; absent when a run would not start.
     pub left_over: Option<usize>,
-    /// Batches an epoch; absent when a run would not start.
+    /// Whether those wait for the next epoch (`data.leftovers = "carry"`), or are left out of theirs.
+    pub carries: bool,
+    /// Batches of the first epoch; absent when a run would not start.
     pub batches_per_epoch: Option<usize>,
+    /// The fewest and the most batches of one of the first epochs; absent when a run would not start.
+    pub batches_in_epochs: Option<(usize, usize)>,
     /// Why a run would not start.
     pub errors: Vec<String>,
     /// Things that may not be meant.
@@ -76,9 +84,9 @@ pub struct Bucket {
     pub height: usize,
     /// Images in it.
     pub images: usize,
-    /// Visits an epoch: images with their repeats.
+    /// Visits of the first epoch: images with their repeats.
     pub visits: usize,
-    /// Batches an epoch; absent when a run would not start.
+    /// Batches of the first epoch; absent when a run would not start.
     pub batches: Option<usize>,
     /// Part of the area of its scaled images that is cut away, on average, 0 to 1.
     pub cut_away: f64,
@@ -175,7 +183,7 @@ impl Inspection {
         bucket_step: usize,
         tokenizer: &dyn Tokenizer,
     ) -> Result<Inspection, DataError> {
-        let buckets = Buckets::new(config, bucket_step)?;
+        let buckets = survey.buckets(config, bucket_step)?;
         let mut inspection = Inspection {
             folders: config.subsets.iter().map(|subset| subset.path.to_string_lossy().into_owned()).collect(),
             decoded: depth == Depth::Pixels,
@@ -207,12 +215,21 @@ impl Inspection {
         match DataSet::open(config, seed, bucket_step) {
             Ok(data) => {
                 let report = data.report();
+                inspection.visits_per_epoch = report.visits_per_epoch;
+                inspection.visits_in_epochs = Some(report.visits_in_epochs);
                 inspection.batches_per_epoch = Some(report.batches_per_epoch);
+                inspection.batches_in_epochs = Some(report.batches_in_epochs);
                 inspection.left_over = Some(report.left_over);
+                inspection.carries = report.carries;
+                inspection.unused = report.unused;
+                inspection.kept -= report.unused.min(inspection.kept);
                 inspection.warnings.clone_from(&report.warnings);
                 for bucket in &mut inspection.buckets {
-                    let counted = report.buckets.iter().find(|other| other.size == (bucket.width, bucket.height));
-                    bucket.batches = counted.map(|counted| counted.batches);
+                    // Subsets that are batched apart may have buckets of one size.
+                    let size = (bucket.width, bucket.height);
+                    let counted = || report.buckets.iter().filter(|other| other.size == size);
+                    bucket.visits = counted().map(|counted| counted.visits).sum();
+                    bucket.batches = Some(counted().map(|counted| counted.batches).sum());
                 }
                 // Headers alone did not show these.
                 if examine::is_too_many_unreadable(unreadable.len(), inspection.found) {
@@ -248,20 +265,20 @@ impl Inspection {
 /// Every image with its place, or why a run leaves it out.
 fn outcomes<'a>(
     survey: &'a Survey,
-    buckets: &Buckets,
+    buckets: &[Buckets],
 ) -> impl Iterator<Item = (&'a ImageFacts, Result<Placement, String>)> {
     survey.images.iter().map(|image| {
         let outcome = match (&image.problem, image.size) {
             (Some(problem), _) => Err(problem.clone()),
-            (None, Some(size)) => buckets.place(size),
+            (None, Some(size)) => buckets[image.subset].place(size),
             (None, None) => Err("has no size".to_owned()),
         };
         (image, outcome)
     })
 }
 
-/// The images that a run would use.
-pub(crate) fn placed<'a>(survey: &'a Survey, buckets: &Buckets) -> Vec<Placed<'a>> {
+/// The images that a run would use; `buckets` are those of each subset.
+pub(crate) fn placed<'a>(survey: &'a Survey, buckets: &[Buckets]) -> Vec<Placed<'a>> {
     outcomes(survey, buckets).filter_map(|(facts, outcome)| Some(Placed { facts, placement: outcome.ok()? })).collect()
 }
 
@@ -274,6 +291,7 @@ pub(crate) fn copies(survey: &Survey, config: &DataConfig) -> Vec<Group> {
 
 fn bucket_counts(placed: &[Placed], survey: &Survey) -> Vec<Bucket> {
     let mut buckets: BTreeMap<(usize, usize), Bucket> = BTreeMap::new();
+    let mut visits: BTreeMap<(usize, usize), f64> = BTreeMap::new();
     for Placed { facts, placement } in placed {
         let Placement { bucket: (width, height), resized } = *placement;
         let bucket = buckets.entry((width, height)).or_insert(Bucket {
@@ -286,11 +304,15 @@ fn bucket_counts(placed: &[Placed], survey: &Survey) -> Vec<Bucket> {
             enlarged: 0,
         });
         bucket.images += 1;
-        bucket.visits += survey.subsets[facts.subset].repeats as usize;
+        *visits.entry((width, height)).or_default() += survey.subsets[facts.subset].repeats;
         bucket.cut_away += 1.0 - (width * height) as f64 / (resized.0 * resized.1) as f64;
         bucket.enlarged += usize::from(facts.size.is_some_and(|size| resized.0 > size.0 || resized.1 > size.1));
     }
-    let mean = |bucket: Bucket| Bucket { cut_away: bucket.cut_away / bucket.images as f64, ..bucket };
+    let mean = |bucket: Bucket| Bucket {
+        visits: visits[&(bucket.width, bucket.height)].ceil() as usize,
+        cut_away: bucket.cut_away / bucket.images as f64,
+        ..bucket
+    };
     buckets.into_values().map(mean).collect()
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use image::ImageFormat;
-use sdtrain_data_loader::{DataError, ImageLocation, ImageProblem, SourceCaption, SourceExample, examine};
+use sdtrain_data_loader::{Buckets, DataError, ImageLocation, ImageProblem, SourceCaption, SourceExample, examine};
 use sdtrain_recipe::{AlphaConfig, DataConfig, Subset};
 
 use crate::dots_per_inch::dots_per_inch;
@@ -86,6 +86,11 @@ pub struct Survey {
 }
 
 impl Survey {
+    /// The buckets of each subset.
+    pub(crate) fn buckets(&self, config: &DataConfig, bucket_step: usize) -> Result<Vec<Buckets>, DataError> {
+        Buckets::of_subsets(&DataConfig { subsets: self.subsets.clone(), ..config.clone() }, bucket_step)
+    }
+
     /// Looks at every image. `progress` is told how many of how many have been looked at, from several threads.
     pub fn of(
         config: &DataConfig,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use sdtrain_data_loader::{epoch_in_words, left_over_in_words};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::Inspection;
@@ -41,15 +42,17 @@ impl Inspection {
 
     fn headline(&self) -> String {
         let mut text = format!("{} images found, {} kept", self.found, self.kept);
-        if self.visits_per_epoch != self.kept {
-            let _ = write!(text, ", {} with repeats", self.visits_per_epoch);
+        if self.unused > 0 {
+            let _ = write!(text, " ({} regularization images are not needed)", self.unused);
         }
-        if let Some(batches) = self.batches_per_epoch {
-            let _ = write!(text, "; {batches} batches an epoch");
+        match (self.visits_in_epochs, self.batches_in_epochs) {
+            (Some(visits), Some(batches)) => text += &epoch_in_words(self.kept, visits, batches),
+            _ if self.visits_per_epoch != self.kept => {
+                let _ = write!(text, ", {} with repeats", self.visits_per_epoch);
+            }
+            _ => {}
         }
-        if let Some(left_over @ 1..) = self.left_over {
-            let _ = write!(text, ", {left_over} images an epoch fill no batch and wait");
-        }
+        text += &left_over_in_words(self.left_over.unwrap_or(0), self.carries);
         if !self.decoded {
             text += "; only headers were read";
         }

@@ -89,13 +89,7 @@ impl Checker<'_> {
 
     fn check_data(&mut self, config: &TrainConfig) {
         let data = &config.data;
-        self.at_least_one("data.batch_size", Some(data.batch_size as u64));
-        let (width, height) = (data.resolution.width(), data.resolution.height());
-        if width == 0 || height == 0 {
-            self.report("data.resolution", "`data.resolution` must be positive");
-        } else {
-            self.check_buckets(config);
-        }
+        self.check_order(config);
         self.check_clean(&data.clean);
         if data.subsets.is_empty() && !self.parsed.is_faulty("data") {
             self.report("data.subsets", "there is no image folder to train on").hint =
@@ -107,10 +101,6 @@ impl Checker<'_> {
                 self.check_subset_path(&key("path"), &subset.path);
             }
             self.existing(&key("metadata_file"), subset.metadata_file.as_deref());
-            self.at_least_one(&key("repeats"), Some(u64::from(subset.repeats)));
-            if subset.repeats > 100_000 {
-                self.report(&key("repeats"), "100000 repeats are the most; train for more epochs instead");
-            }
             self.check_captions(index, subset);
             if subset.random_crop && data.cache_latents && config.method != Method::Vae {
                 self.report(&key("random_crop"), "random crops cannot be taken from cached latents").hint =
@@ -195,21 +185,6 @@ impl Checker<'_> {
         for mistake in clean.mistakes() {
             let key = format!("data.clean.{}", mistake.key);
             self.report(&key, format!("`{key}` {}", mistake.message)).hint = mistake.hint.map(str::to_owned);
-        }
-    }
-
-    fn check_buckets(&mut self, config: &TrainConfig) {
-        let bucketing = &config.data.bucketing;
-        self.at_least_one("data.bucketing.step", bucketing.step.map(u64::from));
-        let (min, max) = bucketing.side_range(config.data.resolution);
-        if min == 0 {
-            self.report("data.bucketing.min", "`data.bucketing.min` must be at least 1");
-        } else if min > max {
-            self.report(
-                "data.bucketing.min",
-                format!("the shortest bucket side, {min}, is longer than the longest, {max}"),
-            )
-            .hint = Some("set `data.bucketing.min` and `data.bucketing.max`".to_owned());
         }
     }
 
@@ -391,7 +366,7 @@ impl Checker<'_> {
         &mut self.faults.last_mut().expect("a fault was just added").problem
     }
 
-    fn at_least_one(&mut self, key: &str, value: Option<u64>) {
+    pub(crate) fn at_least_one(&mut self, key: &str, value: Option<u64>) {
         if value == Some(0) {
             self.report(key, format!("`{key}` must be at least 1, not 0"));
         }

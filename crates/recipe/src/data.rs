@@ -13,10 +13,11 @@ use crate::{AlphaConfig, ColorAugmentation, ExtraImages, ResizeKernel, SourceFor
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
     /// Size of the training images in pixels: one number for a square, or `[width, height]`. With bucketing, the area
-    /// that every bucket keeps to. Typical: 512 for SD1.5, 96 for the built-in base.
+    /// that every bucket keeps to. Typical: 512 for SD1.5, 96 for the built-in base. A subset may have its own.
     pub resolution: Resolution,
 
-    /// Images a batch. With `train.gradient_accumulation_steps` an optimizer step sees that many batches.
+    /// Images a batch. With `train.gradient_accumulation_steps` an optimizer step sees that many batches. A subset may have its
+    /// own.
     #[schemars(extend("x-other-names" = ["train_batch_size"]))]
     pub batch_size: usize,
 
@@ -25,14 +26,14 @@ pub struct DataConfig {
     pub subsets: Vec<Subset>,
 
     /// Dataset file of kohya's sd-scripts (`[general]`, `[[datasets]]`, `[[datasets.subsets]]`) to take subsets, sizes and
-    /// buckets from, in place of `subsets`. It is read as those scripts read it, with their defaults; what it does not say about
+    /// buckets from, in place of `subsets`; several datasets may differ in them. It is read as those scripts read it, with their defaults; what it does not say about
     /// resolution, batch size and buckets may be written in `[data]`. Relative paths in it start at the current folder, or at the
     /// file's own folder where the current one has no such path. A key that cannot be honoured is refused by name.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-other-names" = ["dataset_config"]))]
     pub kohya_config: Option<PathBuf>,
 
-    /// Aspect-ratio buckets: images keep their shape instead of being cut to one.
+    /// Aspect-ratio buckets: images keep their shape instead of being cut to one. A subset may have its own.
     pub bucketing: BucketingConfig,
 
     /// How images are scaled to their bucket; a subset may have its own.
@@ -53,7 +54,7 @@ pub struct DataConfig {
     #[schemars(extend("x-other-names" = ["max_data_loader_n_workers", "dataloader_num_workers"]))]
     pub workers: usize,
 
-    /// What happens to the images of a bucket that do not fill a batch.
+    /// What happens to the images of a bucket that do not fill a batch at the end of an epoch.
     pub leftovers: Leftovers,
 
     /// What `sdtrain dataset clean` takes out.
@@ -143,9 +144,35 @@ pub struct Subset {
     #[schemars(extend("x-other-names" = ["original_image_column"]))]
     pub conditioning_image_column: Option<String>,
 
-    /// How many times each image of this folder is seen in an epoch.
+    /// How many times each image of this folder is seen in an epoch, as a whole number or a fraction. 2.5: all of them twice, and
+    /// half of them once more; 0.3: three tenths of them. Whose turn it is changes from epoch to epoch so that it evens out:
+    /// with 0.3 each image is seen exactly 3 times in 10 epochs. To leave the images out, leave the subset out.
     #[schemars(extend("x-other-names" = ["num_repeats"]))]
-    pub repeats: u32,
+    pub repeats: f64,
+
+    /// Share of this subset in an epoch, in proportion to the weights of the others: with 3 and 1, three quarters of the images
+    /// of an epoch are from the first, however many either holds. The length of an epoch stays as `repeats` make it; it is only
+    /// divided in another way, which is the same as setting fractional `repeats` that come to these shares. All subsets have one
+    /// or none has. Absent: `repeats` alone count.
+    #[schemars(extend("x-other-names" = ["dataset_weight", "sampling_weight"]))]
+    pub weight: Option<f64>,
+
+    /// These are images of the class, or of the style, that the model is to keep, beside those that it is to learn. As many
+    /// of them are seen in an epoch as there are others, repeats counted, taken from the front: where they are fewer some are
+    /// repeated once more, those that are not needed are not used. They go into the same batches as the others of their size.
+    /// `loss.prior_loss_weight` says how much they count, and none of them is held out for validation.
+    #[schemars(extend("x-other-names" = ["is_reg", "is_regularisation", "is_regularisation_data"]))]
+    pub is_regularization: bool,
+
+    /// Size of these images in pixels. Absent: `data.resolution`. Subsets that differ in `resolution`, `batch_size` or
+    /// `bucketing` never share a batch; the batches of all of them are shuffled together.
+    pub resolution: Option<Resolution>,
+
+    /// Images a batch of this subset. Absent: `data.batch_size`. Typical: fewer for a larger `resolution`.
+    pub batch_size: Option<usize>,
+
+    /// Aspect-ratio buckets of this subset, in place of all of `data.bucketing`. Absent: `data.bucketing`.
+    pub bucketing: Option<BucketingConfig>,
 
     /// Put the parts of a caption in another order each time it is seen; `keep_tokens` parts stay in front.
     pub shuffle_caption: bool,
@@ -263,7 +290,12 @@ impl Default for Subset {
             image_column: None,
             caption_column: None,
             conditioning_image_column: None,
-            repeats: 1,
+            repeats: 1.0,
+            weight: None,
+            is_regularization: false,
+            resolution: None,
+            batch_size: None,
+            bucketing: None,
             shuffle_caption: false,
             keep_tokens: 0,
             keep_tokens_separator: None,
@@ -375,6 +407,9 @@ pub enum MissingCaption {
 pub enum Leftovers {
     /// They make a smaller batch.
     ShortBatch,
-    /// They wait for the next epoch, whose order is another.
+    /// They wait for the next epoch and come first in it: every batch is full, and no image is seen more or less often than
+    /// its `repeats` in the long run. An epoch may then have a batch more or less than the one before.
+    Carry,
+    /// They are left out of this epoch; in the next one, whose order is another, it is the turn of others.
     Drop,
 }

@@ -1,7 +1,9 @@
 #![doc = include_str!("../README.md")]
 
+mod batching;
 mod check;
 mod check_captions;
+mod check_order;
 mod checkpoint;
 mod clean;
 mod data;
@@ -29,6 +31,7 @@ mod train_config;
 mod vae_objective;
 mod validation;
 
+pub use batching::Batching;
 pub use checkpoint::CheckpointConfig;
 pub use clean::{CleanConfig, CleanMistake, Duplicates, MissingDpi};
 pub use data::{

@@ -16,11 +16,15 @@ pub struct LossConfig {
     /// timesteps with little noise do not dominate. Typical: 5. Absent: every timestep counts the same.
     #[schemars(extend("x-other-names" = ["snr_gamma"]))]
     pub min_snr_gamma: Option<f64>,
+
+    /// What the loss of regularization images is multiplied by (subsets with `is_regularization = true`). Typical: 1, so that
+    /// they count as much as the images to learn; 0.1 to 0.5 where the subject is learned too slowly beside them.
+    pub prior_loss_weight: f64,
 }
 
 impl Default for LossConfig {
     fn default() -> Self {
-        LossConfig { loss_type: LossType::Mse, min_snr_gamma: None }
+        LossConfig { loss_type: LossType::Mse, min_snr_gamma: None, prior_loss_weight: 1.0 }
     }
 }
 

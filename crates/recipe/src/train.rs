@@ -11,7 +11,8 @@ pub struct TrainSection {
     #[schemars(extend("x-other-names" = ["max_train_steps"]))]
     pub max_steps: Option<u64>,
 
-    /// Length of the run in epochs; in one of them each image is seen `repeats` times. Either this or `max_steps` is needed.
+    /// Length of the run in epochs; in one of them each image is seen `repeats` times (with
+    /// `data.leftovers = "carry"` and fractional `repeats` on average). Either this or `max_steps` is needed.
     #[schemars(extend("x-other-names" = ["max_train_epochs", "num_train_epochs"]))]
     pub max_epochs: Option<u64>,
 
@@ -46,15 +47,6 @@ impl TrainSection {
     /// The largest gradient norm, when gradients are clipped at all.
     pub fn clip_norm(&self) -> Option<f64> {
         (self.max_grad_norm > 0.0).then_some(self.max_grad_norm)
-    }
-
-    /// Optimizer steps of the run, when an epoch has `batches_per_epoch` batches.
-    pub fn total_steps(&self, batches_per_epoch: u64) -> u64 {
-        match (self.max_steps, self.max_epochs) {
-            (Some(steps), _) => steps,
-            (None, Some(epochs)) => epochs * self.steps_per_epoch(batches_per_epoch),
-            (None, None) => 0,
-        }
     }
 
     /// Optimizer steps of an epoch of `batches_per_epoch` batches; the last one may hold fewer batches.

@@ -64,7 +64,8 @@ impl Batches {
                 Ok(batch.into())
             }
             Batches::WithoutPixels { data, epoch, next, plan } => {
-                if *next >= plan.len() {
+                // An epoch of few images may be without a batch; the first of all is not.
+                while *next >= plan.len() {
                     (*epoch, *next) = (*epoch + 1, 0);
                     *plan = data.epoch_plan(*epoch);
                 }
@@ -72,7 +73,7 @@ impl Batches {
                 *next += 1;
                 let examples = data.examples_of(batch, *epoch)?;
                 let captions = data.captions_of(batch, *epoch)?;
-                let loss_weights = vec![1.0; examples.len()];
+                let loss_weights = examples.iter().map(|example| data.loss_weight(example.image)).collect();
                 Ok(Batch { size: batch.size, examples, captions, loss_weights, pixels: None })
             }
         }

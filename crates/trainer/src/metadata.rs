@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 pub struct RunFacts<'a> {
     /// Images, with repeats.
     pub num_train_images: usize,
+    /// Regularization images, with repeats.
+    pub num_reg_images: usize,
     /// Batches.
     pub num_batches_per_epoch: usize,
     /// Optimizer steps of the whole run.
@@ -43,6 +45,8 @@ pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch
         ("ss_lr_scheduler", config.lr_schedule.name().to_string()),
         ("ss_lr_warmup_steps", config.lr_schedule.warmup_steps().to_string()),
         ("ss_num_train_images", facts.num_train_images.to_string()),
+        ("ss_num_reg_images", facts.num_reg_images.to_string()),
+        ("ss_prior_loss_weight", config.loss.prior_loss_weight.to_string()),
         ("ss_num_batches_per_epoch", facts.num_batches_per_epoch.to_string()),
         ("ss_total_batch_size", config.data.batch_size.to_string()),
         ("ss_gradient_accumulation_steps", config.train.gradient_accumulation_steps.to_string()),

@@ -100,11 +100,11 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     let optimizer = build(&config.optimizer, trainable.param_groups(&model));
     let scaler = (config.precision.compute == FloatType::Fp16).then(GradScaler::default);
     // 7 the run
-    let batches_per_epoch = data.batches_per_epoch();
-    let total_steps = config.train.total_steps(batches_per_epoch as u64);
+    let total_steps = data.total_steps(&config.train);
     let facts = RunFacts {
-        num_train_images: data.report().visits_per_epoch,
-        num_batches_per_epoch: batches_per_epoch,
+        num_train_images: data.report().visits_per_epoch - data.report().regularization_visits,
+        num_reg_images: data.report().regularization_visits,
+        num_batches_per_epoch: data.report().batches_per_epoch,
         max_train_steps: total_steps,
         groups: optimizer.groups(),
         prediction_type,
@@ -275,9 +275,9 @@ fn scheduler_of(config: &TrainConfig, scheduler: &SchedulerConfig) -> SchedulerC
 fn open_data(config: &TrainConfig, bucket_step: usize) -> Result<(Arc<DataSet>, Option<DataSet>)> {
     if let (None, Some(split)) = (&config.validation.path, config.validation.split) {
         let (data, held_out) = DataSet::open_split(&config.data, config.seed, bucket_step, split)?;
-        return Ok((Arc::new(data.for_run(&config.train)), Some(held_out)));
+        return Ok((Arc::new(data.for_run(&config.train, &config.loss)), Some(held_out)));
     }
-    let data = DataSet::open(&config.data, config.seed, bucket_step)?.for_run(&config.train);
+    let data = DataSet::open(&config.data, config.seed, bucket_step)?.for_run(&config.train, &config.loss);
     Ok((Arc::new(data), open_held_out(config, bucket_step)?))
 }
 

@@ -26,6 +26,7 @@ use sdtrain_run_log::{
 };
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -130,13 +131,14 @@ impl Trainer {
         let taken = self.take_batches(batches, position)?;
         let rates = self.learning_rates(position.step);
         let outcome = self.step(&taken, &rates, position.passes)?;
-        let epoch_ended = self.advance(position, taken.len());
+        let epoch = position.epoch + 1;
+        let ended = self.advance(position, taken.len());
         self.record.steps = position.step;
         self.check_finite(&outcome, &taken, position.step)?;
         let names = self.optimizer.groups().iter().map(|group| group.name.clone());
         log.step(&StepMetrics {
             step: position.step,
-            epoch: position.epoch + u64::from(!epoch_ended),
+            epoch,
             loss: outcome.loss,
             lrs: names.zip(rates.iter().copied()).collect(),
             grad_norm: Some(outcome.grad_norm),
@@ -151,7 +153,7 @@ impl Trainer {
         {
             self.finish_trace()?;
         }
-        self.after_step(log, position, epoch_ended)
+        self.after_step(log, position, ended)
     }
 
     /// Writes the trace, with fewer steps than asked for when the run ends before.
@@ -189,8 +191,13 @@ impl Trainer {
     fn unit_scaling_factor(&self) -> Result<f64> {
         const IMAGES: usize = 256;
         let (mut sum, mut squares, mut count) = (0.0, 0.0, 0.0);
-        for plan in self.data.epoch_plan(0).iter().take(IMAGES.div_ceil(self.config.data.batch_size.max(1))) {
-            let batch = self.data.load(plan, 0)?;
+        let mut images = 0;
+        for plan in self.data.epoch_plan(0) {
+            if images >= IMAGES {
+                break;
+            }
+            let batch = self.data.load(&plan, 0)?;
+            images += batch.len();
             let shape = [batch.len() as i64, 3, batch.size.1 as i64, batch.size.0 as i64];
             let pixels = Tensor::f_from_slice(&batch.pixels)?.f_reshape(shape)?;
             let (mean, deviation) = self.model.latent_moments(&pixels)?;
@@ -255,7 +262,7 @@ impl Trainer {
 
     /// The batches of one optimizer step: as many as are accumulated, but never across the end of an epoch.
     fn take_batches(&self, batches: &mut Batches, position: &Position) -> Result<Vec<Batch>> {
-        let left = self.data.batches_per_epoch() - position.batch;
+        let left = self.data.batches_of_epoch(position.epoch) - position.batch;
         let count = (self.config.train.gradient_accumulation_steps as usize).clamp(1, left);
         (0..count).map(|_| batches.next()).collect()
     }
@@ -279,17 +286,18 @@ impl Trainer {
         .run(batches, rates, first_pass)
     }
 
-    /// Moves on by one step of `batches` batches; whether that completed an epoch.
-    fn advance(&self, position: &mut Position, batches: usize) -> bool {
+    /// Moves on by one step of `batches` batches; the numbers, from 1, of the epochs that this completed. An epoch without a
+    /// batch is complete with the one before it.
+    fn advance(&self, position: &mut Position, batches: usize) -> Range<u64> {
+        let first = position.epoch + 1;
         position.step += 1;
         position.passes += batches as u64;
         position.batch += batches;
-        let ended = position.batch >= self.data.batches_per_epoch();
-        if ended {
+        while position.batch >= self.data.batches_of_epoch(position.epoch) {
             position.epoch += 1;
             position.batch = 0;
         }
-        ended
+        first..position.epoch + 1
     }
 
     /// In fp16 an overflow now and then is part of loss scaling; otherwise nothing good can follow.
@@ -303,20 +311,20 @@ impl Trainer {
         Err(Error::NotFinite { step, images: images.map(|e| format!("`{}`", e.path.display())).collect() })
     }
 
-    fn due(&self, every: sdtrain_recipe::Every, position: &Position, epoch_ended: bool) -> bool {
-        every.due_after_step(position.step) || (epoch_ended && every.due_after_epoch(position.epoch))
+    fn due(&self, every: sdtrain_recipe::Every, position: &Position, ended: &Range<u64>) -> bool {
+        every.due_after_step(position.step) || ended.clone().any(|epoch| every.due_after_epoch(epoch))
     }
 
-    fn after_step(&mut self, log: &mut RunLog, position: &Position, epoch_ended: bool) -> Result<()> {
+    fn after_step(&mut self, log: &mut RunLog, position: &Position, ended: Range<u64>) -> Result<()> {
         let last = position.step == self.total_steps;
-        if last || self.due(self.config.checkpoint.every(), position, epoch_ended) {
+        if last || self.due(self.config.checkpoint.every(), position, &ended) {
             self.save_checkpoint(log, position)?;
         }
         if last {
             return Ok(());
         }
         let every = self.config.save.every();
-        if self.due(every, position, epoch_ended) {
+        if self.due(every, position, &ended) {
             let stem = match every.due_after_step(position.step) {
                 true => format!("{}-step{:08}", self.config.name, position.step),
                 false => format!("{}-{:06}", self.config.name, position.epoch),
@@ -326,10 +334,10 @@ impl Trainer {
             }
             self.prune_products(log);
         }
-        if self.due(self.config.validation.every(), position, epoch_ended) {
+        if self.due(self.config.validation.every(), position, &ended) {
             self.validate(log, position.step)?;
         }
-        if self.due(self.config.samples.every(), position, epoch_ended) {
+        if self.due(self.config.samples.every(), position, &ended) {
             self.sample(log, position.step)?;
         }
         Ok(())

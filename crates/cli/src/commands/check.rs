@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread::available_parallelism;
 
 use sdtrain_config::{Parsed, Problems};
-use sdtrain_data_loader::{DataReport, DataSet, TokenReport};
+use sdtrain_data_loader::{DataSet, TokenReport};
 use sdtrain_recipe::{DataConfig, Every, Loaded, LoraFormat, Method, ModelFormat, TrainConfig};
 use sdtrain_state_dict::{FileKind, SafetensorsFile, recognise};
 use sdtrain_tokenizer::Tokenizer;
@@ -26,7 +26,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
     let tokenizer = model_tokenizer::of(&config.model)?;
     let windows = tokenizer.windows_of(max_token_length(&config))?;
     let tokens = data.count_tokens(&tokenizer, windows * (tokenizer.window() - 2));
-    print_answer(&summary(&config, &parts, &trained, data.report(), &tokens));
+    print_answer(&summary(&config, &parts, &trained, &data, &tokens));
     Ok(())
 }
 
@@ -178,7 +178,7 @@ fn summary(
     config: &TrainConfig,
     parts: &ModelParts,
     trained: &[TrainedPart],
-    data: &DataReport,
+    data: &DataSet,
     tokens: &TokenReport,
 ) -> String {
     let mut text = String::new();
@@ -197,7 +197,7 @@ fn summary(
     for part in trained {
         line("trained", format!("{}: {}, {} parameters", part.name, part.what, millions(part.parameters)));
     }
-    line("data", data.to_string().replace("\n  ", &format!("\n{:<10} ", "")));
+    line("data", data.report().to_string().replace("\n  ", &format!("\n{:<10} ", "")));
     if config.method != Method::Vae {
         line("tokens", tokens.to_string().replace("\n  ", &format!("\n{:<10} ", "")));
     }
@@ -227,7 +227,7 @@ fn summary(
     let total: usize = trained.iter().map(|part| part.parameters).sum();
     let cores = cores(config);
     let estimate = estimate(config, parts, total, cores);
-    let all_steps = config.train.total_steps(data.batches_per_epoch as u64) as f64;
+    let all_steps = data.total_steps(&config.train) as f64;
     line("memory", format!("about {:.1} GB at the highest point", estimate.bytes / 1e9));
     line(
         "time",
@@ -241,12 +241,18 @@ fn summary(
     text
 }
 
-fn steps(config: &TrainConfig, data: &DataReport) -> String {
+fn steps(config: &TrainConfig, data: &DataSet) -> String {
     let train = &config.train;
-    let per_epoch = train.steps_per_epoch(data.batches_per_epoch as u64);
-    let total = train.total_steps(data.batches_per_epoch as u64);
-    let images = config.data.batch_size as u64 * train.gradient_accumulation_steps;
-    let epochs = total as f64 / per_epoch.max(1) as f64;
+    let total = data.total_steps(train);
+    let largest = config.data.batchings().iter().map(|batching| batching.batch_size).max().unwrap_or(1);
+    let images = largest as u64 * train.gradient_accumulation_steps;
+    let (least, most) = data.report().batches_in_epochs;
+    let [least, most] = [least, most].map(|batches| train.steps_per_epoch(batches as u64));
+    let per_epoch = if least == most { least.to_string() } else { format!("{least} to {most}") };
+    let epochs = match train.max_epochs {
+        Some(epochs) => epochs as f64,
+        None => total as f64 * 2.0 / (least + most).max(1) as f64,
+    };
     format!("{total} of up to {images} images, {per_epoch} an epoch, {epochs:.1} epochs")
 }
 

@@ -32,6 +32,35 @@ fn overrides_count() {
 }
 
 #[test]
+fn epochs_that_differ_in_length_are_counted_one_by_one() {
+    let carry = ["data.leftovers=carry", "data.batch_size=3", "data.subsets.0.repeats=1", "train.max_epochs=3"];
+    let mut args = vec!["check", "run.toml"];
+    args.extend(carry.iter().flat_map(|setting| ["--set", *setting]));
+    let answer = Project::new().run(&args);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    for part in [
+        "4 kept; 1 to 2 batches an epoch, 1 images of the first fill no batch and wait for the next",
+        // 4 images are one batch, one, and two.
+        "4 of up to 3 images, 1 to 2 an epoch, 3.0 epochs",
+    ] {
+        assert!(answer.stdout.contains(part), "`{part}` is not in\n{}", answer.stdout);
+    }
+}
+
+#[test]
+fn the_largest_batch_of_all_subsets_counts() {
+    let project = Project::new();
+    let own = "repeats = 2\nbatch_size = 1\n[[data.subsets]]\npath = \"images\"\nresolution = 128\nbatch_size = 4";
+    project.write("run.toml", &CONFIG.replace("repeats = 2", own));
+    let answer = project.run(&["check", "run.toml"]);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    for part in ["bucket 64 × 64: 4 images, 8 batches of 1", "bucket 128 × 128: 4 images, 1 batches of 4"] {
+        assert!(answer.stdout.contains(part), "`{part}` is not in\n{}", answer.stdout);
+    }
+    assert!(answer.stdout.contains("20 of up to 4 images, 9 an epoch"), "{}", answer.stdout);
+}
+
+#[test]
 fn mistakes_of_configuration_and_data_appear_together_with_exit_code_2() {
     let project = Project::new();
     project.write("run.toml", &CONFIG.replace("max_steps", "max_stepz").replace("init", "ini"));

@@ -29,6 +29,11 @@ pub(crate) fn expand(config: &DataConfig) -> Result<(DataConfig, Vec<String>), D
         }
     }
     DataError::all(errors)?;
+    for subset in subsets.iter().filter(|subset| subset.weight.is_some() && !config.subsets.contains(subset)) {
+        let reason = "is named for its repeats, and cannot have a `weight` besides".to_owned();
+        let hint = "remove `weight`, or set `format = \"folder\"` to read all folders as one".to_owned();
+        return Err(DataError::source_file(&subset.path, None, reason).with_hint(hint));
+    }
     Ok((DataConfig { subsets, ..config.clone() }, notes))
 }
 
@@ -90,7 +95,7 @@ fn of_folders(subset: &Subset, names: &[String]) -> Vec<Subset> {
         .map(|(name, (repeats, class_tokens))| Subset {
             path: subset.path.join(name),
             format: SourceFormat::Folder,
-            repeats: subset.repeats.saturating_mul(repeats),
+            repeats: subset.repeats * f64::from(repeats),
             class_tokens: subset.class_tokens.clone().or(Some(class_tokens)),
             ..subset.clone()
         })
@@ -119,7 +124,7 @@ mod tests {
         (folder, DataConfig { subsets: vec![subset], ..DataConfig::default() })
     }
 
-    fn expanded(config: &DataConfig) -> Vec<(String, u32, Option<String>)> {
+    fn expanded(config: &DataConfig) -> Vec<(String, f64, Option<String>)> {
         let (config, _) = expand(config).unwrap();
         let shown = |subset: Subset| {
             (subset.path.file_name().unwrap().to_str().unwrap().to_owned(), subset.repeats, subset.class_tokens)
@@ -130,13 +135,15 @@ mod tests {
     #[test]
     fn each_folder_is_a_subset_with_the_repeats_of_its_name() {
         let (_folder, mut config) = folder_with(&["2_a_b c/a.png", "10_dog/b.png", "notes.txt"]);
-        let (two, ten) = (("2_a_b c", 2, "a_b c"), ("10_dog", 10, "dog"));
-        let owned = |(name, repeats, class): (&str, u32, &str)| (name.to_owned(), repeats, Some(class.to_owned()));
+        let (two, ten) = (("2_a_b c", 2.0, "a_b c"), ("10_dog", 10.0, "dog"));
+        let owned = |(name, repeats, class): (&str, f64, &str)| (name.to_owned(), repeats, Some(class.to_owned()));
         assert_eq!(expanded(&config), [owned(ten), owned(two)]);
         assert!(expand(&config).unwrap().1[0].contains("`10_dog` × 10, `2_a_b c` × 2"));
-        config.subsets[0].repeats = 3;
+        config.subsets[0].repeats = 3.0;
         config.subsets[0].class_tokens = Some("cat".to_owned());
-        assert_eq!(expanded(&config), [owned(("10_dog", 30, "cat")), owned(("2_a_b c", 6, "cat"))]);
+        assert_eq!(expanded(&config), [owned(("10_dog", 30.0, "cat")), owned(("2_a_b c", 6.0, "cat"))]);
+        config.subsets[0].weight = Some(1.0);
+        assert!(expand(&config).unwrap_err().to_string().contains("cannot have a `weight` besides"));
         config.subsets[0].format = SourceFormat::Folder;
         assert_eq!(expand(&config).unwrap().0, config);
     }
@@ -153,7 +160,7 @@ mod tests {
     fn a_folder_without_a_number_is_named() {
         let (folder, mut config) = folder_with(&["2024_dog/a.png", "0_cat/b.png", "log/c.png"]);
         config.subsets[0].format = SourceFormat::Dreambooth;
-        assert_eq!(expanded(&config), [("2024_dog".to_owned(), 2024, Some("dog".to_owned()))]);
+        assert_eq!(expanded(&config), [("2024_dog".to_owned(), 2024.0, Some("dog".to_owned()))]);
         let notes = expand(&config).unwrap().1;
         assert_eq!(notes.len(), 2);
         assert!(notes[1].contains(&format!("`{}` is left out", folder.path().join("log").display())), "{notes:?}");

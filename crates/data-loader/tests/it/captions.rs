@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sdtrain_data_loader::DataSet;
-use sdtrain_recipe::{CaptionFile, DataConfig, Subset, TrainSection};
+use sdtrain_recipe::{CaptionFile, DataConfig, LossConfig, Subset, TrainSection};
 use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
 
 use crate::folder::Folder;
@@ -36,7 +36,8 @@ fn an_image_chooses_among_the_caption_files_it_has() {
     }
     std::fs::remove_file(folder.join("00.txt")).unwrap();
     folder.file("02.tags.txt", b"");
-    let subset = Subset { captions: vec![file(".tags.txt", 3.0), file(".txt", 1.0)], repeats: 100, ..folder.subset() };
+    let subset =
+        Subset { captions: vec![file(".tags.txt", 3.0), file(".txt", 1.0)], repeats: 100.0, ..folder.subset() };
     let data = open(subset, &folder);
     let mut counts: BTreeMap<(usize, String), usize> = BTreeMap::new();
     for (_, image, caption) in captions(&data, 0) {
@@ -90,7 +91,7 @@ fn captions_grow_with_the_steps_of_the_run() {
         (0.5, [[1, 1, 1, 1], [2, 2, 2, 2], [3, 3, 3, 3]]),
         (2.0, [[1, 1, 2, 2], [3, 3, 3, 3], [3, 3, 3, 3]]),
     ] {
-        let data = open(subset(warmup), &folder).for_run(&train);
+        let data = open(subset(warmup), &folder).for_run(&train, &LossConfig::default());
         assert_eq!([0, 1, 2].map(|epoch| parts(&data, epoch)), expected.map(Vec::from), "{warmup}");
     }
     // Without a run each batch is a step.
@@ -113,7 +114,7 @@ fn held_out_captions_are_whole_and_always_the_same() {
     };
     let config = DataConfig { subsets: vec![subset], ..folder.config() };
     let (_, held_out) = DataSet::open_split(&config, 42, 64, 0.5).unwrap();
-    let held_out = held_out.for_run(&TrainSection::default());
+    let held_out = held_out.for_run(&TrainSection::default(), &LossConfig::default());
     assert!(captions(&held_out, 3).iter().all(|(_, _, caption)| caption == "t, a, c"));
 }
 

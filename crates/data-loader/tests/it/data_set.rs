@@ -68,7 +68,7 @@ fn what_an_example_becomes_does_not_depend_on_its_batch() {
         shuffle_caption: true,
         keep_tokens: 1,
         caption_dropout_rate: 0.3,
-        repeats: 2,
+        repeats: 2.0,
         ..folder.subset()
     };
     let config = DataConfig { subsets: vec![subset], ..folder.config() };
@@ -99,7 +99,7 @@ fn what_an_example_becomes_does_not_depend_on_its_batch() {
 #[test]
 fn captions_and_examples_are_known_without_reading_images() {
     let folder = Folder::with_images(6);
-    let subset = Subset { flip: true, shuffle_caption: true, repeats: 3, ..folder.subset() };
+    let subset = Subset { flip: true, shuffle_caption: true, repeats: 3.0, ..folder.subset() };
     let data = open(&DataConfig { subsets: vec![subset], ..folder.config() });
     for epoch in 0..3 {
         for plan in data.epoch_plan(epoch) {
@@ -129,22 +129,23 @@ fn a_kept_image_is_the_one_its_batch_would_hold() {
 #[test]
 fn indices_stay_when_repeats_change() {
     let folder = Folder::with_images(3);
-    let index_of = |repeats: u32| {
+    let index_of = |repeats: f64| {
         let data = open(&DataConfig { subsets: vec![Subset { repeats, ..folder.subset() }], ..folder.config() });
         let ids: BTreeSet<(u64, usize)> =
             epoch(&data, 0).iter().flat_map(|b| &b.examples).map(|e| (e.index, e.image)).collect();
         ids
     };
-    assert_eq!(index_of(1), BTreeSet::from([(0, 0), (1, 1), (2, 2)]));
-    assert!(index_of(2).is_superset(&index_of(1)));
+    assert_eq!(index_of(1.0), BTreeSet::from([(0, 0), (1, 1), (2, 2)]));
+    assert!(index_of(2.0).is_superset(&index_of(1.0)));
 }
 
 #[test]
 fn dropped_leftovers_are_reported() {
     let folder = Folder::with_images(5);
     let data = open(&DataConfig { leftovers: Leftovers::Drop, ..folder.config() });
-    assert_eq!((data.report().left_over, data.batches_per_epoch()), (1, 2));
+    assert_eq!((data.report().left_over, data.batches_of_epoch(0)), (1, 2));
     assert_eq!(data.epoch_plan(0).len(), 2);
+    assert!(data.report().to_string().contains("1 images of the first fill no batch and are left out of it"));
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn a_mask_beside_its_image_is_cut_and_mirrored_with_it() {
         mask_of_picture().save(folder.join(&format!("{index:02}-masklabel.png"))).unwrap();
     }
     let extra_images = vec![mask(None, "-masklabel")];
-    let subset = Subset { flip: true, random_crop: true, repeats: 4, extra_images, ..folder.subset() };
+    let subset = Subset { flip: true, random_crop: true, repeats: 4.0, extra_images, ..folder.subset() };
     let data = DataSet::open(&config(&folder, subset), 3, 64).unwrap();
     assert_eq!(data.images(), 4, "masks are no images");
     let (mut mirrored, mut offsets) = (0, std::collections::BTreeSet::new());

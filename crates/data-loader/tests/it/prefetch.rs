@@ -8,7 +8,7 @@ use sdtrain_recipe::{DataConfig, Subset};
 use crate::folder::Folder;
 
 fn data(folder: &Folder) -> Arc<DataSet> {
-    let subset = Subset { flip: true, random_crop: true, shuffle_caption: true, repeats: 2, ..folder.subset() };
+    let subset = Subset { flip: true, random_crop: true, shuffle_caption: true, repeats: 2.0, ..folder.subset() };
     Arc::new(DataSet::open(&DataConfig { subsets: vec![subset], ..folder.config() }, 42, 64).unwrap())
 }
 
@@ -42,7 +42,7 @@ fn any_number_of_workers_gives_the_same_batches() {
 fn starts_in_the_middle_of_an_epoch() {
     let folder = Folder::with_images(7);
     let data = data(&folder);
-    let per_epoch = data.batches_per_epoch();
+    let per_epoch = data.batches_of_epoch(0);
     for start in [1, 3, per_epoch - 1, per_epoch] {
         let batches: Vec<HostBatch> =
             Arc::clone(&data).prefetch(2, start, 2).take(9).collect::<Result<_, _>>().unwrap();

@@ -35,7 +35,8 @@ fn the_seed_chooses() {
 #[test]
 fn held_out_images_are_seen_once_and_as_they_are() {
     let folder = Folder::with_images(10);
-    let subset = Subset { repeats: 5, flip: true, shuffle_caption: true, caption_dropout_rate: 1.0, ..folder.subset() };
+    let subset =
+        Subset { repeats: 5.0, flip: true, shuffle_caption: true, caption_dropout_rate: 1.0, ..folder.subset() };
     let config = DataConfig { subsets: vec![subset], ..folder.config() };
     let (training, held_out) = DataSet::open_split(&config, 42, 64, 0.3).unwrap();
     assert_eq!(training.report().visits_per_epoch, 35);

@@ -158,7 +158,7 @@ fn a_batch_larger_than_the_data_is_refused() {
     let error = refused(&DataConfig { batch_size: 6, ..folder.config() });
     assert_eq!(error.to_string(), "`data.batch_size` is 6, but an epoch has only 5 images, repeats counted");
     assert!(error.hint().unwrap().contains("at most 5"));
-    let repeated = Subset { repeats: 2, ..folder.subset() };
+    let repeated = Subset { repeats: 2.0, ..folder.subset() };
     let config = DataConfig { batch_size: 6, subsets: vec![repeated], ..folder.config() };
     assert!(DataSet::open(&config, 42, 64).is_ok());
 

@@ -6,7 +6,7 @@ mod thumbnail;
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use sdtrain_data_loader::{Buckets, DataError, examine};
+use sdtrain_data_loader::{DataError, examine};
 use sdtrain_recipe::DataConfig;
 
 use crate::Inspection;
@@ -33,7 +33,7 @@ pub fn page(
     config: &DataConfig,
     bucket_step: usize,
 ) -> Result<String, DataError> {
-    let used = placed(survey, &Buckets::new(config, bucket_step)?);
+    let used = placed(survey, &survey.buckets(config, bucket_step)?);
     let mut pictures = Thumbnails::new(config, &survey.subsets);
     let mut page = head(inspection);
     page += &buckets(inspection, survey, &used, &mut pictures);
@@ -88,9 +88,10 @@ fn head(inspection: &Inspection) -> String {
         ((captions.missing + captions.empty).to_string(), "without a caption", captions.missing + captions.empty > 0),
         (captions.tokens.over_long.to_string(), "captions cut off", captions.tokens.over_long > 0),
         ((inspection.exact_copies + inspection.near_copies).to_string(), "copies", inspection.exact_copies > 0),
-        (inspection.visits_per_epoch.to_string(), "visits an epoch", false),
+        (inspection.visits_per_epoch.to_string(), "visits in the first epoch", false),
     ];
-    let batches = inspection.batches_per_epoch.map(|batches| (batches.to_string(), "batches an epoch", false));
+    let batches =
+        inspection.batches_per_epoch.map(|batches| (batches.to_string(), "batches in the first epoch", false));
     for (number, what, is_bad) in cards.into_iter().chain(batches) {
         let class = if is_bad { "card bad" } else { "card" };
         let _ = write!(text, "<div class=\"{class}\"><b>{number}</b>{what}</div>");

@@ -1,7 +1,7 @@
 //! What an inspection says.
 
 use sdtrain_dataset_report::{Depth, Inspection, Survey, html};
-use sdtrain_recipe::{CaptionFile, DataConfig, MissingCaption};
+use sdtrain_recipe::{CaptionFile, DataConfig, Leftovers, MissingCaption, Resolution, Subset};
 use sdtrain_tokenizer::ClipTokenizer;
 
 use crate::folder::{Folder, picture, survey};
@@ -196,4 +196,39 @@ fn of_several_caption_files_each_is_counted_and_the_longest_decides() {
     assert_eq!((captions.tokens.over_long, captions.tokens.over_long_captions[0].tokens), (1, 80));
     assert_eq!((captions.distinct, captions.tags[0].tag.as_str()), (1, "red"));
     assert!(inspect(&config).text(80).contains("captions: 1 written (1 `.long`, 1 `.txt`)"));
+}
+
+#[test]
+fn what_waits_and_what_is_not_needed_is_said_as_a_run_has_it() {
+    let folder = with_copies();
+    let config = folder.config();
+    let inspection = inspect(&DataConfig { batch_size: 2, leftovers: Leftovers::Carry, ..config.clone() });
+    let first =
+        "5 images found, 5 kept; 2 to 3 batches an epoch, 1 images of the first fill no batch and wait for the next\n";
+    assert!(inspection.text(80).starts_with(first), "{}", inspection.text(80));
+    assert!(inspection.carries);
+
+    // Half of five images are two or three visits, and three of the regularization images are enough for them.
+    let own = Subset { repeats: 0.5, ..config.subsets[0].clone() };
+    let regularization = Subset { is_regularization: true, ..config.subsets[0].clone() };
+    let inspection = inspect(&DataConfig { subsets: vec![own, regularization], ..config });
+    let first = "10 images found, 8 kept (2 regularization images are not needed), 5 to 6 with repeats; \
+                 5 to 6 batches an epoch\n";
+    assert!(inspection.text(80).starts_with(first), "{}", inspection.text(80));
+    assert_eq!(inspection.visits_per_epoch, inspection.buckets.iter().map(|bucket| bucket.visits).sum::<usize>());
+}
+
+#[test]
+fn each_subset_is_sorted_into_its_own_buckets() {
+    let folder = with_copies();
+    let config = folder.config();
+    let large = Subset { resolution: Some(Resolution::Square(128)), ..config.subsets[0].clone() };
+    // The same size in batches of its own: one row for both.
+    let apart = Subset { batch_size: Some(2), ..config.subsets[0].clone() };
+    let inspection = inspect(&DataConfig { subsets: vec![config.subsets[0].clone(), large, apart], ..config });
+    let counts: Vec<_> =
+        inspection.buckets.iter().map(|b| (b.width, b.height, b.images, b.visits, b.batches)).collect();
+    assert_eq!(counts[..3], [(48, 80, 2, 2, Some(2)), (64, 64, 4, 4, Some(3)), (80, 48, 4, 4, Some(3))]);
+    assert_eq!(counts[3..].iter().map(|count| count.2).sum::<usize>(), 5);
+    assert!(counts[3..].iter().all(|count| count.0 * count.1 > 96 * 96), "{counts:?}");
 }

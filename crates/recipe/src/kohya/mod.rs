@@ -13,7 +13,7 @@ use sdtrain_config::{Document, Problem, nearest};
 use toml::{Table, Value};
 
 use crate::load::absolute_path;
-use crate::{BucketingConfig, DataConfig, SourceFormat, Subset};
+use crate::{Batching, BucketingConfig, DataConfig, SourceFormat, Subset};
 use keys::{Fate, KEYS, Key, Kind, Level};
 
 /// A file that was read, to say of our keys where in it they come from.
@@ -176,15 +176,11 @@ impl<'a> Import<'a> {
 
     fn read(&mut self, data: &mut DataConfig, folder: &Path, is_written: &impl Fn(&str) -> bool) {
         let general = self.general();
-        let mut subsets = Vec::new();
-        let mut first: Option<Table> = None;
-        for (place, table) in self.datasets() {
+        let own = data.clone();
+        let mut subsets: Vec<Subset> = Vec::new();
+        for (number, (place, table)) in self.datasets().into_iter().enumerate() {
             let outer: Vec<Place<'_>> = [Some((place.clone(), table)), general.clone()].into_iter().flatten().collect();
-            let settings = self.dataset_settings(&outer);
-            if let Some(first) = &first {
-                self.check_same(&place, first, &settings);
-            }
-            first.get_or_insert(settings);
+            let first = subsets.len();
             let mut folders: Vec<PathBuf> = Vec::new();
             for (place, table) in tables(table, "subsets", &place) {
                 let mut chain = vec![(place.clone(), table)];
@@ -201,18 +197,36 @@ impl<'a> Import<'a> {
                 folders.push(named.clone());
                 subsets.push(subset);
             }
+            // What the first dataset says becomes that of `[data]`; subsets of others have their own where they differ from it.
+            let sections: Vec<String> = match number {
+                0 => vec!["data".to_owned()],
+                _ => (first..subsets.len()).map(|index| format!("data.subsets.{index}")).collect(),
+            };
+            let settings = self.dataset_settings(&outer, &sections);
+            let Some(batching) = self.batching(&place, &own, settings, is_written) else { continue };
+            if number == 0 {
+                (data.resolution, data.batch_size) = (batching.resolution, batching.batch_size);
+                data.bucketing = batching.bucketing;
+                continue;
+            }
+            for subset in &mut subsets[first..] {
+                subset.resolution = Some(batching.resolution).filter(|resolution| *resolution != data.resolution);
+                subset.batch_size = Some(batching.batch_size).filter(|size| *size != data.batch_size);
+                subset.bucketing = Some(batching.bucketing.clone()).filter(|bucketing| *bucketing != data.bucketing);
+            }
         }
         data.subsets = subsets;
-        self.apply_settings(data, first.unwrap_or_default(), is_written);
     }
 
-    /// The keys of a dataset that are written, by kohya's name.
-    fn dataset_settings(&mut self, outer: &[Place<'_>]) -> Table {
+    /// The keys of a dataset that are written, by kohya's name. `sections` are those of ours that they become.
+    fn dataset_settings(&mut self, outer: &[Place<'_>], sections: &[String]) -> Table {
         let mut settings = Table::new();
         for key in KEYS.iter().filter(|key| key.level == Level::Dataset && is_ours(key)) {
             let Some((origin, value)) = written(outer, key.name) else { continue };
             if let Some(target) = target_in_data(key.name) {
-                self.origins.entry(format!("data.{target}")).or_insert(origin);
+                for section in sections {
+                    self.origins.insert(format!("{section}.{target}"), origin.clone());
+                }
             }
             let value = if key.kind == Kind::Resolution { keys::resolution(value) } else { Some(value.clone()) };
             settings.extend(value.map(|value| (key.name.to_owned(), value)));
@@ -220,25 +234,15 @@ impl<'a> Import<'a> {
         settings
     }
 
-    /// Several datasets can be one only if they agree.
-    fn check_same(&mut self, place: &str, first: &Table, other: &Table) {
-        for key in KEYS.iter().filter(|key| key.level == Level::Dataset) {
-            let value = |settings: &Table| settings.get(key.name).map_or("not set".to_owned(), Value::to_string);
-            if first.get(key.name) == other.get(key.name) {
-                continue;
-            }
-            let path = format!("{place}.{}", key.name);
-            let message = format!(
-                "`{path}` is {} and that of the first dataset {}: all datasets of a run must be alike in it",
-                value(other),
-                value(first)
-            );
-            self.report(&path, message).hint = Some("make them alike, or train on one file after the other".to_owned());
-        }
-    }
-
-    /// Our own `[data]` stands in for what is not written, and kohya's default for what neither says.
-    fn apply_settings(&mut self, data: &mut DataConfig, settings: Table, is_written: &impl Fn(&str) -> bool) {
+    /// Size, batch and buckets of the dataset at `place`. Our own `[data]` stands in for what is not written, and kohya's
+    /// default for what neither says.
+    fn batching(
+        &mut self,
+        place: &str,
+        own: &DataConfig,
+        settings: Table,
+        is_written: &impl Fn(&str) -> bool,
+    ) -> Option<Batching> {
         let defaults: [(&str, Value); 5] = [
             ("batch_size", Value::Integer(1)),
             ("enable_bucket", Value::Boolean(false)),
@@ -254,7 +258,7 @@ impl<'a> Import<'a> {
             }
         }
         if !complete.contains_key("resolution") && !is_written("data.resolution") {
-            self.report("datasets", "`resolution` is not set").hint =
+            self.report(place, "`resolution` is not set").hint =
                 Some("write it into `[general]` or `[[datasets]]`".to_owned());
         }
         let mut top = Table::new();
@@ -268,18 +272,17 @@ impl<'a> Import<'a> {
                 None => continue,
             };
         }
-        // Only these keys are taken over; all others of `data` stay as they are.
-        let whole = |data: &DataConfig| Value::try_from(data).ok().and_then(|value| value.as_table().cloned());
-        let Some(mut table) = whole(data) else { return };
+        let mut table = Value::try_from(own).ok()?.as_table()?.clone();
         if let Some(Value::Table(own)) = table.get_mut("bucketing") {
             own.extend(bucketing);
         }
         table.extend(top);
         match table.try_into::<DataConfig>() {
-            Ok(changed) => *data = changed,
+            Ok(changed) => Some(changed.own_batching()),
             Err(error) => {
                 let message = error.message().trim().replace('\n', ", ");
-                self.report("datasets", message);
+                self.report(place, message);
+                None
             }
         }
     }

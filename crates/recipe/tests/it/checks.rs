@@ -14,7 +14,35 @@ fn single_values_out_of_range_are_refused() {
         ("data.batch_size=0", "`data.batch_size` must be at least 1, not 0"),
         ("data.resolution=0", "`data.resolution` must be positive"),
         ("data.bucketing.step=0", "`data.bucketing.step` must be at least 1, not 0"),
-        ("data.subsets.0.repeats=0", "`data.subsets.0.repeats` must be at least 1, not 0"),
+        (
+            "data.subsets.0.repeats=0",
+            "`data.subsets.0.repeats` must be greater than 0, not 0\n  \
+             hint: to train without these images, leave the subset out",
+        ),
+        ("data.subsets.0.repeats=-0.5", "`data.subsets.0.repeats` must be greater than 0, not -0.5"),
+        ("data.subsets.0.repeats=nan", "`data.subsets.0.repeats` must be a number, not nan"),
+        ("data.subsets.0.repeats=1e-9", "`data.subsets.0.repeats` must be at least 0.000001, not 0.000000001"),
+        ("data.subsets.0.repeats=100000.5", "100000 repeats are the most; train for more epochs instead"),
+        ("data.subsets.0.weight=0", "`data.subsets.0.weight` must be greater than 0, not 0"),
+        ("data.subsets.0.batch_size=0", "`data.subsets.0.batch_size` must be at least 1, not 0"),
+        ("data.subsets.0.resolution=0", "`data.subsets.0.resolution` must be positive"),
+        ("data.subsets.0.bucketing.step=0", "`data.subsets.0.bucketing.step` must be at least 1, not 0"),
+        (
+            "data.subsets.0.bucketing.min=2000",
+            "the shortest bucket side, 2000, is longer than the longest, 1024\n  \
+             hint: set `data.subsets.0.bucketing.min` and `data.subsets.0.bucketing.max`",
+        ),
+        (
+            "data.subsets.0.is_regularization=true",
+            "all images are regularization images: there is nothing to learn\n  \
+             hint: remove `is_regularization` from the images that are to be learned",
+        ),
+        ("loss.prior_loss_weight=-1", "`loss.prior_loss_weight` must not be negative, and is -1"),
+        (
+            "loss.prior_loss_weight=0.5",
+            "`loss.prior_loss_weight` weighs regularization images, and there are none\n  \
+             hint: set `is_regularization = true` in the subset that holds them",
+        ),
         (
             "data.subsets.0.caption_dropout_rate=1.5",
             "`data.subsets.0.caption_dropout_rate` must be between 0 and 1, not 1.5",
@@ -233,7 +261,8 @@ max_stps = 10
          error: configs/run.toml:5: unknown key `data.batch_sise`\n  hint: did you mean `batch_size`?\n\
          error: configs/run.toml:6: `data.resolution` must be a whole number or a list, not \"big\"\n\
          error: configs/run.toml:8: `data.subsets.0.path`: `nowhere` does not exist\n  hint: `.` has no `nowhere`\n\
-         error: configs/run.toml:9: `data.subsets.0.repeats` must be at least 1, not 0\n\
+         error: configs/run.toml:9: `data.subsets.0.repeats` must be greater than 0, not 0\n  \
+         hint: to train without these images, leave the subset out\n\
          error: configs/run.toml:12: unknown key `optimizer.learnin_rate` with `type = \"adamw\"`\n  \
          hint: did you mean `learning_rate`?\n\
          error: configs/run.toml:13: `optimizer.weight_decay` must not be negative, and is -1\n\
@@ -250,6 +279,7 @@ fn keys_of_kohyas_scripts_and_diffusers_are_translated() {
         ("train_batch_size", "data.batch_size"),
         ("data.enable_bucket", "data.bucketing.enabled"),
         ("data.subsets.0.num_repeats", "data.subsets.repeats"),
+        ("data.subsets.0.is_reg", "data.subsets.is_regularization"),
         ("data.subsets.0.color_aug", "data.subsets.color_augmentation"),
         ("data.subsets.0.conditioning_data_dir", "data.subsets.extra_images"),
         ("resize_interpolation", "data.resize_kernel"),
@@ -352,4 +382,48 @@ fn strengths_of_colour_changes_have_ranges() {
             format!("`--set {setting}`: `{key}` must be between 0 and {largest}, not -1")
         );
     }
+}
+
+/// Two subsets, of which the second has these settings.
+fn with_second(settings: &str) -> Project {
+    Project::new(&SMALLEST.replace("[train]", &format!("[[data.subsets]]\npath = \"../images\"\n{settings}\n[train]")))
+}
+
+#[test]
+fn regularization_images_are_counted_out() {
+    let config = with_second("is_regularization = true\nrepeats = 3").load();
+    assert!(config.data.subsets[1].is_regularization);
+    let weighed = with_second("is_regularization = true").load_with(&["loss.prior_loss_weight=0.5"]);
+    assert_eq!(weighed.expect("a weight").config.loss.prior_loss_weight, 0.5);
+    assert_eq!(
+        with_second("is_regularization = true\nrepeats = 1.5").messages_with(&[]),
+        "error: configs/run.toml:8: `data.subsets.1.repeats` must be a whole number for regularization images, not 1.5\n  \
+         hint: they are counted out: as many of them are seen as there are training images"
+    );
+    assert_eq!(
+        with_second("is_regularization = true\nweight = 1").messages_with(&["data.subsets.0.weight=1"]),
+        "error: configs/run.toml:8: regularization images have no weight: as many of them are seen as there are others\n  \
+         hint: remove it; `loss.prior_loss_weight` says how much they count"
+    );
+    let vae = with_second("is_regularization = true").messages_with(&["method=vae", "loss.prior_loss_weight=0.5"]);
+    assert!(vae.contains("`loss.prior_loss_weight` is not made for `method = \"vae\"`"), "{vae}");
+}
+
+#[test]
+fn every_subset_has_a_weight_or_none() {
+    assert_eq!(with_second("weight = 3").load_with(&["data.subsets.0.weight=1"]).map(|_| ()).ok(), Some(()));
+    assert_eq!(
+        with_second("weight = 3").messages_with(&[]),
+        "error: configs/run.toml:3: `data.subsets.0.weight` is not set, but `data.subsets.1.weight` is\n  \
+         hint: give every subset a weight, or none; only regularization images have none"
+    );
+}
+
+#[test]
+fn a_subset_has_sizes_of_its_own_or_those_of_the_data() {
+    let config = with_second("resolution = 1024\nbatch_size = 2\nbucketing = { enabled = false }").load();
+    let [first, second] = [0, 1].map(|index| config.data.batching(&config.data.subsets[index]));
+    assert_eq!(first, config.data.own_batching());
+    assert_eq!((second.resolution.width(), second.batch_size, second.bucketing.enabled), (1024, 2, false));
+    assert_eq!(config.data.batchings(), [first, second]);
 }

@@ -78,7 +78,7 @@ fn the_nearest_place_decides_and_the_defaults_are_kohyas() {
         batch_size: 4,
         subsets: vec![
             Subset {
-                repeats: 10,
+                repeats: 10.0,
                 class_tokens: Some("sks dog".to_owned()),
                 flip: true,
                 shuffle_caption: true,
@@ -181,7 +181,47 @@ error: configs/dataset.toml:16: unknown key `extra`
 }
 
 #[test]
-fn datasets_that_differ_in_size_are_refused_by_name() {
+fn each_dataset_keeps_its_size_batch_and_buckets() {
+    let file = "\
+[general]
+enable_bucket = true
+batch_size = 4
+[[datasets]]
+resolution = 512
+[[datasets.subsets]]
+image_dir = 'a'
+[[datasets]]
+resolution = [1024, 768]
+batch_size = 1
+max_bucket_reso = 2048
+[[datasets.subsets]]
+image_dir = 'a'
+[[datasets.subsets]]
+image_dir = 'b'
+is_reg = true
+[[datasets]]
+resolution = 512
+[[datasets.subsets]]
+image_dir = 'b'
+";
+    let data = project("", file).load().data;
+    assert_eq!((data.resolution, data.batch_size), (Resolution::Square(512), 4));
+    let [first, second, third, fourth] = &data.subsets[..] else { panic!("{:?}", data.subsets) };
+    for like_the_first in [first, fourth] {
+        assert_eq!(data.batching(like_the_first), data.own_batching());
+        assert_eq!((like_the_first.resolution, &like_the_first.bucketing), (None, &None));
+    }
+    for own in [second, third] {
+        assert_eq!((own.resolution, own.batch_size), (Some(Resolution::Size([1024, 768])), Some(1)));
+        let bucketing = own.bucketing.as_ref().expect("buckets of its own");
+        assert_eq!((bucketing.enabled, bucketing.min, bucketing.max), (true, Some(256), Some(2048)));
+    }
+    assert_eq!([first, second, third, fourth].map(|subset| subset.is_regularization), [false, false, true, false]);
+    assert_eq!(data.batchings().len(), 2);
+}
+
+#[test]
+fn what_is_wrong_in_a_second_dataset_is_named_at_its_line() {
     let file = "\
 [[datasets]]
 resolution = 512
@@ -191,17 +231,26 @@ image_dir = 'a'
 image_dir = 'a'
 [[datasets]]
 resolution = 768
+batch_size = 0
+min_bucket_reso = 4096
 [[datasets.subsets]]
 num_repeats = 2
+[[datasets.subsets]]
+image_dir = 'b'
 ";
     let messages = project("", file).messages_with(&[]);
     for message in [
         "configs/dataset.toml:5: `configs/a` is named twice in this dataset",
-        "configs/dataset.toml:8: `datasets.1.resolution` is 768 and that of the first dataset 512",
-        "configs/dataset.toml:9: `datasets.1.subsets.0` has neither `image_dir` nor `metadata_file`",
+        "configs/dataset.toml:9: `data.subsets.2.batch_size` must be at least 1, not 0",
+        "configs/dataset.toml:10: the shortest bucket side, 4096, is longer than the longest, 1024",
+        "configs/dataset.toml:11: `datasets.1.subsets.0` has neither `image_dir` nor `metadata_file`",
     ] {
         assert!(messages.contains(message), "{message}\n{messages}");
     }
+    let file = "[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = 'a'\n\
+                [[datasets]]\n[[datasets.subsets]]\nimage_dir = 'b'\n";
+    let messages = project("", file).messages_with(&[]);
+    assert!(messages.contains("configs/dataset.toml:5: `resolution` is not set"), "{messages}");
 }
 
 #[test]
@@ -221,7 +270,7 @@ num_repeats = 0
         "{messages}"
     );
     assert!(messages.contains("configs/dataset.toml:6: `data.subsets.0.path`"), "{messages}");
-    assert!(messages.contains("configs/dataset.toml:7: `data.subsets.0.repeats` must be at least 1"), "{messages}");
+    assert!(messages.contains("configs/dataset.toml:7: `data.subsets.0.repeats` must be greater than 0"), "{messages}");
 }
 
 #[test]
@@ -285,7 +334,10 @@ fn every_key_of_kohyas_schema_is_known() {
         "resize_interpolation = 'area'",
     ];
     for key in subset_keys {
-        let file = format!("[general]\nresolution = 64\n[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'a'\n{key}\n");
+        let file = format!(
+            "[general]\nresolution = 64\n[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'a'\n{key}\n\
+             [[datasets.subsets]]\nimage_dir = 'b'\n"
+        );
         match project("", &file).load_with(&[]) {
             Ok(_) => {}
             Err(problems) => assert!(problems.to_string().contains("is not supported: "), "{key}: {problems}"),
@@ -329,10 +381,10 @@ fn keys_of_images_become_ours() {
 
 #[test]
 fn a_value_that_does_not_fit_is_named_at_its_line() {
-    let file = "[general]\nresolution = 64\nnum_repeats = -1\n[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'a'\n";
+    let file = "[general]\nresolution = 64\nkeep_tokens = -1\n[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'a'\n";
     let messages = project("", file).messages_with(&[]);
     assert!(
-        messages.starts_with("error: configs/dataset.toml:3: `general.num_repeats` is not supported: invalid value"),
+        messages.starts_with("error: configs/dataset.toml:3: `general.keep_tokens` is not supported: invalid value"),
         "{messages}"
     );
 }

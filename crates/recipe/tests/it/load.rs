@@ -1,8 +1,8 @@
 //! What a loaded configuration holds, and that it survives being written.
 
 use sdtrain_recipe::{
-    ColorAugmentation, DataConfig, ExtraImages, FloatType, LrScheduleConfig, Method, OptimizerConfig, Resolution,
-    SourceFormat, Subset, TrainConfig,
+    BucketingConfig, ColorAugmentation, DataConfig, ExtraImages, FloatType, LrScheduleConfig, Method, OptimizerConfig,
+    Resolution, SourceFormat, Subset, TrainConfig,
 };
 
 use crate::project::{Project, SMALLEST};
@@ -159,7 +159,12 @@ fn held_out_images_take_over_captions_but_nothing_that_belongs_to_the_training_f
         image_column: Some("picture".to_owned()),
         caption_column: Some("words".to_owned()),
         conditioning_image_column: Some("edges".to_owned()),
-        repeats: 5,
+        repeats: 5.0,
+        weight: Some(2.0),
+        is_regularization: true,
+        resolution: Some(Resolution::Square(64)),
+        batch_size: Some(3),
+        bucketing: Some(BucketingConfig::default()),
         flip: true,
         random_crop: true,
         color_augmentation: Some(ColorAugmentation::default()),
