@@ -11,6 +11,11 @@ use crate::{
     SOURCE_FILE_ENDINGS, Subset, TrainConfig, is_address, is_pattern,
 };
 
+/// Longest side of an image in pixels that is decoded.
+const LONGEST_SIDE: u32 = 16_384;
+/// More threads than this are a slip; each holds a decoded image.
+const MOST_WORKERS: usize = 1024;
+
 /// Everything that is wrong with a configuration whose single values have the right types.
 ///
 /// `kohya` is the file that a part of it was taken from.
@@ -92,8 +97,15 @@ impl Checker<'_> {
         let (width, height) = (data.resolution.width(), data.resolution.height());
         if width == 0 || height == 0 {
             self.report("data.resolution", "`data.resolution` must be positive");
+        } else if width.max(height) > LONGEST_SIDE {
+            let message = format!("`data.resolution` is at most {LONGEST_SIDE}, the longest side that is read");
+            self.report("data.resolution", message);
         } else {
             self.check_buckets(config);
+        }
+        if data.workers > MOST_WORKERS {
+            self.report("data.workers", format!("`data.workers` is at most {MOST_WORKERS}, not {}", data.workers))
+                .hint = Some("more than there are processor cores do not read faster".to_owned());
         }
         self.check_clean(&data.clean);
         if data.subsets.is_empty() && !self.parsed.is_faulty("data") {
@@ -397,14 +409,21 @@ impl Checker<'_> {
     }
 
     fn positive(&mut self, key: &str, value: Option<f64>) {
-        if let Some(value) = value.filter(|value| *value <= 0.0) {
+        if let Some(value) = value.filter(|value| !(*value > 0.0 && value.is_finite())) {
             self.report(key, format!("`{key}` must be greater than 0, not {value}"));
         }
     }
 
     pub(crate) fn not_negative(&mut self, key: &str, value: Option<f64>) {
-        if let Some(value) = value.filter(|value| *value < 0.0) {
-            self.report(key, format!("`{key}` must not be negative, and is {value}"));
+        // kohya's dataset files may hold `nan` and `inf`, which are no numbers to compare with.
+        match value {
+            Some(value) if !value.is_finite() => {
+                self.report(key, format!("`{key}` must be a number, not {value}"));
+            }
+            Some(value) if value < 0.0 => {
+                self.report(key, format!("`{key}` must not be negative, and is {value}"));
+            }
+            _ => {}
         }
     }
 

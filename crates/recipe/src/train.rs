@@ -52,7 +52,7 @@ impl TrainSection {
     pub fn total_steps(&self, batches_per_epoch: u64) -> u64 {
         match (self.max_steps, self.max_epochs) {
             (Some(steps), _) => steps,
-            (None, Some(epochs)) => epochs * self.steps_per_epoch(batches_per_epoch),
+            (None, Some(epochs)) => epochs.saturating_mul(self.steps_per_epoch(batches_per_epoch)),
             (None, None) => 0,
         }
     }
