@@ -134,6 +134,12 @@ pub enum DataError {
         /// The way out.
         hint: String,
     },
+    /// Nothing can be held out of the training images.
+    #[error("`validation.split`: {what}")]
+    NoSplit {
+        /// Why not.
+        what: String,
+    },
     /// Nothing of a batch can be read, and nothing of its bucket could stand in.
     #[error("no image of bucket {} × {} can be read any more:{}", .bucket.0, .bucket.1, list(.unreadable))]
     BucketUnreadable {
@@ -205,6 +211,7 @@ impl DataError {
             | DataError::MissingExtraImages { hint, .. }
             | DataError::Bucketing { hint, .. }
             | DataError::BatchTooLarge { hint, .. } => Some(hint.clone()),
+            DataError::NoSplit { .. } => Some("leave out `validation.split`, or add images".to_owned()),
             DataError::Captions { .. } => Some("captions are UTF-8 text, at most 64 KiB".to_owned()),
             DataError::Folder { .. }
             | DataError::NothingLeft { .. }

@@ -14,6 +14,7 @@
 mod batch;
 mod buckets;
 mod caption;
+mod content;
 mod data_set;
 mod error;
 pub mod examine;
@@ -24,6 +25,7 @@ mod prefetch;
 mod report;
 mod scan;
 mod source;
+mod split;
 mod tokens;
 
 pub use batch::{BatchPlan, ExampleId, HostBatch, HostImage, Visit};
