@@ -255,7 +255,7 @@ fn table_seeds() -> Vec<Vec<u8>> {
     let lines = "{\"image_path\": \"a.png\", \"caption\": \"one\\ntwo\"}\n";
     vec![
         with_choice(0, jsonl.as_bytes()),
-        with_choice(0 | 4 | 8, edges.as_bytes()),
+        with_choice(4 | 8, edges.as_bytes()),
         with_choice(1 | 8, csv.as_bytes()),
         with_choice(2, kohya.as_bytes()),
         with_choice(3, lines.as_bytes()),
