@@ -10,6 +10,9 @@ use crate::DataError;
 /// Largest factor by which an image may be enlarged; beyond it there is nothing left to learn from.
 const LARGEST_ENLARGEMENT: f64 = 16.0;
 
+/// More sides of buckets than this are a slip in the configuration.
+const MOST_SIDES: usize = 4096;
+
 /// Width and height in pixels.
 pub(crate) type Size = (usize, usize);
 
@@ -101,6 +104,13 @@ impl Buckets {
         }
         let min = (min / step * step).max(step);
         let max = max.div_ceil(step) * step;
+        if max.min(width * height / min).saturating_sub(min) / step > MOST_SIDES {
+            return Err(DataError::bucketing(
+                "data.bucketing.step",
+                &format!("sides from {min} to {max} in steps of {step} pixels make more than {MOST_SIDES} buckets"),
+                "64 is usual for SD1.5 at 512 pixels; or raise `data.bucketing.min`",
+            ));
+        }
         Ok(Self { resolution, step, rule: Rule::Nearest(sizes(resolution, min, max, step)) })
     }
 
@@ -167,7 +177,8 @@ fn sizes(resolution: Size, min: usize, max: usize, step: usize) -> Vec<Size> {
     let area = resolution.0 * resolution.1;
     let square = area.isqrt() / step * step;
     let mut sizes = vec![(square, square)];
-    for width in (min..=max).step_by(step) {
+    // A wider one would be lower than `min`.
+    for width in (min..=max.min(area / min)).step_by(step) {
         let height = (area / width / step * step).min(max);
         if height >= min {
             sizes.push((width, height));
@@ -346,5 +357,14 @@ mod tests {
         let small = Subset { resolution: Some(Resolution::Square(32)), path: "icons".into(), ..Subset::default() };
         let error = Buckets::of_subsets(&DataConfig { subsets: vec![small], ..config }, 64).unwrap_err().to_string();
         assert!(error.starts_with("`data.resolution`: 32 × 32") && error.ends_with("; so for `icons`"), "{error}");
+    }
+
+    #[test]
+    fn a_longest_side_without_end_makes_no_more_buckets_and_a_step_of_nothing_is_refused() {
+        assert_eq!(buckets(512, 64, u32::MAX - 63).sizes(), buckets(512, 64, 4096).sizes());
+        let bucketing =
+            BucketingConfig { min: Some(1), step: Some(1), max: Some(1 << 20), ..BucketingConfig::default() };
+        let error = Buckets::new(&config(Resolution::Square(1024), bucketing), 64).unwrap_err().to_string();
+        assert!(error.starts_with("`data.bucketing.step`: sides from 1 to 1048576"), "{error}");
     }
 }

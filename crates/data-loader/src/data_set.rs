@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sdtrain_random::{Purpose, Stream, permutation};
+use sdtrain_random::{Purpose, Stream};
 use sdtrain_recipe::{AlphaConfig, DataConfig, Leftovers, LossConfig, MASK_COLUMN, ResizeKernel, Subset, TrainSection};
 use sdtrain_tokenizer::Tokenizer;
 
@@ -18,7 +18,7 @@ use crate::prefetch::Prefetcher;
 use crate::report::DataReport;
 use crate::scan::{Image, Scan, scan, too_many};
 use crate::tokens::TokenReport;
-use crate::{DataError, ImageProblem, caption, image, source};
+use crate::{DataError, ImageProblem, caption, content, image, source, split};
 
 /// Images and captions, and the order in which they are trained on.
 #[derive(Debug)]
@@ -72,7 +72,8 @@ impl DataSet {
         Ok(self)
     }
 
-    /// Opens a data set and holds a part of it out, chosen by the seed: `(training, held out)`. At least one image goes each way.
+    /// Opens a data set and holds a part of it out, chosen by the seed: `(training, held out)`. At least one image goes each way,
+    /// and images with the same bytes go the same way, whatever they are called.
     /// The held-out part has no repeats, nothing random, and no left-overs.
     pub fn open_split(
         config: &DataConfig,
@@ -82,27 +83,15 @@ impl DataSet {
     ) -> Result<(DataSet, DataSet), DataError> {
         let (config, whole) = look_through(config, bucket_step)?;
         // Regularization images are no sample of what is to be learned.
-        let candidates: Vec<usize> = (0..whole.images.len())
-            .filter(|&image| !config.subsets[whole.images[image].subset].is_regularization)
-            .collect();
-        let total = candidates.len();
-        if total < 2 {
-            return Err(DataError::BatchTooLarge {
-                batch_size: config.batch_size,
-                what: "there is only one image, so none can be held out".to_owned(),
-                hint: "leave out `validation.split`, or add images".to_owned(),
-            });
-        }
-        let count = ((total as f64 * held_out).round() as usize).clamp(1, total - 1);
-        let mut is_held_out = vec![false; whole.images.len()];
-        for &index in permutation(total, seed, Purpose::Validation, 0).iter().take(count) {
-            is_held_out[candidates[index]] = true;
-        }
+        let is_sample = |image: &Image| !config.subsets[image.subset].is_regularization;
+        let split = split::choose(&whole.images, seed, held_out, is_sample)?;
+        let count = split.is_held_out.iter().filter(|held| **held).count();
+        let warnings = [&whole.warnings[..], &split.warnings].concat();
         let part = |held: bool, warnings: &[String]| Scan {
             images: whole
                 .images
                 .iter()
-                .zip(&is_held_out)
+                .zip(&split.is_held_out)
                 .filter(|&(_, &h)| h == held)
                 .map(|(i, _)| i.clone())
                 .collect(),
@@ -113,13 +102,31 @@ impl DataSet {
             captions: whole.captions.clone(),
             warnings: warnings.to_vec(),
         };
-        let training = DataSet::new(&config, config.subsets.clone(), seed, part(false, &whole.warnings))?;
+        let training = DataSet::new(&config, config.subsets.clone(), seed, part(false, &warnings))?;
         check_batch_sizes(&training.order, training.leftovers, 1)?;
         let quiet = config.subsets.iter().map(without_chance).collect();
         let config =
             DataConfig { batch_size: config.batch_size.min(count), leftovers: Leftovers::ShortBatch, ..config.clone() };
         let held_out = DataSet::new(&config, quiet, seed, part(true, &[]))?;
         Ok((training, DataSet { steps: None, ..held_out }))
+    }
+
+    /// Adds a warning that names the images which are among the held-out ones as well, under any name.
+    pub fn compared_with(mut self, held_out: &DataSet) -> DataSet {
+        const NAMED: usize = 8;
+        let shared = content::shared(&held_out.images, &self.images);
+        if !shared.is_empty() {
+            let name = |image: &Image| image.location.path().display().to_string();
+            let named = shared.iter().take(NAMED).map(|(own, other)| format!("`{}` is `{}`", name(own), name(other)));
+            let more = if shared.len() > NAMED { ", …" } else { "" };
+            self.report.warnings.push(format!(
+                "{} of the {} held-out images are trained on as well, so what is measured on them says little: {}{more}",
+                shared.len(),
+                held_out.images.len(),
+                named.collect::<Vec<_>>().join(", ")
+            ));
+        }
+        self
     }
 
     fn new(config: &DataConfig, subsets: Vec<Subset>, seed: u64, mut scan: Scan) -> Result<DataSet, DataError> {

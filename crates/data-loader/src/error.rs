@@ -148,6 +148,12 @@ pub enum DataError {
         /// How many there are.
         world: usize,
     },
+    /// Nothing can be held out of the training images.
+    #[error("`validation.split`: {what}")]
+    NoSplit {
+        /// Why not.
+        what: String,
+    },
     /// Nothing of a batch can be read, and nothing of its bucket could stand in.
     #[error("no image of bucket {} × {} can be read any more:{}", .bucket.0, .bucket.1, list(.unreadable))]
     BucketUnreadable {
@@ -234,6 +240,7 @@ impl DataError {
                 0 => Some("a run has at least one process".to_owned()),
                 _ => Some(format!("processes are numbered from 0 to {}", world - 1)),
             },
+            DataError::NoSplit { .. } => Some("leave out `validation.split`, or add images".to_owned()),
             DataError::Captions { .. } => Some("captions are UTF-8 text, at most 64 KiB".to_owned()),
             DataError::Folder { .. }
             | DataError::NothingLeft { .. }

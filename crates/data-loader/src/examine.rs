@@ -1,11 +1,11 @@
 //! Single images and captions as a run would see them, for programs that look at a data set rather than train on it.
 
 use image::RgbImage;
-use sdtrain_recipe::{AlphaConfig, DataConfig, ResizeKernel, Subset};
+use sdtrain_recipe::{AlphaConfig, DataConfig, ResizeKernel, SourceFormat, Subset};
 
 use crate::image::{self as pixels, Transform};
 use crate::source::{self, ImageLocation, Listing, SourceCaption};
-use crate::{DataError, Placement, caption, scan};
+use crate::{DataError, Placement, caption, content, scan};
 
 /// The subsets of a data set, each folder of DreamBooth folders replaced by the subsets it stands for.
 pub fn subsets(config: &DataConfig) -> Result<Vec<Subset>, DataError> {
@@ -20,6 +20,16 @@ pub fn list(subset: &Subset) -> Result<Listing, DataError> {
 /// `(width, height)` as the image is looked at, from its header; or why a run would not use it.
 pub fn read_size(image: &ImageLocation) -> Result<(usize, usize), String> {
     Ok(pixels::look(image)?.size)
+}
+
+/// Digest of an image's bytes: equal for copies, whatever they are called. `validation.split` goes by the same.
+pub fn content_digest(bytes: &[u8]) -> [u8; 32] {
+    content::digest(bytes)
+}
+
+/// How the images of a subset are stored, found out where its `format` does not say.
+pub fn format(subset: &Subset) -> SourceFormat {
+    source::kind_of(subset).format
 }
 
 /// The whole image in 8-bit RGB, as a run decodes it; or why it cannot be decoded.

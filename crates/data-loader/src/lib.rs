@@ -15,6 +15,7 @@
 mod batch;
 mod buckets;
 mod caption;
+mod content;
 mod data_set;
 mod epochs;
 mod error;
@@ -27,6 +28,7 @@ mod prefetch;
 mod report;
 mod scan;
 mod source;
+mod split;
 mod tokens;
 
 pub use batch::{BatchPlan, ExampleId, HostBatch, HostImage, Visit};

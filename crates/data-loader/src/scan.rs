@@ -73,7 +73,11 @@ pub(crate) fn scan(config: &DataConfig, buckets: &[Buckets]) -> Result<Scan, Dat
         let extensions = subset.caption_extensions();
         let broken: BTreeSet<PathBuf> = listing.broken_captions.iter().map(|problem| problem.path.clone()).collect();
         let is_broken = |image: &Path| {
-            extensions.iter().any(|extension| broken.contains(&image.with_extension(extension.trim_start_matches('.'))))
+            // A caption of a table goes by the name of its image.
+            broken.contains(image)
+                || extensions
+                    .iter()
+                    .any(|extension| broken.contains(&image.with_extension(extension.trim_start_matches('.'))))
         };
         scan.found += listing.examples.len() + listing.rejected.len();
         scan.warnings.extend(listing.warnings);

@@ -56,6 +56,8 @@ pub struct ImageFacts {
     pub problem: Option<String>,
     /// Its captions as they are written.
     pub captions: Vec<SourceCaption>,
+    /// Files of their own that belong to it: its mask, a control image.
+    pub extra_images: Vec<PathBuf>,
 }
 
 impl ImageFacts {
@@ -197,6 +199,7 @@ fn look_at(found: &Found, depth: Depth, alpha: &AlphaConfig) -> ImageFacts {
         look: None,
         problem: None,
         captions: found.example.captions.clone(),
+        extra_images: extra_files(&found.example),
     };
     let looked = catch_unwind(AssertUnwindSafe(|| fill_in(&mut facts, depth, alpha)));
     facts.problem = match looked {
@@ -204,6 +207,11 @@ fn look_at(found: &Found, depth: Depth, alpha: &AlphaConfig) -> ImageFacts {
         Err(_) => Some("is so broken that looking at it failed".to_owned()),
     };
     facts
+}
+
+fn extra_files(example: &SourceExample) -> Vec<PathBuf> {
+    let files = example.extra_images.values().filter(|location| location.is_file());
+    files.map(|location| location.path().to_owned()).collect()
 }
 
 fn fill_in(facts: &mut ImageFacts, depth: Depth, alpha: &AlphaConfig) -> Result<(), String> {
@@ -217,7 +225,7 @@ fn fill_in(facts: &mut ImageFacts, depth: Depth, alpha: &AlphaConfig) -> Result<
         return Ok(());
     }
     let bytes = facts.location.read().map_err(|e| e.to_string())?;
-    facts.content = Some(*blake3::hash(&bytes).as_bytes());
+    facts.content = Some(examine::content_digest(&bytes));
     facts.format = format_inside(&bytes).unwrap_or_else(|| format_by_name(&facts.relative));
     facts.dpi = dots_per_inch(&bytes);
     drop(bytes);

@@ -11,6 +11,9 @@ use crate::{
     SOURCE_FILE_ENDINGS, Subset, TrainConfig, is_address, is_pattern,
 };
 
+/// More threads than this are a slip; each holds a decoded image.
+const MOST_WORKERS: usize = 1024;
+
 /// Everything that is wrong with a configuration whose single values have the right types.
 ///
 /// `kohya` is the file that a part of it was taken from.
@@ -90,6 +93,10 @@ impl Checker<'_> {
     fn check_data(&mut self, config: &TrainConfig) {
         let data = &config.data;
         self.check_order(config);
+        if data.workers > MOST_WORKERS {
+            self.report("data.workers", format!("`data.workers` is at most {MOST_WORKERS}, not {}", data.workers))
+                .hint = Some("more than there are processor cores do not read faster".to_owned());
+        }
         self.check_clean(&data.clean);
         if data.subsets.is_empty() && !self.parsed.is_faulty("data") {
             self.report("data.subsets", "there is no image folder to train on").hint =
@@ -373,14 +380,21 @@ impl Checker<'_> {
     }
 
     fn positive(&mut self, key: &str, value: Option<f64>) {
-        if let Some(value) = value.filter(|value| *value <= 0.0) {
+        if let Some(value) = value.filter(|value| !(*value > 0.0 && value.is_finite())) {
             self.report(key, format!("`{key}` must be greater than 0, not {value}"));
         }
     }
 
     pub(crate) fn not_negative(&mut self, key: &str, value: Option<f64>) {
-        if let Some(value) = value.filter(|value| *value < 0.0) {
-            self.report(key, format!("`{key}` must not be negative, and is {value}"));
+        // kohya's dataset files may hold `nan` and `inf`, which are no numbers to compare with.
+        match value {
+            Some(value) if !value.is_finite() => {
+                self.report(key, format!("`{key}` must be a number, not {value}"));
+            }
+            Some(value) if value < 0.0 => {
+                self.report(key, format!("`{key}` must not be negative, and is {value}"));
+            }
+            _ => {}
         }
     }
 

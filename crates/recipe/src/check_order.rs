@@ -3,6 +3,8 @@
 use crate::check::Checker;
 use crate::{BucketingConfig, Method, Resolution, Subset, TrainConfig};
 
+/// Longest side of an image in pixels that is decoded.
+const LONGEST_SIDE: u32 = 16_384;
 /// Fewer visits an epoch are not told apart.
 const FEWEST_REPEATS: f64 = 1e-6;
 
@@ -31,6 +33,11 @@ impl Checker<'_> {
         let key = |name: &str| format!("{section}.{name}");
         if resolution.width() == 0 || resolution.height() == 0 {
             self.report(&key("resolution"), format!("`{}` must be positive", key("resolution")));
+            return;
+        }
+        if resolution.width().max(resolution.height()) > LONGEST_SIDE {
+            let message = format!("`{}` is at most {LONGEST_SIDE}, the longest side that is read", key("resolution"));
+            self.report(&key("resolution"), message);
             return;
         }
         self.at_least_one(&key("bucketing.step"), bucketing.step.map(u64::from));

@@ -11,10 +11,12 @@ use crate::Every;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ValidationConfig {
-    /// Folder with held-out images and captions, laid out as a training folder. Relative to the file it is written in.
+    /// Folder with held-out images and captions, laid out as a training folder. Relative to the file it is written in. Images that
+    /// are trained on as well, under any name, are named in a warning.
     pub path: Option<PathBuf>,
 
-    /// Part of the training images that is held out instead, 0 to 1, chosen by the seed.
+    /// Part of the training images that is held out instead, 0 to 1, chosen by the seed. Files with the same bytes stay
+    /// together, whatever they are called, so that no held-out image is trained on.
     pub split: Option<f64>,
 
     /// Optimizer steps between two measurements. Absent or 0: none by steps.

@@ -277,8 +277,12 @@ fn open_data(config: &TrainConfig, bucket_step: usize) -> Result<(Arc<DataSet>, 
         let (data, held_out) = DataSet::open_split(&config.data, config.seed, bucket_step, split)?;
         return Ok((Arc::new(data.for_run(&config.train, &config.loss)), Some(held_out)));
     }
-    let data = DataSet::open(&config.data, config.seed, bucket_step)?.for_run(&config.train, &config.loss);
-    Ok((Arc::new(data), open_held_out(config, bucket_step)?))
+    let mut data = DataSet::open(&config.data, config.seed, bucket_step)?.for_run(&config.train, &config.loss);
+    let held_out = open_held_out(config, bucket_step)?;
+    if let Some(held_out) = &held_out {
+        data = data.compared_with(held_out);
+    }
+    Ok((Arc::new(data), held_out))
 }
 
 /// The held-out images of `[validation]`, if there are any.

@@ -45,7 +45,7 @@ pub(crate) fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
     let mut keep = |failure: Failure| failures.push(failure);
     let trained = parts.as_ref().ok().map(|parts| trained_parts(config, parts));
     let parts = parts.map_err(&mut keep).ok();
-    let data = open_data(config, step).map_err(&mut keep).ok();
+    let mut data = open_data(config, step).map_err(&mut keep).ok();
     if let Err((message, hint)) = config.check_images_are_used() {
         keep(Failure::new(ExitCode::Configuration, message).hint(hint));
     }
@@ -55,7 +55,10 @@ pub(crate) fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
     if let Some(path) = &config.validation.path {
         let subsets = vec![config.held_out_subset(path)];
         let held_out = DataConfig { subsets, batch_size: 1, ..config.data.clone() };
-        let _ = DataSet::open(&held_out, config.seed, step).map_err(|error| keep(error.into()));
+        let held_out = DataSet::open(&held_out, config.seed, step).map_err(|error| keep(error.into())).ok();
+        if let Some(held_out) = held_out {
+            data = data.map(|data| data.compared_with(&held_out));
+        }
     }
     let trained = trained.and_then(|trained| trained.map_err(&mut keep).ok());
     if let Some(initial) = config.lora.initial.as_ref().filter(|_| config.method == Method::Lora) {

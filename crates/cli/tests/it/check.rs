@@ -145,3 +145,15 @@ fn captions_are_counted_with_the_tokenizer_of_the_model() {
     assert_eq!(answer.code, Some(4));
     assert!(answer.stderr.starts_with("error: `model/tokenizer/vocab.json`"), "{}", answer.stderr);
 }
+
+#[test]
+fn held_out_images_that_are_trained_on_as_well_are_named() {
+    let project = Project::new();
+    project.write_image("held-out/x.png", 64, 64);
+    project.write("held-out/x.txt", "a red bottle");
+    let answer = project.run(&["check", "run.toml", "--set", "validation.path=held-out"]);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    let told = "warning: 1 of the 1 held-out images are trained on as well, so what is measured on them says little: \
+                `held-out/x.png` is `images/0.png`";
+    assert!(answer.stdout.contains(told), "{}", answer.stdout);
+}

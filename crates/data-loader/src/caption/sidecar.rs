@@ -23,8 +23,10 @@ pub(crate) fn read(path: &Path) -> Result<String, String> {
 /// UTF-8 with or without a byte order mark, and UTF-16 with one, as Windows editors write them.
 pub(crate) fn decode(bytes: &[u8]) -> Result<String, String> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
-        let units: Vec<u16> = bytes.as_chunks::<2>().0.iter().map(|&pair| unit(pair)).collect();
-        String::from_utf16(&units).map_err(|_| "is broken UTF-16".to_owned())
+        let (pairs, rest) = bytes.as_chunks::<2>();
+        let units: Vec<u16> = pairs.iter().map(|&pair| unit(pair)).collect();
+        let text = String::from_utf16(&units).ok().filter(|_| rest.is_empty());
+        text.ok_or_else(|| "is broken UTF-16".to_owned())
     };
     match bytes {
         [0xEF, 0xBB, 0xBF, rest @ ..] => utf8(rest),
@@ -72,6 +74,7 @@ mod tests {
     #[test]
     fn refuses_what_is_not_text() {
         assert_eq!(caption(b"caf\xe9").unwrap_err(), "is not UTF-8: byte 4 is 0xe9");
+        assert_eq!(caption(b"\xff\xfea\0b").unwrap_err(), "is broken UTF-16");
         assert!(caption(b"a\0b").unwrap_err().contains("NUL"));
         assert!(caption(&[b'a'; 70_000]).unwrap_err().contains("70000 bytes"));
     }

@@ -17,16 +17,6 @@ pub(super) struct ByImageCrate {
     pub is_animated: fn(&mut dyn ReadSeek) -> Result<bool, String>,
 }
 
-pub(super) const BMP: ByImageCrate =
-    ByImageCrate { format: ImageFormat::Bmp, begins: |start| start.starts_with(b"BM"), is_animated: |_| Ok(false) };
-
-/// Further pages are not looked at.
-pub(super) const TIFF: ByImageCrate = ByImageCrate {
-    format: ImageFormat::Tiff,
-    begins: |start| start.starts_with(b"II*\0") || start.starts_with(b"MM\0*"),
-    is_animated: |_| Ok(false),
-};
-
 impl Format for ByImageCrate {
     fn begins(&self, start: &[u8]) -> bool {
         (self.begins)(start)

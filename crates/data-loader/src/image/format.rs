@@ -5,7 +5,7 @@ use std::io::{Read, SeekFrom};
 use image::DynamicImage;
 use image::metadata::Orientation;
 
-use super::{avif, by_image_crate, gif, jpeg, jxl, png, webp};
+use super::{avif, bmp, gif, jpeg, jxl, png, tiff, webp};
 use crate::buckets::Size;
 use crate::source::ReadSeek;
 
@@ -21,16 +21,8 @@ pub(super) trait Format: Sync {
     fn decode(&self, bytes: &[u8]) -> Result<Decoded, String>;
 }
 
-const FORMATS: &[&dyn Format] = &[
-    &jpeg::Jpeg,
-    &png::PNG,
-    &webp::WEBP,
-    &gif::GIF,
-    &by_image_crate::BMP,
-    &by_image_crate::TIFF,
-    &jxl::JpegXl,
-    &avif::Avif,
-];
+const FORMATS: &[&dyn Format] =
+    &[&jpeg::Jpeg, &png::PNG, &webp::WEBP, &gif::GIF, &bmp::BMP, &tiff::TIFF, &jxl::JpegXl, &avif::Avif];
 
 /// What a file says about its image before it is decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use std::io::SeekFrom;
 use image::ImageFormat;
 
 use super::by_image_crate::ByImageCrate;
+use super::jpeg::TRUNCATED;
 use crate::source::ReadSeek;
 
 pub(super) const GIF: ByImageCrate = ByImageCrate {
@@ -16,37 +17,38 @@ pub(super) const GIF: ByImageCrate = ByImageCrate {
 const IMAGE: u8 = 0x2C;
 const EXTENSION: u8 = 0x21;
 
-/// Walks the blocks up to the second image. A file that ends before has one image, or a part of one, which decoding shows.
+/// Walks the blocks up to the second image. A file that ends in its first one, or before it, is cut off.
 fn has_second_frame(reader: &mut dyn ReadSeek) -> Result<bool, String> {
-    Ok(second_frame(reader).is_some())
-}
-
-/// `None` where the file ends or is no GIF any more.
-fn second_frame(reader: &mut dyn ReadSeek) -> Option<()> {
-    // Signature and version; width, height, flags, background, aspect.
-    reader.seek(SeekFrom::Start(6)).ok()?;
-    let [_, _, _, _, flags, _, _] = bytes(reader)?;
-    skip_palette(reader, flags)?;
-    let mut frames = 0;
-    loop {
-        let [kind] = bytes(reader)?;
-        match kind {
-            EXTENSION => {
-                let [_label] = bytes(reader)?;
-            }
-            IMAGE => {
-                frames += 1;
-                if frames == 2 {
-                    return Some(());
+    let mut has_first = false;
+    let mut walk = || {
+        // Signature and version; width, height, flags, background, aspect.
+        reader.seek(SeekFrom::Start(6)).ok()?;
+        let [_, _, _, _, flags, _, _] = bytes(reader)?;
+        skip_palette(reader, flags)?;
+        loop {
+            let [kind] = bytes(reader)?;
+            match kind {
+                IMAGE if has_first => return Some(true),
+                IMAGE => {
+                    // Left, top, width, height, flags; then, behind the palette, the size of the first code.
+                    let [_, _, _, _, _, _, _, _, flags] = bytes(reader)?;
+                    skip_palette(reader, flags)?;
+                    let [_code_size] = bytes(reader)?;
                 }
-                // Left, top, width, height, flags; then, behind the palette, the size of the first code.
-                let [_, _, _, _, _, _, _, _, flags] = bytes(reader)?;
-                skip_palette(reader, flags)?;
-                let [_code_size] = bytes(reader)?;
+                EXTENSION => {
+                    let [_label] = bytes(reader)?;
+                }
+                // The end, or no GIF any more, which decoding shows.
+                _ => return Some(false),
             }
-            _ => return None,
+            skip_blocks(reader)?;
+            has_first |= kind == IMAGE;
         }
-        skip_blocks(reader)?;
+    };
+    match walk() {
+        Some(is_animated) => Ok(is_animated),
+        None if has_first => Ok(false),
+        None => Err(TRUNCATED.to_owned()),
     }
 }
 

@@ -48,7 +48,24 @@ mod decoder {
             waiting.drain(..consumed);
             match image.try_init().map_err(describe)? {
                 InitializeResult::NeedMoreData(same) => image = same,
-                InitializeResult::Initialized(image) => return Ok(header(&image)),
+                InitializeResult::Initialized(image) => return to_first_frame(file, image, waiting),
+            }
+        }
+    }
+
+    /// Reads on until the whole of the first image has been seen, which decodes none of it.
+    fn to_first_frame(file: &mut dyn ReadSeek, mut image: JxlImage, mut waiting: Vec<u8>) -> Result<Header, String> {
+        let header = header(&image);
+        // A size that is refused anyway is not worth reading for.
+        header.size()?;
+        loop {
+            let consumed = image.feed_bytes(&waiting).map_err(describe)?;
+            waiting.drain(..consumed);
+            if image.num_loaded_keyframes() > 0 {
+                return Ok(header);
+            }
+            if file.take(1 << 16).read_to_end(&mut waiting).map_err(|e| e.to_string())? == 0 {
+                return Err(TRUNCATED.to_owned());
             }
         }
     }

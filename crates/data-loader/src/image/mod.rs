@@ -8,6 +8,7 @@
 //! ```
 
 mod avif;
+mod bmp;
 mod by_image_crate;
 mod color;
 mod decode;
@@ -18,6 +19,7 @@ mod jxl;
 mod png;
 mod profile;
 mod resize;
+mod tiff;
 mod transform;
 mod webp;
 

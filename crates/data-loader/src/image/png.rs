@@ -14,27 +14,53 @@ pub(super) const PNG: ByImageCrate = ByImageCrate {
     is_animated: check,
 };
 
-/// Makes sure that the file holds every chunk up to its `IEND`; whether it is an animation.
+/// Deflate makes at most this many bytes of one (`zlib.net/zlib_tech.html`).
+const MOST_DEFLATED: u64 = 1032;
+
+/// Makes sure that the file holds every chunk up to its `IEND`, and that its data can hold what the header says; whether it is
+/// an animation.
 fn check(reader: &mut dyn ReadSeek) -> Result<bool, String> {
     let length = reader.seek(SeekFrom::End(0)).map_err(|e| e.to_string())?;
     // Behind the 8 bytes of the signature: 4 bytes of length, 4 of type, the data, 4 of checksum.
     let mut position = 8;
     let mut animated = false;
+    let mut header = None;
+    let mut data = 0;
     loop {
         reader.seek(SeekFrom::Start(position)).map_err(|e| e.to_string())?;
-        let mut header = [0; 8];
-        reader.read_exact(&mut header).map_err(|_| TRUNCATED.to_owned())?;
-        let [l3, l2, l1, l0, kind @ ..] = header;
-        position += 12 + u64::from(u32::from_be_bytes([l3, l2, l1, l0]));
+        let mut start = [0; 8];
+        reader.read_exact(&mut start).map_err(|_| TRUNCATED.to_owned())?;
+        let [l3, l2, l1, l0, kind @ ..] = start;
+        let chunk = u64::from(u32::from_be_bytes([l3, l2, l1, l0]));
+        position += 12 + chunk;
         if position > length {
             return Err(TRUNCATED.to_owned());
         }
         match &kind {
+            b"IHDR" => {
+                let mut bytes = [0; 10];
+                reader.read_exact(&mut bytes).map_err(|_| TRUNCATED.to_owned())?;
+                header = Some(bytes);
+            }
+            b"IDAT" => data += chunk,
             b"acTL" => animated = true,
-            b"IEND" => return Ok(animated),
+            b"IEND" => break,
             _ => {}
         }
     }
+    let [w3, w2, w1, w0, h3, h2, h1, h0, depth, colour] = header.ok_or("has no header chunk")?;
+    let (width, height) = (u32::from_be_bytes([w3, w2, w1, w0]), u32::from_be_bytes([h3, h2, h1, h0]));
+    let channels: u64 = match colour {
+        2 => 3,
+        4 => 2,
+        6 => 4,
+        _ => 1,
+    };
+    let bits = u128::from(width) * u128::from(height) * u128::from(channels * u64::from(depth));
+    if bits / 8 > u128::from(data) * u128::from(MOST_DEFLATED) {
+        return Err(format!("says it has {width} × {height} pixels, but its {length} bytes cannot hold as many"));
+    }
+    Ok(animated)
 }
 
 #[cfg(test)]

@@ -11,6 +11,9 @@ use crate::DataError;
 /// More repeats than this in a folder's name are a year or a serial number, unless `format` says that they are repeats.
 const MOST_REPEATS: u32 = 999;
 
+/// More repeats than this are a slip in any case: an epoch would have no end.
+const MOST_REPEATS_EVER: u32 = 100_000;
+
 /// The configuration with each folder of such folders replaced by the subsets it stands for, and what to say about it.
 pub(crate) fn expand(config: &DataConfig) -> Result<(DataConfig, Vec<String>), DataError> {
     let mut subsets = Vec::with_capacity(config.subsets.len());
@@ -77,6 +80,14 @@ fn of_parent(subset: &Subset, notes: &mut Vec<String>) -> Result<Vec<Subset>, Da
         };
         let hint = "name them `10_token class` for 10 repeats, or set `format = \"folder\"`".to_owned();
         return Err(DataError::source_file(&subset.path, None, reason).with_hint(hint));
+    }
+    let too_often = named.iter().find(|name| {
+        parts_of(name).is_some_and(|(repeats, _)| repeats.saturating_mul(subset.repeats) > MOST_REPEATS_EVER)
+    });
+    if let Some(name) = too_often {
+        let reason = format!("its name asks for more than {MOST_REPEATS_EVER} repeats");
+        let hint = "the number in front of the first `_` is how often each image is seen in an epoch".to_owned();
+        return Err(DataError::source_file(&subset.path.join(name), None, reason).with_hint(hint));
     }
     for name in others {
         notes.push(format!(

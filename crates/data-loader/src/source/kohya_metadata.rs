@@ -1,16 +1,17 @@
 //! `meta_cap.json` and its like: captions and tags by image, as the tagging scripts around kohya's trainer write them.
 
-use std::fs;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use sdtrain_recipe::{SourceFormat, Subset};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::columns::{self, Row};
 use super::image_folder::EXTENSIONS;
 use super::metadata::has_ending;
 use super::table::{self, without_place};
-use super::{ExampleSource, Listing, SourceExample, SourceKind, sort_by_path};
+use super::{ExampleSource, Listing, SourceExample, SourceKind, read_regular, sort_by_path};
 use crate::{DataError, ImageProblem};
 
 pub(super) const KIND: SourceKind = SourceKind {
@@ -73,20 +74,23 @@ impl ExampleSource for KohyaMetadata {
 }
 
 impl KohyaMetadata {
-    fn entries(&self, table: &Path) -> Result<Row, DataError> {
-        let text = fs::read(table).map_err(|e| DataError::source_file(table, None, e.to_string()))?;
+    fn entries(&self, table: &Path) -> Result<Vec<(String, Value)>, DataError> {
+        let text = read_regular(table).map_err(|e| DataError::source_file(table, None, e.to_string()))?;
         let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&text);
-        match serde_json::from_slice(text) {
-            Ok(Value::Object(entries)) => Ok(entries),
-            Ok(other) => {
-                let reason = format!("is {}, not a table with the names of images as keys", columns::described(&other));
-                Err(DataError::source_file(table, None, reason))
-            }
-            Err(error) => {
-                let reason = format!("is no JSON: {}", without_place(&error));
-                Err(DataError::source_file(table, Some(error.line()), reason))
-            }
-        }
+        let entries = match text.trim_ascii_start().first() {
+            Some(b'{') => serde_json::from_slice(text).map(|Entries(entries)| entries),
+            _ => match serde_json::from_slice::<Value>(text) {
+                Ok(other) => {
+                    let other = columns::described(&other);
+                    let reason = format!("is {other}, not a table with the names of images as keys");
+                    return Err(DataError::source_file(table, None, reason));
+                }
+                Err(error) => Err(error),
+            },
+        };
+        entries.map_err(|error| {
+            DataError::source_file(table, Some(error.line()), format!("is no JSON: {}", without_place(&error)))
+        })
     }
 
     fn take(&self, name: &str, row: &Row, folder: &Path, listing: &mut Listing) {
@@ -122,6 +126,33 @@ impl KohyaMetadata {
             }
             (_, Some(tags)) => Ok(Some(tags)),
         }
+    }
+}
+
+/// A JSON object in which a name may stand twice; a map would keep the last of them and not tell.
+struct Entries(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Entries, M::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+
+        deserializer.deserialize_map(InOrder)
     }
 }
 

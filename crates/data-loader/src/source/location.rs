@@ -2,9 +2,30 @@
 
 use std::fmt::Debug;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Cursor, Seek};
+use std::io::{self, BufRead, BufReader, Cursor, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// No image is longer, as it is stored.
+pub(crate) const LARGEST: u64 = 1 << 30;
+
+/// Opens a file that is one: a pipe would keep its reader waiting for ever, and a device never ends.
+pub(super) fn open_regular(path: &Path) -> io::Result<File> {
+    let metadata = fs::metadata(path)?;
+    match metadata.is_file() {
+        true => File::open(path),
+        false if metadata.is_dir() => Err(io::Error::other("is a folder, not a file")),
+        false => Err(io::Error::other("is a pipe or a device, not a file")),
+    }
+}
+
+/// The whole of a file that is one.
+pub(super) fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = open_regular(path)?;
+    let mut bytes = Vec::with_capacity(file.metadata()?.len() as usize);
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
 
 /// A file that holds many images: a tar shard, a parquet file. Read by several threads at once.
 pub trait Container: Debug + Send + Sync {
@@ -67,7 +88,10 @@ impl ImageLocation {
     /// The whole of it.
     pub fn read(&self) -> io::Result<Vec<u8>> {
         match &self.part {
-            None => fs::read(&self.path),
+            None => {
+                self.check_length()?;
+                read_regular(&self.path)
+            }
             Some((container, entry)) => container.read(*entry),
         }
     }
@@ -75,8 +99,18 @@ impl ImageLocation {
     /// To look at a part of it; only a file of its own is not read whole.
     pub(crate) fn open(&self) -> io::Result<Box<dyn ReadSeek>> {
         match &self.part {
-            None => Ok(Box::new(BufReader::new(File::open(&self.path)?))),
+            None => {
+                self.check_length()?;
+                Ok(Box::new(BufReader::new(open_regular(&self.path)?)))
+            }
             Some((container, entry)) => Ok(Box::new(Cursor::new(container.read(*entry)?))),
+        }
+    }
+
+    fn check_length(&self) -> io::Result<()> {
+        match self.length()? {
+            length if length > LARGEST => Err(io::Error::other(format!("{length} bytes are too many for an image"))),
+            _ => Ok(()),
         }
     }
 

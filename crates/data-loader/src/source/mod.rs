@@ -25,6 +25,7 @@ pub use image_folder::{EXTENSIONS, ImageFolder};
 pub use kohya_metadata::KohyaMetadata;
 pub(crate) use location::ReadSeek;
 pub use location::{Container, ImageLocation};
+use location::{open_regular, read_regular};
 pub use metadata::Metadata;
 pub use webdataset::Webdataset;
 
@@ -46,15 +47,19 @@ pub const SOURCES: &[SourceKind] =
 
 /// The source of a subset: what its `format` says, or what its path looks like.
 pub fn open_source(subset: &Subset) -> Box<dyn ExampleSource> {
-    let kind = SOURCES
+    (kind_of(subset).open)(subset)
+}
+
+/// The kind of source that a subset is.
+pub(crate) fn kind_of(subset: &Subset) -> &'static SourceKind {
+    SOURCES
         .iter()
         .find(|kind| match subset.format {
             SourceFormat::Auto => (kind.recognises)(subset),
             format => kind.format == format,
         })
         // What a folder of folders consists of are image folders.
-        .unwrap_or(&image_folder::KIND);
-    (kind.open)(subset)
+        .unwrap_or(&image_folder::KIND)
 }
 
 /// Sorts by the bytes of the path, so that no language setting and no file system decides what is trained when.

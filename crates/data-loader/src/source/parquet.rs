@@ -20,6 +20,7 @@ use sdtrain_recipe::{SourceFormat, Subset};
 use super::columns::{self, CAPTION_COLUMNS, CONDITIONING_IMAGE};
 use super::metadata::listed;
 use super::{Container, ExampleSource, ImageLocation, Listing, SourceCaption, SourceExample, SourceKind, shards};
+use crate::caption::sidecar;
 use crate::{DataError, ImageProblem};
 
 const ENDING: &str = "parquet";
@@ -239,7 +240,9 @@ impl Table {
                             let value: Option<ByteArray> = values.next();
                             let place = || format!("row {} of its captions", rows.len());
                             let text = value.as_ref().and_then(|value| std::str::from_utf8(value.data()).ok());
-                            let text = text.ok_or_else(|| format!("{} is not UTF-8 text", place()))?.to_owned();
+                            let text = text.ok_or_else(|| format!("{} is not UTF-8 text", place()))?;
+                            // One text can stand for a million rows; it is refused further on for being too long.
+                            let text: String = text.chars().take(sidecar::LARGEST as usize + 1).collect();
                             rows.last_mut().ok_or("its lists of captions have no beginning")?.push(text);
                         }
                     }

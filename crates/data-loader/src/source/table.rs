@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::columns::Row;
+use super::open_regular;
 use crate::DataError;
 
 /// No line of a table is longer; a file without line ends is not read into memory.
@@ -20,7 +21,7 @@ pub(super) fn for_each_row(
     path: &Path,
     mut take: impl FnMut(usize, Row) -> Result<(), String>,
 ) -> Result<(), DataError> {
-    let file = File::open(path).map_err(|e| DataError::source_file(path, None, e.to_string()))?;
+    let file = open_regular(path).map_err(|e| DataError::source_file(path, None, e.to_string()))?;
     let mut problems = Problems { path, errors: Vec::new(), more: 0 };
     let is_csv = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));
     match is_csv {
@@ -96,6 +97,9 @@ fn csv_rows(file: File, problems: &mut Problems<'_>, take: Take<'_>) {
         Ok(headers) => headers.iter().map(|name| name.trim().to_owned()).collect(),
         Err(error) => return problems.add(1, csv_reason(&error)),
     };
+    if let Some((_, twice)) = columns.iter().enumerate().find(|(at, name)| columns[..*at].contains(name)) {
+        return problems.add(1, format!("names the column `{twice}` twice"));
+    }
     let mut record = csv::StringRecord::new();
     loop {
         let outcome = match reader.read_record(&mut record) {

@@ -7,14 +7,13 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::Container;
+use super::location::LARGEST;
 
 const BLOCK: u64 = 512;
 /// Longest name that a header of its own may give an entry.
 const LONGEST_NAME: u64 = 4096;
 /// Longest block of pax attributes.
 const LONGEST_ATTRIBUTES: u64 = 64 * 1024;
-/// No image is larger.
-const LARGEST: u64 = 1 << 30;
 
 /// A plain file in a tar file.
 #[derive(Debug)]
@@ -208,9 +207,10 @@ fn plain_name(name: String) -> Option<String> {
 
 /// A number in octal digits, or in binary where the first bit is set (GNU).
 fn number(field: &[u8]) -> Option<u64> {
-    if field[0] & 0x80 != 0 {
-        let (high, low) = field.split_at(field.len() - 8);
-        let fits = high[0] == 0x80 && high[1..].iter().all(|&byte| byte == 0);
+    let (&first, rest) = field.split_first()?;
+    if first & 0x80 != 0 {
+        let (high, low) = rest.split_at(rest.len().saturating_sub(8));
+        let fits = first == 0x80 && high.iter().all(|&byte| byte == 0);
         return fits.then(|| low.iter().fold(0, |number, &byte| number << 8 | u64::from(byte)));
     }
     let digits = std::str::from_utf8(field).ok()?.trim_matches(|c| c == ' ' || c == '\0');

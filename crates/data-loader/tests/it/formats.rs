@@ -3,7 +3,7 @@
 use std::io::Cursor;
 
 use image::{DynamicImage, ImageBuffer, ImageFormat, Luma, Rgba};
-use sdtrain_data_loader::{DataSet, HostImage};
+use sdtrain_data_loader::{DataSet, HostImage, ImageLocation, examine};
 
 use crate::folder::{Folder, picture};
 
@@ -215,6 +215,30 @@ fn a_file_cut_anywhere_is_refused() {
                 Ok(image) if name.ends_with("gif") => assert_eq!(image, whole),
                 Ok(_) => panic!("{name} cut to {length} of {} bytes", bytes.len()),
             }
+        }
+    }
+}
+
+#[test]
+fn a_file_cut_anywhere_is_noticed_without_decoding_it() {
+    let image = DynamicImage::from(picture(WIDTH, HEIGHT, 77));
+    let formats =
+        [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::Tiff];
+    let mut files: Vec<(String, Vec<u8>)> =
+        formats.iter().map(|format| (format!("{format:?}"), encoded(&image, *format))).collect();
+    files.extend(FILES.iter().filter(|(n, _)| !n.starts_with("animated")).map(|(n, b)| ((*n).to_owned(), b.to_vec())));
+    let folder = Folder::new();
+    let location = ImageLocation::file(folder.join("image"));
+    for (name, bytes) in files {
+        let size = |length: usize| {
+            folder.file("image", &bytes[..length]);
+            examine::read_size(&location)
+        };
+        assert_eq!(size(bytes.len()), Ok((WIDTH as usize, HEIGHT as usize)), "{name}");
+        // The last byte of a GIF only says that no image follows.
+        let last = bytes.len() - usize::from(name.to_lowercase().ends_with("gif"));
+        for length in (0..last).step_by((bytes.len() / 499).max(1)).chain([last - 1]) {
+            assert!(size(length).is_err(), "{name} cut to {length} of {} bytes", bytes.len());
         }
     }
 }

@@ -6,6 +6,7 @@ mod data_set;
 mod folder;
 mod formats;
 mod masks;
+mod mutations;
 mod order;
 mod prefetch;
 mod sources;

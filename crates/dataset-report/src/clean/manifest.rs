@@ -7,7 +7,6 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::moving::rename_new;
-use super::plan::Removal;
 use crate::Error;
 
 /// The form of manifests that is written.
@@ -47,17 +46,8 @@ pub(super) struct Manifest {
     pub entries: Vec<Entry>,
 }
 
-/// Writes the manifest of these removals, which all have one folder, into the folder that they go to; whole or not at all.
-pub(super) fn write(removals: &[&Removal], folder: &Path, to: &Path) -> Result<PathBuf, Error> {
-    let mut entries = Vec::new();
-    for removal in removals {
-        let reasons = removal.reasons.iter().map(|reason| reason.reason.clone()).collect();
-        entries.push(Entry { file: removal.file.clone(), reasons, with: None });
-        for file in &removal.with {
-            let with = Some(removal.file.clone());
-            entries.push(Entry { file: file.clone(), reasons: Vec::new(), with });
-        }
-    }
+/// Writes the manifest of these files, which all lie below one folder, into the folder that they go to; whole or not at all.
+pub(super) fn write(entries: &[Entry], folder: &Path, to: &Path) -> Result<PathBuf, Error> {
     let header = Header { sdtrain_clean: VERSION, folder: as_seen_from(folder, to)?, files: entries.len() };
     let mut text = json_line(&header);
     entries.iter().for_each(|entry| text += &json_line(entry));

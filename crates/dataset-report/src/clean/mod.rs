@@ -10,4 +10,4 @@ mod plan;
 
 pub use filters::{FILTERS, Filter};
 pub use moving::{Moved, Restored, apply, undo};
-pub use plan::{Plan, Reason, Removal, RuleCount, StayingImage};
+pub use plan::{Companion, Plan, Reason, Removal, RuleCount, StayingImage};

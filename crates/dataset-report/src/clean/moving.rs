@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::manifest::{self, Manifest};
+use super::manifest::{self, Entry, Manifest};
 use super::plan::{Plan, Removal};
 use crate::Error;
 use crate::inspection::DroppedImage;
@@ -41,24 +41,34 @@ pub fn apply(plan: &Plan) -> Result<Moved, Error> {
     if plan.found > 0 && plan.removals.len() == plan.found {
         return Err(Error::NothingLeft(plan.found));
     }
-    let mut by_folder: BTreeMap<(&Path, &Path), Vec<&Removal>> = BTreeMap::new();
+    let mut by_folder: BTreeMap<(&Path, &Path), Vec<Entry>> = BTreeMap::new();
     for removal in &plan.removals {
-        by_folder.entry((&removal.folder, &removal.to)).or_default().push(removal);
+        let entries = by_folder.entry((&removal.folder, &removal.to)).or_default();
+        let belonging =
+            |file: &String| Entry { file: file.clone(), reasons: Vec::new(), with: Some(removal.file.clone()) };
+        let reasons = removal.reasons.iter().map(|reason| reason.reason.clone()).collect();
+        entries.push(Entry { file: removal.file.clone(), reasons, with: None });
+        entries.extend(removal.with.iter().map(belonging));
+        for companion in &removal.elsewhere {
+            by_folder.entry((&companion.folder, &companion.to)).or_default().push(belonging(&companion.file));
+        }
     }
     for (folder, to) in by_folder.keys() {
         check_same_disk(folder, to)?;
     }
     let mut moved = Moved::default();
-    for ((folder, to), removals) in &by_folder {
-        moved.manifests.push(manifest::write(removals, folder, to)?.to_string_lossy().into_owned());
-        for removal in removals {
-            // A file that could not be moved keeps its caption.
-            if move_file(folder, to, &removal.file, &mut moved.failed) {
-                moved.images += 1;
-                for file in &removal.with {
-                    moved.others += usize::from(move_file(folder, to, file, &mut moved.failed));
-                }
-            }
+    for ((folder, to), entries) in &by_folder {
+        moved.manifests.push(manifest::write(entries, folder, to)?.to_string_lossy().into_owned());
+    }
+    for Removal { folder, to, file, with, elsewhere, .. } in &plan.removals {
+        // An image that could not be moved keeps its caption.
+        if !move_file(folder, to, file, &mut moved.failed) {
+            continue;
+        }
+        moved.images += 1;
+        let beside = with.iter().map(|file| (folder, to, file));
+        for (folder, to, file) in beside.chain(elsewhere.iter().map(|c| (&c.folder, &c.to, &c.file))) {
+            moved.others += usize::from(move_file(folder, to, file, &mut moved.failed));
         }
     }
     Ok(moved)

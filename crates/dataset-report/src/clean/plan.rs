@@ -5,14 +5,14 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sdtrain_data_loader::EXTENSIONS;
-use sdtrain_recipe::{CleanConfig, DataConfig, Duplicates};
+use sdtrain_data_loader::{EXTENSIONS, examine};
+use sdtrain_recipe::{CleanConfig, DataConfig, Duplicates, SourceFormat};
 use serde::Serialize;
 
 use super::filters::FILTERS;
 use crate::Error;
 use crate::duplicates::groups;
-use crate::survey::Survey;
+use crate::survey::{ImageFacts, Survey};
 
 /// What is to be moved. Serialised, it is what `--json` prints.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -25,6 +25,8 @@ pub struct Plan {
     pub removals: Vec<Removal>,
     /// Images that fail a rule and still stay, since they cannot be moved.
     pub staying: Vec<StayingImage>,
+    /// What moving files does not do.
+    pub notes: Vec<String>,
 }
 
 /// How many images a rule takes out.
@@ -47,10 +49,25 @@ pub struct Removal {
     pub to: PathBuf,
     /// The image, below both folders.
     pub file: String,
-    /// Files of the same name that go with it: its caption, its latents.
+    /// Files in the same folders that go with it: its caption and its latents, which have its name, its mask and other images.
     pub with: Vec<String>,
+    /// Files that go with it from other folders of the data: masks and the like that have a folder of their own.
+    pub elsewhere: Vec<Companion>,
     /// Why.
     pub reasons: Vec<Reason>,
+}
+
+/// A file that goes with an image and lies in another folder of the data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Companion {
+    /// That folder.
+    #[serde(serialize_with = "as_text")]
+    pub folder: PathBuf,
+    /// The folder that it goes to.
+    #[serde(serialize_with = "as_text")]
+    pub to: PathBuf,
+    /// The file, below both folders.
+    pub file: String,
 }
 
 /// One rule that an image fails.
@@ -109,12 +126,25 @@ impl Plan {
         // The same file may have been listed by two subsets.
         moved.sort_by(|a, b| a.0.cmp(&b.0));
         moved.dedup_by(|a, b| a.0 == b.0);
-        let mut companions = Companions::of(moved.iter().map(|(path, ..)| path.as_path()))?;
+        let paths: BTreeSet<&Path> = moved.iter().map(|(path, ..)| path.as_path()).collect();
+        plan.notes = notes_on_tables(survey, &paths);
+        let mut extra_images = ExtraImages::of(survey, &paths);
+        let mut companions = Companions::of(paths)?;
         for (path, (folder, to), reasons) in moved {
-            let below = |path: &Path| path.strip_prefix(&folder).ok()?.to_str().map(str::to_owned);
-            let Some(file) = below(&path) else { continue };
-            let with = companions.take(&path).iter().filter_map(|path| below(path)).collect();
-            plan.removals.push(Removal { folder, to, file, with, reasons });
+            let below = |folder: &Path, path: &Path| path.strip_prefix(folder).ok()?.to_str().map(str::to_owned);
+            let Some(file) = below(&folder, &path) else { continue };
+            let mut with: Vec<String> = companions.take(&path).iter().filter_map(|path| below(&folder, path)).collect();
+            let mut elsewhere = Vec::new();
+            for extra in extra_images.take(&path) {
+                let Some((its_folder, its_to)) = folders.place(&extra) else { continue };
+                let Some(file) = below(&its_folder, &extra) else { continue };
+                if its_folder != folder {
+                    elsewhere.push(Companion { folder: its_folder, to: its_to, file });
+                } else if !with.contains(&file) {
+                    with.push(file);
+                }
+            }
+            plan.removals.push(Removal { folder, to, file, with, elsewhere, reasons });
         }
         Ok(plan)
     }
@@ -164,8 +194,9 @@ struct Folders(Vec<(PathBuf, PathBuf)>);
 
 impl Folders {
     fn of(config: &DataConfig, to: Option<&Path>) -> Result<Folders, Error> {
-        let all: BTreeSet<PathBuf> =
-            config.subsets.iter().filter_map(|subset| fs::canonicalize(&subset.path).ok()).collect();
+        let of_extra_images = config.subsets.iter().flat_map(|subset| &subset.extra_images);
+        let all = config.subsets.iter().map(|subset| &subset.path).chain(of_extra_images.flat_map(|extra| &extra.path));
+        let all: BTreeSet<PathBuf> = all.filter_map(|path| fs::canonicalize(path).ok()).collect();
         let outermost = all.iter().filter(|folder| !all.iter().any(|o| o != *folder && folder.starts_with(o)));
         let outermost: Vec<&PathBuf> = outermost.collect();
         let to = to.map(real_path).transpose()?;
@@ -210,6 +241,57 @@ impl Folders {
     }
 }
 
+/// Images that images have: masks, control images and the like.
+struct ExtraImages(BTreeMap<PathBuf, BTreeSet<PathBuf>>);
+
+impl ExtraImages {
+    /// Of all images that are moved. One that an image which stays has as well stays with it, and so does a link.
+    fn of(survey: &Survey, moved: &BTreeSet<&Path>) -> ExtraImages {
+        let mut stay: BTreeSet<PathBuf> = survey.images.iter().map(|image| image.real.clone()).collect();
+        let mut go: BTreeMap<PathBuf, BTreeSet<PathBuf>> = BTreeMap::new();
+        for image in &survey.images {
+            for extra in &image.extra_images {
+                let is_link = fs::symlink_metadata(extra).is_ok_and(|metadata| metadata.is_symlink());
+                let Ok(real) = fs::canonicalize(extra) else { continue };
+                match moved.contains(image.real.as_path()) && !is_link {
+                    true => go.entry(image.real.clone()).or_default().insert(real),
+                    false => stay.insert(real),
+                };
+            }
+        }
+        go.values_mut().for_each(|extras| extras.retain(|extra| !stay.contains(extra)));
+        ExtraImages(go)
+    }
+
+    /// Those of one image; what several images share goes with the first.
+    fn take(&mut self, image: &Path) -> BTreeSet<PathBuf> {
+        let taken = self.0.remove(image).unwrap_or_default();
+        self.0.values_mut().for_each(|others| others.retain(|other| !taken.contains(other)));
+        taken
+    }
+}
+
+/// Tables keep the rows of images that are taken out.
+fn notes_on_tables(survey: &Survey, moved: &BTreeSet<&Path>) -> Vec<String> {
+    let mut notes = Vec::new();
+    for (index, subset) in survey.subsets.iter().enumerate() {
+        if !matches!(examine::format(subset), SourceFormat::Metadata | SourceFormat::KohyaMetadata) {
+            continue;
+        }
+        let is_moved = |image: &&ImageFacts| image.subset == index && moved.contains(image.real.as_path());
+        let rows = survey.images.iter().filter(is_moved).count();
+        if rows > 0 {
+            let table = subset.metadata_file.as_ref().unwrap_or(&subset.path);
+            notes.push(format!(
+                "the table of `{}` is not changed and keeps the rows of {rows} images that are taken out: remove them too, \
+                 or a run names these images as missing and does not start where they are more than 1 in 100",
+                table.display()
+            ));
+        }
+    }
+    notes
+}
+
 /// A path with all links followed, as far as it exists.
 fn real_path(path: &Path) -> Result<PathBuf, Error> {
     let absolute = std::path::absolute(path).map_err(|error| Error::storage(path, &error))?;
@@ -227,8 +309,7 @@ struct Companions(BTreeMap<PathBuf, Vec<PathBuf>>);
 
 impl Companions {
     /// Of all images that are moved. A file that belongs to an image that stays as well stays with it.
-    fn of<'a>(moved: impl Iterator<Item = &'a Path>) -> Result<Companions, Error> {
-        let moved: BTreeSet<&Path> = moved.collect();
+    fn of(moved: BTreeSet<&Path>) -> Result<Companions, Error> {
         let folders: BTreeSet<&Path> = moved.iter().filter_map(|path| path.parent()).collect();
         let stems: BTreeSet<PathBuf> = moved.iter().map(|path| path.with_extension("")).collect();
         let mut companions: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();

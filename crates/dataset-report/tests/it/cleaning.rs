@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sdtrain_dataset_report::Error;
 use sdtrain_dataset_report::clean::{Plan, apply, undo};
-use sdtrain_recipe::{DataConfig, Duplicates, Subset};
+use sdtrain_recipe::{DataConfig, Duplicates, ExtraImages, MASK_COLUMN, Subset};
 
 use crate::folder::{Folder, picture, survey};
 
@@ -167,6 +167,71 @@ fn a_caption_shared_with_an_image_that_stays_stays() {
     let plan = plan(&at_least_64(&folder));
     assert_eq!(taken_out(&plan), [("a.jpg", vec!["min_side"])]);
     assert_eq!(plan.removals[0].with, Vec::<String>::new());
+}
+
+/// Masks beside the images of `mixed`, and control images in a folder of their own.
+fn with_extra_images(folder: &Folder) -> DataConfig {
+    let control = folder.root().join("control");
+    for (name, side) in [("large", 96), ("in/small", 32)] {
+        folder.image(&format!("{name}-mask.png"), &picture(side, side, 7));
+        fs::create_dir_all(control.join("in")).unwrap();
+        picture(side, side, 8).save(control.join(format!("{name}.png"))).unwrap();
+    }
+    let mut config = at_least_64(folder);
+    config.subsets[0].extra_images = vec![
+        ExtraImages { column: MASK_COLUMN.to_owned(), path: None, suffix: "-mask".to_owned() },
+        ExtraImages { column: "control".to_owned(), path: Some(control), suffix: String::new() },
+    ];
+    config
+}
+
+#[test]
+fn masks_and_control_images_go_with_their_image_and_come_back() {
+    let folder = mixed();
+    let config = with_extra_images(&folder);
+    let before = folder.files();
+    let plan = plan(&config);
+    assert_eq!(taken_out(&plan), [("broken.jpg", vec!["broken"]), ("in/small.png", vec!["min_side"])]);
+    assert_eq!(plan.removals[1].with, ["in/small.npz", "in/small.txt", "in/small-mask.png"]);
+    assert_eq!(plan.removals[1].elsewhere[0].file, "in/small.png");
+    let moved = apply(&plan).unwrap();
+    assert_eq!((moved.images, moved.others, moved.failed.len(), moved.manifests.len()), (2, 4, 0, 2));
+    let names = folder.names();
+    for name in ["control-removed/in/small.png", "images-removed/in/small-mask.png", "control/large.png"] {
+        assert!(names.iter().any(|other| other == name), "{name}: {names:?}");
+    }
+    for manifest in &moved.manifests {
+        undo(Path::new(manifest)).unwrap();
+    }
+    assert_eq!(folder.files(), before);
+}
+
+#[test]
+fn a_mask_that_an_image_which_stays_has_too_stays() {
+    let folder = Folder::new();
+    folder.image("a.png", &picture(96, 96, 0));
+    folder.jpeg("a.jpg", &picture(32, 32, 1), 90);
+    folder.image("a-mask.png", &picture(96, 96, 2));
+    let mut config = at_least_64(&folder);
+    let mask = ExtraImages { column: MASK_COLUMN.to_owned(), path: None, suffix: "-mask".to_owned() };
+    config.subsets[0].extra_images = vec![mask];
+    let plan = plan(&config);
+    assert_eq!(taken_out(&plan), [("a.jpg", vec!["min_side"])]);
+    assert_eq!(plan.removals[0].with, Vec::<String>::new());
+}
+
+#[test]
+fn rows_of_a_table_stay_and_that_is_said() {
+    let folder = Folder::new();
+    folder.image("a.png", &picture(96, 96, 0));
+    folder.image("b.png", &picture(32, 32, 1));
+    assert!(plan(&at_least_64(&folder)).notes.is_empty());
+    folder.file("metadata.jsonl", "{\"file_name\": \"a.png\", \"text\": \"a\"}\n{\"file_name\": \"b.png\"}\n");
+    let plan = plan(&at_least_64(&folder));
+    assert_eq!(taken_out(&plan), [("b.png", vec!["min_side"])]);
+    let data = folder.data();
+    let expected = format!("the table of `{}` is not changed and keeps the rows of 1 images", data.display());
+    assert!(plan.notes.len() == 1 && plan.notes[0].starts_with(&expected), "{:?}", plan.notes);
 }
 
 #[test]

@@ -100,6 +100,9 @@ fn in_words(plan: &Plan, moved: Option<&Moved>) -> String {
     if plan.staying.len() > NAMED {
         let _ = writeln!(text, "  … and {} more are not moved", plan.staying.len() - NAMED);
     }
+    for note in &plan.notes {
+        let _ = writeln!(text, "  note: {note}");
+    }
     match moved {
         Some(moved) => {
             let _ = writeln!(text, "moved {} images and {} files that belong to them", moved.images, moved.others);

@@ -1,0 +1,93 @@
+//! TIFF: whether the pixels of its first image lie in the file.
+//!
+//! Directories and types: TIFF 6.0, section 2 (Adobe, 1992).
+
+use std::io::SeekFrom;
+
+use image::ImageFormat;
+
+use super::by_image_crate::ByImageCrate;
+use super::jpeg::TRUNCATED;
+use crate::source::ReadSeek;
+
+/// Further pages are not looked at.
+pub(super) const TIFF: ByImageCrate = ByImageCrate {
+    format: ImageFormat::Tiff,
+    begins: |start| start.starts_with(b"II*\0") || start.starts_with(b"MM\0*"),
+    is_animated: check,
+};
+
+const STRIP_OFFSETS: u16 = 273;
+const STRIP_LENGTHS: u16 = 279;
+const TILE_OFFSETS: u16 = 324;
+const TILE_LENGTHS: u16 = 325;
+/// More strips or tiles than this are left to the decoder.
+const MOST_PARTS: u32 = 1 << 18;
+
+/// Numbers in the byte order of the file.
+struct Numbers<'a> {
+    reader: &'a mut dyn ReadSeek,
+    is_big_endian: bool,
+}
+
+impl Numbers<'_> {
+    fn go_to(&mut self, place: u64) -> Result<(), String> {
+        self.reader.seek(SeekFrom::Start(place)).map(|_| ()).map_err(|e| e.to_string())
+    }
+
+    fn short(&mut self) -> Result<u16, String> {
+        let mut bytes = [0; 2];
+        self.reader.read_exact(&mut bytes).map_err(|_| TRUNCATED.to_owned())?;
+        Ok(if self.is_big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
+    }
+
+    fn long(&mut self) -> Result<u32, String> {
+        let mut bytes = [0; 4];
+        self.reader.read_exact(&mut bytes).map_err(|_| TRUNCATED.to_owned())?;
+        Ok(if self.is_big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
+    }
+
+    /// The values of the entry at this place; none where they are of an unusual type or too many.
+    fn values(&mut self, entry: u64) -> Result<Vec<u32>, String> {
+        const SHORT: u16 = 3;
+        const LONG: u16 = 4;
+        self.go_to(entry + 2)?;
+        let (kind, count) = (self.short()?, self.long()?);
+        let width = match kind {
+            SHORT => 2,
+            LONG => 4,
+            _ => return Ok(Vec::new()),
+        };
+        if count > MOST_PARTS {
+            return Ok(Vec::new());
+        }
+        if count * width > 4 {
+            let place = self.long()?;
+            self.go_to(u64::from(place))?;
+        }
+        (0..count).map(|_| if kind == SHORT { self.short().map(u32::from) } else { self.long() }).collect()
+    }
+}
+
+/// Looks whether every strip or tile lies in the file.
+fn check(reader: &mut dyn ReadSeek) -> Result<bool, String> {
+    let length = reader.seek(SeekFrom::End(0)).map_err(|e| e.to_string())?;
+    let mut numbers = Numbers { reader, is_big_endian: false };
+    numbers.go_to(0)?;
+    numbers.is_big_endian = numbers.short()? == u16::from_le_bytes(*b"MM");
+    numbers.go_to(4)?;
+    let directory = u64::from(numbers.long()?);
+    numbers.go_to(directory)?;
+    let entries = numbers.short()?;
+    let (mut offsets, mut lengths) = (Vec::new(), Vec::new());
+    for entry in (0..u64::from(entries)).map(|number| directory + 2 + 12 * number) {
+        numbers.go_to(entry)?;
+        match numbers.short()? {
+            STRIP_OFFSETS | TILE_OFFSETS => offsets = numbers.values(entry)?,
+            STRIP_LENGTHS | TILE_LENGTHS => lengths = numbers.values(entry)?,
+            _ => {}
+        }
+    }
+    let is_cut = offsets.iter().zip(&lengths).any(|(&at, &count)| u64::from(at) + u64::from(count) > length);
+    if is_cut { Err(TRUNCATED.to_owned()) } else { Ok(false) }
+}
