@@ -19,6 +19,8 @@ mod error;
 pub mod examine;
 mod extra_images;
 mod image;
+mod looks;
+mod manifest;
 mod order;
 mod prefetch;
 mod report;

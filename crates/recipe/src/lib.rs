@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod cache_folder;
 mod check;
 mod check_captions;
 mod checkpoint;
@@ -29,6 +30,7 @@ mod train_config;
 mod vae_objective;
 mod validation;
 
+pub use cache_folder::cache_folder;
 pub use checkpoint::CheckpointConfig;
 pub use clean::{CleanConfig, CleanMistake, Duplicates, MissingDpi};
 pub use data::{

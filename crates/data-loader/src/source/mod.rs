@@ -4,6 +4,7 @@ mod beside;
 mod columns;
 mod dreambooth;
 mod image_folder;
+mod kept_captions;
 mod kohya_metadata;
 mod location;
 mod metadata;

@@ -326,6 +326,10 @@ impl Column {
 }
 
 impl Container for Column {
+    fn file(&self) -> &Path {
+        &self.table.path
+    }
+
     fn read(&self, entry: u64) -> io::Result<Vec<u8>> {
         self.cell(entry).map(|bytes| bytes.to_vec())
     }
