@@ -52,7 +52,7 @@ pub use optimizer::{AdamWConfig, OptimizerConfig};
 pub use precision::{FloatType, PrecisionConfig};
 pub use samples::{SamplerName, SamplesConfig};
 pub use save::SaveConfig;
-pub use source::{SOURCE_FILE_ENDINGS, SourceFormat, is_address, is_pattern};
+pub use source::{SOURCE_FILE_ENDINGS, SourceFormat, address_mistake, is_address, is_pattern};
 pub use target::matches_pattern;
 pub use train::TrainSection;
 pub use train_config::{Extends, Method, TrainConfig};

@@ -117,7 +117,7 @@ fn fits(name: &str, wanted: &str) -> bool {
 }
 
 /// The names that a pattern with braces stands for: `{000..123}` counts, `{a,b}` lists.
-fn expanded(pattern: &str) -> Result<Vec<String>, String> {
+pub(super) fn expanded(pattern: &str) -> Result<Vec<String>, String> {
     let braces = pattern.find('{').and_then(|open| Some((open, open + pattern[open..].find('}')?)));
     let Some((open, close)) = braces else {
         return Ok(vec![pattern.to_owned()]);
