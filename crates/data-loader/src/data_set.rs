@@ -235,7 +235,7 @@ impl DataSet {
             hasher.update(bytes);
         };
         for (image, ordered) in self.images.iter().zip(self.order.images()) {
-            field(image.relative.as_os_str().as_encoded_bytes());
+            field(image.relative(&self.subsets[image.subset]).as_os_str().as_encoded_bytes());
             field(&image.file_length.to_le_bytes());
             for caption in &image.captions {
                 field(caption.text.as_bytes());

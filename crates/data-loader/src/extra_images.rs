@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use sdtrain_recipe::{DataConfig, MASK_COLUMN};
 
 use crate::buckets::Size;
-use crate::scan::Image;
+use crate::scan::{Image, of_subset};
 use crate::source::SourceExample;
 use crate::{DataError, image};
 
@@ -41,7 +41,7 @@ pub(crate) fn missing(config: &DataConfig, images: &[Image]) -> Vec<DataError> {
         errors.extend(error(column, without, images.len(), hint));
     }
     for (index, subset) in config.subsets.iter().enumerate() {
-        let own: Vec<&Image> = images.iter().filter(|image| image.subset == index).collect();
+        let own = of_subset(images, index);
         for extra in &subset.extra_images {
             let column = &extra.column;
             // Where only some have one, the rule above is what they break.
@@ -55,7 +55,7 @@ pub(crate) fn missing(config: &DataConfig, images: &[Image]) -> Vec<DataError> {
             }
             let folder = extra.path.as_ref().unwrap_or(&subset.path);
             let hint = format!("that of `NAME.jpg` is looked for as `{}/NAME{}.png`", folder.display(), extra.suffix);
-            errors.extend(error(column, own.iter().copied(), own.len(), hint));
+            errors.extend(error(column, own.iter(), own.len(), hint));
         }
     }
     errors
@@ -74,10 +74,8 @@ pub(crate) fn warnings(config: &DataConfig, images: &[Image], without_image: &[P
         if !subset.extra_images.iter().any(|extra| extra.column == MASK_COLUMN) {
             continue;
         }
-        let mut whole = images
-            .iter()
-            .filter(|image| image.subset == index && !image.extra_images.contains_key(MASK_COLUMN))
-            .peekable();
+        let own = of_subset(images, index).iter();
+        let mut whole = own.filter(|image| !image.extra_images.contains_key(MASK_COLUMN)).peekable();
         if let Some(first) = whole.peek().map(|image| image.location.path().display().to_string()) {
             warnings.push(format!(
                 "{} images of `{}` have no mask and are trained whole, the first is `{first}`",

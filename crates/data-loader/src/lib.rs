@@ -23,6 +23,8 @@ pub mod examine;
 mod extra_images;
 mod groups;
 mod image;
+mod looks;
+mod manifest;
 mod order;
 mod prefetch;
 mod report;

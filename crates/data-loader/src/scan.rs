@@ -1,24 +1,22 @@
 //! Looks through the subsets of a configuration: every image's size, caption and bucket, nothing decoded; all problems at once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use sdtrain_recipe::{DataConfig, MissingCaption, Subset};
 
 use crate::buckets::{Buckets, Placement, Size};
-use crate::image::{self, Look};
+use crate::image::Look;
+use crate::looks::{Looks, look_at_all};
+use crate::manifest::{self, Manifest};
 use crate::report::CaptionCounts;
-use crate::source::{self, ImageLocation, Listing, SourceCaption, SourceExample};
+use crate::source::{self, ImageLocation, Listing, SourceCaption};
 use crate::{DataError, ImageProblem, extra_images};
 
 /// One image that can be trained on.
 #[derive(Clone, Debug)]
 pub(crate) struct Image {
     pub location: ImageLocation,
-    /// Path below its subset's folder, for the fingerprint: a data set that was moved is the same.
-    pub relative: PathBuf,
     pub file_length: u64,
     pub subset: usize,
     pub size: Size,
@@ -26,6 +24,16 @@ pub(crate) struct Image {
     pub captions: Vec<SourceCaption>,
     /// Its mask and other images that belong to it, by column.
     pub extra_images: BTreeMap<String, ImageLocation>,
+}
+
+impl Image {
+    /// Path below its subset's folder, for the fingerprint: a data set that was moved is the same.
+    pub fn relative(&self, subset: &Subset) -> &Path {
+        let path = self.location.path();
+        // A subset that is a file or a pattern lies in its folder.
+        let folder = subset.path.parent().unwrap_or(&subset.path);
+        path.strip_prefix(&subset.path).or_else(|_| path.strip_prefix(folder)).unwrap_or(path)
+    }
 }
 
 /// What a look through the folders gave.
@@ -68,6 +76,7 @@ pub(crate) fn scan(config: &DataConfig, buckets: &[Buckets]) -> Result<Scan, Dat
     let mut hint_of_source = None;
     let mut extra_without_image: Vec<PathBuf> = Vec::new();
     let mut animated_files: Vec<PathBuf> = Vec::new();
+    let mut identities: Vec<u64> = Vec::new();
     for (subset_index, listing) in listings {
         let subset = &config.subsets[subset_index];
         let extensions = subset.caption_extensions();
@@ -85,8 +94,11 @@ pub(crate) fn scan(config: &DataConfig, buckets: &[Buckets]) -> Result<Scan, Dat
         unreadable.extend(listing.rejected);
         scan.captions.without_image.extend(listing.captions_without_image);
         broken_captions.extend(listing.broken_captions);
-        let looks = look_at_all(&listing.examples);
-        for (example, look) in listing.examples.into_iter().zip(looks) {
+        let Looks { looked, identities: of_subset, warning } =
+            look_at_all(&listing.examples, manifest_of(subset).as_ref());
+        scan.warnings.extend(warning);
+        scan.images.reserve(listing.examples.len());
+        for ((example, look), identity) in listing.examples.into_iter().zip(looked).zip(of_subset) {
             let (Look { size, animated }, file_length) = match look {
                 Ok(look) => look,
                 Err(reason) => {
@@ -125,12 +137,8 @@ pub(crate) fn scan(config: &DataConfig, buckets: &[Buckets]) -> Result<Scan, Dat
                 uncaptioned.push(path.to_owned());
                 hint_of_source = hint_of_source.or_else(|| listing.caption_hint.clone());
             }
-            // A subset that is a file or a pattern lies in its folder.
-            let folder = subset.path.parent().unwrap_or(&subset.path);
-            let relative =
-                path.strip_prefix(&subset.path).or_else(|_| path.strip_prefix(folder)).unwrap_or(path).to_owned();
+            identities.push(identity);
             scan.images.push(Image {
-                relative,
                 location: example.image,
                 file_length,
                 subset: subset_index,
@@ -168,11 +176,11 @@ pub(crate) fn scan(config: &DataConfig, buckets: &[Buckets]) -> Result<Scan, Dat
         errors.extend(extra_images::missing(config, &scan.images));
     }
     DataError::all(errors)?;
-    let found = warnings(&scan, &animated_files);
+    let found = warnings(&scan, identities, &animated_files);
     scan.warnings.extend(found);
     scan.warnings.extend(extra_images::warnings(config, &scan.images, &extra_without_image));
     let of_captions: Vec<String> = (config.subsets.iter().enumerate())
-        .flat_map(|(index, subset)| caption_warnings(subset, scan.images.iter().filter(|image| image.subset == index)))
+        .flat_map(|(index, subset)| caption_warnings(subset, of_subset(&scan.images, index).iter()))
         .collect();
     scan.warnings.extend(of_captions);
     Ok(scan)
@@ -193,14 +201,30 @@ fn caption_hint(config: &DataConfig, other_endings: &BTreeSet<String>) -> String
     }
 }
 
-fn warnings(scan: &Scan, animated: &[PathBuf]) -> Vec<String> {
+/// The images of a subset; they lie side by side, subset after subset.
+pub(crate) fn of_subset(images: &[Image], subset: usize) -> &[Image] {
+    let start = images.partition_point(|image| image.subset < subset);
+    &images[start..start + images[start..].partition_point(|image| image.subset == subset)]
+}
+
+/// Where what is found in a subset is kept for the next time. Everything that names examples is part of its name, so that two
+/// configurations of one folder do not push each other out.
+fn manifest_of(subset: &Subset) -> Option<Manifest> {
+    let settings = format!(
+        "{:?}",
+        (
+            (&subset.path, subset.format.name(), subset.recursive, &subset.metadata_file),
+            (&subset.image_column, &subset.conditioning_image_column, &subset.extra_images),
+        )
+    );
+    Some(Manifest::of(&manifest::folder()?, "images", settings.as_bytes()))
+}
+
+fn warnings(scan: &Scan, mut identities: Vec<u64>, animated: &[PathBuf]) -> Vec<String> {
     let mut warnings = Vec::new();
-    let distinct: BTreeSet<PathBuf> = scan
-        .images
-        .iter()
-        .map(|i| fs::canonicalize(i.location.path()).unwrap_or_else(|_| i.location.path().to_owned()))
-        .collect();
-    let doubled = scan.images.len() - distinct.len();
+    identities.sort_unstable();
+    identities.dedup();
+    let doubled = scan.images.len() - identities.len();
     if doubled > 0 {
         warnings.push(format!("{doubled} images are listed more than once, by several subsets or by links"));
     }
@@ -247,33 +271,4 @@ fn caption_warnings<'a>(subset: &Subset, images: impl Iterator<Item = &'a Image>
         }
     }
     warnings
-}
-
-type Looked = Result<(Look, u64), String>;
-
-/// Size and file length of every image, on as many threads as the machine has; the result does not depend on them.
-fn look_at_all(examples: &[SourceExample]) -> Vec<Looked> {
-    /// Fewer files than this are not worth a thread.
-    const PER_THREAD: usize = 32;
-    let threads =
-        thread::available_parallelism().map_or(1, usize::from).min(examples.len().div_ceil(PER_THREAD)).max(1);
-    let mut looks: Vec<Looked> = vec![Err(String::new()); examples.len()];
-    let share = examples.len().div_ceil(threads).max(1);
-    thread::scope(|scope| {
-        for (examples, looks) in examples.chunks(share).zip(looks.chunks_mut(share)) {
-            scope.spawn(move || {
-                for (example, look) in examples.iter().zip(looks) {
-                    *look = look_at(example);
-                }
-            });
-        }
-    });
-    looks
-}
-
-fn look_at(example: &SourceExample) -> Looked {
-    let length = example.image.length().map_err(|e| e.to_string())?;
-    let look = image::look(&example.image)?;
-    extra_images::look_at(example, look.size)?;
-    Ok((look, length))
 }

@@ -18,6 +18,21 @@ const COLOUR_LIMITS: (f64, u8) = (8.0, 32);
 /// Copies have the same width for their height, but for rounding and a trimmed edge.
 const STRETCH_LIMIT: f64 = 1.05;
 
+/// Where the colours lie on a few axes, in steps so wide that a copy is at most one step away on each.
+pub(crate) type ColourCell = [i8; 5];
+
+/// A cell and all that touch it.
+pub(crate) fn neighbours(cell: ColourCell) -> impl Iterator<Item = ColourCell> {
+    (0..3_i32.pow(cell.len() as u32)).map(move |number| {
+        let mut rest = number;
+        cell.map(|step| {
+            let other = step + (rest % 3) as i8 - 1;
+            rest /= 3;
+            other
+        })
+    })
+}
+
 /// What an image looks like.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Look {
@@ -57,6 +72,29 @@ impl Look {
             }
         }
         Ok(look)
+    }
+
+    /// Whether the image has enough pixels to be a copy of anything.
+    pub(crate) fn is_hashed(&self) -> bool {
+        self.is_hashed
+    }
+
+    /// The cell of its colours: brightness, left against right, top against bottom, the quarters crosswise, red against blue.
+    ///
+    /// Each axis adds up all colours with factors from −1 to 1, so on none of them can two pictures differ by more than by the sum
+    /// of all differences, which for copies is less than the limit of the mean times the number of colours: one step.
+    pub(crate) fn colour_cell(&self) -> ColourCell {
+        let mut sums = [0_i32; 5];
+        for (at, &colour) in self.colours.iter().enumerate() {
+            let (channel, row, column) =
+                (at / (COLOUR_GRID * COLOUR_GRID), at / COLOUR_GRID % COLOUR_GRID, at % COLOUR_GRID);
+            let side = |is_first: bool| if is_first { 1 } else { -1 };
+            let (across, down) = (side(column < COLOUR_GRID / 2), side(row < COLOUR_GRID / 2));
+            let factors = [1, across, down, across * down, 1 - channel as i32];
+            sums.iter_mut().zip(factors).for_each(|(sum, factor)| *sum += factor * i32::from(colour));
+        }
+        let step = COLOUR_LIMITS.0 * self.colours.len().max(1) as f64;
+        sums.map(|sum| (f64::from(sum) / step).floor() as i8)
     }
 
     /// In how many bits the hashes differ, if that is at most `limit` and the colours agree as well.

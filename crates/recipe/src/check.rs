@@ -8,7 +8,7 @@ use crate::kohya::KohyaFile;
 use crate::location::nearest_folder_hint;
 use crate::{
     CleanConfig, Init, LrScheduleConfig, MASK_COLUMN, Method, ModelLocation, OptimizerConfig, PredictionType,
-    SOURCE_FILE_ENDINGS, Subset, TrainConfig, is_address, is_pattern,
+    SOURCE_FILE_ENDINGS, Subset, TrainConfig, address_mistake, is_address, is_pattern,
 };
 
 /// More threads than this are a slip; each holds a decoded image.
@@ -170,9 +170,10 @@ impl Checker<'_> {
 
     fn check_subset_path(&mut self, key: &str, path: &Path) {
         if is_address(path) {
-            let message = format!("`{key}`: `{}` is an address, and images are read from this machine", path.display());
-            self.report(key, message).hint =
-                Some("download them first, for instance with `hf download --repo-type dataset ORG/NAME`".to_owned());
+            if let Some((message, hint)) = address_mistake(path) {
+                let message = format!("`{key}`: `{}` {message}", path.display());
+                self.report(key, message).hint = Some(hint.to_owned());
+            }
             return;
         }
         let is_source = path

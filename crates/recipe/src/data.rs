@@ -57,6 +57,12 @@ pub struct DataConfig {
     /// What happens to the images of a bucket that do not fill a batch at the end of an epoch.
     pub leftovers: Leftovers,
 
+    /// Folder for files that subsets name by address. What was fetched stays there and is not fetched again, even if the server has
+    /// another one by then: delete it for that. Absent: `sdtrain/downloads` in the user's cache folder (`$XDG_CACHE_HOME`, or
+    /// `~/.cache`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub download_dir: Option<PathBuf>,
+
     /// What `sdtrain dataset clean` takes out.
     pub clean: CleanConfig,
 }
@@ -75,6 +81,7 @@ impl Default for DataConfig {
             cache_latents: true,
             workers: 2,
             leftovers: Leftovers::ShortBatch,
+            download_dir: None,
             clean: CleanConfig::default(),
         }
     }
@@ -114,7 +121,10 @@ impl Resolution {
 #[schemars(extend("required" = ["path"]))]
 pub struct Subset {
     /// Folder with the images, or a file that holds or names them; `format` says which. Several files of a kind are written
-    /// as a pattern: `shard-{000..123}.tar`, `train-*.parquet`. Relative to the file it is written in.
+    /// as a pattern: `shard-{000..123}.tar`, `train-*.parquet`. Relative to the file it is written in. Tar and Parquet files may
+    /// also be named by address, `https://HOST/shard-{000..123}.tar` or `s3://BUCKET/shard-{000..123}.tar`: each is fetched once
+    /// into `data.download_dir` and then read there. S3 is asked with `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`
+    /// and `AWS_ENDPOINT_URL`, or without a signature where `AWS_SKIP_SIGNATURE=true`.
     #[schemars(extend("x-other-names" = ["image_dir", "train_data_dir", "instance_data_dir"]))]
     pub path: PathBuf,
 

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod batching;
+mod cache_folder;
 mod check;
 mod check_captions;
 mod check_order;
@@ -32,6 +33,7 @@ mod vae_objective;
 mod validation;
 
 pub use batching::Batching;
+pub use cache_folder::cache_folder;
 pub use checkpoint::CheckpointConfig;
 pub use clean::{CleanConfig, CleanMistake, Duplicates, MissingDpi};
 pub use data::{
@@ -53,7 +55,7 @@ pub use optimizer::{AdamWConfig, OptimizerConfig};
 pub use precision::{FloatType, PrecisionConfig};
 pub use samples::{SamplerName, SamplesConfig};
 pub use save::SaveConfig;
-pub use source::{SOURCE_FILE_ENDINGS, SourceFormat, is_address, is_pattern};
+pub use source::{SOURCE_FILE_ENDINGS, SourceFormat, address_mistake, is_address, is_pattern};
 pub use target::matches_pattern;
 pub use train::TrainSection;
 pub use train_config::{Extends, Method, TrainConfig};

@@ -189,6 +189,7 @@ fn make_paths_absolute(config: &mut TrainConfig, document: &Document) {
     }
     let inputs = [
         (&mut config.data.kohya_config, "data.kohya_config"),
+        (&mut config.data.download_dir, "data.download_dir"),
         (&mut config.model.vae, "model.vae"),
         (&mut config.lora.initial, "lora.initial"),
         (&mut config.validation.path, "validation.path"),

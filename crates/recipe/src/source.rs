@@ -45,12 +45,63 @@ impl SourceFormat {
 /// Endings of single files that a subset's `path` may name.
 pub const SOURCE_FILE_ENDINGS: [&str; 5] = ["tar", "parquet", "jsonl", "csv", "json"];
 
-/// Whether a path is an address on the network, which cannot be read.
+/// Endings of the files that may be named by address.
+const FETCHED_ENDINGS: [&str; 2] = ["tar", "parquet"];
+
+/// Whether a path is an address on the network.
 pub fn is_address(path: &std::path::Path) -> bool {
     let text = path.to_string_lossy();
     text.split_once("://").is_some_and(|(scheme, _)| {
         !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric() || c == '+' || c == '-')
     })
+}
+
+/// Why an address, or a pattern of addresses, cannot be fetched: what is wrong with it, and the way out.
+pub fn address_mistake(path: &std::path::Path) -> Option<(&'static str, &'static str)> {
+    let text = path.to_str()?;
+    let (scheme, rest) = text.split_once("://")?;
+    let (host, file) = rest.split_once('/').unwrap_or((rest, ""));
+    if !["http", "https", "s3"].contains(&scheme) {
+        return Some((
+            "is an address of a kind that is not read",
+            "`https://…`, `http://…` and `s3://…` are; download others first, for instance with \
+             `hf download --repo-type dataset ORG/NAME`",
+        ));
+    }
+    if host.contains('@') {
+        return Some((
+            "holds a name or a password, which would end up in logs and products",
+            "over HTTP only what needs no password is read; for `s3://` set `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`",
+        ));
+    }
+    if file.contains(['?', '#']) {
+        return Some((
+            "goes on behind the name of the file",
+            "leave out what begins with `?` or `#`; files in S3 that need a signature are read through `s3://BUCKET/…`",
+        ));
+    }
+    if rest.contains('*') {
+        return Some((
+            "has a star, and what lies on a server cannot be listed",
+            "name the files with braces: `shard-{000..123}.tar`",
+        ));
+    }
+    // Braces may hold a slash.
+    let is_odd = |segment: &str| segment.is_empty() || segment == "." || segment == ".." || segment.contains('\\');
+    if host.is_empty() || file.split('/').any(is_odd) {
+        return Some((
+            "names no file",
+            "an address is `https://HOST/FOLDER/FILE.tar` or `s3://BUCKET/FOLDER/FILE.tar`",
+        ));
+    }
+    let ending = file.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+    if !FETCHED_ENDINGS.contains(&ending.as_str()) {
+        return Some((
+            "is no tar or Parquet file",
+            "images are fetched in shards that end in `.tar` (WebDataset) or `.parquet`; download other files first",
+        ));
+    }
+    None
 }
 
 /// Whether a path stands for several files: `shard-{000..123}.tar`, `{cats,dogs}.parquet`, `train-*.parquet`.
@@ -59,4 +110,38 @@ pub fn is_pattern(path: &std::path::Path) -> bool {
     let has_braces = text.find('{').is_some_and(|open| text[open..].contains('}'));
     let name_has_star = path.file_name().is_some_and(|name| name.to_string_lossy().contains('*'));
     (has_braces || name_has_star) && !path.exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::address_mistake;
+
+    #[test]
+    fn what_can_be_fetched_and_what_cannot() {
+        let mistake = |address: &str| address_mistake(Path::new(address)).map(|(message, _)| message);
+        for address in [
+            "https://host/a/shard-{000..123}.tar",
+            "http://127.0.0.1:8000/x.TAR",
+            "s3://bucket/train-{0,1}.parquet",
+            "a/path.tar",
+        ] {
+            assert_eq!(mistake(address), None, "{address}");
+        }
+        for (address, start) in [
+            ("hf://datasets/x/y.tar", "is an address of a kind"),
+            ("https://me:secret@host/x.tar", "holds a name"),
+            ("https://host/x.tar?download=true", "goes on"),
+            ("https://host/x-*.tar", "has a star"),
+            ("https://host", "names no file"),
+            ("https:///x.tar", "names no file"),
+            ("https://host/a/../x.tar", "names no file"),
+            ("https://host/a//x.tar", "names no file"),
+            ("s3://bucket/folder/", "names no file"),
+            ("https://host/x.zip", "is no tar"),
+        ] {
+            assert!(mistake(address).is_some_and(|message| message.starts_with(start)), "{address}");
+        }
+    }
 }

@@ -1,16 +1,17 @@
 //! A folder of images, nested or not, each with its caption in a text file of the same name.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use sdtrain_recipe::{ExtraImages, SourceFormat, Subset};
 
 use super::beside::Beside;
-use super::{ExampleSource, Listing, SourceCaption, SourceExample, SourceKind};
-use crate::caption::sidecar;
-use crate::{DataError, ImageProblem};
+use super::kept_captions::KeptCaptions;
+use super::{ExampleSource, ImageLocation, Listing, SourceExample, SourceKind};
+use crate::{DataError, manifest};
 
 /// Endings of the image files that are looked for, in either case.
 pub const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "jxl", "avif"];
@@ -30,53 +31,60 @@ pub struct ImageFolder {
     pub recursive: bool,
     /// Masks, control images and the like, in folders of their own or beside the images.
     pub extra_images: Vec<ExtraImages>,
+    /// Folder where captions are kept for the next time, with what shows whether their files have changed. None: nowhere.
+    pub scans: Option<PathBuf>,
 }
 
 impl ExampleSource for ImageFolder {
     fn list(&self) -> Result<Listing, DataError> {
         let files = files_below(&self.path, self.recursive)?;
-        let endings_of_captions: Vec<&str> =
+        let endings: Vec<&str> =
             self.caption_extensions.iter().map(|extension| extension.trim_start_matches('.')).collect();
-        let is_caption = |file: &Path| endings_of_captions.iter().any(|ending| has_ending(file, ending));
+        let is_caption = |file: &Path| endings.iter().any(|ending| has_ending(file, ending));
         let mut beside = Beside::find(&self.path, &self.extra_images, &files, self.recursive)?;
-        let images: Vec<&PathBuf> = files.iter().filter(|file| is_image(file) && !beside.is_one(file)).collect();
-        if images.is_empty() {
+        let is_example = |file: &Path| is_image(file) && !beside.is_one(file);
+        let count = files.iter().filter(|file| is_example(file)).count();
+        if count == 0 {
             return Err(DataError::NoImages {
                 path: self.path.clone(),
                 extensions: EXTENSIONS.iter().map(|e| format!(".{e}")).collect::<Vec<_>>().join(" "),
-                saw: endings(&files),
+                saw: self::endings(&files),
             });
         }
 
-        let captions: BTreeSet<&PathBuf> = files.iter().filter(|file| is_caption(file)).collect();
         let mut listing = Listing::default();
-        let mut used = BTreeSet::new();
-        for image in images {
-            let mut example = SourceExample::of_file(image.clone(), None);
-            for (source, ending) in endings_of_captions.iter().enumerate() {
-                let caption_file = image.with_extension(ending);
-                if !captions.contains(&caption_file) {
-                    continue;
+        // Which files are the captions of each image, found while all paths are still in their places.
+        let mut has_caption = Vec::with_capacity(count * endings.len());
+        let mut used = vec![false; files.len()];
+        for (index, image) in files.iter().enumerate().filter(|(_, file)| is_example(file)) {
+            for ending in &endings {
+                let place = place_of(&files, index, &image.with_extension(ending));
+                has_caption.push(place.is_some());
+                if let Some(place) = place {
+                    used[place] = true;
                 }
-                match sidecar::read(&caption_file) {
-                    Ok(text) => example.captions.push(SourceCaption { source, text }),
-                    Err(reason) => {
-                        listing.broken_captions.push(ImageProblem { path: caption_file.clone(), reason });
-                    }
-                }
-                used.insert(caption_file);
             }
-            example.extra_images = beside.of(image);
-            listing.examples.push(example);
         }
+        let unused = files.iter().zip(&used).filter(|(file, used)| !**used && is_caption(file));
+        listing.captions_without_image = unused.map(|(file, _)| file.clone()).collect();
+        listing.other_endings = other_endings(&files, is_caption);
+
+        let mut captions = KeptCaptions::of(self, count);
+        listing.examples.reserve_exact(count);
+        let mut has_caption = has_caption.chunks_exact(endings.len().max(1));
+        for file in files {
+            if !is_image(&file) || beside.is_one(&file) {
+                continue;
+            }
+            let wanted = has_caption.next().unwrap_or_default();
+            let wanted = endings.iter().enumerate().zip(wanted).filter(|(_, is_there)| **is_there);
+            let files = wanted.map(|((source, ending), _)| (source, file.with_extension(ending))).collect();
+            let found = captions.read(&file, files, &mut listing.broken_captions);
+            let extra_images = beside.of(&file);
+            listing.examples.push(SourceExample { image: ImageLocation::file(file), captions: found, extra_images });
+        }
+        listing.warnings.extend(captions.keep(&listing.examples));
         listing.extra_images_without_image = beside.unused();
-        listing.captions_without_image = captions.into_iter().filter(|file| !used.contains(*file)).cloned().collect();
-        let other: BTreeSet<String> = files
-            .iter()
-            .filter(|file| !is_image(file) && !is_caption(file))
-            .filter_map(|file| file.extension().map(|e| format!(".{}", e.to_string_lossy())))
-            .collect();
-        listing.other_endings = other.into_iter().collect();
         Ok(listing)
     }
 }
@@ -89,8 +97,25 @@ impl ImageFolder {
             caption_extensions: subset.caption_extensions(),
             recursive: subset.recursive,
             extra_images: subset.extra_images.clone(),
+            scans: manifest::folder(),
         }
     }
+}
+
+/// The place of a path in the sorted list, which is nearly always beside that of the image it belongs to.
+fn place_of(files: &[PathBuf], image: usize, wanted: &Path) -> Option<usize> {
+    let mut near = image.saturating_sub(2)..(image + 3).min(files.len());
+    let wanted_bytes = wanted.as_os_str().as_encoded_bytes();
+    let near = near.find(|place| files[*place].as_os_str().as_encoded_bytes() == wanted_bytes);
+    near.or_else(|| files.binary_search_by(|file| file.as_os_str().as_encoded_bytes().cmp(wanted_bytes)).ok())
+}
+
+fn other_endings(files: &[PathBuf], is_caption: impl Fn(&Path) -> bool) -> Vec<String> {
+    let mut endings: BTreeSet<&OsStr> = BTreeSet::new();
+    for file in files.iter().filter(|file| !is_image(file) && !is_caption(file)) {
+        endings.extend(file.extension());
+    }
+    endings.into_iter().map(|ending| format!(".{}", ending.to_string_lossy())).collect()
 }
 
 /// Every regular file in `folder` and, if `recursive`, in the folders within, in byte order of the path, so that no language
@@ -101,7 +126,6 @@ pub(super) fn files_below(folder: &Path, recursive: bool) -> Result<Vec<PathBuf>
     }
     let mut files = Vec::new();
     walk(folder, recursive, &mut Vec::new(), &mut files)?;
-    files.sort_unstable_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
     Ok(files)
 }
 
@@ -111,7 +135,7 @@ pub(super) fn folders_in(folder: &Path) -> Vec<String> {
         .into_iter()
         .flatten()
         .filter_map(Result::ok)
-        .filter(|entry| entry.path().is_dir())
+        .filter(|entry| kind_of(entry) == Some(Kind::Folder))
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .filter(|name| !name.starts_with('.'))
         .collect();
@@ -146,28 +170,61 @@ fn walk(folder: &Path, recursive: bool, above: &mut Vec<PathBuf>, files: &mut Ve
         return Ok(());
     }
     above.push(real);
+    let mut entries = Vec::new();
     for entry in fs::read_dir(folder).map_err(error)? {
         let entry = entry.map_err(error)?;
-        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(b".") {
             continue;
         }
-        let path = entry.path();
-        // Follows links; one that leads nowhere is no file.
-        let Ok(metadata) = fs::metadata(&path) else { continue };
-        if metadata.is_dir() {
-            if recursive {
-                walk(&path, recursive, above, files)?;
-            }
-        } else if metadata.is_file() {
-            files.push(path);
+        let Some(kind) = kind_of(&entry) else { continue };
+        entries.push((name, kind));
+    }
+    // Folders with the separator behind their name, so that this order is that of the whole paths.
+    entries.sort_unstable_by(in_path_order);
+    for (name, kind) in entries {
+        match kind {
+            Kind::File => files.push(folder.join(name)),
+            Kind::Folder if recursive => walk(&folder.join(name), recursive, above, files)?,
+            Kind::Folder => {}
         }
     }
     above.pop();
     Ok(())
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    File,
+    Folder,
+}
+
+/// What an entry is, links followed; a link that leads nowhere is nothing, and neither is a device.
+fn kind_of(entry: &fs::DirEntry) -> Option<Kind> {
+    let kind = entry.file_type().ok()?;
+    let kind = if kind.is_symlink() { fs::metadata(entry.path()).ok()?.file_type() } else { kind };
+    match (kind.is_file(), kind.is_dir()) {
+        (true, _) => Some(Kind::File),
+        (_, true) => Some(Kind::Folder),
+        _ => None,
+    }
+}
+
+/// Sorts the entries of a folder so that all paths below it are in byte order: folders as if the separator stood behind them.
+fn in_path_order((a, a_kind): &(OsString, Kind), (b, b_kind): &(OsString, Kind)) -> Ordering {
+    let end = |kind: &Kind| if *kind == Kind::Folder { b"/".as_slice() } else { b"" };
+    let (a, b) = (a.as_encoded_bytes(), b.as_encoded_bytes());
+    let common = a.len().min(b.len());
+    // Slices are compared much faster than byte after byte.
+    a[..common].cmp(&b[..common]).then_with(|| {
+        let rest_of_b = b[common..].iter().chain(end(b_kind));
+        a[common..].iter().chain(end(a_kind)).cmp(rest_of_b)
+    })
+}
+
 pub(super) fn is_image(path: &Path) -> bool {
-    path.extension().and_then(OsStr::to_str).is_some_and(|e| EXTENSIONS.contains(&e.to_ascii_lowercase().as_str()))
+    let ending = path.extension().and_then(OsStr::to_str);
+    ending.is_some_and(|ending| EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(ending)))
 }
 
 fn has_ending(path: &Path, ending: &str) -> bool {
@@ -220,13 +277,18 @@ mod tests {
             ("a/z.JPG", b""),
             ("Z.webp", b""),
             ("a/b/c.tiff", b""),
+            ("a-1.png", b""),
+            ("a.png", b""),
+            ("a0.png", b""),
             ("é.gif", b""),
             (".hidden.png", b""),
             (".thumbs/x.png", b""),
             ("notes.md", b""),
         ]);
         let listing = list(folder.path()).unwrap();
-        assert_eq!(names(&listing, folder.path()), ["Z.webp", "a/b/c.tiff", "a/z.JPG", "b.png", "é.gif"]);
+        // The separator lies between `.` and `0`.
+        let expected = ["Z.webp", "a-1.png", "a.png", "a/b/c.tiff", "a/z.JPG", "a0.png", "b.png", "é.gif"];
+        assert_eq!(names(&listing, folder.path()), expected);
     }
 
     #[test]

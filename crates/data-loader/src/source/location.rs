@@ -29,6 +29,9 @@ pub(super) fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
 
 /// A file that holds many images: a tar shard, a parquet file. Read by several threads at once.
 pub trait Container: Debug + Send + Sync {
+    /// The file itself.
+    fn file(&self) -> &Path;
+
     /// The bytes of an entry.
     fn read(&self, entry: u64) -> io::Result<Vec<u8>>;
 
@@ -39,7 +42,8 @@ pub trait Container: Debug + Send + Sync {
 /// Where an image lies.
 #[derive(Clone, Debug)]
 pub struct ImageLocation {
-    path: PathBuf,
+    // Without the spare length of a `PathBuf`: there may be a million of them.
+    path: Box<Path>,
     part: Option<(Arc<dyn Container>, u64)>,
 }
 
@@ -59,12 +63,12 @@ impl<R: BufRead + Seek> ReadSeek for R {}
 impl ImageLocation {
     /// A file.
     pub fn file(path: PathBuf) -> ImageLocation {
-        ImageLocation { path, part: None }
+        ImageLocation { path: path.into_boxed_path(), part: None }
     }
 
     /// An entry of a container; `path` names it for people and for the order: the container's path and the entry's name.
     pub fn part(path: PathBuf, container: Arc<dyn Container>, entry: u64) -> ImageLocation {
-        ImageLocation { path, part: Some((container, entry)) }
+        ImageLocation { path: path.into_boxed_path(), part: Some((container, entry)) }
     }
 
     /// The file, or the container and the name in it.
@@ -111,6 +115,14 @@ impl ImageLocation {
         match self.length()? {
             length if length > LARGEST => Err(io::Error::other(format!("{length} bytes are too many for an image"))),
             _ => Ok(()),
+        }
+    }
+
+    /// The file that holds it, and which part of that file it is.
+    pub(crate) fn file_and_entry(&self) -> (&Path, Option<u64>) {
+        match &self.part {
+            None => (&self.path, None),
+            Some((container, entry)) => (container.file(), Some(*entry)),
         }
     }
 

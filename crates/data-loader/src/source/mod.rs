@@ -4,10 +4,12 @@ mod beside;
 mod columns;
 mod dreambooth;
 mod image_folder;
+mod kept_captions;
 mod kohya_metadata;
 mod location;
 mod metadata;
 mod parquet;
+mod remote;
 mod shards;
 mod table;
 mod tar;
@@ -16,11 +18,10 @@ mod webdataset;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use sdtrain_recipe::{SourceFormat, Subset};
+use sdtrain_recipe::{DataConfig, SourceFormat, Subset};
 
 pub use self::parquet::Parquet;
 pub use columns::CONDITIONING_IMAGE;
-pub(crate) use dreambooth::expand;
 pub use image_folder::{EXTENSIONS, ImageFolder};
 pub use kohya_metadata::KohyaMetadata;
 pub(crate) use location::ReadSeek;
@@ -44,6 +45,13 @@ pub struct SourceKind {
 /// Every kind of source; of several that recognise a subset the first one counts.
 pub const SOURCES: &[SourceKind] =
     &[kohya_metadata::KIND, metadata::KIND, parquet::KIND, webdataset::KIND, image_folder::KIND];
+
+/// The configuration with files in the place of addresses, fetched where they are not there, and with each folder of DreamBooth
+/// folders replaced by the subsets it stands for; and what to say about it.
+pub(crate) fn expand(config: &DataConfig) -> Result<(DataConfig, Vec<String>), DataError> {
+    let config = remote::fetched(config)?;
+    dreambooth::expand(&config)
+}
 
 /// The source of a subset: what its `format` says, or what its path looks like.
 pub fn open_source(subset: &Subset) -> Box<dyn ExampleSource> {

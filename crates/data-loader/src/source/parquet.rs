@@ -203,15 +203,11 @@ impl Table {
 
     fn check_compression(&self, column: usize) -> Result<(), DataError> {
         for group in self.metadata.row_groups() {
-            let name = match group.column(column).compression() {
-                Compression::ZSTD(_) => "zstd",
-                Compression::BROTLI(_) => "Brotli",
-                Compression::LZO => "LZO",
-                _ => continue,
-            };
-            let reason = format!("is compressed with {name}, which is not read");
-            let hint = "write it anew with `compression=\"snappy\"`; images do not get smaller anyway".to_owned();
-            return Err(DataError::source_file(&self.path, None, reason).with_hint(hint));
+            if group.column(column).compression() == Compression::LZO {
+                let reason = "is compressed with LZO, which is not read";
+                let hint = "write it anew with `compression=\"snappy\"`; images do not get smaller anyway".to_owned();
+                return Err(DataError::source_file(&self.path, None, reason).with_hint(hint));
+            }
         }
         Ok(())
     }
@@ -333,6 +329,10 @@ impl Column {
 }
 
 impl Container for Column {
+    fn file(&self) -> &Path {
+        &self.table.path
+    }
+
     fn read(&self, entry: u64) -> io::Result<Vec<u8>> {
         self.cell(entry).map(|bytes| bytes.to_vec())
     }

@@ -20,9 +20,15 @@ pub(super) fn recognises(subset: &Subset, ending: &str) -> bool {
     if !subset.path.is_dir() {
         return has_ending(&subset.path, ending);
     }
-    let files: Vec<PathBuf> =
-        fs::read_dir(&subset.path).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path()).collect();
-    files.iter().any(|file| has_ending(file, ending)) && !files.iter().any(|file| is_image(file))
+    let mut found = false;
+    for entry in fs::read_dir(&subset.path).into_iter().flatten().filter_map(Result::ok) {
+        let file = entry.path();
+        if is_image(&file) {
+            return false;
+        }
+        found |= has_ending(&file, ending);
+    }
+    found
 }
 
 /// The files with this ending, sorted, and what to say about them.
@@ -83,7 +89,7 @@ fn of_pattern(pattern: &Path) -> Result<Vec<PathBuf>, DataError> {
     if files.is_empty() {
         return Err(DataError::source_file(pattern, None, "fits no file"));
     }
-    files.sort();
+    files.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
     files.dedup();
     Ok(files)
 }
@@ -111,7 +117,7 @@ fn fits(name: &str, wanted: &str) -> bool {
 }
 
 /// The names that a pattern with braces stands for: `{000..123}` counts, `{a,b}` lists.
-fn expanded(pattern: &str) -> Result<Vec<String>, String> {
+pub(super) fn expanded(pattern: &str) -> Result<Vec<String>, String> {
     let braces = pattern.find('{').and_then(|open| Some((open, open + pattern[open..].find('}')?)));
     let Some((open, close)) = braces else {
         return Ok(vec![pattern.to_owned()]);

@@ -39,6 +39,10 @@ pub(super) struct Tar {
 }
 
 impl Container for Tar {
+    fn file(&self) -> &Path {
+        &self.path
+    }
+
     fn read(&self, entry: u64) -> io::Result<Vec<u8>> {
         let (start, length) = self.span(entry)?;
         read_span(&self.path, start, length)

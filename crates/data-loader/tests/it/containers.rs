@@ -295,9 +295,51 @@ fn a_parquet_file_names_what_is_wrong() {
     }
 }
 
+/// A file that `scripts/fixtures/parquet.py` made.
+fn by_pyarrow(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/files").join(name)
+}
+
+#[test]
+fn every_compression_gives_the_same_images_and_captions() {
+    let list = |name: &str| {
+        let subset = Subset { caption_column: Some("captions".to_owned()), ..at(by_pyarrow(name)) };
+        let examples = open_source(&subset).list().unwrap().examples;
+        let read = examples.into_iter().map(|example| (example.image.read().unwrap(), example.captions));
+        read.collect::<Vec<_>>()
+    };
+    let expected = list("images.parquet");
+    assert_eq!(expected.len(), 6);
+    for compression in ["zstd", "brotli", "lz4", "gzip"] {
+        assert!(list(&format!("images_{compression}.parquet")) == expected, "{compression}");
+    }
+}
+
+#[test]
+fn damage_in_a_compressed_file_is_an_error_and_no_panic() {
+    let folder = Folder::new();
+    let file = folder.path().join("a.parquet");
+    for compression in ["zstd", "brotli", "lz4"] {
+        let whole = std::fs::read(by_pyarrow(&format!("images_{compression}.parquet"))).unwrap();
+        let mut refused = 0;
+        for damaged in (4..whole.len()).step_by(41) {
+            let mut bytes = whole.clone();
+            bytes[damaged] = bytes[damaged].wrapping_add(0x55);
+            std::fs::write(&file, &bytes).unwrap();
+            match open_source(&at(file.clone())).list() {
+                Ok(listing) => {
+                    refused += listing.examples.iter().filter(|example| example.image.read().is_err()).count()
+                }
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(refused > 0, "{compression}");
+    }
+}
+
 #[test]
 fn a_data_set_written_by_pyarrow_is_read() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/files/images.parquet");
+    let file = by_pyarrow("images.parquet");
     let data = open(Subset { caption_column: Some("captions".to_owned()), ..at(file.clone()) }).unwrap();
     let names = shown(&data, file.parent().unwrap());
     assert_eq!(data.images(), 6);

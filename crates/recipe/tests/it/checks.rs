@@ -1,5 +1,7 @@
 //! Every check across keys, with the exact words.
 
+use std::path::Path;
+
 use crate::project::{Project, SMALLEST};
 
 /// The one message that these overrides of the smallest configuration lead to, without the word `error`.
@@ -309,13 +311,15 @@ fn a_subset_is_a_folder_a_file_of_images_or_a_pattern() {
     let messages = refused(&project.path("notes.md").display().to_string());
     assert!(messages.contains("`notes.md` is a file, not a folder"), "{messages}");
     assert!(messages.contains("hint: files that hold or name images end in `.tar`, `.parquet`"), "{messages}");
-    for address in ["https://example.org/shard-{0..9}.tar", "s3://bucket/images"] {
-        let messages = refused(address);
-        assert!(
-            messages.contains(&format!("`{address}` is an address, and images are read from this machine")),
-            "{messages}"
-        );
+    for address in ["https://example.org/shard-{0..9}.tar", "s3://bucket/images/0.parquet"] {
+        let subsets = format!("data.subsets=[{{path = \"{address}\"}}]");
+        let data = project.load_with(&[&subsets, "data.download_dir=\"shards\""]).expect(&subsets).config.data;
+        assert_eq!(data.subsets[0].path, Path::new(address));
+        assert!(data.download_dir.unwrap().is_absolute());
     }
+    let messages = refused("s3://bucket/images");
+    assert!(messages.contains("`data.subsets.0.path`: `s3://bucket/images` is no tar or Parquet file"), "{messages}");
+    assert!(messages.contains("hint: images are fetched in shards"), "{messages}");
 }
 
 #[test]
