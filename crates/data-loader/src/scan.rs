@@ -81,7 +81,7 @@ pub(crate) fn scan(config: &DataConfig, buckets: &Buckets) -> Result<Scan, DataE
         broken_captions.extend(listing.broken_captions);
         let looks = look_at_all(&listing.examples);
         for (example, look) in listing.examples.into_iter().zip(looks) {
-            let (Look { size, animated }, file_length) = match look {
+            let (Look { size, animated, .. }, file_length) = match look {
                 Ok(look) => look,
                 Err(reason) => {
                     let path = example.image.path().to_owned();
