@@ -1,5 +1,6 @@
 //! The program as a user runs it, on throw-away projects.
 
+mod cache;
 mod convert;
 mod errors;
 mod project;

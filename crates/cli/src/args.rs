@@ -272,6 +272,26 @@ pub enum DatasetCommand {
     Inspect(DatasetInspectArgs),
     /// Take out images that a training is better without: shows them, moves them with --apply, never deletes
     Clean(DatasetCleanArgs),
+    /// Encode the images of a configuration ahead of its run, and keep their latents in `data.cache_dir`
+    Cache(DatasetCacheArgs),
+}
+
+/// Arguments of `sdtrain dataset cache`.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct DatasetCacheArgs {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+
+    /// Take latents that kohya's scripts left beside the images (`NAME_0512x0768_sd.npz`, `NAME.npz`) where their sizes and crop
+    /// are those of the image here. Such a file holds one draw: there is no randomness left in it. It does not say which
+    /// autoencoder made it: give this option only where it was the one of the configuration
+    #[arg(long)]
+    pub import_npz: bool,
+
+    /// Where to compute
+    #[arg(long, value_name = "auto|cpu|cuda:N", default_value = "auto")]
+    pub device: DeviceName,
 }
 
 /// Arguments of `sdtrain dataset inspect`.
@@ -584,6 +604,18 @@ mod tests {
             assert_eq!(check.config().set, ["seed=1"]);
         }
         assert!(is_refused("check"));
+    }
+
+    #[test]
+    fn a_cache_is_filled_for_a_configuration() {
+        let Command::Dataset(DatasetArgs { command: DatasetCommand::Cache(cache) }) =
+            command("dataset cache --config a.toml --set data.cache_dir=c --import-npz --device cpu")
+        else {
+            panic!("not cache")
+        };
+        assert_eq!((cache.config.config.as_path(), cache.import_npz), (Path::new("a.toml"), true));
+        assert_eq!((cache.config.set, cache.device), (vec!["data.cache_dir=c".to_owned()], DeviceName::Cpu));
+        assert!(is_refused("dataset cache"));
     }
 
     #[test]

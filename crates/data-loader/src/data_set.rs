@@ -1,5 +1,7 @@
 //! A data set: opened once, then asked for the batches of any epoch in any order.
 
+mod still;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,6 +21,8 @@ use crate::report::DataReport;
 use crate::scan::{Image, Scan, scan, too_many};
 use crate::tokens::TokenReport;
 use crate::{DataError, ImageProblem, caption, content, image, source, split};
+
+pub use still::{PIXELS_VERSION, StillView};
 
 /// Images and captions, and the order in which they are trained on.
 #[derive(Debug)]

@@ -99,7 +99,7 @@ pub(crate) fn scan(config: &DataConfig, buckets: &[Buckets]) -> Result<Scan, Dat
         scan.warnings.extend(warning);
         scan.images.reserve(listing.examples.len());
         for ((example, look), identity) in listing.examples.into_iter().zip(looked).zip(of_subset) {
-            let (Look { size, animated }, file_length) = match look {
+            let (Look { size, animated, .. }, file_length) = match look {
                 Ok(look) => look,
                 Err(reason) => {
                     let path = example.image.path().to_owned();

@@ -20,6 +20,10 @@ pub fn of(error: Error) -> Failure {
         Error::Torch(error) => of_torch(error),
         Error::NotFinite { .. } => Failure::new(ExitCode::NonFinite, message)
             .hint("lower `optimizer.learning_rate`, or compute in `bf16` or `fp32` (`precision.compute`)"),
+        Error::LatentsNotFinite { .. } => Failure::new(ExitCode::NonFinite, message).hint(
+            "compute in `bf16` or `fp32` (`precision.compute`), or set `model.vae` to one that is made for `fp16`",
+        ),
+        Error::Cache(error) => Failure::new(ExitCode::Storage, message).maybe_hint(error.hint()),
         Error::Storage { .. } => Failure::new(ExitCode::Storage, message),
         Error::OtherRun { .. } => Failure::new(ExitCode::Configuration, message)
             .hint("give the run another `name`, or `--resume never` to move the old folder aside"),

@@ -1,12 +1,13 @@
 #![doc = include_str!("../README.md")]
 
 mod convert;
+mod dataset_cache;
 mod evaluate;
 mod failure;
 mod sample;
 mod train;
 
-use sdtrain::args::{Cli, Command};
+use sdtrain::args::{Cli, Command, DatasetArgs, DatasetCommand};
 use sdtrain::{ExitCode, Failure, finish};
 
 fn main() -> std::process::ExitCode {
@@ -19,6 +20,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Sample(args) => sample::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Dataset(DatasetArgs { command: DatasetCommand::Cache(args) }) => dataset_cache::run(&args),
         _ => Err(Failure::new(
             ExitCode::Configuration,
             "`sdtrain-engine` trains, samples, evaluates and converts what is built in",

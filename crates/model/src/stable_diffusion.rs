@@ -57,15 +57,15 @@ impl StableDiffusion {
         })?)
     }
 
-    /// Mean and standard deviation of the unscaled latents of `pixels` (`[batch, 3, height, width]` in -1…1): each
+    /// Mean and log-variance of the unscaled latents of `pixels` (`[batch, 3, height, width]` in -1…1): each
     /// `[batch, latent_channels, height/f, width/f]`, f32 on the host, without gradients.
-    pub fn latent_moments(&self, pixels: &Tensor) -> Result<(Tensor, Tensor)> {
+    pub fn latent_distribution(&self, pixels: &Tensor) -> Result<(Tensor, Tensor)> {
         let kind = self.vae_kind();
         Ok(sdtrain_torch::catch(|| {
             tch::no_grad(|| {
                 let distribution = self.vae.encode(&pixels.to_device(self.device).to_kind(kind));
                 let on_host = |t: Tensor| t.to_kind(Kind::Float).to_device(Device::Cpu);
-                (on_host(distribution.mean), on_host((distribution.logvar * 0.5).exp()))
+                (on_host(distribution.mean), on_host(distribution.logvar))
             })
         })?)
     }

@@ -7,7 +7,7 @@ use sdtrain_config::{Document, Fault, Parsed, Problem};
 use crate::kohya::KohyaFile;
 use crate::location::nearest_folder_hint;
 use crate::{
-    CleanConfig, Init, LrScheduleConfig, MASK_COLUMN, Method, ModelLocation, OptimizerConfig, PredictionType,
+    CleanConfig, DataConfig, Init, LrScheduleConfig, MASK_COLUMN, Method, ModelLocation, OptimizerConfig, PredictionType,
     SOURCE_FILE_ENDINGS, Subset, TrainConfig, address_mistake, is_address, is_pattern,
 };
 
@@ -97,6 +97,7 @@ impl Checker<'_> {
             self.report("data.workers", format!("`data.workers` is at most {MOST_WORKERS}, not {}", data.workers))
                 .hint = Some("more than there are processor cores do not read faster".to_owned());
         }
+        self.check_cache_dir(data);
         self.check_clean(&data.clean);
         if data.subsets.is_empty() && !self.parsed.is_faulty("data") {
             self.report("data.subsets", "there is no image folder to train on").hint =
@@ -114,6 +115,20 @@ impl Checker<'_> {
                     Some("set `data.cache_latents = false`".to_owned());
             }
             self.check_images(index, subset, data.cache_latents && config.method != Method::Vae);
+        }
+    }
+
+    fn check_cache_dir(&mut self, data: &DataConfig) {
+        let Some(folder) = &data.cache_dir else { return };
+        if !data.cache_latents {
+            self.report("data.cache_dir", "`data.cache_dir` is set, but `data.cache_latents` is false").hint =
+                Some("remove one of them".to_owned());
+        }
+        if folder.as_os_str().is_empty() {
+            self.report("data.cache_dir", "`data.cache_dir` is empty");
+        } else if folder.exists() && !folder.is_dir() {
+            let message = format!("`data.cache_dir`: `{}` is a file, not a folder", folder.display());
+            self.report("data.cache_dir", message);
         }
     }
 

@@ -46,9 +46,22 @@ pub struct DataConfig {
     /// What captions must be like.
     pub caption: CaptionConfig,
 
-    /// Encode every image once, before the first step, and keep the latents in memory; the autoencoder is then not needed in a
-    /// step. Crops and colours must not be random then. Not used by `method = "vae"`.
+    /// Encode every image once, before the first step, and keep the latents in memory, or in `cache_dir`; the autoencoder is
+    /// then not needed in a step. Crops and colours must not be random then. Not used by `method = "vae"`.
+    #[schemars(extend("x-refused-names" = {
+        "vae_batch_size": "images are encoded one at a time, so that the latents of one do not depend on the others",
+        "skip_cache_check": "a cache is read by the content of the images, and everything read from it is checked"
+    }))]
     pub cache_latents: bool,
+
+    /// Folder that keeps the latents of the images from one run to the next, made where it does not exist; several runs may share
+    /// one, also at the same time. What is kept is a distribution in each place, so that latents are still drawn anew each time.
+    /// An entry is found by the image's content, its size and crop, and the autoencoder: what changed is encoded again, and
+    /// what is no longer used stays until it is deleted. `sdtrain dataset cache` fills it ahead. Absent: latents are kept in
+    /// memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-other-names" = ["cache_latents_to_disk", "cache_dir_vae"]))]
+    pub cache_dir: Option<PathBuf>,
 
     /// Threads that read and scale images ahead of the training. 0: none, images are read in the step itself.
     #[schemars(extend("x-other-names" = ["max_data_loader_n_workers", "dataloader_num_workers"]))]
@@ -79,6 +92,7 @@ impl Default for DataConfig {
             alpha: AlphaConfig::default(),
             caption: CaptionConfig::default(),
             cache_latents: true,
+            cache_dir: None,
             workers: 2,
             leftovers: Leftovers::ShortBatch,
             download_dir: None,

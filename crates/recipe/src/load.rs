@@ -187,6 +187,9 @@ fn make_paths_absolute(config: &mut TrainConfig, document: &Document) {
             }
         }
     }
+    if let Some(folder) = config.data.cache_dir.as_mut().filter(|folder| !folder.as_os_str().is_empty()) {
+        *folder = absolute(folder, "data.cache_dir");
+    }
     let inputs = [
         (&mut config.data.kohya_config, "data.kohya_config"),
         (&mut config.data.download_dir, "data.download_dir"),

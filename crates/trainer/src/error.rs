@@ -34,6 +34,15 @@ pub enum Error {
     /// A file of tensors.
     #[error(transparent)]
     StateDict(#[from] sdtrain_state_dict::Error),
+    /// The cache of latents.
+    #[error(transparent)]
+    Cache(#[from] sdtrain_feature_cache::Error),
+    /// The autoencoder overflowed.
+    #[error("the autoencoder's latents of `{}` are not finite", image.display())]
+    LatentsNotFinite {
+        /// The image.
+        image: PathBuf,
+    },
     /// A checkpoint.
     #[error(transparent)]
     Checkpoint(#[from] sdtrain_checkpoint::Error),

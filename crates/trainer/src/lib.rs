@@ -4,7 +4,7 @@ mod batches;
 mod error;
 mod input_files;
 mod inputs;
-mod latent_cache;
+mod latents;
 mod metadata;
 mod objective;
 mod precision;
@@ -20,6 +20,7 @@ mod trainable;
 mod trainer;
 
 pub use error::{Error, Result};
+pub use latents::{CacheReport, fill_latent_cache};
 pub use precision::kind_of;
 pub use run_folder::ResumePolicy;
 pub use setup::{RunOptions, load_model, open_held_out, train};

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::input_files::Inputs;
-use crate::latent_cache::{BATCH as LATENT_BATCH, LatentCache};
+use crate::latents::LatentCache;
 use crate::metadata::RunFacts;
 use crate::objective::{Autoencoding, Objective, Replay, TextToImage};
 use crate::precision::kind_of;
@@ -85,7 +85,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
             noise: config.noise.clone(),
             loss: config.loss.clone(),
             latents: match config.data.cache_latents && config.debug.trace_inputs.is_none() {
-                true => Some(LatentCache::fill(&model, &data, &mut tell_of_encoding)?),
+                true => Some(LatentCache::fill(&model, &data, &config.data, &mut tell_of_encoding)?),
                 false => None,
             },
             prompts: (!trains_text_encoder(&config)).then(|| PromptCache::new(prompt_reading)),
@@ -156,7 +156,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
 fn tell_of_encoding(done: usize, total: usize) {
     const LONG: usize = 1000;
     let tenth = |images: usize| images * 10 / total.max(1);
-    if total >= LONG && tenth(done) > tenth(done.saturating_sub(LATENT_BATCH)) {
+    if total >= LONG && tenth(done) > tenth(done.saturating_sub(1)) {
         eprintln!("encoded {done} of {total} images");
     }
 }
@@ -272,7 +272,7 @@ fn scheduler_of(config: &TrainConfig, scheduler: &SchedulerConfig) -> SchedulerC
 }
 
 /// The training images, and the held-out ones where there are any.
-fn open_data(config: &TrainConfig, bucket_step: usize) -> Result<(Arc<DataSet>, Option<DataSet>)> {
+pub(crate) fn open_data(config: &TrainConfig, bucket_step: usize) -> Result<(Arc<DataSet>, Option<DataSet>)> {
     if let (None, Some(split)) = (&config.validation.path, config.validation.split) {
         let (data, held_out) = DataSet::open_split(&config.data, config.seed, bucket_step, split)?;
         return Ok((Arc::new(data.for_run(&config.train, &config.loss)), Some(held_out)));

@@ -200,9 +200,9 @@ impl Trainer {
             images += batch.len();
             let shape = [batch.len() as i64, 3, batch.size.1 as i64, batch.size.0 as i64];
             let pixels = Tensor::f_from_slice(&batch.pixels)?.f_reshape(shape)?;
-            let (mean, deviation) = self.model.latent_moments(&pixels)?;
+            let (mean, logvar) = self.model.latent_distribution(&pixels)?;
             sum += mean.sum(Kind::Double).double_value(&[]);
-            squares += (mean.square() + deviation.square()).sum(Kind::Double).double_value(&[]);
+            squares += (mean.square() + logvar.exp()).sum(Kind::Double).double_value(&[]);
             count += mean.numel() as f64;
         }
         let variance = squares / count - (sum / count).powi(2);

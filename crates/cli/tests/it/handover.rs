@@ -24,6 +24,7 @@ fn the_engine_gets_the_same_arguments_and_its_exit_code_counts() {
         &["train", "--config", "run.toml", "--output", "out", "--resume", "never"],
         &["evaluate", "--config", "run.toml", "--checkpoint", "run.toml"],
         &["sample", "--model", "model", "--prompt", "x", "--output", "out"],
+        &["dataset", "cache", "--config", "run.toml", "--set", "data.cache_dir=cache", "--import-npz"],
     ] {
         let answer = project.run_program(&program, args);
         assert_eq!(answer.code, Some(75), "{}", answer.stderr);
@@ -39,6 +40,19 @@ fn a_wrong_configuration_never_reaches_the_engine() {
     let answer = project.run_program(&program, &["--config", "run.toml"]);
     assert_eq!((answer.code, answer.stdout.as_str()), (Some(2), ""));
     assert_eq!(answer.stderr, "error: run.toml:6: `data.batch_size` must be at least 1, not 0\n");
+}
+
+#[test]
+fn a_cache_that_would_not_be_read_never_reaches_the_engine() {
+    let project = Project::new();
+    let program = with_engine(&project);
+    let answer = project.run_program(&program, &["dataset", "cache", "--config", "run.toml"]);
+    assert_eq!((answer.code, answer.stdout.as_str()), (Some(2), ""));
+    assert!(answer.stderr.starts_with("error: `data.cache_dir` is not set"), "{}", answer.stderr);
+    let set = ["--set", "method=\"vae\"", "--set", "data.cache_dir=cache"];
+    let answer = project.run_program(&program, &[&["dataset", "cache", "--config", "run.toml"], &set[..]].concat());
+    assert_eq!((answer.code, answer.stdout.as_str()), (Some(2), ""));
+    assert!(answer.stderr.contains("never reads latents from a cache"), "{}", answer.stderr);
 }
 
 #[test]

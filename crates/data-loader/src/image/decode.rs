@@ -3,6 +3,7 @@
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, Luma, Rgb, RgbImage};
 use sdtrain_recipe::AlphaConfig;
 
@@ -18,6 +19,8 @@ pub(crate) struct Look {
     pub size: Size,
     /// Whether only the first of several images will be read.
     pub animated: bool,
+    /// Whether it is turned or mirrored when it is decoded.
+    pub turned: bool,
 }
 
 /// A decoded image.
@@ -32,7 +35,8 @@ pub(crate) fn look(location: &ImageLocation) -> Result<Look, String> {
     let mut file = location.open().map_err(|e| e.to_string())?;
     guarded(|| {
         let header: Header = format::of(&mut *file)?.look(&mut *file)?;
-        Ok(Look { size: header.size()?, animated: header.animated })
+        let turned = header.orientation != Orientation::NoTransforms;
+        Ok(Look { size: header.size()?, animated: header.animated, turned })
     })
 }
 

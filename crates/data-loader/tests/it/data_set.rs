@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use sdtrain_data_loader::{DataSet, HostBatch};
-use sdtrain_recipe::{BucketingConfig, DataConfig, Leftovers, Subset};
+use sdtrain_recipe::{BucketingConfig, DataConfig, Leftovers, ResizeKernel, Subset};
 
 use crate::folder::{Folder, picture};
 
@@ -181,4 +181,39 @@ fn images_without_a_caption_take_the_class_tokens() {
     let counts = &data.report().captions;
     assert_eq!((counts.from_file, counts.from_class_tokens, counts.empty), (1, 1, 1));
     assert!(data.report().warnings[0].contains("1 caption files are empty, the first is that of"));
+}
+
+#[test]
+fn what_decides_the_pixels_of_an_image_is_said_of_it() {
+    let folder = Folder::with_images(2);
+    folder.image("wide.png", &picture(96, 64, 9));
+    folder.file("wide.txt", b"wide");
+    let mut config = folder.config();
+    config.bucketing.enabled = false;
+    config.alpha.background = [1, 2, 3];
+    config.subsets[0].resize_kernel = Some(ResizeKernel::Nearest);
+    let data = open(&config);
+    let view = data.still_view(2);
+    assert_eq!((view.original_size, view.resized, view.corner, view.bucket), ((96, 64), (96, 64), (16, 0), (64, 64)));
+    assert_eq!((view.resize_kernel, view.alpha.background), (ResizeKernel::Nearest, [1, 2, 3]));
+    // It is the truth about `load_image`.
+    let loaded = data.load_image(2, false).unwrap();
+    let red = |x: u32, y: u32| f32::from(picture(96, 64, 9).get_pixel(x, y).0[0]) / 127.5 - 1.0;
+    assert_eq!((loaded.crop_offset, loaded.pixels[0], loaded.pixels[63]), (view.corner, red(16, 0), red(79, 0)));
+    assert!(!data.is_turned(2));
+    assert_eq!(data.image_file(2), Some(folder.join("wide.png").as_path()));
+    let digest = |data: &DataSet| data.image_digest(2).unwrap();
+    let before = digest(&data);
+    assert_eq!(before, *blake3::hash(&std::fs::read(folder.join("wide.png")).unwrap()).as_bytes());
+    folder.image("wide.png", &picture(96, 64, 10));
+    assert_ne!(digest(&data), before);
+}
+
+#[test]
+fn an_image_that_its_file_turns_is_known() {
+    let folder = Folder::with_images(1);
+    folder.file("turned.jpg", include_bytes!("files/turned.jpg"));
+    folder.file("turned.txt", b"turned");
+    let data = open(&folder.config());
+    assert_eq!([data.is_turned(0), data.is_turned(1)], [false, true]);
 }

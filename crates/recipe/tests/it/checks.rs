@@ -181,6 +181,11 @@ fn settings_that_contradict_each_other_are_refused() {
          hint: set `data.cache_latents = false`"
     );
     assert_eq!(
+        message(&["data.cache_dir=\"cache\"", "data.cache_latents=false"]),
+        "`--set data.cache_dir=\"cache\"`: `data.cache_dir` is set, but `data.cache_latents` is false\n  \
+         hint: remove one of them"
+    );
+    assert_eq!(
         message(&["data.subsets.0.color_augmentation={}"]),
         "`--set data.subsets.0.color_augmentation={}`: cached latents cannot change their colours\n  \
          hint: set `data.cache_latents = false`"

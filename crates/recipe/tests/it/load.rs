@@ -150,6 +150,21 @@ fn a_path_of_the_command_line_is_relative_to_the_current_folder() {
 }
 
 #[test]
+fn a_cache_lies_beside_the_file_that_names_it() {
+    let project = Project::new(&format!("{SMALLEST}[data]\ncache_dir = \"../cache\"\n"));
+    assert_eq!(project.load().data.cache_dir, Some(project.path("cache")));
+    project.write("cache", "");
+    assert_eq!(
+        project.messages_with(&[]),
+        "error: configs/run.toml:8: `data.cache_dir`: `cache` is a file, not a folder"
+    );
+    let project = Project::new(&format!("{SMALLEST}[data]\ncache_dir = \"\"\n"));
+    assert_eq!(project.messages_with(&[]), "error: configs/run.toml:8: `data.cache_dir` is empty");
+    let project = Project::new(&format!("{SMALLEST}[data]\ncache_latents_to_disk = true\n"));
+    assert!(project.messages_with(&[]).contains("it is called `data.cache_dir` here"));
+}
+
+#[test]
 fn held_out_images_take_over_captions_but_nothing_that_belongs_to_the_training_folder() {
     let config = Project::new(SMALLEST).load();
     let first = Subset {

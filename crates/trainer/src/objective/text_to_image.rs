@@ -4,7 +4,7 @@ use super::Objective;
 use crate::batches::Batch;
 use crate::error::Result;
 use crate::inputs::{DenoisingInputs, Prompts, StepInputs};
-use crate::latent_cache::LatentCache;
+use crate::latents::LatentCache;
 use crate::prompt_cache::PromptCache;
 use sdtrain_diffusion::loss::{min_snr, mse};
 use sdtrain_diffusion::{NoiseSchedule, PredictionType, noise, timesteps};
@@ -42,7 +42,7 @@ impl TextToImage {
         let shape = [channels, (height / factor) as i64, (width / factor) as i64];
         let draw = noise::gaussian(self.seed, Purpose::Latent, &keys, &shape);
         match (&self.latents, &batch.pixels) {
-            (Some(cache), _) => Ok(cache.latents(&batch.examples, &draw).to_device(model.device)),
+            (Some(cache), _) => Ok(cache.latents(model, &batch.examples, &draw)?.to_device(model.device)),
             (None, Some(pixels)) => {
                 let shape = [batch.examples.len() as i64, 3, height as i64, width as i64];
                 let pixels = Tensor::f_from_slice(pixels)?.f_reshape(shape)?;

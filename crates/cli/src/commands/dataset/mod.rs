@@ -1,5 +1,6 @@
-//! `sdtrain dataset`: looks at folders of images and captions, and cleans them.
+//! `sdtrain dataset`: looks at folders of images and captions, cleans them, and encodes them ahead.
 
+mod cache;
 mod clean;
 mod inspect;
 mod progress;
@@ -20,6 +21,7 @@ pub(crate) fn run(args: &DatasetArgs) -> Result<(), Failure> {
     match &args.command {
         DatasetCommand::Inspect(args) => inspect::run(args),
         DatasetCommand::Clean(args) => clean::run(args),
+        DatasetCommand::Cache(args) => cache::run(args),
     }
 }
 

@@ -1,0 +1,187 @@
+//! Latents on disk: the same run to the bit, and never a stale or damaged one.
+
+use crate::project::{Project, fixture};
+use image::{Rgb, RgbImage};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+const CACHE: [&str; 2] = ["--set", "data.cache_dir=\"cache\""];
+
+fn entries(project: &Project) -> Vec<PathBuf> {
+    files_below(&project.path("cache/latents"))
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for path in fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
+    }
+    files.sort();
+    files
+}
+
+/// `sdtrain dataset cache` with these further arguments: what it answered and what it said.
+fn fill(project: &Project, further: &[&str]) -> (String, String) {
+    project.expect(0, &[&["dataset", "cache", "--config", "run.toml"], &CACHE[..], further].concat())
+}
+
+#[test]
+fn latents_in_memory_fresh_on_disk_and_from_an_earlier_run_give_the_same_bits() {
+    let project = Project::new();
+    let train = |output: &str, further: &[&str]| {
+        let args = ["--config", "run.toml", "--output", output, "--set", "data.subsets.0.flip=true"];
+        let (_, said) = project.expect(0, &[&args[..], further].concat());
+        let metrics = fs::read_to_string(project.path(output).join("metrics.jsonl")).unwrap();
+        let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].to_string();
+        let losses = metrics.lines().map(loss).collect::<Vec<_>>();
+        (losses, fs::read(project.path(output).join("run.safetensors")).unwrap(), said)
+    };
+    let (losses, product, _) = train("memory", &[]);
+    assert!(!project.path("cache").exists());
+    let (fresh_losses, fresh_product, said) = train("fresh", &CACHE);
+    assert!(said.contains("latents: 0 of 6 images are in `") && said.contains(", 6 to encode take "), "{said}");
+    let written = |entry: &PathBuf| (entry.clone(), fs::metadata(entry).unwrap().modified().unwrap());
+    let kept: Vec<_> = entries(&project).iter().map(written).collect();
+    assert_eq!(kept.len(), 6);
+    let (full_losses, full_product, said) = train("full", &CACHE);
+    assert!(said.contains("latents: 6 of 6 images are in `") && !said.contains("to encode"), "{said}");
+    assert_eq!(kept, entries(&project).iter().map(written).collect::<Vec<_>>());
+    assert_eq!((&losses, &losses), (&fresh_losses, &full_losses));
+    // Their metadata name the configuration's digest and times, so tensors are compared through the losses above and here.
+    assert!(tensors(&product) == tensors(&fresh_product) && tensors(&product) == tensors(&full_product));
+}
+
+/// What follows the header.
+fn tensors(file: &[u8]) -> &[u8] {
+    let header = u64::from_le_bytes(*file.first_chunk().unwrap()) as usize;
+    &file[8 + header..]
+}
+
+#[test]
+fn only_what_an_image_or_the_encoder_changed_is_encoded_again() {
+    let project = Project::new();
+    let counts = |further: &[&str]| {
+        let (answer, _) = fill(&project, further);
+        let number = |end: &str| answer.split(end).next().and_then(|text| text.rsplit([' ', '`']).next()?.parse().ok());
+        let hits: Option<usize> = number(" images were in ");
+        let made: Option<usize> = number(" were encoded");
+        (hits.unwrap_or_else(|| panic!("{answer}")), made.unwrap_or_else(|| panic!("{answer}")))
+    };
+    assert_eq!(counts(&[]), (0, 6));
+    assert_eq!(counts(&[]), (6, 0));
+    // The same bytes under another name are the same image.
+    fs::rename(project.path("images/4.png"), project.path("images/7.png")).unwrap();
+    fs::rename(project.path("images/4.txt"), project.path("images/7.txt")).unwrap();
+    assert_eq!(counts(&[]), (6, 0));
+    // Another image of the same length: pixels differ, the header does not.
+    let edited = project.path("images/1.png");
+    RgbImage::from_fn(64, 64, |x, y| Rgb([x as u8 * 3, y as u8 * 2, 41])).save(&edited).unwrap();
+    assert_eq!(counts(&[]), (5, 1));
+    assert_eq!(counts(&["--set", "data.subsets.0.flip=true"]), (0, 6));
+    assert_eq!(counts(&[]), (6, 0), "what is mirrored too serves those who need it plain");
+    assert_eq!(counts(&["--set", "data.subsets.0.flip=true"]), (6, 0));
+    assert_eq!(counts(&["--set", "data.resolution=128"]), (0, 6));
+    assert_eq!(counts(&["--set", "precision.compute=\"bf16\""]), (0, 6));
+
+    let vae = fs::read(fixture("tiny_sd1/vae/diffusion_pytorch_model.safetensors")).unwrap();
+    let other = |place: usize| {
+        let mut other = vae.clone();
+        other[place] ^= 1;
+        fs::write(project.path("other.safetensors"), other).unwrap();
+        counts(&["--set", "model.vae=\"other.safetensors\""])
+    };
+    // Tensors are in the order of their names: the decoder's come first, `quant_conv.weight` last.
+    let first = 8 + u64::from_le_bytes(*vae.first_chunk().unwrap()) as usize;
+    assert_eq!(other(first), (6, 0), "another decoder encodes alike");
+    assert_eq!(other(vae.len() - 2), (0, 6));
+}
+
+#[test]
+fn a_damaged_entry_is_named_and_made_again() {
+    let project = Project::new();
+    fill(&project, &[]);
+    let entry = &entries(&project)[0];
+    let whole = fs::read(entry).unwrap();
+    let damage = || fs::write(entry, &whole[..whole.len() - 1]).unwrap();
+    damage();
+    let (answer, said) = fill(&project, &[]);
+    assert!(answer.contains("1 were encoded, 1 of these in the place of damaged entries"), "{answer}");
+    let name = entry.file_name().unwrap().to_str().unwrap();
+    assert_eq!(said.matches(name).count(), 1, "{said}");
+    assert_eq!(fs::read(entry).unwrap(), whole);
+    damage();
+    let (_, said) = project.expect(0, &[&["--config", "run.toml"], &CACHE[..]].concat());
+    assert_eq!(said.matches(name).count(), 1, "{said}");
+    assert_eq!(fs::read(entry).unwrap(), whole);
+}
+
+#[test]
+fn a_filling_that_was_killed_goes_on_to_the_same_bytes() {
+    let project = Project::new();
+    fill(&project, &[]);
+    let whole: Vec<_> = entries(&project).into_iter().map(|path| (fs::read(&path).unwrap(), path)).collect();
+    fs::remove_dir_all(project.path("cache")).unwrap();
+    let args = [&["dataset", "cache", "--config", "run.toml"], &CACHE[..]].concat();
+    let mut child = project.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let began = Instant::now();
+    while entries(&project).is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(120), "no entry appears");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (answer, _) = fill(&project, &[]);
+    assert!(!answer.starts_with("0 images were in"), "{answer}");
+    assert_eq!(whole, entries(&project).into_iter().map(|path| (fs::read(&path).unwrap(), path)).collect::<Vec<_>>());
+}
+
+#[test]
+fn latents_of_kohyas_scripts_are_taken_where_they_fit() {
+    let project = Project::new();
+    let npz = fixture("../../crates/feature-cache/tests/it/files/factor_4.npz");
+    // Its image had 96 × 64 pixels and was cut to 64 × 64.
+    RgbImage::from_fn(96, 64, |x, y| Rgb([x as u8, y as u8, 9])).save(project.path("images/wide.png")).unwrap();
+    project.write("images/wide.txt", "a wide picture");
+    // Those scripts train it lying on its side.
+    fs::copy(fixture("../../crates/data-loader/tests/it/files/turned.jpg"), project.path("images/turned.jpg")).unwrap();
+    project.write("images/turned.txt", "a turned picture");
+    for name in ["images/wide_0096x0064_sd.npz", "images/1.npz", "images/turned.npz"] {
+        fs::write(project.path(name), fs::read(&npz).unwrap()).unwrap();
+    }
+    let set = ["--set", "data.bucketing.enabled=false"];
+    let (answer, said) = fill(&project, &[&set[..], &["--import-npz"]].concat());
+    assert!(answer.contains("1 were taken from kohya's files, without randomness, 7 were encoded"), "{answer}");
+    assert!(said.contains("images/1.npz`: is of an image of 96 × 64 pixels, this one has 64 × 64"), "{said}");
+    assert!(said.contains("images/turned.npz`: its image is turned when it is read"), "{said}");
+    let (_, said) = project.expect(0, &[&["--config", "run.toml"], &CACHE[..], &set[..]].concat());
+    assert!(said.contains("8 of 8 images are in `") && said.contains("(1 from kohya's files"), "{said}");
+}
+
+#[test]
+fn an_image_that_cannot_be_decoded_is_left_out_as_without_a_cache() {
+    let project = Project::new();
+    // Enough others that one is no reason to stop.
+    for index in 10..120 {
+        fs::copy(project.path("images/1.png"), project.path(&format!("images/{index}.png"))).unwrap();
+        project.write(&format!("images/{index}.txt"), "a copy");
+    }
+    // Broken behind its header, which is all that is looked at before the first step.
+    let mut broken = fs::read(project.path("images/2.png")).unwrap();
+    let middle = broken.len() / 2;
+    broken[middle..middle + 8].fill(0);
+    fs::write(project.path("images/2.png"), broken).unwrap();
+    let (answer, said) = fill(&project, &[]);
+    assert!(answer.contains("1 images cannot be read") && said.contains("images/2.png"), "{answer}{said}");
+    fs::create_dir(project.path("held_out")).unwrap();
+    for name in ["1.png", "1.txt"] {
+        fs::copy(project.path("images").join(name), project.path("held_out").join(name)).unwrap();
+    }
+    let product = |output: &str, further: &[&str]| {
+        let args = ["--config", "run.toml", "--output", output, "--set", "validation.path=\"held_out\""];
+        project.expect(0, &[&args[..], further].concat());
+        fs::read(project.path(output).join("run.safetensors")).unwrap()
+    };
+    assert!(tensors(&product("memory", &[])) == tensors(&product("disk", &CACHE)));
+}
