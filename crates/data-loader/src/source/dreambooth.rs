@@ -29,7 +29,8 @@ pub(crate) fn expand(config: &DataConfig) -> Result<(DataConfig, Vec<String>), D
         }
     }
     DataError::all(errors)?;
-    for subset in subsets.iter().filter(|subset| subset.weight.is_some() && !config.subsets.contains(subset)) {
+    let is_divided = |subset: &&Subset| subset.weight.is_some() && !config.subsets.contains(subset);
+    if let Some(subset) = subsets.iter().find(is_divided) {
         let reason = "is named for its repeats, and cannot have a `weight` besides".to_owned();
         let hint = "remove `weight`, or set `format = \"folder\"` to read all folders as one".to_owned();
         return Err(DataError::source_file(&subset.path, None, reason).with_hint(hint));
