@@ -32,7 +32,8 @@ pub(crate) fn expand(config: &DataConfig) -> Result<(DataConfig, Vec<String>), D
         }
     }
     DataError::all(errors)?;
-    for subset in subsets.iter().filter(|subset| subset.weight.is_some() && !config.subsets.contains(subset)) {
+    let is_divided = |subset: &&Subset| subset.weight.is_some() && !config.subsets.contains(subset);
+    if let Some(subset) = subsets.iter().find(is_divided) {
         let reason = "is named for its repeats, and cannot have a `weight` besides".to_owned();
         let hint = "remove `weight`, or set `format = \"folder\"` to read all folders as one".to_owned();
         return Err(DataError::source_file(&subset.path, None, reason).with_hint(hint));
@@ -82,7 +83,7 @@ fn of_parent(subset: &Subset, notes: &mut Vec<String>) -> Result<Vec<Subset>, Da
         return Err(DataError::source_file(&subset.path, None, reason).with_hint(hint));
     }
     let too_often = named.iter().find(|name| {
-        parts_of(name).is_some_and(|(repeats, _)| repeats.saturating_mul(subset.repeats) > MOST_REPEATS_EVER)
+        parts_of(name).is_some_and(|(repeats, _)| f64::from(repeats) * subset.repeats > MOST_REPEATS_EVER)
     });
     if let Some(name) = too_often {
         let reason = format!("its name asks for more than {MOST_REPEATS_EVER} repeats");
