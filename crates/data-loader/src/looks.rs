@@ -214,7 +214,7 @@ mod tests {
         let state: Vec<Now> = examples.iter().map(|example| state_of(example, SystemTime::now())).collect();
         let mut writer = manifest.write().unwrap();
         for (name, index) in names(&examples) {
-            let found = (Look { size: (9, 9), animated: false }, 1);
+            let found = (Look { size: (9, 9), animated: false, turned: true }, 1);
             writer.add(&name, &state[index].key.unwrap(), &value_of(&found)).unwrap();
         }
         writer.finish().unwrap();

@@ -12,7 +12,7 @@ use crate::DataError;
 const MOST_REPEATS: u32 = 999;
 
 /// More repeats than this are a slip in any case: an epoch would have no end.
-const MOST_REPEATS_EVER: u32 = 100_000;
+const MOST_REPEATS_EVER: f64 = 100_000.0;
 
 /// The configuration with each folder of such folders replaced by the subsets it stands for, and what to say about it.
 pub(crate) fn expand(config: &DataConfig) -> Result<(DataConfig, Vec<String>), DataError> {
