@@ -365,15 +365,15 @@ impl Subset {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BucketingConfig {
-    /// Sort images into buckets by their shape. Off: every image is cut to `data.resolution`.
+    /// Sort images into buckets by their shape. Off: every image is cut to the `resolution`.
     #[schemars(extend("x-other-names" = ["enable_bucket"]))]
     pub enabled: bool,
 
-    /// Shortest side of a bucket in pixels. Absent: half of the shorter side of `data.resolution`.
+    /// Shortest side of a bucket in pixels. Absent: half of the shorter side of the `resolution`.
     #[schemars(extend("x-other-names" = ["min_bucket_reso"]))]
     pub min: Option<u32>,
 
-    /// Longest side of a bucket in pixels. Absent: twice the longer side of `data.resolution`.
+    /// Longest side of a bucket in pixels. Absent: twice the longer side of the `resolution`.
     #[schemars(extend("x-other-names" = ["max_bucket_reso"]))]
     pub max: Option<u32>,
 
