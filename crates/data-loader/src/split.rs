@@ -36,7 +36,8 @@ pub(crate) fn choose(
     }
     members.retain(|_, copies| copies.iter().all(|&copy| is_sample(&images[copy])));
     if members.len() < 2 {
-        let what = format!("all {total} images have the same bytes, so none can be held out");
+        let what =
+            format!("the {total} images are copies of each other or of regularization images, so none can be held out");
         return Err(DataError::NoSplit { what });
     }
     let wanted = ((total as f64 * part).round() as usize).clamp(1, total - 1);

@@ -74,7 +74,7 @@ pub fn cases() -> Vec<Case> {
         ),
         dataset("a strength that is no number", "network_multiplier", "network_multiplier = nan"),
         dataset("a split", "validation images are chosen once for the whole run", "validation_split = 0.1"),
-        subset("repeats of zero", "must be at least 1", "num_repeats = 0"),
+        subset("repeats of zero", "must be greater than 0", "num_repeats = 0"),
         subset("repeats without end", "100000 repeats are the most", "num_repeats = 4000000000"),
         subset("more repeats than a number holds", "", "num_repeats = 9223372036854775807"),
         subset("negative repeats", "", "num_repeats = -3"),

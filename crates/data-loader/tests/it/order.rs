@@ -158,11 +158,17 @@ fn as_many_regularization_images_are_seen_as_others() {
 
 #[test]
 fn no_regularization_image_is_held_out() {
-    let (own, class) = (Folder::with_images(4), Folder::with_images(6));
+    let (own, class) = (Folder::with_images(4), Folder::new());
+    for index in 3..9 {
+        // The first is a copy of the last one of the others.
+        class.image(&format!("{index:02}.png"), &picture(64, 48, index));
+        class.file(&format!("{index:02}.txt"), b"c");
+    }
     let regularization = Subset { is_regularization: true, ..class.subset() };
     let config = DataConfig { subsets: vec![regularization, own.subset()], batch_size: 1, ..own.config() };
     let (training, held_out) = DataSet::open_split(&config, 42, 64, 0.5).unwrap();
     assert_eq!(held_out.images(), 2);
+    assert!((0..2).all(|image| !held_out.path(image).ends_with("03.png")));
     assert!((0..2).all(|image| held_out.path(image).starts_with(own.path())));
     // Balanced against those that are left to train on.
     assert_eq!(visits(&training, 0..1), [1; 4]);
