@@ -96,13 +96,16 @@ def answer_of(command):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def data_speed(task, path):
+    return answer_of([sys.executable, ROOT / "scripts" / "compare" / "data_speed.py", task, path])
+
+
 def rows_of_images(programs, work):
     say("images")
     folder = work / "photographs"
-    beside = [sys.executable, ROOT / "scripts" / "compare" / "data_speed.py"]
-    subprocess.run([*beside, "make-images", folder], check=True, stdout=subprocess.DEVNULL)
+    data_speed("make-images", folder)
     ours = answer_of([programs / "examples" / "image_speed", folder])
-    theirs = answer_of([*beside, "images", folder])
+    theirs = data_speed("images", folder)
     workers = f"{ours['one_worker']:.0f} and {ours['two_workers']:.0f}"
     return [
         f"| JPEG 1536 × 1024 to a tensor of 640 × 384, one thread | {ours['milliseconds']:.1f} ms "
@@ -114,10 +117,9 @@ def rows_of_images(programs, work):
 def rows_of_captions(programs, work):
     say("captions")
     file = work / "captions.txt"
-    beside = [sys.executable, ROOT / "scripts" / "compare" / "data_speed.py"]
-    subprocess.run([*beside, "make-captions", file], check=True, stdout=subprocess.DEVNULL)
+    data_speed("make-captions", file)
     ours = answer_of([programs / "examples" / "tokenizer_speed", file])
-    theirs = answer_of([*beside, "captions", file])
+    theirs = data_speed("captions", file)
     if ours["tokens"] != theirs["tokens"]:
         raise Failed(f"the captions have {ours['tokens']} tokens here and {theirs['tokens']} in transformers")
     return [

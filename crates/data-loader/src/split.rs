@@ -41,9 +41,8 @@ pub(crate) fn choose(
         return Err(DataError::NoSplit { what });
     }
     let wanted = ((total as f64 * part).round() as usize).clamp(1, total - 1);
-    let order: Vec<usize> =
-        permutation(total, seed, Purpose::Validation, 0).into_iter().map(|index| samples[index]).collect();
-    let order: Vec<usize> = order.into_iter().filter(|index| members.contains_key(&first_copies[*index])).collect();
+    let shuffled = permutation(total, seed, Purpose::Validation, 0).into_iter().map(|index| samples[index]);
+    let order: Vec<usize> = shuffled.filter(|index| members.contains_key(&first_copies[*index])).collect();
     let mut is_held_out = vec![false; images.len()];
     let mut held_out = 0;
     for index in &order {

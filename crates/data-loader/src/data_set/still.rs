@@ -6,7 +6,7 @@ use std::path::Path;
 use sdtrain_recipe::{AlphaConfig, ResizeKernel};
 
 use super::{DataSet, View};
-use crate::image;
+use crate::{content, image};
 
 /// Counts the ways of making pixels. It goes up with every change of decoding or scaling that gives any image other pixels, so
 /// that nothing made from the old ones is used any more.
@@ -50,7 +50,7 @@ impl DataSet {
 
     /// BLAKE3 of an image's bytes as they are stored now.
     pub fn image_digest(&self, image: usize) -> io::Result<[u8; 32]> {
-        Ok(*blake3::hash(&self.images[image].location.read()?).as_bytes())
+        Ok(content::digest(&self.images[image].location.read()?))
     }
 
     /// Whether an image is turned or mirrored when it is read, because its file asks for that (EXIF). `false` where it cannot be
