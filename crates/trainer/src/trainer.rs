@@ -128,6 +128,10 @@ impl Trainer {
     /// One optimizer step and everything that is due after it.
     fn one_step(&mut self, log: &mut RunLog, batches: &mut Batches, position: &mut Position) -> Result<()> {
         let began = Instant::now();
+        // Pictures and measurements of the step before may have brought them back.
+        for &network in self.objective.idle() {
+            self.model.unload(network);
+        }
         let taken = self.take_batches(batches, position)?;
         let rates = self.learning_rates(position.step);
         let outcome = self.step(&taken, &rates, position.passes)?;
