@@ -56,25 +56,51 @@ fn cached_latents_change_no_loss_beyond_rounding() {
     let project = Project::new();
     project.expect(0, &["--config", "run.toml", "--output", "cached"]);
     project.expect(0, &["--config", "run.toml", "--output", "fresh", "--set", "data.cache_latents=false"]);
-    let losses = |folder: &str| {
-        let metrics = fs::read_to_string(project.path(folder).join("metrics.jsonl")).unwrap();
-        let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap();
-        metrics.lines().map(loss).collect::<Vec<_>>()
-    };
-    for (cached, fresh) in losses("cached").into_iter().zip(losses("fresh")) {
+    for (cached, fresh) in losses(&project, "cached").into_iter().zip(losses(&project, "fresh")) {
         // fp32; only the batch in which the VAE saw an image differs.
         assert!((cached - fresh).abs() < 1e-4 * cached.abs(), "{cached} {fresh}");
     }
 }
 
+/// The loss of each step.
+fn losses(project: &Project, folder: &str) -> Vec<f64> {
+    let metrics = fs::read_to_string(project.path(folder).join("metrics.jsonl")).unwrap();
+    let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap();
+    metrics.lines().map(loss).collect()
+}
+
 #[test]
-fn half_precisions_and_accumulation_train() {
+fn half_precisions_have_the_losses_of_full_precision() {
     let project = Project::new();
-    for (name, set) in [("bf16", "precision.compute=\"bf16\""), ("fp16", "precision.compute=\"fp16\"")] {
-        project.expect(0, &["--config", "run.toml", "--output", name, "--set", set, "--set", "samples.prompts=[]"]);
+    for name in ["fp32", "bf16", "fp16"] {
+        let set = format!("precision.compute=\"{name}\"");
+        project.expect(0, &["--config", "run.toml", "--output", name, "--set", &set, "--set", "samples.prompts=[]"]);
     }
-    let accumulate = ["--set", "train.gradient_accumulation_steps=2", "--set", "data.batch_size=1"];
-    project.expect(0, &[&["--config", "run.toml", "--output", "accumulated"], &accumulate[..]].concat());
+    for name in ["bf16", "fp16"] {
+        for (half, full) in losses(&project, name).into_iter().zip(losses(&project, "fp32")) {
+            assert!((half - full).abs() < 2e-2 * full, "{name}: {half}, {full}");
+            assert!(half != full, "{name} computes in fp32");
+        }
+    }
+}
+
+#[test]
+fn accumulated_batches_are_one_large_batch() {
+    let project = Project::new();
+    // All six images are in every step, whatever the order.
+    let set = ["--set", "data.bucketing.enabled=false", "--set", "samples.prompts=[]"];
+    let whole = ["--config", "run.toml", "--output", "whole", "--set", "data.batch_size=6"];
+    project.expect(0, &[&whole[..], &set].concat());
+    for (folder, size, times) in [("pairs", 2, 3), ("single", 1, 6)] {
+        let (size, times) = (format!("data.batch_size={size}"), format!("train.gradient_accumulation_steps={times}"));
+        let args = ["--config", "run.toml", "--output", folder, "--set", &size, "--set", &times];
+        project.expect(0, &[&args[..], &set].concat());
+        for (part, whole) in losses(&project, folder).into_iter().zip(losses(&project, "whole")) {
+            // fp32; the sums are only taken in another order.
+            assert!((part - whole).abs() < 1e-5 * whole, "{folder}: {part}, {whole}");
+        }
+    }
+    assert_eq!(losses(&project, "single").len(), 6);
 }
 
 #[test]

@@ -7,12 +7,15 @@ use sdtrain_config::{Document, Fault, Parsed, Problem};
 use crate::kohya::KohyaFile;
 use crate::location::nearest_folder_hint;
 use crate::{
-    CleanConfig, DataConfig, Init, LrScheduleConfig, MASK_COLUMN, Method, ModelLocation, OptimizerConfig,
-    PredictionType, SOURCE_FILE_ENDINGS, Subset, TrainConfig, address_mistake, is_address, is_pattern,
+    CleanConfig, DataConfig, Init, LrScheduleConfig, MASK_COLUMN, ModelLocation, OptimizerConfig, PredictionType,
+    SOURCE_FILE_ENDINGS, Subset, TrainConfig, TrainableKind, address_mistake, is_address, is_pattern,
 };
 
 /// More threads than this are a slip; each holds a decoded image.
 const MOST_WORKERS: usize = 1024;
+
+/// More threads of arithmetic than any machine has processors.
+const MOST_THREADS: u32 = 1024;
 
 /// Everything that is wrong with a configuration whose single values have the right types.
 ///
@@ -110,11 +113,11 @@ impl Checker<'_> {
             }
             self.existing(&key("metadata_file"), subset.metadata_file.as_deref());
             self.check_captions(index, subset);
-            if subset.random_crop && data.cache_latents && config.method != Method::Vae {
+            if subset.random_crop && data.cache_latents && config.objective_kind().denoises() {
                 self.report(&key("random_crop"), "random crops cannot be taken from cached latents").hint =
                     Some("set `data.cache_latents = false`".to_owned());
             }
-            self.check_images(index, subset, data.cache_latents && config.method != Method::Vae);
+            self.check_images(index, subset, data.cache_latents && config.objective_kind().denoises());
         }
     }
 
@@ -214,22 +217,22 @@ impl Checker<'_> {
     fn check_method(&mut self, config: &TrainConfig) {
         self.check_lora(&config.lora);
         self.not_negative("full.text_encoder_learning_rate", config.full.text_encoder_learning_rate);
+        if let Some(message) = config.pair_refused() {
+            self.report("trainable", message).hint = Some("leave `trainable` out".to_owned());
+        }
         let lora = &config.lora;
-        match config.method {
-            Method::Lora if !lora.train_unet && !lora.train_text_encoder => {
+        let no_targets = lora.targets.as_ref().is_some_and(Vec::is_empty);
+        match config.trainable_kind() {
+            TrainableKind::Lora if !lora.train_unet && !lora.train_text_encoder => {
                 self.report(
                     "lora",
                     "nothing is trained: `lora.train_unet` and `lora.train_text_encoder` are both false",
                 );
             }
-            Method::Lora
-                if lora.targets.as_ref().is_some_and(Vec::is_empty)
-                    && !lora.convolutions
-                    && !lora.train_text_encoder =>
-            {
+            TrainableKind::Lora if no_targets && !lora.convolutions && !lora.train_text_encoder => {
                 self.report("lora.targets", "nothing is trained: `lora.targets` is empty");
             }
-            Method::Full if !config.full.train_unet && !config.full.train_text_encoder => {
+            TrainableKind::Full if !config.full.train_unet && !config.full.train_text_encoder => {
                 self.report(
                     "full",
                     "nothing is trained: `full.train_unet` and `full.train_text_encoder` are both false",
@@ -251,7 +254,7 @@ impl Checker<'_> {
         for (name, weight) in weights {
             self.not_negative(&format!("vae_objective.{name}"), Some(weight));
         }
-        if config.method == Method::Vae && objective.l1_weight + objective.l2_weight == 0.0 {
+        if !config.objective_kind().denoises() && objective.l1_weight + objective.l2_weight == 0.0 {
             self.report(
                 "vae_objective",
                 "nothing asks for a likeness: `vae_objective.l1_weight` and `vae_objective.l2_weight` are both 0",
@@ -295,7 +298,7 @@ impl Checker<'_> {
             );
         }
         self.positive("loss.min_snr_gamma", config.loss.min_snr_gamma);
-        if config.method == Method::Vae && config.train.gradient_checkpointing {
+        if !config.objective_kind().denoises() && config.train.gradient_checkpointing {
             self.report("train.gradient_checkpointing", "is not made for `method = \"vae\"`");
         }
     }
@@ -318,6 +321,10 @@ impl Checker<'_> {
         self.at_least_one("train.gradient_accumulation_steps", Some(train.gradient_accumulation_steps));
         self.not_negative("train.max_grad_norm", Some(train.max_grad_norm));
         self.at_least_one("train.threads", train.threads.map(u64::from));
+        if let Some(threads) = train.threads.filter(|&threads| threads > MOST_THREADS) {
+            self.report("train.threads", format!("`train.threads` is at most {MOST_THREADS}, not {threads}")).hint =
+                Some("leave it out for one thread on each processor core".to_owned());
+        }
     }
 
     fn check_outputs(&mut self, config: &TrainConfig) {

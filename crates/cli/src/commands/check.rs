@@ -6,13 +6,13 @@ use std::thread::available_parallelism;
 
 use sdtrain_config::{Parsed, Problems};
 use sdtrain_data_loader::{DataSet, TokenReport};
-use sdtrain_recipe::{DataConfig, Every, Loaded, LoraFormat, Method, ModelFormat, TrainConfig};
+use sdtrain_recipe::{DataConfig, Every, Loaded, LoraFormat, ModelFormat, TrainConfig, TrainableKind};
 use sdtrain_state_dict::{FileKind, SafetensorsFile, recognise};
 use sdtrain_tokenizer::Tokenizer;
 
 use crate::args::{CheckArgs, ConfigArgs};
 use crate::estimate::estimate;
-use crate::lora_targets::adapters;
+use crate::lora_targets::{adapters, idle_targets};
 use crate::model_parts::{ModelParts, count_parameters};
 use crate::{ExitCode, Failure, model_tokenizer, print_answer};
 
@@ -61,7 +61,7 @@ pub(crate) fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
         }
     }
     let trained = trained.and_then(|trained| trained.map_err(&mut keep).ok());
-    if let Some(initial) = config.lora.initial.as_ref().filter(|_| config.method == Method::Lora) {
+    if let Some(initial) = config.lora.initial.as_ref().filter(|_| config.trainable_kind() == TrainableKind::Lora) {
         let _ = is_lora(initial).map_err(&mut keep);
     }
     if let (Some(parts), false) = (&parts, config.samples.prompts.is_empty()) {
@@ -134,20 +134,29 @@ pub(crate) struct TrainedPart {
     parameters: usize,
 }
 
+/// How the patterns of `lora.targets` name modules.
+const MODULE_PATHS: &str = "paths are those of diffusers behind `unet.` and `text_encoder.`, as \
+                            `unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q`; `*` stands for any text";
+
 fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<TrainedPart>, Failure> {
     let networks = [("unet", Some(&parts.unet)), ("text_encoder", parts.text_encoder.as_ref())];
     let mut trained = Vec::new();
-    match config.method {
-        Method::Lora => {
+    match config.trainable_kind() {
+        TrainableKind::Lora => {
+            if let idle @ [_, ..] = &idle_targets(&config.lora, &networks)[..] {
+                let named: Vec<String> = idle.iter().map(|pattern| format!("\"{pattern}\"")).collect();
+                let message = format!("`lora.targets`: no module of the model matches {}", named.join(", "));
+                return Err(Failure::new(ExitCode::Configuration, message).hint(MODULE_PATHS));
+            }
             for (name, shapes) in networks {
                 let adapters = shapes.map(|shapes| adapters(&config.lora, name, shapes)).unwrap_or_default();
                 if adapters.count > 0 {
-                    let what = format!("{} adapters", adapters.count);
+                    let what = format!("{} adapters of kind `{}`", adapters.count, config.lora.kind.name());
                     trained.push(TrainedPart { name, what, parameters: adapters.parameters });
                 }
             }
         }
-        Method::Full => {
+        TrainableKind::Full => {
             let wanted = [config.full.train_unet, config.full.train_text_encoder];
             for ((name, shapes), wanted) in networks.into_iter().zip(wanted) {
                 if let Some(shapes) = shapes.filter(|_| wanted) {
@@ -156,7 +165,7 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
                 }
             }
         }
-        Method::Vae => {
+        TrainableKind::Vae => {
             if let Some(mut shapes) = parts.vae.clone() {
                 if !config.vae_objective.train_encoder {
                     shapes.retain(|name, _| !name.starts_with("encoder.") && !name.starts_with("quant_conv."));
@@ -169,12 +178,11 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
     if !trained.is_empty() {
         return Ok(trained);
     }
-    let message = match config.method {
-        Method::Lora => "no module of the model matches `lora.targets`",
-        Method::Full | Method::Vae => "the model holds none of the networks that are to be trained",
+    let message = match config.trainable_kind() {
+        TrainableKind::Lora => "the model holds no module that `lora` asks for",
+        TrainableKind::Full | TrainableKind::Vae => "the model holds none of the networks that are to be trained",
     };
-    Err(Failure::new(ExitCode::Configuration, message)
-        .hint("module paths are those of diffusers behind `unet.` and `text_encoder.`"))
+    Err(Failure::new(ExitCode::Configuration, message).hint(MODULE_PATHS))
 }
 
 fn summary(
@@ -201,7 +209,7 @@ fn summary(
         line("trained", format!("{}: {}, {} parameters", part.name, part.what, millions(part.parameters)));
     }
     line("data", data.report().to_string().replace("\n  ", &format!("\n{:<10} ", "")));
-    if config.method != Method::Vae {
+    if config.objective_kind().denoises() {
         line("tokens", tokens.to_string().replace("\n  ", &format!("\n{:<10} ", "")));
     }
     line("steps", steps(config, data));
@@ -260,12 +268,17 @@ fn steps(config: &TrainConfig, data: &DataSet) -> String {
 }
 
 fn written(config: &TrainConfig) -> String {
-    let product = match (config.method, config.lora.format, config.full.format) {
-        (Method::Lora, LoraFormat::Kohya, _) => "a LoRA in kohya's form",
-        (Method::Lora, LoraFormat::Peft, _) => "a LoRA in PEFT's form",
-        (Method::Lora, LoraFormat::Both, _) => "a LoRA in kohya's and in PEFT's form",
-        (Method::Vae, ..) | (Method::Full, _, ModelFormat::SingleFile) => "a single-file model",
-        (Method::Full, _, ModelFormat::Diffusers) => "a diffusers folder",
+    let product = match (config.trainable_kind(), config.full.format) {
+        (TrainableKind::Lora, _) => {
+            let form = match config.lora.format {
+                LoraFormat::Kohya => "kohya's form",
+                LoraFormat::Peft => "PEFT's form",
+                LoraFormat::Both => "kohya's and in PEFT's form",
+            };
+            format!("a {} in {form}", config.lora.kind.title())
+        }
+        (TrainableKind::Vae, _) | (TrainableKind::Full, ModelFormat::SingleFile) => "a single-file model".to_owned(),
+        (TrainableKind::Full, ModelFormat::Diffusers) => "a diffusers folder".to_owned(),
     };
     let mut parts = vec![format!("{product} at the end{}", also(config.save.every()))];
     parts.push(match config.checkpoint.every() {

@@ -4,15 +4,30 @@ mod autoencoding;
 mod replay;
 mod text_to_image;
 
-pub use autoencoding::Autoencoding;
-pub use replay::Replay;
-pub use text_to_image::TextToImage;
+use autoencoding::Autoencoding;
+use replay::Replay;
+use text_to_image::TextToImage;
 
 use crate::batches::Batch;
 use crate::error::Result;
 use crate::inputs::StepInputs;
-use sdtrain_model::StableDiffusion;
+use sdtrain_data_loader::DataSet;
+use sdtrain_model::{Frozen, StableDiffusion};
+use sdtrain_recipe::{ObjectiveKind, TrainConfig};
+use std::sync::Arc;
 use tch::Tensor;
+
+/// The objective of a run: the list's one place. Encodes what is encoded once.
+pub fn build(config: &TrainConfig, model: &StableDiffusion, data: &Arc<DataSet>) -> Result<Box<dyn Objective>> {
+    let objective: Box<dyn Objective> = match config.objective_kind() {
+        ObjectiveKind::TextToImage => Box::new(TextToImage::new(config, model, data)?),
+        ObjectiveKind::Autoencoding => Box::new(Autoencoding::new(config)),
+    };
+    Ok(match &config.debug.trace_inputs {
+        Some(path) => Box::new(Replay::open(path, objective)?),
+        None => objective,
+    })
+}
 
 /// One objective.
 pub trait Objective {
@@ -23,6 +38,11 @@ pub trait Objective {
     /// The loss of each example, f32 `[batch]`, weights included. Only tensor operations, nothing read back to the
     /// host; panics like they do (see `sdtrain_torch::catch`).
     fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, gradient_checkpointing: bool) -> Tensor;
+
+    /// The frozen networks that the coming steps do without, as far as can be known: their memory is free for something else.
+    fn idle(&self) -> &'static [Frozen] {
+        &[]
+    }
 
     /// Whether batches must carry pixels.
     fn wants_pixels(&self) -> bool;
