@@ -30,6 +30,7 @@ pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document, kohya: Op
     checker.check_data(config);
     checker.check_method(config);
     checker.check_optimizer(config);
+    checker.check_ema(config);
     checker.check_noise_and_loss(config);
     checker.check_train(config);
     checker.check_outputs(config);
@@ -405,7 +406,7 @@ impl Checker<'_> {
         }
     }
 
-    fn positive(&mut self, key: &str, value: Option<f64>) {
+    pub(crate) fn positive(&mut self, key: &str, value: Option<f64>) {
         if let Some(value) = value.filter(|value| !(*value > 0.0 && value.is_finite())) {
             self.report(key, format!("`{key}` must be greater than 0, not {value}"));
         }
