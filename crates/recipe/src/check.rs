@@ -30,6 +30,7 @@ pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document, kohya: Op
     checker.check_data(config);
     checker.check_method(config);
     checker.check_optimizer(config);
+    checker.check_ema(config);
     checker.check_noise_and_loss(config);
     checker.check_train(config);
     checker.check_outputs(config);

@@ -5,12 +5,14 @@ mod batching;
 mod cache_folder;
 mod check;
 mod check_captions;
+mod check_ema;
 mod check_lora;
 mod check_order;
 mod checkpoint;
 mod clean;
 mod data;
 mod debug;
+mod ema;
 mod every;
 mod full;
 mod ia3;
@@ -46,6 +48,7 @@ pub use data::{
     BucketingConfig, CaptionConfig, CaptionFile, DataConfig, Leftovers, MissingCaption, Resolution, Subset,
 };
 pub use debug::DebugConfig;
+pub use ema::{EmaConfig, EmaWarmup};
 pub use every::Every;
 pub use full::{FullConfig, ModelFormat};
 pub use ia3::Ia3Config;

@@ -243,7 +243,8 @@ fn summary(
     line(
         "time",
         format!(
-            "about {} a step and {} in all on {cores} processor cores ({} floating-point operations a step)",
+            "about {} a step and {} for all steps on {cores} processor cores, without pictures and measurements \
+             ({} floating-point operations a step)",
             duration(estimate.cpu_seconds),
             duration(estimate.cpu_seconds * all_steps),
             with_prefix(estimate.step_operations)
