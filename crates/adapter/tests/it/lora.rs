@@ -170,6 +170,6 @@ fn adapters_in_fp32_beside_a_layer_in_bf16_follow_the_activations() {
     let timesteps = golden.tensor("input.timesteps");
     let output = model.unet.forward(&sample.to_kind(Kind::BFloat16), &timesteps, &states, false);
     assert_eq!(output.kind(), Kind::BFloat16);
-    // 5e-2: bf16 rounds the inputs, every weight and every activation.
-    assert_near("bf16", &output, &golden.tensor("output.sample"), 5e-2);
+    // Sums of rounded numbers in another order; PEFT's own output in bf16 is 2e-2 from that in fp32.
+    assert_near("bf16", &output, &golden.tensor("output.sample_bf16"), 2e-2);
 }
