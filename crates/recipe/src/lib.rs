@@ -4,6 +4,7 @@ mod batching;
 mod cache_folder;
 mod check;
 mod check_captions;
+mod check_objective;
 mod check_order;
 mod checkpoint;
 mod clean;
@@ -27,6 +28,7 @@ mod samples;
 mod save;
 mod source;
 mod target;
+mod timesteps;
 mod train;
 mod train_config;
 mod vae_objective;
@@ -47,16 +49,20 @@ pub use load::Loaded;
 pub use location::{BUILTIN_MODELS, ModelLocation};
 pub use log::LogConfig;
 pub use lora::{LoraConfig, LoraFormat, TEXT_ENCODER_TARGETS, UNET_TARGETS};
-pub use loss::{LossConfig, LossType};
+pub use loss::{HuberSchedule, LossConfig, LossType};
 pub use lr_schedule::{ConstantSchedule, CosineSchedule, LinearSchedule, LrScheduleConfig};
 pub use model::{Family, Init, ModelConfig, PredictionType};
-pub use noise::NoiseConfig;
+pub use noise::{MultiresNorm, NoiseConfig};
 pub use optimizer::{AdamWConfig, OptimizerConfig};
 pub use precision::{FloatType, PrecisionConfig};
 pub use samples::{SamplerName, SamplesConfig};
 pub use save::SaveConfig;
 pub use source::{SOURCE_FILE_ENDINGS, SourceFormat, address_mistake, is_address, is_pattern};
 pub use target::matches_pattern;
+pub use timesteps::{
+    BiasStrategy, BiasedTimesteps, CubicEnd, CubicTimesteps, LogitNormalTimesteps, SigmoidTimesteps, TimestepDistribution,
+    TimestepsConfig, UniformTimesteps,
+};
 pub use train::TrainSection;
 pub use train_config::{Extends, Method, TrainConfig};
 pub use vae_objective::VaeConfig;

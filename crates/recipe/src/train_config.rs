@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     CheckpointConfig, DataConfig, DebugConfig, FullConfig, LogConfig, LoraConfig, LossConfig, LrScheduleConfig,
-    ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig, SamplesConfig, SaveConfig, TrainSection, VaeConfig,
-    ValidationConfig,
+    ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig, SamplesConfig, SaveConfig, TimestepsConfig, TrainSection,
+    VaeConfig, ValidationConfig,
 };
 
 /// A training run: what is trained, on what, how, and what it leaves behind.
@@ -54,6 +54,9 @@ pub struct TrainConfig {
     /// The noise that training adds.
     pub noise: NoiseConfig,
 
+    /// At which timesteps it is added.
+    pub timesteps: TimestepsConfig,
+
     /// What is minimised.
     pub loss: LossConfig,
 
@@ -97,6 +100,7 @@ impl Default for TrainConfig {
             optimizer: OptimizerConfig::default(),
             lr_schedule: LrScheduleConfig::default(),
             noise: NoiseConfig::default(),
+            timesteps: TimestepsConfig::default(),
             loss: LossConfig::default(),
             precision: PrecisionConfig::default(),
             train: TrainSection::default(),
