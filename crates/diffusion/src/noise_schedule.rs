@@ -160,7 +160,8 @@ fn betas(settings: &SchedulerSettings) -> Result<Tensor, Error> {
             return Err(Error::Schedule(message));
         }
         // After a β of 1 nothing of the image is left, so only the last may be; the levels behind it would be 0/0 when rescaled.
-        let is_beta = |step: usize| betas[step] > 0.0 && (betas[step] < 1.0 || (betas[step] == 1.0 && step + 1 == steps));
+        let is_beta =
+            |step: usize| betas[step] > 0.0 && (betas[step] < 1.0 || (betas[step] == 1.0 && step + 1 == steps));
         if let Some(step) = (0..steps).find(|&step| !is_beta(step)) {
             let message = format!("`trained_betas` has {} at timestep {step}; 0 < β < 1 is needed", betas[step]);
             return Err(Error::Schedule(message));

@@ -2,8 +2,8 @@
 
 use crate::check::Checker;
 use crate::{
-    BiasStrategy, HuberSchedule, LossConfig, MASK_COLUMN, Method, NoiseConfig, Subset, TimestepDistribution,
-    TimestepsConfig, TrainConfig,
+    BiasStrategy, HuberSchedule, LossConfig, MASK_COLUMN, NoiseConfig, Subset, TimestepDistribution, TimestepsConfig,
+    TrainConfig,
 };
 
 /// Levels beyond this many are 1 × 1 for any size of image.
@@ -19,7 +19,7 @@ impl Checker<'_> {
         for (index, subset) in config.data.subsets.iter().enumerate() {
             self.check_loss_weight(&format!("data.subsets.{index}"), subset);
         }
-        if config.method == Method::Vae {
+        if !config.objective_kind().denoises() {
             self.check_unused_by_vae(config);
         }
     }
@@ -29,7 +29,8 @@ impl Checker<'_> {
         self.not_negative("noise.perturbation", Some(noise.perturbation));
         self.not_negative("noise.input_perturbation", Some(noise.input_perturbation));
         if !noise.adaptive_offset_scale.is_finite() {
-            let message = format!("`noise.adaptive_offset_scale` must be a number, not {}", noise.adaptive_offset_scale);
+            let message =
+                format!("`noise.adaptive_offset_scale` must be a number, not {}", noise.adaptive_offset_scale);
             self.report("noise.adaptive_offset_scale", message);
         }
         let needed = [

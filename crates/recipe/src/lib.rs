@@ -20,6 +20,7 @@ mod log;
 mod lora;
 mod loss;
 mod lr_schedule;
+mod method;
 mod model;
 mod noise;
 mod optimizer;
@@ -51,6 +52,7 @@ pub use log::LogConfig;
 pub use lora::{LoraConfig, LoraFormat, TEXT_ENCODER_TARGETS, UNET_TARGETS};
 pub use loss::{HuberSchedule, LossConfig, LossType};
 pub use lr_schedule::{ConstantSchedule, CosineSchedule, LinearSchedule, LrScheduleConfig};
+pub use method::{Method, ObjectiveKind, TrainableKind};
 pub use model::{Family, Init, ModelConfig, PredictionType};
 pub use noise::{MultiresNorm, NoiseConfig};
 pub use optimizer::{AdamWConfig, OptimizerConfig};
@@ -60,10 +62,10 @@ pub use save::SaveConfig;
 pub use source::{SOURCE_FILE_ENDINGS, SourceFormat, address_mistake, is_address, is_pattern};
 pub use target::matches_pattern;
 pub use timesteps::{
-    BiasStrategy, BiasedTimesteps, CubicEnd, CubicTimesteps, LogitNormalTimesteps, SigmoidTimesteps, TimestepDistribution,
-    TimestepsConfig, UniformTimesteps,
+    BiasStrategy, BiasedTimesteps, CubicEnd, CubicTimesteps, LogitNormalTimesteps, SigmoidTimesteps,
+    TimestepDistribution, TimestepsConfig, UniformTimesteps,
 };
 pub use train::TrainSection;
-pub use train_config::{Extends, Method, TrainConfig};
+pub use train_config::{Extends, TrainConfig};
 pub use vae_objective::VaeConfig;
 pub use validation::ValidationConfig;

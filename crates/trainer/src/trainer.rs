@@ -14,12 +14,12 @@ use crate::step::{Step, StepOutcome};
 use crate::trace::Trace;
 use crate::trainable::Trainable;
 use sdtrain_checkpoint::ManifestInfo;
-use sdtrain_data_loader::DataSet;
+use sdtrain_data_loader::{Contents, DataSet};
 use sdtrain_evaluate::DenoisingLoss;
 use sdtrain_model::{PromptReading, StableDiffusion};
 use sdtrain_optimizer::{GradScaler, Optimizer, build, learning_rate_factor};
 use sdtrain_pipeline::Request;
-use sdtrain_recipe::{Method, TrainConfig};
+use sdtrain_recipe::{TrainConfig, TrainableKind};
 use sdtrain_run_log::{
     Console, ConsoleOptions, JsonLines, MetricSink, Outcome as RecordedOutcome, RunLog, RunRecord, StepMetrics,
     TensorBoard,
@@ -108,8 +108,12 @@ impl Trainer {
         }
         self.record.phase("train");
         let workers = self.config.data.workers;
-        let with_pixels = self.objective.wants_pixels();
-        let mut batches = Batches::new(&self.data, with_pixels, position.epoch, position.batch, workers);
+        let contents = match (self.objective.wants_pixels(), self.objective.wants_masks() && self.data.has_masks()) {
+            (true, _) => Some(Contents::Whole),
+            (false, true) => Some(Contents::Masks),
+            (false, false) => None,
+        };
+        let mut batches = Batches::new(&self.data, contents, position.epoch, position.batch, workers);
         while position.step < self.total_steps {
             self.one_step(&mut log, &mut batches, &mut position)?;
             if stop.is_set() && position.step < self.total_steps {
@@ -212,7 +216,7 @@ impl Trainer {
     /// Measures base and product, as `sdtrain evaluate` does, and shows the table.
     fn evaluate(&mut self, log: &mut RunLog, product: &[PathBuf]) -> Result<()> {
         let Some(held_out) = &self.held_out else { return Ok(()) };
-        if !self.config.validation.evaluate_at_end || self.config.method == Method::Vae {
+        if !self.config.validation.evaluate_at_end || !self.config.objective_kind().denoises() {
             return Ok(());
         }
         // A trained model is no base any more: the base's weights are read in its place. Adapters are only taken off.
@@ -344,7 +348,7 @@ impl Trainer {
     }
 
     fn save_product(&mut self, stem: &str, position: &Position) -> Result<Vec<PathBuf>> {
-        if self.config.method == Method::Vae && self.config.vae_objective.train_encoder {
+        if self.config.trainable_kind() == TrainableKind::Vae && self.config.vae_objective.train_encoder {
             self.model.vae.set_scaling_factor(self.unit_scaling_factor()?);
         }
         let kind = kind_of(self.config.precision.save);

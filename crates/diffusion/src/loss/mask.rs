@@ -49,7 +49,10 @@ mod tests {
     #[test]
     fn an_image_that_is_masked_out_counts_nothing() {
         let distances = Tensor::ones([2, 4, 2, 2], (Kind::Float, Device::Cpu));
-        let mask = Tensor::cat(&[Tensor::zeros([1, 1, 2, 2], (Kind::Float, Device::Cpu)), distances.narrow(0, 0, 1).narrow(1, 0, 1)], 0);
+        let mask = Tensor::cat(
+            &[Tensor::zeros([1, 1, 2, 2], (Kind::Float, Device::Cpu)), distances.narrow(0, 0, 1).narrow(1, 0, 1)],
+            0,
+        );
         for normalize in [false, true] {
             let means = masked(&distances, &mask, 0.0, normalize).mean_dim([1i64, 2, 3].as_slice(), false, Kind::Float);
             assert_eq!(Vec::<f32>::try_from(means).unwrap(), [0.0, 1.0]);

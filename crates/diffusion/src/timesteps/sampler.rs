@@ -109,7 +109,8 @@ mod tests {
         let mut sorted = found.to_vec();
         sorted.sort_unstable();
         let below = |timestep: i64| sorted.partition_point(|&found| found <= timestep) as f64 / sorted.len() as f64;
-        let differences = (sampler.range.start..).zip(cumulative).map(|(t, expected)| (below(t) - expected / sum).abs());
+        let differences =
+            (sampler.range.start..).zip(cumulative).map(|(t, expected)| (below(t) - expected / sum).abs());
         differences.fold(0.0, f64::max)
     }
 
