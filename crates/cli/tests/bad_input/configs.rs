@@ -55,7 +55,7 @@ pub fn cases() -> Vec<Case> {
             "a slope without end",
             "must be between -500 and 500",
             "timesteps",
-            "distribution = { type = \"sigmoid\", slope = inf }",
+            "distribution = { type = \"sigmoid\", slope = 1e9 }",
         ),
         line("timesteps behind the last", "unknown key `timesteps.last`", "timesteps", "last = 5"),
         line("a Huber loss of nothing", "must be greater than 0", "loss", "type = \"huber\"\nhuber_c = 0"),

@@ -27,7 +27,7 @@ fn values_out_of_range_are_refused() {
         (&["noise.perturbation=-1"], "`noise.perturbation` must not be negative, and is -1"),
         (
             &["noise.offset=0.1", "noise.adaptive_offset_scale=nan"],
-            "`noise.adaptive_offset_scale` must be a number, not NaN",
+            "`noise.adaptive_offset_scale` must be a number, not nan",
         ),
         (
             &["noise.multires_iterations=101"],
