@@ -10,7 +10,7 @@ use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::timesteps::TimestepSampler;
 use sdtrain_diffusion::{ExampleKey, NoiseSchedule, PredictionType, loss, noise};
 use sdtrain_evaluate::prompt_reading;
-use sdtrain_model::{PromptReading, StableDiffusion};
+use sdtrain_model::{Frozen, PromptReading, StableDiffusion};
 use sdtrain_random::{Purpose, Stream};
 use sdtrain_recipe::{LossConfig, NoiseConfig, TrainConfig};
 use std::sync::Arc;
@@ -142,6 +142,10 @@ impl Objective for TextToImage {
         let target = self.prediction_type.target(&self.schedule, latents, noise, timesteps);
         let mask = inputs.mask.as_ref();
         loss::example_losses(&self.loss, &self.schedule, &prediction, &target, timesteps, mask) * &inputs.loss_weights
+    }
+
+    fn idle(&self) -> &'static [Frozen] {
+        if self.latents.is_some() { &[Frozen::Vae] } else { &[] }
     }
 
     fn wants_pixels(&self) -> bool {
