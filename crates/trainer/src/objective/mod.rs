@@ -46,4 +46,9 @@ pub trait Objective {
 
     /// Whether batches must carry pixels.
     fn wants_pixels(&self) -> bool;
+
+    /// Whether batches must carry the masks of their images, pixels or not.
+    fn wants_masks(&self) -> bool {
+        false
+    }
 }
