@@ -5,6 +5,7 @@ mod cache_folder;
 mod check;
 mod check_captions;
 mod check_order;
+mod check_text_cache;
 mod checkpoint;
 mod clean;
 mod data;
