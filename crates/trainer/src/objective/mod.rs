@@ -15,6 +15,7 @@ use sdtrain_data_loader::DataSet;
 use sdtrain_model::StableDiffusion;
 use sdtrain_recipe::{ObjectiveKind, TrainConfig};
 use std::sync::Arc;
+use std::time::Duration;
 use tch::Tensor;
 
 /// The objective of a run: the list's one place. Encodes what is encoded once.
@@ -41,4 +42,9 @@ pub trait Objective {
 
     /// Whether batches must carry pixels.
     fn wants_pixels(&self) -> bool;
+
+    /// How long it has read latents and text states from their caches, since the last call.
+    fn take_data_wait(&mut self) -> Duration {
+        Duration::ZERO
+    }
 }

@@ -50,10 +50,7 @@ pub(super) fn encoder_identity(model: &StableDiffusion) -> Result<EncoderIdentit
         field(format!("{:?}", weight.size()).as_bytes());
         field(&tensor_to_bytes(weight)?);
     }
-    let compute = compute.ok_or_else(|| Error::Config {
-        message: "the autoencoder has no encoder".into(),
-        hint: Some("set `model.vae` to a whole one".into()),
-    })?;
+    let compute = compute.ok_or(Error::NoEncoder { network: "autoencoder" })?;
     Ok(EncoderIdentity {
         digest: *hasher.finalize().as_bytes(),
         compute,
