@@ -3,11 +3,13 @@
 use crate::error::{Error, Result};
 use sdtrain_feature_cache::TextEncoderIdentity;
 use sdtrain_model::text_encoder::ClipTextConfig;
-use sdtrain_model::{STATES_VERSION, StableDiffusion, dtype_of};
+use sdtrain_model::{Frozen, STATES_VERSION, StableDiffusion, dtype_of};
 use sdtrain_torch::tensor_to_bytes;
 
 /// The identity of the model's text encoder: equal for equal weights and settings, wherever they were read from.
 pub(super) fn text_encoder_identity(model: &StableDiffusion) -> Result<TextEncoderIdentity> {
+    // Weights that were given back would make one name for all encoders.
+    model.ensure_loaded(Frozen::TextEncoder)?;
     // Taken apart without `..`, so that a new key is thought about here. Marks and padding are in the tokens.
     let ClipTextConfig {
         vocab_size,

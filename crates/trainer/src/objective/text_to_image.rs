@@ -9,7 +9,7 @@ use sdtrain_diffusion::loss::{min_snr, mse};
 use sdtrain_diffusion::{NoiseSchedule, PredictionType, noise, timesteps};
 use sdtrain_evaluate::prompt_reading;
 use sdtrain_features::{LatentCache, TextCache};
-use sdtrain_model::{PromptReading, StableDiffusion};
+use sdtrain_model::{Frozen, PromptReading, StableDiffusion};
 use sdtrain_random::Purpose;
 use sdtrain_recipe::{LossConfig, NoiseConfig, TrainConfig};
 use std::sync::Arc;
@@ -152,6 +152,15 @@ impl Objective for TextToImage {
         let prediction = model.unet.forward(&noisy_latents, timesteps, &context, gradient_checkpointing);
         let target = self.prediction_type.target(&self.schedule, latents, noise, timesteps);
         mse(&prediction.to_kind(Kind::Float), &target) * &inputs.loss_weights
+    }
+
+    fn idle(&self) -> &'static [Frozen] {
+        match (self.latents.is_some(), self.prompts.as_ref().is_some_and(TextCache::is_complete)) {
+            (true, true) => &[Frozen::Vae, Frozen::TextEncoder],
+            (true, false) => &[Frozen::Vae],
+            (false, true) => &[Frozen::TextEncoder],
+            (false, false) => &[],
+        }
     }
 
     fn wants_pixels(&self) -> bool {

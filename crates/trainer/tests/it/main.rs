@@ -1,4 +1,5 @@
 //! Whole runs against the golden files in `tests/fixtures`.
 
 mod cached_features;
+mod not_finite;
 mod replay;
