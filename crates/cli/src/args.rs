@@ -272,7 +272,8 @@ pub enum DatasetCommand {
     Inspect(DatasetInspectArgs),
     /// Take out images that a training is better without: shows them, moves them with --apply, never deletes
     Clean(DatasetCleanArgs),
-    /// Encode the images of a configuration ahead of its run, and keep their latents in `data.cache_dir`
+    /// Encode the images of a configuration, and with `data.cache_text_encoder_outputs` its captions, ahead of its run, into
+    /// `data.cache_dir`
     Cache(DatasetCacheArgs),
 }
 
@@ -288,6 +289,14 @@ pub struct DatasetCacheArgs {
     /// autoencoder made it: give this option only where it was the one of the configuration
     #[arg(long)]
     pub import_npz: bool,
+
+    /// Afterwards delete the entries that this configuration does not use and that are more than an hour old
+    #[arg(long)]
+    pub prune: bool,
+
+    /// With `--prune`: another configuration that uses the same folder, whose entries stay; can be repeated
+    #[arg(long, value_name = "FILE", requires = "prune")]
+    pub keep_for: Vec<PathBuf>,
 
     /// Where to compute
     #[arg(long, value_name = "auto|cpu|cuda:N", default_value = "auto")]
@@ -616,6 +625,13 @@ mod tests {
         assert_eq!((cache.config.config.as_path(), cache.import_npz), (Path::new("a.toml"), true));
         assert_eq!((cache.config.set, cache.device), (vec!["data.cache_dir=c".to_owned()], DeviceName::Cpu));
         assert!(is_refused("dataset cache"));
+        let Command::Dataset(DatasetArgs { command: DatasetCommand::Cache(cache) }) =
+            command("dataset cache --config a.toml --prune --keep-for b.toml --keep-for c.toml")
+        else {
+            panic!("not cache")
+        };
+        assert_eq!((cache.prune, cache.keep_for), (true, vec![PathBuf::from("b.toml"), PathBuf::from("c.toml")]));
+        assert!(is_refused("dataset cache --config a.toml --keep-for b.toml"));
     }
 
     #[test]

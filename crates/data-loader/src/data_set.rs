@@ -1,5 +1,7 @@
 //! A data set: opened once, then asked for the batches of any epoch in any order.
 
+mod captions;
+mod split;
 mod still;
 
 use std::collections::BTreeMap;
@@ -7,11 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sdtrain_random::{Purpose, Stream};
 use sdtrain_recipe::{AlphaConfig, DataConfig, Leftovers, LossConfig, MASK_COLUMN, ResizeKernel, Subset, TrainSection};
-use sdtrain_tokenizer::Tokenizer;
 
 use crate::batch::{BatchPlan, Contents, ExampleId, HostBatch, HostImage, Visit};
 use crate::buckets::{Buckets, Placement, Size};
-use crate::caption::Progress;
 use crate::epochs::EpochLengths;
 use crate::groups::{check_batch_sizes, order_of};
 use crate::image::{ColorChange, Picture, Transform};
@@ -19,8 +19,7 @@ use crate::order::{Order, Rank};
 use crate::prefetch::Prefetcher;
 use crate::report::DataReport;
 use crate::scan::{Image, Scan, scan, too_many};
-use crate::tokens::TokenReport;
-use crate::{DataError, ImageProblem, caption, content, image, source, split};
+use crate::{DataError, ImageProblem, image, source};
 
 pub use still::{PIXELS_VERSION, StillView};
 
@@ -74,70 +73,6 @@ impl DataSet {
         self.lengths = EpochLengths::of(&self.order);
         self.report.count_epochs(&self.order);
         Ok(self)
-    }
-
-    /// Opens a data set and holds a part of it out, chosen by the seed: `(training, held out)`. At least one image goes each way,
-    /// and images with the same bytes go the same way, whatever they are called.
-    /// The held-out part has no repeats, nothing random, and no left-overs.
-    pub fn open_split(
-        config: &DataConfig,
-        seed: u64,
-        bucket_step: usize,
-        held_out: f64,
-    ) -> Result<(DataSet, DataSet), DataError> {
-        let (config, whole) = look_through(config, bucket_step)?;
-        // Regularization images are no sample of what is to be learned.
-        let is_sample = |image: &Image| !config.subsets[image.subset].is_regularization;
-        let split = split::choose(&whole.images, seed, held_out, is_sample)?;
-        let count = split.is_held_out.iter().filter(|held| **held).count();
-        let warnings = [&whole.warnings[..], &split.warnings].concat();
-        let part = |held: bool, warnings: &[String]| Scan {
-            images: whole
-                .images
-                .iter()
-                .zip(&split.is_held_out)
-                .filter(|&(_, &h)| h == held)
-                .map(|(i, _)| i.clone())
-                .collect(),
-            found: whole.found,
-            dropped: whole.dropped.clone(),
-            unreadable: whole.unreadable,
-            unused: 0,
-            captions: whole.captions.clone(),
-            warnings: warnings.to_vec(),
-        };
-        let training = DataSet::new(&config, config.subsets.clone(), seed, part(false, &warnings))?;
-        check_batch_sizes(&training.order, training.leftovers, 1).map_err(|error| match error {
-            DataError::BatchTooLarge { batch_size, what, hint } => DataError::BatchTooLarge {
-                batch_size,
-                what: format!("{what}: `validation.split` takes {count} away"),
-                hint: format!("{hint}, or lower `validation.split`"),
-            },
-            other => other,
-        })?;
-        let quiet = config.subsets.iter().map(without_chance).collect();
-        let config =
-            DataConfig { batch_size: config.batch_size.min(count), leftovers: Leftovers::ShortBatch, ..config.clone() };
-        let held_out = DataSet::new(&config, quiet, seed, part(true, &[]))?;
-        Ok((training, DataSet { steps: None, ..held_out }))
-    }
-
-    /// Adds a warning that names the images which are among the held-out ones as well, under any name.
-    pub fn compared_with(mut self, held_out: &DataSet) -> DataSet {
-        const NAMED: usize = 8;
-        let shared = content::shared(&held_out.images, &self.images);
-        if !shared.is_empty() {
-            let name = |image: &Image| image.location.path().display().to_string();
-            let named = shared.iter().take(NAMED).map(|(own, other)| format!("`{}` is `{}`", name(own), name(other)));
-            let more = if shared.len() > NAMED { ", …" } else { "" };
-            self.report.warnings.push(format!(
-                "{} of the {} held-out images are trained on as well, so what is measured on them says little: {}{more}",
-                shared.len(),
-                held_out.images.len(),
-                named.collect::<Vec<_>>().join(", ")
-            ));
-        }
-        self
     }
 
     fn new(config: &DataConfig, subsets: Vec<Subset>, seed: u64, mut scan: Scan) -> Result<DataSet, DataError> {
@@ -198,17 +133,6 @@ impl DataSet {
     /// The sizes of an image: its bucket, and what the whole image is scaled to.
     pub fn placement(&self, image: usize) -> Placement {
         self.images[image].placement
-    }
-
-    /// The caption of an image with prefix and suffix, nothing dropped and nothing shuffled, the first of each choice.
-    pub fn caption(&self, image: usize) -> String {
-        caption::plain(&self.images[image].captions, self.subset_of(image))
-    }
-
-    /// Counts the tokens of every caption that can be trained on. `limit` is how many a text encoder reads, without its marks:
-    /// 75 for one window of CLIP.
-    pub fn count_tokens(&self, tokenizer: &dyn Tokenizer, limit: usize) -> TokenReport {
-        TokenReport::count(&self.images, &self.subsets, tokenizer, limit)
     }
 
     /// Batches of one epoch, the same on every rank. With `leftovers = "carry"` and with fractional repeats epochs differ in it,
@@ -284,13 +208,6 @@ impl DataSet {
     pub fn examples_of(&self, plan: &BatchPlan, epoch: u64) -> Result<Vec<ExampleId>, DataError> {
         let example = |&visit: &Visit| Ok(self.example_id(visit, self.stand_in(visit.image)?, epoch));
         plan.visits.iter().map(example).collect()
-    }
-
-    /// The captions of a batch, as `load` would give them, without reading an image.
-    pub fn captions_of(&self, plan: &BatchPlan, epoch: u64) -> Result<Vec<String>, DataError> {
-        let progress = self.progress(plan, epoch);
-        let caption = |&visit: &Visit| Ok(self.caption_of_visit(visit, self.stand_in(visit.image)?, progress));
-        plan.visits.iter().map(caption).collect()
     }
 
     /// One image, cut at the centre, for latents that are kept: their key is `(image, flipped)`.
@@ -505,25 +422,6 @@ impl DataSet {
             path: self.path(image).to_owned(),
         }
     }
-
-    fn caption_of_visit(&self, visit: Visit, image: usize, progress: Option<Progress>) -> String {
-        let (own, subset) = (&self.images[image].captions, self.subset_of(image));
-        match progress {
-            Some(progress) => {
-                let progress = Progress { epoch: progress.epoch - visit.epochs_ago, ..progress };
-                caption::of_visit(own, subset, self.seed, progress, self.index(visit))
-            }
-            None => caption::plain(own, subset),
-        }
-    }
-
-    /// How far the training is at a batch; nothing outside of training.
-    fn progress(&self, plan: &BatchPlan, epoch: u64) -> Option<Progress> {
-        let train = self.steps.as_ref()?;
-        let before = self.lengths.steps_before(&self.order, train, epoch);
-        let step = before + plan.number as u64 / train.gradient_accumulation_steps.max(1);
-        Some(Progress { epoch, step, total_steps: self.total_steps(train) })
-    }
 }
 
 /// The configuration with a subset for each set of images, and what they hold.
@@ -550,18 +448,5 @@ impl View {
             Some(mut random) => (random.below(trim.0 as u64 + 1) as usize, random.below(trim.1 as u64 + 1) as usize),
             None => (trim.0 / 2, trim.1 / 2),
         }
-    }
-}
-
-/// A subset's settings with everything random about its images taken out.
-fn without_chance(subset: &Subset) -> Subset {
-    Subset {
-        repeats: 1.0,
-        weight: None,
-        batch_size: None,
-        flip: false,
-        random_crop: false,
-        color_augmentation: None,
-        ..subset.clone()
     }
 }

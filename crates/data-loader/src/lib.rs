@@ -30,7 +30,6 @@ mod prefetch;
 mod report;
 mod scan;
 mod source;
-mod split;
 mod tokens;
 
 pub use batch::{BatchPlan, Contents, ExampleId, HostBatch, HostImage, Visit};

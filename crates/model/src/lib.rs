@@ -23,7 +23,7 @@ pub use error::{Error, Result};
 pub use kinds::{dtype_of, kind_of};
 pub use load::{LoadOptions, ModelConfigs, load};
 pub use parameters::{Adaptable, LayerAdapter, Parameters};
-pub use prompt::{PromptReading, TokenizedPrompts};
+pub use prompt::{PromptReading, PromptTokens, STATES_VERSION, TokenizedPrompts};
 pub use read_tensor::read_tensor;
 pub use save::TensorReader;
 pub use stable_diffusion::{Frozen, StableDiffusion};

@@ -102,6 +102,7 @@ impl Checker<'_> {
                 .hint = Some("more than there are processor cores do not read faster".to_owned());
         }
         self.check_cache_dir(data);
+        self.check_text_cache(config);
         self.check_clean(&data.clean);
         if data.subsets.is_empty() && !self.parsed.is_faulty("data") {
             self.report("data.subsets", "there is no image folder to train on").hint =
@@ -124,7 +125,7 @@ impl Checker<'_> {
 
     fn check_cache_dir(&mut self, data: &DataConfig) {
         let Some(folder) = &data.cache_dir else { return };
-        if !data.cache_latents {
+        if !data.cache_latents && !data.cache_text_encoder_outputs {
             self.report("data.cache_dir", "`data.cache_dir` is set, but `data.cache_latents` is false").hint =
                 Some("remove one of them".to_owned());
         }

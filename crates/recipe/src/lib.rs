@@ -9,6 +9,7 @@ mod check_ema;
 mod check_lora;
 mod check_objective;
 mod check_order;
+mod check_text_cache;
 mod checkpoint;
 mod clean;
 mod data;

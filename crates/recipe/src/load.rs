@@ -6,7 +6,7 @@ use sdtrain_config::{Document, Fault, Parsed, Problems};
 
 use crate::check::check;
 use crate::kohya::{self, KohyaFile};
-use crate::{MASK_COLUMN, ModelLocation, SourceFormat, Subset, TrainConfig, is_address};
+use crate::{MASK_COLUMN, ModelLocation, Subset, TrainConfig, is_address};
 
 /// A checked configuration with the document it came from.
 #[derive(Debug, Clone)]
@@ -64,26 +64,27 @@ impl TrainConfig {
     /// alone and with nothing random about the images. Held-out captions are read without chance, whatever stands here.
     pub fn held_out_subset(&self, path: &Path) -> Subset {
         let first = self.data.subsets.first().cloned().unwrap_or_default();
+        let plain = Subset::default();
         Subset {
             path: path.to_owned(),
-            format: SourceFormat::Auto,
-            recursive: true,
-            metadata_file: None,
-            image_column: None,
-            caption_column: None,
-            conditioning_image_column: None,
-            repeats: 1.0,
-            weight: None,
-            is_regularization: false,
-            loss_weight: 1.0,
-            loss_weight_column: None,
-            resolution: None,
-            batch_size: None,
-            bucketing: None,
-            flip: false,
-            random_crop: false,
-            color_augmentation: None,
-            extra_images: Vec::new(),
+            format: plain.format,
+            recursive: plain.recursive,
+            metadata_file: plain.metadata_file,
+            image_column: plain.image_column,
+            caption_column: plain.caption_column,
+            conditioning_image_column: plain.conditioning_image_column,
+            repeats: plain.repeats,
+            weight: plain.weight,
+            is_regularization: plain.is_regularization,
+            loss_weight: plain.loss_weight,
+            loss_weight_column: plain.loss_weight_column,
+            resolution: plain.resolution,
+            batch_size: plain.batch_size,
+            bucketing: plain.bucketing,
+            flip: plain.flip,
+            random_crop: plain.random_crop,
+            color_augmentation: plain.color_augmentation,
+            extra_images: plain.extra_images,
             ..first
         }
     }

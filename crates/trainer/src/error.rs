@@ -34,15 +34,9 @@ pub enum Error {
     /// A file of tensors.
     #[error(transparent)]
     StateDict(#[from] sdtrain_state_dict::Error),
-    /// The cache of latents.
+    /// Latents and text states, and the folder that keeps them.
     #[error(transparent)]
-    Cache(#[from] sdtrain_feature_cache::Error),
-    /// The autoencoder overflowed.
-    #[error("the autoencoder's latents of `{}` are not finite", image.display())]
-    LatentsNotFinite {
-        /// The image.
-        image: PathBuf,
-    },
+    Features(#[from] sdtrain_features::Error),
     /// A checkpoint.
     #[error(transparent)]
     Checkpoint(#[from] sdtrain_checkpoint::Error),

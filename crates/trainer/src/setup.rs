@@ -64,7 +64,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     let validation = match &held_out {
         Some(data) if config.objective_kind().denoises() => {
             let (bands, repeats) = (config.validation.timestep_bands, config.validation.repeats);
-            Some(DenoisingLoss::new(&model, data, bands as usize, repeats as usize)?)
+            Some(DenoisingLoss::new(&model, data, &config.data, bands as usize, repeats as usize)?)
         }
         _ => None,
     };

@@ -144,6 +144,7 @@ impl Trainer {
             self.model.unload(network);
         }
         let taken = self.take_batches(batches, position)?;
+        let waited = began.elapsed();
         let rates = self.learning_rates(position.step);
         let outcome = self.step(&taken, &rates, position.passes)?;
         let epoch = position.epoch + 1;
@@ -161,6 +162,7 @@ impl Trainer {
             lrs: names.zip(rates.iter().copied()).collect(),
             grad_norm: Some(outcome.grad_norm),
             seconds: began.elapsed().as_secs_f64(),
+            data_wait_seconds: (waited + self.objective.take_data_wait()).as_secs_f64(),
             images: taken.iter().map(|batch| batch.examples.len() as u64).sum(),
         });
         if !self.record.timings.contains_key("start_to_first_step") {

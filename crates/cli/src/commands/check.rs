@@ -24,8 +24,8 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
     let config = load_or_explain(&args.config())?.config;
     let Examined { parts, data, trained } = examine(&config)?;
     let tokenizer = model_tokenizer::of(&config.model)?;
-    let windows = tokenizer.windows_of(max_token_length(&config))?;
-    let tokens = data.count_tokens(&tokenizer, windows * (tokenizer.window() - 2));
+    let limit = model_tokenizer::token_limit(&tokenizer, config.model.max_token_length)?;
+    let tokens = data.count_tokens(&tokenizer, limit);
     print_answer(&summary(&config, &parts, &trained, &data, &tokens));
     Ok(())
 }

@@ -173,6 +173,38 @@ fn something_must_be_trained() {
     );
 }
 
+fn is_fine(overrides: &[&str]) -> bool {
+    Project::new(SMALLEST).load_with(overrides).is_ok()
+}
+
+#[test]
+fn text_encoder_outputs_are_kept_only_where_they_stay_the_same() {
+    let cached = "data.cache_text_encoder_outputs=true";
+    assert!(is_fine(&[cached]));
+    // Then a folder makes sense without latents in it.
+    assert!(is_fine(&[cached, "data.cache_dir=\"cache\"", "data.cache_latents=false"]));
+    assert_eq!(
+        message(&[cached, "lora.train_text_encoder=true"]),
+        "`--set data.cache_text_encoder_outputs=true`: outputs of a text encoder that is trained cannot be kept: they change \
+         with it\n  hint: leave `data.cache_text_encoder_outputs` out, or set `lora.train_text_encoder = false`"
+    );
+    assert_eq!(
+        message(&[cached, "method=\"vae\""]),
+        "`--set data.cache_text_encoder_outputs=true`: `method = \"vae\"` reads no captions\n  \
+         hint: leave `data.cache_text_encoder_outputs` out"
+    );
+    assert!(is_fine(&["data.subsets.0.caption_variants=10"]));
+    for (variants, what) in [("0", "must be at least 1, not 0"), ("1000001", "is at most 1000000, not 1000001")] {
+        let setting = format!("data.subsets.0.caption_variants={variants}");
+        assert_eq!(
+            message(&[&setting]),
+            format!(
+                "`--set {setting}`: `data.subsets.0.caption_variants` {what}\n  hint: leave it out for a new form at each visit"
+            )
+        );
+    }
+}
+
 #[test]
 fn settings_that_contradict_each_other_are_refused() {
     assert_eq!(

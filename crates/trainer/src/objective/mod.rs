@@ -15,6 +15,7 @@ use sdtrain_data_loader::DataSet;
 use sdtrain_model::{Frozen, StableDiffusion};
 use sdtrain_recipe::{ObjectiveKind, TrainConfig};
 use std::sync::Arc;
+use std::time::Duration;
 use tch::Tensor;
 
 /// The objective of a run: the list's one place. Encodes what is encoded once.
@@ -50,5 +51,10 @@ pub trait Objective {
     /// Whether batches must carry the masks of their images, pixels or not.
     fn wants_masks(&self) -> bool {
         false
+    }
+
+    /// How long it has read latents and text states from their caches, since the last call.
+    fn take_data_wait(&mut self) -> Duration {
+        Duration::ZERO
     }
 }

@@ -4,16 +4,16 @@ use super::Objective;
 use crate::batches::Batch;
 use crate::error::Result;
 use crate::inputs::{DenoisingInputs, Prompts, StepInputs};
-use crate::latents::LatentCache;
-use crate::prompt_cache::PromptCache;
 use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::timesteps::TimestepSampler;
 use sdtrain_diffusion::{ExampleKey, NoiseSchedule, PredictionType, loss, noise};
 use sdtrain_evaluate::prompt_reading;
+use sdtrain_features::{LatentCache, TextCache};
 use sdtrain_model::{Frozen, PromptReading, StableDiffusion};
 use sdtrain_random::{Purpose, Stream};
 use sdtrain_recipe::{LossConfig, NoiseConfig, TrainConfig};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tch::Tensor;
 
 /// Predict the noise (or the velocity, or the image) from noisy latents and the caption.
@@ -27,17 +27,33 @@ pub struct TextToImage {
     timesteps: TimestepSampler,
     loss: LossConfig,
     /// Encoded images; without, each batch is encoded when it is prepared.
-    latents: Option<LatentCache>,
+    latents: Option<LatentCache<Arc<DataSet>>>,
     /// States of a frozen text encoder; without, the text encoder is trained and runs inside the step.
-    prompts: Option<PromptCache>,
+    prompts: Option<TextCache>,
     prompt_reading: PromptReading,
+    data_wait: Duration,
 }
 
 impl TextToImage {
-    /// For a run of `config` on `data`, whose images are encoded now if they are to be cached.
+    /// For a run of `config` on `data`, whose images and captions are encoded now if they are to be cached.
     pub fn new(config: &TrainConfig, model: &StableDiffusion, data: &Arc<DataSet>) -> Result<TextToImage> {
         let prompt_reading = prompt_reading(&config.model);
         let schedule = NoiseSchedule::new(&model.scheduler)?.to_device(model.device);
+        // A trace brings latents and texts of its own.
+        let caches = config.debug.trace_inputs.is_none();
+        let latents = match config.data.cache_latents && caches {
+            true => Some(LatentCache::fill(model, data.clone(), &config.data, "images", &mut tell_of("images"))?),
+            false => None,
+        };
+        // After the images: captions of those that cannot be read are not asked for.
+        let prompts = match (config.trains_text_encoder(), config.data.cache_text_encoder_outputs && caches) {
+            (true, _) => None,
+            (false, false) => Some(TextCache::of_recent(prompt_reading)),
+            (false, true) => {
+                let texts = data.captions_of_run()?;
+                Some(TextCache::fill(model, texts, prompt_reading, &config.data, &mut tell_of("texts"))?)
+            }
+        };
         Ok(TextToImage {
             seed: config.seed,
             prediction_type: schedule.prediction_type(),
@@ -45,12 +61,10 @@ impl TextToImage {
             schedule,
             noise: config.noise.clone(),
             loss: config.loss.clone(),
-            latents: match config.data.cache_latents && config.debug.trace_inputs.is_none() {
-                true => Some(LatentCache::fill(model, data, &config.data, &mut tell_of_encoding)?),
-                false => None,
-            },
-            prompts: (!config.trains_text_encoder()).then(|| PromptCache::new(prompt_reading)),
+            latents,
+            prompts,
             prompt_reading,
+            data_wait: Duration::ZERO,
         })
     }
 
@@ -62,7 +76,10 @@ impl TextToImage {
         let shape = [channels, (height / factor) as i64, (width / factor) as i64];
         let draw = noise::gaussian(self.seed, Purpose::Latent, &keys, &shape);
         match (&self.latents, &batch.pixels) {
-            (Some(cache), _) => Ok(cache.latents(model, &batch.examples, &draw)?.to_device(model.device)),
+            (Some(cache), _) => {
+                let images: Vec<(usize, bool)> = batch.examples.iter().map(|e| (e.image, e.flipped)).collect();
+                Ok(cache.latents(model, &images, &draw)?.to_device(model.device))
+            }
             (None, Some(pixels)) => {
                 let shape = [batch.examples.len() as i64, 3, height as i64, width as i64];
                 let pixels = Tensor::f_from_slice(pixels)?.f_reshape(shape)?;
@@ -91,18 +108,24 @@ impl TextToImage {
 }
 
 /// A line at every tenth of a long encoding; a short one is over before anybody wonders.
-fn tell_of_encoding(done: usize, total: usize) {
+fn tell_of(what: &'static str) -> impl FnMut(usize, usize) {
     const LONG: usize = 1000;
-    let tenth = |images: usize| images * 10 / total.max(1);
-    if total >= LONG && tenth(done) > tenth(done.saturating_sub(1)) {
-        eprintln!("encoded {done} of {total} images");
+    move |done, total| {
+        let tenth = |done: usize| done * 10 / total.max(1);
+        if total >= LONG && tenth(done) > tenth(done.saturating_sub(1)) {
+            eprintln!("encoded {done} of {total} {what}");
+        }
     }
 }
 
 impl Objective for TextToImage {
     fn prepare(&mut self, model: &StableDiffusion, batch: &Batch, _pass: u64) -> Result<StepInputs> {
         let keys = batch.keys();
+        let began = Instant::now();
         let latents = self.latents(model, batch)?;
+        if self.latents.is_some() {
+            self.data_wait += began.elapsed();
+        }
         let drawn = noise::draw(&self.noise, self.seed, &keys, &latents);
         let timesteps = self.timesteps.draw(self.seed, &keys).to_device(model.device);
         let mut loss_weights = Tensor::f_from_slice(&batch.loss_weights)?.to_device(model.device);
@@ -111,7 +134,14 @@ impl Objective for TextToImage {
         }
         let mask = self.masks(batch, &latents, &keys)?;
         let prompts = match &mut self.prompts {
-            Some(cache) => Prompts::Encoded(cache.encode(model, &batch.captions)?),
+            Some(cache) => {
+                let began = Instant::now();
+                let states = cache.encode(model, &batch.captions)?;
+                if cache.is_complete() {
+                    self.data_wait += began.elapsed();
+                }
+                Prompts::Encoded(states)
+            }
             None => Prompts::Tokenized(model.tokenize(&batch.captions, &self.prompt_reading)?),
         };
         let noise = drawn.noise.to_device(model.device);
@@ -145,7 +175,12 @@ impl Objective for TextToImage {
     }
 
     fn idle(&self) -> &'static [Frozen] {
-        if self.latents.is_some() { &[Frozen::Vae] } else { &[] }
+        match (self.latents.is_some(), self.prompts.as_ref().is_some_and(TextCache::is_complete)) {
+            (true, true) => &[Frozen::Vae, Frozen::TextEncoder],
+            (true, false) => &[Frozen::Vae],
+            (false, true) => &[Frozen::TextEncoder],
+            (false, false) => &[],
+        }
     }
 
     fn wants_pixels(&self) -> bool {
@@ -154,5 +189,9 @@ impl Objective for TextToImage {
 
     fn wants_masks(&self) -> bool {
         true
+    }
+
+    fn take_data_wait(&mut self) -> Duration {
+        std::mem::take(&mut self.data_wait)
     }
 }

@@ -29,7 +29,6 @@ impl Moments {
 /// One image, encoded.
 #[derive(Debug)]
 pub(super) struct Encoded {
-    pub image: usize,
     /// BLAKE3 of the bytes that were decoded, where it was asked for.
     pub digest: Option<[u8; 32]>,
     pub plain: Moments,
@@ -37,14 +36,14 @@ pub(super) struct Encoded {
     pub mirrored: Option<Moments>,
 }
 
-/// Encodes `images`, and hands each to `take` when it is ready, in any order; `None` for one that cannot be read.
+/// Encodes `images`, and hands each with its number to `take` when it is ready, in any order; `None` for one that cannot be read.
 pub(super) fn encode(
     model: &StableDiffusion,
     data: &DataSet,
     images: &[usize],
     with_digest: bool,
     workers: usize,
-    take: &mut dyn FnMut(Option<Encoded>) -> Result<()>,
+    take: &mut dyn FnMut(usize, Option<Encoded>) -> Result<()>,
 ) -> Result<()> {
     let workers = workers.clamp(1, images.len().max(1));
     let next = AtomicUsize::new(0);
@@ -55,18 +54,17 @@ pub(super) fn encode(
             scope.spawn(move || {
                 while let Some(&image) = images.get(next.fetch_add(1, Ordering::Relaxed)) {
                     // Nobody listens any more once something failed.
-                    if sender.send(load(data, image, with_digest)).is_err() {
+                    if sender.send((image, load(data, image, with_digest))).is_err() {
                         return;
                     }
                 }
             });
         }
         drop(sender);
-        for loaded in receiver {
+        for (image, loaded) in receiver {
             let encoded = match loaded? {
                 None => None,
                 Some(Loaded { pixels, digest }) => Some(Encoded {
-                    image: pixels.image,
                     digest,
                     plain: moments(model, data, &pixels, false)?,
                     mirrored: match data.may_be_mirrored(pixels.image) {
@@ -75,7 +73,7 @@ pub(super) fn encode(
                     },
                 }),
             };
-            take(encoded)?;
+            take(image, encoded)?;
         }
         Ok(())
     })
@@ -96,7 +94,7 @@ impl From<Failed> for Error {
     fn from(failed: Failed) -> Error {
         match failed {
             Failed::Data(error) => error.into(),
-            Failed::Changing(path) => Error::storage(path, "changes while it is being read"),
+            Failed::Changing(path) => Error::Image { path, reason: "changes while it is being read" },
         }
     }
 }

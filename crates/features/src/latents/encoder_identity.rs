@@ -3,12 +3,14 @@
 use crate::error::{Error, Result};
 use sdtrain_feature_cache::EncoderIdentity;
 use sdtrain_model::vae::VaeConfig;
-use sdtrain_model::{StableDiffusion, dtype_of};
+use sdtrain_model::{Frozen, StableDiffusion, dtype_of};
 use sdtrain_torch::tensor_to_bytes;
 
 /// The identity of the model's encoder: equal for equal weights and settings, wherever they were read from. A decoder makes no
 /// difference, so VAEs that differ in nothing else share their latents.
 pub(super) fn encoder_identity(model: &StableDiffusion) -> Result<EncoderIdentity> {
+    // Weights that were given back would make one name for all encoders.
+    model.ensure_loaded(Frozen::Vae)?;
     // Taken apart without `..`, so that a new key is thought about here. Latents are kept unscaled.
     let VaeConfig {
         in_channels,
@@ -50,10 +52,7 @@ pub(super) fn encoder_identity(model: &StableDiffusion) -> Result<EncoderIdentit
         field(format!("{:?}", weight.size()).as_bytes());
         field(&tensor_to_bytes(weight)?);
     }
-    let compute = compute.ok_or_else(|| Error::Config {
-        message: "the autoencoder has no encoder".into(),
-        hint: Some("set `model.vae` to a whole one".into()),
-    })?;
+    let compute = compute.ok_or(Error::NoEncoder { network: "autoencoder" })?;
     Ok(EncoderIdentity {
         digest: *hasher.finalize().as_bytes(),
         compute,

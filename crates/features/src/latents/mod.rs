@@ -1,66 +1,78 @@
-//! Latents of every image, encoded once before the first step and kept in memory or on disk.
+//! Latents of every image, encoded once and kept in memory or on disk.
 
 mod disk;
 mod encode;
 mod encoder_identity;
-mod prefill;
 
-pub use prefill::{CacheReport, fill_latent_cache};
+pub use disk::DiskLatents;
 
+use crate::Progress;
 use crate::error::Result;
-use disk::DiskLatents;
 use encode::{Moments, encode};
-use sdtrain_data_loader::{DataSet, ExampleId};
+use sdtrain_data_loader::DataSet;
 use sdtrain_model::StableDiffusion;
 use sdtrain_recipe::DataConfig;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::ops::Deref;
 use tch::Tensor;
 
 /// Mean and log-variance of each image's latents, unscaled. Keeping both, not a draw, makes cached training equal to
 /// uncached training: the draw is made anew at every visit.
-pub struct LatentCache {
-    store: Store,
+///
+/// `D` is the data set, shared or borrowed.
+pub struct LatentCache<D> {
+    store: Store<D>,
     scaling_factor: f64,
 }
 
-enum Store {
+enum Store<D> {
     /// By image and whether it is mirrored.
     Memory(HashMap<(usize, bool), Moments>),
-    Disk(DiskLatents),
+    Disk(DiskLatents<D>),
 }
 
-impl LatentCache {
+impl<D: Deref<Target = DataSet>> LatentCache<D> {
     /// Encodes every image of `data` that is not kept in `data.cache_dir`, mirrored ones too where visits are mirrored.
-    /// `progress(done, total)`.
+    /// `what` they are goes into the message on what is there.
     pub fn fill(
         model: &StableDiffusion,
-        data: &Arc<DataSet>,
+        data: D,
         config: &DataConfig,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<LatentCache> {
+        what: &'static str,
+        progress: Progress,
+    ) -> Result<LatentCache<D>> {
+        let scaling_factor = model.vae.config().scaling_factor;
         let store = match &config.cache_dir {
-            None => Store::Memory(in_memory(model, data, config.workers, progress)?),
+            None => Store::Memory(in_memory(model, &data, config.workers, progress)?),
             Some(folder) => {
-                let (mut disk, survey) = DiskLatents::open(folder, model, data)?;
+                let (mut disk, survey) = DiskLatents::open(folder, model, data, what)?;
                 survey.tell_of_damage();
                 eprintln!("latents: {}", survey.summary(folder));
-                disk.fill(model, &survey.missing, config.workers, progress)?;
+                disk.fill(model, &survey, config.workers, progress)?;
                 Store::Disk(disk)
             }
         };
-        Ok(LatentCache { store, scaling_factor: model.vae.config().scaling_factor })
+        Ok(LatentCache { store, scaling_factor })
     }
 
-    /// Scaled latents of `examples`, drawn with `noise`; f32 on the host, `[batch, channels, height, width]`.
+    /// Whether an image could be read, so that it has latents.
+    pub fn has(&self, image: usize) -> bool {
+        match &self.store {
+            Store::Memory(moments) => moments.contains_key(&(image, false)),
+            Store::Disk(disk) => disk.has(image),
+        }
+    }
+
+    /// Scaled latents of images, mirrored or not, drawn with `noise`; f32 on the host, `[images, channels, height, width]`.
+    /// Every image has some, as [`LatentCache::has`] says, and all are of one size.
     ///
     /// Those on disk are read now; one that is gone or damaged by now is encoded again.
-    pub fn latents(&self, model: &StableDiffusion, examples: &[ExampleId], noise: &Tensor) -> Result<Tensor> {
-        let moments = examples
+    pub fn latents(&self, model: &StableDiffusion, images: &[(usize, bool)], noise: &Tensor) -> Result<Tensor> {
+        let moments = images
             .iter()
-            .map(|example| match &self.store {
-                Store::Memory(moments) => Ok(moments[&(example.image, example.flipped)].shallow_clone()),
-                Store::Disk(disk) => disk.moments(model, example.image, example.flipped),
+            .map(|&(image, mirrored)| match &self.store {
+                Store::Memory(moments) => Ok(moments[&(image, mirrored)].shallow_clone()),
+                Store::Disk(disk) => disk.moments(model, image, mirrored),
             })
             .collect::<Result<Vec<Moments>>>()?;
         let stacked = |pick: fn(&Moments) -> &Tensor| {
@@ -76,16 +88,16 @@ fn in_memory(
     model: &StableDiffusion,
     data: &DataSet,
     workers: usize,
-    progress: &mut dyn FnMut(usize, usize),
+    progress: Progress,
 ) -> Result<HashMap<(usize, bool), Moments>> {
     let images: Vec<usize> = (0..data.images()).collect();
     let mut all = HashMap::new();
     let mut done = 0;
-    encode(model, data, &images, false, workers, &mut |encoded| {
+    encode(model, data, &images, false, workers, &mut |image, encoded| {
         // In the place of an unreadable image another one is visited, which has its own turn here.
         if let Some(encoded) = encoded {
-            all.insert((encoded.image, false), encoded.plain);
-            all.extend(encoded.mirrored.map(|mirrored| ((encoded.image, true), mirrored)));
+            all.insert((image, false), encoded.plain);
+            all.extend(encoded.mirrored.map(|mirrored| ((image, true), mirrored)));
         }
         done += 1;
         progress(done, images.len());
