@@ -116,7 +116,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         // Better now than after the steps.
         std::fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
     }
-    let sample_request = (!config.samples.prompts.is_empty()).then(|| samples::request(&config, prompt_reading));
+    let sample_requests = samples::requests(&config.sample_pictures(), prompt_reading);
     let manifest = ManifestInfo {
         run_id: blake3::hash(config.to_toml().as_bytes()).to_hex()[..16].to_string(),
         config_digest: blake3::hash(config.to_toml().as_bytes()).to_hex().to_string(),
@@ -141,7 +141,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         scaler,
         held_out,
         validation,
-        sample_request,
+        sample_requests,
         metadata,
         trace: None,
         total_steps,
