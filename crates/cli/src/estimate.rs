@@ -2,7 +2,7 @@
 //!
 //! Both come from the shapes of the networks; they are meant to be right within a factor of two.
 
-use sdtrain_recipe::{Batching, FloatType, Method, TrainConfig};
+use sdtrain_recipe::{Batching, FloatType, TrainConfig, TrainableKind};
 
 use crate::architecture::Shapes;
 use crate::model_parts::{ModelParts, count_parameters};
@@ -55,16 +55,16 @@ pub(crate) fn estimate(config: &TrainConfig, parts: &ModelParts, trained: usize,
         .max_by(|a, b| (a.0 * a.1).total_cmp(&(b.0 * b.1)))
         .unwrap_or_default();
     let latents = pixels / (parts.downscale_factor() as f64).powi(2);
-    let pass = match config.method {
-        Method::Lora | Method::Full => unet_pass(&parts.unet, latents, parts.unet_levels()),
-        Method::Vae => parts.vae.as_ref().map(|vae| vae_pass(vae, pixels)).unwrap_or_default(),
+    let pass = match config.objective_kind().denoises() {
+        true => unet_pass(&parts.unet, latents, parts.unet_levels()),
+        false => parts.vae.as_ref().map(|vae| vae_pass(vae, pixels)).unwrap_or_default(),
     };
     let checkpointing = config.train.gradient_checkpointing;
     let images = batch * config.train.gradient_accumulation_steps as f64;
     // Forward and backward to the inputs, backward to the weights where they are trained, forward again.
-    let passes = match config.method {
-        Method::Lora => 2.0,
-        Method::Full | Method::Vae => 3.0,
+    let passes = match config.trainable_kind() {
+        TrainableKind::Lora => 2.0,
+        TrainableKind::Full | TrainableKind::Vae => 3.0,
     } + if checkpointing { 1.0 } else { 0.0 };
     let step_operations = pass.operations * passes * images;
 
@@ -75,9 +75,9 @@ pub(crate) fn estimate(config: &TrainConfig, parts: &ModelParts, trained: usize,
         .flatten()
         .map(count_parameters)
         .sum();
-    let frozen = match config.method {
-        Method::Lora => total,
-        Method::Full | Method::Vae => total.saturating_sub(trained),
+    let frozen = match config.trainable_kind() {
+        TrainableKind::Lora => total,
+        TrainableKind::Full | TrainableKind::Vae => total.saturating_sub(trained),
     };
     // Weight, gradient and AdamW's two means, each in fp32.
     let state = trained as f64 * 16.0;

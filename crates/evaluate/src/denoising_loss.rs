@@ -8,7 +8,6 @@ use sdtrain_diffusion::{ExampleKey, NoiseSchedule, PredictionType, noise, timest
 use sdtrain_model::{PromptReading, StableDiffusion};
 use sdtrain_pipeline::pictures_at_once;
 use sdtrain_random::Purpose;
-use sdtrain_recipe::Method;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,7 +19,7 @@ pub const ENTRY: MetricEntry = MetricEntry {
     summary: "mean squared error of the denoiser on the held-out images, for each band of timesteps",
     prepare: |setting| {
         // Another autoencoder makes other latents: losses on them could not be compared.
-        if setting.config.method == Method::Vae {
+        if !setting.config.objective_kind().denoises() {
             return Ok(None);
         }
         let (bands, repeats) = (setting.config.validation.timestep_bands, setting.config.validation.repeats);

@@ -7,8 +7,8 @@ use sdtrain_config::{Document, Fault, Parsed, Problem};
 use crate::kohya::KohyaFile;
 use crate::location::nearest_folder_hint;
 use crate::{
-    CleanConfig, DataConfig, Init, LrScheduleConfig, MASK_COLUMN, Method, ModelLocation, OptimizerConfig,
-    PredictionType, SOURCE_FILE_ENDINGS, Subset, TrainConfig, address_mistake, is_address, is_pattern,
+    CleanConfig, DataConfig, Init, LrScheduleConfig, MASK_COLUMN, ModelLocation, OptimizerConfig, PredictionType,
+    SOURCE_FILE_ENDINGS, Subset, TrainConfig, TrainableKind, address_mistake, is_address, is_pattern,
 };
 
 /// More threads than this are a slip; each holds a decoded image.
@@ -110,11 +110,11 @@ impl Checker<'_> {
             }
             self.existing(&key("metadata_file"), subset.metadata_file.as_deref());
             self.check_captions(index, subset);
-            if subset.random_crop && data.cache_latents && config.method != Method::Vae {
+            if subset.random_crop && data.cache_latents && config.objective_kind().denoises() {
                 self.report(&key("random_crop"), "random crops cannot be taken from cached latents").hint =
                     Some("set `data.cache_latents = false`".to_owned());
             }
-            self.check_images(index, subset, data.cache_latents && config.method != Method::Vae);
+            self.check_images(index, subset, data.cache_latents && config.objective_kind().denoises());
         }
     }
 
@@ -231,17 +231,20 @@ impl Checker<'_> {
                     Some("patterns begin with `unet.`, `text_encoder.` or `*`".to_owned());
             }
         }
-        match config.method {
-            Method::Lora if !lora.train_unet && !lora.train_text_encoder => {
+        if let Some(message) = config.pair_refused() {
+            self.report("trainable", message).hint = Some("leave `trainable` out".to_owned());
+        }
+        match config.trainable_kind() {
+            TrainableKind::Lora if !lora.train_unet && !lora.train_text_encoder => {
                 self.report(
                     "lora",
                     "nothing is trained: `lora.train_unet` and `lora.train_text_encoder` are both false",
                 );
             }
-            Method::Lora if lora.targets.is_empty() && !lora.convolutions && !lora.train_text_encoder => {
+            TrainableKind::Lora if lora.targets.is_empty() && !lora.convolutions && !lora.train_text_encoder => {
                 self.report("lora.targets", "nothing is trained: `lora.targets` is empty");
             }
-            Method::Full if !config.full.train_unet && !config.full.train_text_encoder => {
+            TrainableKind::Full if !config.full.train_unet && !config.full.train_text_encoder => {
                 self.report(
                     "full",
                     "nothing is trained: `full.train_unet` and `full.train_text_encoder` are both false",
@@ -263,7 +266,7 @@ impl Checker<'_> {
         for (name, weight) in weights {
             self.not_negative(&format!("vae_objective.{name}"), Some(weight));
         }
-        if config.method == Method::Vae && objective.l1_weight + objective.l2_weight == 0.0 {
+        if !config.objective_kind().denoises() && objective.l1_weight + objective.l2_weight == 0.0 {
             self.report(
                 "vae_objective",
                 "nothing asks for a likeness: `vae_objective.l1_weight` and `vae_objective.l2_weight` are both 0",
@@ -307,7 +310,7 @@ impl Checker<'_> {
             );
         }
         self.positive("loss.min_snr_gamma", config.loss.min_snr_gamma);
-        if config.method == Method::Vae && config.train.gradient_checkpointing {
+        if !config.objective_kind().denoises() && config.train.gradient_checkpointing {
             self.report("train.gradient_checkpointing", "is not made for `method = \"vae\"`");
         }
     }

@@ -1,7 +1,7 @@
 //! What the types cannot say about how often images are seen and with which others they share a batch.
 
 use crate::check::Checker;
-use crate::{BucketingConfig, Method, Resolution, Subset, TrainConfig};
+use crate::{BucketingConfig, Resolution, Subset, TrainConfig};
 
 /// Longest side of an image in pixels that is decoded.
 const LONGEST_SIDE: u32 = 16_384;
@@ -104,7 +104,7 @@ impl Checker<'_> {
         let (key, weight) = ("loss.prior_loss_weight", config.loss.prior_loss_weight);
         if !(weight >= 0.0 && weight.is_finite()) {
             self.report(key, format!("`{key}` must not be negative, and is {weight}"));
-        } else if weight != 1.0 && config.method == Method::Vae {
+        } else if weight != 1.0 && !config.objective_kind().denoises() {
             self.report(key, format!("`{key}` is not made for `method = \"vae\"`"));
         } else if weight != 1.0 && !subsets.iter().any(regularization) {
             self.report(key, format!("`{key}` weighs regularization images, and there are none")).hint =

@@ -4,9 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CheckpointConfig, DataConfig, DebugConfig, FullConfig, LogConfig, LoraConfig, LossConfig, LrScheduleConfig,
-    ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig, SamplesConfig, SaveConfig, TrainSection, VaeConfig,
-    ValidationConfig,
+    CheckpointConfig, DataConfig, DebugConfig, FullConfig, LogConfig, LoraConfig, LossConfig, LrScheduleConfig, Method,
+    ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig, SamplesConfig, SaveConfig, TrainSection, TrainableKind,
+    VaeConfig, ValidationConfig,
 };
 
 /// A training run: what is trained, on what, how, and what it leaves behind.
@@ -26,6 +26,10 @@ pub struct TrainConfig {
     /// What is trained: a LoRA beside the frozen model, the model itself, or its autoencoder.
     pub method: Method,
 
+    /// What carries the gradients, where it is to be other than what `method` means. Absent: what it means.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trainable: Option<TrainableKind>,
+
     /// Decides every random choice of the run: order, crops, noise, timesteps, first weights.
     /// The same seed gives the same run.
     pub seed: u64,
@@ -36,10 +40,10 @@ pub struct TrainConfig {
     /// The images and captions to learn.
     pub data: DataConfig,
 
-    /// The LoRA; read when `method = "lora"`.
+    /// The LoRA; read when a LoRA is trained.
     pub lora: LoraConfig,
 
-    /// Which parts are trained; read when `method = "full"`.
+    /// Which parts are trained; read when the model itself is trained.
     pub full: FullConfig,
 
     /// What the autoencoder is asked for; read when `method = "vae"`.
@@ -88,6 +92,7 @@ impl Default for TrainConfig {
             extends: None,
             name: String::new(),
             method: Method::Lora,
+            trainable: None,
             seed: 42,
             model: ModelConfig::default(),
             data: DataConfig::default(),
@@ -106,29 +111,6 @@ impl Default for TrainConfig {
             validation: ValidationConfig::default(),
             log: LogConfig::default(),
             debug: DebugConfig::default(),
-        }
-    }
-}
-
-/// What a run trains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Method {
-    /// A low-rank adapter beside the frozen model.
-    Lora,
-    /// The model's own weights.
-    Full,
-    /// The autoencoder between pixels and latents.
-    Vae,
-}
-
-impl Method {
-    /// The name as it is written in a configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Method::Lora => "lora",
-            Method::Full => "full",
-            Method::Vae => "vae",
         }
     }
 }

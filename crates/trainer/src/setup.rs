@@ -2,14 +2,12 @@
 
 use crate::error::{Error, Result};
 use crate::input_files::Inputs;
-use crate::latents::LatentCache;
 use crate::metadata::RunFacts;
-use crate::objective::{Autoencoding, Objective, Replay, TextToImage};
+use crate::objective;
 use crate::precision::kind_of;
-use crate::prompt_cache::PromptCache;
 use crate::run_folder::{ResumePolicy, RunFolder, Start};
 use crate::samples;
-use crate::trainable::{Full, LoraTrainable, Trainable, Vae};
+use crate::trainable;
 use crate::trainer::{Outcome, Trainer};
 use sdtrain_checkpoint::{ManifestInfo, verify};
 use sdtrain_data_loader::DataSet;
@@ -17,7 +15,7 @@ use sdtrain_diffusion::{NoiseSchedule, PredictionType, SchedulerConfig};
 use sdtrain_evaluate::{DenoisingLoss, prompt_reading};
 use sdtrain_model::{LoadOptions, StableDiffusion, load};
 use sdtrain_optimizer::{GradScaler, build};
-use sdtrain_recipe::{DataConfig, FloatType, Init, Method, ModelLocation, TrainConfig};
+use sdtrain_recipe::{DataConfig, FloatType, Init, ModelLocation, TrainConfig, TrainableKind};
 use sdtrain_run_log::{Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -58,44 +56,19 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     let (data, held_out) = open_data(&config, model.bucket_step())?;
     eprintln!("{}", data.report());
     // 4 what is trained
-    let rate = config.optimizer.learning_rate();
-    let trainable: Box<dyn Trainable> = match config.method {
-        Method::Lora => Box::new(LoraTrainable::new(&config.lora, rate, config.seed, &model)?),
-        Method::Full => Box::new(Full::new(&config.full, rate, &model)),
-        Method::Vae => Box::new(Vae::new(&config.vae_objective, rate, &model)),
-    };
+    let trainable = trainable::build(&config, &model)?;
     record.phase("encode");
     // 5 what it is asked for
     let prompt_reading = prompt_reading(&config.model);
-    let schedule = NoiseSchedule::new(&model.scheduler)?.to_device(device);
-    let prediction_type = schedule.prediction_type();
-    let validation = match (&held_out, config.method) {
-        (Some(data), Method::Lora | Method::Full) => {
+    let prediction_type = NoiseSchedule::new(&model.scheduler)?.prediction_type();
+    let validation = match &held_out {
+        Some(data) if config.objective_kind().denoises() => {
             let (bands, repeats) = (config.validation.timestep_bands, config.validation.repeats);
             Some(DenoisingLoss::new(&model, data, bands as usize, repeats as usize)?)
         }
         _ => None,
     };
-    let objective: Box<dyn Objective> = match config.method {
-        Method::Vae => Box::new(Autoencoding { seed: config.seed, config: config.vae_objective.clone() }),
-        Method::Lora | Method::Full => Box::new(TextToImage {
-            seed: config.seed,
-            schedule,
-            prediction_type,
-            noise: config.noise.clone(),
-            loss: config.loss.clone(),
-            latents: match config.data.cache_latents && config.debug.trace_inputs.is_none() {
-                true => Some(LatentCache::fill(&model, &data, &config.data, &mut tell_of_encoding)?),
-                false => None,
-            },
-            prompts: (!trains_text_encoder(&config)).then(|| PromptCache::new(prompt_reading)),
-            prompt_reading,
-        }),
-    };
-    let objective = match &config.debug.trace_inputs {
-        Some(path) => Box::new(Replay::open(path, objective)?),
-        None => objective,
-    };
+    let objective = objective::build(&config, &model, &data)?;
     // 6 how it follows its gradients
     let optimizer = build(&config.optimizer, trainable.param_groups(&model));
     let scaler = (config.precision.compute == FloatType::Fp16).then(GradScaler::default);
@@ -152,15 +125,6 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     trainer.run()
 }
 
-/// A line at every tenth of a long encoding; a short one is over before anybody wonders.
-fn tell_of_encoding(done: usize, total: usize) {
-    const LONG: usize = 1000;
-    let tenth = |images: usize| images * 10 / total.max(1);
-    if total >= LONG && tenth(done) > tenth(done.saturating_sub(1)) {
-        eprintln!("encoded {done} of {total} images");
-    }
-}
-
 /// The data of a continued run must be what they were: its order and noise are drawn for exactly these images.
 fn check_continuation(start: &Start, manifest: &ManifestInfo) -> Result<()> {
     let Start::Continue(checkpoint) = start else { return Ok(()) };
@@ -201,22 +165,14 @@ fn device_record(device: Device) -> DeviceRecord {
     }
 }
 
-/// Whether the text encoder runs inside the step.
-fn trains_text_encoder(config: &TrainConfig) -> bool {
-    match config.method {
-        Method::Lora => config.lora.train_text_encoder,
-        Method::Full => config.full.train_text_encoder,
-        Method::Vae => false,
-    }
-}
-
 /// Loads the model with the trained networks in f32 and the others in the compute dtype.
 pub fn load_model(config: &TrainConfig, device: Device) -> Result<StableDiffusion> {
-    let full = config.method == Method::Full;
+    let trained = config.trainable_kind();
+    let full = trained == TrainableKind::Full;
     let options = LoadOptions {
         unet_in_f32: full && config.full.train_unet,
         text_encoder_in_f32: full && config.full.train_text_encoder,
-        vae_in_f32: config.method == Method::Vae,
+        vae_in_f32: trained == TrainableKind::Vae,
         random: (config.model.init == Init::Random).then_some(config.seed),
         variant: config.model.variant.clone(),
         vae: config.model.vae.clone(),

@@ -88,6 +88,9 @@ impl Step<'_> {
         if let Some(scaler) = &mut self.scaler {
             scaler.update(skipped);
         }
+        if !skipped {
+            self.trainable.after_optimizer_step()?;
+        }
         Ok((norm.double_value(&[]), skipped))
     }
 }

@@ -19,7 +19,7 @@ use sdtrain_evaluate::DenoisingLoss;
 use sdtrain_model::{PromptReading, StableDiffusion};
 use sdtrain_optimizer::{GradScaler, Optimizer, build, learning_rate_factor};
 use sdtrain_pipeline::Request;
-use sdtrain_recipe::{Method, TrainConfig};
+use sdtrain_recipe::{TrainConfig, TrainableKind};
 use sdtrain_run_log::{
     Console, ConsoleOptions, JsonLines, MetricSink, Outcome as RecordedOutcome, RunLog, RunRecord, StepMetrics,
     TensorBoard,
@@ -212,7 +212,7 @@ impl Trainer {
     /// Measures base and product, as `sdtrain evaluate` does, and shows the table.
     fn evaluate(&mut self, log: &mut RunLog, product: &[PathBuf]) -> Result<()> {
         let Some(held_out) = &self.held_out else { return Ok(()) };
-        if !self.config.validation.evaluate_at_end || self.config.method == Method::Vae {
+        if !self.config.validation.evaluate_at_end || !self.config.objective_kind().denoises() {
             return Ok(());
         }
         // A trained model is no base any more: the base's weights are read in its place. Adapters are only taken off.
@@ -344,7 +344,7 @@ impl Trainer {
     }
 
     fn save_product(&mut self, stem: &str, position: &Position) -> Result<Vec<PathBuf>> {
-        if self.config.method == Method::Vae && self.config.vae_objective.train_encoder {
+        if self.config.trainable_kind() == TrainableKind::Vae && self.config.vae_objective.train_encoder {
             self.model.vae.set_scaling_factor(self.unit_scaling_factor()?);
         }
         let kind = kind_of(self.config.precision.save);

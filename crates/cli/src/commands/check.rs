@@ -6,7 +6,7 @@ use std::thread::available_parallelism;
 
 use sdtrain_config::{Parsed, Problems};
 use sdtrain_data_loader::{DataSet, TokenReport};
-use sdtrain_recipe::{DataConfig, Every, Loaded, LoraFormat, Method, ModelFormat, TrainConfig};
+use sdtrain_recipe::{DataConfig, Every, Loaded, LoraFormat, ModelFormat, TrainConfig, TrainableKind};
 use sdtrain_state_dict::{FileKind, SafetensorsFile, recognise};
 use sdtrain_tokenizer::Tokenizer;
 
@@ -61,7 +61,7 @@ pub(crate) fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
         }
     }
     let trained = trained.and_then(|trained| trained.map_err(&mut keep).ok());
-    if let Some(initial) = config.lora.initial.as_ref().filter(|_| config.method == Method::Lora) {
+    if let Some(initial) = config.lora.initial.as_ref().filter(|_| config.trainable_kind() == TrainableKind::Lora) {
         let _ = is_lora(initial).map_err(&mut keep);
     }
     if let Some(parts) = &parts {
@@ -138,8 +138,8 @@ pub(crate) struct TrainedPart {
 fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<TrainedPart>, Failure> {
     let networks = [("unet", Some(&parts.unet)), ("text_encoder", parts.text_encoder.as_ref())];
     let mut trained = Vec::new();
-    match config.method {
-        Method::Lora => {
+    match config.trainable_kind() {
+        TrainableKind::Lora => {
             for (name, shapes) in networks {
                 let adapters = shapes.map(|shapes| adapters(&config.lora, name, shapes)).unwrap_or_default();
                 if adapters.count > 0 {
@@ -148,7 +148,7 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
                 }
             }
         }
-        Method::Full => {
+        TrainableKind::Full => {
             let wanted = [config.full.train_unet, config.full.train_text_encoder];
             for ((name, shapes), wanted) in networks.into_iter().zip(wanted) {
                 if let Some(shapes) = shapes.filter(|_| wanted) {
@@ -157,7 +157,7 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
                 }
             }
         }
-        Method::Vae => {
+        TrainableKind::Vae => {
             if let Some(mut shapes) = parts.vae.clone() {
                 if !config.vae_objective.train_encoder {
                     shapes.retain(|name, _| !name.starts_with("encoder.") && !name.starts_with("quant_conv."));
@@ -170,9 +170,9 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
     if !trained.is_empty() {
         return Ok(trained);
     }
-    let message = match config.method {
-        Method::Lora => "no module of the model matches `lora.targets`",
-        Method::Full | Method::Vae => "the model holds none of the networks that are to be trained",
+    let message = match config.trainable_kind() {
+        TrainableKind::Lora => "no module of the model matches `lora.targets`",
+        TrainableKind::Full | TrainableKind::Vae => "the model holds none of the networks that are to be trained",
     };
     Err(Failure::new(ExitCode::Configuration, message)
         .hint("module paths are those of diffusers behind `unet.` and `text_encoder.`"))
@@ -202,7 +202,7 @@ fn summary(
         line("trained", format!("{}: {}, {} parameters", part.name, part.what, millions(part.parameters)));
     }
     line("data", data.report().to_string().replace("\n  ", &format!("\n{:<10} ", "")));
-    if config.method != Method::Vae {
+    if config.objective_kind().denoises() {
         line("tokens", tokens.to_string().replace("\n  ", &format!("\n{:<10} ", "")));
     }
     line("steps", steps(config, data));
@@ -261,12 +261,12 @@ fn steps(config: &TrainConfig, data: &DataSet) -> String {
 }
 
 fn written(config: &TrainConfig) -> String {
-    let product = match (config.method, config.lora.format, config.full.format) {
-        (Method::Lora, LoraFormat::Kohya, _) => "a LoRA in kohya's form",
-        (Method::Lora, LoraFormat::Peft, _) => "a LoRA in PEFT's form",
-        (Method::Lora, LoraFormat::Both, _) => "a LoRA in kohya's and in PEFT's form",
-        (Method::Vae, ..) | (Method::Full, _, ModelFormat::SingleFile) => "a single-file model",
-        (Method::Full, _, ModelFormat::Diffusers) => "a diffusers folder",
+    let product = match (config.trainable_kind(), config.lora.format, config.full.format) {
+        (TrainableKind::Lora, LoraFormat::Kohya, _) => "a LoRA in kohya's form",
+        (TrainableKind::Lora, LoraFormat::Peft, _) => "a LoRA in PEFT's form",
+        (TrainableKind::Lora, LoraFormat::Both, _) => "a LoRA in kohya's and in PEFT's form",
+        (TrainableKind::Vae, ..) | (TrainableKind::Full, _, ModelFormat::SingleFile) => "a single-file model",
+        (TrainableKind::Full, _, ModelFormat::Diffusers) => "a diffusers folder",
     };
     let mut parts = vec![format!("{product} at the end{}", also(config.save.every()))];
     parts.push(match config.checkpoint.every() {

@@ -7,15 +7,21 @@ use crate::inputs::{AutoencodingInputs, StepInputs};
 use sdtrain_diffusion::noise;
 use sdtrain_model::StableDiffusion;
 use sdtrain_random::Purpose;
-use sdtrain_recipe::VaeConfig;
+use sdtrain_recipe::{TrainConfig, VaeConfig};
 use tch::{Kind, Tensor};
 
 /// Reconstruct the image; keep the latents near a standard normal distribution.
 pub struct Autoencoding {
-    /// The run's seed.
-    pub seed: u64,
+    seed: u64,
     /// Weights of the terms.
-    pub config: VaeConfig,
+    config: VaeConfig,
+}
+
+impl Autoencoding {
+    /// What `[vae_objective]` asks for.
+    pub fn new(config: &TrainConfig) -> Autoencoding {
+        Autoencoding { seed: config.seed, config: config.vae_objective.clone() }
+    }
 }
 
 impl Objective for Autoencoding {

@@ -4,15 +4,30 @@ mod autoencoding;
 mod replay;
 mod text_to_image;
 
-pub use autoencoding::Autoencoding;
-pub use replay::Replay;
-pub use text_to_image::TextToImage;
+use autoencoding::Autoencoding;
+use replay::Replay;
+use text_to_image::TextToImage;
 
 use crate::batches::Batch;
 use crate::error::Result;
 use crate::inputs::StepInputs;
+use sdtrain_data_loader::DataSet;
 use sdtrain_model::StableDiffusion;
+use sdtrain_recipe::{ObjectiveKind, TrainConfig};
+use std::sync::Arc;
 use tch::Tensor;
+
+/// The objective of a run: the list's one place. Encodes what is encoded once.
+pub fn build(config: &TrainConfig, model: &StableDiffusion, data: &Arc<DataSet>) -> Result<Box<dyn Objective>> {
+    let objective: Box<dyn Objective> = match config.objective_kind() {
+        ObjectiveKind::TextToImage => Box::new(TextToImage::new(config, model, data)?),
+        ObjectiveKind::Autoencoding => Box::new(Autoencoding::new(config)),
+    };
+    Ok(match &config.debug.trace_inputs {
+        Some(path) => Box::new(Replay::open(path, objective)?),
+        None => objective,
+    })
+}
 
 /// One objective.
 pub trait Objective {

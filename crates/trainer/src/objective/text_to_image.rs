@@ -6,34 +6,52 @@ use crate::error::Result;
 use crate::inputs::{DenoisingInputs, Prompts, StepInputs};
 use crate::latents::LatentCache;
 use crate::prompt_cache::PromptCache;
+use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::loss::{min_snr, mse};
 use sdtrain_diffusion::{NoiseSchedule, PredictionType, noise, timesteps};
+use sdtrain_evaluate::prompt_reading;
 use sdtrain_model::{PromptReading, StableDiffusion};
 use sdtrain_random::Purpose;
-use sdtrain_recipe::{LossConfig, NoiseConfig};
+use sdtrain_recipe::{LossConfig, NoiseConfig, TrainConfig};
+use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 /// Predict the noise (or the velocity, or the image) from noisy latents and the caption.
 pub struct TextToImage {
-    /// The run's seed.
-    pub seed: u64,
+    seed: u64,
     /// On the model's device.
-    pub schedule: NoiseSchedule,
+    schedule: NoiseSchedule,
     /// What the denoiser is asked for.
-    pub prediction_type: PredictionType,
-    /// Noise options and the range of timesteps.
-    pub noise: NoiseConfig,
-    /// Loss options.
-    pub loss: LossConfig,
+    prediction_type: PredictionType,
+    noise: NoiseConfig,
+    loss: LossConfig,
     /// Encoded images; without, each batch is encoded when it is prepared.
-    pub latents: Option<LatentCache>,
+    latents: Option<LatentCache>,
     /// States of a frozen text encoder; without, the text encoder is trained and runs inside the step.
-    pub prompts: Option<PromptCache>,
-    /// Layers from the end of the text encoder.
-    pub prompt_reading: PromptReading,
+    prompts: Option<PromptCache>,
+    prompt_reading: PromptReading,
 }
 
 impl TextToImage {
+    /// For a run of `config` on `data`, whose images are encoded now if they are to be cached.
+    pub fn new(config: &TrainConfig, model: &StableDiffusion, data: &Arc<DataSet>) -> Result<TextToImage> {
+        let prompt_reading = prompt_reading(&config.model);
+        let schedule = NoiseSchedule::new(&model.scheduler)?.to_device(model.device);
+        Ok(TextToImage {
+            seed: config.seed,
+            prediction_type: schedule.prediction_type(),
+            schedule,
+            noise: config.noise.clone(),
+            loss: config.loss.clone(),
+            latents: match config.data.cache_latents && config.debug.trace_inputs.is_none() {
+                true => Some(LatentCache::fill(model, data, &config.data, &mut tell_of_encoding)?),
+                false => None,
+            },
+            prompts: (!config.trains_text_encoder()).then(|| PromptCache::new(prompt_reading)),
+            prompt_reading,
+        })
+    }
+
     fn latents(&self, model: &StableDiffusion, batch: &Batch) -> Result<Tensor> {
         let keys = batch.keys();
         let channels = model.vae.config().latent_channels;
@@ -53,9 +71,18 @@ impl TextToImage {
     }
 
     /// The timesteps that are trained.
-    pub fn timestep_range(&self) -> std::ops::Range<i64> {
+    fn timestep_range(&self) -> std::ops::Range<i64> {
         let last = self.schedule.num_train_timesteps() as i64;
         i64::from(self.noise.min_timestep)..self.noise.max_timestep.map_or(last, |t| i64::from(t).min(last))
+    }
+}
+
+/// A line at every tenth of a long encoding; a short one is over before anybody wonders.
+fn tell_of_encoding(done: usize, total: usize) {
+    const LONG: usize = 1000;
+    let tenth = |images: usize| images * 10 / total.max(1);
+    if total >= LONG && tenth(done) > tenth(done.saturating_sub(1)) {
+        eprintln!("encoded {done} of {total} images");
     }
 }
 

@@ -4,16 +4,27 @@ mod full;
 mod lora;
 mod vae;
 
-pub use full::Full;
-pub use lora::LoraTrainable;
-pub use vae::Vae;
+use full::Full;
+use lora::LoraTrainable;
+use vae::Vae;
 
 use crate::error::Result;
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::ParamGroup;
+use sdtrain_recipe::{TrainConfig, TrainableKind};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::Kind;
+
+/// What carries the gradients of a run: the list's one place.
+pub fn build(config: &TrainConfig, model: &StableDiffusion) -> Result<Box<dyn Trainable>> {
+    let rate = config.optimizer.learning_rate();
+    Ok(match config.trainable_kind() {
+        TrainableKind::Lora => Box::new(LoraTrainable::new(&config.lora, rate, config.seed, model)?),
+        TrainableKind::Full => Box::new(Full::new(&config.full, rate, model)),
+        TrainableKind::Vae => Box::new(Vae::new(&config.vae_objective, rate, model)),
+    })
+}
 
 /// One way to carry gradients.
 pub trait Trainable {
@@ -26,6 +37,11 @@ pub trait Trainable {
 
     /// Called after every backward pass: validation and samples may follow.
     fn end_pass(&self) {}
+
+    /// Called after every optimizer step that was not skipped, for limits on what was trained.
+    fn after_optimizer_step(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Writes the product `folder/stem…` and returns its files. `metadata` describes the run.
     fn save(

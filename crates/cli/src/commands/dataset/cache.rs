@@ -1,7 +1,5 @@
 //! `sdtrain dataset cache`: checks the configuration, then becomes the engine.
 
-use sdtrain_recipe::Method;
-
 use crate::args::DatasetCacheArgs;
 use crate::commands::check::load_or_explain;
 use crate::engine::become_engine;
@@ -10,7 +8,7 @@ use crate::{ExitCode, Failure};
 /// Comes back only with a failure.
 pub(super) fn run(args: &DatasetCacheArgs) -> Result<(), Failure> {
     let config = load_or_explain(&args.config)?.config;
-    if config.method == Method::Vae {
+    if !config.objective_kind().denoises() {
         let message = "`method = \"vae\"` trains on images and never reads latents from a cache";
         return Err(Failure::new(ExitCode::Configuration, message));
     }

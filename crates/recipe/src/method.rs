@@ -1,0 +1,136 @@
+//! `method` and `trainable`: a method is a name for a pair of what is trained and what it is asked for.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::TrainConfig;
+
+/// What a run does: a name for what is trained and what it is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// A low-rank adapter beside the frozen model.
+    Lora,
+    /// The model's own weights.
+    Full,
+    /// The autoencoder between pixels and latents.
+    Vae,
+}
+
+/// What carries the gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainableKind {
+    /// A low-rank adapter beside the frozen model; see `[lora]`.
+    Lora,
+    /// The model's own weights; see `[full]`.
+    Full,
+    /// The autoencoder's weights; see `[vae_objective]`.
+    Vae,
+}
+
+/// What the trained parts are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectiveKind {
+    /// To remove noise from captioned images.
+    TextToImage,
+    /// To reproduce images through the autoencoder.
+    Autoencoding,
+}
+
+/// The list: each method as its pair.
+const METHODS: &[(Method, TrainableKind, ObjectiveKind)] = &[
+    (Method::Lora, TrainableKind::Lora, ObjectiveKind::TextToImage),
+    (Method::Full, TrainableKind::Full, ObjectiveKind::TextToImage),
+    (Method::Vae, TrainableKind::Vae, ObjectiveKind::Autoencoding),
+];
+
+impl Method {
+    /// The name as it is written in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Lora => "lora",
+            Method::Full => "full",
+            Method::Vae => "vae",
+        }
+    }
+
+    /// What it means, as far as `trainable` does not say otherwise.
+    fn pair(self) -> (TrainableKind, ObjectiveKind) {
+        let row = METHODS.iter().find(|(method, ..)| *method == self);
+        let (_, trainable, objective) = row.expect("each method has a row");
+        (*trainable, *objective)
+    }
+}
+
+impl TrainableKind {
+    /// The name as it is written in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            TrainableKind::Lora => "lora",
+            TrainableKind::Full => "full",
+            TrainableKind::Vae => "vae",
+        }
+    }
+}
+
+impl ObjectiveKind {
+    /// Whether the denoiser learns: it sees latents, noise and captions.
+    pub fn denoises(self) -> bool {
+        self != ObjectiveKind::Autoencoding
+    }
+}
+
+impl TrainConfig {
+    /// What carries the gradients: `trainable`, or what `method` means.
+    pub fn trainable_kind(&self) -> TrainableKind {
+        self.trainable.unwrap_or(self.method.pair().0)
+    }
+
+    /// What the trained parts are asked for.
+    pub fn objective_kind(&self) -> ObjectiveKind {
+        self.method.pair().1
+    }
+
+    /// Whether the text encoder learns, so that it runs inside every step.
+    pub fn trains_text_encoder(&self) -> bool {
+        match self.trainable_kind() {
+            TrainableKind::Lora => self.lora.train_text_encoder,
+            TrainableKind::Full => self.full.train_text_encoder,
+            TrainableKind::Vae => false,
+        }
+    }
+
+    /// Why the pair of `method` and `trainable` can't be, if so.
+    pub(crate) fn pair_refused(&self) -> Option<String> {
+        let is_vae = self.trainable_kind() == TrainableKind::Vae;
+        (is_vae == self.objective_kind().denoises()).then(|| {
+            let (method, trainable) = (self.method.name(), self.trainable_kind().name());
+            format!("`method = \"{method}\"` cannot train `\"{trainable}\"`: the autoencoder has a method of its own")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trainable_takes_the_place_of_the_methods_own() {
+        let mut config = TrainConfig { method: Method::Full, ..TrainConfig::default() };
+        assert_eq!(config.trainable_kind(), TrainableKind::Full);
+        config.trainable = Some(TrainableKind::Lora);
+        assert_eq!(config.trainable_kind(), TrainableKind::Lora);
+        assert_eq!(config.pair_refused(), None);
+    }
+
+    #[test]
+    fn the_autoencoder_is_trained_by_its_own_method_alone() {
+        let mut config = TrainConfig { trainable: Some(TrainableKind::Vae), ..TrainConfig::default() };
+        assert!(config.pair_refused().is_some());
+        config = TrainConfig { method: Method::Vae, ..TrainConfig::default() };
+        assert_eq!(config.pair_refused(), None);
+        config.trainable = Some(TrainableKind::Lora);
+        assert!(config.pair_refused().is_some());
+    }
+}
