@@ -1,6 +1,8 @@
 """The training step in diffusers and PEFT: what `replay.py` compares with and what the trace fixtures are made of."""
 
+import copy
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +35,7 @@ class Settings:
     zero_terminal_snr: bool | None = None
     clip_skip: int = 1
     gradient_checkpointing: bool = False
+    base_prediction: bool = False
     device: str = "cpu"
 
     @staticmethod
@@ -61,6 +64,8 @@ class Settings:
                     zero_terminal_snr=model.get("zero_terminal_snr"),
                     clip_skip=model.get("clip_skip") or 1,
                     gradient_checkpointing=train.get("gradient_checkpointing", False),
+                    base_prediction=config.get("method") == "dreambooth"
+                    and config.get("dreambooth", {}).get("prior") == "base_prediction",
                 ),
                 **overrides,
             }
@@ -163,6 +168,10 @@ class Trainee:
             weight_decay=settings.weight_decay,
             fused=True,
         )
+        of_unet = [name for name in initial if name.startswith("unet.")]
+        adapters = any(".lora_A." in name for name in of_unet)
+        frozen = settings.base_prediction and of_unet and not adapters
+        self.frozen = copy.deepcopy(self.unet).requires_grad_(False) if frozen else None
         # A power of two far below overflow; what the program used does not change the numbers after unscaling.
         self.loss_scale = 1024.0 if self.compute == torch.float16 else 1.0
 
@@ -193,7 +202,9 @@ class Trainee:
             parameter.data.copy_(self.initial[name])
         self.optimizer.state.clear()
 
-    def states(self, inputs):
+    def states(self, inputs, prefix=""):
+        """What the UNet attends to; `prior_` is the prefix of the class prompt's inputs."""
+        inputs = {name.removeprefix(prefix): value for name, value in inputs.items() if name.startswith(prefix)}
         if "input_ids" not in inputs or self.text_encoder is None:
             return inputs["encoder_hidden_states"]
         ids = inputs["input_ids"]
@@ -226,7 +237,42 @@ class Trainee:
         else:
             target = latents
         squares = F.mse_loss(prediction.float(), target.float(), reduction="none")
-        return squares.flatten(1).mean(1) * inputs["loss_weights"]
+        losses = squares.flatten(1).mean(1) * inputs["loss_weights"]
+        if "prior_loss_weights" in inputs:
+            losses = losses + self.prior_losses(inputs, noisy_latents)
+        return losses
+
+    def prior_losses(self, inputs, noisy_latents):
+        """Distance of the answer to the class prompt from the untrained model's, weighted, of each example."""
+        timesteps = inputs["timesteps"]
+        with torch.autocast(
+            self.settings.device.split(":")[0],
+            dtype=self.compute,
+            enabled=self.settings.autocast and self.compute != torch.float32,
+        ):
+            with torch.no_grad(), self.base() as unet:
+                target = unet(noisy_latents, timesteps, encoder_hidden_states=inputs["prior_base_hidden_states"]).sample
+            states = self.states(inputs, "prior_")
+            prediction = self.unet(noisy_latents, timesteps, encoder_hidden_states=states).sample
+        squares = F.mse_loss(prediction.float(), target.float(), reduction="none")
+        return squares.flatten(1).mean(1) * inputs["prior_loss_weights"]
+
+    @contextmanager
+    def base(self):
+        """The untrained UNet: the trained one with its adapters off, or the copy that was made before the first step."""
+        if self.frozen is not None:
+            yield self.frozen
+            return
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        layers = [module for module in self.unet.modules() if isinstance(module, BaseTunerLayer)]
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            yield self.unet
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
 
     def step(self, micro_batches, learning_rates):
         """One optimizer step; returns its loss and the norm of the gradient before clipping."""

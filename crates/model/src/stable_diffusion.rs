@@ -1,6 +1,7 @@
 //! The bundle: tokenizer, text encoder, VAE, UNet and noise schedule of one model.
 
 use crate::error::Result;
+use crate::parameters::Parameters;
 use crate::text_encoder::ClipTextModel;
 use crate::unet::UNet2DConditionModel;
 use crate::vae::AutoencoderKL;
@@ -80,6 +81,26 @@ impl StableDiffusion {
                 self.vae.decode(&unscaled).to_kind(Kind::Float).clamp(-1.0, 1.0)
             })
         })?)
+    }
+
+    /// What `work` gives with all adapters switched off, so that the model is the base it was loaded as.
+    pub fn without_adapters<T>(&self, work: impl FnOnce() -> T) -> T {
+        /// Switches them on again also where `work` panics.
+        struct Off<'m>(&'m StableDiffusion);
+        impl Off<'_> {
+            fn switch(&self, on: bool) {
+                let networks = [self.0.unet.parameters(), self.0.text_encoder.parameters(), self.0.vae.parameters()];
+                networks.into_iter().flat_map(Parameters::layers).for_each(|(_, layer)| layer.switch_adapters(on));
+            }
+        }
+        impl Drop for Off<'_> {
+            fn drop(&mut self) {
+                self.switch(true);
+            }
+        }
+        let off = Off(self);
+        off.switch(false);
+        work()
     }
 
     fn vae_kind(&self) -> Kind {

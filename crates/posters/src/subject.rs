@@ -64,7 +64,9 @@ pub fn check_subject(picture: &RgbImage) -> SubjectFound {
     let view = View::of(picture);
     let [walls, roof] = [WALLS, ROOF].map(|colour| view.coloured(&[colour]));
     let mut best = SubjectFound::default();
-    for (area, bounds) in view.areas(&view.coloured(&[WALLS, ROOF])) {
+    // Where roof and walls meet, a blurred picture has a band of neither colour.
+    let house = view.coloured(&[WALLS, ROOF]).grown().grown().shrunk().shrunk();
+    for (area, bounds) in view.areas(&house) {
         let (object, likeness) = best_match(&area, bounds);
         if object != Object::House || likeness < LIKENESS {
             continue;

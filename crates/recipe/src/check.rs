@@ -253,6 +253,7 @@ impl Checker<'_> {
             _ => {}
         }
         self.check_vae_objective(config);
+        self.check_dreambooth(config);
     }
 
     fn check_vae_objective(&mut self, config: &TrainConfig) {

@@ -4,12 +4,14 @@ mod batching;
 mod cache_folder;
 mod check;
 mod check_captions;
+mod check_dreambooth;
 mod check_order;
 mod check_samples;
 mod checkpoint;
 mod clean;
 mod data;
 mod debug;
+mod dreambooth;
 mod every;
 mod full;
 mod image;
@@ -43,6 +45,7 @@ pub use data::{
     BucketingConfig, CaptionConfig, CaptionFile, DataConfig, Leftovers, MissingCaption, Resolution, Subset,
 };
 pub use debug::DebugConfig;
+pub use dreambooth::{ClassPrompt, DreamboothConfig, Prior};
 pub use every::Every;
 pub use full::{FullConfig, ModelFormat};
 pub use image::{AlphaConfig, ColorAugmentation, ColorChanges, ExtraImages, MASK_COLUMN, ResizeKernel};

@@ -1,5 +1,6 @@
 //! Configuration → a run that is ready for its first step, in numbered steps.
 
+use crate::class_images::with_class_images;
 use crate::error::{Error, Result};
 use crate::input_files::Inputs;
 use crate::metadata::RunFacts;
@@ -53,7 +54,8 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     let model = load_model(&config, device)?;
     // 3 data
     record.phase("open_data");
-    let (data, held_out) = open_data(&config, model.bucket_step())?;
+    let with_class = with_class_images(&config, &model, &folder.path)?;
+    let (data, held_out) = open_data(&with_class, model.bucket_step())?;
     eprintln!("{}", data.report());
     // 4 what is trained
     let trainable = trainable::build(&config, &model)?;

@@ -14,7 +14,7 @@ use crate::args::{CheckArgs, ConfigArgs};
 use crate::estimate::estimate;
 use crate::lora_targets::adapters;
 use crate::model_parts::{ModelParts, count_parameters};
-use crate::{ExitCode, Failure, model_tokenizer, print_answer};
+use crate::{ExitCode, Failure, class_images, model_tokenizer, print_answer};
 
 /// The step between bucket sides when nothing is known of the model: that of SD1.5.
 const USUAL_BUCKET_STEP: usize = 64;
@@ -204,6 +204,9 @@ fn summary(
     line("data", data.report().to_string().replace("\n  ", &format!("\n{:<10} ", "")));
     if config.objective_kind().denoises() {
         line("tokens", tokens.to_string().replace("\n  ", &format!("\n{:<10} ", "")));
+    }
+    if let Some(class) = class_images::described(config, data.report()) {
+        line("class", class);
     }
     line("steps", steps(config, data));
     line(

@@ -106,17 +106,12 @@ impl Objective for TextToImage {
             None => Prompts::Tokenized(model.tokenize(&batch.captions, &self.prompt_reading)?),
         };
         let noise = drawn.to_device(model.device);
-        Ok(StepInputs::Denoising(DenoisingInputs { latents, noise, timesteps, prompts, loss_weights }))
+        Ok(StepInputs::Denoising(DenoisingInputs { latents, noise, timesteps, prompts, loss_weights, prior: None }))
     }
 
     fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, gradient_checkpointing: bool) -> Tensor {
         let StepInputs::Denoising(inputs) = inputs else { unreachable!("this objective prepares denoising inputs") };
-        let context = match &inputs.prompts {
-            Prompts::Encoded(states) => states.shallow_clone(),
-            Prompts::Tokenized(prompts) => {
-                model.text_states(prompts, self.prompt_reading.clip_skip, gradient_checkpointing)
-            }
-        };
+        let context = inputs.prompts.states(model, self.prompt_reading.clip_skip, gradient_checkpointing);
         let DenoisingInputs { latents, noise, timesteps, .. } = inputs;
         let noisy_latents = self.schedule.add_noise(latents, noise, timesteps).to_kind(model.compute);
         let prediction = model.unet.forward(&noisy_latents, timesteps, &context, gradient_checkpointing);
