@@ -204,6 +204,7 @@ def main():
             "passed": passed,
             "loss_difference": worst_loss,
             "weight_difference": worst_weight,
+            "limits": {"loss": loss_tolerance, "weights": weight_tolerance},
             "steps": [
                 {
                     "step": number,

@@ -75,6 +75,20 @@ pub fn of_pipeline(error: sdtrain_pipeline::Error) -> Failure {
     }
 }
 
+/// As [`of_pipeline`], where no configuration of a training could help.
+pub fn of_drawing(error: sdtrain_pipeline::Error) -> Failure {
+    let (sdtrain_pipeline::Error::Torch(torch) | sdtrain_pipeline::Error::Model(sdtrain_model::Error::Torch(torch))) =
+        &error
+    else {
+        return of_pipeline(error);
+    };
+    match torch {
+        sdtrain_torch::Error::OutOfMemory(_) => Failure::new(ExitCode::DeviceMemory, torch.to_string())
+            .hint("draw smaller pictures (`--width`, `--height`), or compute in `--dtype bf16`"),
+        _ => of_pipeline(error),
+    }
+}
+
 /// The failure that an error of the evaluate crate amounts to.
 pub fn of_evaluate(error: sdtrain_evaluate::Error) -> Failure {
     let message = error.to_string();

@@ -14,6 +14,9 @@ use crate::{
 /// More threads than this are a slip; each holds a decoded image.
 const MOST_WORKERS: usize = 1024;
 
+/// More threads of arithmetic than any machine has processors.
+const MOST_THREADS: u32 = 1024;
+
 /// Everything that is wrong with a configuration whose single values have the right types.
 ///
 /// `kohya` is the file that a part of it was taken from.
@@ -27,6 +30,7 @@ pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document, kohya: Op
     checker.check_data(config);
     checker.check_method(config);
     checker.check_optimizer(config);
+    checker.check_ema(config);
     checker.check_noise_and_loss(config);
     checker.check_train(config);
     checker.check_outputs(config);
@@ -334,6 +338,10 @@ impl Checker<'_> {
         self.at_least_one("train.gradient_accumulation_steps", Some(train.gradient_accumulation_steps));
         self.not_negative("train.max_grad_norm", Some(train.max_grad_norm));
         self.at_least_one("train.threads", train.threads.map(u64::from));
+        if let Some(threads) = train.threads.filter(|&threads| threads > MOST_THREADS) {
+            self.report("train.threads", format!("`train.threads` is at most {MOST_THREADS}, not {threads}")).hint =
+                Some("leave it out for one thread on each processor core".to_owned());
+        }
     }
 
     fn check_outputs(&mut self, config: &TrainConfig) {
@@ -389,7 +397,7 @@ impl Checker<'_> {
         }
     }
 
-    fn positive(&mut self, key: &str, value: Option<f64>) {
+    pub(crate) fn positive(&mut self, key: &str, value: Option<f64>) {
         if let Some(value) = value.filter(|value| !(*value > 0.0 && value.is_finite())) {
             self.report(key, format!("`{key}` must be greater than 0, not {value}"));
         }

@@ -17,7 +17,7 @@ use sdtrain_checkpoint::ManifestInfo;
 use sdtrain_data_loader::DataSet;
 use sdtrain_evaluate::DenoisingLoss;
 use sdtrain_model::{PromptReading, StableDiffusion};
-use sdtrain_optimizer::{GradScaler, Optimizer, build, learning_rate_factor};
+use sdtrain_optimizer::{Ema, GradScaler, Optimizer, build, learning_rate_factor};
 use sdtrain_pipeline::Request;
 use sdtrain_recipe::{TrainConfig, TrainableKind};
 use sdtrain_run_log::{
@@ -44,6 +44,7 @@ pub(crate) struct Trainer {
     pub objective: Box<dyn Objective>,
     pub optimizer: Box<dyn Optimizer>,
     pub scaler: Option<GradScaler>,
+    pub ema: Option<Ema>,
     /// Images that are not trained on.
     pub held_out: Option<DataSet>,
     pub validation: Option<DenoisingLoss>,
@@ -55,6 +56,9 @@ pub(crate) struct Trainer {
     pub started: Instant,
     pub inputs: Inputs,
 }
+
+/// What stands behind the name of a product that holds the weights as trained, beside the one of averaged weights.
+const RAW: &str = "-raw";
 
 /// How a run ended.
 #[derive(Debug)]
@@ -90,7 +94,10 @@ impl Trainer {
         let stop = StopRequest::listen()?;
         self.folder.claim(&self.config)?;
         let mut position = match self.folder.start.clone() {
-            Start::Continue(checkpoint) => state::restore(&checkpoint, self.optimizer.as_mut(), self.scaler.as_mut())?,
+            Start::Continue(checkpoint) => {
+                let (optimizer, scaler, ema) = (self.optimizer.as_mut(), self.scaler.as_mut(), self.ema.as_mut());
+                state::restore(&checkpoint, optimizer, scaler, ema)?
+            }
             Start::Fresh | Start::Finished => Position::default(),
         };
         if let Some(path) = &self.config.debug.trace {
@@ -128,6 +135,10 @@ impl Trainer {
     /// One optimizer step and everything that is due after it.
     fn one_step(&mut self, log: &mut RunLog, batches: &mut Batches, position: &mut Position) -> Result<()> {
         let began = Instant::now();
+        // Pictures and measurements of the step before may have brought them back.
+        for &network in self.objective.idle() {
+            self.model.unload(network);
+        }
         let taken = self.take_batches(batches, position)?;
         let rates = self.learning_rates(position.step);
         let outcome = self.step(&taken, &rates, position.passes)?;
@@ -135,6 +146,9 @@ impl Trainer {
         let ended = self.advance(position, taken.len());
         self.record.steps = position.step;
         self.check_finite(&outcome, &taken, position.step)?;
+        if let Some(ema) = self.ema.as_mut().filter(|_| !outcome.skipped) {
+            ema.update(self.optimizer.groups())?;
+        }
         let names = self.optimizer.groups().iter().map(|group| group.name.clone());
         log.step(&StepMetrics {
             step: position.step,
@@ -235,7 +249,8 @@ impl Trainer {
         let info = ManifestInfo { step: position.step, epoch: position.epoch, ..self.manifest.clone() };
         let keep = self.config.checkpoint.keep_last;
         let folder = self.folder.checkpoints();
-        state::save(&folder, info, position, self.optimizer.as_ref(), self.scaler.as_ref(), keep)?;
+        let (scaler, ema) = (self.scaler.as_ref(), self.ema.as_ref());
+        state::save(&folder, info, position, self.optimizer.as_ref(), scaler, ema, keep)?;
         log.message(&format!("saved {}", folder.join(format!("step-{:06}", position.step)).display()));
         Ok(())
     }
@@ -352,7 +367,27 @@ impl Trainer {
         metadata.insert("ss_steps".into(), position.step.to_string());
         let epoch = position.epoch + u64::from(position.batch > 0);
         metadata.insert("ss_epoch".into(), epoch.max(1).to_string());
-        self.trainable.save(&self.model, &self.folder.path, stem, kind, &metadata)
+        let mut product = self.with_average(|this| this.write_product(stem, kind, &metadata))?;
+        if self.config.ema.save_raw {
+            product.extend(self.write_product(&format!("{stem}{RAW}"), kind, &metadata)?);
+        }
+        Ok(product)
+    }
+
+    fn write_product(&self, stem: &str, kind: Kind, metadata: &BTreeMap<String, String>) -> Result<Vec<PathBuf>> {
+        self.trainable.save(&self.model, &self.folder.path, stem, kind, metadata)
+    }
+
+    /// Does `work` with the averaged weights in the place of the trained ones, if there is an average.
+    fn with_average<T>(&mut self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let exchange = |this: &mut Self| match &mut this.ema {
+            Some(ema) => ema.exchange(this.optimizer.groups()),
+            None => Ok(()),
+        };
+        exchange(self)?;
+        let result = work(self);
+        exchange(self)?;
+        result
     }
 
     /// Deletes products on the way beyond `save.keep_last`, those that were written before a continuation included. One that
@@ -361,8 +396,12 @@ impl Trainer {
         let Some(keep) = self.config.save.keep_last else { return };
         let mut stems = self.products_on_the_way();
         stems.truncate(stems.len().saturating_sub(keep));
-        for name in stems.iter().flat_map(|stem| self.trainable.product_names(stem)) {
+        let raw: Vec<String> = stems.iter().map(|stem| format!("{stem}{RAW}")).collect();
+        for name in stems.iter().chain(&raw).flat_map(|stem| self.trainable.product_names(stem)) {
             let path = self.folder.path.join(name);
+            if !path.exists() {
+                continue;
+            }
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             if let Err(error) = removed {
                 log.message(&format!("cannot delete {}: {error}", path.display()));
@@ -388,9 +427,15 @@ impl Trainer {
         found.into_iter().map(|(_, stem)| stem).collect()
     }
 
-    fn validate(&self, log: &mut RunLog, step: u64) -> Result<()> {
-        let Some(validation) = &self.validation else { return Ok(()) };
-        let losses = validation.losses(&self.model, &self.prompt_reading)?;
+    fn validate(&mut self, log: &mut RunLog, step: u64) -> Result<()> {
+        if self.validation.is_none() {
+            return Ok(());
+        }
+        let losses = self.with_average(|this| {
+            let validation = this.validation.as_ref();
+            Ok(validation.map(|validation| validation.losses(&this.model, &this.prompt_reading)).transpose()?)
+        })?;
+        let losses = losses.unwrap_or_default();
         for (band, loss) in losses.iter().enumerate() {
             log.scalar(&format!("validation/band_{band}"), step, *loss);
         }
@@ -401,12 +446,12 @@ impl Trainer {
         Ok(())
     }
 
-    fn sample(&self, log: &mut RunLog, step: u64) -> Result<()> {
+    fn sample(&mut self, log: &mut RunLog, step: u64) -> Result<()> {
         if self.sample_requests.is_empty() {
             return Ok(());
         }
         let folder = self.folder.path.join("samples").join(format!("step-{step:06}"));
-        let pictures = samples::draw(&self.model, &self.sample_requests, &folder)?;
+        let pictures = self.with_average(|this| samples::draw(&this.model, &this.sample_requests, &folder))?;
         for (index, picture) in pictures.iter().enumerate() {
             log.image(&format!("samples/{index:02}"), step, picture);
         }

@@ -12,7 +12,7 @@ use sdtrain_tokenizer::Tokenizer;
 
 use crate::args::{CheckArgs, ConfigArgs};
 use crate::estimate::estimate;
-use crate::lora_targets::adapters;
+use crate::lora_targets::{adapters, idle_targets};
 use crate::model_parts::{ModelParts, count_parameters};
 use crate::{ExitCode, Failure, class_images, model_tokenizer, print_answer};
 
@@ -135,11 +135,20 @@ pub(crate) struct TrainedPart {
     parameters: usize,
 }
 
+/// How the patterns of `lora.targets` name modules.
+const MODULE_PATHS: &str = "paths are those of diffusers behind `unet.` and `text_encoder.`, as \
+                            `unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q`; `*` stands for any text";
+
 fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<TrainedPart>, Failure> {
     let networks = [("unet", Some(&parts.unet)), ("text_encoder", parts.text_encoder.as_ref())];
     let mut trained = Vec::new();
     match config.trainable_kind() {
         TrainableKind::Lora => {
+            if let idle @ [_, ..] = &idle_targets(&config.lora, &networks)[..] {
+                let named: Vec<String> = idle.iter().map(|pattern| format!("\"{pattern}\"")).collect();
+                let message = format!("`lora.targets`: no module of the model matches {}", named.join(", "));
+                return Err(Failure::new(ExitCode::Configuration, message).hint(MODULE_PATHS));
+            }
             for (name, shapes) in networks {
                 let adapters = shapes.map(|shapes| adapters(&config.lora, name, shapes)).unwrap_or_default();
                 if adapters.count > 0 {
@@ -171,11 +180,10 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
         return Ok(trained);
     }
     let message = match config.trainable_kind() {
-        TrainableKind::Lora => "no module of the model matches `lora.targets`",
+        TrainableKind::Lora => "the model holds no module that `lora` asks for",
         TrainableKind::Full | TrainableKind::Vae => "the model holds none of the networks that are to be trained",
     };
-    Err(Failure::new(ExitCode::Configuration, message)
-        .hint("module paths are those of diffusers behind `unet.` and `text_encoder.`"))
+    Err(Failure::new(ExitCode::Configuration, message).hint(MODULE_PATHS))
 }
 
 fn summary(
@@ -239,7 +247,8 @@ fn summary(
     line(
         "time",
         format!(
-            "about {} a step and {} in all on {cores} processor cores ({} floating-point operations a step)",
+            "about {} a step and {} for all steps on {cores} processor cores, without pictures and measurements \
+             ({} floating-point operations a step)",
             duration(estimate.cpu_seconds),
             duration(estimate.cpu_seconds * all_steps),
             with_prefix(estimate.step_operations)

@@ -20,7 +20,7 @@ use sdtrain_diffusion::NoiseSchedule;
 use sdtrain_diffusion::loss::mse;
 use sdtrain_evaluate::prompt_reading;
 use sdtrain_model::unet::UNet2DConditionModel;
-use sdtrain_model::{PromptReading, StableDiffusion};
+use sdtrain_model::{Frozen, PromptReading, StableDiffusion};
 use sdtrain_recipe::{ClassPrompt, Prior, TrainConfig, TrainableKind};
 use std::sync::Arc;
 use tch::{Kind, Tensor};
@@ -131,6 +131,10 @@ impl Objective for DreamBooth {
             Some(base) => losses + base.losses(model, inputs, gradient_checkpointing),
             None => losses,
         }
+    }
+
+    fn idle(&self) -> &'static [Frozen] {
+        self.subject.idle()
     }
 
     fn wants_pixels(&self) -> bool {
