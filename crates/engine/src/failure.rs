@@ -18,7 +18,7 @@ pub fn of(error: Error) -> Failure {
         Error::Checkpoint(error) => of_checkpoint(error),
         Error::CannotContinue { .. } => Failure::new(ExitCode::Model, message),
         Error::Torch(error) => of_torch(error),
-        Error::NotFinite { .. } => Failure::new(ExitCode::NonFinite, message)
+        Error::NotFinite { .. } | Error::WeightsNotFinite { .. } => Failure::new(ExitCode::NonFinite, message)
             .hint("lower `optimizer.learning_rate`, or compute in `bf16` or `fp32` (`precision.compute`)"),
         Error::LatentsNotFinite { .. } => Failure::new(ExitCode::NonFinite, message).hint(
             "compute in `bf16` or `fp32` (`precision.compute`), or set `model.vae` to one that is made for `fp16`",

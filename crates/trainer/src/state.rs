@@ -22,6 +22,12 @@ pub(crate) struct Position {
     pub batch: usize,
     /// Forward passes done.
     pub passes: u64,
+    /// Steps that changed nothing since a loss or gradient was not finite, those of loss scaling not counted.
+    #[serde(default)]
+    pub skipped: u64,
+    /// How many of them were the latest steps.
+    #[serde(default)]
+    pub skipped_in_a_row: u64,
 }
 
 /// The small part of a checkpoint. Order, noise and timesteps are functions of the seed and the position, so there is

@@ -145,7 +145,7 @@ impl Trainer {
         let epoch = position.epoch + 1;
         let ended = self.advance(position, taken.len());
         self.record.steps = position.step;
-        self.check_finite(&outcome, &taken, position.step)?;
+        self.mind_skipped(log, &outcome, &taken, position)?;
         if let Some(ema) = self.ema.as_mut().filter(|_| !outcome.skipped) {
             ema.update(self.optimizer.groups())?;
         }
@@ -245,6 +245,11 @@ impl Trainer {
 
     /// When a checkpoint is due.
     fn save_checkpoint(&mut self, log: &mut RunLog, position: &Position) -> Result<()> {
+        // Whatever spoils every step may lie in the weights already: then the checkpoint before is the one to keep.
+        if position.skipped_in_a_row > 0 {
+            return Ok(());
+        }
+        self.check_weights(position)?;
         log.flush();
         let info = ManifestInfo { step: position.step, epoch: position.epoch, ..self.manifest.clone() };
         let keep = self.config.checkpoint.keep_last;
@@ -315,15 +320,48 @@ impl Trainer {
         first..position.epoch + 1
     }
 
-    /// In fp16 an overflow now and then is part of loss scaling; otherwise nothing good can follow.
-    fn check_finite(&self, outcome: &StepOutcome, batches: &[Batch], step: u64) -> Result<()> {
-        // A loss that overflows in the forward pass is none that scaling could mend, nor is a scale without end.
-        let scaling_helps = self.scaler.as_ref().is_some_and(|scaler| scaler.scale >= 1.0);
-        if !outcome.skipped || (scaling_helps && outcome.loss.is_finite()) {
+    /// Minds a step that was skipped since a loss or gradient was not finite: counted, named, and the end of the run when there
+    /// are too many in a row. In fp16 an overflow now and then is part of loss scaling.
+    fn mind_skipped(
+        &self,
+        log: &mut RunLog,
+        outcome: &StepOutcome,
+        batches: &[Batch],
+        position: &mut Position,
+    ) -> Result<()> {
+        if !outcome.skipped {
+            position.skipped_in_a_row = 0;
             return Ok(());
         }
+        // A loss that overflows in the forward pass is none that scaling could mend, nor is a scale without end.
+        let scaling_helps = self.scaler.as_ref().is_some_and(|scaler| scaler.scale >= 1.0);
+        if scaling_helps && outcome.loss.is_finite() {
+            return Ok(());
+        }
+        position.skipped += 1;
+        position.skipped_in_a_row += 1;
         let images = batches.iter().flat_map(|batch| &batch.examples);
-        Err(Error::NotFinite { step, images: images.map(|e| format!("`{}`", e.path.display())).collect() })
+        let images: Vec<String> = images.map(|example| format!("`{}`", example.path.display())).collect();
+        let is_last = position.step == self.total_steps;
+        if position.skipped_in_a_row > self.config.train.max_skipped_steps || is_last {
+            return Err(Error::NotFinite { step: position.step, images });
+        }
+        log.message(&format!(
+            "step {} is skipped, its loss or gradient is not finite (batch of {})",
+            position.step,
+            images.join(", ")
+        ));
+        log.scalar("train/skipped_steps", position.step, position.skipped as f64);
+        Ok(())
+    }
+
+    /// Weights beyond all bounds never become a file: the last good checkpoint and product stay.
+    fn check_weights(&self, position: &Position) -> Result<()> {
+        let groups = self.optimizer.groups();
+        let weights: Vec<Tensor> =
+            groups.iter().flat_map(|group| &group.parameters).map(|(_, weight)| weight.detach()).collect();
+        let norm = sdtrain_torch::clip_grad_norm(&weights, None)?.double_value(&[]);
+        if norm.is_finite() { Ok(()) } else { Err(Error::WeightsNotFinite { step: position.step }) }
     }
 
     fn due(&self, every: sdtrain_recipe::Every, position: &Position, ended: &Range<u64>) -> bool {
@@ -359,6 +397,7 @@ impl Trainer {
     }
 
     fn save_product(&mut self, stem: &str, position: &Position) -> Result<Vec<PathBuf>> {
+        self.check_weights(position)?;
         if self.config.trainable_kind() == TrainableKind::Vae && self.config.vae_objective.train_encoder {
             self.model.vae.set_scaling_factor(self.unit_scaling_factor()?);
         }

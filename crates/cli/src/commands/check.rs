@@ -152,7 +152,7 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
             for (name, shapes) in networks {
                 let adapters = shapes.map(|shapes| adapters(&config.lora, name, shapes)).unwrap_or_default();
                 if adapters.count > 0 {
-                    let what = format!("{} adapters", adapters.count);
+                    let what = format!("{} adapters of kind `{}`", adapters.count, config.lora.kind.name());
                     trained.push(TrainedPart { name, what, parameters: adapters.parameters });
                 }
             }
@@ -273,12 +273,17 @@ fn steps(config: &TrainConfig, data: &DataSet) -> String {
 }
 
 fn written(config: &TrainConfig) -> String {
-    let product = match (config.trainable_kind(), config.lora.format, config.full.format) {
-        (TrainableKind::Lora, LoraFormat::Kohya, _) => "a LoRA in kohya's form",
-        (TrainableKind::Lora, LoraFormat::Peft, _) => "a LoRA in PEFT's form",
-        (TrainableKind::Lora, LoraFormat::Both, _) => "a LoRA in kohya's and in PEFT's form",
-        (TrainableKind::Vae, ..) | (TrainableKind::Full, _, ModelFormat::SingleFile) => "a single-file model",
-        (TrainableKind::Full, _, ModelFormat::Diffusers) => "a diffusers folder",
+    let product = match (config.trainable_kind(), config.full.format) {
+        (TrainableKind::Lora, _) => {
+            let form = match config.lora.format {
+                LoraFormat::Kohya => "kohya's form",
+                LoraFormat::Peft => "PEFT's form",
+                LoraFormat::Both => "kohya's and in PEFT's form",
+            };
+            format!("a {} in {form}", config.lora.kind.title())
+        }
+        (TrainableKind::Vae, _) | (TrainableKind::Full, ModelFormat::SingleFile) => "a single-file model".to_owned(),
+        (TrainableKind::Full, ModelFormat::Diffusers) => "a diffusers folder".to_owned(),
     };
     let mut parts = vec![format!("{product} at the end{}", also(config.save.every()))];
     parts.push(match config.checkpoint.every() {

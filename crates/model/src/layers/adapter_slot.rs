@@ -28,11 +28,13 @@ impl AdapterSlot {
         self.is_off.set(!on);
     }
 
-    /// The layer's `output` for `input`, changed by each adapter in turn.
+    /// The layer's `output` for `input`, with what each adapter adds to it.
     pub fn apply(&self, input: &Tensor, output: Tensor) -> Tensor {
         if self.is_off.get() {
             return output;
         }
-        self.adapters.borrow().iter().fold(output, |output, adapter| adapter.apply(input, output))
+        let adapters = self.adapters.borrow();
+        let added = adapters.iter().filter_map(|adapter| adapter.added(input, &output));
+        added.fold(output.shallow_clone(), |sum, added| sum + added)
     }
 }
