@@ -191,8 +191,7 @@ class Trainee:
             fused=True,
         )
         of_unet = [name for name in initial if name.startswith("unet.")]
-        adapters = any(".lora_A." in name for name in of_unet)
-        frozen = settings.base_prediction and of_unet and not adapters
+        frozen = settings.base_prediction and of_unet and not are_adapters(of_unet)
         self.frozen = copy.deepcopy(self.unet).requires_grad_(False) if frozen else None
         # A power of two far below overflow; what the program used does not change the numbers after unscaling.
         self.loss_scale = 1024.0 if self.compute == torch.float16 else 1.0
