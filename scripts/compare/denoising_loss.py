@@ -13,6 +13,7 @@ class DenoisingLoss:
         """`config`: the whole resolved configuration; `schedule`: a DDPMScheduler, rescaled where the run's is."""
         self.loss = config.get("loss", {})
         self.subsets = config.get("data", {}).get("subsets", [])
+        self.is_dreambooth = config.get("method") == "dreambooth"
         self.schedule = schedule
         self.velocity = schedule.config.prediction_type == "v_prediction"
 
@@ -85,6 +86,9 @@ class DenoisingLoss:
         of_data = {
             subset.get("loss_weight", 1.0) * (prior if subset.get("is_regularization") else 1.0) for subset in self.subsets
         } or {1.0}
+        if self.is_dreambooth:
+            # Class images come beside the subsets.
+            of_data.add(prior)
         found = []
         for weight, timestep_weight in zip(recorded.tolist(), self.weights(timesteps).tolist()):
             own = min((data * timestep_weight for data in of_data), key=lambda own: abs(own - weight))

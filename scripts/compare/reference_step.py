@@ -1,10 +1,13 @@
 """The training step in diffusers and PEFT: what `replay.py` compares with and what the trace fixtures are made of."""
 
+import copy
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from denoising_loss import DenoisingLoss
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.utils import logging
@@ -33,6 +36,7 @@ class Settings:
     zero_terminal_snr: bool | None = None
     clip_skip: int = 1
     gradient_checkpointing: bool = False
+    base_prediction: bool = False
     device: str = "cpu"
     config: dict = field(default_factory=dict)
 
@@ -70,6 +74,8 @@ class Settings:
                     clip_skip=model.get("clip_skip") or 1,
                     gradient_checkpointing=train.get("gradient_checkpointing", False),
                     config=config,
+                    base_prediction=config.get("method") == "dreambooth"
+                    and config.get("dreambooth", {}).get("prior") == "base_prediction",
                 ),
                 **overrides,
             }
@@ -188,6 +194,9 @@ class Trainee:
             weight_decay=settings.weight_decay,
             fused=True,
         )
+        of_unet = [name for name in initial if name.startswith("unet.")]
+        frozen = settings.base_prediction and of_unet and not are_adapters(of_unet)
+        self.frozen = copy.deepcopy(self.unet).requires_grad_(False) if frozen else None
         # A power of two far below overflow; what the program used does not change the numbers after unscaling.
         self.loss_scale = 1024.0 if self.compute == torch.float16 else 1.0
 
@@ -218,7 +227,9 @@ class Trainee:
             parameter.data.copy_(self.initial[name])
         self.optimizer.state.clear()
 
-    def states(self, inputs):
+    def states(self, inputs, prefix=""):
+        """What the UNet attends to; `prior_` is the prefix of the class prompt's inputs."""
+        inputs = {name.removeprefix(prefix): value for name, value in inputs.items() if name.startswith(prefix)}
         if "input_ids" not in inputs or self.text_encoder is None:
             return inputs["encoder_hidden_states"]
         ids = inputs["input_ids"]
@@ -251,7 +262,42 @@ class Trainee:
         else:
             target = latents
         losses = self.loss.example_losses(prediction, target, timesteps, inputs.get("mask"))
-        return losses * self.loss.own_weights(inputs["loss_weights"], timesteps)
+        losses = losses * self.loss.own_weights(inputs["loss_weights"], timesteps)
+        if "prior_loss_weights" in inputs:
+            losses = losses + self.prior_losses(inputs, noisy_latents)
+        return losses
+
+    def prior_losses(self, inputs, noisy_latents):
+        """Distance of the answer to the class prompt from the untrained model's, weighted, of each example."""
+        timesteps = inputs["timesteps"]
+        with torch.autocast(
+            self.settings.device.split(":")[0],
+            dtype=self.compute,
+            enabled=self.settings.autocast and self.compute != torch.float32,
+        ):
+            with torch.no_grad(), self.base() as unet:
+                target = unet(noisy_latents, timesteps, encoder_hidden_states=inputs["prior_base_hidden_states"]).sample
+            states = self.states(inputs, "prior_")
+            prediction = self.unet(noisy_latents, timesteps, encoder_hidden_states=states).sample
+        squares = F.mse_loss(prediction.float(), target.float(), reduction="none")
+        return squares.flatten(1).mean(1) * inputs["prior_loss_weights"]
+
+    @contextmanager
+    def base(self):
+        """The untrained UNet: the trained one with its adapters off, or the copy that was made before the first step."""
+        if self.frozen is not None:
+            yield self.frozen
+            return
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        layers = [module for module in self.unet.modules() if isinstance(module, BaseTunerLayer)]
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            yield self.unet
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
 
     def step(self, micro_batches, learning_rates):
         """One optimizer step; returns its loss and the norm of the gradient before clipping."""

@@ -2,7 +2,9 @@
 
 mod cache;
 mod convert;
+mod dreambooth;
 mod errors;
 mod project;
 mod resume;
+mod samples;
 mod train;

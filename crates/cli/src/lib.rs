@@ -2,6 +2,7 @@
 
 mod architecture;
 pub mod args;
+mod class_images;
 mod commands;
 mod engine;
 mod estimate;

@@ -77,7 +77,9 @@ pub fn of_pipeline(error: sdtrain_pipeline::Error) -> Failure {
         sdtrain_pipeline::Error::NotFinite { .. } => {
             Failure::new(ExitCode::NonFinite, message).hint("compute in `bf16` or `fp32`")
         }
-        sdtrain_pipeline::Error::Write { .. } => Failure::new(ExitCode::Storage, message),
+        sdtrain_pipeline::Error::Write { .. } | sdtrain_pipeline::Error::Read { .. } => {
+            Failure::new(ExitCode::Storage, message)
+        }
         sdtrain_pipeline::Error::Sampler(error) => {
             Failure::new(ExitCode::Configuration, message).maybe_hint(error.hint())
         }

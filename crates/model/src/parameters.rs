@@ -41,6 +41,11 @@ impl Adaptable {
         self.slot().clear();
     }
 
+    /// Lets the layer's adapters work again, or not.
+    pub fn switch_adapters(&self, on: bool) {
+        self.slot().switch(on);
+    }
+
     fn slot(&self) -> &AdapterSlot {
         match self {
             Adaptable::Linear(layer) => &layer.slot,

@@ -108,6 +108,26 @@ impl StableDiffusion {
         })?)
     }
 
+    /// What `work` gives with all adapters switched off, so that the model is the base it was loaded as.
+    pub fn without_adapters<T>(&self, work: impl FnOnce() -> T) -> T {
+        /// Switches them on again also where `work` panics.
+        struct Off<'m>(&'m StableDiffusion);
+        impl Off<'_> {
+            fn switch(&self, on: bool) {
+                let networks = [self.0.unet.parameters(), self.0.text_encoder.parameters(), self.0.vae.parameters()];
+                networks.into_iter().flat_map(Parameters::layers).for_each(|(_, layer)| layer.switch_adapters(on));
+            }
+        }
+        impl Drop for Off<'_> {
+            fn drop(&mut self) {
+                self.switch(true);
+            }
+        }
+        let off = Off(self);
+        off.switch(false);
+        work()
+    }
+
     /// Frees the weights of `network`, which must still be as they were loaded, until something is asked of it again: then
     /// they are read from where the model came from.
     pub fn unload(&self, network: Frozen) {

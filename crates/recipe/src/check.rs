@@ -243,6 +243,7 @@ impl Checker<'_> {
             _ => {}
         }
         self.check_vae_objective(config);
+        self.check_dreambooth(config);
     }
 
     fn check_vae_objective(&mut self, config: &TrainConfig) {
@@ -321,17 +322,7 @@ impl Checker<'_> {
         self.at_least_one("checkpoint.keep_last", Some(config.checkpoint.keep_last as u64));
         self.at_least_one("save.keep_last", config.save.keep_last.map(|count| count as u64));
         self.at_least_one("log.every_steps", Some(config.log.every_steps));
-        let samples = &config.samples;
-        self.at_least_one("samples.steps", Some(u64::from(samples.steps)));
-        self.not_negative("samples.guidance", Some(samples.guidance));
-        for (name, side) in [("width", samples.width), ("height", samples.height)] {
-            if side.is_some_and(|side| side == 0 || side % 8 != 0) {
-                let side = side.unwrap_or_default();
-                let key = format!("samples.{name}");
-                let message = format!("`{key}` must be a multiple of 8, not {side}");
-                self.report(&key, message).hint = Some(format!("the nearest is {}", (side.max(8) + 4) / 8 * 8));
-            }
-        }
+        self.check_samples(config);
     }
 
     fn check_validation(&mut self, config: &TrainConfig) {

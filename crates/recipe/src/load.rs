@@ -6,7 +6,8 @@ use sdtrain_config::{Document, Fault, Parsed, Problems};
 
 use crate::check::check;
 use crate::kohya::{self, KohyaFile};
-use crate::{MASK_COLUMN, ModelLocation, Subset, TrainConfig, is_address};
+use crate::sample_prompt::take_over_lines;
+use crate::{MASK_COLUMN, ModelLocation, Picture, Subset, TrainConfig, is_address};
 
 /// A checked configuration with the document it came from.
 #[derive(Debug, Clone)]
@@ -53,6 +54,7 @@ impl TrainConfig {
                     .to_owned(),
             );
         }
+        take_over_lines(&mut parsed, &document);
         let kohya = take_over_kohya(&mut parsed, &document);
         let found = check(&parsed, &document, kohya.as_ref());
         parsed.faults.extend(found);
@@ -109,10 +111,9 @@ impl TrainConfig {
         }
     }
 
-    /// Width and height in pixels of the pictures that `[samples]` asks for.
-    pub fn sample_size(&self) -> (u32, u32) {
-        let resolution = self.data.resolution;
-        (self.samples.width.unwrap_or(resolution.width()), self.samples.height.unwrap_or(resolution.height()))
+    /// The pictures that `[samples]` asks for, in order.
+    pub fn sample_pictures(&self) -> Vec<Picture> {
+        self.samples.pictures(self.data.resolution)
     }
 
     /// The configuration as a file that runs again.
@@ -198,7 +199,9 @@ fn make_paths_absolute(config: &mut TrainConfig, document: &Document) {
         (&mut config.data.download_dir, "data.download_dir"),
         (&mut config.model.vae, "model.vae"),
         (&mut config.lora.initial, "lora.initial"),
+        (&mut config.samples.prompts_file, "samples.prompts_file"),
         (&mut config.validation.path, "validation.path"),
+        (&mut config.dreambooth.class_data_dir, "dreambooth.class_data_dir"),
         (&mut config.debug.trace_inputs, "debug.trace_inputs"),
     ];
     for (path, key) in inputs {

@@ -72,7 +72,8 @@ pub struct LossConfig {
     /// How often an image that has a mask is trained whole nevertheless, 0 to 1.
     pub unmasked_probability: f64,
 
-    /// What the loss of regularization images is multiplied by (subsets with `is_regularization = true`). Typical: 1, so that
+    /// What the loss of regularization images is multiplied by (subsets with `is_regularization = true`, and the class images of
+    /// `[dreambooth]`), or with `dreambooth.prior = "base_prediction"` the distance to the base's answers. Typical: 1, so that
     /// they count as much as the images to learn; 0.1 to 0.5 where the subject is learned too slowly beside them.
     pub prior_loss_weight: f64,
 }

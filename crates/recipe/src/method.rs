@@ -13,6 +13,8 @@ pub enum Method {
     Lora,
     /// The model's own weights.
     Full,
+    /// One subject among others of its class, by the model's own weights unless `trainable` says otherwise; see `[dreambooth]`.
+    Dreambooth,
     /// The autoencoder between pixels and latents.
     Vae,
 }
@@ -34,6 +36,8 @@ pub enum TrainableKind {
 pub enum ObjectiveKind {
     /// To remove noise from captioned images.
     TextToImage,
+    /// To remove noise from images of a subject, and to keep its class.
+    Dreambooth,
     /// To reproduce images through the autoencoder.
     Autoencoding,
 }
@@ -42,6 +46,7 @@ pub enum ObjectiveKind {
 const METHODS: &[(Method, TrainableKind, ObjectiveKind)] = &[
     (Method::Lora, TrainableKind::Lora, ObjectiveKind::TextToImage),
     (Method::Full, TrainableKind::Full, ObjectiveKind::TextToImage),
+    (Method::Dreambooth, TrainableKind::Full, ObjectiveKind::Dreambooth),
     (Method::Vae, TrainableKind::Vae, ObjectiveKind::Autoencoding),
 ];
 
@@ -51,6 +56,7 @@ impl Method {
         match self {
             Method::Lora => "lora",
             Method::Full => "full",
+            Method::Dreambooth => "dreambooth",
             Method::Vae => "vae",
         }
     }

@@ -4,9 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CheckpointConfig, DataConfig, DebugConfig, EmaConfig, FullConfig, LogConfig, LoraConfig, LossConfig,
-    LrScheduleConfig, Method, ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig, SamplesConfig, SaveConfig,
-    TimestepsConfig, TrainSection, TrainableKind, VaeConfig, ValidationConfig,
+    CheckpointConfig, DataConfig, DebugConfig, DreamboothConfig, EmaConfig, FullConfig, LogConfig, LoraConfig,
+    LossConfig, LrScheduleConfig, Method, ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig, SamplesConfig,
+    SaveConfig, TimestepsConfig, TrainSection, TrainableKind, VaeConfig, ValidationConfig,
 };
 
 /// A training run: what is trained, on what, how, and what it leaves behind.
@@ -23,7 +23,7 @@ pub struct TrainConfig {
     #[schemars(extend("x-other-names" = ["output_name"]))]
     pub name: String,
 
-    /// What is trained: a LoRA beside the frozen model, the model itself, or its autoencoder.
+    /// What is trained, and on what terms: a LoRA beside the frozen model, the model itself, a subject, or the autoencoder.
     pub method: Method,
 
     /// What carries the gradients, where it is to be other than what `method` means. Absent: what it means.
@@ -45,6 +45,9 @@ pub struct TrainConfig {
 
     /// Which parts are trained; read when the model itself is trained.
     pub full: FullConfig,
+
+    /// What is kept of the class while a subject is learned; read when `method = "dreambooth"`.
+    pub dreambooth: DreamboothConfig,
 
     /// What the autoencoder is asked for; read when `method = "vae"`.
     pub vae_objective: VaeConfig,
@@ -104,6 +107,7 @@ impl Default for TrainConfig {
             data: DataConfig::default(),
             lora: LoraConfig::default(),
             full: FullConfig::default(),
+            dreambooth: DreamboothConfig::default(),
             vae_objective: VaeConfig::default(),
             optimizer: OptimizerConfig::default(),
             lr_schedule: LrScheduleConfig::default(),

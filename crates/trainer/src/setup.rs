@@ -1,5 +1,6 @@
 //! Configuration → a run that is ready for its first step, in numbered steps.
 
+use crate::class_images::with_class_images;
 use crate::error::{Error, Result};
 use crate::input_files::Inputs;
 use crate::metadata::RunFacts;
@@ -53,7 +54,8 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     let model = load_model(&config, device)?;
     // 3 data
     record.phase("open_data");
-    let (data, held_out) = open_data(&config, model.bucket_step())?;
+    let with_class = with_class_images(&config, &model, &folder.path)?;
+    let (data, held_out) = open_data(&with_class, model.bucket_step())?;
     eprintln!("{}", data.report());
     // 4 what is trained
     let trainable = trainable::build(&config, &model)?;
@@ -91,7 +93,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         // Better now than after the steps.
         std::fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
     }
-    let sample_request = (!config.samples.prompts.is_empty()).then(|| samples::request(&config, prompt_reading));
+    let sample_requests = samples::requests(&config.sample_pictures(), prompt_reading);
     let manifest = ManifestInfo {
         run_id: blake3::hash(config.to_toml().as_bytes()).to_hex()[..16].to_string(),
         config_digest: blake3::hash(config.to_toml().as_bytes()).to_hex().to_string(),
@@ -117,7 +119,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         ema,
         held_out,
         validation,
-        sample_request,
+        sample_requests,
         metadata,
         trace: None,
         total_steps,

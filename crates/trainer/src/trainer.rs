@@ -48,7 +48,7 @@ pub(crate) struct Trainer {
     /// Images that are not trained on.
     pub held_out: Option<DataSet>,
     pub validation: Option<DenoisingLoss>,
-    pub sample_request: Option<Request>,
+    pub sample_requests: Vec<Request>,
     pub metadata: BTreeMap<String, String>,
     pub trace: Option<Trace>,
     pub total_steps: u64,
@@ -492,9 +492,11 @@ impl Trainer {
     }
 
     fn sample(&mut self, log: &mut RunLog, step: u64) -> Result<()> {
-        let Some(request) = self.sample_request.clone() else { return Ok(()) };
+        if self.sample_requests.is_empty() {
+            return Ok(());
+        }
         let folder = self.folder.path.join("samples").join(format!("step-{step:06}"));
-        let pictures = self.with_average(|this| samples::draw(&this.model, &request, &folder))?;
+        let pictures = self.with_average(|this| samples::draw(&this.model, &this.sample_requests, &folder))?;
         for (index, picture) in pictures.iter().enumerate() {
             log.image(&format!("samples/{index:02}"), step, picture);
         }

@@ -14,7 +14,7 @@ use crate::args::{CheckArgs, ConfigArgs};
 use crate::estimate::estimate;
 use crate::lora_targets::{adapters, idle_targets};
 use crate::model_parts::{ModelParts, count_parameters};
-use crate::{ExitCode, Failure, model_tokenizer, print_answer};
+use crate::{ExitCode, Failure, class_images, model_tokenizer, print_answer};
 
 /// The step between bucket sides when nothing is known of the model: that of SD1.5.
 const USUAL_BUCKET_STEP: usize = 64;
@@ -64,8 +64,8 @@ pub(crate) fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
     if let Some(initial) = config.lora.initial.as_ref().filter(|_| config.trainable_kind() == TrainableKind::Lora) {
         let _ = is_lora(initial).map_err(&mut keep);
     }
-    if let (Some(parts), false) = (&parts, config.samples.prompts.is_empty()) {
-        let _ = check_sample_size(config, parts.downscale_factor()).map_err(&mut keep);
+    if let Some(parts) = &parts {
+        let _ = check_sample_sizes(config, parts.downscale_factor()).map_err(&mut keep);
     }
     match (failures.into_iter().reduce(Failure::and), parts, data, trained) {
         (None, Some(parts), Some(data), Some(trained)) => Ok(Examined { parts, data, trained }),
@@ -85,11 +85,12 @@ fn is_lora(path: &Path) -> Result<(), Failure> {
     Err(Failure::new(ExitCode::Model, format!("`lora.initial`: `{}` is a {kind}, not a LoRA", path.display())))
 }
 
-fn check_sample_size(config: &TrainConfig, factor: usize) -> Result<(), Failure> {
-    let (width, height) = config.sample_size();
-    if [width, height].iter().all(|side| (*side as usize).is_multiple_of(factor)) {
+fn check_sample_sizes(config: &TrainConfig, factor: usize) -> Result<(), Failure> {
+    let fits = |side: u32| (side as usize).is_multiple_of(factor);
+    let Some(picture) = config.sample_pictures().into_iter().find(|p| !fits(p.width) || !fits(p.height)) else {
         return Ok(());
-    }
+    };
+    let (width, height) = (picture.width, picture.height);
     let message =
         format!("pictures of {width} × {height} cannot be drawn: the model needs multiples of {factor} pixels");
     Err(Failure::new(ExitCode::Configuration, message)
@@ -211,6 +212,9 @@ fn summary(
     line("data", data.report().to_string().replace("\n  ", &format!("\n{:<10} ", "")));
     if config.objective_kind().denoises() {
         line("tokens", tokens.to_string().replace("\n  ", &format!("\n{:<10} ", "")));
+    }
+    if let Some(class) = class_images::described(config, data.report()) {
+        line("class", class);
     }
     line("steps", steps(config, data));
     line(

@@ -1,7 +1,9 @@
 //! Loading configurations from files: what is complete, what is refused, in which words.
 
 mod checks;
+mod dreambooth;
 mod kohya;
 mod load;
 mod objective;
 mod project;
+mod samples;

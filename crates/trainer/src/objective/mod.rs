@@ -1,10 +1,12 @@
 //! What a model is asked for: how a batch becomes inputs, and inputs a loss.
 
 mod autoencoding;
+mod dreambooth;
 mod replay;
 mod text_to_image;
 
 use autoencoding::Autoencoding;
+use dreambooth::DreamBooth;
 use replay::Replay;
 use text_to_image::TextToImage;
 
@@ -22,6 +24,7 @@ use tch::Tensor;
 pub fn build(config: &TrainConfig, model: &StableDiffusion, data: &Arc<DataSet>) -> Result<Box<dyn Objective>> {
     let objective: Box<dyn Objective> = match config.objective_kind() {
         ObjectiveKind::TextToImage => Box::new(TextToImage::new(config, model, data)?),
+        ObjectiveKind::Dreambooth => Box::new(DreamBooth::new(config, model, data)?),
         ObjectiveKind::Autoencoding => Box::new(Autoencoding::new(config)),
     };
     Ok(match &config.debug.trace_inputs {

@@ -154,17 +154,13 @@ impl Objective for TextToImage {
             prompts,
             loss_weights,
             mask,
+            prior: None,
         }))
     }
 
     fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, gradient_checkpointing: bool) -> Tensor {
         let StepInputs::Denoising(inputs) = inputs else { unreachable!("this objective prepares denoising inputs") };
-        let context = match &inputs.prompts {
-            Prompts::Encoded(states) => states.shallow_clone(),
-            Prompts::Tokenized(prompts) => {
-                model.text_states(prompts, self.prompt_reading.clip_skip, gradient_checkpointing)
-            }
-        };
+        let context = inputs.prompts.states(model, self.prompt_reading.clip_skip, gradient_checkpointing);
         let DenoisingInputs { latents, noise, timesteps, .. } = inputs;
         let input_noise = inputs.input_noise.as_ref().unwrap_or(noise);
         let noisy_latents = self.schedule.add_noise(latents, input_noise, timesteps).to_kind(model.compute);

@@ -1,6 +1,7 @@
 //! Whole runs against the golden files in `tests/fixtures`.
 
 mod cached_features;
+mod dreambooth;
 mod masks;
 mod not_finite;
 mod replay;

@@ -148,6 +148,21 @@ fn steps_of_the_whole_unet_match_diffusers() {
 }
 
 #[test]
+fn dreambooth_steps_beside_class_images_match_diffusers_and_peft() {
+    assert_same_steps("trace_dreambooth", &[], FP32);
+}
+
+#[test]
+fn dreambooth_steps_held_to_the_base_match_peft_with_its_adapters_off() {
+    assert_same_steps("trace_base_prediction", &[], FP32);
+}
+
+#[test]
+fn dreambooth_steps_of_the_whole_unet_held_to_a_frozen_copy_match_diffusers() {
+    assert_same_steps("trace_base_prediction_full", &[], FP32);
+}
+
+#[test]
 fn gradient_checkpointing_changes_nothing_in_ten_steps() {
     let [plain, checkpointed] = ["false", "true"].map(|value| {
         let folder = project();
