@@ -26,6 +26,7 @@ pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document, kohya: Op
     checker.check_model(config);
     checker.check_data(config);
     checker.check_method(config);
+    checker.check_parts(config);
     checker.check_optimizer(config);
     checker.check_noise_and_loss(config);
     checker.check_train(config);
@@ -398,7 +399,7 @@ impl Checker<'_> {
         }
     }
 
-    fn positive(&mut self, key: &str, value: Option<f64>) {
+    pub(crate) fn positive(&mut self, key: &str, value: Option<f64>) {
         if let Some(value) = value.filter(|value| !(*value > 0.0 && value.is_finite())) {
             self.report(key, format!("`{key}` must be greater than 0, not {value}"));
         }
@@ -423,7 +424,7 @@ impl Checker<'_> {
         }
     }
 
-    fn existing(&mut self, key: &str, path: Option<&Path>) {
+    pub(crate) fn existing(&mut self, key: &str, path: Option<&Path>) {
         if let Some(path) = path.filter(|path| !path.exists()) {
             let message = format!("`{key}`: `{}` does not exist", path.display());
             self.report(key, message).hint = nearest_folder_hint(path);

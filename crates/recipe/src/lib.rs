@@ -1,16 +1,19 @@
 #![doc = include_str!("../README.md")]
 
 mod batching;
+mod blocks;
 mod cache_folder;
 mod check;
 mod check_captions;
 mod check_order;
+mod check_parts;
 mod checkpoint;
 mod clean;
 mod data;
 mod debug;
 mod every;
 mod full;
+mod fuse;
 mod image;
 mod kohya;
 mod load;
@@ -30,10 +33,12 @@ mod source;
 mod target;
 mod train;
 mod train_config;
+mod unet_blocks;
 mod vae_objective;
 mod validation;
 
 pub use batching::Batching;
+pub use blocks::{BlockWeights, BlocksConfig, BlocksMistake};
 pub use cache_folder::cache_folder;
 pub use checkpoint::CheckpointConfig;
 pub use clean::{CleanConfig, CleanMistake, Duplicates, MissingDpi};
@@ -43,6 +48,7 @@ pub use data::{
 pub use debug::DebugConfig;
 pub use every::Every;
 pub use full::{FullConfig, ModelFormat};
+pub use fuse::FusedAdapter;
 pub use image::{AlphaConfig, ColorAugmentation, ColorChanges, ExtraImages, MASK_COLUMN, ResizeKernel};
 pub use load::Loaded;
 pub use location::{BUILTIN_MODELS, ModelLocation};
@@ -61,5 +67,6 @@ pub use source::{SOURCE_FILE_ENDINGS, SourceFormat, address_mistake, is_address,
 pub use target::matches_pattern;
 pub use train::TrainSection;
 pub use train_config::{Extends, TrainConfig};
+pub use unet_blocks::UnetBlocks;
 pub use vae_objective::VaeConfig;
 pub use validation::ValidationConfig;

@@ -4,9 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CheckpointConfig, DataConfig, DebugConfig, FullConfig, LogConfig, LoraConfig, LossConfig, LrScheduleConfig, Method,
-    ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig, SamplesConfig, SaveConfig, TrainSection, TrainableKind,
-    VaeConfig, ValidationConfig,
+    BlocksConfig, CheckpointConfig, DataConfig, DebugConfig, FullConfig, LogConfig, LoraConfig, LossConfig,
+    LrScheduleConfig, Method, ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig, SamplesConfig, SaveConfig,
+    TrainSection, TrainableKind, VaeConfig, ValidationConfig,
 };
 
 /// A training run: what is trained, on what, how, and what it leaves behind.
@@ -45,6 +45,9 @@ pub struct TrainConfig {
 
     /// Which parts are trained; read when the model itself is trained.
     pub full: FullConfig,
+
+    /// How fast the single blocks of the UNet learn.
+    pub blocks: BlocksConfig,
 
     /// What the autoencoder is asked for; read when `method = "vae"`.
     pub vae_objective: VaeConfig,
@@ -98,6 +101,7 @@ impl Default for TrainConfig {
             data: DataConfig::default(),
             lora: LoraConfig::default(),
             full: FullConfig::default(),
+            blocks: BlocksConfig::default(),
             vae_objective: VaeConfig::default(),
             optimizer: OptimizerConfig::default(),
             lr_schedule: LrScheduleConfig::default(),
