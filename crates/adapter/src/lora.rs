@@ -49,6 +49,11 @@ impl LoraModule {
         self.layer.down.size()[0]
     }
 
+    /// `unet.` or `text_encoder.` and the path.
+    pub fn full_path(&self) -> String {
+        format!("{}.{}", self.part, self.path)
+    }
+
     fn name(&self, tensor: LoraTensor) -> String {
         peft_name(&LoraKey { part: self.part, module: self.path.clone(), tensor })
     }
@@ -96,6 +101,27 @@ impl Lora {
     /// The adapters.
     pub fn modules(&self) -> &[LoraModule] {
         &self.modules
+    }
+
+    /// Drops the adapters that `keep` refuses. To be called before they are attached.
+    pub fn retain(&mut self, keep: impl FnMut(&LoraModule) -> bool) {
+        self.modules.retain(keep);
+    }
+
+    /// How far each adapter moves the weight beside it: the Frobenius norm of its change.
+    pub fn weight_norms(&self) -> Result<Vec<f64>> {
+        if self.modules.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(sdtrain_torch::catch(|| {
+            tch::no_grad(|| {
+                let norm = |module: &LoraModule| module.layer.weight_delta().norm();
+                let norms: Vec<Tensor> = self.modules.iter().map(norm).collect();
+                // One read for all of them.
+                let norms = Tensor::stack(&norms, 0).to_kind(Kind::Double).to_device(Device::Cpu);
+                (0..norms.numel() as i64).map(|index| norms.double_value(&[index])).collect()
+            })
+        })?)
     }
 
     /// Puts every adapter into its layer's slot.

@@ -56,6 +56,13 @@ impl LoadOptions {
             vae: None,
         }
     }
+
+    /// What the parameters of UNet, VAE and text encoder are kept in.
+    fn kinds(&self, vae: &VaeConfig) -> [Kind; 3] {
+        // SD's VAE overflows in fp16 (diffusers: force_upcast), so it is then kept in f32.
+        let vae_in_f32 = self.vae_in_f32 || (vae.force_upcast && self.compute == Kind::Half);
+        [self.unet_in_f32, vae_in_f32, self.text_encoder_in_f32].map(|f32| if f32 { Kind::Float } else { self.compute })
+    }
 }
 
 /// The configurations of a model: enough to build it, without weights.
@@ -130,6 +137,25 @@ pub fn load(path: &str, options: &LoadOptions) -> Result<StableDiffusion> {
         return from_folder(folder, options);
     }
     from_single_file(Arc::new(SafetensorsFile::open(folder)?), options)
+}
+
+/// The same with weights that `edit` has changed: it is given the model in f32 in host memory, so that the sums are the same on
+/// every device, and what it leaves there is rounded once to what `options` ask for, as a file with those weights would be.
+pub fn load_edited<E: From<Error>>(
+    path: &str,
+    options: &LoadOptions,
+    edit: impl FnOnce(&StableDiffusion) -> std::result::Result<(), E>,
+) -> std::result::Result<StableDiffusion, E> {
+    let on_host = LoadOptions { device: Device::Cpu, compute: Kind::Float, ..options.clone() };
+    let mut model = load(path, &on_host)?;
+    edit(&model)?;
+    let kinds = options.kinds(model.vae.config());
+    let networks = [model.unet.parameters(), model.vae.parameters(), model.text_encoder.parameters()];
+    for (parameters, kind) in networks.into_iter().zip(kinds) {
+        parameters.convert(options.device, kind)?;
+    }
+    (model.device, model.compute) = (options.device, options.compute);
+    Ok(model)
 }
 
 fn from_folder(folder: &Path, options: &LoadOptions) -> Result<StableDiffusion> {
@@ -230,20 +256,18 @@ fn assemble(
         Weights::Random => [Source::Random(seed); 3],
         Weights::Files { unet, vae, text_encoder } => [unet, vae, text_encoder].map(Source::File),
     };
-    let kind = |in_f32: bool| if in_f32 { Kind::Float } else { options.compute };
-    // SD's VAE overflows in fp16 (diffusers: force_upcast), so it is then kept in f32.
-    let vae_in_f32 = options.vae_in_f32 || (configs.vae.force_upcast && options.compute == Kind::Half);
-    let build = |source, in_f32| Builder::new(source, kind(in_f32), options.device);
+    let [unet_kind, vae_kind, text_kind] = options.kinds(&configs.vae);
+    let build = |source, kind| Builder::new(source, kind, options.device);
     let vae = match &options.vae {
-        Some(other) => load_vae(other, &configs.vae, kind(vae_in_f32), options.device)?,
-        None => AutoencoderKL::new(build(vae_source, vae_in_f32), &configs.vae)?,
+        Some(other) => load_vae(other, &configs.vae, vae_kind, options.device)?,
+        None => AutoencoderKL::new(build(vae_source, vae_kind), &configs.vae)?,
     };
     Ok(StableDiffusion {
         path: path.to_path_buf(),
         tokenizer,
-        text_encoder: ClipTextModel::new(build(text_source, options.text_encoder_in_f32), &configs.text_encoder)?,
+        text_encoder: ClipTextModel::new(build(text_source, text_kind), &configs.text_encoder)?,
         vae,
-        unet: UNet2DConditionModel::new(build(unet_source, options.unet_in_f32), &configs.unet)?,
+        unet: UNet2DConditionModel::new(build(unet_source, unet_kind), &configs.unet)?,
         scheduler: configs.scheduler,
         device: options.device,
         compute: options.compute,

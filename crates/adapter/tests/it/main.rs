@@ -3,6 +3,7 @@
 mod dropout;
 mod files;
 mod lora;
+mod merge;
 
 use sdtrain_adapter::{Lora, LoraFile, Networks};
 use sdtrain_model::{LoadOptions, StableDiffusion, load};
