@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::lora::LoraModule;
 use sdtrain_model::read_tensor;
+use sdtrain_recipe::AdapterKind;
 use sdtrain_state_dict::Reader;
 use sdtrain_state_dict::maps::lora_kohya::{is_kohya_name, parse_by_words};
 use sdtrain_state_dict::maps::lora_peft::{self, LoraTensor, Part};
@@ -83,10 +84,15 @@ impl LowRank {
 
     /// The matrices of `module`, if its change is their product.
     pub fn of(module: &LoraModule) -> Option<LowRank> {
-        let layer = &module.layer;
+        let adapter = module.layer.adapter();
+        let parameters = adapter.parameters();
+        let (AdapterKind::Lora, [(LoraTensor::Down, down), (LoraTensor::Up, up)]) =
+            (module.kind, parameters.as_slice())
+        else {
+            return None;
+        };
         let flat = |tensor: &Tensor| tensor.detach().flatten(1, -1).to_kind(Kind::Float).to_device(Device::Cpu);
-        let scale = module.alpha / module.rank() as f64;
-        Some(LowRank { up: flat(&layer.up), down: flat(&layer.down), scale })
+        Some(LowRank { up: flat(up), down: flat(down), scale: adapter.alpha()? / adapter.rank()? as f64 })
     }
 
     /// `weight` times as much.

@@ -74,6 +74,11 @@ impl AdapterSum {
     pub fn add(&mut self, lora: &Lora, weight: f64, name: &str) -> Result<()> {
         lora.set_strength(1.0);
         for module in lora.modules() {
+            if module.layer.bias_delta().is_some() {
+                let reason =
+                    format!("`{}` changes a bias, which a low-rank adapter has no place for", module.full_path());
+                return Err(Error::DoesNotFit { file: name.to_string(), reason });
+            }
             let delta = sdtrain_torch::catch(|| tch::no_grad(|| module.layer.weight_delta()))?;
             let layer = self.layer(module.part, module.path.clone(), delta.size(), name)?;
             match LowRank::of(module) {

@@ -213,25 +213,9 @@ impl Checker<'_> {
     }
 
     fn check_method(&mut self, config: &TrainConfig) {
-        let lora = &config.lora;
-        self.at_least_one("lora.rank", Some(u64::from(lora.rank)));
-        self.at_least_one("lora.conv_rank", lora.conv_rank.map(u64::from));
-        self.positive("lora.alpha", lora.alpha);
-        self.positive("lora.conv_alpha", lora.conv_alpha);
-        self.not_negative("lora.text_encoder_learning_rate", lora.text_encoder_learning_rate);
+        self.check_lora(&config.lora);
         self.not_negative("full.text_encoder_learning_rate", config.full.text_encoder_learning_rate);
-        if !(0.0..1.0).contains(&lora.dropout) {
-            let message = format!("`lora.dropout` must be at least 0 and less than 1, not {}", lora.dropout);
-            self.report("lora.dropout", message);
-        }
-        self.existing("lora.initial", lora.initial.as_deref());
-        for (index, target) in lora.targets.iter().enumerate() {
-            if !target.starts_with(['u', 't', '*']) || target.trim() != target {
-                let message = format!("`lora.targets` has the pattern \"{target}\", which matches no module");
-                self.report(&format!("lora.targets.{index}"), message).hint =
-                    Some("patterns begin with `unet.`, `text_encoder.` or `*`".to_owned());
-            }
-        }
+        let lora = &config.lora;
         if let Some(message) = config.pair_refused() {
             self.report("trainable", message).hint = Some("leave `trainable` out".to_owned());
         }
@@ -242,7 +226,11 @@ impl Checker<'_> {
                     "nothing is trained: `lora.train_unet` and `lora.train_text_encoder` are both false",
                 );
             }
-            TrainableKind::Lora if lora.targets.is_empty() && !lora.convolutions && !lora.train_text_encoder => {
+            TrainableKind::Lora
+                if lora.targets.as_ref().is_some_and(Vec::is_empty)
+                    && !lora.convolutions
+                    && !lora.train_text_encoder =>
+            {
                 self.report("lora.targets", "nothing is trained: `lora.targets` is empty");
             }
             TrainableKind::Full if !config.full.train_unet && !config.full.train_text_encoder => {

@@ -1,7 +1,7 @@
 //! What the types cannot say about the parts of a model: what is fused, frozen, and how fast each part learns.
 
 use crate::check::Checker;
-use crate::{FullConfig, ModelConfig, TrainConfig, TrainableKind};
+use crate::{AdapterKind, FullConfig, ModelConfig, TrainConfig, TrainableKind};
 
 impl Checker<'_> {
     /// Fused adapters, patterns, rates of blocks and groups, and how long the text encoder is trained.
@@ -22,6 +22,12 @@ impl Checker<'_> {
         ];
         for (key, ratio) in ratios {
             self.positive(key, ratio);
+        }
+        let has_upper = matches!(config.lora.kind, AdapterKind::Lora | AdapterKind::Dora);
+        if let Some((key, _)) = ratios.iter().find(|(_, ratio)| ratio.is_some() && !has_upper) {
+            let kind = config.lora.kind.name();
+            self.report(key, format!("`{key}` is for upper matrices, which `lora.kind = \"{kind}\"` does not have"))
+                .hint = Some("remove it".to_owned());
         }
         for mistake in config.blocks.mistakes() {
             let key = format!("blocks.{}", mistake.key);

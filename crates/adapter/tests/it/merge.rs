@@ -2,8 +2,10 @@
 
 use crate::tiny_model;
 use sdtrain_adapter::{
-    AdapterSum, LoraFile, MergedLayer, Networks, WeightedAdapter, describe, fold, save_merged_kohya, save_merged_peft,
+    AdapterSum, Lora, LoraFile, MergedLayer, Networks, WeightedAdapter, describe, fold, save_merged_kohya,
+    save_merged_peft,
 };
+use sdtrain_recipe::{AdapterKind, LoraConfig};
 use sdtrain_state_dict::maps::lora_peft::Part;
 use sdtrain_state_dict::{FromReader, Reader, SafetensorsFile, write_source};
 use sdtrain_torch_test_support::{Golden, assert_near, fixture_folder};
@@ -253,4 +255,32 @@ fn a_layer_of_another_size_is_refused_by_name() {
     sum.add_file(&open(&files[0]), 1.0).expect("plain");
     let message = sum.add_file(&open(&other), 1.0).expect_err("SD2's context is 1024 wide").to_string();
     assert!(message.contains("other.safetensors") && message.contains(layer) && message.contains("1024"), "{message}");
+}
+
+#[test]
+fn adapters_of_every_kind_become_one_lora_by_their_singular_values() {
+    let model = tiny_model();
+    let networks = Networks::of(&model);
+    for kind in [AdapterKind::Loha, AdapterKind::Lokr, AdapterKind::Dora, AdapterKind::Ia3] {
+        let config = LoraConfig { kind, rank: 2, ..LoraConfig::default() };
+        let lora = Lora::new(&config, 7, &networks).expect("there are such layers");
+        for (number, (_, parameter)) in lora.parameters(Part::Unet).iter().enumerate() {
+            tch::manual_seed(number as i64);
+            let noise = parameter.randn_like() * 0.2;
+            let _ = parameter.shallow_clone().g_add_(&noise);
+        }
+        let mut sum = AdapterSum::default();
+        sum.add(&lora, -0.5, "a file").expect("it fits");
+        let message = sum.concatenated().err().expect("no product of two matrices").to_string();
+        assert!(message.contains("has no low rank"), "{message}");
+        let (layers, lost) = sum.truncated(128, 128).expect("numbers");
+        assert!(lost.total < 1e-12, "{kind:?}: {lost:?}");
+        for (layer, module) in layers.iter().zip(lora.modules()) {
+            assert_eq!(layer.path, module.path);
+            let expected = module.layer.weight_delta() * -0.5;
+            let found = layer.up.flatten(1, -1).matmul(&layer.down.flatten(1, -1)).reshape(expected.size());
+            // Two roundings to f32 and a product.
+            assert_near(&format!("{kind:?} {}", layer.path), &found, &expected, 1e-5);
+        }
+    }
 }

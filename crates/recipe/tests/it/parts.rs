@@ -14,6 +14,10 @@ fn messages(overrides: &[&str]) -> String {
 fn mistakes_in_parts_and_rates_are_refused() {
     for (settings, expected) in [
         (&["lora.loraplus_lr_ratio=0"][..], "`lora.loraplus_lr_ratio` must be greater than 0, not 0"),
+        (
+            &["lora.loraplus_lr_ratio=4", "lora.kind=loha"],
+            "`lora.loraplus_lr_ratio` is for upper matrices, which `lora.kind = \"loha\"` does not have\n  hint: remove it",
+        ),
         (&["lora.unet_learning_rate=-1"], "`lora.unet_learning_rate` must not be negative, and is -1"),
         (
             &["full.freeze=[\"vae.*\"]"],

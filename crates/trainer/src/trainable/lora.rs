@@ -34,7 +34,7 @@ impl LoraTrainable {
             Some(path) => check_initial(path, config, &lora)?,
             None => lora.retain(|module| !rates.freezes(&module.full_path())),
         }
-        let lora = lora.with_dropout(config.dropout, seed);
+        lora.set_dropout(config, seed);
         lora.attach(&networks);
         let mut trained = 0;
         for (name, parameter) in [Part::Unet, Part::TextEncoder].into_iter().flat_map(|part| lora.parameters(part)) {
@@ -59,11 +59,12 @@ fn check_initial(path: &Path, config: &LoraConfig, lora: &Lora) -> Result<()> {
             return wrong(message, format!("set `lora.train_{part} = true`"));
         }
     }
+    // Those of convolutions may differ, and kinds may have none.
     let ranks: std::collections::BTreeSet<i64> = lora
         .modules()
         .iter()
-        .filter(|module| module.layer.convolution.is_none_or(|_| module.layer.down.size()[2..] == [1, 1]))
-        .map(|module| module.rank())
+        .filter(|module| module.layer.site().shape().get(2).is_none_or(|&kernel| kernel == 1))
+        .filter_map(|module| module.rank())
         .collect();
     if ranks.len() == 1 && !ranks.contains(&i64::from(config.rank)) {
         let rank = ranks.first().copied().unwrap_or_default();
@@ -104,7 +105,7 @@ impl Trainable for LoraTrainable {
         metadata: &BTreeMap<String, String>,
     ) -> Result<Vec<PathBuf>> {
         let mut metadata = metadata.clone();
-        metadata.extend(kohya_metadata(&self.lora));
+        metadata.extend(kohya_metadata(&self.lora, &self.config));
         let paths: Vec<PathBuf> = self.product_names(stem).iter().map(|name| folder.join(name)).collect();
         for (index, path) in paths.iter().enumerate() {
             match (self.format, index) {

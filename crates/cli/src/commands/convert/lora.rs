@@ -91,8 +91,15 @@ fn read(file: &dyn Reader) -> Result<Vec<Layer>, Failure> {
     for name in file.names() {
         let key = if is_kohya_name(name) { parse_by_words(name) } else { lora_peft::parse(name) };
         match key {
-            Some(key) => found.entry((key.part, key.module)).or_default()[key.tensor as usize] = Some(name),
-            None => unknown.push(format!("`{name}`")),
+            Some(LoraKey {
+                part,
+                module,
+                tensor: tensor @ (LoraTensor::Down | LoraTensor::Up | LoraTensor::Alpha),
+            }) => {
+                let place = [LoraTensor::Down, LoraTensor::Up, LoraTensor::Alpha].iter().position(|&t| t == tensor);
+                found.entry((part, module)).or_default()[place.expect("one of the three")] = Some(name);
+            }
+            _ => unknown.push(format!("`{name}`")),
         }
     }
     if let Some(first) = unknown.first() {

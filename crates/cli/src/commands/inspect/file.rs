@@ -100,7 +100,7 @@ fn lora(file: &dyn Reader, description: &mut Description) -> Result<(), Failure>
                 *parts.entry(part.to_string()).or_default() += 1;
             }
             LoraTensor::Alpha if alpha.is_none() => alpha = read_floats(file, name)?.first().copied(),
-            LoraTensor::Alpha | LoraTensor::Up => {}
+            _ => {}
         }
     }
     if let Some(alpha) = alpha {
