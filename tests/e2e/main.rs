@@ -3,6 +3,7 @@
 mod cache;
 mod convert;
 mod errors;
+mod merge;
 mod project;
 mod resume;
 mod train;

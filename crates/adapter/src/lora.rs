@@ -11,7 +11,7 @@ use sdtrain_recipe::{AdapterKind, LoraConfig};
 use sdtrain_state_dict::maps::lora_peft::{LoraKey, LoraTensor, Part, peft_name};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 /// The networks that adapters can be attached to.
 pub struct Networks<'m> {

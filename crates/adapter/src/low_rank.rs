@@ -37,12 +37,9 @@ impl LowRank {
         for name in file.names() {
             let key = if is_kohya_name(name) { parse_by_words(name) } else { lora_peft::parse(name) };
             let tensor = || read_tensor(file, name, Some(Kind::Float), Device::Cpu);
-            let of = |layers: &mut BTreeMap<_, Found>, found: fn(&mut Found) -> &mut Option<Tensor>, value, key| {
-                *found(layers.entry(key).or_default()) = Some(value);
-            };
             match key.map(|key| ((key.part, key.module), key.tensor)) {
-                Some((layer, LoraTensor::Down)) => of(&mut layers, |found| &mut found.down, tensor()?, layer),
-                Some((layer, LoraTensor::Up)) => of(&mut layers, |found| &mut found.up, tensor()?, layer),
+                Some((layer, LoraTensor::Down)) => layers.entry(layer).or_default().down = Some(tensor()?),
+                Some((layer, LoraTensor::Up)) => layers.entry(layer).or_default().up = Some(tensor()?),
                 Some((layer, LoraTensor::Alpha)) => {
                     let alpha = tensor()?.f_reshape([-1])?.f_double_value(&[0])?;
                     layers.entry(layer).or_default().alpha = Some(alpha);
@@ -66,7 +63,7 @@ impl LowRank {
                 return Err(does_not_fit(format!("`{part}.{path}`: one of its two matrices is missing")));
             };
             let (down_size, up_size) = (down.size(), up.size());
-            let rank = down_size[0];
+            let rank = down_size.first().copied().unwrap_or_default();
             let ones = up_size.iter().skip(2).all(|&side| side == 1);
             if down_size.len() < 2 || down_size.len() != up_size.len() || up_size[1] != rank || rank == 0 || !ones {
                 let message =

@@ -73,8 +73,7 @@ fn check_range(model: &StableDiffusion, kind: Kind) -> Result<(), Failure> {
         for (name, tensor) in parameters.iter() {
             let found = tensor.f_abs().and_then(|tensor| tensor.f_max()).and_then(|max| max.f_double_value(&[]));
             let found = found.map_err(|error| failure::of_torch(error.into()))?;
-            // Also where it is no number.
-            if !(found <= largest) {
+            if found.is_nan() || found > largest {
                 let message = format!("`{network}.{name}` holds {found:e} after merging, more than the format can");
                 return Err(Failure::new(ExitCode::NonFinite, message).hint("lower weights, or `--dtype fp32`"));
             }
