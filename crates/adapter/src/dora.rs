@@ -15,7 +15,8 @@ const SHORTEST: f64 = f32::EPSILON as f64;
 #[derive(Debug)]
 pub struct DoraLayer {
     direction: Box<dyn AdapterLayer>,
-    /// As files have it: `[outputs, 1]` or `[outputs, 1, 1, 1]`, for columns `[1, inputs]` or `[1, inputs, 1, 1]`.
+    /// As PEFT has it: `[outputs]` or `[1, outputs, 1, 1]`; of columns, as LyCORIS has it: `[1, inputs]` or
+    /// `[1, inputs, 1, 1]`.
     magnitude: Tensor,
     axis: Axis,
 }
@@ -33,7 +34,8 @@ impl DoraLayer {
     /// A LoRA with the lengths of the weight's rows, so that nothing changes at first.
     pub fn new(new: &mut NewLayer) -> Box<dyn AdapterLayer> {
         let direction = LoraLayer::new(new);
-        let magnitude = tch::no_grad(|| lengths(&as_kind(new.site.weight(), Kind::Float), Axis::Rows)).copy();
+        let lengths = tch::no_grad(|| lengths(&as_kind(new.site.weight(), Kind::Float), Axis::Rows));
+        let magnitude = in_pefts_size(new.site, &lengths);
         Box::new(DoraLayer { direction, magnitude, axis: Axis::Rows })
     }
 
@@ -50,12 +52,13 @@ impl DoraLayer {
             _ => return Some(Err(format!("magnitudes {size:?} beside a weight {weight:?}"))),
         };
         let magnitude = match axis {
-            Axis::Rows => site.along_rows(&magnitude),
+            Axis::Rows => in_pefts_size(site, &magnitude),
             Axis::Columns => site.along_columns(&magnitude),
         };
-        Some(read_direction(site, tensors).map(|direction| -> Box<dyn AdapterLayer> {
-            Box::new(DoraLayer { direction, magnitude: magnitude.contiguous(), axis })
-        }))
+        Some(
+            read_direction(site, tensors)
+                .map(|direction| -> Box<dyn AdapterLayer> { Box::new(DoraLayer { direction, magnitude, axis }) }),
+        )
     }
 
     /// By what rows or columns of `weight` + ΔW are multiplied. The length is no part of the graph (§4.3 of the paper).
@@ -63,7 +66,19 @@ impl DoraLayer {
         let length = tch::no_grad(|| {
             lengths(&(as_kind(site.weight(), Kind::Float) + self.direction.weight_delta(site)), self.axis)
         });
-        &self.magnitude / length.clamp_min(SHORTEST)
+        let magnitude = match self.axis {
+            Axis::Rows => site.along_rows(&self.magnitude),
+            Axis::Columns => self.magnitude.shallow_clone(),
+        };
+        magnitude / length.clamp_min(SHORTEST)
+    }
+}
+
+/// Lengths of rows in the size that PEFT's files have.
+fn in_pefts_size(site: &Site, lengths: &Tensor) -> Tensor {
+    match site.is_convolution() {
+        true => lengths.reshape([1, -1, 1, 1]),
+        false => lengths.flatten(0, -1),
     }
 }
 
@@ -108,10 +123,10 @@ impl AdapterLayer for DoraLayer {
     }
 
     fn tensors(&self, site: &Site, form: Form) -> Result<Vec<(LoraTensor, Tensor)>, String> {
+        let magnitude = self.magnitude.detach();
         let magnitude = match (form, self.axis) {
-            (Form::Kohya, _) => self.magnitude.detach(),
-            (Form::Peft, Axis::Rows) if site.is_convolution() => site.along_columns(&self.magnitude.detach()),
-            (Form::Peft, Axis::Rows) => self.magnitude.detach().flatten(0, -1),
+            (Form::Kohya, Axis::Rows) => site.along_rows(&magnitude),
+            (Form::Kohya, Axis::Columns) | (Form::Peft, Axis::Rows) => magnitude,
             (Form::Peft, Axis::Columns) => return Err("PEFT's form has no place for lengths of columns".into()),
         };
         let mut tensors = self.direction.tensors(site, form)?;

@@ -25,6 +25,14 @@ pub enum Error {
     /// A change that is not the product of two small matrices, where only such can be set one after the other.
     #[error("the change of `{0}` has no low rank, so that ranks cannot be set one after the other")]
     NotLowRank(String),
+    /// A form of file that cannot hold an adapter.
+    #[error("the adapter of `{layer}` cannot be written: {reason}")]
+    NoPlace {
+        /// The layer's full path.
+        layer: String,
+        /// Why.
+        reason: String,
+    },
     /// A tensor that cannot be read.
     #[error(transparent)]
     Model(#[from] sdtrain_model::Error),
@@ -46,6 +54,7 @@ impl Error {
             Error::DoesNotFit { .. } => Some("it was probably made for another base model".into()),
             Error::NeedsModel { .. } => Some("name the model that it was trained on with `--model`".into()),
             Error::NotLowRank(_) => Some("set the rank of the result with `--rank`".into()),
+            Error::NoPlace { .. } => Some("set `lora.format` to the other form".into()),
             Error::StateDict(error) => error.hint(),
             Error::Model(_) | Error::Torch(_) => None,
         }

@@ -94,7 +94,7 @@ impl Lora {
     /// Writes the adapters in kohya's form: `lora_unet_….lora_down.weight`, `.lora_up.weight`, `.alpha`, and LyCORIS' names
     /// for the other kinds.
     pub fn save_kohya(&self, path: &Path, kind: Kind, metadata: &BTreeMap<String, String>) -> Result<()> {
-        let reader = self.tensors(path, kind, Form::Kohya)?;
+        let reader = self.tensors(kind, Form::Kohya)?;
         Ok(write_source(path, &reader, metadata)?)
     }
 
@@ -104,19 +104,23 @@ impl Lora {
         let mut metadata = metadata.clone();
         metadata.insert("format".to_string(), "pt".to_string());
         metadata.insert(peft_metadata::KEY.to_string(), peft_metadata(self));
-        let reader = self.tensors(path, kind, Form::Peft)?;
+        let reader = self.tensors(kind, Form::Peft)?;
         Ok(write_source(path, &reader, &metadata)?)
     }
 
+    /// Whether files of this form can hold all adapters.
+    pub fn check_form(&self, form: Form) -> Result<()> {
+        self.tensors(Kind::Float, form).map(drop)
+    }
+
     /// The tensors of a file.
-    fn tensors(&self, file: &Path, kind: Kind, form: Form) -> Result<TensorReader> {
+    fn tensors(&self, kind: Kind, form: Form) -> Result<TensorReader> {
         let mut tensors: Vec<(String, Tensor)> = Vec::new();
         for module in self.modules() {
             let layer = &module.layer;
-            let of_layer = layer.adapter().tensors(layer.site(), form).map_err(|reason| Error::DoesNotFit {
-                file: file.display().to_string(),
-                reason: format!("`{}.{}`: {reason}", module.part, module.path),
-            })?;
+            let of_layer = layer.adapter().tensors(layer.site(), form);
+            let of_layer = of_layer
+                .map_err(|reason| Error::NoPlace { layer: format!("{}.{}", module.part, module.path), reason })?;
             // PEFT's form has alphas in the metadata.
             let alpha = module.alpha().filter(|_| form == Form::Kohya);
             let alpha = alpha.map(|alpha| (LoraTensor::Alpha, Tensor::from(alpha as f32)));

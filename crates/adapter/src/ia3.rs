@@ -138,6 +138,9 @@ impl AdapterLayer for Ia3Layer {
 
     fn tensors(&self, site: &Site, form: Form) -> Result<Vec<(LoraTensor, Tensor)>, String> {
         let bias_matters = !self.on_input && site.bias().is_some();
+        if form == Form::Peft && site.is_convolution() && site.shape()[1] == site.outputs() {
+            return Err("PEFT's form does not say which side of this convolution is multiplied".into());
+        }
         let vector = match (form, self.meaning) {
             (Form::Kohya, Meaning::Growth) | (Form::Peft, Meaning::Factor) => self.vector.detach(),
             _ if bias_matters => {

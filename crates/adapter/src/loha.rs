@@ -45,14 +45,14 @@ impl LohaLayer {
             let (Some(left), Some(right)) = (left, right) else {
                 return Some(Err("one of its four matrices is missing".into()));
             };
-            let rank = right.size()[0];
+            let rank = right.size().first().copied().unwrap_or_default();
             let (lefts, rights) = match &core {
                 None => (vec![weight[0], rank], vec![rank, site.fan_in()]),
                 Some(_) => (vec![rank, weight[0]], vec![rank, weight[1]]),
             };
             let cores: Vec<i64> = [rank, rank].into_iter().chain(weight[2..].iter().copied()).collect();
             let core_fits = core.as_ref().is_none_or(|core| weight.len() > 2 && core.size() == cores);
-            if left.size() != lefts || right.size() != rights || !core_fits {
+            if rank == 0 || left.size() != lefts || right.size() != rights || !core_fits {
                 return Some(Err(format!(
                     "matrices {:?} and {:?} beside a weight {weight:?}",
                     left.size(),

@@ -128,8 +128,7 @@ impl LokrLayer {
             Factor::Whole(_) => all[..1].to_vec(),
             _ => all[1..].to_vec(),
         };
-        let of = |factor: &'_ Factor, all: &[LoraTensor]| names(factor, all);
-        let (small, large) = (of(&self.small, &SMALL), of(&self.large, &LARGE));
+        let (small, large) = (names(&self.small, &SMALL), names(&self.large, &LARGE));
         small.into_iter().zip(self.small.tensors()).chain(large.into_iter().zip(self.large.tensors())).collect()
     }
 
@@ -177,7 +176,8 @@ fn check(site: &Site, small: &Factor, large: &Factor) -> Result<(), String> {
         }
         (_, Factor::Whole(whole)) => whole.size()[2..].iter().product::<i64>() == kernel,
     };
-    if !ranks_fit || small.tensors().iter().any(|tensor| tensor.dim() != 2) {
+    let has_rank = |factor: &Factor| factor.rank() != Some(0);
+    if !ranks_fit || !has_rank(small) || !has_rank(large) || small.tensors().iter().any(|tensor| tensor.dim() != 2) {
         return wrong();
     }
     let (small, large) = (small.sides(1), large.sides(kernel));

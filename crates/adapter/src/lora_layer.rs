@@ -40,20 +40,19 @@ impl LoraLayer {
         let (Some(down), Some(up)) = (down, up) else {
             return Some(Err("one of its two matrices is missing".into()));
         };
-        let weight = site.shape();
-        let rank = down.size()[0];
+        let (weight, down_size, up_size) = (site.shape(), down.size(), up.size());
+        let rank = down_size.first().copied().unwrap_or_default();
+        let kernel = &weight[2..];
+        let ones = vec![1; kernel.len()];
         let inputs_fit = match &mid {
-            None => down.size()[1..] == weight[1..],
+            None => down_size.get(1..) == Some(&weight[1..]),
             Some(mid) => {
-                let (core, ones) = ([rank, rank].into_iter(), weight[2..].iter().map(|_| 1));
-                mid.size() == core.chain(weight[2..].iter().copied()).collect::<Vec<_>>()
-                    && down.size()[1..] == std::iter::once(weight[1]).chain(ones).collect::<Vec<_>>()
+                mid.size() == [&[rank, rank], kernel].concat() && down_size == [&[rank, weight[1]], &ones[..]].concat()
             }
         };
-        let outputs_fit =
-            up.size()[0] == weight[0] && up.size().get(1) == Some(&rank) && up.numel() as i64 == weight[0] * rank;
-        if !inputs_fit || !outputs_fit {
-            return Some(Err(format!("matrices {:?} and {:?} beside a weight {weight:?}", down.size(), up.size())));
+        let outputs_fit = up_size == [&[weight[0], rank], &ones[..]].concat();
+        if rank == 0 || !inputs_fit || !outputs_fit {
+            return Some(Err(format!("matrices {down_size:?} and {up_size:?} beside a weight {weight:?}")));
         }
         let alpha = tensors.alpha(rank);
         Some(Ok(Box::new(LoraLayer { down, mid, up, alpha })))

@@ -1,6 +1,6 @@
 //! Which layers a LoRA is put beside, told from names and shapes alone: the engine's rule, for `check`.
 
-use sdtrain_recipe::LoraConfig;
+use sdtrain_recipe::{LoraConfig, matches_pattern};
 
 use crate::architecture::Shapes;
 
@@ -23,6 +23,20 @@ pub(crate) fn adapters(config: &LoraConfig, part: &str, shapes: &Shapes) -> Adap
         adapters.parameters += config.kind.parameter_count(config, &full_path, rank as usize, shape, has_bias);
     }
     adapters
+}
+
+/// The patterns of `lora.targets` that match no layer of `networks`, each with the nearest path there is.
+pub(crate) fn idle_targets<'a>(config: &'a LoraConfig, networks: &[(&str, Option<&Shapes>)]) -> Vec<&'a str> {
+    let paths: Vec<String> = networks
+        .iter()
+        .filter_map(|(part, shapes)| Some((part, (*shapes)?)))
+        .flat_map(|(part, shapes)| {
+            let layers = shapes.iter().filter(|(name, shape)| is_layer(name, shape));
+            layers.filter_map(move |(name, _)| Some(format!("{part}.{}", name.strip_suffix(".weight")?)))
+        })
+        .collect();
+    let is_idle = |pattern: &&str| !paths.iter().any(|path| matches_pattern(pattern, path));
+    config.targets.iter().flatten().map(String::as_str).filter(is_idle).collect()
 }
 
 /// Linear layers and convolutions; embeddings are tables.

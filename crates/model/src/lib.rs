@@ -26,4 +26,4 @@ pub use parameters::{Adaptable, LayerAdapter, Parameters};
 pub use prompt::{PromptReading, TokenizedPrompts};
 pub use read_tensor::read_tensor;
 pub use save::TensorReader;
-pub use stable_diffusion::StableDiffusion;
+pub use stable_diffusion::{Frozen, StableDiffusion};

@@ -1,7 +1,7 @@
 //! Prompts on their way to the UNet: how they are read, their token ids, and the states that come of them.
 
 use crate::error::Result;
-use crate::stable_diffusion::StableDiffusion;
+use crate::stable_diffusion::{Frozen, StableDiffusion};
 use sdtrain_tokenizer::Tokenizer;
 use tch::Tensor;
 
@@ -74,6 +74,7 @@ impl StableDiffusion {
 
     /// [`StableDiffusion::text_states`] of `prompts`, without gradients.
     pub fn encode_prompts(&self, prompts: &[String], reading: &PromptReading) -> Result<Tensor> {
+        self.ensure_loaded(Frozen::TextEncoder)?;
         let tokenized = self.tokenize(prompts, reading)?;
         Ok(sdtrain_torch::catch(|| tch::no_grad(|| self.text_states(&tokenized, reading.clip_skip, false)))?)
     }

@@ -1,9 +1,11 @@
 #![doc = include_str!("../README.md")]
 
 mod adamw;
+mod ema;
 mod grad_scaler;
 mod lr_schedule;
 
+pub use ema::Ema;
 pub use grad_scaler::GradScaler;
 pub use lr_schedule::learning_rate_factor;
 

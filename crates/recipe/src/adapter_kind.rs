@@ -36,6 +36,18 @@ impl AdapterKind {
         }
     }
 
+    /// As it is usually written.
+    pub fn title(self) -> &'static str {
+        match self {
+            AdapterKind::Lora => "LoRA",
+            AdapterKind::Loha => "LoHa",
+            AdapterKind::Lokr => "LoKr",
+            AdapterKind::Dora => "DoRA",
+            AdapterKind::Ia3 => "(IA)³",
+            AdapterKind::Full => "full difference",
+        }
+    }
+
     /// Whether `lora.rank` and `lora.alpha` mean anything for it.
     pub fn has_rank(self) -> bool {
         !matches!(self, AdapterKind::Ia3 | AdapterKind::Full)

@@ -14,6 +14,9 @@ use crate::{
 /// More threads than this are a slip; each holds a decoded image.
 const MOST_WORKERS: usize = 1024;
 
+/// More threads of arithmetic than any machine has processors.
+const MOST_THREADS: u32 = 1024;
+
 /// Everything that is wrong with a configuration whose single values have the right types.
 ///
 /// `kohya` is the file that a part of it was taken from.
@@ -28,6 +31,7 @@ pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document, kohya: Op
     checker.check_method(config);
     checker.check_parts(config);
     checker.check_optimizer(config);
+    checker.check_ema(config);
     checker.check_noise_and_loss(config);
     checker.check_train(config);
     checker.check_outputs(config);
@@ -215,10 +219,11 @@ impl Checker<'_> {
     fn check_method(&mut self, config: &TrainConfig) {
         self.check_lora(&config.lora);
         self.not_negative("full.text_encoder_learning_rate", config.full.text_encoder_learning_rate);
-        let lora = &config.lora;
         if let Some(message) = config.pair_refused() {
             self.report("trainable", message).hint = Some("leave `trainable` out".to_owned());
         }
+        let lora = &config.lora;
+        let no_targets = lora.targets.as_ref().is_some_and(Vec::is_empty);
         match config.trainable_kind() {
             TrainableKind::Lora if !lora.train_unet && !lora.train_text_encoder => {
                 self.report(
@@ -226,11 +231,7 @@ impl Checker<'_> {
                     "nothing is trained: `lora.train_unet` and `lora.train_text_encoder` are both false",
                 );
             }
-            TrainableKind::Lora
-                if lora.targets.as_ref().is_some_and(Vec::is_empty)
-                    && !lora.convolutions
-                    && !lora.train_text_encoder =>
-            {
+            TrainableKind::Lora if no_targets && !lora.convolutions && !lora.train_text_encoder => {
                 self.report("lora.targets", "nothing is trained: `lora.targets` is empty");
             }
             TrainableKind::Full if !config.full.train_unet && !config.full.train_text_encoder => {
@@ -322,6 +323,10 @@ impl Checker<'_> {
         self.at_least_one("train.gradient_accumulation_steps", Some(train.gradient_accumulation_steps));
         self.not_negative("train.max_grad_norm", Some(train.max_grad_norm));
         self.at_least_one("train.threads", train.threads.map(u64::from));
+        if let Some(threads) = train.threads.filter(|&threads| threads > MOST_THREADS) {
+            self.report("train.threads", format!("`train.threads` is at most {MOST_THREADS}, not {threads}")).hint =
+                Some("leave it out for one thread on each processor core".to_owned());
+        }
     }
 
     fn check_outputs(&mut self, config: &TrainConfig) {

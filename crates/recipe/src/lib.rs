@@ -6,6 +6,7 @@ mod blocks;
 mod cache_folder;
 mod check;
 mod check_captions;
+mod check_ema;
 mod check_lora;
 mod check_order;
 mod check_parts;
@@ -13,6 +14,7 @@ mod checkpoint;
 mod clean;
 mod data;
 mod debug;
+mod ema;
 mod every;
 mod full;
 mod fuse;
@@ -51,6 +53,7 @@ pub use data::{
     BucketingConfig, CaptionConfig, CaptionFile, DataConfig, Leftovers, MissingCaption, Resolution, Subset,
 };
 pub use debug::DebugConfig;
+pub use ema::{EmaConfig, EmaWarmup};
 pub use every::Every;
 pub use full::{FullConfig, ModelFormat};
 pub use fuse::FusedAdapter;

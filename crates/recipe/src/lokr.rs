@@ -64,10 +64,10 @@ impl LokrFactors {
 /// `size` as a product of two numbers, the smaller one first: `factor` where it divides `size`, else the largest divisor
 /// up to it, up to the square root. (LyCORIS, functional/general.py, `factorization`)
 fn split(size: usize, factor: Option<usize>) -> (usize, usize) {
-    let wanted = factor.filter(|&factor| factor > 0 && size % factor == 0);
+    let wanted = factor.filter(|&factor| factor > 0 && size.is_multiple_of(factor));
     let smaller = wanted.unwrap_or_else(|| {
         let limit = factor.unwrap_or(size);
-        (1..=size.isqrt()).rev().find(|divisor| size % divisor == 0 && *divisor <= limit).unwrap_or(1)
+        (1..=size.isqrt()).rev().find(|divisor| size.is_multiple_of(*divisor) && *divisor <= limit).unwrap_or(1)
     });
     let larger = size / smaller;
     (smaller.min(larger), smaller.max(larger))

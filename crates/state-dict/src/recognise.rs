@@ -108,6 +108,14 @@ pub enum FileKind {
 }
 
 impl FileKind {
+    /// Whether it is a whole model in one file.
+    pub fn is_model(&self) -> bool {
+        matches!(
+            self,
+            FileKind::LdmSd1 { .. } | FileKind::LdmSd2 { .. } | FileKind::LdmSdxl { .. } | FileKind::LdmSdxlRefiner
+        )
+    }
+
     /// The model family of a whole checkpoint, as `model.family` is written.
     pub fn family(&self) -> Option<&'static str> {
         match self {

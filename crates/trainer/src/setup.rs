@@ -15,7 +15,7 @@ use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::{NoiseSchedule, PredictionType, SchedulerConfig};
 use sdtrain_evaluate::{DenoisingLoss, prompt_reading};
 use sdtrain_model::{LoadOptions, StableDiffusion, load, load_edited};
-use sdtrain_optimizer::{GradScaler, build};
+use sdtrain_optimizer::{Ema, GradScaler, build};
 use sdtrain_recipe::{DataConfig, FloatType, Init, ModelLocation, TrainConfig, TrainableKind};
 use sdtrain_run_log::{Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name};
 use std::collections::BTreeMap;
@@ -73,6 +73,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     // 6 how it follows its gradients
     let optimizer = build(&config.optimizer, trainable.param_groups(&model));
     let scaler = (config.precision.compute == FloatType::Fp16).then(GradScaler::default);
+    let ema = config.ema.enabled.then(|| Ema::new(&config.ema, optimizer.groups()));
     // 7 the run
     let total_steps = data.total_steps(&config.train);
     let fused = match fused_adapters(&config).as_slice() {
@@ -119,6 +120,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         objective,
         optimizer,
         scaler,
+        ema,
         held_out,
         validation,
         sample_request,

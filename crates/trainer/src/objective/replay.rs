@@ -4,7 +4,7 @@ use super::Objective;
 use crate::batches::Batch;
 use crate::error::{Error, Result};
 use crate::inputs::{AutoencodingInputs, DenoisingInputs, Prompts, StepInputs};
-use sdtrain_model::{StableDiffusion, TokenizedPrompts, read_tensor};
+use sdtrain_model::{Frozen, StableDiffusion, TokenizedPrompts, read_tensor};
 use sdtrain_state_dict::{Reader, SafetensorsFile};
 use std::path::Path;
 use tch::{Kind, Tensor};
@@ -89,6 +89,10 @@ impl Objective for Replay {
 
     fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, gradient_checkpointing: bool) -> Tensor {
         self.objective.losses(model, inputs, gradient_checkpointing)
+    }
+
+    fn idle(&self) -> &'static [Frozen] {
+        self.objective.idle()
     }
 
     fn wants_pixels(&self) -> bool {

@@ -10,7 +10,7 @@ use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::loss::{min_snr, mse};
 use sdtrain_diffusion::{NoiseSchedule, PredictionType, noise, timesteps};
 use sdtrain_evaluate::prompt_reading;
-use sdtrain_model::{PromptReading, StableDiffusion};
+use sdtrain_model::{Frozen, PromptReading, StableDiffusion};
 use sdtrain_random::Purpose;
 use sdtrain_recipe::{LossConfig, NoiseConfig, TrainConfig};
 use std::sync::Arc;
@@ -122,6 +122,10 @@ impl Objective for TextToImage {
         let prediction = model.unet.forward(&noisy_latents, timesteps, &context, gradient_checkpointing);
         let target = self.prediction_type.target(&self.schedule, latents, noise, timesteps);
         mse(&prediction.to_kind(Kind::Float), &target) * &inputs.loss_weights
+    }
+
+    fn idle(&self) -> &'static [Frozen] {
+        if self.latents.is_some() { &[Frozen::Vae] } else { &[] }
     }
 
     fn wants_pixels(&self) -> bool {

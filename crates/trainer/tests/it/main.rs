@@ -1,4 +1,5 @@
 //! Whole runs against the golden files in `tests/fixtures`.
 
+mod not_finite;
 mod parts;
 mod replay;
