@@ -131,7 +131,7 @@ impl StableDiffusion {
         if !self.unloaded.borrow().contains(&network) {
             return Ok(());
         }
-        let Origin { location, options } = &self.origin;
+        let Origin { location, options, .. } = &self.origin;
         let (vae, text_encoder);
         let again = match network {
             Frozen::Vae => {
