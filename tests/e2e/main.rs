@@ -4,6 +4,7 @@ mod cache;
 mod convert;
 mod dreambooth;
 mod errors;
+mod merge;
 mod project;
 mod resume;
 mod samples;

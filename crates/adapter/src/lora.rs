@@ -11,7 +11,7 @@ use sdtrain_recipe::{AdapterKind, LoraConfig};
 use sdtrain_state_dict::maps::lora_peft::{LoraKey, LoraTensor, Part, peft_name};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 /// The networks that adapters can be attached to.
 pub struct Networks<'m> {
@@ -55,12 +55,13 @@ impl LoraModule {
         self.layer.adapter().alpha()
     }
 
-    fn name(&self, tensor: LoraTensor) -> String {
-        peft_name(&LoraKey { part: self.part, module: self.path.clone(), tensor })
+    /// `unet.` or `text_encoder.` and the path.
+    pub fn full_path(&self) -> String {
+        format!("{}.{}", self.part, self.path)
     }
 
-    fn full_path(&self) -> String {
-        format!("{}.{}", self.part, self.path)
+    fn name(&self, tensor: LoraTensor) -> String {
+        peft_name(&LoraKey { part: self.part, module: self.path.clone(), tensor })
     }
 }
 
@@ -98,6 +99,27 @@ impl Lora {
     /// The adapters.
     pub fn modules(&self) -> &[LoraModule] {
         &self.modules
+    }
+
+    /// Drops the adapters that `keep` refuses. To be called before they are attached.
+    pub fn retain(&mut self, keep: impl FnMut(&LoraModule) -> bool) {
+        self.modules.retain(keep);
+    }
+
+    /// How far each adapter moves the weight beside it: the Frobenius norm of its change.
+    pub fn weight_norms(&self) -> Result<Vec<f64>> {
+        if self.modules.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(sdtrain_torch::catch(|| {
+            tch::no_grad(|| {
+                let norm = |module: &LoraModule| module.layer.weight_delta().norm();
+                let norms: Vec<Tensor> = self.modules.iter().map(norm).collect();
+                // One read for all of them.
+                let norms = Tensor::stack(&norms, 0).to_kind(Kind::Double).to_device(Device::Cpu);
+                (0..norms.numel() as i64).map(|index| norms.double_value(&[index])).collect()
+            })
+        })?)
     }
 
     /// Puts every adapter into its layer's slot.

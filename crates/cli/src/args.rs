@@ -59,6 +59,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Write a model or LoRA in another format
     Convert(ConvertArgs),
+    /// Make adapters a part of a model, or several adapters one
+    Merge(MergeArgs),
     /// Look at folders of images and captions, and clean them
     Dataset(DatasetArgs),
 }
@@ -242,6 +244,48 @@ pub struct ConvertArgs {
     /// The format of the result
     #[arg(long, value_name = "FORMAT")]
     pub to: Format,
+}
+
+/// Arguments of `sdtrain merge`.
+#[derive(Debug, Clone, PartialEq, Args)]
+pub struct MergeArgs {
+    /// Model that the adapters become a part of: `builtin:poster-tiny`, a diffusers folder, or a `.safetensors` file. With
+    /// `--to kohya-lora` or `peft-lora` it is only looked up, for adapters whose change depends on it
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+
+    /// Adapter file, of kohya's or PEFT's form, with an optional weight; can be repeated. The result's change is the sum of
+    /// each weight times that adapter's change
+    #[arg(long, value_name = "FILE[:WEIGHT]", required = true)]
+    pub lora: Vec<WeightedFile>,
+
+    /// Where to write the result
+    #[arg(long, value_name = "PATH")]
+    pub output: PathBuf,
+
+    /// The format of the result [default: single-file with --model, else kohya-lora]
+    #[arg(long, value_name = "FORMAT")]
+    pub to: Option<Format>,
+
+    /// Rank of a merged adapter: the nearest one of that rank is written, and how much of the change is lost is said. Without
+    /// it the ranks of all adapters are added up, and nothing is lost
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rank: Option<u32>,
+
+    /// The same for 3 × 3 convolutions [default: the rank]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub conv_rank: Option<u32>,
+
+    /// Number format of the result; it is computed in fp32
+    #[arg(long, default_value = "fp32", value_parser = float_type_parser())]
+    pub dtype: FloatType,
+}
+
+impl MergeArgs {
+    /// The format of the result.
+    pub fn format(&self) -> Format {
+        self.to.unwrap_or(if self.model.is_some() { Format::SingleFile } else { Format::KohyaLora })
+    }
 }
 
 /// A format that files can be converted to.
@@ -639,6 +683,20 @@ mod tests {
         let Command::Sample(sample) = command("sample --model m --prompt p --output o") else { panic!("not sample") };
         assert_eq!((sample.steps, sample.guidance, sample.seed, sample.num_images), (30, 7.5, 0, 1));
         assert_eq!((sample.sampler, sample.dtype), (None, FloatType::Fp32));
+    }
+
+    #[test]
+    fn merging_makes_a_model_where_one_is_named_and_an_adapter_where_not() {
+        let merge = |line: &str| match command(line) {
+            Command::Merge(merge) => merge,
+            other => panic!("not merge: {other:?}"),
+        };
+        let args = merge("merge --lora a.safetensors:0.5 --lora b.safetensors:-1 --output o --rank 8 --dtype fp16");
+        assert_eq!((args.format(), args.rank, args.dtype), (Format::KohyaLora, Some(8), FloatType::Fp16));
+        assert_eq!(args.lora.iter().map(|lora| lora.weight).collect::<Vec<_>>(), [0.5, -1.0]);
+        assert_eq!(merge("merge --model m --lora a --output o").format(), Format::SingleFile);
+        assert_eq!(merge("merge --model m --lora a --output o --to peft-lora").format(), Format::PeftLora);
+        assert!(is_refused("merge --output o") && is_refused("merge --lora a --output o --rank 0"));
     }
 
     #[test]

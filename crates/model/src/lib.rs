@@ -21,7 +21,7 @@ pub use builtin::{bytes as builtin_bytes, open as open_builtin};
 pub use config_json::PerBlock;
 pub use error::{Error, Result};
 pub use kinds::{dtype_of, kind_of};
-pub use load::{LoadOptions, ModelConfigs, load};
+pub use load::{LoadOptions, ModelConfigs, load, load_edited};
 pub use parameters::{Adaptable, LayerAdapter, Parameters};
 pub use prompt::{PromptReading, PromptTokens, STATES_VERSION, TokenizedPrompts};
 pub use read_tensor::read_tensor;

@@ -1,9 +1,10 @@
 //! A network's parameters and adaptable layers by diffusers name.
 
+use crate::error::Result;
 use crate::layers::{AdapterSlot, Conv2d, Linear};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 /// A layer that an adapter can be attached to.
 #[derive(Clone, Debug)]
@@ -95,6 +96,18 @@ impl Parameters {
     /// How many numbers the network has.
     pub fn count(&self) -> usize {
         self.tensors.values().map(|t| t.numel()).sum()
+    }
+
+    /// Moves every parameter to `device` and rounds it to `kind`, inside the network as well.
+    pub(crate) fn convert(&self, device: Device, kind: Kind) -> Result<()> {
+        Ok(sdtrain_torch::catch(|| {
+            tch::no_grad(|| {
+                for tensor in self.tensors.values() {
+                    // Those inside the network share this tensor's data, whatever it is.
+                    tensor.shallow_clone().set_data(&tensor.to_device(device).to_kind(kind));
+                }
+            })
+        })?)
     }
 
     /// Makes every parameter trained, or frozen.

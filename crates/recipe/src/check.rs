@@ -29,6 +29,7 @@ pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document, kohya: Op
     checker.check_model(config);
     checker.check_data(config);
     checker.check_method(config);
+    checker.check_parts(config);
     checker.check_optimizer(config);
     checker.check_ema(config);
     checker.check_objective(config);

@@ -194,6 +194,11 @@ fn make_paths_absolute(config: &mut TrainConfig, document: &Document) {
     if let Some(folder) = config.data.cache_dir.as_mut().filter(|folder| !folder.as_os_str().is_empty()) {
         *folder = absolute(folder, "data.cache_dir");
     }
+    for (index, fused) in config.model.fuse.iter_mut().enumerate() {
+        if !fused.path.as_os_str().is_empty() {
+            fused.path = absolute(&fused.path, &format!("model.fuse.{index}.path"));
+        }
+    }
     let inputs = [
         (&mut config.data.kohya_config, "data.kohya_config"),
         (&mut config.data.download_dir, "data.download_dir"),

@@ -73,9 +73,22 @@ pub struct LoraConfig {
     /// values and the end of the MLP).
     pub train_text_encoder: bool,
 
+    /// Learning rate of the UNet's adapters. Absent: `optimizer.learning_rate`. Its blocks may have their own: see `[blocks]`.
+    pub unet_learning_rate: Option<f64>,
+
     /// Learning rate of the text encoder's adapters. Absent: `optimizer.learning_rate`. Typical: half of it or less.
     #[schemars(extend("x-other-names" = ["text_encoder_lr"]))]
     pub text_encoder_learning_rate: Option<f64>,
+
+    /// How many times the learning rate the upper matrices learn (`lora_up`, `lora_B`): LoRA+ (arXiv:2402.12354).
+    /// Typical: 4 to 16. Absent: both matrices alike.
+    pub loraplus_lr_ratio: Option<f64>,
+
+    /// The same for the UNet's adapters alone. Absent: `loraplus_lr_ratio`.
+    pub loraplus_unet_lr_ratio: Option<f64>,
+
+    /// The same for the text encoder's adapters alone. Absent: `loraplus_lr_ratio`.
+    pub loraplus_text_encoder_lr_ratio: Option<f64>,
 
     /// Give an adapter to the UNet's 3 × 3 convolutions too (known as LoCon, or LoRA-C3Lier), whatever `targets` says.
     pub convolutions: bool,
@@ -138,7 +151,11 @@ impl Default for LoraConfig {
             targets: None,
             train_unet: true,
             train_text_encoder: false,
+            unet_learning_rate: None,
             text_encoder_learning_rate: None,
+            loraplus_lr_ratio: None,
+            loraplus_unet_lr_ratio: None,
+            loraplus_text_encoder_lr_ratio: None,
             convolutions: false,
             conv_rank: None,
             conv_alpha: None,

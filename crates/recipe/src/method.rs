@@ -107,6 +107,44 @@ impl TrainConfig {
         }
     }
 
+    /// Whether the UNet learns.
+    pub fn trains_unet(&self) -> bool {
+        match self.trainable_kind() {
+            TrainableKind::Lora => self.lora.train_unet,
+            TrainableKind::Full => self.full.train_unet,
+            TrainableKind::Vae => false,
+        }
+    }
+
+    /// Learning rate of the UNet or its adapters, before any schedule; its blocks may have others.
+    pub fn unet_learning_rate(&self) -> f64 {
+        let own = match self.trainable_kind() {
+            TrainableKind::Lora => self.lora.unet_learning_rate,
+            TrainableKind::Full => self.full.unet_learning_rate,
+            TrainableKind::Vae => None,
+        };
+        own.unwrap_or(self.optimizer.learning_rate())
+    }
+
+    /// Learning rate of the text encoder or its adapters, before any schedule.
+    pub fn text_encoder_learning_rate(&self) -> f64 {
+        let own = match self.trainable_kind() {
+            TrainableKind::Lora => self.lora.text_encoder_learning_rate,
+            TrainableKind::Full => self.full.text_encoder_learning_rate,
+            TrainableKind::Vae => None,
+        };
+        own.unwrap_or(self.optimizer.learning_rate())
+    }
+
+    /// How many times those rates LoRA+'s upper matrices learn, of UNet and text encoder.
+    pub fn loraplus_ratios(&self) -> [Option<f64>; 2] {
+        if self.trainable_kind() != TrainableKind::Lora {
+            return [None, None];
+        }
+        [self.lora.loraplus_unet_lr_ratio, self.lora.loraplus_text_encoder_lr_ratio]
+            .map(|own| own.or(self.lora.loraplus_lr_ratio))
+    }
+
     /// Why the pair of `method` and `trainable` can't be, if so.
     pub(crate) fn pair_refused(&self) -> Option<String> {
         let is_vae = self.trainable_kind() == TrainableKind::Vae;

@@ -4,9 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CheckpointConfig, DataConfig, DebugConfig, DreamboothConfig, EmaConfig, FullConfig, LogConfig, LoraConfig,
-    LossConfig, LrScheduleConfig, Method, ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig, SamplesConfig,
-    SaveConfig, TimestepsConfig, TrainSection, TrainableKind, VaeConfig, ValidationConfig,
+    BlocksConfig, CheckpointConfig, DataConfig, DebugConfig, DreamboothConfig, EmaConfig, FullConfig, LogConfig,
+    LoraConfig, LossConfig, LrScheduleConfig, Method, ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig,
+    SamplesConfig, SaveConfig, TimestepsConfig, TrainSection, TrainableKind, VaeConfig, ValidationConfig,
 };
 
 /// A training run: what is trained, on what, how, and what it leaves behind.
@@ -48,6 +48,9 @@ pub struct TrainConfig {
 
     /// What is kept of the class while a subject is learned; read when `method = "dreambooth"`.
     pub dreambooth: DreamboothConfig,
+
+    /// How fast the single blocks of the UNet learn.
+    pub blocks: BlocksConfig,
 
     /// What the autoencoder is asked for; read when `method = "vae"`.
     pub vae_objective: VaeConfig,
@@ -108,6 +111,7 @@ impl Default for TrainConfig {
             lora: LoraConfig::default(),
             full: FullConfig::default(),
             dreambooth: DreamboothConfig::default(),
+            blocks: BlocksConfig::default(),
             vae_objective: VaeConfig::default(),
             optimizer: OptimizerConfig::default(),
             lr_schedule: LrScheduleConfig::default(),

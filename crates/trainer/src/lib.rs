@@ -15,6 +15,7 @@ mod setup;
 mod signals;
 mod state;
 mod step;
+mod text_encoder_stop;
 mod trace;
 mod trainable;
 mod trainer;

@@ -27,12 +27,16 @@ pub struct RunFacts<'a> {
     pub adapter: Option<&'static str>,
     /// Layers from the end, where the configuration says so.
     pub clip_skip: Option<u32>,
+    /// The adapters that became a part of the base, as `sdtrain_adapter::describe` says it.
+    pub fused: Option<&'a str>,
 }
 
 /// The header of a product made after `step` steps in `epoch` (counted from 1).
 pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch: u64) -> BTreeMap<String, String> {
-    let rate = |name: &str| facts.groups.iter().find(|g| g.name == name).map(|g| g.learning_rate.to_string());
     let (noise, loss) = (&config.noise, &config.loss);
+    let trains = |network: &str| facts.groups.iter().any(|group| group.name.split('.').next() == Some(network));
+    let unet_rate = trains("unet").then(|| config.unet_learning_rate().to_string());
+    let text_rate = trains("text_encoder").then(|| config.text_encoder_learning_rate().to_string());
     let or_none = |value: Option<String>| value.unwrap_or_else(|| "None".to_string());
     let number = |value: f64| or_none((value != 0.0).then(|| value.to_string()));
     let python_bool = |value: bool| if value { "True" } else { "False" }.to_string();
@@ -44,8 +48,8 @@ pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch
     let entries = [
         ("ss_output_name", config.name.clone()),
         ("ss_learning_rate", config.optimizer.learning_rate().to_string()),
-        ("ss_unet_lr", or_none(rate("unet"))),
-        ("ss_text_encoder_lr", or_none(rate("text_encoder"))),
+        ("ss_unet_lr", or_none(unet_rate)),
+        ("ss_text_encoder_lr", or_none(text_rate)),
         ("ss_optimizer", config.optimizer.name().to_string()),
         ("ss_lr_scheduler", config.lr_schedule.name().to_string()),
         ("ss_lr_warmup_steps", config.lr_schedule.warmup_steps().to_string()),
@@ -95,7 +99,8 @@ pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch
         encoder_layer: facts.clip_skip,
         ..ModelSpec::default()
     };
-    entries.into_iter().map(|(key, value)| (key.to_string(), value)).chain(spec.keys()).collect()
+    let fused = facts.fused.map(|fused| (sdtrain_adapter::FUSED_KEY.to_string(), fused.to_string()));
+    entries.into_iter().map(|(key, value)| (key.to_string(), value)).chain(spec.keys()).chain(fused).collect()
 }
 
 /// The model's file or folder name, as kohya writes it: where it lies on somebody's disk is nobody else's business.

@@ -10,11 +10,12 @@ use crate::run_folder::{ResumePolicy, RunFolder, Start};
 use crate::samples;
 use crate::trainable;
 use crate::trainer::{Outcome, Trainer};
+use sdtrain_adapter::{WeightedAdapter, describe, fold};
 use sdtrain_checkpoint::{ManifestInfo, verify};
 use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::{NoiseSchedule, PredictionType, SchedulerConfig};
 use sdtrain_evaluate::{DenoisingLoss, prompt_reading};
-use sdtrain_model::{LoadOptions, StableDiffusion, load};
+use sdtrain_model::{LoadOptions, StableDiffusion, load, load_edited};
 use sdtrain_optimizer::{Ema, GradScaler, build};
 use sdtrain_recipe::{DataConfig, FloatType, Init, ModelLocation, TrainConfig, TrainableKind};
 use sdtrain_run_log::{Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name};
@@ -77,6 +78,10 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     let ema = config.ema.enabled.then(|| Ema::new(&config.ema, optimizer.groups()));
     // 7 the run
     let total_steps = data.total_steps(&config.train);
+    let fused = match fused_adapters(&config).as_slice() {
+        [] => None,
+        adapters => Some(describe(adapters)?),
+    };
     let facts = RunFacts {
         num_train_images: data.report().visits_per_epoch - data.report().regularization_visits,
         num_reg_images: data.report().regularization_visits,
@@ -87,6 +92,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         zero_terminal_snr: model.scheduler.rescale_betas_zero_snr == Some(true),
         adapter: trainable.adapter_kind(),
         clip_skip: config.model.clip_skip,
+        fused: fused.as_deref(),
     };
     let metadata = crate::metadata::product_metadata(&config, &facts, total_steps, 1);
     if let Some(folder) = config.debug.trace.as_ref().and_then(|path| path.parent()) {
@@ -101,6 +107,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         build: format!("sdtrain {}", env!("CARGO_PKG_VERSION")),
         threads: tch::get_num_threads() as usize,
         instruction_set: instruction_set().unwrap_or_default(),
+        details: fused.iter().map(|fused| ("fused".to_string(), fused.clone())).collect(),
         ..ManifestInfo::default()
     };
     check_continuation(&folder.start, &manifest)?;
@@ -137,6 +144,9 @@ fn check_continuation(start: &Start, manifest: &ManifestInfo) -> Result<()> {
     let cannot = |reason: &str| Error::CannotContinue { checkpoint: checkpoint.clone(), reason: reason.into() };
     if before.data_digest != manifest.data_digest {
         return Err(cannot("the images or captions have changed since; `--resume never` starts anew"));
+    }
+    if before.details.get("fused") != manifest.details.get("fused") {
+        return Err(cannot("the adapters of `model.fuse` have changed since; `--resume never` starts anew"));
     }
     if (before.threads, &before.instruction_set) != (manifest.threads, &manifest.instruction_set) {
         eprintln!(
@@ -185,10 +195,19 @@ pub fn load_model(config: &TrainConfig, device: Device) -> Result<StableDiffusio
     };
     let location =
         ModelLocation::find(&config.model.path).map_err(|(message, hint)| Error::Config { message, hint })?;
-    let mut model = load(&location.to_string(), &options)?;
+    let mut model = match fused_adapters(config).as_slice() {
+        [] => load(&location.to_string(), &options)?,
+        adapters => load_edited(&location.to_string(), &options, |model| Ok::<_, Error>(fold(model, adapters)?))?,
+    };
     model.scheduler = scheduler_of(config, &model.scheduler);
     check_against_model(config, &model)?;
     Ok(model)
+}
+
+/// The adapters that become a part of the base.
+fn fused_adapters(config: &TrainConfig) -> Vec<WeightedAdapter> {
+    let fused = config.model.fuse.iter();
+    fused.map(|fused| WeightedAdapter { path: fused.path.clone(), weight: fused.weight }).collect()
 }
 
 /// What only the model's own configuration can show to be wrong.

@@ -11,13 +11,14 @@ use crate::setup::load_model;
 use crate::signals::StopRequest;
 use crate::state::{self, Position};
 use crate::step::{Step, StepOutcome};
+use crate::text_encoder_stop;
 use crate::trace::Trace;
 use crate::trainable::Trainable;
 use sdtrain_checkpoint::ManifestInfo;
 use sdtrain_data_loader::{Contents, DataSet};
 use sdtrain_evaluate::DenoisingLoss;
-use sdtrain_model::{PromptReading, StableDiffusion};
-use sdtrain_optimizer::{Ema, GradScaler, Optimizer, build, learning_rate_factor};
+use sdtrain_model::{Frozen, PromptReading, StableDiffusion};
+use sdtrain_optimizer::{Ema, GradScaler, Optimizer, ParamGroup, build, learning_rate_factor};
 use sdtrain_pipeline::Request;
 use sdtrain_recipe::{TrainConfig, TrainableKind};
 use sdtrain_run_log::{
@@ -139,14 +140,23 @@ impl Trainer {
     /// One optimizer step and everything that is due after it.
     fn one_step(&mut self, log: &mut RunLog, batches: &mut Batches, position: &mut Position) -> Result<()> {
         let began = Instant::now();
+        if self.config.train.text_encoder_is_done(position.step, position.epoch)
+            && text_encoder_stop::stop(self.optimizer.groups())
+        {
+            log.message(&format!("the text encoder stands still from step {} on", position.step + 1));
+        }
         // Pictures and measurements of the step before may have brought them back.
         for &network in self.objective.idle() {
-            self.model.unload(network);
+            // What was fused into it is in no file that it could be read from again.
+            if network != Frozen::TextEncoder || self.config.model.fuse.is_empty() {
+                self.model.unload(network);
+            }
         }
         let taken = self.take_batches(batches, position)?;
         let waited = began.elapsed();
         let rates = self.learning_rates(position.step);
-        let outcome = self.step(&taken, &rates, position.passes)?;
+        let is_logged = self.is_logged(position.step + 1);
+        let outcome = self.step(&taken, &rates, position.passes, is_logged)?;
         let epoch = position.epoch + 1;
         let ended = self.advance(position, taken.len());
         self.record.steps = position.step;
@@ -165,6 +175,9 @@ impl Trainer {
             data_wait_seconds: (waited + self.objective.take_data_wait()).as_secs_f64(),
             images: taken.iter().map(|batch| batch.examples.len() as u64).sum(),
         });
+        if is_logged {
+            self.log_norms(log, position.step, &outcome)?;
+        }
         if !self.record.timings.contains_key("start_to_first_step") {
             self.record.timings.insert("start_to_first_step".into(), self.started.elapsed().as_secs_f64());
         }
@@ -174,6 +187,24 @@ impl Trainer {
             self.finish_trace()?;
         }
         self.after_step(log, position, ended)
+    }
+
+    /// Whether what takes time to measure is measured in `step`, counted from 1.
+    fn is_logged(&self, step: u64) -> bool {
+        step == 1 || step.is_multiple_of(self.config.log.every_steps.max(1)) || step == self.total_steps
+    }
+
+    /// Gradient norms of the groups, where there are several, and how far what was trained has moved.
+    fn log_norms(&self, log: &mut RunLog, step: u64, outcome: &StepOutcome) -> Result<()> {
+        if outcome.group_norms.len() > 1 {
+            for (group, norm) in &outcome.group_norms {
+                log.scalar(&format!("grad_norm/{group}"), step, *norm);
+            }
+        }
+        for (tag, norm) in self.trainable.weight_norms()? {
+            log.scalar(&tag, step, norm);
+        }
+        Ok(())
     }
 
     /// Writes the trace, with fewer steps than asked for when the run ends before.
@@ -293,13 +324,15 @@ impl Trainer {
         (0..count).map(|_| batches.next()).collect()
     }
 
-    /// The rate of each group at `step`, counted from 0.
+    /// The rate of each group at `step`, counted from 0; 0 where nothing learns any more.
     fn learning_rates(&self, step: u64) -> Vec<f64> {
         let factor = learning_rate_factor(&self.config.lr_schedule, step, self.total_steps);
-        self.optimizer.groups().iter().map(|group| group.learning_rate * factor).collect()
+        let rate =
+            |group: &ParamGroup| if text_encoder_stop::learns(group) { group.learning_rate * factor } else { 0.0 };
+        self.optimizer.groups().iter().map(rate).collect()
     }
 
-    fn step(&mut self, batches: &[Batch], rates: &[f64], first_pass: u64) -> Result<StepOutcome> {
+    fn step(&mut self, batches: &[Batch], rates: &[f64], first_pass: u64, measure_groups: bool) -> Result<StepOutcome> {
         Step {
             model: &self.model,
             trainable: self.trainable.as_ref(),
@@ -308,6 +341,7 @@ impl Trainer {
             scaler: self.scaler.as_mut(),
             gradient_checkpointing: self.config.train.gradient_checkpointing,
             clip_norm: self.config.train.clip_norm(),
+            measure_groups,
         }
         .run(batches, rates, first_pass)
     }

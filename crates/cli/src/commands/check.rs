@@ -10,8 +10,10 @@ use sdtrain_recipe::{DataConfig, Every, Loaded, LoraFormat, ModelFormat, TrainCo
 use sdtrain_state_dict::{FileKind, SafetensorsFile, recognise};
 use sdtrain_tokenizer::Tokenizer;
 
+use crate::architecture::Shapes;
 use crate::args::{CheckArgs, ConfigArgs};
 use crate::estimate::estimate;
+use crate::group_rates::GroupRates;
 use crate::lora_targets::{adapters, idle_targets};
 use crate::model_parts::{ModelParts, count_parameters};
 use crate::{ExitCode, Failure, class_images, model_tokenizer, print_answer};
@@ -62,7 +64,10 @@ pub(crate) fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
     }
     let trained = trained.and_then(|trained| trained.map_err(&mut keep).ok());
     if let Some(initial) = config.lora.initial.as_ref().filter(|_| config.trainable_kind() == TrainableKind::Lora) {
-        let _ = is_lora(initial).map_err(&mut keep);
+        let _ = is_adapter("lora.initial", initial).map_err(&mut keep);
+    }
+    for (index, fused) in config.model.fuse.iter().enumerate() {
+        let _ = is_adapter(&format!("model.fuse.{index}.path"), &fused.path).map_err(&mut keep);
     }
     if let Some(parts) = &parts {
         let _ = check_sample_sizes(config, parts.downscale_factor()).map_err(&mut keep);
@@ -77,12 +82,12 @@ fn max_token_length(config: &TrainConfig) -> Option<usize> {
     config.model.max_token_length.map(|length| length as usize)
 }
 
-fn is_lora(path: &Path) -> Result<(), Failure> {
+fn is_adapter(key: &str, path: &Path) -> Result<(), Failure> {
     let kind = recognise(&SafetensorsFile::open(path)?);
     if matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. }) {
         return Ok(());
     }
-    Err(Failure::new(ExitCode::Model, format!("`lora.initial`: `{}` is a {kind}, not a LoRA", path.display())))
+    Err(Failure::new(ExitCode::Model, format!("`{key}`: `{}` is a {kind}, not a LoRA", path.display())))
 }
 
 fn check_sample_sizes(config: &TrainConfig, factor: usize) -> Result<(), Failure> {
@@ -140,7 +145,14 @@ const MODULE_PATHS: &str = "paths are those of diffusers behind `unet.` and `tex
                             `unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q`; `*` stands for any text";
 
 fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<TrainedPart>, Failure> {
+    let rates = GroupRates::of(config, parts)?;
+    // A block whose rate is 0 is frozen, and gets no adapters.
+    let learns = |network: &str, name: &str| !rates.freezes(network, name);
     let networks = [("unet", Some(&parts.unet)), ("text_encoder", parts.text_encoder.as_ref())];
+    let learning = networks.map(|(network, shapes)| {
+        let shapes = shapes.cloned().unwrap_or_default();
+        (network, shapes.into_iter().filter(|(name, _)| learns(network, name)).collect::<Shapes>())
+    });
     let mut trained = Vec::new();
     match config.trainable_kind() {
         TrainableKind::Lora => {
@@ -149,8 +161,8 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
                 let message = format!("`lora.targets`: no module of the model matches {}", named.join(", "));
                 return Err(Failure::new(ExitCode::Configuration, message).hint(MODULE_PATHS));
             }
-            for (name, shapes) in networks {
-                let adapters = shapes.map(|shapes| adapters(&config.lora, name, shapes)).unwrap_or_default();
+            for (name, shapes) in learning {
+                let adapters = adapters(&config.lora, name, &shapes);
                 if adapters.count > 0 {
                     let what = format!("{} adapters of kind `{}`", adapters.count, config.lora.kind.name());
                     trained.push(TrainedPart { name, what, parameters: adapters.parameters });
@@ -158,11 +170,12 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
             }
         }
         TrainableKind::Full => {
-            let wanted = [config.full.train_unet, config.full.train_text_encoder];
-            for ((name, shapes), wanted) in networks.into_iter().zip(wanted) {
-                if let Some(shapes) = shapes.filter(|_| wanted) {
+            check_patterns(config, parts)?;
+            for (name, mut shapes) in learning {
+                shapes.retain(|parameter, _| config.full.trains(&format!("{name}.{parameter}")));
+                if !shapes.is_empty() {
                     let what = format!("{} tensors", shapes.len());
-                    trained.push(TrainedPart { name, what, parameters: count_parameters(shapes) });
+                    trained.push(TrainedPart { name, what, parameters: count_parameters(&shapes) });
                 }
             }
         }
@@ -181,9 +194,27 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
     }
     let message = match config.trainable_kind() {
         TrainableKind::Lora => "the model holds no module that `lora` asks for",
-        TrainableKind::Full | TrainableKind::Vae => "the model holds none of the networks that are to be trained",
+        TrainableKind::Full => "`full.targets`, `full.freeze` and `[blocks]` leave nothing of the model to train",
+        TrainableKind::Vae => "the model holds none of the networks that are to be trained",
     };
     Err(Failure::new(ExitCode::Configuration, message).hint(MODULE_PATHS))
+}
+
+/// A pattern that matches nothing is a slip of the pen.
+fn check_patterns(config: &TrainConfig, parts: &ModelParts) -> Result<(), Failure> {
+    let of = |network: &str, shapes: &Shapes| -> Vec<String> {
+        shapes.keys().map(|name| format!("{network}.{name}")).collect()
+    };
+    let mut names = of("unet", &parts.unet);
+    names.extend(parts.text_encoder.iter().flat_map(|shapes| of("text_encoder", shapes)));
+    match config.full.idle_pattern(names.iter().map(String::as_str)) {
+        None => Ok(()),
+        Some((key, pattern)) => {
+            let message = format!("`{key}` has the pattern \"{pattern}\", which matches no parameter of the model");
+            Err(Failure::new(ExitCode::Configuration, message)
+                .hint("names are those of diffusers behind `unet.` and `text_encoder.`"))
+        }
+    }
 }
 
 fn summary(
@@ -209,6 +240,9 @@ fn summary(
     for part in trained {
         line("trained", format!("{}: {}, {} parameters", part.name, part.what, millions(part.parameters)));
     }
+    for fused in &config.model.fuse {
+        line("fused", format!("`{}`, {} times", fused.path.display(), fused.weight));
+    }
     line("data", data.report().to_string().replace("\n  ", &format!("\n{:<10} ", "")));
     if config.objective_kind().denoises() {
         line("tokens", tokens.to_string().replace("\n  ", &format!("\n{:<10} ", "")));
@@ -227,6 +261,11 @@ fn summary(
             config.lr_schedule.warmup_steps()
         ),
     );
+    if let Ok(rates) = GroupRates::of(config, parts) {
+        for rate in rates.lines() {
+            line("", rate);
+        }
+    }
     let checkpointing = if config.train.gradient_checkpointing { ", gradient checkpointing" } else { "" };
     line(
         "precision",

@@ -5,5 +5,6 @@ mod dreambooth;
 mod kohya;
 mod load;
 mod objective;
+mod parts;
 mod project;
 mod samples;

@@ -1,11 +1,11 @@
 //! Adapters of the LoRA family beside frozen networks.
 
-use super::Trainable;
+use super::{GroupRates, Trainable};
 use crate::error::{Error, Result};
 use sdtrain_adapter::{Form, Lora, LoraFile, Networks, kohya_metadata};
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::ParamGroup;
-use sdtrain_recipe::{LoraConfig, LoraFormat};
+use sdtrain_recipe::{LoraConfig, LoraFormat, TrainConfig};
 use sdtrain_state_dict::SafetensorsFile;
 use sdtrain_state_dict::maps::lora_peft::Part;
 use std::collections::BTreeMap;
@@ -16,19 +16,23 @@ use tch::Kind;
 pub struct LoraTrainable {
     lora: Lora,
     config: LoraConfig,
-    learning_rate: f64,
+    rates: GroupRates,
 }
 
 impl LoraTrainable {
-    /// Makes the adapters (or reads `lora.initial`) and attaches them.
-    pub fn new(config: &LoraConfig, learning_rate: f64, seed: u64, model: &StableDiffusion) -> Result<LoraTrainable> {
+    /// Makes the adapters (or reads `lora.initial`) and attaches them. Blocks whose rate is 0 get none; those of a file stay as
+    /// they are.
+    pub fn new(config: &TrainConfig, model: &StableDiffusion) -> Result<LoraTrainable> {
         let networks = Networks::of(model);
-        let lora = match &config.initial {
+        let rates = GroupRates::new(config, model)?;
+        let (seed, config) = (config.seed, &config.lora);
+        let mut lora = match &config.initial {
             Some(path) => LoraFile::read(&SafetensorsFile::open(path)?, &networks)?.into_lora(&networks)?,
             None => Lora::new(config, seed, &networks)?,
         };
-        if let Some(path) = &config.initial {
-            check_initial(path, config, &lora)?;
+        match &config.initial {
+            Some(path) => check_initial(path, config, &lora)?,
+            None => lora.retain(|module| !rates.freezes(&module.full_path())),
         }
         // Better now than after the steps.
         for form in forms(config.format) {
@@ -36,10 +40,17 @@ impl LoraTrainable {
         }
         lora.set_dropout(config, seed);
         lora.attach(&networks);
-        for (_, parameter) in [Part::Unet, Part::TextEncoder].into_iter().flat_map(|part| lora.parameters(part)) {
-            let _ = parameter.set_requires_grad(true);
+        let mut trained = 0;
+        for (name, parameter) in [Part::Unet, Part::TextEncoder].into_iter().flat_map(|part| lora.parameters(part)) {
+            let is_trained = !rates.freezes(&name);
+            trained += usize::from(is_trained);
+            let _ = parameter.set_requires_grad(is_trained);
         }
-        Ok(LoraTrainable { lora, config: config.clone(), learning_rate })
+        if trained == 0 {
+            let message = "nothing is trained: `[blocks]` freezes every block that has adapters".into();
+            return Err(Error::Config { message, hint: None });
+        }
+        Ok(LoraTrainable { lora, config: config.clone(), rates })
     }
 }
 
@@ -85,16 +96,15 @@ fn check_initial(path: &Path, config: &LoraConfig, lora: &Lora) -> Result<()> {
 
 impl Trainable for LoraTrainable {
     fn param_groups(&self, _model: &StableDiffusion) -> Vec<ParamGroup> {
-        let rates = [
-            (Part::Unet, self.learning_rate),
-            (Part::TextEncoder, self.config.text_encoder_learning_rate.unwrap_or(self.learning_rate)),
-        ];
-        let group = |(part, learning_rate): (Part, f64)| ParamGroup {
-            name: part.folder().to_string(),
-            learning_rate,
-            parameters: self.lora.parameters(part),
-        };
-        rates.into_iter().map(group).filter(|group| !group.parameters.is_empty()).collect()
+        let parameters = [Part::Unet, Part::TextEncoder].into_iter().flat_map(|part| self.lora.parameters(part));
+        self.rates.groups(parameters.filter(|(_, parameter)| parameter.requires_grad()).collect())
+    }
+
+    fn weight_norms(&self) -> Result<Vec<(String, f64)>> {
+        let norms = self.lora.weight_norms()?;
+        let mean = norms.iter().sum::<f64>() / norms.len().max(1) as f64;
+        let largest = norms.iter().copied().fold(0.0, f64::max);
+        Ok(vec![("weight_norm/average".into(), mean), ("weight_norm/max".into(), largest)])
     }
 
     fn begin_pass(&self, number: u64) {

@@ -4,4 +4,5 @@ mod cached_features;
 mod dreambooth;
 mod masks;
 mod not_finite;
+mod parts;
 mod replay;
