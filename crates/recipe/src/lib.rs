@@ -4,6 +4,7 @@ mod batching;
 mod cache_folder;
 mod check;
 mod check_captions;
+mod check_optimizer;
 mod check_order;
 mod checkpoint;
 mod clean;
@@ -24,6 +25,7 @@ mod model;
 mod noise;
 mod optimizer;
 mod precision;
+mod ranges;
 mod samples;
 mod save;
 mod source;
@@ -49,17 +51,25 @@ pub use location::{BUILTIN_MODELS, ModelLocation};
 pub use log::LogConfig;
 pub use lora::{LoraConfig, LoraFormat, TEXT_ENCODER_TARGETS, UNET_TARGETS};
 pub use loss::{LossConfig, LossType};
-pub use lr_schedule::{ConstantSchedule, CosineSchedule, LinearSchedule, LrScheduleConfig};
+pub use lr_schedule::{
+    ConstantSchedule, CosineSchedule, CosineWithRestartsSchedule, DecayType, InverseSqrtSchedule, LinearSchedule,
+    LrScheduleConfig, LrScheduleSettings, PiecewiseConstantSchedule, PolynomialSchedule, RexSchedule,
+    WarmupStableDecaySchedule,
+};
 pub use method::{Method, ObjectiveKind, TrainableKind};
 pub use model::{Family, Init, ModelConfig, PredictionType};
 pub use noise::NoiseConfig;
-pub use optimizer::{AdamWConfig, OptimizerConfig};
+pub use optimizer::{
+    AdafactorConfig, AdamW8bitConfig, AdamWConfig, AdamWScheduleFreeConfig, CameConfig, DAdaptAdamConfig, LionConfig,
+    MuonAdjustment, MuonConfig, OptimizerConfig, OptimizerSettings, ProdigyConfig, SgdConfig,
+};
 pub use precision::{FloatType, PrecisionConfig};
+pub use ranges::Ranges;
 pub use samples::{SamplerName, SamplesConfig};
 pub use save::SaveConfig;
 pub use source::{SOURCE_FILE_ENDINGS, SourceFormat, address_mistake, is_address, is_pattern};
 pub use target::matches_pattern;
-pub use train::TrainSection;
+pub use train::{LearningRateScale, TrainSection};
 pub use train_config::{Extends, TrainConfig};
 pub use vae_objective::VaeConfig;
 pub use validation::ValidationConfig;

@@ -9,6 +9,7 @@ mod metadata;
 mod objective;
 mod precision;
 mod prompt_cache;
+mod rates;
 mod run_folder;
 mod samples;
 mod setup;

@@ -17,7 +17,7 @@ use sdtrain_checkpoint::ManifestInfo;
 use sdtrain_data_loader::DataSet;
 use sdtrain_evaluate::DenoisingLoss;
 use sdtrain_model::{PromptReading, StableDiffusion};
-use sdtrain_optimizer::{GradScaler, Optimizer, build, learning_rate_factor};
+use sdtrain_optimizer::{GradScaler, Optimizer, Weights, build, learning_rate_factor};
 use sdtrain_pipeline::Request;
 use sdtrain_recipe::{TrainConfig, TrainableKind};
 use sdtrain_run_log::{
@@ -144,7 +144,7 @@ impl Trainer {
             step: position.step,
             epoch,
             loss: outcome.loss,
-            lrs: names.zip(rates.iter().copied()).collect(),
+            lrs: names.zip(self.optimizer.effective_rates(&rates)).collect(),
             grad_norm: Some(outcome.grad_norm),
             seconds: began.elapsed().as_secs_f64(),
             images: taken.iter().map(|batch| batch.examples.len() as u64).sum(),
@@ -169,6 +169,7 @@ impl Trainer {
     /// Nothing when it was asked to stop before the end of them.
     fn finish(&mut self, log: &mut RunLog, position: &Position, stop: &StopRequest) -> Result<Option<Vec<PathBuf>>> {
         self.record.phase("save");
+        self.optimizer.hold(Weights::Evaluation)?;
         let product = self.save_product(&self.config.name.clone(), position)?;
         for path in &product {
             log.message(&format!("saved {}", path.display()));
@@ -328,7 +329,13 @@ impl Trainer {
             return Ok(());
         }
         let every = self.config.save.every();
-        if self.due(every, position, &ended) {
+        let [saves, validates, samples] = [every, self.config.validation.every(), self.config.samples.every()]
+            .map(|every| self.due(every, position, &ended));
+        if !(saves || validates || samples) {
+            return Ok(());
+        }
+        self.optimizer.hold(Weights::Evaluation)?;
+        if saves {
             let stem = match every.due_after_step(position.step) {
                 true => format!("{}-step{:08}", self.config.name, position.step),
                 false => format!("{}-{:06}", self.config.name, position.epoch),
@@ -338,13 +345,13 @@ impl Trainer {
             }
             self.prune_products(log);
         }
-        if self.due(self.config.validation.every(), position, &ended) {
+        if validates {
             self.validate(log, position.step)?;
         }
-        if self.due(self.config.samples.every(), position, &ended) {
+        if samples {
             self.sample(log, position.step)?;
         }
-        Ok(())
+        Ok(self.optimizer.hold(Weights::Training)?)
     }
 
     fn save_product(&mut self, stem: &str, position: &Position) -> Result<Vec<PathBuf>> {

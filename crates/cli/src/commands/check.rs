@@ -11,7 +11,7 @@ use sdtrain_state_dict::{FileKind, SafetensorsFile, recognise};
 use sdtrain_tokenizer::Tokenizer;
 
 use crate::args::{CheckArgs, ConfigArgs};
-use crate::estimate::estimate;
+use crate::estimate::{Trained, estimate};
 use crate::lora_targets::adapters;
 use crate::model_parts::{ModelParts, count_parameters};
 use crate::{ExitCode, Failure, model_tokenizer, print_answer};
@@ -127,15 +127,17 @@ fn open_data(config: &TrainConfig, bucket_step: usize) -> Result<DataSet, Failur
     })
 }
 
-/// One network that is trained: its name, what of it, and how many parameters.
+/// One network that is trained: its name, what of it, how many parameters, and what the optimizer keeps for them.
 pub(crate) struct TrainedPart {
     name: &'static str,
     what: String,
     parameters: usize,
+    state_bytes: usize,
 }
 
 fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<TrainedPart>, Failure> {
     let networks = [("unet", Some(&parts.unet)), ("text_encoder", parts.text_encoder.as_ref())];
+    let optimizer = config.optimizer.settings();
     let mut trained = Vec::new();
     match config.trainable_kind() {
         TrainableKind::Lora => {
@@ -143,7 +145,10 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
                 let adapters = shapes.map(|shapes| adapters(&config.lora, name, shapes)).unwrap_or_default();
                 if adapters.count > 0 {
                     let what = format!("{} adapters", adapters.count);
-                    trained.push(TrainedPart { name, what, parameters: adapters.parameters });
+                    // All of a network's adapters taken for one: matrices of this rank.
+                    let rank = config.lora.rank.max(1) as usize;
+                    let state_bytes = optimizer.state_bytes(&[rank, adapters.parameters / rank]);
+                    trained.push(TrainedPart { name, what, parameters: adapters.parameters, state_bytes });
                 }
             }
         }
@@ -152,7 +157,12 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
             for ((name, shapes), wanted) in networks.into_iter().zip(wanted) {
                 if let Some(shapes) = shapes.filter(|_| wanted) {
                     let what = format!("{} tensors", shapes.len());
-                    trained.push(TrainedPart { name, what, parameters: count_parameters(shapes) });
+                    trained.push(TrainedPart {
+                        name,
+                        what,
+                        parameters: count_parameters(shapes),
+                        state_bytes: shapes.values().map(|shape| optimizer.state_bytes(shape)).sum(),
+                    });
                 }
             }
         }
@@ -162,7 +172,12 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
                     shapes.retain(|name, _| !name.starts_with("encoder.") && !name.starts_with("quant_conv."));
                 }
                 let what = format!("{} tensors", shapes.len());
-                trained.push(TrainedPart { name: "vae", what, parameters: count_parameters(&shapes) });
+                trained.push(TrainedPart {
+                    name: "vae",
+                    what,
+                    parameters: count_parameters(&shapes),
+                    state_bytes: shapes.values().map(|shape| optimizer.state_bytes(shape)).sum(),
+                });
             }
         }
     }
@@ -205,16 +220,7 @@ fn summary(
         line("tokens", tokens.to_string().replace("\n  ", &format!("\n{:<10} ", "")));
     }
     line("steps", steps(config, data));
-    line(
-        "optimizer",
-        format!(
-            "{}, learning rate {:e}, schedule `{}` with {} warm-up steps",
-            config.optimizer.name(),
-            config.optimizer.learning_rate(),
-            config.lr_schedule.name(),
-            config.lr_schedule.warmup_steps()
-        ),
-    );
+    line("optimizer", optimizer(config, trained, data.total_steps(&config.train)));
     let checkpointing = if config.train.gradient_checkpointing { ", gradient checkpointing" } else { "" };
     line(
         "precision",
@@ -227,9 +233,10 @@ fn summary(
     line("writes", written(config));
     line("validates", validated(config));
 
-    let total: usize = trained.iter().map(|part| part.parameters).sum();
+    let total = trained.iter().map(|part| part.parameters).sum();
+    let state_bytes = trained.iter().map(|part| part.state_bytes).sum();
     let cores = cores(config);
-    let estimate = estimate(config, parts, total, cores);
+    let estimate = estimate(config, parts, Trained { parameters: total, state_bytes }, cores);
     let all_steps = data.total_steps(&config.train) as f64;
     line("memory", format!("about {:.1} GB at the highest point", estimate.bytes / 1e9));
     line(
@@ -257,6 +264,23 @@ fn steps(config: &TrainConfig, data: &DataSet) -> String {
         None => total as f64 * 2.0 / (least + most).max(1) as f64,
     };
     format!("{total} of up to {images} images, {per_epoch} an epoch, {epochs:.1} epochs")
+}
+
+fn optimizer(config: &TrainConfig, trained: &[TrainedPart], total_steps: u64) -> String {
+    let optimizer = config.optimizer.settings();
+    let rate = optimizer.learning_rate();
+    let rate = match optimizer.finds_its_rate() {
+        true if rate == 1.0 => "finds its learning rate".to_owned(),
+        true => format!("finds its learning rate, times {rate}"),
+        false => format!("learning rate {:e}", rate * config.learning_rate_scale()),
+    };
+    let bytes: usize = trained.iter().map(|part| part.state_bytes).sum();
+    let parameters: usize = trained.iter().map(|part| part.parameters).sum();
+    let each = bytes as f64 / parameters.max(1) as f64;
+    let warmup = config.lr_schedule.warmup_steps(total_steps);
+    let schedule = config.lr_schedule.name();
+    let name = optimizer.name();
+    format!("{name}, {rate}, schedule `{schedule}` with {warmup} warm-up steps; keeps {each:.1} bytes a parameter")
 }
 
 fn written(config: &TrainConfig) -> String {

@@ -3,4 +3,5 @@
 mod checks;
 mod kohya;
 mod load;
+mod optimizers;
 mod project;
