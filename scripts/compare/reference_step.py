@@ -42,8 +42,15 @@ class Settings:
         optimizer = config.get("optimizer", {})
         if optimizer.get("type", "adamw") != "adamw":
             raise SystemExit(f"error: this script replays adamw only, the trace was made with `{optimizer['type']}`")
-        if lora.get("dropout"):
-            raise SystemExit("error: a run with `lora.dropout` cannot be replayed, its masks are not in the trace")
+        for key in ["dropout", "rank_dropout", "module_dropout"]:
+            if lora.get(key):
+                raise SystemExit(f"error: a run with `lora.{key}` cannot be replayed, its masks are not in the trace")
+        # What decides an adapter's scale and is not in the trace.
+        other = ["rank_stabilized", "block_alphas", "conv_block_alphas", "alpha_pattern", "max_weight_norm"]
+        for key in [key for key in other if lora.get(key)]:
+            raise SystemExit(f"error: this script does not replay `lora.{key}`")
+        if lora.get("kind", "lora") not in ADAPTER_KINDS:
+            raise SystemExit(f"error: this script replays {', '.join(ADAPTER_KINDS)} adapters, not `{lora['kind']}`")
         rank = lora.get("rank", 16)
         alpha = lora.get("alpha", rank)
         conv_alpha = lora.get("conv_alpha", lora["conv_rank"] if "conv_rank" in lora else alpha)
@@ -96,33 +103,48 @@ def inner_name(module, name):
     return name if hasattr(module, "text_model") else name.removeprefix("text_model.")
 
 
+# What shows that tensors are adapters of a kind, and their rank in its first dimension.
+ADAPTER_KINDS = {"lora": ".lora_A.weight", "dora": ".lora_A.weight", "loha": ".hada_w1_b"}
+
+
+def are_adapters(names):
+    return any(name.endswith(tuple(ADAPTER_KINDS.values())) for name in names)
+
+
 def attach_adapters(module, tensors, settings):
     """PEFT adapters with exactly the targets, ranks and weights of `tensors` (names without the part's prefix)."""
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import LoHaConfig, LoraConfig, inject_adapter_in_model
 
     groups = {}
+    mark = next(mark for mark in ADAPTER_KINDS.values() if any(name.endswith(mark) for name in tensors))
     for name, value in tensors.items():
-        if name.endswith(".lora_A.weight"):
-            kernel = value.ndim == 4 and value.shape[-1] > 1
-            alpha = settings.conv_alpha if kernel else settings.alpha
-            groups.setdefault((value.shape[0], alpha), []).append(name.removesuffix(".lora_A.weight"))
+        if name.endswith(mark):
+            path = name.removesuffix(mark)
+            weight = module.get_submodule(path).weight
+            alpha = settings.conv_alpha if weight.ndim == 4 and weight.shape[-1] > 1 else settings.alpha
+            groups.setdefault((value.shape[0], alpha), []).append(path)
     paths = [path for group in groups.values() for path in group]
     (rank, alpha) = max(groups, key=lambda key: len(groups[key]))
-    config = LoraConfig(
+    common = dict(
         r=rank,
-        lora_alpha=alpha,
         target_modules=paths,
         rank_pattern={f"^{path}$": key[0] for key, group in groups.items() for path in group},
         alpha_pattern={f"^{path}$": key[1] for key, group in groups.items() for path in group},
     )
+    use_dora = any("lora_magnitude" in name for name in tensors)
+    of_lora = mark == ADAPTER_KINDS["lora"]
+    config = LoraConfig(lora_alpha=alpha, use_dora=use_dora, **common) if of_lora else LoHaConfig(alpha=alpha, **common)
     inject_adapter_in_model(config, module)
     parameters = dict(module.named_parameters())
     trained = {}
     for name, value in tensors.items():
-        parameter = parameters[name.replace(".weight", ".default.weight")]
+        of_dora = name.endswith(".lora_magnitude_vector")
+        inside = f"{name}.weight" if of_dora else name
+        inside = inside.replace(".weight", ".default.weight") if of_lora else f"{name}.default"
+        parameter = parameters[inside]
         parameter.data = value.clone().float()
         trained[name] = parameter.requires_grad_(True)
-    attached = sum("lora_" in name for name in parameters)
+    attached = sum(".default" in name for name in parameters)
     assert attached == len(tensors), f"PEFT attached {attached} tensors, the trace has {len(tensors)}"
     return trained
 
@@ -167,7 +189,7 @@ class Trainee:
         self.loss_scale = 1024.0 if self.compute == torch.float16 else 1.0
 
     def _prepare(self, module, values):
-        if any(".lora_A." in name for name in values):
+        if are_adapters(values):
             module.to(self.compute)
             trained = attach_adapters(module, values, self.settings)
         else:

@@ -14,6 +14,14 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A form of file that cannot hold an adapter.
+    #[error("the adapter of `{layer}` cannot be written: {reason}")]
+    NoPlace {
+        /// The layer's full path.
+        layer: String,
+        /// Why.
+        reason: String,
+    },
     /// A tensor that cannot be read.
     #[error(transparent)]
     Model(#[from] sdtrain_model::Error),
@@ -33,6 +41,7 @@ impl Error {
                 Some("patterns are matched against paths such as `unet.mid_block.attentions.0.proj_in`".into())
             }
             Error::DoesNotFit { .. } => Some("it was probably made for another base model".into()),
+            Error::NoPlace { .. } => Some("set `lora.format` to the other form".into()),
             Error::StateDict(error) => error.hint(),
             Error::Model(_) | Error::Torch(_) => None,
         }

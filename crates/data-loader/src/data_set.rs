@@ -107,7 +107,14 @@ impl DataSet {
             warnings: warnings.to_vec(),
         };
         let training = DataSet::new(&config, config.subsets.clone(), seed, part(false, &warnings))?;
-        check_batch_sizes(&training.order, training.leftovers, 1)?;
+        check_batch_sizes(&training.order, training.leftovers, 1).map_err(|error| match error {
+            DataError::BatchTooLarge { batch_size, what, hint } => DataError::BatchTooLarge {
+                batch_size,
+                what: format!("{what}: `validation.split` takes {count} away"),
+                hint: format!("{hint}, or lower `validation.split`"),
+            },
+            other => other,
+        })?;
         let quiet = config.subsets.iter().map(without_chance).collect();
         let config =
             DataConfig { batch_size: config.batch_size.min(count), leftovers: Leftovers::ShortBatch, ..config.clone() };

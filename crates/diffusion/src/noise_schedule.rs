@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::scheduler_config::{BetaSchedule, SchedulerClass, SchedulerConfig, SchedulerSettings};
+use crate::{BetaSchedule, SchedulerClass, SchedulerConfig, SchedulerSettings};
 use crate::{Error, PredictionType};
 
 /// The schedule a model was trained with, as tables that are looked up by timestep on their device.

@@ -18,7 +18,7 @@ pub fn of(error: Error) -> Failure {
         Error::Checkpoint(error) => of_checkpoint(error),
         Error::CannotContinue { .. } => Failure::new(ExitCode::Model, message),
         Error::Torch(error) => of_torch(error),
-        Error::NotFinite { .. } => Failure::new(ExitCode::NonFinite, message)
+        Error::NotFinite { .. } | Error::WeightsNotFinite { .. } => Failure::new(ExitCode::NonFinite, message)
             .hint("lower `optimizer.learning_rate`, or compute in `bf16` or `fp32` (`precision.compute`)"),
         Error::LatentsNotFinite { .. } => Failure::new(ExitCode::NonFinite, message).hint(
             "compute in `bf16` or `fp32` (`precision.compute`), or set `model.vae` to one that is made for `fp16`",
@@ -70,6 +70,20 @@ pub fn of_pipeline(error: sdtrain_pipeline::Error) -> Failure {
         }
         sdtrain_pipeline::Error::Model(error) => of_model(error),
         sdtrain_pipeline::Error::Torch(error) => of_torch(error),
+    }
+}
+
+/// As [`of_pipeline`], where no configuration of a training could help.
+pub fn of_drawing(error: sdtrain_pipeline::Error) -> Failure {
+    let (sdtrain_pipeline::Error::Torch(torch) | sdtrain_pipeline::Error::Model(sdtrain_model::Error::Torch(torch))) =
+        &error
+    else {
+        return of_pipeline(error);
+    };
+    match torch {
+        sdtrain_torch::Error::OutOfMemory(_) => Failure::new(ExitCode::DeviceMemory, torch.to_string())
+            .hint("draw smaller pictures (`--width`, `--height`), or compute in `--dtype bf16`"),
+        _ => of_pipeline(error),
     }
 }
 

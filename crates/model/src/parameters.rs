@@ -23,6 +23,14 @@ impl Adaptable {
         }
     }
 
+    /// The layer's bias, if it has one: `[out]`.
+    pub fn bias(&self) -> Option<&Tensor> {
+        match self {
+            Adaptable::Linear(layer) => layer.bias(),
+            Adaptable::Conv2d(layer) => Some(layer.bias()),
+        }
+    }
+
     /// Adds `adapter` to the layer.
     pub fn attach(&self, adapter: Rc<dyn LayerAdapter>) {
         self.slot().attach(adapter);
@@ -43,8 +51,9 @@ impl Adaptable {
 
 /// Something that changes a layer's output.
 pub trait LayerAdapter: std::fmt::Debug {
-    /// The changed output, for the layer's `input` and its own `output`, both in the compute dtype.
-    fn apply(&self, input: &Tensor, output: Tensor) -> Tensor;
+    /// What is added to the layer's output, for its `input` and its own `output`, both in the compute dtype; none when
+    /// it is switched off. It depends on the layer alone, so several adapters of a layer do not see each other.
+    fn added(&self, input: &Tensor, output: &Tensor) -> Option<Tensor>;
 }
 
 /// All parameters of one network, in the order of their names.

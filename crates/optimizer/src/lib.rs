@@ -7,6 +7,7 @@ mod adamw_schedule_free;
 mod came;
 mod d_estimate;
 mod dadapt_adam;
+mod ema;
 mod factored;
 mod grad_scaler;
 mod lion;
@@ -17,6 +18,7 @@ mod quantized;
 mod sgd;
 mod update;
 
+pub use ema::Ema;
 pub use grad_scaler::GradScaler;
 pub use lr_schedule::learning_rate_factor;
 

@@ -14,6 +14,9 @@ use crate::{
 /// More threads than this are a slip; each holds a decoded image.
 const MOST_WORKERS: usize = 1024;
 
+/// More threads of arithmetic than any machine has processors.
+const MOST_THREADS: u32 = 1024;
+
 /// Everything that is wrong with a configuration whose single values have the right types.
 ///
 /// `kohya` is the file that a part of it was taken from.
@@ -27,6 +30,7 @@ pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document, kohya: Op
     checker.check_data(config);
     checker.check_method(config);
     checker.check_optimizer(config);
+    checker.check_ema(config);
     checker.check_noise_and_loss(config);
     checker.check_train(config);
     checker.check_outputs(config);
@@ -212,28 +216,13 @@ impl Checker<'_> {
     }
 
     fn check_method(&mut self, config: &TrainConfig) {
-        let lora = &config.lora;
-        self.at_least_one("lora.rank", Some(u64::from(lora.rank)));
-        self.at_least_one("lora.conv_rank", lora.conv_rank.map(u64::from));
-        self.positive("lora.alpha", lora.alpha);
-        self.positive("lora.conv_alpha", lora.conv_alpha);
-        self.not_negative("lora.text_encoder_learning_rate", lora.text_encoder_learning_rate);
+        self.check_lora(&config.lora);
         self.not_negative("full.text_encoder_learning_rate", config.full.text_encoder_learning_rate);
-        if !(0.0..1.0).contains(&lora.dropout) {
-            let message = format!("`lora.dropout` must be at least 0 and less than 1, not {}", lora.dropout);
-            self.report("lora.dropout", message);
-        }
-        self.existing("lora.initial", lora.initial.as_deref());
-        for (index, target) in lora.targets.iter().enumerate() {
-            if !target.starts_with(['u', 't', '*']) || target.trim() != target {
-                let message = format!("`lora.targets` has the pattern \"{target}\", which matches no module");
-                self.report(&format!("lora.targets.{index}"), message).hint =
-                    Some("patterns begin with `unet.`, `text_encoder.` or `*`".to_owned());
-            }
-        }
         if let Some(message) = config.pair_refused() {
             self.report("trainable", message).hint = Some("leave `trainable` out".to_owned());
         }
+        let lora = &config.lora;
+        let no_targets = lora.targets.as_ref().is_some_and(Vec::is_empty);
         match config.trainable_kind() {
             TrainableKind::Lora if !lora.train_unet && !lora.train_text_encoder => {
                 self.report(
@@ -241,7 +230,7 @@ impl Checker<'_> {
                     "nothing is trained: `lora.train_unet` and `lora.train_text_encoder` are both false",
                 );
             }
-            TrainableKind::Lora if lora.targets.is_empty() && !lora.convolutions && !lora.train_text_encoder => {
+            TrainableKind::Lora if no_targets && !lora.convolutions && !lora.train_text_encoder => {
                 self.report("lora.targets", "nothing is trained: `lora.targets` is empty");
             }
             TrainableKind::Full if !config.full.train_unet && !config.full.train_text_encoder => {
@@ -307,6 +296,10 @@ impl Checker<'_> {
         self.at_least_one("train.gradient_accumulation_steps", Some(train.gradient_accumulation_steps));
         self.not_negative("train.max_grad_norm", Some(train.max_grad_norm));
         self.at_least_one("train.threads", train.threads.map(u64::from));
+        if let Some(threads) = train.threads.filter(|&threads| threads > MOST_THREADS) {
+            self.report("train.threads", format!("`train.threads` is at most {MOST_THREADS}, not {threads}")).hint =
+                Some("leave it out for one thread on each processor core".to_owned());
+        }
     }
 
     fn check_outputs(&mut self, config: &TrainConfig) {
@@ -372,7 +365,7 @@ impl Checker<'_> {
         }
     }
 
-    fn positive(&mut self, key: &str, value: Option<f64>) {
+    pub(crate) fn positive(&mut self, key: &str, value: Option<f64>) {
         if let Some(value) = value.filter(|value| !(*value > 0.0 && value.is_finite())) {
             self.report(key, format!("`{key}` must be greater than 0, not {value}"));
         }
@@ -397,7 +390,7 @@ impl Checker<'_> {
         }
     }
 
-    fn existing(&mut self, key: &str, path: Option<&Path>) {
+    pub(crate) fn existing(&mut self, key: &str, path: Option<&Path>) {
         if let Some(path) = path.filter(|path| !path.exists()) {
             let message = format!("`{key}`: `{}` does not exist", path.display());
             self.report(key, message).hint = nearest_folder_hint(path);

@@ -1,22 +1,28 @@
 #![doc = include_str!("../README.md")]
 
+mod adapter_kind;
 mod batching;
 mod cache_folder;
 mod check;
 mod check_captions;
+mod check_ema;
+mod check_lora;
 mod check_optimizer;
 mod check_order;
 mod checkpoint;
 mod clean;
 mod data;
 mod debug;
+mod ema;
 mod every;
 mod full;
+mod ia3;
 mod image;
 mod kohya;
 mod load;
 mod location;
 mod log;
+mod lokr;
 mod lora;
 mod loss;
 mod lr_schedule;
@@ -35,6 +41,7 @@ mod train_config;
 mod vae_objective;
 mod validation;
 
+pub use adapter_kind::AdapterKind;
 pub use batching::Batching;
 pub use cache_folder::cache_folder;
 pub use checkpoint::CheckpointConfig;
@@ -43,13 +50,16 @@ pub use data::{
     BucketingConfig, CaptionConfig, CaptionFile, DataConfig, Leftovers, MissingCaption, Resolution, Subset,
 };
 pub use debug::DebugConfig;
+pub use ema::{EmaConfig, EmaWarmup};
 pub use every::Every;
 pub use full::{FullConfig, ModelFormat};
+pub use ia3::Ia3Config;
 pub use image::{AlphaConfig, ColorAugmentation, ColorChanges, ExtraImages, MASK_COLUMN, ResizeKernel};
 pub use load::Loaded;
 pub use location::{BUILTIN_MODELS, ModelLocation};
 pub use log::LogConfig;
-pub use lora::{LoraConfig, LoraFormat, TEXT_ENCODER_TARGETS, UNET_TARGETS};
+pub use lokr::{LokrConfig, LokrFactors};
+pub use lora::{KOHYA_BLOCKS, LoraConfig, LoraFormat, TEXT_ENCODER_TARGETS, UNET_TARGETS};
 pub use loss::{LossConfig, LossType};
 pub use lr_schedule::{
     ConstantSchedule, CosineSchedule, CosineWithRestartsSchedule, DecayType, InverseSqrtSchedule, LinearSchedule,

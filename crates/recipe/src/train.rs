@@ -31,6 +31,11 @@ pub struct TrainSection {
     #[schemars(extend("x-other-names" = ["scale_lr", "learning_rate_scaler"]))]
     pub learning_rate_scale: LearningRateScale,
 
+    /// Steps in a row that may be skipped because a loss or gradient is not finite: the weights stay as they are, the images are
+    /// named, and the run goes on. One more ends it, and so does the end of the run in such a row. 0: the first one ends it.
+    /// What loss scaling skips (`precision.compute = "fp16"`) is not counted.
+    pub max_skipped_steps: u64,
+
     /// Processor threads. Absent: as many as there are cores for this process. Bits of a run depend on it.
     pub threads: Option<u32>,
 }
@@ -71,6 +76,7 @@ impl Default for TrainSection {
             gradient_checkpointing: false,
             max_grad_norm: 1.0,
             learning_rate_scale: LearningRateScale::None,
+            max_skipped_steps: 10,
             threads: None,
         }
     }

@@ -4,9 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CheckpointConfig, DataConfig, DebugConfig, FullConfig, LogConfig, LoraConfig, LossConfig, LrScheduleConfig, Method,
-    ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig, SamplesConfig, SaveConfig, TrainSection, TrainableKind,
-    VaeConfig, ValidationConfig,
+    CheckpointConfig, DataConfig, DebugConfig, EmaConfig, FullConfig, LogConfig, LoraConfig, LossConfig,
+    LrScheduleConfig, Method, ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig, SamplesConfig, SaveConfig,
+    TrainSection, TrainableKind, VaeConfig, ValidationConfig,
 };
 
 /// A training run: what is trained, on what, how, and what it leaves behind.
@@ -55,6 +55,9 @@ pub struct TrainConfig {
     /// How the learning rate changes over the run.
     pub lr_schedule: LrScheduleConfig,
 
+    /// A running mean of the trained weights.
+    pub ema: EmaConfig,
+
     /// The noise that training adds.
     pub noise: NoiseConfig,
 
@@ -101,6 +104,7 @@ impl Default for TrainConfig {
             vae_objective: VaeConfig::default(),
             optimizer: OptimizerConfig::default(),
             lr_schedule: LrScheduleConfig::default(),
+            ema: EmaConfig::default(),
             noise: NoiseConfig::default(),
             loss: LossConfig::default(),
             precision: PrecisionConfig::default(),

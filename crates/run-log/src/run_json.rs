@@ -46,7 +46,7 @@ pub struct Program {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// The commit it was built from, where known (see `git_commit`).
+    /// The commit that the folder it was built in has checked out when the run begins (see `git_commit`).
     pub git_commit: Option<String>,
     /// Versions of what it stands on: `libtorch`, `cuda` …
     pub versions: BTreeMap<String, String>,

@@ -65,6 +65,12 @@ pub enum Error {
         /// What it was trained on.
         images: Vec<String>,
     },
+    /// Training has driven the weights out of all bounds.
+    #[error("the weights after step {step} are not finite")]
+    WeightsNotFinite {
+        /// The optimizer step.
+        step: u64,
+    },
     /// A file or folder of the run.
     #[error("`{}`: {reason}", path.display())]
     Storage {

@@ -15,7 +15,7 @@ use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::{NoiseSchedule, PredictionType, SchedulerConfig};
 use sdtrain_evaluate::{DenoisingLoss, prompt_reading};
 use sdtrain_model::{LoadOptions, StableDiffusion, load};
-use sdtrain_optimizer::{GradScaler, build};
+use sdtrain_optimizer::{Ema, GradScaler, build};
 use sdtrain_recipe::{DataConfig, FloatType, Init, ModelLocation, TrainConfig, TrainableKind};
 use sdtrain_run_log::{Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name};
 use std::collections::BTreeMap;
@@ -74,6 +74,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     let groups = rates::of_run(&config, trainable.param_groups(&model))?;
     let optimizer = build(&config.optimizer, groups);
     let scaler = (config.precision.compute == FloatType::Fp16).then(GradScaler::default);
+    let ema = config.ema.enabled.then(|| Ema::new(&config.ema, optimizer.groups()));
     // 7 the run
     let total_steps = data.total_steps(&config.train);
     let facts = RunFacts {
@@ -114,6 +115,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         objective,
         optimizer,
         scaler,
+        ema,
         held_out,
         validation,
         sample_request,

@@ -17,7 +17,7 @@ use sdtrain_checkpoint::ManifestInfo;
 use sdtrain_data_loader::DataSet;
 use sdtrain_evaluate::DenoisingLoss;
 use sdtrain_model::{PromptReading, StableDiffusion};
-use sdtrain_optimizer::{GradScaler, Optimizer, Weights, build, learning_rate_factor};
+use sdtrain_optimizer::{Ema, GradScaler, Optimizer, Weights, build, learning_rate_factor};
 use sdtrain_pipeline::Request;
 use sdtrain_recipe::{TrainConfig, TrainableKind};
 use sdtrain_run_log::{
@@ -44,6 +44,7 @@ pub(crate) struct Trainer {
     pub objective: Box<dyn Objective>,
     pub optimizer: Box<dyn Optimizer>,
     pub scaler: Option<GradScaler>,
+    pub ema: Option<Ema>,
     /// Images that are not trained on.
     pub held_out: Option<DataSet>,
     pub validation: Option<DenoisingLoss>,
@@ -55,6 +56,9 @@ pub(crate) struct Trainer {
     pub started: Instant,
     pub inputs: Inputs,
 }
+
+/// What stands behind the name of a product that holds the weights as trained, beside the one of averaged weights.
+const RAW: &str = "-raw";
 
 /// How a run ended.
 #[derive(Debug)]
@@ -90,7 +94,10 @@ impl Trainer {
         let stop = StopRequest::listen()?;
         self.folder.claim(&self.config)?;
         let mut position = match self.folder.start.clone() {
-            Start::Continue(checkpoint) => state::restore(&checkpoint, self.optimizer.as_mut(), self.scaler.as_mut())?,
+            Start::Continue(checkpoint) => {
+                let (optimizer, scaler, ema) = (self.optimizer.as_mut(), self.scaler.as_mut(), self.ema.as_mut());
+                state::restore(&checkpoint, optimizer, scaler, ema)?
+            }
             Start::Fresh | Start::Finished => Position::default(),
         };
         if let Some(path) = &self.config.debug.trace {
@@ -138,7 +145,10 @@ impl Trainer {
         let epoch = position.epoch + 1;
         let ended = self.advance(position, taken.len());
         self.record.steps = position.step;
-        self.check_finite(&outcome, &taken, position.step)?;
+        self.mind_skipped(log, &outcome, &taken, position)?;
+        if let Some(ema) = self.ema.as_mut().filter(|_| !outcome.skipped) {
+            ema.update(self.optimizer.groups())?;
+        }
         let names = self.optimizer.groups().iter().map(|group| group.name.clone());
         log.step(&StepMetrics {
             step: position.step,
@@ -236,11 +246,17 @@ impl Trainer {
 
     /// When a checkpoint is due.
     fn save_checkpoint(&mut self, log: &mut RunLog, position: &Position) -> Result<()> {
+        // Whatever spoils every step may lie in the weights already: then the checkpoint before is the one to keep.
+        if position.skipped_in_a_row > 0 {
+            return Ok(());
+        }
+        self.check_weights(position)?;
         log.flush();
         let info = ManifestInfo { step: position.step, epoch: position.epoch, ..self.manifest.clone() };
         let keep = self.config.checkpoint.keep_last;
         let folder = self.folder.checkpoints();
-        state::save(&folder, info, position, self.optimizer.as_ref(), self.scaler.as_ref(), keep)?;
+        let (scaler, ema) = (self.scaler.as_ref(), self.ema.as_ref());
+        state::save(&folder, info, position, self.optimizer.as_ref(), scaler, ema, keep)?;
         log.message(&format!("saved {}", folder.join(format!("step-{:06}", position.step)).display()));
         Ok(())
     }
@@ -305,15 +321,48 @@ impl Trainer {
         first..position.epoch + 1
     }
 
-    /// In fp16 an overflow now and then is part of loss scaling; otherwise nothing good can follow.
-    fn check_finite(&self, outcome: &StepOutcome, batches: &[Batch], step: u64) -> Result<()> {
-        // A loss that overflows in the forward pass is none that scaling could mend, nor is a scale without end.
-        let scaling_helps = self.scaler.as_ref().is_some_and(|scaler| scaler.scale >= 1.0);
-        if !outcome.skipped || (scaling_helps && outcome.loss.is_finite()) {
+    /// Minds a step that was skipped since a loss or gradient was not finite: counted, named, and the end of the run when there
+    /// are too many in a row. In fp16 an overflow now and then is part of loss scaling.
+    fn mind_skipped(
+        &self,
+        log: &mut RunLog,
+        outcome: &StepOutcome,
+        batches: &[Batch],
+        position: &mut Position,
+    ) -> Result<()> {
+        if !outcome.skipped {
+            position.skipped_in_a_row = 0;
             return Ok(());
         }
+        // A loss that overflows in the forward pass is none that scaling could mend, nor is a scale without end.
+        let scaling_helps = self.scaler.as_ref().is_some_and(|scaler| scaler.scale >= 1.0);
+        if scaling_helps && outcome.loss.is_finite() {
+            return Ok(());
+        }
+        position.skipped += 1;
+        position.skipped_in_a_row += 1;
         let images = batches.iter().flat_map(|batch| &batch.examples);
-        Err(Error::NotFinite { step, images: images.map(|e| format!("`{}`", e.path.display())).collect() })
+        let images: Vec<String> = images.map(|example| format!("`{}`", example.path.display())).collect();
+        let is_last = position.step == self.total_steps;
+        if position.skipped_in_a_row > self.config.train.max_skipped_steps || is_last {
+            return Err(Error::NotFinite { step: position.step, images });
+        }
+        log.message(&format!(
+            "step {} is skipped, its loss or gradient is not finite (batch of {})",
+            position.step,
+            images.join(", ")
+        ));
+        log.scalar("train/skipped_steps", position.step, position.skipped as f64);
+        Ok(())
+    }
+
+    /// Weights beyond all bounds never become a file: the last good checkpoint and product stay.
+    fn check_weights(&self, position: &Position) -> Result<()> {
+        let groups = self.optimizer.groups();
+        let weights: Vec<Tensor> =
+            groups.iter().flat_map(|group| &group.parameters).map(|(_, weight)| weight.detach()).collect();
+        let norm = sdtrain_torch::clip_grad_norm(&weights, None)?.double_value(&[]);
+        if norm.is_finite() { Ok(()) } else { Err(Error::WeightsNotFinite { step: position.step }) }
     }
 
     fn due(&self, every: sdtrain_recipe::Every, position: &Position, ended: &Range<u64>) -> bool {
@@ -355,6 +404,7 @@ impl Trainer {
     }
 
     fn save_product(&mut self, stem: &str, position: &Position) -> Result<Vec<PathBuf>> {
+        self.check_weights(position)?;
         if self.config.trainable_kind() == TrainableKind::Vae && self.config.vae_objective.train_encoder {
             self.model.vae.set_scaling_factor(self.unit_scaling_factor()?);
         }
@@ -363,7 +413,27 @@ impl Trainer {
         metadata.insert("ss_steps".into(), position.step.to_string());
         let epoch = position.epoch + u64::from(position.batch > 0);
         metadata.insert("ss_epoch".into(), epoch.max(1).to_string());
-        self.trainable.save(&self.model, &self.folder.path, stem, kind, &metadata)
+        let mut product = self.with_average(|this| this.write_product(stem, kind, &metadata))?;
+        if self.config.ema.save_raw {
+            product.extend(self.write_product(&format!("{stem}{RAW}"), kind, &metadata)?);
+        }
+        Ok(product)
+    }
+
+    fn write_product(&self, stem: &str, kind: Kind, metadata: &BTreeMap<String, String>) -> Result<Vec<PathBuf>> {
+        self.trainable.save(&self.model, &self.folder.path, stem, kind, metadata)
+    }
+
+    /// Does `work` with the averaged weights in the place of the trained ones, if there is an average.
+    fn with_average<T>(&mut self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let exchange = |this: &mut Self| match &mut this.ema {
+            Some(ema) => ema.exchange(this.optimizer.groups()),
+            None => Ok(()),
+        };
+        exchange(self)?;
+        let result = work(self);
+        exchange(self)?;
+        result
     }
 
     /// Deletes products on the way beyond `save.keep_last`, those that were written before a continuation included. One that
@@ -372,8 +442,12 @@ impl Trainer {
         let Some(keep) = self.config.save.keep_last else { return };
         let mut stems = self.products_on_the_way();
         stems.truncate(stems.len().saturating_sub(keep));
-        for name in stems.iter().flat_map(|stem| self.trainable.product_names(stem)) {
+        let raw: Vec<String> = stems.iter().map(|stem| format!("{stem}{RAW}")).collect();
+        for name in stems.iter().chain(&raw).flat_map(|stem| self.trainable.product_names(stem)) {
             let path = self.folder.path.join(name);
+            if !path.exists() {
+                continue;
+            }
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             if let Err(error) = removed {
                 log.message(&format!("cannot delete {}: {error}", path.display()));
@@ -399,9 +473,15 @@ impl Trainer {
         found.into_iter().map(|(_, stem)| stem).collect()
     }
 
-    fn validate(&self, log: &mut RunLog, step: u64) -> Result<()> {
-        let Some(validation) = &self.validation else { return Ok(()) };
-        let losses = validation.losses(&self.model, &self.prompt_reading)?;
+    fn validate(&mut self, log: &mut RunLog, step: u64) -> Result<()> {
+        if self.validation.is_none() {
+            return Ok(());
+        }
+        let losses = self.with_average(|this| {
+            let validation = this.validation.as_ref();
+            Ok(validation.map(|validation| validation.losses(&this.model, &this.prompt_reading)).transpose()?)
+        })?;
+        let losses = losses.unwrap_or_default();
         for (band, loss) in losses.iter().enumerate() {
             log.scalar(&format!("validation/band_{band}"), step, *loss);
         }
@@ -412,10 +492,10 @@ impl Trainer {
         Ok(())
     }
 
-    fn sample(&self, log: &mut RunLog, step: u64) -> Result<()> {
-        let Some(request) = &self.sample_request else { return Ok(()) };
+    fn sample(&mut self, log: &mut RunLog, step: u64) -> Result<()> {
+        let Some(request) = self.sample_request.clone() else { return Ok(()) };
         let folder = self.folder.path.join("samples").join(format!("step-{step:06}"));
-        let pictures = samples::draw(&self.model, request, &folder)?;
+        let pictures = self.with_average(|this| samples::draw(&this.model, &request, &folder))?;
         for (index, picture) in pictures.iter().enumerate() {
             log.image(&format!("samples/{index:02}"), step, picture);
         }

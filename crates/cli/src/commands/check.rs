@@ -12,7 +12,7 @@ use sdtrain_tokenizer::Tokenizer;
 
 use crate::args::{CheckArgs, ConfigArgs};
 use crate::estimate::{Trained, estimate};
-use crate::lora_targets::adapters;
+use crate::lora_targets::{adapters, idle_targets};
 use crate::model_parts::{ModelParts, count_parameters};
 use crate::{ExitCode, Failure, model_tokenizer, print_answer};
 
@@ -135,16 +135,25 @@ pub(crate) struct TrainedPart {
     state_bytes: usize,
 }
 
+/// How the patterns of `lora.targets` name modules.
+const MODULE_PATHS: &str = "paths are those of diffusers behind `unet.` and `text_encoder.`, as \
+                            `unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q`; `*` stands for any text";
+
 fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<TrainedPart>, Failure> {
     let networks = [("unet", Some(&parts.unet)), ("text_encoder", parts.text_encoder.as_ref())];
     let optimizer = config.optimizer.settings();
     let mut trained = Vec::new();
     match config.trainable_kind() {
         TrainableKind::Lora => {
+            if let idle @ [_, ..] = &idle_targets(&config.lora, &networks)[..] {
+                let named: Vec<String> = idle.iter().map(|pattern| format!("\"{pattern}\"")).collect();
+                let message = format!("`lora.targets`: no module of the model matches {}", named.join(", "));
+                return Err(Failure::new(ExitCode::Configuration, message).hint(MODULE_PATHS));
+            }
             for (name, shapes) in networks {
                 let adapters = shapes.map(|shapes| adapters(&config.lora, name, shapes)).unwrap_or_default();
                 if adapters.count > 0 {
-                    let what = format!("{} adapters", adapters.count);
+                    let what = format!("{} adapters of kind `{}`", adapters.count, config.lora.kind.name());
                     // All of a network's adapters taken for one: matrices of this rank.
                     let rank = config.lora.rank.max(1) as usize;
                     let state_bytes = optimizer.state_bytes(&[rank, adapters.parameters / rank]);
@@ -185,11 +194,10 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
         return Ok(trained);
     }
     let message = match config.trainable_kind() {
-        TrainableKind::Lora => "no module of the model matches `lora.targets`",
+        TrainableKind::Lora => "the model holds no module that `lora` asks for",
         TrainableKind::Full | TrainableKind::Vae => "the model holds none of the networks that are to be trained",
     };
-    Err(Failure::new(ExitCode::Configuration, message)
-        .hint("module paths are those of diffusers behind `unet.` and `text_encoder.`"))
+    Err(Failure::new(ExitCode::Configuration, message).hint(MODULE_PATHS))
 }
 
 fn summary(
@@ -242,7 +250,8 @@ fn summary(
     line(
         "time",
         format!(
-            "about {} a step and {} in all on {cores} processor cores ({} floating-point operations a step)",
+            "about {} a step and {} for all steps on {cores} processor cores, without pictures and measurements \
+             ({} floating-point operations a step)",
             duration(estimate.cpu_seconds),
             duration(estimate.cpu_seconds * all_steps),
             with_prefix(estimate.step_operations)
@@ -284,12 +293,17 @@ fn optimizer(config: &TrainConfig, trained: &[TrainedPart], total_steps: u64) ->
 }
 
 fn written(config: &TrainConfig) -> String {
-    let product = match (config.trainable_kind(), config.lora.format, config.full.format) {
-        (TrainableKind::Lora, LoraFormat::Kohya, _) => "a LoRA in kohya's form",
-        (TrainableKind::Lora, LoraFormat::Peft, _) => "a LoRA in PEFT's form",
-        (TrainableKind::Lora, LoraFormat::Both, _) => "a LoRA in kohya's and in PEFT's form",
-        (TrainableKind::Vae, ..) | (TrainableKind::Full, _, ModelFormat::SingleFile) => "a single-file model",
-        (TrainableKind::Full, _, ModelFormat::Diffusers) => "a diffusers folder",
+    let product = match (config.trainable_kind(), config.full.format) {
+        (TrainableKind::Lora, _) => {
+            let form = match config.lora.format {
+                LoraFormat::Kohya => "kohya's form",
+                LoraFormat::Peft => "PEFT's form",
+                LoraFormat::Both => "kohya's and in PEFT's form",
+            };
+            format!("a {} in {form}", config.lora.kind.title())
+        }
+        (TrainableKind::Vae, _) | (TrainableKind::Full, ModelFormat::SingleFile) => "a single-file model".to_owned(),
+        (TrainableKind::Full, ModelFormat::Diffusers) => "a diffusers folder".to_owned(),
     };
     let mut parts = vec![format!("{product} at the end{}", also(config.save.every()))];
     parts.push(match config.checkpoint.every() {

@@ -20,8 +20,10 @@ impl AdapterSlot {
         self.0.borrow_mut().clear();
     }
 
-    /// The layer's `output` for `input`, changed by each adapter in turn.
+    /// The layer's `output` for `input`, with what each adapter adds to it.
     pub fn apply(&self, input: &Tensor, output: Tensor) -> Tensor {
-        self.0.borrow().iter().fold(output, |output, adapter| adapter.apply(input, output))
+        let adapters = self.0.borrow();
+        let added = adapters.iter().filter_map(|adapter| adapter.added(input, &output));
+        added.fold(output.shallow_clone(), |sum, added| sum + added)
     }
 }

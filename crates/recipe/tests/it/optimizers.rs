@@ -98,6 +98,10 @@ fn settings_that_make_no_sense_are_refused() {
             "`dadapt_adam` finds its rate by itself, whatever the batch",
         ),
         (&["optimizer.type=adamw_schedule_free", "optimizer.betas=[0, 0.9]"], "must begin with more than 0"),
+        (
+            &["optimizer.type=adamw_schedule_free", "ema.enabled=true"],
+            "optimizer `adamw_schedule_free` averages the weights by itself",
+        ),
         (&["optimizer.type=muon", "optimizer.adamw.eps=0"], "`optimizer.adamw.eps` must be greater than 0, not 0"),
         (&["lr_schedule.warmup_steps=1.5"], "`lr_schedule.warmup_steps` must be a whole number, not 1.5"),
         (&["lr_schedule.warmup_steps=-1"], "`lr_schedule.warmup_steps` must not be negative, and is -1"),

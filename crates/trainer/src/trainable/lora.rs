@@ -1,8 +1,8 @@
-//! Low-rank adapters beside frozen networks.
+//! Adapters of the LoRA family beside frozen networks.
 
 use super::Trainable;
 use crate::error::{Error, Result};
-use sdtrain_adapter::{Lora, LoraFile, Networks, kohya_metadata};
+use sdtrain_adapter::{Form, Lora, LoraFile, Networks, kohya_metadata};
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::ParamGroup;
 use sdtrain_recipe::{LoraConfig, LoraFormat};
@@ -30,7 +30,11 @@ impl LoraTrainable {
         if let Some(path) = &config.initial {
             check_initial(path, config, &lora)?;
         }
-        let lora = lora.with_dropout(config.dropout, seed);
+        // Better now than after the steps.
+        for form in forms(config.format) {
+            lora.check_form(*form)?;
+        }
+        lora.set_dropout(config, seed);
         lora.attach(&networks);
         for (_, parameter) in [Part::Unet, Part::TextEncoder].into_iter().flat_map(|part| lora.parameters(part)) {
             let _ = parameter.set_requires_grad(true);
@@ -39,7 +43,16 @@ impl LoraTrainable {
     }
 }
 
-/// A file has its own layers and ranks: where the configuration says others, somebody is mistaken.
+/// The forms of the product's files.
+fn forms(format: LoraFormat) -> &'static [Form] {
+    match format {
+        LoraFormat::Kohya => &[Form::Kohya],
+        LoraFormat::Peft => &[Form::Peft],
+        LoraFormat::Both => &[Form::Kohya, Form::Peft],
+    }
+}
+
+/// A file has its own kind, layers and ranks: where the configuration says others, somebody is mistaken.
 fn check_initial(path: &Path, config: &LoraConfig, lora: &Lora) -> Result<()> {
     let wrong = |message: String, hint: String| Err(Error::Config { message, hint: Some(hint) });
     for (part, trained) in [(Part::Unet, config.train_unet), (Part::TextEncoder, config.train_text_encoder)] {
@@ -48,13 +61,20 @@ fn check_initial(path: &Path, config: &LoraConfig, lora: &Lora) -> Result<()> {
             return wrong(message, format!("set `lora.train_{part} = true`"));
         }
     }
+    if let Some(other) = lora.modules().iter().find(|module| module.kind != config.kind) {
+        let (found, wanted) = (other.kind.name(), config.kind.name());
+        let message =
+            format!("`lora.initial`: `{}` is of kind `{found}`, but `lora.kind` is `{wanted}`", path.display());
+        return wrong(message, format!("set `lora.kind = \"{found}\"`"));
+    }
+    // Those of convolutions may differ, and kinds may have none.
     let ranks: std::collections::BTreeSet<i64> = lora
         .modules()
         .iter()
-        .filter(|module| module.layer.convolution.is_none_or(|_| module.layer.down.size()[2..] == [1, 1]))
-        .map(|module| module.rank())
+        .filter(|module| module.layer.site().shape().get(2).is_none_or(|&kernel| kernel == 1))
+        .filter_map(|module| module.rank())
         .collect();
-    if ranks.len() == 1 && !ranks.contains(&i64::from(config.rank)) {
+    if config.kind.has_rank() && ranks.len() == 1 && !ranks.contains(&i64::from(config.rank)) {
         let rank = ranks.first().copied().unwrap_or_default();
         let message =
             format!("`lora.initial`: `{}` has rank {rank}, but `lora.rank` is {}", path.display(), config.rank);
@@ -85,6 +105,13 @@ impl Trainable for LoraTrainable {
         self.lora.set_pass(None);
     }
 
+    fn after_optimizer_step(&self) -> Result<()> {
+        match self.config.max_weight_norm {
+            Some(largest) => Ok(self.lora.cap_norms(largest)?),
+            None => Ok(()),
+        }
+    }
+
     fn save(
         &self,
         _model: &StableDiffusion,
@@ -94,12 +121,12 @@ impl Trainable for LoraTrainable {
         metadata: &BTreeMap<String, String>,
     ) -> Result<Vec<PathBuf>> {
         let mut metadata = metadata.clone();
-        metadata.extend(kohya_metadata(&self.lora));
+        metadata.extend(kohya_metadata(&self.lora, &self.config));
         let paths: Vec<PathBuf> = self.product_names(stem).iter().map(|name| folder.join(name)).collect();
-        for (index, path) in paths.iter().enumerate() {
-            match (self.config.format, index) {
-                (LoraFormat::Peft, _) | (LoraFormat::Both, 1) => self.lora.save_peft(path, kind, &metadata)?,
-                (LoraFormat::Kohya | LoraFormat::Both, _) => self.lora.save_kohya(path, kind, &metadata)?,
+        for (path, form) in paths.iter().zip(forms(self.config.format)) {
+            match form {
+                Form::Kohya => self.lora.save_kohya(path, kind, &metadata)?,
+                Form::Peft => self.lora.save_peft(path, kind, &metadata)?,
             }
         }
         Ok(paths)
