@@ -36,6 +36,36 @@ fn assert_continues(changes: &[&str]) {
     assert_eq!(metrics.lines().count(), 120, "{metrics}");
 }
 
+/// Whatever an optimizer keeps is in the checkpoint, and looking at the model on the way changes nothing.
+#[test]
+fn every_optimizer_continues_to_the_same_bits() {
+    const WHAT_THEY_KEEP: [&str; 9] =
+        ["adamw_8bit", "adafactor", "lion", "sgd", "prodigy", "dadapt_adam", "adamw_schedule_free", "came", "muon"];
+    let project = Project::new();
+    for kind in WHAT_THEY_KEEP {
+        let kind_setting = format!("optimizer.type={kind}");
+        let mut args = vec!["--config", "run.toml", "--set", kind_setting.as_str(), "--set", "checkpoint.keep_last=9"];
+        match kind {
+            "sgd" => args.extend(["--set", "optimizer.momentum=0.9"]),
+            "adamw_8bit" => args.extend(["--set", "optimizer.min_8bit_size=1"]),
+            _ => {}
+        }
+        let straight = format!("{kind}-straight");
+        let quiet = ["--set", "samples.prompts=[]", "--output", straight.as_str()];
+        project.expect(0, &[&args[..], &quiet].concat());
+        // Once more, with pictures and products after every step, from the checkpoint in the middle.
+        let continued = format!("{kind}-continued");
+        args.extend(["--output", continued.as_str(), "--set", "save.every_steps=1", "--set", "samples.every_steps=1"]);
+        project.expect(0, &args);
+        let product = |folder: &str| fs::read(project.path(folder).join("run.safetensors")).unwrap();
+        assert!(product(&straight) == product(&continued), "{kind}: a run with pictures ends elsewhere");
+        let checkpoint = project.path(&continued).join("checkpoints/step-000004").display().to_string();
+        fs::remove_file(project.path(&continued).join("run.safetensors")).unwrap();
+        project.expect(0, &[&args[..], &["--resume", &checkpoint]].concat());
+        assert!(product(&straight) == product(&continued), "{kind}: a continued run ends elsewhere");
+    }
+}
+
 #[test]
 fn a_stopped_run_saves_and_ends_with_75() {
     let project = Project::new();

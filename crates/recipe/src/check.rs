@@ -7,8 +7,8 @@ use sdtrain_config::{Document, Fault, Parsed, Problem};
 use crate::kohya::KohyaFile;
 use crate::location::nearest_folder_hint;
 use crate::{
-    CleanConfig, DataConfig, Init, LrScheduleConfig, MASK_COLUMN, ModelLocation, OptimizerConfig, PredictionType,
-    SOURCE_FILE_ENDINGS, Subset, TrainConfig, TrainableKind, address_mistake, is_address, is_pattern,
+    CleanConfig, DataConfig, Init, MASK_COLUMN, ModelLocation, PredictionType, SOURCE_FILE_ENDINGS, Subset,
+    TrainConfig, TrainableKind, address_mistake, is_address, is_pattern,
 };
 
 /// More threads than this are a slip; each holds a decoded image.
@@ -263,32 +263,6 @@ impl Checker<'_> {
                 "vae_objective",
                 "nothing asks for a likeness: `vae_objective.l1_weight` and `vae_objective.l2_weight` are both 0",
             );
-        }
-    }
-
-    fn check_optimizer(&mut self, config: &TrainConfig) {
-        match &config.optimizer {
-            OptimizerConfig::AdamW(adamw) => {
-                self.positive("optimizer.learning_rate", Some(adamw.learning_rate));
-                self.positive("optimizer.eps", Some(adamw.eps));
-                self.not_negative("optimizer.weight_decay", Some(adamw.weight_decay));
-                for beta in adamw.betas {
-                    if !(0.0..1.0).contains(&beta) {
-                        let message = format!("`optimizer.betas` must be at least 0 and less than 1, not {beta}");
-                        self.report("optimizer.betas", message);
-                    }
-                }
-            }
-        }
-        match &config.lr_schedule {
-            LrScheduleConfig::Constant(_) => {}
-            LrScheduleConfig::Linear(linear) => {
-                self.between_zero_and_one("lr_schedule.min_ratio", linear.min_ratio);
-            }
-            LrScheduleConfig::Cosine(cosine) => {
-                self.between_zero_and_one("lr_schedule.min_ratio", cosine.min_ratio);
-                self.positive("lr_schedule.cycles", Some(cosine.cycles));
-            }
         }
     }
 

@@ -10,6 +10,7 @@ mod check_dreambooth;
 mod check_ema;
 mod check_lora;
 mod check_objective;
+mod check_optimizer;
 mod check_order;
 mod check_parts;
 mod check_samples;
@@ -38,6 +39,7 @@ mod model;
 mod noise;
 mod optimizer;
 mod precision;
+mod ranges;
 mod sample_prompt;
 mod samples;
 mod save;
@@ -73,12 +75,20 @@ pub use log::LogConfig;
 pub use lokr::{LokrConfig, LokrFactors};
 pub use lora::{KOHYA_BLOCKS, LoraConfig, LoraFormat, TEXT_ENCODER_TARGETS, UNET_TARGETS};
 pub use loss::{HuberSchedule, LossConfig, LossType};
-pub use lr_schedule::{ConstantSchedule, CosineSchedule, LinearSchedule, LrScheduleConfig};
+pub use lr_schedule::{
+    ConstantSchedule, CosineSchedule, CosineWithRestartsSchedule, DecayType, InverseSqrtSchedule, LinearSchedule,
+    LrScheduleConfig, LrScheduleSettings, PiecewiseConstantSchedule, PolynomialSchedule, RexSchedule,
+    WarmupStableDecaySchedule,
+};
 pub use method::{Method, ObjectiveKind, TrainableKind};
 pub use model::{Family, Init, ModelConfig, PredictionType};
 pub use noise::{MultiresNorm, NoiseConfig};
-pub use optimizer::{AdamWConfig, OptimizerConfig};
+pub use optimizer::{
+    AdafactorConfig, AdamW8bitConfig, AdamWConfig, AdamWScheduleFreeConfig, CameConfig, DAdaptAdamConfig, LionConfig,
+    MuonAdjustment, MuonConfig, OptimizerConfig, OptimizerSettings, ProdigyConfig, SgdConfig,
+};
 pub use precision::{FloatType, PrecisionConfig};
+pub use ranges::Ranges;
 pub use sample_prompt::{Picture, PictureConfig, SamplePrompt};
 pub use samples::{SamplerName, SamplesConfig};
 pub use save::SaveConfig;
@@ -88,7 +98,7 @@ pub use timesteps::{
     BiasStrategy, BiasedTimesteps, CubicEnd, CubicTimesteps, LogitNormalTimesteps, SigmoidTimesteps,
     TimestepDistribution, TimestepsConfig, UniformTimesteps,
 };
-pub use train::TrainSection;
+pub use train::{LearningRateScale, TrainSection};
 pub use train_config::{Extends, TrainConfig};
 pub use unet_blocks::UnetBlocks;
 pub use vae_objective::VaeConfig;

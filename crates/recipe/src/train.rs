@@ -33,6 +33,11 @@ pub struct TrainSection {
     /// Typical: 1. 0: no clipping. Applied after unscaling and accumulation.
     pub max_grad_norm: f64,
 
+    /// Multiply the learning rate by the size of a step, so that a rate that was found for single images suits larger
+    /// batches.
+    #[schemars(extend("x-other-names" = ["scale_lr", "learning_rate_scaler"]))]
+    pub learning_rate_scale: LearningRateScale,
+
     /// Steps in a row that may be skipped because a loss or gradient is not finite: the weights stay as they are, the images are
     /// named, and the run goes on. One more ends it, and so does the end of the run in such a row. 0: the first one ends it.
     /// What loss scaling skips (`precision.compute = "fp16"`) is not counted.
@@ -40,6 +45,33 @@ pub struct TrainSection {
 
     /// Processor threads. Absent: as many as there are cores for this process. Bits of a run depend on it.
     pub threads: Option<u32>,
+}
+
+/// What the learning rate is multiplied by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LearningRateScale {
+    /// By nothing.
+    None,
+    /// By `data.batch_size`.
+    BatchSize,
+    /// By `train.gradient_accumulation_steps`.
+    Accumulation,
+    /// By both, as diffusers' `--scale_lr` does.
+    Both,
+}
+
+impl LearningRateScale {
+    /// The number.
+    pub fn factor(self, batch_size: usize, accumulation_steps: u64) -> f64 {
+        let (batch, accumulation) = (batch_size as f64, accumulation_steps as f64);
+        match self {
+            LearningRateScale::None => 1.0,
+            LearningRateScale::BatchSize => batch,
+            LearningRateScale::Accumulation => accumulation,
+            LearningRateScale::Both => batch * accumulation,
+        }
+    }
 }
 
 impl Default for TrainSection {
@@ -52,6 +84,7 @@ impl Default for TrainSection {
             gradient_accumulation_steps: 1,
             gradient_checkpointing: false,
             max_grad_norm: 1.0,
+            learning_rate_scale: LearningRateScale::None,
             max_skipped_steps: 10,
             threads: None,
         }

@@ -131,6 +131,13 @@ impl Default for TrainConfig {
     }
 }
 
+impl TrainConfig {
+    /// What `train.learning_rate_scale` multiplies every learning rate by.
+    pub fn learning_rate_scale(&self) -> f64 {
+        self.train.learning_rate_scale.factor(self.data.batch_size, self.train.gradient_accumulation_steps)
+    }
+}
+
 /// One file to continue, or several.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]

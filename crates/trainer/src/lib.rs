@@ -9,6 +9,7 @@ mod metadata;
 mod objective;
 mod precision;
 mod prefill;
+mod rates;
 mod run_folder;
 mod samples;
 mod setup;

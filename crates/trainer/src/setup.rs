@@ -6,6 +6,7 @@ use crate::input_files::Inputs;
 use crate::metadata::RunFacts;
 use crate::objective;
 use crate::precision::kind_of;
+use crate::rates;
 use crate::run_folder::{ResumePolicy, RunFolder, Start};
 use crate::samples;
 use crate::trainable;
@@ -73,7 +74,8 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     };
     let objective = objective::build(&config, &model, &data)?;
     // 6 how it follows its gradients
-    let optimizer = build(&config.optimizer, trainable.param_groups(&model));
+    let groups = rates::of_run(&config, trainable.param_groups(&model))?;
+    let optimizer = build(&config.optimizer, groups);
     let scaler = (config.precision.compute == FloatType::Fp16).then(GradScaler::default);
     let ema = config.ema.enabled.then(|| Ema::new(&config.ema, optimizer.groups()));
     // 7 the run

@@ -17,8 +17,8 @@ use crate::trainable::Trainable;
 use sdtrain_checkpoint::ManifestInfo;
 use sdtrain_data_loader::{Contents, DataSet};
 use sdtrain_evaluate::DenoisingLoss;
-use sdtrain_model::{Frozen, PromptReading, StableDiffusion};
-use sdtrain_optimizer::{Ema, GradScaler, Optimizer, ParamGroup, build, learning_rate_factor};
+use sdtrain_model::{PromptReading, StableDiffusion};
+use sdtrain_optimizer::{Ema, GradScaler, Optimizer, ParamGroup, Weights, build, learning_rate_factor};
 use sdtrain_pipeline::Request;
 use sdtrain_recipe::{TrainConfig, TrainableKind};
 use sdtrain_run_log::{
@@ -147,10 +147,7 @@ impl Trainer {
         }
         // Pictures and measurements of the step before may have brought them back.
         for &network in self.objective.idle() {
-            // What was fused into it is in no file that it could be read from again.
-            if network != Frozen::TextEncoder || self.config.model.fuse.is_empty() {
-                self.model.unload(network);
-            }
+            self.model.unload(network);
         }
         let taken = self.take_batches(batches, position)?;
         let waited = began.elapsed();
@@ -169,7 +166,7 @@ impl Trainer {
             step: position.step,
             epoch,
             loss: outcome.loss,
-            lrs: names.zip(rates.iter().copied()).collect(),
+            lrs: names.zip(self.optimizer.effective_rates(&rates)).collect(),
             grad_norm: Some(outcome.grad_norm),
             seconds: began.elapsed().as_secs_f64(),
             data_wait_seconds: (waited + self.objective.take_data_wait()).as_secs_f64(),
@@ -216,6 +213,7 @@ impl Trainer {
     /// Nothing when it was asked to stop before the end of them.
     fn finish(&mut self, log: &mut RunLog, position: &Position, stop: &StopRequest) -> Result<Option<Vec<PathBuf>>> {
         self.record.phase("save");
+        self.optimizer.hold(Weights::Evaluation)?;
         let product = self.save_product(&self.config.name.clone(), position)?;
         for path in &product {
             log.message(&format!("saved {}", path.display()));
@@ -417,7 +415,13 @@ impl Trainer {
             return Ok(());
         }
         let every = self.config.save.every();
-        if self.due(every, position, &ended) {
+        let [saves, validates, samples] = [every, self.config.validation.every(), self.config.samples.every()]
+            .map(|every| self.due(every, position, &ended));
+        if !(saves || validates || samples) {
+            return Ok(());
+        }
+        self.optimizer.hold(Weights::Evaluation)?;
+        if saves {
             let stem = match every.due_after_step(position.step) {
                 true => format!("{}-step{:08}", self.config.name, position.step),
                 false => format!("{}-{:06}", self.config.name, position.epoch),
@@ -427,13 +431,13 @@ impl Trainer {
             }
             self.prune_products(log);
         }
-        if self.due(self.config.validation.every(), position, &ended) {
+        if validates {
             self.validate(log, position.step)?;
         }
-        if self.due(self.config.samples.every(), position, &ended) {
+        if samples {
             self.sample(log, position.step)?;
         }
-        Ok(())
+        Ok(self.optimizer.hold(Weights::Training)?)
     }
 
     fn save_product(&mut self, stem: &str, position: &Position) -> Result<Vec<PathBuf>> {

@@ -12,7 +12,7 @@ use sdtrain_tokenizer::Tokenizer;
 
 use crate::architecture::Shapes;
 use crate::args::{CheckArgs, ConfigArgs};
-use crate::estimate::estimate;
+use crate::estimate::{Trained, estimate};
 use crate::group_rates::GroupRates;
 use crate::lora_targets::{adapters, idle_targets};
 use crate::model_parts::{ModelParts, count_parameters};
@@ -133,11 +133,12 @@ fn open_data(config: &TrainConfig, bucket_step: usize) -> Result<DataSet, Failur
     })
 }
 
-/// One network that is trained: its name, what of it, and how many parameters.
+/// One network that is trained: its name, what of it, how many parameters, and what the optimizer keeps for them.
 pub(crate) struct TrainedPart {
     name: &'static str,
     what: String,
     parameters: usize,
+    state_bytes: usize,
 }
 
 /// How the patterns of `lora.targets` name modules.
@@ -153,6 +154,7 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
         let shapes = shapes.cloned().unwrap_or_default();
         (network, shapes.into_iter().filter(|(name, _)| learns(network, name)).collect::<Shapes>())
     });
+    let optimizer = config.optimizer.settings();
     let mut trained = Vec::new();
     match config.trainable_kind() {
         TrainableKind::Lora => {
@@ -165,7 +167,10 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
                 let adapters = adapters(&config.lora, name, &shapes);
                 if adapters.count > 0 {
                     let what = format!("{} adapters of kind `{}`", adapters.count, config.lora.kind.name());
-                    trained.push(TrainedPart { name, what, parameters: adapters.parameters });
+                    // All of a network's adapters taken for one: matrices of this rank.
+                    let rank = config.lora.rank.max(1) as usize;
+                    let state_bytes = optimizer.state_bytes(&[rank, adapters.parameters / rank]);
+                    trained.push(TrainedPart { name, what, parameters: adapters.parameters, state_bytes });
                 }
             }
         }
@@ -175,7 +180,12 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
                 shapes.retain(|parameter, _| config.full.trains(&format!("{name}.{parameter}")));
                 if !shapes.is_empty() {
                     let what = format!("{} tensors", shapes.len());
-                    trained.push(TrainedPart { name, what, parameters: count_parameters(&shapes) });
+                    trained.push(TrainedPart {
+                        name,
+                        what,
+                        parameters: count_parameters(&shapes),
+                        state_bytes: shapes.values().map(|shape| optimizer.state_bytes(shape)).sum(),
+                    });
                 }
             }
         }
@@ -185,7 +195,12 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
                     shapes.retain(|name, _| !name.starts_with("encoder.") && !name.starts_with("quant_conv."));
                 }
                 let what = format!("{} tensors", shapes.len());
-                trained.push(TrainedPart { name: "vae", what, parameters: count_parameters(&shapes) });
+                trained.push(TrainedPart {
+                    name: "vae",
+                    what,
+                    parameters: count_parameters(&shapes),
+                    state_bytes: shapes.values().map(|shape| optimizer.state_bytes(shape)).sum(),
+                });
             }
         }
     }
@@ -251,16 +266,7 @@ fn summary(
         line("class", class);
     }
     line("steps", steps(config, data));
-    line(
-        "optimizer",
-        format!(
-            "{}, learning rate {:e}, schedule `{}` with {} warm-up steps",
-            config.optimizer.name(),
-            config.optimizer.learning_rate(),
-            config.lr_schedule.name(),
-            config.lr_schedule.warmup_steps()
-        ),
-    );
+    line("optimizer", optimizer(config, trained, data.total_steps(&config.train)));
     if let Ok(rates) = GroupRates::of(config, parts) {
         for rate in rates.lines() {
             line("", rate);
@@ -278,9 +284,10 @@ fn summary(
     line("writes", written(config));
     line("validates", validated(config));
 
-    let total: usize = trained.iter().map(|part| part.parameters).sum();
+    let total = trained.iter().map(|part| part.parameters).sum();
+    let state_bytes = trained.iter().map(|part| part.state_bytes).sum();
     let cores = cores(config);
-    let estimate = estimate(config, parts, total, cores);
+    let estimate = estimate(config, parts, Trained { parameters: total, state_bytes }, cores);
     let all_steps = data.total_steps(&config.train) as f64;
     line("memory", format!("about {:.1} GB at the highest point", estimate.bytes / 1e9));
     line(
@@ -309,6 +316,23 @@ fn steps(config: &TrainConfig, data: &DataSet) -> String {
         None => total as f64 * 2.0 / (least + most).max(1) as f64,
     };
     format!("{total} of up to {images} images, {per_epoch} an epoch, {epochs:.1} epochs")
+}
+
+fn optimizer(config: &TrainConfig, trained: &[TrainedPart], total_steps: u64) -> String {
+    let optimizer = config.optimizer.settings();
+    let rate = optimizer.learning_rate();
+    let rate = match optimizer.finds_its_rate() {
+        true if rate == 1.0 => "finds its learning rate".to_owned(),
+        true => format!("finds its learning rate, times {rate}"),
+        false => format!("learning rate {:e}", rate * config.learning_rate_scale()),
+    };
+    let bytes: usize = trained.iter().map(|part| part.state_bytes).sum();
+    let parameters: usize = trained.iter().map(|part| part.parameters).sum();
+    let each = bytes as f64 / parameters.max(1) as f64;
+    let warmup = config.lr_schedule.warmup_steps(total_steps);
+    let schedule = config.lr_schedule.name();
+    let name = optimizer.name();
+    format!("{name}, {rate}, schedule `{schedule}` with {warmup} warm-up steps; keeps {each:.1} bytes a parameter")
 }
 
 fn written(config: &TrainConfig) -> String {

@@ -5,6 +5,7 @@ mod dreambooth;
 mod kohya;
 mod load;
 mod objective;
+mod optimizers;
 mod parts;
 mod project;
 mod samples;

@@ -1,38 +1,10 @@
-//! `[optimizer]`: the choices of `type` and their settings.
+//! AdamW.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How weights follow their gradients; `type` chooses.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum OptimizerConfig {
-    /// Adam with decoupled weight decay (arXiv:1711.05101).
-    #[serde(rename = "adamw")]
-    AdamW(AdamWConfig),
-}
-
-impl Default for OptimizerConfig {
-    fn default() -> Self {
-        OptimizerConfig::AdamW(AdamWConfig::default())
-    }
-}
-
-impl OptimizerConfig {
-    /// The learning rate before any schedule.
-    pub fn learning_rate(&self) -> f64 {
-        match self {
-            OptimizerConfig::AdamW(adamw) => adamw.learning_rate,
-        }
-    }
-
-    /// The name as it is written in a configuration.
-    pub fn name(&self) -> &'static str {
-        match self {
-            OptimizerConfig::AdamW(_) => "adamw",
-        }
-    }
-}
+use super::{OptimizerSettings, bytes_of};
+use crate::Ranges;
 
 /// Adam with decoupled weight decay (arXiv:1711.05101).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -58,5 +30,26 @@ pub struct AdamWConfig {
 impl Default for AdamWConfig {
     fn default() -> Self {
         AdamWConfig { learning_rate: 1e-4, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 1e-2 }
+    }
+}
+
+impl OptimizerSettings for AdamWConfig {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+
+    fn learning_rate(&self) -> f64 {
+        self.learning_rate
+    }
+
+    fn state_bytes(&self, shape: &[usize]) -> usize {
+        2 * bytes_of(shape)
+    }
+
+    fn check(&self, ranges: &mut Ranges) {
+        ranges.positive("learning_rate", self.learning_rate);
+        ranges.positive("eps", self.eps);
+        ranges.not_negative("weight_decay", self.weight_decay);
+        ranges.decays("betas", &self.betas);
     }
 }
