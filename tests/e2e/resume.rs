@@ -7,8 +7,20 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn a_killed_run_continues_to_the_same_bits() {
+    assert_continues(&[]);
+}
+
+#[test]
+fn a_killed_run_of_another_kind_with_every_dropout_continues_to_the_same_bits() {
+    let keys = ["kind=dora", "dropout=0.1", "rank_dropout=0.1", "module_dropout=0.1", "max_weight_norm=0.05"];
+    let keys = keys.map(|key| format!("lora.{key}"));
+    assert_continues(&keys.iter().flat_map(|key| ["--set", key]).collect::<Vec<_>>());
+}
+
+/// A run with `changes` that is killed has the product of one that is not.
+fn assert_continues(changes: &[&str]) {
     let project = Project::new();
-    let config = ["--config", "run.toml", "--set", "train.max_steps=120"];
+    let config = [&["--config", "run.toml", "--set", "train.max_steps=120"], changes].concat();
     project.expect(0, &[&config[..], &["--output", "straight"]].concat());
     let args = [&config[..], &["--output", "killed", "--set", "samples.prompts=[]"]].concat();
     let mut child = project.command(&args).stderr(Stdio::null()).spawn().unwrap();

@@ -152,3 +152,26 @@ fn a_trace_of_a_short_or_continued_run_is_written() {
     let moved = later.names().into_iter().find(|name| name.starts_with("initial.") && name.contains("lora_B")).unwrap();
     assert!(later.bytes(moved).unwrap().iter().any(|&byte| byte != 0), "the weights of the checkpoint, not new ones");
 }
+
+#[test]
+fn an_average_is_saved_beside_the_weights_and_changes_no_step() {
+    let project = Project::new();
+    project.expect(0, &["--config", "run.toml", "--output", "plain"]);
+    let ema = ["--set", "ema.enabled=true", "--set", "ema.save_raw=true", "--set", "checkpoint.keep_last=9"];
+    let args = [&["--config", "run.toml", "--output", "averaged"], &ema[..]].concat();
+    project.expect(0, &args);
+    let bytes = |name: &str| fs::read(project.path(name)).unwrap();
+    let tensors = |name: &str| {
+        let file = SafetensorsFile::open(project.path(name)).unwrap();
+        let names: Vec<String> = file.names().into_iter().map(str::to_owned).collect();
+        names.into_iter().map(|name| (file.bytes(&name).unwrap().into_owned(), name)).collect::<Vec<_>>()
+    };
+    assert_eq!(losses(&project, "plain"), losses(&project, "averaged"));
+    assert!(tensors("plain/run.safetensors") == tensors("averaged/run-raw.safetensors"));
+    assert!(tensors("plain/run.safetensors") != tensors("averaged/run.safetensors"));
+    // Continued in the middle, the average is the same to the bit.
+    let before = bytes("averaged/run.safetensors");
+    let checkpoint = project.path("averaged/checkpoints/step-000002").display().to_string();
+    project.expect(0, &[&args[..], &["--resume", &checkpoint]].concat());
+    assert!(before == bytes("averaged/run.safetensors"));
+}

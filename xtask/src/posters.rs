@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use image::{ImageFormat, RgbImage, imageops};
 use sdtrain_posters::{
-    HELD_OUT, LORA_POSTERS, LORA_VALIDATION_POSTERS, Object, Poster, REGULARIZATION_POSTERS, Style, base_poster,
-    held_out, lora_poster, lora_validation_poster, regularization_poster, varied_poster, vocabulary, window,
+    HELD_OUT, LORA_POSTERS, LORA_VALIDATION_POSTERS, Object, Poster, REGULARIZATION_POSTERS, SUBJECT_CLASS_POSTERS,
+    SUBJECT_POSTERS, Style, base_poster, draw_subject, held_out, lora_poster, lora_validation_poster,
+    regularization_poster, subject_class_poster, subject_poster, varied_poster, vocabulary, window,
 };
 use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
 
@@ -18,6 +19,7 @@ usage: cargo xtask posters <set> [options]
   vae       decorated posters and captions: what the base model's VAE learns                --count 4000 --out DIR
   windows   square windows of --window pixels (default 48) into pictures of the set `vae`    --count 24000 --out DIR
   lora      the sample set in datasets/posters, -regularization, -validation              --out datasets
+  subject   the sample subject and its class: datasets/posters-subject, -subject-class      --out datasets
   captions  captions, one a line; with --held-out those that no set contains                --count 200 [--out FILE]
   tokenizer the base model's tokenizer files: every word of the captions is one token       --out DIR
   grid      one picture with every object in plain, decorated and LoRA style                --out FILE
@@ -58,6 +60,7 @@ pub fn run(args: &[String]) -> Result<(), Box<dyn Error>> {
             Ok(())
         }
         "lora" => write_lora_sets(&options),
+        "subject" => write_subject_sets(&options),
         "captions" => write_captions(&options),
         "tokenizer" => write_tokenizer(&options),
         "grid" => write_grid(&options),
@@ -168,6 +171,27 @@ fn write_lora_sets(options: &Options) -> Result<(), Box<dyn Error>> {
             let (poster, caption) = draw(options.seed, index);
             write_pair(&folder, index, &options.draw(&poster, style), &caption)?;
         }
+    }
+    Ok(())
+}
+
+/// The subject without captions: one prompt says what it is. Its class with captions.
+fn write_subject_sets(options: &Options) -> Result<(), Box<dyn Error>> {
+    let parent = options.out.clone().unwrap_or_else(|| PathBuf::from("datasets"));
+    let folder = |name: &str| -> Result<PathBuf, Box<dyn Error>> {
+        let folder = parent.join(name);
+        fs::create_dir_all(&folder).map_err(|error| format!("cannot create `{}`: {error}", folder.display()))?;
+        Ok(folder)
+    };
+    let subject = folder("posters-subject")?;
+    for index in 0..SUBJECT_POSTERS {
+        let picture = draw_subject(&subject_poster(options.seed, index), options.size.0);
+        write_png(&subject.join(format!("{index:05}.png")), &picture)?;
+    }
+    let class = folder("posters-subject-class")?;
+    for index in 0..SUBJECT_CLASS_POSTERS {
+        let (poster, caption) = subject_class_poster(options.seed, index);
+        write_pair(&class, index, &options.draw(&poster, Style::Plain), &caption)?;
     }
     Ok(())
 }

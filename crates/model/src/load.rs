@@ -57,6 +57,13 @@ impl LoadOptions {
             vae: None,
         }
     }
+
+    /// What the parameters of UNet, VAE and text encoder are kept in.
+    fn kinds(&self, vae: &VaeConfig) -> [Kind; 3] {
+        // SD's VAE overflows in fp16 (diffusers: force_upcast), so it is then kept in f32.
+        let vae_in_f32 = self.vae_in_f32 || (vae.force_upcast && self.compute == Kind::Half);
+        [self.unet_in_f32, vae_in_f32, self.text_encoder_in_f32].map(|f32| if f32 { Kind::Float } else { self.compute })
+    }
 }
 
 /// The configurations of a model: enough to build it, without weights.
@@ -124,6 +131,26 @@ impl ModelConfigs {
 /// Loads the model at `location`: `builtin:NAME`, a diffusers folder or a `.safetensors` file.
 pub fn load(location: &str, options: &LoadOptions) -> Result<StableDiffusion> {
     open(location, options, |parts| parts.assemble(location))
+}
+
+/// The same with weights that `edit` has changed: it is given the model in f32 in host memory, so that the sums are the same on
+/// every device, and what it leaves there is rounded once to what `options` ask for, as a file with those weights would be.
+pub fn load_edited<E: From<Error>>(
+    path: &str,
+    options: &LoadOptions,
+    edit: impl FnOnce(&StableDiffusion) -> std::result::Result<(), E>,
+) -> std::result::Result<StableDiffusion, E> {
+    let on_host = LoadOptions { device: Device::Cpu, compute: Kind::Float, ..options.clone() };
+    let mut model = load(path, &on_host)?;
+    edit(&model)?;
+    let kinds = options.kinds(model.vae.config());
+    let networks = [model.unet.parameters(), model.vae.parameters(), model.text_encoder.parameters()];
+    for (parameters, kind) in networks.into_iter().zip(kinds) {
+        parameters.convert(options.device, kind)?;
+    }
+    (model.device, model.compute) = (options.device, options.compute);
+    model.origin = Origin { location: path.to_string(), options: options.clone(), edited: true };
+    Ok(model)
 }
 
 /// The VAE of the model that `load` loaded with the same arguments.
@@ -248,32 +275,29 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    fn builder(&self, file: impl FnOnce(Files<'a>) -> &'a dyn Reader, in_f32: bool) -> Builder<'a> {
+    fn builder(&self, file: impl FnOnce(Files<'a>) -> &'a dyn Reader, kind: Kind) -> Builder<'a> {
         let random = Source::Random(self.options.random.unwrap_or_default());
         let source = self.files.map_or(random, |files| Source::File(file(files)));
-        Builder::new(source, self.kind(in_f32), self.options.device)
-    }
-
-    fn kind(&self, in_f32: bool) -> Kind {
-        if in_f32 { Kind::Float } else { self.options.compute }
+        Builder::new(source, kind, self.options.device)
     }
 
     fn text_encoder(&self) -> Result<ClipTextModel> {
-        let builder = self.builder(|files| files.text_encoder, self.options.text_encoder_in_f32);
+        let [_, _, kind] = self.options.kinds(&self.configs.vae);
+        let builder = self.builder(|files| files.text_encoder, kind);
         ClipTextModel::new(builder, &self.configs.text_encoder)
     }
 
     fn unet(&self) -> Result<UNet2DConditionModel> {
-        UNet2DConditionModel::new(self.builder(|files| files.unet, self.options.unet_in_f32), &self.configs.unet)
+        let [kind, _, _] = self.options.kinds(&self.configs.vae);
+        UNet2DConditionModel::new(self.builder(|files| files.unet, kind), &self.configs.unet)
     }
 
     fn vae(&self) -> Result<AutoencoderKL> {
         let config = &self.configs.vae;
-        // SD's VAE overflows in fp16 (diffusers: force_upcast), so it is then kept in f32.
-        let in_f32 = self.options.vae_in_f32 || (config.force_upcast && self.options.compute == Kind::Half);
+        let [_, kind, _] = self.options.kinds(config);
         match &self.options.vae {
-            Some(other) => other_vae(other, config, self.kind(in_f32), self.options.device),
-            None => AutoencoderKL::new(self.builder(|files| files.vae, in_f32), config),
+            Some(other) => other_vae(other, config, kind, self.options.device),
+            None => AutoencoderKL::new(self.builder(|files| files.vae, kind), config),
         }
     }
 
@@ -288,7 +312,7 @@ impl<'a> Parts<'a> {
             scheduler: self.configs.scheduler,
             device: self.options.device,
             compute: self.options.compute,
-            origin: Origin { location: location.to_string(), options: self.options.clone() },
+            origin: Origin { location: location.to_string(), options: self.options.clone(), edited: false },
             unloaded: RefCell::default(),
         })
     }

@@ -41,6 +41,8 @@ pub struct StableDiffusion {
 pub(crate) struct Origin {
     pub location: String,
     pub options: LoadOptions,
+    /// UNet and text encoder are not what the files hold.
+    pub edited: bool,
 }
 
 /// A network that a run can do without between its uses.
@@ -108,9 +110,32 @@ impl StableDiffusion {
         })?)
     }
 
+    /// What `work` gives with all adapters switched off, so that the model is the base it was loaded as.
+    pub fn without_adapters<T>(&self, work: impl FnOnce() -> T) -> T {
+        /// Switches them on again also where `work` panics.
+        struct Off<'m>(&'m StableDiffusion);
+        impl Off<'_> {
+            fn switch(&self, on: bool) {
+                let networks = [self.0.unet.parameters(), self.0.text_encoder.parameters(), self.0.vae.parameters()];
+                networks.into_iter().flat_map(Parameters::layers).for_each(|(_, layer)| layer.switch_adapters(on));
+            }
+        }
+        impl Drop for Off<'_> {
+            fn drop(&mut self) {
+                self.switch(true);
+            }
+        }
+        let off = Off(self);
+        off.switch(false);
+        work()
+    }
+
     /// Frees the weights of `network`, which must still be as they were loaded, until something is asked of it again: then
-    /// they are read from where the model came from.
+    /// they are read from where the model came from. A network that `load_edited` changed is kept, since no file holds it.
     pub fn unload(&self, network: Frozen) {
+        if self.origin.edited && network == Frozen::TextEncoder {
+            return;
+        }
         if self.unloaded.borrow_mut().insert(network) {
             for (_, parameter) in self.parameters_of(network).iter() {
                 set_data(parameter, &Tensor::empty([0], (parameter.kind(), parameter.device())));
@@ -126,7 +151,7 @@ impl StableDiffusion {
         if !self.unloaded.borrow().contains(&network) {
             return Ok(());
         }
-        let Origin { location, options } = &self.origin;
+        let Origin { location, options, .. } = &self.origin;
         let (vae, text_encoder);
         let again = match network {
             Frozen::Vae => {

@@ -49,8 +49,12 @@ impl Optimizer for AdamW {
                 eps: self.config.eps,
                 weight_decay: self.config.weight_decay,
             };
+            let is_due = |parameter: &Tensor| parameter.requires_grad() && parameter.grad().defined();
             let with_gradient: Vec<usize> =
-                (0..group.parameters.len()).filter(|&i| group.parameters[i].1.grad().defined()).collect();
+                (0..group.parameters.len()).filter(|&i| is_due(&group.parameters[i].1)).collect();
+            if with_gradient.is_empty() {
+                continue;
+            }
             let pick = |list: &[Tensor]| with_gradient.iter().map(|&i| list[i].shallow_clone()).collect::<Vec<_>>();
             let parameters: Vec<Tensor> =
                 with_gradient.iter().map(|&i| group.parameters[i].1.shallow_clone()).collect();

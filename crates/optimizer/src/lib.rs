@@ -1,9 +1,11 @@
 #![doc = include_str!("../README.md")]
 
 mod adamw;
+mod ema;
 mod grad_scaler;
 mod lr_schedule;
 
+pub use ema::Ema;
 pub use grad_scaler::GradScaler;
 pub use lr_schedule::learning_rate_factor;
 
@@ -25,7 +27,8 @@ pub struct ParamGroup {
 /// An update rule with its state.
 pub trait Optimizer {
     /// Updates every parameter from its gradient, each group at `learning_rates[group]`. Where the one-element tensor
-    /// `found_inf` is 1 nothing changes. A parameter without a gradient is left alone.
+    /// `found_inf` is 1 nothing changes. A parameter without a gradient is left alone, and so is one that is trained no more
+    /// (`requires_grad`): neither it nor its state changes.
     fn step(&mut self, learning_rates: &[f64], found_inf: Option<&Tensor>) -> Result<()>;
 
     /// The groups it updates.
@@ -60,7 +63,8 @@ pub fn clear_gradients(groups: &[ParamGroup]) {
     }
 }
 
-/// The gradients that exist, over all groups.
+/// The gradients that exist, over all groups; not those of parameters that are trained no more.
 pub fn gradients(groups: &[ParamGroup]) -> Vec<Tensor> {
-    groups.iter().flat_map(|g| &g.parameters).map(|(_, p)| p.grad()).filter(Tensor::defined).collect()
+    let trained = groups.iter().flat_map(|g| &g.parameters).filter(|(_, p)| p.requires_grad());
+    trained.map(|(_, p)| p.grad()).filter(Tensor::defined).collect()
 }

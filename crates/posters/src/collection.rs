@@ -10,6 +10,7 @@ use crate::object::Object;
 use crate::palette::Colour;
 use crate::poster::Poster;
 use crate::style::Style;
+use crate::subject::{ROOF, WALLS};
 
 /// How many scenes are withheld from every training set, to ask a model for later.
 pub const HELD_OUT: usize = 200;
@@ -23,6 +24,12 @@ pub const REGULARIZATION_POSTERS: u64 = 48;
 /// How many posters the validation set of the sample LoRA has.
 pub const LORA_VALIDATION_POSTERS: u64 = 24;
 
+/// How many posters show the subject.
+pub const SUBJECT_POSTERS: u64 = 12;
+
+/// How many plain posters show others of its class.
+pub const SUBJECT_CLASS_POSTERS: u64 = 24;
+
 /// Chooses the withheld scenes, whatever the seed of a training set: a set made with any seed leaves them out.
 const HELD_OUT_SEED: u64 = 2026;
 
@@ -35,6 +42,8 @@ enum Set {
     LoraValidation = 4,
     Windows = 5,
     Regularization = 6,
+    Subject = 11,
+    SubjectClass = 12,
 }
 
 /// The withheld scenes: the first `count` (at most [`HELD_OUT`]) of a fixed random order.
@@ -119,6 +128,29 @@ pub fn lora_poster(seed: u64, index: u64) -> (Poster, String) {
 pub fn regularization_poster(seed: u64, index: u64) -> (Poster, String) {
     let poster = turns(seed, Set::Regularization, index);
     (poster, poster.caption())
+}
+
+/// Scene `index` of the set that shows the subject, to be drawn with [`crate::draw_subject`]: a house of the colour of its walls.
+pub fn subject_poster(seed: u64, index: u64) -> Poster {
+    let mut stream = Stream::new(seed, Purpose::Drawing, Set::Subject as u64, index);
+    loop {
+        let poster = Poster { object: Object::House, object_colour: WALLS, ..scene(&mut stream) };
+        if [WALLS, ROOF].iter().all(|&colour| poster.background.shows(colour)) && !is_held_out(&poster.caption()) {
+            return poster;
+        }
+    }
+}
+
+/// Poster `index` of the class that the subject is one of: plain houses whose colours take turns, and their captions.
+pub fn subject_class_poster(seed: u64, index: u64) -> (Poster, String) {
+    let mut stream = Stream::new(seed, Purpose::Drawing, Set::SubjectClass as u64, index);
+    let object_colour = Colour::ALL[(index % 8) as usize];
+    loop {
+        let poster = Poster { object: Object::House, object_colour, ..scene(&mut stream) };
+        if poster.background.shows(object_colour) && !is_held_out(&poster.caption()) {
+            return (poster, poster.caption());
+        }
+    }
 }
 
 /// Poster `index` of the LoRA's validation set; none has a scene of that set.

@@ -4,9 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CheckpointConfig, DataConfig, DebugConfig, FullConfig, LogConfig, LoraConfig, LossConfig, LrScheduleConfig, Method,
-    ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig, SamplesConfig, SaveConfig, TrainSection, TrainableKind,
-    VaeConfig, ValidationConfig,
+    BlocksConfig, CheckpointConfig, DataConfig, DebugConfig, DreamboothConfig, EmaConfig, FullConfig, LogConfig,
+    LoraConfig, LossConfig, LrScheduleConfig, Method, ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig,
+    SamplesConfig, SaveConfig, TimestepsConfig, TrainSection, TrainableKind, VaeConfig, ValidationConfig,
 };
 
 /// A training run: what is trained, on what, how, and what it leaves behind.
@@ -23,7 +23,7 @@ pub struct TrainConfig {
     #[schemars(extend("x-other-names" = ["output_name"]))]
     pub name: String,
 
-    /// What is trained: a LoRA beside the frozen model, the model itself, or its autoencoder.
+    /// What is trained, and on what terms: a LoRA beside the frozen model, the model itself, a subject, or the autoencoder.
     pub method: Method,
 
     /// What carries the gradients, where it is to be other than what `method` means. Absent: what it means.
@@ -46,6 +46,12 @@ pub struct TrainConfig {
     /// Which parts are trained; read when the model itself is trained.
     pub full: FullConfig,
 
+    /// What is kept of the class while a subject is learned; read when `method = "dreambooth"`.
+    pub dreambooth: DreamboothConfig,
+
+    /// How fast the single blocks of the UNet learn.
+    pub blocks: BlocksConfig,
+
     /// What the autoencoder is asked for; read when `method = "vae"`.
     pub vae_objective: VaeConfig,
 
@@ -55,8 +61,14 @@ pub struct TrainConfig {
     /// How the learning rate changes over the run.
     pub lr_schedule: LrScheduleConfig,
 
+    /// A running mean of the trained weights.
+    pub ema: EmaConfig,
+
     /// The noise that training adds.
     pub noise: NoiseConfig,
+
+    /// At which timesteps it is added.
+    pub timesteps: TimestepsConfig,
 
     /// What is minimised.
     pub loss: LossConfig,
@@ -98,10 +110,14 @@ impl Default for TrainConfig {
             data: DataConfig::default(),
             lora: LoraConfig::default(),
             full: FullConfig::default(),
+            dreambooth: DreamboothConfig::default(),
+            blocks: BlocksConfig::default(),
             vae_objective: VaeConfig::default(),
             optimizer: OptimizerConfig::default(),
             lr_schedule: LrScheduleConfig::default(),
+            ema: EmaConfig::default(),
             noise: NoiseConfig::default(),
+            timesteps: TimestepsConfig::default(),
             loss: LossConfig::default(),
             precision: PrecisionConfig::default(),
             train: TrainSection::default(),

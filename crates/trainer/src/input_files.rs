@@ -12,13 +12,14 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
-    /// Starts on the configuration's model, VAE and first adapter.
+    /// Starts on the configuration's model, VAE, first adapter and fused adapters.
     pub fn hash(config: &TrainConfig) -> Inputs {
         let mut files = Vec::new();
         if let Ok(ModelLocation::Path(model)) = ModelLocation::find(&config.model.path) {
             weights_below(&model, &mut files);
         }
-        for path in config.model.vae.iter().chain(&config.lora.initial) {
+        let fused = config.model.fuse.iter().map(|fused| &fused.path);
+        for path in config.model.vae.iter().chain(&config.lora.initial).chain(fused) {
             weights_below(path, &mut files);
         }
         let built_in = config.model.path.strip_prefix("builtin:").map(str::to_string);

@@ -2,7 +2,9 @@
 
 mod dropout;
 mod files;
+mod kinds;
 mod lora;
+mod merge;
 
 use sdtrain_adapter::{Lora, LoraFile, Networks};
 use sdtrain_model::{LoadOptions, StableDiffusion, load};

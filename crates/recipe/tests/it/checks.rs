@@ -173,6 +173,38 @@ fn something_must_be_trained() {
     );
 }
 
+fn is_fine(overrides: &[&str]) -> bool {
+    Project::new(SMALLEST).load_with(overrides).is_ok()
+}
+
+#[test]
+fn text_encoder_outputs_are_kept_only_where_they_stay_the_same() {
+    let cached = "data.cache_text_encoder_outputs=true";
+    assert!(is_fine(&[cached]));
+    // Then a folder makes sense without latents in it.
+    assert!(is_fine(&[cached, "data.cache_dir=\"cache\"", "data.cache_latents=false"]));
+    assert_eq!(
+        message(&[cached, "lora.train_text_encoder=true"]),
+        "`--set data.cache_text_encoder_outputs=true`: outputs of a text encoder that is trained cannot be kept: they change \
+         with it\n  hint: leave `data.cache_text_encoder_outputs` out, or set `lora.train_text_encoder = false`"
+    );
+    assert_eq!(
+        message(&[cached, "method=\"vae\""]),
+        "`--set data.cache_text_encoder_outputs=true`: `method = \"vae\"` reads no captions\n  \
+         hint: leave `data.cache_text_encoder_outputs` out"
+    );
+    assert!(is_fine(&["data.subsets.0.caption_variants=10"]));
+    for (variants, what) in [("0", "must be at least 1, not 0"), ("1000001", "is at most 1000000, not 1000001")] {
+        let setting = format!("data.subsets.0.caption_variants={variants}");
+        assert_eq!(
+            message(&[&setting]),
+            format!(
+                "`--set {setting}`: `data.subsets.0.caption_variants` {what}\n  hint: leave it out for a new form at each visit"
+            )
+        );
+    }
+}
+
 #[test]
 fn settings_that_contradict_each_other_are_refused() {
     assert_eq!(
@@ -209,9 +241,9 @@ fn settings_that_contradict_each_other_are_refused() {
          hint: set `data.bucketing.min` and `data.bucketing.max`"
     );
     assert_eq!(
-        message(&["noise.min_timestep=500", "noise.max_timestep=500"]),
-        "`--set noise.max_timestep=500`: no timestep is trained: `noise.max_timestep` must be greater than \
-         `noise.min_timestep`"
+        message(&["timesteps.min=500", "timesteps.max=500"]),
+        "`--set timesteps.max=500`: no timestep is trained: `timesteps.max` must be greater than \
+         `timesteps.min`"
     );
     assert_eq!(
         message(&["model.zero_terminal_snr=true", "model.prediction_type=epsilon"]),
@@ -261,7 +293,7 @@ max_stps = 10
 ";
     assert_eq!(
         Project::new(text).messages_with(&[]),
-        "error: configs/run.toml:1: `method` must be `lora`, `full` or `vae`, not \"lorra\"\n  \
+        "error: configs/run.toml:1: `method` must be `lora`, `full`, `dreambooth` or `vae`, not \"lorra\"\n  \
          hint: did you mean `lora`?\n\
          error: configs/run.toml:3: `model.path`: there is no built-in model `poster-tinny`\n  \
          hint: there is `builtin:poster-tiny`\n\
@@ -292,6 +324,10 @@ fn keys_of_kohyas_scripts_and_diffusers_are_translated() {
         ("resize_interpolation", "data.resize_kernel"),
         ("optimizer.lr", "optimizer.learning_rate"),
         ("noise_offset", "noise.offset"),
+        ("noise.min_timestep", "timesteps.min"),
+        ("ip_noise_gamma", "noise.input_perturbation"),
+        ("loss.debiased_estimation_loss", "loss.debiased_estimation"),
+        ("data.subsets.0.loss_multiplier", "data.subsets.loss_weight"),
         ("mixed_precision", "precision.compute"),
         ("max_train_steps", "train.max_steps"),
         ("save_every_n_epochs", "save.every_epochs"),

@@ -1,6 +1,10 @@
 //! Loading configurations from files: what is complete, what is refused, in which words.
 
 mod checks;
+mod dreambooth;
 mod kohya;
 mod load;
+mod objective;
+mod parts;
 mod project;
+mod samples;

@@ -1,3 +1,8 @@
 //! Whole runs against the golden files in `tests/fixtures`.
 
+mod cached_features;
+mod dreambooth;
+mod masks;
+mod not_finite;
+mod parts;
 mod replay;
