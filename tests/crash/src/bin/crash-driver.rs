@@ -83,7 +83,16 @@ impl Surroundings for Process {
         }
         if let Some(log) = &mut self.log {
             let lrs = vec![("unet".to_owned(), 1e-4)];
-            log.step(&StepMetrics { step, epoch: 0, loss: 0.5, lrs, grad_norm: None, seconds: 0.1, images: 1 });
+            log.step(&StepMetrics {
+                step,
+                epoch: 0,
+                loss: 0.5,
+                lrs,
+                grad_norm: None,
+                seconds: 0.1,
+                data_wait_seconds: 0.0,
+                images: 1,
+            });
             if let Some(warning) = log.take_warning() {
                 eprintln!("warning: {warning}");
             }
