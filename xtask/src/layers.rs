@@ -115,6 +115,8 @@ const LAYERS: &[Layer] = &[
             "trainer",
         ],
     ),
+    // The harness of tests/crash.
+    free("crash", &["checkpoint", "data-loader", "feature-cache", "recipe", "run-log", "state-dict"]),
     free("xtask", &["cli", "config", "posters", "random", "recipe", "state-dict", "tokenizer"]),
 ];
 

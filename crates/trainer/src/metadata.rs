@@ -35,8 +35,9 @@ pub struct RunFacts<'a> {
 pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch: u64) -> BTreeMap<String, String> {
     let (noise, loss) = (&config.noise, &config.loss);
     let trains = |network: &str| facts.groups.iter().any(|group| group.name.split('.').next() == Some(network));
-    let unet_rate = trains("unet").then(|| config.unet_learning_rate().to_string());
-    let text_rate = trains("text_encoder").then(|| config.text_encoder_learning_rate().to_string());
+    let scale = config.learning_rate_scale();
+    let unet_rate = trains("unet").then(|| (config.unet_learning_rate() * scale).to_string());
+    let text_rate = trains("text_encoder").then(|| (config.text_encoder_learning_rate() * scale).to_string());
     let or_none = |value: Option<String>| value.unwrap_or_else(|| "None".to_string());
     let number = |value: f64| or_none((value != 0.0).then(|| value.to_string()));
     let python_bool = |value: bool| if value { "True" } else { "False" }.to_string();

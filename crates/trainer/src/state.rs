@@ -71,7 +71,7 @@ pub(crate) fn save(
         Ok(())
     })?;
     // A folder that cannot be deleted is only untidy: the run goes on.
-    let _ = prune(folder, keep_last)?;
+    let _ = prune(folder, position.step, keep_last)?;
     Ok(())
 }
 

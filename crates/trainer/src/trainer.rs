@@ -112,6 +112,12 @@ impl Trainer {
             self.validate(&mut log, 0)?;
             self.sample(&mut log, 0)?;
         } else {
+            for (path, reason) in &self.folder.passed_over {
+                log.message(&format!(
+                    "warning: `{}` is not whole ({reason}); its steps are done again",
+                    path.display()
+                ));
+            }
             log.message(&format!("continuing after step {}", position.step));
         }
         self.record.phase("train");
