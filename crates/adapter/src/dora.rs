@@ -32,8 +32,8 @@ enum Axis {
 
 impl DoraLayer {
     /// A LoRA with the lengths of the weight's rows, so that nothing changes at first.
-    pub fn new(new: &mut NewLayer) -> Box<dyn AdapterLayer> {
-        let direction = LoraLayer::new(new);
+    pub fn create(new: &mut NewLayer) -> Box<dyn AdapterLayer> {
+        let direction = LoraLayer::create(new);
         let lengths = tch::no_grad(|| lengths(&as_kind(new.site.weight(), Kind::Float), Axis::Rows));
         let magnitude = in_pefts_size(new.site, &lengths);
         Box::new(DoraLayer { direction, magnitude, axis: Axis::Rows })

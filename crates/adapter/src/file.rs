@@ -77,7 +77,7 @@ impl LoraFile {
                 rank_stabilized: config.use_rslora,
             }));
             let site = Site::of(layer);
-            let tensors = tensors.to_device(site.device())?;
+            let tensors = tensors.on_device(site.device())?;
             let (kind, adapter) = read_layer(&site, tensors).map_err(|reason| does_not_fit(&reason))?;
             modules.push(LoraModule { part, path, kind, layer: Rc::new(Attached::new(site, adapter)) });
         }

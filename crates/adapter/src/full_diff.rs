@@ -17,7 +17,7 @@ pub struct FullDiffLayer {
 
 impl FullDiffLayer {
     /// Zeros.
-    pub fn new(new: &mut NewLayer) -> Box<dyn AdapterLayer> {
+    pub fn create(new: &mut NewLayer) -> Box<dyn AdapterLayer> {
         let bias = new.site.bias().map(|bias| new.zeros(&bias.size()));
         Box::new(FullDiffLayer { diff: new.zeros(&new.site.shape()), bias })
     }
@@ -48,10 +48,11 @@ impl FullDiffLayer {
 
 impl AdapterLayer for FullDiffLayer {
     fn added(&self, site: &Site, pass: &Pass) -> Tensor {
-        let mut added = site.apply(pass.input, &self.diff);
-        if let Some(bias) = &self.bias {
-            added = added + as_kind(&site.along_channels(bias), pass.output.kind());
-        }
+        let added = site.apply(pass.input, &self.diff);
+        let added = match &self.bias {
+            Some(bias) => added + as_kind(&site.along_channels(bias), pass.output.kind()),
+            None => added,
+        };
         // Times one would cost a pass over the activations.
         let added = if pass.strength == 1.0 { added } else { added * pass.strength };
         pass.drop_rows(site, added)

@@ -27,7 +27,7 @@ enum Meaning {
 
 impl Ia3Layer {
     /// Zeros of LyCORIS' form, so that weight decay leads back to the layer as it was.
-    pub fn new(new: &mut NewLayer) -> Box<dyn AdapterLayer> {
+    pub fn create(new: &mut NewLayer) -> Box<dyn AdapterLayer> {
         let on_input = new.config.ia3.is_on_input(new.path);
         let vector = new.zeros(&size(new.site, on_input, Form::Kohya));
         Box::new(Ia3Layer { vector, on_input, meaning: Meaning::Growth })

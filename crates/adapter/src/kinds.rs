@@ -18,7 +18,7 @@ use tch::{Kind, Tensor};
 /// One kind: how new ones are made, and how those of files are.
 struct Entry {
     kind: AdapterKind,
-    new: fn(&mut NewLayer) -> Box<dyn AdapterLayer>,
+    create: fn(&mut NewLayer) -> Box<dyn AdapterLayer>,
     read: Reading,
 }
 
@@ -27,18 +27,18 @@ type Reading = fn(&Site, &mut LayerTensors) -> Option<std::result::Result<Box<dy
 
 /// In the order in which files are asked: what stands over another kind goes first.
 const KINDS: &[Entry] = &[
-    Entry { kind: AdapterKind::Dora, new: DoraLayer::new, read: DoraLayer::read },
-    Entry { kind: AdapterKind::Lora, new: LoraLayer::new, read: LoraLayer::read },
-    Entry { kind: AdapterKind::Loha, new: LohaLayer::new, read: LohaLayer::read },
-    Entry { kind: AdapterKind::Lokr, new: LokrLayer::new, read: LokrLayer::read },
-    Entry { kind: AdapterKind::Ia3, new: Ia3Layer::new, read: Ia3Layer::read },
-    Entry { kind: AdapterKind::Full, new: FullDiffLayer::new, read: FullDiffLayer::read },
+    Entry { kind: AdapterKind::Dora, create: DoraLayer::create, read: DoraLayer::read },
+    Entry { kind: AdapterKind::Lora, create: LoraLayer::create, read: LoraLayer::read },
+    Entry { kind: AdapterKind::Loha, create: LohaLayer::create, read: LohaLayer::read },
+    Entry { kind: AdapterKind::Lokr, create: LokrLayer::create, read: LokrLayer::read },
+    Entry { kind: AdapterKind::Ia3, create: Ia3Layer::create, read: Ia3Layer::read },
+    Entry { kind: AdapterKind::Full, create: FullDiffLayer::create, read: FullDiffLayer::read },
 ];
 
 /// A new adapter of `kind`.
 pub(crate) fn new_layer(kind: AdapterKind, new: &mut NewLayer) -> Box<dyn AdapterLayer> {
     let entry = KINDS.iter().find(|entry| entry.kind == kind).expect("every kind has a line");
-    (entry.new)(new)
+    (entry.create)(new)
 }
 
 /// The adapter that a file's tensors make up beside `site`, with its kind; a reason when they do not.
@@ -145,7 +145,7 @@ impl LayerTensors {
     }
 
     /// The same on another device.
-    pub fn to_device(mut self, device: tch::Device) -> Result<LayerTensors> {
+    pub fn on_device(mut self, device: tch::Device) -> Result<LayerTensors> {
         for tensor in self.tensors.values_mut() {
             *tensor = tensor.f_to_device(device)?;
         }

@@ -25,7 +25,7 @@ pub struct LohaLayer {
 
 impl LohaLayer {
     /// As LyCORIS begins: the left matrices from N(0, 0.1²) and zero, the right ones from N(0, 1).
-    pub fn new(new: &mut NewLayer) -> Box<dyn AdapterLayer> {
+    pub fn create(new: &mut NewLayer) -> Box<dyn AdapterLayer> {
         let left = [new.site.outputs(), new.rank];
         let right = [new.rank, new.site.fan_in()];
         let first = vec![new.normal(&left, 0.1), new.normal(&right, 1.0)];

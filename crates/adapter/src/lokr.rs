@@ -62,7 +62,7 @@ impl Factor {
 
 impl LokrLayer {
     /// As LyCORIS begins: Kaiming's uniform distribution (a = √5) everywhere but in the last matrix, which is zero.
-    pub fn new(new: &mut NewLayer) -> Box<dyn AdapterLayer> {
+    pub fn create(new: &mut NewLayer) -> Box<dyn AdapterLayer> {
         let weight = new.site.shape();
         let kernel: i64 = weight[2..].iter().product();
         let sizes = [weight[0], weight[1], kernel, new.rank].map(|size| size as usize);

@@ -21,7 +21,7 @@ pub struct LoraLayer {
 
 impl LoraLayer {
     /// Down from Kaiming's uniform distribution (a = √5, as kohya's scripts and PEFT have it), up zero.
-    pub fn new(new: &mut NewLayer) -> Box<dyn AdapterLayer> {
+    pub fn create(new: &mut NewLayer) -> Box<dyn AdapterLayer> {
         let weight = new.site.shape();
         let bound = 1.0 / (new.site.fan_in() as f64).sqrt();
         let down_shape: Vec<i64> = std::iter::once(new.rank).chain(weight[1..].iter().copied()).collect();

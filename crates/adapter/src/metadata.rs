@@ -1,6 +1,6 @@
 //! The strings in an adapter file's header that say what its network is: kohya's `ss_*`, and PEFT's description.
 
-use crate::lora::Lora;
+use crate::lora::{Lora, LoraModule};
 use sdtrain_recipe::{AdapterKind, LoraConfig};
 use sdtrain_state_dict::maps::lora_peft::Part;
 use sdtrain_state_dict::maps::peft_metadata::{self, AdaptedLayer, PeftConfig};
@@ -13,8 +13,7 @@ pub fn kohya_metadata(lora: &Lora, config: &LoraConfig) -> BTreeMap<String, Stri
     let modules = lora.modules();
     let first = modules.first();
     let or_none = |value: Option<String>| value.unwrap_or_else(|| "None".to_string());
-    // kohya's scripts write the alpha that was asked for, not the one that a stabilised scale makes of it.
-    let alpha = if config.rank_stabilized { Some(config.effective_alpha()) } else { first.and_then(|m| m.alpha()) };
+    let alpha = asked_alpha(modules.iter().filter(|module| !has_kernel(module)), config);
     let kind = first.map_or(config.kind, |module| module.kind);
     let plain = kind == AdapterKind::Lora && !config.rank_stabilized;
     let arguments = arguments(kind, lora, config);
@@ -72,15 +71,13 @@ fn arguments(kind: AdapterKind, lora: &Lora, config: &LoraConfig) -> Map<String,
             put(key, probability.to_string());
         }
     }
-    let kernel = |module: &&crate::LoraModule| module.layer.site().shape().get(2).is_some_and(|&side| side > 1);
-    if let Some(convolution) = lora.modules().iter().find(kernel) {
-        for (key, value) in [
-            ("conv_dim", convolution.rank().map(|rank| rank.to_string())),
-            ("conv_alpha", convolution.alpha().map(|alpha| alpha.to_string())),
-        ] {
-            if let Some(value) = value {
-                put(key, value);
-            }
+    let convolutions = || lora.modules().iter().filter(|module| has_kernel(module));
+    for (key, value) in [
+        ("conv_dim", convolutions().find_map(LoraModule::rank).map(|rank| rank.to_string())),
+        ("conv_alpha", asked_alpha(convolutions(), config).map(|alpha| alpha.to_string())),
+    ] {
+        if let Some(value) = value {
+            put(key, value);
         }
     }
     for (key, list) in [
@@ -94,6 +91,21 @@ fn arguments(kind: AdapterKind, lora: &Lora, config: &LoraConfig) -> Map<String,
         }
     }
     arguments
+}
+
+/// The alpha that kohya's scripts would have been given for `modules`. An adapter holds another one where the scale is
+/// stabilised, and its rank where LoKr needs no scale.
+fn asked_alpha<'m>(modules: impl Iterator<Item = &'m LoraModule>, config: &LoraConfig) -> Option<f64> {
+    let alphas: Vec<(f64, f64)> = modules.filter_map(|module| Some((module.alpha()?, module.rank()? as f64))).collect();
+    let (alpha, rank) = alphas.iter().find(|(alpha, rank)| alpha != rank).or(alphas.first())?;
+    // The root was multiplied in, which leaves a last digit.
+    let asked = |stabilised: f64| (stabilised / rank.sqrt() * 1e6).round() / 1e6;
+    Some(if config.rank_stabilized { asked(*alpha) } else { *alpha })
+}
+
+/// Whether it stands beside a convolution that is more than a linear layer for each pixel.
+fn has_kernel(module: &LoraModule) -> bool {
+    module.layer.site().shape().get(2).is_some_and(|&side| side > 1)
 }
 
 fn joined<V: ToString>(list: &[V]) -> String {

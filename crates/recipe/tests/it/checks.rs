@@ -206,6 +206,42 @@ fn text_encoder_outputs_are_kept_only_where_they_stay_the_same() {
 }
 
 #[test]
+fn what_an_adapter_cannot_be_is_refused() {
+    for (settings, expected) in [
+        (&["lora.rank_dropout=1"][..], "`lora.rank_dropout` must be at least 0 and less than 1, not 1"),
+        (&["lora.module_dropout=-0.1"], "`lora.module_dropout` must be at least 0 and less than 1, not -0.1"),
+        (&["lora.max_weight_norm=0"], "`lora.max_weight_norm` must be greater than 0, not 0"),
+        (&["lora.lokr.factor=0"], "`lora.lokr.factor` must be at least 1, not 0"),
+        (
+            &["lora.block_ranks=[1, 2]"],
+            "`lora.block_ranks` has 2 entries, one for each of 25 blocks are needed\n  hint: twelve down, one in the \
+             middle, twelve up; `lora.rank_pattern` names modules instead",
+        ),
+        (
+            &["lora.rank_pattern={\"mid_block.*\" = 4}"],
+            "`lora.rank_pattern` has the pattern \"mid_block.*\", which matches no module\n  hint: patterns begin with \
+             `unet.`, `text_encoder.` or `*`",
+        ),
+        (
+            &["lora.alpha_pattern={\"unet.mid_block.*\" = 0}"],
+            "an alpha in `lora.alpha_pattern` must be greater than 0, not 0",
+        ),
+        (
+            &["lora.format=peft", "lora.kind=full"],
+            "PEFT's form has no place for the whole differences of `lora.kind = \"full\"`\n  hint: set \
+             `lora.format = \"kohya\"`",
+        ),
+        (
+            &["lora.dropout=0.1", "lora.kind=ia3"],
+            "`lora.dropout` drops numbers of an adapter's input, which `lora.kind = \"ia3\"` does not have\n  hint: \
+             `lora.rank_dropout` leaves channels out, `lora.module_dropout` whole adapters",
+        ),
+    ] {
+        assert_eq!(message(settings), format!("`--set {}`: {expected}", settings[0]));
+    }
+}
+
+#[test]
 fn settings_that_contradict_each_other_are_refused() {
     assert_eq!(
         message(&["data.subsets.0.random_crop=true"]),
