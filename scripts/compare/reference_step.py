@@ -1,11 +1,11 @@
 """The training step in diffusers and PEFT: what `replay.py` compares with and what the trace fixtures are made of."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+from denoising_loss import DenoisingLoss
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.utils import logging
 
@@ -34,6 +34,7 @@ class Settings:
     clip_skip: int = 1
     gradient_checkpointing: bool = False
     device: str = "cpu"
+    config: dict = field(default_factory=dict)
 
     @staticmethod
     def from_config(config, **overrides):
@@ -68,6 +69,7 @@ class Settings:
                     zero_terminal_snr=model.get("zero_terminal_snr"),
                     clip_skip=model.get("clip_skip") or 1,
                     gradient_checkpointing=train.get("gradient_checkpointing", False),
+                    config=config,
                 ),
                 **overrides,
             }
@@ -157,6 +159,7 @@ class Trainee:
         self.settings = settings
         self.compute = DTYPES[settings.compute]
         self.schedule = noise_schedule(model, settings)
+        self.loss = DenoisingLoss(settings.config, self.schedule)
         self.unet = load_unet(model, config_folder)
         of_text = any(name.startswith("text_encoder.") for name in initial)
         self.text_encoder = load_text_encoder(model) if of_text else None
@@ -228,9 +231,9 @@ class Trainee:
         return states * inputs["prompt_weights"][..., None] if "prompt_weights" in inputs else states
 
     def example_losses(self, inputs):
-        """Weighted mean square of each example, in fp32."""
+        """Weighted loss of each example, in fp32."""
         latents, noise, timesteps = inputs["latents"], inputs["noise"], inputs["timesteps"]
-        noisy_latents = self.schedule.add_noise(latents, noise, timesteps)
+        noisy_latents = self.schedule.add_noise(latents, inputs.get("input_noise", noise), timesteps)
         with torch.autocast(
             self.settings.device.split(":")[0],
             dtype=self.compute,
@@ -247,8 +250,8 @@ class Trainee:
             target = self.schedule.get_velocity(latents, noise, timesteps)
         else:
             target = latents
-        squares = F.mse_loss(prediction.float(), target.float(), reduction="none")
-        return squares.flatten(1).mean(1) * inputs["loss_weights"]
+        losses = self.loss.example_losses(prediction, target, timesteps, inputs.get("mask"))
+        return losses * self.loss.own_weights(inputs["loss_weights"], timesteps)
 
     def step(self, micro_batches, learning_rates):
         """One optimizer step; returns its loss and the norm of the gradient before clipping."""

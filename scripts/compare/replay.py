@@ -2,9 +2,9 @@
 
     python scripts/compare/replay.py TRACE [--model FOLDER|FILE] [--repeat N]
 
-TRACE is what `[debug] trace` wrote. Each step starts from the recorded latents, noise, timesteps, prompts and loss
-weights; the weights follow diffusers' own gradients from the recorded initial ones. Exit status 1 when a loss or a
-trained weight differs by more than its tolerance.
+TRACE is what `[debug] trace` wrote. Each step starts from the recorded latents, noise, masks, timesteps and prompts; the loss
+with its weights is worked out anew from the configuration; the trained weights follow diffusers' own gradients from the
+recorded initial ones. Exit status 1 when a loss or a trained weight differs by more than its tolerance.
 """
 
 import argparse

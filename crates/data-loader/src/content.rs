@@ -213,6 +213,7 @@ mod tests {
             placement: Placement { bucket: (1, 1), resized: (1, 1) },
             captions: Vec::new(),
             extra_images: BTreeMap::new(),
+            loss_weight: 1.0,
         }
     }
 

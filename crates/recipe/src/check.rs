@@ -31,7 +31,7 @@ pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document, kohya: Op
     checker.check_method(config);
     checker.check_optimizer(config);
     checker.check_ema(config);
-    checker.check_noise_and_loss(config);
+    checker.check_objective(config);
     checker.check_train(config);
     checker.check_outputs(config);
     checker.check_validation(config);
@@ -290,23 +290,11 @@ impl Checker<'_> {
         }
     }
 
-    fn check_noise_and_loss(&mut self, config: &TrainConfig) {
-        let noise = &config.noise;
-        self.not_negative("noise.offset", Some(noise.offset));
-        if noise.max_timestep.is_some_and(|max| max <= noise.min_timestep) {
-            self.report(
-                "noise.max_timestep",
-                "no timestep is trained: `noise.max_timestep` must be greater than `noise.min_timestep`",
-            );
-        }
-        self.positive("loss.min_snr_gamma", config.loss.min_snr_gamma);
-        if !config.objective_kind().denoises() && config.train.gradient_checkpointing {
-            self.report("train.gradient_checkpointing", "is not made for `method = \"vae\"`");
-        }
-    }
-
     fn check_train(&mut self, config: &TrainConfig) {
         let train = &config.train;
+        if !config.objective_kind().denoises() && train.gradient_checkpointing {
+            self.report("train.gradient_checkpointing", "is not made for `method = \"vae\"`");
+        }
         self.at_least_one("train.max_steps", train.max_steps);
         self.at_least_one("train.max_epochs", train.max_epochs);
         match (train.max_steps, train.max_epochs) {

@@ -198,6 +198,15 @@ pub struct Subset {
     #[schemars(extend("x-other-names" = ["is_reg", "is_regularisation", "is_regularisation_data"]))]
     pub is_regularization: bool,
 
+    /// What the loss of these images is multiplied by. Unlike `repeats` and `weight` it does not change how often they are seen. Those
+    /// of regularization images are multiplied by `loss.prior_loss_weight` as well.
+    #[schemars(extend("x-other-names" = ["loss_multiplier"]))]
+    pub loss_weight: f64,
+
+    /// Column of a table (`format = "metadata"`) with a number for each image, which `loss_weight` is multiplied by; 1 where the cell
+    /// is empty. Absent: there is none.
+    pub loss_weight_column: Option<String>,
+
     /// Size of these images in pixels. Absent: `data.resolution`. Subsets that differ in `resolution`, `batch_size` or
     /// `bucketing` never share a batch; the batches of all of them are shuffled together.
     pub resolution: Option<Resolution>,
@@ -286,7 +295,7 @@ pub struct Subset {
     pub resize_kernel: Option<ResizeKernel>,
 
     /// Take the alpha channel as loss mask: what is transparent is not learned, what is half transparent half as much. Images
-    /// without one are trained whole.
+    /// without one are trained whole. `[loss]` says what is outside of the mask.
     pub alpha_mask: bool,
 
     /// Masks, control images and the like, a list: `[[data.subsets.extra_images]]`.
@@ -334,6 +343,8 @@ impl Default for Subset {
             repeats: 1.0,
             weight: None,
             is_regularization: false,
+            loss_weight: 1.0,
+            loss_weight_column: None,
             resolution: None,
             batch_size: None,
             bucketing: None,

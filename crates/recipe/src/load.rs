@@ -6,7 +6,7 @@ use sdtrain_config::{Document, Fault, Parsed, Problems};
 
 use crate::check::check;
 use crate::kohya::{self, KohyaFile};
-use crate::{ModelLocation, Subset, TrainConfig, is_address};
+use crate::{MASK_COLUMN, ModelLocation, Subset, TrainConfig, is_address};
 
 /// A checked configuration with the document it came from.
 #[derive(Debug, Clone)]
@@ -76,6 +76,8 @@ impl TrainConfig {
             repeats: plain.repeats,
             weight: plain.weight,
             is_regularization: plain.is_regularization,
+            loss_weight: plain.loss_weight,
+            loss_weight_column: plain.loss_weight_column,
             resolution: plain.resolution,
             batch_size: plain.batch_size,
             bucketing: plain.bucketing,
@@ -87,22 +89,22 @@ impl TrainConfig {
         }
     }
 
-    /// Masks and further images come with their batches, but no loss uses them yet: `(message, hint)` where some are set.
+    /// Images besides masks come with their batches, but no method uses them yet: `(message, hint)` where some are set.
     pub fn check_images_are_used(&self) -> Result<(), (String, String)> {
         let mut keys = Vec::new();
         for (index, subset) in self.data.subsets.iter().enumerate() {
-            let set = [
-                ("alpha_mask", subset.alpha_mask),
-                ("extra_images", !subset.extra_images.is_empty()),
-                ("conditioning_image_column", subset.conditioning_image_column.is_some()),
-            ];
-            keys.extend(set.iter().filter(|(_, set)| *set).map(|(name, _)| format!("`data.subsets.{index}.{name}`")));
+            let others = subset.extra_images.iter().enumerate().filter(|(_, extra)| extra.column != MASK_COLUMN);
+            keys.extend(others.map(|(extra, _)| format!("`data.subsets.{index}.extra_images.{extra}`")));
+            if subset.conditioning_image_column.is_some() {
+                keys.push(format!("`data.subsets.{index}.conditioning_image_column`"));
+            }
         }
         match keys.is_empty() {
             true => Ok(()),
             false => Err((
-                format!("{}: masks and further images are read, but not yet trained with", keys.join(", ")),
-                "remove the keys to train on the images and their captions alone".to_owned(),
+                format!("{}: control images and the like are read, but not yet trained with", keys.join(", ")),
+                "remove the keys to train on the images and their captions alone; a loss mask has `column = \"mask\"`"
+                    .to_owned(),
             )),
         }
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     CheckpointConfig, DataConfig, DebugConfig, EmaConfig, FullConfig, LogConfig, LoraConfig, LossConfig,
     LrScheduleConfig, Method, ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig, SamplesConfig, SaveConfig,
-    TrainSection, TrainableKind, VaeConfig, ValidationConfig,
+    TimestepsConfig, TrainSection, TrainableKind, VaeConfig, ValidationConfig,
 };
 
 /// A training run: what is trained, on what, how, and what it leaves behind.
@@ -61,6 +61,9 @@ pub struct TrainConfig {
     /// The noise that training adds.
     pub noise: NoiseConfig,
 
+    /// At which timesteps it is added.
+    pub timesteps: TimestepsConfig,
+
     /// What is minimised.
     pub loss: LossConfig,
 
@@ -106,6 +109,7 @@ impl Default for TrainConfig {
             lr_schedule: LrScheduleConfig::default(),
             ema: EmaConfig::default(),
             noise: NoiseConfig::default(),
+            timesteps: TimestepsConfig::default(),
             loss: LossConfig::default(),
             precision: PrecisionConfig::default(),
             train: TrainSection::default(),

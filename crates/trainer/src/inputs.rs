@@ -37,14 +37,18 @@ pub enum Prompts {
 pub struct DenoisingInputs {
     /// Scaled latents, f32 `[batch, channels, height, width]`.
     pub latents: Tensor,
-    /// What is added to them, after every noise option; same shape.
+    /// What is added to them and what the target is made of, after every noise option; same shape.
     pub noise: Tensor,
+    /// What is added to them in its place, where the input is perturbed and the target is not; same shape.
+    pub input_noise: Option<Tensor>,
     /// Integers `[batch]`.
     pub timesteps: Tensor,
     /// The text.
     pub prompts: Prompts,
     /// What each example's loss is multiplied by, f32 `[batch]`.
     pub loss_weights: Tensor,
+    /// How much each place counts, 0 to 1, f32 `[batch, 1, height, width]`; absent where no image has a mask.
+    pub mask: Option<Tensor>,
 }
 
 /// One batch for the autoencoder.

@@ -21,6 +21,8 @@ pub struct RunFacts<'a> {
     pub groups: &'a [ParamGroup],
     /// What the model predicts.
     pub prediction_type: PredictionType,
+    /// Whether the last timestep is pure noise.
+    pub zero_terminal_snr: bool,
     /// `lora` or none.
     pub adapter: Option<&'static str>,
     /// Layers from the end, where the configuration says so.
@@ -30,7 +32,9 @@ pub struct RunFacts<'a> {
 /// The header of a product made after `step` steps in `epoch` (counted from 1).
 pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch: u64) -> BTreeMap<String, String> {
     let rate = |name: &str| facts.groups.iter().find(|g| g.name == name).map(|g| g.learning_rate.to_string());
+    let (noise, loss) = (&config.noise, &config.loss);
     let or_none = |value: Option<String>| value.unwrap_or_else(|| "None".to_string());
+    let number = |value: f64| or_none((value != 0.0).then(|| value.to_string()));
     let python_bool = |value: bool| if value { "True" } else { "False" }.to_string();
     let resolution = (config.data.resolution.width(), config.data.resolution.height());
     let mixed_precision = match config.precision.compute {
@@ -60,8 +64,20 @@ pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch
         ("ss_cache_latents", python_bool(config.data.cache_latents)),
         ("ss_clip_skip", or_none(facts.clip_skip.map(|n| n.to_string()))),
         ("ss_max_token_length", or_none(config.model.max_token_length.map(|length| length.to_string()))),
-        ("ss_noise_offset", or_none((config.noise.offset != 0.0).then(|| config.noise.offset.to_string()))),
-        ("ss_min_snr_gamma", or_none(config.loss.min_snr_gamma.map(|gamma| gamma.to_string()))),
+        ("ss_noise_offset", number(noise.offset)),
+        ("ss_noise_offset_random_strength", python_bool(noise.offset_random_strength)),
+        ("ss_adaptive_noise_scale", number(noise.adaptive_offset_scale)),
+        ("ss_multires_noise_iterations", number(f64::from(noise.multires_iterations))),
+        ("ss_multires_noise_discount", noise.effective_multires_discount().to_string()),
+        ("ss_ip_noise_gamma", number(noise.input_perturbation)),
+        ("ss_ip_noise_gamma_random_strength", python_bool(noise.input_perturbation_random_strength)),
+        ("ss_zero_terminal_snr", python_bool(facts.zero_terminal_snr)),
+        ("ss_min_snr_gamma", or_none(loss.min_snr_gamma.map(|gamma| gamma.to_string()))),
+        ("ss_debiased_estimation", python_bool(loss.debiased_estimation)),
+        ("ss_loss_type", loss.loss_type.kohya_name().to_string()),
+        ("ss_huber_schedule", loss.effective_huber_schedule().name().to_string()),
+        ("ss_huber_scale", loss.effective_huber_scale().to_string()),
+        ("ss_huber_c", loss.effective_huber_c().to_string()),
         ("ss_seed", config.seed.to_string()),
         ("ss_steps", step.to_string()),
         ("ss_epoch", epoch.to_string()),

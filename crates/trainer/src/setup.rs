@@ -82,6 +82,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         max_train_steps: total_steps,
         groups: optimizer.groups(),
         prediction_type,
+        zero_terminal_snr: model.scheduler.rescale_betas_zero_snr == Some(true),
         adapter: trainable.adapter_kind(),
         clip_skip: config.model.clip_skip,
     };
@@ -192,18 +193,30 @@ pub fn load_model(config: &TrainConfig, device: Device) -> Result<StableDiffusio
 fn check_against_model(config: &TrainConfig, model: &StableDiffusion) -> Result<()> {
     let wrong = |message: String, hint: &str| Err(Error::Config { message, hint: Some(hint.into()) });
     let scheduler = &model.scheduler;
-    let epsilon = scheduler.prediction_type.is_none_or(|kind| kind == PredictionType::Epsilon);
-    if epsilon && scheduler.rescale_betas_zero_snr == Some(true) && config.model.zero_terminal_snr == Some(true) {
-        let message = "`model.zero_terminal_snr`: the model predicts the noise, of which pure noise says nothing";
-        return wrong(message.into(), "set `model.prediction_type = \"v_prediction\"` with it");
-    }
-    let timesteps = NoiseSchedule::new(scheduler)?.num_train_timesteps() as u64;
-    for (key, value) in
-        [("min_timestep", Some(config.noise.min_timestep + 1)), ("max_timestep", config.noise.max_timestep)]
-    {
+    let schedule = NoiseSchedule::new(scheduler)?;
+    let timesteps = schedule.num_train_timesteps() as u64;
+    for (key, value) in [("min", Some(config.timesteps.min + 1)), ("max", config.timesteps.max)] {
         if value.is_some_and(|value| u64::from(value) > timesteps) {
-            let message = format!("`noise.{key}`: the model has {timesteps} timesteps, 0 to {}", timesteps - 1);
+            let message = format!("`timesteps.{key}`: the model has {timesteps} timesteps, 0 to {}", timesteps - 1);
             return wrong(message, "leave it out for all of them");
+        }
+    }
+    if config.objective_kind().denoises() {
+        let rescaled = scheduler.rescale_betas_zero_snr == Some(true);
+        let trains_the_last = config.timesteps.max.is_none_or(|max| u64::from(max) >= timesteps);
+        if rescaled && trains_the_last && schedule.prediction_type() == PredictionType::Epsilon {
+            let message = "`model.zero_terminal_snr`: the model predicts the noise, of which pure noise says nothing";
+            let hint = "set `model.prediction_type = \"v_prediction\"` with it, or `model.zero_terminal_snr = false` where \
+                        only the model's own files ask for it";
+            return wrong(message.into(), hint);
+        }
+        let prediction_type = match schedule.prediction_type() {
+            PredictionType::Epsilon => sdtrain_recipe::PredictionType::Epsilon,
+            PredictionType::VPrediction => sdtrain_recipe::PredictionType::VPrediction,
+            PredictionType::Sample => sdtrain_recipe::PredictionType::Sample,
+        };
+        if let Some((_, message, hint)) = config.loss.contradiction(prediction_type, rescaled) {
+            return wrong(message, hint);
         }
     }
     let layers = model.text_encoder.config().num_hidden_layers;

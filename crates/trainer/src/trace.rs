@@ -44,6 +44,11 @@ impl Trace {
                     put("noise", &inputs.noise, Kind::Float);
                     put("timesteps", &inputs.timesteps, Kind::Int64);
                     put("loss_weights", &inputs.loss_weights, Kind::Float);
+                    for (name, tensor) in [("input_noise", &inputs.input_noise), ("mask", &inputs.mask)] {
+                        if let Some(tensor) = tensor {
+                            put(name, tensor, Kind::Float);
+                        }
+                    }
                     match &inputs.prompts {
                         Prompts::Encoded(states) => put("encoder_hidden_states", states, Kind::Float),
                         Prompts::Tokenized(prompts) => {

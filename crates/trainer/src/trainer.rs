@@ -14,7 +14,7 @@ use crate::step::{Step, StepOutcome};
 use crate::trace::Trace;
 use crate::trainable::Trainable;
 use sdtrain_checkpoint::ManifestInfo;
-use sdtrain_data_loader::DataSet;
+use sdtrain_data_loader::{Contents, DataSet};
 use sdtrain_evaluate::DenoisingLoss;
 use sdtrain_model::{PromptReading, StableDiffusion};
 use sdtrain_optimizer::{Ema, GradScaler, Optimizer, build, learning_rate_factor};
@@ -115,8 +115,12 @@ impl Trainer {
         }
         self.record.phase("train");
         let workers = self.config.data.workers;
-        let with_pixels = self.objective.wants_pixels();
-        let mut batches = Batches::new(&self.data, with_pixels, position.epoch, position.batch, workers);
+        let contents = match (self.objective.wants_pixels(), self.objective.wants_masks() && self.data.has_masks()) {
+            (true, _) => Some(Contents::Whole),
+            (false, true) => Some(Contents::Masks),
+            (false, false) => None,
+        };
+        let mut batches = Batches::new(&self.data, contents, position.epoch, position.batch, workers);
         while position.step < self.total_steps {
             self.one_step(&mut log, &mut batches, &mut position)?;
             if stop.is_set() && position.step < self.total_steps {

@@ -187,6 +187,12 @@ fn csv() -> Vec<Case> {
         Case::new("csv: an image twice", Verdict::LeftOut("named by several rows"))
             .data("a.png", png())
             .data("metadata.csv", "file_name,text\na.png,a\na.png,b\n"),
+        table("csv: a weight below zero", ":2: `weight` is -1", b"file_name,text,weight\na.png,a,-1\n")
+            .subset("loss_weight_column = \"weight\""),
+        table("csv: a weight that is NaN", ":2: `weight` is NaN", b"file_name,text,weight\na.png,a,nan\n")
+            .subset("loss_weight_column = \"weight\""),
+        table("csv: no such weights", "has no column `weigth`", b"file_name,text,weight\na.png,a,1\n")
+            .subset("loss_weight_column = \"weigth\""),
         Case::new("csv: a byte order mark, line ends of Windows, NaN", Verdict::Accepted("1 from files"))
             .data("a.png", png())
             .data("metadata.csv", "\u{feff}file_name,text,score\r\na.png,a,NaN\r\n"),

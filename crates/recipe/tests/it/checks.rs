@@ -241,9 +241,9 @@ fn settings_that_contradict_each_other_are_refused() {
          hint: set `data.bucketing.min` and `data.bucketing.max`"
     );
     assert_eq!(
-        message(&["noise.min_timestep=500", "noise.max_timestep=500"]),
-        "`--set noise.max_timestep=500`: no timestep is trained: `noise.max_timestep` must be greater than \
-         `noise.min_timestep`"
+        message(&["timesteps.min=500", "timesteps.max=500"]),
+        "`--set timesteps.max=500`: no timestep is trained: `timesteps.max` must be greater than \
+         `timesteps.min`"
     );
     assert_eq!(
         message(&["model.zero_terminal_snr=true", "model.prediction_type=epsilon"]),
@@ -324,6 +324,10 @@ fn keys_of_kohyas_scripts_and_diffusers_are_translated() {
         ("resize_interpolation", "data.resize_kernel"),
         ("optimizer.lr", "optimizer.learning_rate"),
         ("noise_offset", "noise.offset"),
+        ("noise.min_timestep", "timesteps.min"),
+        ("ip_noise_gamma", "noise.input_perturbation"),
+        ("loss.debiased_estimation_loss", "loss.debiased_estimation"),
+        ("data.subsets.0.loss_multiplier", "data.subsets.loss_weight"),
         ("mixed_precision", "precision.compute"),
         ("max_train_steps", "train.max_steps"),
         ("save_every_n_epochs", "save.every_epochs"),

@@ -3,4 +3,5 @@
 mod checks;
 mod kohya;
 mod load;
+mod objective;
 mod project;

@@ -48,6 +48,11 @@ pub trait Objective {
     /// Whether batches must carry pixels.
     fn wants_pixels(&self) -> bool;
 
+    /// Whether batches must carry the masks of their images, pixels or not.
+    fn wants_masks(&self) -> bool {
+        false
+    }
+
     /// How long it has read latents and text states from their caches, since the last call.
     fn take_data_wait(&mut self) -> Duration {
         Duration::ZERO

@@ -60,16 +60,19 @@ impl Objective for Replay {
             let (pixels, noise) = (read("pixels", Kind::Float)?, read("noise", Kind::Float)?);
             StepInputs::Autoencoding(AutoencodingInputs { pixels, noise })
         } else {
-            let weights = has("prompt_weights").then(|| read("prompt_weights", Kind::Float)).transpose()?;
+            let optional = |name: &str| has(name).then(|| read(name, Kind::Float)).transpose();
+            let weights = optional("prompt_weights")?;
             StepInputs::Denoising(DenoisingInputs {
                 latents: read("latents", Kind::Float)?,
                 noise: read("noise", Kind::Float)?,
+                input_noise: optional("input_noise")?,
                 timesteps: read("timesteps", Kind::Int64)?,
                 prompts: match has("input_ids") {
                     true => Prompts::Tokenized(tokenized(read("input_ids", Kind::Int64)?, weights)),
                     false => Prompts::Encoded(read("encoder_hidden_states", model.compute)?),
                 },
                 loss_weights: read("loss_weights", Kind::Float)?,
+                mask: optional("mask")?,
             })
         };
         // The loss is divided by the number of examples that the data says.

@@ -5,16 +5,16 @@ use crate::batches::Batch;
 use crate::error::Result;
 use crate::inputs::{DenoisingInputs, Prompts, StepInputs};
 use sdtrain_data_loader::DataSet;
-use sdtrain_diffusion::loss::{min_snr, mse};
-use sdtrain_diffusion::{NoiseSchedule, PredictionType, noise, timesteps};
+use sdtrain_diffusion::timesteps::TimestepSampler;
+use sdtrain_diffusion::{ExampleKey, NoiseSchedule, PredictionType, loss, noise};
 use sdtrain_evaluate::prompt_reading;
 use sdtrain_features::{LatentCache, TextCache};
 use sdtrain_model::{Frozen, PromptReading, StableDiffusion};
-use sdtrain_random::Purpose;
+use sdtrain_random::{Purpose, Stream};
 use sdtrain_recipe::{LossConfig, NoiseConfig, TrainConfig};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// Predict the noise (or the velocity, or the image) from noisy latents and the caption.
 pub struct TextToImage {
@@ -24,6 +24,7 @@ pub struct TextToImage {
     /// What the denoiser is asked for.
     prediction_type: PredictionType,
     noise: NoiseConfig,
+    timesteps: TimestepSampler,
     loss: LossConfig,
     /// Encoded images; without, each batch is encoded when it is prepared.
     latents: Option<LatentCache<Arc<DataSet>>>,
@@ -56,6 +57,7 @@ impl TextToImage {
         Ok(TextToImage {
             seed: config.seed,
             prediction_type: schedule.prediction_type(),
+            timesteps: TimestepSampler::new(&config.timesteps, schedule.num_train_timesteps()),
             schedule,
             noise: config.noise.clone(),
             loss: config.loss.clone(),
@@ -87,10 +89,21 @@ impl TextToImage {
         }
     }
 
-    /// The timesteps that are trained.
-    fn timestep_range(&self) -> std::ops::Range<i64> {
-        let last = self.schedule.num_train_timesteps() as i64;
-        i64::from(self.noise.min_timestep)..self.noise.max_timestep.map_or(last, |t| i64::from(t).min(last))
+    /// The masks of a batch at the size of its latents, `[batch, 1, height, width]`; those of images that are trained whole this time
+    /// are 1 everywhere. None where no image of the batch has one.
+    fn masks(&self, batch: &Batch, latents: &Tensor, keys: &[ExampleKey]) -> Result<Option<Tensor>> {
+        let Some(mask) = &batch.mask else { return Ok(None) };
+        let (width, height) = batch.size;
+        let shape = [batch.examples.len() as i64, 1, height as i64, width as i64];
+        let mask =
+            loss::latent_mask(&Tensor::f_from_slice(mask)?.f_reshape(shape)?, latents.size()[2], latents.size()[3]);
+        for (row, key) in (0i64..).zip(keys) {
+            let mut draw = Stream::new(self.seed, Purpose::Unmasked, key.epoch, key.example);
+            if draw.uniform() < self.loss.unmasked_probability {
+                let _ = mask.f_narrow(0, row, 1)?.f_fill_(1.0)?;
+            }
+        }
+        Ok(Some(mask.to_device(latents.device())))
     }
 }
 
@@ -113,17 +126,13 @@ impl Objective for TextToImage {
         if self.latents.is_some() {
             self.data_wait += began.elapsed();
         }
-        let shape: Vec<i64> = latents.size()[1..].to_vec();
-        let mut drawn = noise::gaussian(self.seed, Purpose::Noise, &keys, &shape);
-        if self.noise.offset != 0.0 {
-            drawn = noise::offset(&drawn, self.noise.offset, self.seed, &keys);
-        }
-        let timesteps = timesteps::uniform(self.seed, Purpose::Timestep, &keys, self.timestep_range());
-        let timesteps = timesteps.to_device(model.device);
+        let drawn = noise::draw(&self.noise, self.seed, &keys, &latents);
+        let timesteps = self.timesteps.draw(self.seed, &keys).to_device(model.device);
         let mut loss_weights = Tensor::f_from_slice(&batch.loss_weights)?.to_device(model.device);
-        if let Some(gamma) = self.loss.min_snr_gamma {
-            loss_weights *= min_snr(&self.schedule, self.prediction_type, gamma, &timesteps);
+        if let Some(weights) = loss::weights(&self.loss, &self.schedule, self.prediction_type, &timesteps) {
+            loss_weights *= weights;
         }
+        let mask = self.masks(batch, &latents, &keys)?;
         let prompts = match &mut self.prompts {
             Some(cache) => {
                 let began = Instant::now();
@@ -135,8 +144,17 @@ impl Objective for TextToImage {
             }
             None => Prompts::Tokenized(model.tokenize(&batch.captions, &self.prompt_reading)?),
         };
-        let noise = drawn.to_device(model.device);
-        Ok(StepInputs::Denoising(DenoisingInputs { latents, noise, timesteps, prompts, loss_weights }))
+        let noise = drawn.noise.to_device(model.device);
+        let input_noise = drawn.input_noise.map(|noise| noise.to_device(model.device));
+        Ok(StepInputs::Denoising(DenoisingInputs {
+            latents,
+            noise,
+            input_noise,
+            timesteps,
+            prompts,
+            loss_weights,
+            mask,
+        }))
     }
 
     fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, gradient_checkpointing: bool) -> Tensor {
@@ -148,10 +166,12 @@ impl Objective for TextToImage {
             }
         };
         let DenoisingInputs { latents, noise, timesteps, .. } = inputs;
-        let noisy_latents = self.schedule.add_noise(latents, noise, timesteps).to_kind(model.compute);
+        let input_noise = inputs.input_noise.as_ref().unwrap_or(noise);
+        let noisy_latents = self.schedule.add_noise(latents, input_noise, timesteps).to_kind(model.compute);
         let prediction = model.unet.forward(&noisy_latents, timesteps, &context, gradient_checkpointing);
         let target = self.prediction_type.target(&self.schedule, latents, noise, timesteps);
-        mse(&prediction.to_kind(Kind::Float), &target) * &inputs.loss_weights
+        let mask = inputs.mask.as_ref();
+        loss::example_losses(&self.loss, &self.schedule, &prediction, &target, timesteps, mask) * &inputs.loss_weights
     }
 
     fn idle(&self) -> &'static [Frozen] {
@@ -165,6 +185,10 @@ impl Objective for TextToImage {
 
     fn wants_pixels(&self) -> bool {
         self.latents.is_none()
+    }
+
+    fn wants_masks(&self) -> bool {
+        true
     }
 
     fn take_data_wait(&mut self) -> Duration {

@@ -133,6 +133,11 @@ fn accumulated_steps_in_velocity_with_zero_terminal_snr_match_diffusers() {
 }
 
 #[test]
+fn accumulated_steps_with_masks_perturbed_inputs_and_a_weighted_huber_loss_match_diffusers() {
+    assert_same_steps("trace_objective", &[], FP32);
+}
+
+#[test]
 fn steps_with_a_trained_text_encoder_match_diffusers() {
     assert_same_steps("trace_text_encoder", &[], FP32);
 }
