@@ -65,7 +65,7 @@ fn only_what_an_image_or_the_encoder_changed_is_encoded_again() {
     let counts = |further: &[&str]| {
         let (answer, _) = fill(&project, further);
         let number = |end: &str| answer.split(end).next().and_then(|text| text.rsplit([' ', '`']).next()?.parse().ok());
-        let hits: Option<usize> = number(" images were in ");
+        let hits: Option<usize> = number(" were in `");
         let made: Option<usize> = number(" were encoded");
         (hits.unwrap_or_else(|| panic!("{answer}")), made.unwrap_or_else(|| panic!("{answer}")))
     };
@@ -133,7 +133,7 @@ fn a_filling_that_was_killed_goes_on_to_the_same_bytes() {
     child.kill().unwrap();
     child.wait().unwrap();
     let (answer, _) = fill(&project, &[]);
-    assert!(!answer.starts_with("0 images were in"), "{answer}");
+    assert!(!answer.starts_with("images: 0 were in"), "{answer}");
     assert_eq!(whole, entries(&project).into_iter().map(|path| (fs::read(&path).unwrap(), path)).collect::<Vec<_>>());
 }
 

@@ -107,6 +107,18 @@ pub fn build(config: &OptimizerConfig, groups: Vec<ParamGroup>) -> Box<dyn Optim
     }
 }
 
+/// Gives every trained parameter a gradient, of zeros where it has none. Otherwise a layer that takes no part in a step (module
+/// dropout) would be left alone before its first gradient and follow its momentum after it, and a continued run, in which
+/// each gradient is a first one, would differ from the run that never stopped.
+pub fn prepare_gradients(groups: &[ParamGroup]) -> Result<()> {
+    let parameters = groups.iter().flat_map(|group| &group.parameters).map(|(_, parameter)| parameter);
+    sdtrain_torch::catch(|| {
+        for parameter in parameters.filter(|parameter| parameter.requires_grad() && !parameter.grad().defined()) {
+            (parameter * 0.0).sum(tch::Kind::Float).backward();
+        }
+    })
+}
+
 /// Sets all gradients to zero in place, so that their memory is kept for the next step.
 pub fn clear_gradients(groups: &[ParamGroup]) {
     for (_, parameter) in groups.iter().flat_map(|g| &g.parameters) {

@@ -113,7 +113,11 @@ pub fn fill_cache(config: &TrainConfig, prefill: &Prefill, watcher: &mut dyn Wat
             Some(used.prune(&folder)?)
         }
     };
-    let unreadable = [Some(&*data), held_out.as_ref()].into_iter().flatten().flat_map(DataSet::unreadable).collect();
+    let mut unreadable: Vec<ImageProblem> =
+        [Some(&*data), held_out.as_ref()].into_iter().flatten().flat_map(DataSet::unreadable).collect();
+    // An image may be in both.
+    unreadable.sort_by(|a, b| a.path.cmp(&b.path));
+    unreadable.dedup_by(|a, b| a.path == b.path);
     Ok(CacheReport { folder, parts, refused, unreadable, pruned })
 }
 

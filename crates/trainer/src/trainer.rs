@@ -120,6 +120,7 @@ impl Trainer {
             }
             log.message(&format!("continuing after step {}", position.step));
         }
+        sdtrain_optimizer::prepare_gradients(self.optimizer.groups())?;
         self.record.phase("train");
         let workers = self.config.data.workers;
         let contents = match (self.objective.wants_pixels(), self.objective.wants_masks() && self.data.has_masks()) {

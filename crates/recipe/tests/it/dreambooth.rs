@@ -62,7 +62,7 @@ fn what_cannot_be_is_refused_by_name() {
             "`dreambooth.class_data_dir`: `configs/run.toml` is a file, not a folder",
         ),
         (class, &["trainable=vae"], "cannot train `\"vae\"`"),
-        (class, &["dreambooth.with_prior_preservation=true"], "`prior`"),
+        (class, &["dreambooth.with_prior_preservation=true"], "it is called `dreambooth.prior` here"),
         (
             "[[data.subsets]]\npath = \"../images\"\nis_regularization = true\n[dreambooth]\nclass_prompt = \"a dog\"\n",
             &["dreambooth.prior=base_prediction"],

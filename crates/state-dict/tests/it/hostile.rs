@@ -62,7 +62,7 @@ fn header_lengths_are_checked_before_anything_is_read() {
     assert!(message(Vec::new()).contains("it is empty"));
     assert!(message(vec![1, 2, 3]).contains("only 3 bytes long"));
     let huge = u64::MAX.to_le_bytes().to_vec();
-    assert!(message(huge).contains("the limit is 100000000"));
+    assert!(message(huge).contains("it is no safetensors file"));
     let longer_than_file = 1000u64.to_le_bytes().to_vec();
     assert!(message(longer_than_file).contains("should be 1000 bytes long but the file ends after 0"));
     assert!(message(0u64.to_le_bytes().to_vec()).contains("its header is 0 bytes long"));

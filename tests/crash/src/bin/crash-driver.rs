@@ -16,28 +16,35 @@ use sdtrain_recipe::{AlphaConfig, ResizeKernel};
 use sdtrain_run_log::{JsonLines, MetricSink, StepMetrics};
 use sdtrain_state_dict::Dtype;
 
+/// A line for people; a terminal that is gone is no reason to end.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 const SHAPE: [usize; 3] = [4, 8, 8];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [folder, steps, every, keep_last, build, pace] = &arguments[..] else {
-        eprintln!("usage: crash-driver FOLDER STEPS EVERY KEEP_LAST BUILD PACE_MS");
+        say!("usage: crash-driver FOLDER STEPS EVERY KEEP_LAST BUILD PACE_MS");
         return ExitCode::from(2);
     };
     let numbers = || Some((steps.parse().ok()?, every.parse().ok()?, keep_last.parse().ok()?, pace.parse().ok()?));
     let Some((steps, every, keep_last, pace)) = numbers() else {
-        eprintln!("STEPS, EVERY, KEEP_LAST and PACE_MS are whole numbers");
+        say!("STEPS, EVERY, KEEP_LAST and PACE_MS are whole numbers");
         return ExitCode::from(2);
     };
     let plan = Plan { steps, every, keep_last, build: build.clone() };
     match run(Path::new(folder), &plan, Duration::from_millis(pace)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            say!("error: {failure}");
             if let Failure::Checkpoint(error) = &failure
                 && let Some(hint) = error.hint()
             {
-                eprintln!("  hint: {hint}");
+                say!("  hint: {hint}");
             }
             ExitCode::from(failure.exit_code())
         }
@@ -94,7 +101,7 @@ impl Surroundings for Process {
                 images: 1,
             });
             if let Some(warning) = log.take_warning() {
-                eprintln!("warning: {warning}");
+                say!("warning: {warning}");
             }
         }
         Ok(())
