@@ -3,6 +3,7 @@
 use crate::builder::{Builder, Source};
 use crate::builtin;
 use crate::error::{Error, Result};
+use crate::learned_words::LearnedWords;
 use crate::stable_diffusion::StableDiffusion;
 use crate::text_encoder::{ClipTextConfig, ClipTextModel};
 use crate::unet::{UNet2DConditionModel, UNetConfig};
@@ -15,6 +16,7 @@ use sdtrain_state_dict::{
 use sdtrain_tokenizer::ClipTokenizer;
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use tch::{Device, Kind};
 
@@ -240,7 +242,8 @@ fn assemble(
     };
     Ok(StableDiffusion {
         path: path.to_path_buf(),
-        tokenizer,
+        tokenizer: Rc::new(tokenizer),
+        learned: LearnedWords::default(),
         text_encoder: ClipTextModel::new(build(text_source, options.text_encoder_in_f32), &configs.text_encoder)?,
         vae,
         unet: UNet2DConditionModel::new(build(unet_source, options.unet_in_f32), &configs.unet)?,
