@@ -40,7 +40,7 @@ const LAYERS: &[Layer] = &[
     torch("diffusion", &["random", "recipe", "torch"]),
     torch("optimizer", &["random", "recipe", "torch"]),
     torch("model", &["diffusion", "random", "recipe", "state-dict", "tokenizer", "torch"]),
-    torch("adapter", &["model", "random", "recipe", "state-dict", "torch"]),
+    torch("adapter", &["model", "random", "recipe", "state-dict", "tokenizer", "torch"]),
     torch("pipeline", &["checkpoint", "diffusion", "model", "random", "recipe", "tokenizer", "torch"]),
     torch(
         "evaluate",

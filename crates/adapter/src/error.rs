@@ -14,6 +14,20 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A file without learned words, or with such that cannot be used.
+    #[error("`{file}` {reason}")]
+    NoWords {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Nothing to begin a learned word with.
+    #[error("`initial_words` of `{word}` are no words")]
+    NoInitialWords {
+        /// The learned word.
+        word: String,
+    },
     /// A tensor that cannot be read.
     #[error(transparent)]
     Model(#[from] sdtrain_model::Error),
@@ -34,6 +48,8 @@ impl Error {
             }
             Error::DoesNotFit { .. } => Some("it was probably made for another base model".into()),
             Error::StateDict(error) => error.hint(),
+            Error::NoWords { .. } => None,
+            Error::NoInitialWords { .. } => Some("name a thing that it is like, such as `cat`".into()),
             Error::Model(_) | Error::Torch(_) => None,
         }
     }

@@ -6,6 +6,7 @@ use sdtrain_model::{Adaptable, TensorReader, read_tensor};
 use sdtrain_state_dict::maps::lora_kohya::{KohyaModules, TextEncoders, is_kohya_name, kohya_name};
 use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor, Part, peft_name};
 use sdtrain_state_dict::maps::peft_metadata::{self, AdaptedLayer, PeftConfig};
+use sdtrain_state_dict::maps::textual_inversion::BUNDLE_PREFIX;
 use sdtrain_state_dict::{Reader, read_floats, write_source};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -36,6 +37,10 @@ impl LoraFile {
         let mut layers: BTreeMap<(Part, String), LayerTensors> = BTreeMap::new();
         let mut unknown = Vec::new();
         for name in reader.names() {
+            // Words that come along are no adapters; see `read_bundled_words`.
+            if name.starts_with(BUNDLE_PREFIX) {
+                continue;
+            }
             let key = if is_kohya_name(name) { kohya.parse(name) } else { lora_peft::parse(name) };
             let Some(LoraKey { part, module, tensor }) = key else {
                 unknown.push(format!("`{name}`"));

@@ -253,6 +253,7 @@ impl Checker<'_> {
             _ => {}
         }
         self.check_vae_objective(config);
+        self.check_textual_inversion(config);
     }
 
     fn check_vae_objective(&mut self, config: &TrainConfig) {
@@ -423,7 +424,7 @@ impl Checker<'_> {
         }
     }
 
-    fn existing(&mut self, key: &str, path: Option<&Path>) {
+    pub(crate) fn existing(&mut self, key: &str, path: Option<&Path>) {
         if let Some(path) = path.filter(|path| !path.exists()) {
             let message = format!("`{key}`: `{}` does not exist", path.display());
             self.report(key, message).hint = nearest_folder_hint(path);

@@ -15,6 +15,8 @@ pub enum Method {
     Full,
     /// The autoencoder between pixels and latents.
     Vae,
+    /// Words that the frozen model does not know yet.
+    TextualInversion,
 }
 
 /// What carries the gradients.
@@ -27,6 +29,8 @@ pub enum TrainableKind {
     Full,
     /// The autoencoder's weights; see `[vae_objective]`.
     Vae,
+    /// Vectors of new words; see `[textual_inversion]`.
+    TextualInversion,
 }
 
 /// What the trained parts are asked for.
@@ -43,6 +47,7 @@ const METHODS: &[(Method, TrainableKind, ObjectiveKind)] = &[
     (Method::Lora, TrainableKind::Lora, ObjectiveKind::TextToImage),
     (Method::Full, TrainableKind::Full, ObjectiveKind::TextToImage),
     (Method::Vae, TrainableKind::Vae, ObjectiveKind::Autoencoding),
+    (Method::TextualInversion, TrainableKind::TextualInversion, ObjectiveKind::TextToImage),
 ];
 
 impl Method {
@@ -52,6 +57,7 @@ impl Method {
             Method::Lora => "lora",
             Method::Full => "full",
             Method::Vae => "vae",
+            Method::TextualInversion => "textual_inversion",
         }
     }
 
@@ -70,6 +76,7 @@ impl TrainableKind {
             TrainableKind::Lora => "lora",
             TrainableKind::Full => "full",
             TrainableKind::Vae => "vae",
+            TrainableKind::TextualInversion => "textual_inversion",
         }
     }
 }
@@ -92,12 +99,13 @@ impl TrainConfig {
         self.method.pair().1
     }
 
-    /// Whether the text encoder learns, so that it runs inside every step.
+    /// Whether the text encoder or a word in it learns, so that it runs inside every step.
     pub fn trains_text_encoder(&self) -> bool {
         match self.trainable_kind() {
-            TrainableKind::Lora => self.lora.train_text_encoder,
+            TrainableKind::Lora => self.lora.train_text_encoder || !self.learned_tokens().is_empty(),
             TrainableKind::Full => self.full.train_text_encoder,
             TrainableKind::Vae => false,
+            TrainableKind::TextualInversion => true,
         }
     }
 

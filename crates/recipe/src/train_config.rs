@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     CheckpointConfig, DataConfig, DebugConfig, FullConfig, LogConfig, LoraConfig, LossConfig, LrScheduleConfig, Method,
-    ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig, SamplesConfig, SaveConfig, TrainSection, TrainableKind,
-    VaeConfig, ValidationConfig,
+    ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig, SamplesConfig, SaveConfig, TextualInversionConfig,
+    TrainSection, TrainableKind, VaeConfig, ValidationConfig,
 };
 
 /// A training run: what is trained, on what, how, and what it leaves behind.
@@ -23,7 +23,7 @@ pub struct TrainConfig {
     #[schemars(extend("x-other-names" = ["output_name"]))]
     pub name: String,
 
-    /// What is trained: a LoRA beside the frozen model, the model itself, or its autoencoder.
+    /// What is trained: a LoRA beside the frozen model, the model itself, its autoencoder, or words that it does not know.
     pub method: Method,
 
     /// What carries the gradients, where it is to be other than what `method` means. Absent: what it means.
@@ -45,6 +45,9 @@ pub struct TrainConfig {
 
     /// Which parts are trained; read when the model itself is trained.
     pub full: FullConfig,
+
+    /// Words to learn; read when words or a LoRA are trained.
+    pub textual_inversion: TextualInversionConfig,
 
     /// What the autoencoder is asked for; read when `method = "vae"`.
     pub vae_objective: VaeConfig,
@@ -98,6 +101,7 @@ impl Default for TrainConfig {
             data: DataConfig::default(),
             lora: LoraConfig::default(),
             full: FullConfig::default(),
+            textual_inversion: TextualInversionConfig::default(),
             vae_objective: VaeConfig::default(),
             optimizer: OptimizerConfig::default(),
             lr_schedule: LrScheduleConfig::default(),

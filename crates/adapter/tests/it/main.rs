@@ -2,6 +2,7 @@
 
 mod dropout;
 mod files;
+mod learned_tokens;
 mod lora;
 
 use sdtrain_adapter::{Lora, LoraFile, Networks};

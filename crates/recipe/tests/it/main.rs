@@ -4,3 +4,4 @@ mod checks;
 mod kohya;
 mod load;
 mod project;
+mod textual_inversion;
