@@ -6,6 +6,7 @@ mod commands;
 mod engine;
 mod estimate;
 mod exit_code;
+mod learned_words;
 mod lora_targets;
 mod model_parts;
 mod model_tokenizer;

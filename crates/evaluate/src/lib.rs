@@ -6,6 +6,7 @@ mod error;
 mod evaluation;
 mod metric;
 mod run;
+mod subject_check;
 mod table;
 
 pub use denoising_loss::DenoisingLoss;

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod batches;
+mod caption_templates;
 mod error;
 mod input_files;
 mod inputs;

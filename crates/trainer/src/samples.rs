@@ -29,13 +29,22 @@ pub fn draw(model: &StableDiffusion, request: &Request, folder: &Path) -> Result
     let pictures = text_to_image(model, request)?;
     fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
     let name = model.path.display().to_string();
+    let words = words_of(model);
+    let settings: Vec<(&str, String)> = words.into_iter().map(|words| ("Embeddings", words)).collect();
     for (index, picture) in pictures.iter().enumerate() {
-        let text = parameters_text(model, &name, request, index, &[]);
+        let text = parameters_text(model, &name, request, index, &settings);
         let path = folder.join(format!("{index:02}-{}.png", request.seed + index as u64));
         save_png(&path, picture, &[("parameters", text)])?;
     }
     save_png(&folder.join("grid.png"), &sheet(&pictures), &[])?;
     Ok(pictures)
+}
+
+/// The words that a model has learned, with their vectors: `<cat> (2)`.
+fn words_of(model: &StableDiffusion) -> Option<String> {
+    let words: Vec<String> =
+        model.learned_words().into_iter().map(|(word, vectors)| format!("{word} ({vectors})")).collect();
+    (!words.is_empty()).then(|| words.join(" "))
 }
 
 /// Base above, result below, of the pictures in two folders that [`draw`] wrote: `target`. Nothing when the first

@@ -1,5 +1,6 @@
 //! Configuration → a run that is ready for its first step, in numbered steps.
 
+use crate::caption_templates::TemplateCaptions;
 use crate::error::{Error, Result};
 use crate::input_files::Inputs;
 use crate::metadata::RunFacts;
@@ -55,6 +56,8 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     record.phase("open_data");
     let (data, held_out) = open_data(&config, model.bucket_step())?;
     eprintln!("{}", data.report());
+    let captions = (0..data.images()).map(|image| data.caption(image));
+    config.check_words_are_used(captions).map_err(|(message, hint)| Error::Config { message, hint: Some(hint) })?;
     // 4 what is trained
     let trainable = trainable::build(&config, &model)?;
     record.phase("encode");
@@ -101,6 +104,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     };
     check_continuation(&folder.start, &manifest)?;
     let inputs = Inputs::hash(&config);
+    let templates = TemplateCaptions::of(&config);
     let trainer = Trainer {
         config,
         folder,
@@ -121,6 +125,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         prompt_reading,
         started,
         inputs,
+        templates,
     };
     trainer.run()
 }

@@ -12,6 +12,7 @@ use sdtrain_tokenizer::Tokenizer;
 
 use crate::args::{CheckArgs, ConfigArgs};
 use crate::estimate::estimate;
+use crate::learned_words;
 use crate::lora_targets::adapters;
 use crate::model_parts::{ModelParts, count_parameters};
 use crate::{ExitCode, Failure, model_tokenizer, print_answer};
@@ -23,7 +24,7 @@ const USUAL_BUCKET_STEP: usize = 64;
 pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
     let config = load_or_explain(&args.config())?.config;
     let Examined { parts, data, trained } = examine(&config)?;
-    let tokenizer = model_tokenizer::of(&config.model)?;
+    let tokenizer = learned_words::tokenizer(&config, model_tokenizer::of(&config.model)?)?;
     let windows = tokenizer.windows_of(max_token_length(&config))?;
     let tokens = data.count_tokens(&tokenizer, windows * (tokenizer.window() - 2));
     print_answer(&summary(&config, &parts, &trained, &data, &tokens));
@@ -48,6 +49,9 @@ pub(crate) fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
     let mut data = open_data(config, step).map_err(&mut keep).ok();
     if let Err((message, hint)) = config.check_images_are_used() {
         keep(Failure::new(ExitCode::Configuration, message).hint(hint));
+    }
+    if let (Ok(tokenizer), Some(data)) = (model_tokenizer::of(&config.model), &data) {
+        let _ = learned_words::check(config, &tokenizer, data).map_err(&mut keep);
     }
     if let (Some(length), Ok(tokenizer)) = (max_token_length(config), model_tokenizer::of(&config.model)) {
         let _ = tokenizer.windows_of(Some(length)).map_err(|error| keep(error.into()));
@@ -156,6 +160,8 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
                 }
             }
         }
+        // Added below, where they may stand beside a LoRA.
+        TrainableKind::TextualInversion => {}
         TrainableKind::Vae => {
             if let Some(mut shapes) = parts.vae.clone() {
                 if !config.vae_objective.train_encoder {
@@ -166,11 +172,19 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
             }
         }
     }
+    let width = parts.text_encoder.as_ref().and_then(learned_words::width);
+    if let (Some(width), false) = (width, config.learned_tokens().is_empty()) {
+        for learned_words::Word { word, vectors } in learned_words::of(config, width)? {
+            let what = format!("the word `{word}`, {vectors} vectors");
+            trained.push(TrainedPart { name: "text_encoder", what, parameters: vectors * width });
+        }
+    }
     if !trained.is_empty() {
         return Ok(trained);
     }
     let message = match config.trainable_kind() {
         TrainableKind::Lora => "no module of the model matches `lora.targets`",
+        TrainableKind::TextualInversion => "the model holds no text encoder that could learn a word",
         TrainableKind::Full | TrainableKind::Vae => "the model holds none of the networks that are to be trained",
     };
     Err(Failure::new(ExitCode::Configuration, message)
@@ -266,6 +280,7 @@ fn written(config: &TrainConfig) -> String {
         (TrainableKind::Lora, LoraFormat::Both, _) => "a LoRA in kohya's and in PEFT's form",
         (TrainableKind::Vae, ..) | (TrainableKind::Full, _, ModelFormat::SingleFile) => "a single-file model",
         (TrainableKind::Full, _, ModelFormat::Diffusers) => "a diffusers folder",
+        (TrainableKind::TextualInversion, ..) => "the words' vectors",
     };
     let mut parts = vec![format!("{product} at the end{}", also(config.save.every()))];
     parts.push(match config.checkpoint.every() {

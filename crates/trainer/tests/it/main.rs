@@ -1,3 +1,4 @@
 //! Whole runs against the golden files in `tests/fixtures`.
 
+mod learned_words;
 mod replay;
