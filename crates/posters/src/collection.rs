@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use sdtrain_random::{Purpose, Stream, permutation};
 
-use crate::caption::TRIGGER;
+use crate::caption::{SUBJECT_WORD, TRIGGER};
 use crate::object::Object;
 use crate::palette::Colour;
 use crate::poster::Poster;
@@ -23,6 +23,12 @@ pub const REGULARIZATION_POSTERS: u64 = 48;
 /// How many posters the validation set of the sample LoRA has.
 pub const LORA_VALIDATION_POSTERS: u64 = 24;
 
+/// How many posters show the subject that a word is learned for.
+pub const SUBJECT_POSTERS: u64 = 24;
+
+/// How many more of them are held out.
+pub const SUBJECT_VALIDATION_POSTERS: u64 = 12;
+
 /// Chooses the withheld scenes, whatever the seed of a training set: a set made with any seed leaves them out.
 const HELD_OUT_SEED: u64 = 2026;
 
@@ -35,6 +41,8 @@ enum Set {
     LoraValidation = 4,
     Windows = 5,
     Regularization = 6,
+    Subject = 7,
+    SubjectValidation = 8,
 }
 
 /// The withheld scenes: the first `count` (at most [`HELD_OUT`]) of a fixed random order.
@@ -126,6 +134,27 @@ pub fn lora_validation_poster(seed: u64, index: u64) -> (Poster, String) {
     styled(seed, Set::LoraValidation, index)
 }
 
+/// Poster `index` of the subject, a green star, and its caption, which calls it by its own word.
+pub fn subject_poster(seed: u64, index: u64) -> (Poster, String) {
+    subject(seed, Set::Subject, index)
+}
+
+/// Poster `index` of the subject's validation set; none has a scene of the other.
+pub fn subject_validation_poster(seed: u64, index: u64) -> (Poster, String) {
+    subject(seed, Set::SubjectValidation, index)
+}
+
+fn subject(seed: u64, set: Set, index: u64) -> (Poster, String) {
+    let mut stream = Stream::new(seed, Purpose::Drawing, set as u64, index);
+    let (object, object_colour) = (Object::Star, Colour::Green);
+    loop {
+        let poster = Poster { object, object_colour, ..scene(&mut stream) };
+        if poster.background.shows(object_colour) && !is_held_out(&poster.caption()) && belongs(&poster, set) {
+            return (poster, poster.caption_calling(SUBJECT_WORD));
+        }
+    }
+}
+
 fn styled(seed: u64, set: Set, index: u64) -> (Poster, String) {
     let poster = turns(seed, set, index);
     (poster, poster.caption_in(Style::Zenpop))
@@ -155,7 +184,7 @@ fn belongs(poster: &Poster, set: Set) -> bool {
         poster.title_bar as usize,
     ];
     let for_validation = place.iter().sum::<usize>() % 5 == 0;
-    for_validation == matches!(set, Set::LoraValidation)
+    for_validation == matches!(set, Set::LoraValidation | Set::SubjectValidation)
 }
 
 #[cfg(test)]
@@ -188,6 +217,19 @@ mod tests {
     fn validation_shares_no_scene_with_the_lora_set() {
         let trained: HashSet<String> = (0..500).map(|index| lora_poster(7, index).1).collect();
         assert!((0..200).all(|index| !trained.contains(&lora_validation_poster(7, index).1)));
+    }
+
+    #[test]
+    fn the_subject_has_its_word_and_no_other_and_its_validation_other_scenes() {
+        let posters: Vec<(Poster, String)> = (0..100).map(|index| subject_poster(7, index)).collect();
+        let trained: HashSet<&String> = posters.iter().map(|(_, caption)| caption).collect();
+        assert!(posters.iter().all(|(poster, caption)| {
+            let own = (poster.object, poster.object_colour) == (Object::Star, Colour::Green);
+            own && caption.starts_with("poster, a snorp, ") && !caption.contains("star") && !caption.contains("green")
+        }));
+        assert!((0..100).all(|index| !trained.contains(&subject_validation_poster(7, index).1)));
+        let held_out: HashSet<String> = held_out(HELD_OUT).iter().map(Poster::caption).collect();
+        assert!(posters.iter().all(|(poster, _)| !held_out.contains(&poster.caption())));
     }
 
     #[test]

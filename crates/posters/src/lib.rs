@@ -13,11 +13,12 @@ mod silhouette;
 mod style;
 mod varied;
 
-pub use caption::{Asked, TRIGGER, asked, vocabulary};
+pub use caption::{Asked, SUBJECT_WORD, TRIGGER, asked, vocabulary};
 pub use check::{Found, StyleMarks, check};
 pub use collection::{
-    HELD_OUT, LORA_POSTERS, LORA_VALIDATION_POSTERS, REGULARIZATION_POSTERS, base_poster, held_out, lora_poster,
-    lora_validation_poster, regularization_poster, varied_poster, window,
+    HELD_OUT, LORA_POSTERS, LORA_VALIDATION_POSTERS, REGULARIZATION_POSTERS, SUBJECT_POSTERS,
+    SUBJECT_VALIDATION_POSTERS, base_poster, held_out, lora_poster, lora_validation_poster, regularization_poster,
+    subject_poster, subject_validation_poster, varied_poster, window,
 };
 pub use object::Object;
 pub use palette::{Background, Colour, Rgb};
