@@ -94,8 +94,11 @@ fn add_words(model: &StableDiffusion, words: Vec<LearnedWord>, file: &Path) -> R
     }
     let spoken: Vec<String> = words.iter().map(|word| format!("`{}`", word.word)).collect();
     model.add_words(on_device(words, model.device)).map_err(|error| {
-        let failure = Failure::new(ExitCode::Model, format!("`{}`: {error}", file.display()));
-        failure.hint("another word is given as `--embedding WORD=FILE`")
+        let hint = match &error {
+            sdtrain_model::Error::Tokenizer(_) => "another word is given as `--embedding WORD=FILE`",
+            _ => "it was probably made for another base model",
+        };
+        Failure::new(ExitCode::Model, format!("`{}`: {error}", file.display())).hint(hint)
     })?;
     eprintln!("learned words in prompts: {} (`{}`)", spoken.join(", "), file.display());
     Ok(())
