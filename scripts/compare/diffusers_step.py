@@ -25,7 +25,7 @@ import diffusers
 import peft
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from sd15_folder import UNET as SD15
 
 diffusers.utils.logging.set_verbosity_error()
@@ -47,6 +47,24 @@ def build(arguments):
     unet = UNet2DConditionModel(**SD15)
     torch.set_default_dtype(default)
     return unet, 8
+
+
+def frozen_beside(arguments):
+    """VAE and text encoder, which diffusers' training scripts keep beside the UNet and use at each step. Here they are used
+    once, before the time of a step is taken."""
+    if arguments.what != "folder":
+        return []
+    from transformers import CLIPTextModel
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[arguments.dtype]
+    vae = AutoencoderKL.from_pretrained(arguments.folder, subfolder="vae", torch_dtype=dtype)
+    text_encoder = CLIPTextModel.from_pretrained(Path(arguments.folder) / "text_encoder", torch_dtype=dtype)
+    pixels = torch.zeros(arguments.batch, 3, arguments.resolution, arguments.resolution, dtype=dtype)
+    ids = torch.zeros(arguments.batch, text_encoder.config.max_position_embeddings, dtype=torch.long)
+    with torch.no_grad():
+        vae.to(arguments.device).encode(pixels.to(arguments.device))
+        text_encoder.to(arguments.device)(ids.to(arguments.device))
+    return [vae.requires_grad_(False), text_encoder.requires_grad_(False)]
 
 
 def main():
@@ -74,6 +92,7 @@ def main():
 
     torch.manual_seed(0)
     unet, factor = build(arguments)
+    beside = frozen_beside(arguments)
     unet.requires_grad_(False)
     config = peft.LoraConfig(
         r=arguments.rank, lora_alpha=arguments.rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"]
@@ -120,6 +139,7 @@ def main():
                 "batch": arguments.batch,
                 "rank": arguments.rank,
                 "dtype": arguments.dtype,
+                "frozen_beside": [type(part).__name__ for part in beside],
                 "trained_parameters": sum(parameter.numel() for parameter in trained),
                 "threads": torch.get_num_threads(),
                 "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),

@@ -27,13 +27,13 @@ def flattened(name):
     return name.replace("text_encoder.text_model.", "text_encoder.")
 
 
-def load_adapter(pipe, path):
+def load_adapter(pipe, path, adapter_name="default_0"):
     """`pipe.load_lora_weights(path)`; text encoder adapters are renamed where the installed transformers needs it."""
     folder, name = os.path.split(os.path.abspath(path))
     tensors, alphas, metadata = pipe.lora_state_dict(folder, weight_name=name, return_lora_metadata=True)
     of_text = [key for key in tensors if key.startswith("text_encoder.")]
     if not of_text or hasattr(pipe.text_encoder, "text_model"):
-        pipe.load_lora_weights(folder, weight_name=name)
+        pipe.load_lora_weights(folder, weight_name=name, adapter_name=adapter_name)
         return
     # transformers 5 dropped `text_model` from CLIPTextModel's modules; diffusers 0.42 does not rename the adapters.
     tensors = {flattened(key): value for key, value in tensors.items()}
@@ -41,14 +41,14 @@ def load_adapter(pipe, path):
     if metadata:
         modules = metadata["text_encoder.target_modules"]
         metadata["text_encoder.target_modules"] = [module.removeprefix("text_model.") for module in modules]
-    pipe.load_lora_into_unet(tensors, alphas, unet=pipe.unet, metadata=metadata, adapter_name="default_0")
+    pipe.load_lora_into_unet(tensors, alphas, unet=pipe.unet, metadata=metadata, adapter_name=adapter_name)
     pipe.load_lora_into_text_encoder(
         tensors,
         alphas,
         text_encoder=pipe.text_encoder,
         lora_scale=1.0,
         metadata=metadata,
-        adapter_name="default_0",
+        adapter_name=adapter_name,
     )
 
 

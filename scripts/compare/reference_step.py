@@ -1,11 +1,14 @@
 """The training step in diffusers and PEFT: what `replay.py` compares with and what the trace fixtures are made of."""
 
+import copy
 import json
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from denoising_loss import DenoisingLoss
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.utils import logging
 
@@ -33,8 +36,10 @@ class Settings:
     zero_terminal_snr: bool | None = None
     clip_skip: int = 1
     gradient_checkpointing: bool = False
+    base_prediction: bool = False
     device: str = "cpu"
     words: tuple = ()
+    config: dict = field(default_factory=dict)
 
     @staticmethod
     def from_config(config, **overrides):
@@ -45,8 +50,15 @@ class Settings:
             raise SystemExit(f"error: this script replays adamw only, the trace was made with `{optimizer['type']}`")
         if config.get("textual_inversion", {}).get("preserve_norm"):
             raise SystemExit("error: a run with `textual_inversion.preserve_norm` cannot be replayed: diffusers does not")
-        if lora.get("dropout"):
-            raise SystemExit("error: a run with `lora.dropout` cannot be replayed, its masks are not in the trace")
+        for key in ["dropout", "rank_dropout", "module_dropout"]:
+            if lora.get(key):
+                raise SystemExit(f"error: a run with `lora.{key}` cannot be replayed, its masks are not in the trace")
+        # What decides an adapter's scale and is not in the trace.
+        other = ["rank_stabilized", "block_alphas", "conv_block_alphas", "alpha_pattern", "max_weight_norm"]
+        for key in [key for key in other if lora.get(key)]:
+            raise SystemExit(f"error: this script does not replay `lora.{key}`")
+        if lora.get("kind", "lora") not in ADAPTER_KINDS:
+            raise SystemExit(f"error: this script replays {', '.join(ADAPTER_KINDS)} adapters, not `{lora['kind']}`")
         rank = lora.get("rank", 16)
         alpha = lora.get("alpha", rank)
         conv_alpha = lora.get("conv_alpha", lora["conv_rank"] if "conv_rank" in lora else alpha)
@@ -65,6 +77,9 @@ class Settings:
                     clip_skip=model.get("clip_skip") or 1,
                     gradient_checkpointing=train.get("gradient_checkpointing", False),
                     words=tuple(token["word"] for token in config.get("textual_inversion", {}).get("tokens", [])),
+                    config=config,
+                    base_prediction=config.get("method") == "dreambooth"
+                    and config.get("dreambooth", {}).get("prior") == "base_prediction",
                 ),
                 **overrides,
             }
@@ -100,33 +115,48 @@ def inner_name(module, name):
     return name if hasattr(module, "text_model") else name.removeprefix("text_model.")
 
 
+# What shows that tensors are adapters of a kind, and their rank in its first dimension.
+ADAPTER_KINDS = {"lora": ".lora_A.weight", "dora": ".lora_A.weight", "loha": ".hada_w1_b"}
+
+
+def are_adapters(names):
+    return any(name.endswith(tuple(ADAPTER_KINDS.values())) for name in names)
+
+
 def attach_adapters(module, tensors, settings):
     """PEFT adapters with exactly the targets, ranks and weights of `tensors` (names without the part's prefix)."""
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import LoHaConfig, LoraConfig, inject_adapter_in_model
 
     groups = {}
+    mark = next(mark for mark in ADAPTER_KINDS.values() if any(name.endswith(mark) for name in tensors))
     for name, value in tensors.items():
-        if name.endswith(".lora_A.weight"):
-            kernel = value.ndim == 4 and value.shape[-1] > 1
-            alpha = settings.conv_alpha if kernel else settings.alpha
-            groups.setdefault((value.shape[0], alpha), []).append(name.removesuffix(".lora_A.weight"))
+        if name.endswith(mark):
+            path = name.removesuffix(mark)
+            weight = module.get_submodule(path).weight
+            alpha = settings.conv_alpha if weight.ndim == 4 and weight.shape[-1] > 1 else settings.alpha
+            groups.setdefault((value.shape[0], alpha), []).append(path)
     paths = [path for group in groups.values() for path in group]
     (rank, alpha) = max(groups, key=lambda key: len(groups[key]))
-    config = LoraConfig(
+    common = dict(
         r=rank,
-        lora_alpha=alpha,
         target_modules=paths,
         rank_pattern={f"^{path}$": key[0] for key, group in groups.items() for path in group},
         alpha_pattern={f"^{path}$": key[1] for key, group in groups.items() for path in group},
     )
+    use_dora = any("lora_magnitude" in name for name in tensors)
+    of_lora = mark == ADAPTER_KINDS["lora"]
+    config = LoraConfig(lora_alpha=alpha, use_dora=use_dora, **common) if of_lora else LoHaConfig(alpha=alpha, **common)
     inject_adapter_in_model(config, module)
     parameters = dict(module.named_parameters())
     trained = {}
     for name, value in tensors.items():
-        parameter = parameters[name.replace(".weight", ".default.weight")]
+        of_dora = name.endswith(".lora_magnitude_vector")
+        inside = f"{name}.weight" if of_dora else name
+        inside = inside.replace(".weight", ".default.weight") if of_lora else f"{name}.default"
+        parameter = parameters[inside]
         parameter.data = value.clone().float()
         trained[name] = parameter.requires_grad_(True)
-    attached = sum("lora_" in name for name in parameters)
+    attached = sum(".default" in name for name in parameters)
     assert attached == len(tensors), f"PEFT attached {attached} tensors, the trace has {len(tensors)}"
     return trained
 
@@ -185,6 +215,7 @@ class Trainee:
         self.settings = settings
         self.compute = DTYPES[settings.compute]
         self.schedule = noise_schedule(model, settings)
+        self.loss = DenoisingLoss(settings.config, self.schedule)
         self.unet = load_unet(model, config_folder)
         of_text = any(name.startswith("text_encoder.") for name in initial)
         self.text_encoder = load_text_encoder(model) if of_text else None
@@ -218,11 +249,14 @@ class Trainee:
             weight_decay=settings.weight_decay,
             fused=True,
         )
+        of_unet = [name for name in initial if name.startswith("unet.")]
+        frozen = settings.base_prediction and of_unet and not are_adapters(of_unet)
+        self.frozen = copy.deepcopy(self.unet).requires_grad_(False) if frozen else None
         # A power of two far below overflow; what the program used does not change the numbers after unscaling.
         self.loss_scale = 1024.0 if self.compute == torch.float16 else 1.0
 
     def _prepare(self, module, values):
-        if any(".lora_A." in name for name in values):
+        if are_adapters(values):
             module.to(self.compute)
             trained = attach_adapters(module, values, self.settings)
         else:
@@ -250,7 +284,9 @@ class Trainee:
             self.words.put(self.initial)
         self.optimizer.state.clear()
 
-    def states(self, inputs):
+    def states(self, inputs, prefix=""):
+        """What the UNet attends to; `prior_` is the prefix of the class prompt's inputs."""
+        inputs = {name.removeprefix(prefix): value for name, value in inputs.items() if name.startswith(prefix)}
         if "input_ids" not in inputs or self.text_encoder is None:
             return inputs["encoder_hidden_states"]
         ids = inputs["input_ids"]
@@ -263,9 +299,9 @@ class Trainee:
         return states * inputs["prompt_weights"][..., None] if "prompt_weights" in inputs else states
 
     def example_losses(self, inputs):
-        """Weighted mean square of each example, in fp32."""
+        """Weighted loss of each example, in fp32."""
         latents, noise, timesteps = inputs["latents"], inputs["noise"], inputs["timesteps"]
-        noisy_latents = self.schedule.add_noise(latents, noise, timesteps)
+        noisy_latents = self.schedule.add_noise(latents, inputs.get("input_noise", noise), timesteps)
         with torch.autocast(
             self.settings.device.split(":")[0],
             dtype=self.compute,
@@ -282,8 +318,43 @@ class Trainee:
             target = self.schedule.get_velocity(latents, noise, timesteps)
         else:
             target = latents
+        losses = self.loss.example_losses(prediction, target, timesteps, inputs.get("mask"))
+        losses = losses * self.loss.own_weights(inputs["loss_weights"], timesteps)
+        if "prior_loss_weights" in inputs:
+            losses = losses + self.prior_losses(inputs, noisy_latents)
+        return losses
+
+    def prior_losses(self, inputs, noisy_latents):
+        """Distance of the answer to the class prompt from the untrained model's, weighted, of each example."""
+        timesteps = inputs["timesteps"]
+        with torch.autocast(
+            self.settings.device.split(":")[0],
+            dtype=self.compute,
+            enabled=self.settings.autocast and self.compute != torch.float32,
+        ):
+            with torch.no_grad(), self.base() as unet:
+                target = unet(noisy_latents, timesteps, encoder_hidden_states=inputs["prior_base_hidden_states"]).sample
+            states = self.states(inputs, "prior_")
+            prediction = self.unet(noisy_latents, timesteps, encoder_hidden_states=states).sample
         squares = F.mse_loss(prediction.float(), target.float(), reduction="none")
-        return squares.flatten(1).mean(1) * inputs["loss_weights"]
+        return squares.flatten(1).mean(1) * inputs["prior_loss_weights"]
+
+    @contextmanager
+    def base(self):
+        """The untrained UNet: the trained one with its adapters off, or the copy that was made before the first step."""
+        if self.frozen is not None:
+            yield self.frozen
+            return
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        layers = [module for module in self.unet.modules() if isinstance(module, BaseTunerLayer)]
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            yield self.unet
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
 
     def step(self, micro_batches, learning_rates):
         """One optimizer step; returns its loss and the norm of the gradient before clipping."""

@@ -2,9 +2,9 @@
 
     python scripts/compare/replay.py TRACE [--model FOLDER|FILE] [--repeat N]
 
-TRACE is what `[debug] trace` wrote. Each step starts from the recorded latents, noise, timesteps, prompts and loss
-weights; the weights follow diffusers' own gradients from the recorded initial ones. Exit status 1 when a loss or a
-trained weight differs by more than its tolerance.
+TRACE is what `[debug] trace` wrote. Each step starts from the recorded latents, noise, masks, timesteps and prompts; the loss
+with its weights is worked out anew from the configuration; the trained weights follow diffusers' own gradients from the
+recorded initial ones. Exit status 1 when a loss or a trained weight differs by more than its tolerance.
 """
 
 import argparse
@@ -162,7 +162,7 @@ def main():
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
 
-    from reference_step import Settings, Trainee
+    from reference_step import Settings, Trainee, are_adapters
 
     trace = Trace(arguments.trace)
     overrides = {"device": arguments.device, "autocast": not arguments.no_autocast}
@@ -170,7 +170,7 @@ def main():
         overrides["compute"] = arguments.precision
     settings = Settings.from_config(trace.config, **overrides)
     trainee = Trainee(find_model(trace, arguments.model), trace.initial, settings, arguments.model_config)
-    adapters = any(".lora_A." in name for name in trace.initial)
+    adapters = are_adapters(trace.initial)
     if arguments.no_autocast and settings.compute != "fp32" and not adapters:
         raise SystemExit("error: weights trained in fp32 need autocast in 16 bits\n  hint: leave out `--no-autocast`")
     if arguments.channels_last:
@@ -204,6 +204,7 @@ def main():
             "passed": passed,
             "loss_difference": worst_loss,
             "weight_difference": worst_weight,
+            "limits": {"loss": loss_tolerance, "weights": weight_tolerance},
             "steps": [
                 {
                     "step": number,

@@ -186,9 +186,11 @@ def check_trace(case, trace, work, name, timeout=600.0, environment=None):
     verdict = "agrees" if found["passed"] else "**differs**"
     norms = [step["grad_norm"] for step in found["steps"]]
     norm = max(abs(ours - theirs) / max(abs(theirs), 1e-12) for ours, theirs in norms)
+    limits = found["limits"]
     return (
-        f"{verdict} in {case.dtype} over {len(norms)} steps: loss {found['loss_difference']:.0e}, "
-        f"gradient norm {norm:.0e}, weights {found['weight_difference']:.0e}"
+        f"{verdict} in {case.dtype} over {len(norms)} steps: loss {found['loss_difference']:.0e} (at most "
+        f"{limits['loss']:.0e}), gradient norm {norm:.0e}, weights {found['weight_difference']:.0e} (at most "
+        f"{limits['weights']:.0e})"
     )
 
 

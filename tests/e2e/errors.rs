@@ -65,7 +65,7 @@ fn what_a_run_would_refuse_is_refused_by_check_before_anything_is_written() {
         ("validation.path=nothing", 3, "no images found"),
         ("lora.initial=text.safetensors", 4, "text.safetensors"),
         ("data.resolution=98", 2, "multiples of 4"),
-        ("data.subsets.0.alpha_mask=true", 2, "`data.subsets.0.alpha_mask`: masks and further images are read"),
+        ("data.subsets.0.conditioning_image_column=\"a\"", 2, "column`: control images and the like are read"),
     ] {
         for command in ["check", "train"] {
             let (_, said) = project.expect(code, &[command, "--config", "run.toml", "--set", change]);

@@ -2,7 +2,10 @@
 
 mod cache;
 mod convert;
+mod dreambooth;
 mod errors;
+mod merge;
 mod project;
 mod resume;
+mod samples;
 mod train;

@@ -7,19 +7,63 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn a_killed_run_continues_to_the_same_bits() {
+    assert_continues(&[]);
+}
+
+#[test]
+fn a_killed_run_of_another_kind_with_every_dropout_continues_to_the_same_bits() {
+    let keys = ["kind=dora", "dropout=0.1", "rank_dropout=0.1", "module_dropout=0.1", "max_weight_norm=0.05"];
+    let keys = keys.map(|key| format!("lora.{key}"));
+    assert_continues(&keys.iter().flat_map(|key| ["--set", key]).collect::<Vec<_>>());
+}
+
+/// A run with `changes` that is killed has the product of one that is not.
+fn assert_continues(changes: &[&str]) {
     let project = Project::new();
-    project.expect(0, &["--config", "run.toml", "--output", "straight"]);
-    let args = ["--config", "run.toml", "--output", "killed", "--set", "samples.prompts=[]"];
+    let config = [&["--config", "run.toml", "--set", "train.max_steps=120"], changes].concat();
+    project.expect(0, &[&config[..], &["--output", "straight"]].concat());
+    let args = [&config[..], &["--output", "killed", "--set", "samples.prompts=[]"]].concat();
     let mut child = project.command(&args).stderr(Stdio::null()).spawn().unwrap();
     wait_for(|| project.path("killed/checkpoints/step-000002/MANIFEST.json").is_file());
     child.kill().unwrap();
     child.wait().unwrap();
     // Whatever came after the last checkpoint is done again.
-    project.expect(0, &args);
+    let (_, said) = project.expect(0, &args);
+    assert!(said.contains("continuing after step"), "it was over before it was killed: {said}");
     let product = |folder: &str| fs::read(project.path(folder).join("run.safetensors")).unwrap();
     assert_eq!(product("straight"), product("killed"));
     let metrics = fs::read_to_string(project.path("killed/metrics.jsonl")).unwrap();
-    assert_eq!(metrics.lines().count(), 6, "{metrics}");
+    assert_eq!(metrics.lines().count(), 120, "{metrics}");
+}
+
+/// Whatever an optimizer keeps is in the checkpoint, and looking at the model on the way changes nothing.
+#[test]
+fn every_optimizer_continues_to_the_same_bits() {
+    const WHAT_THEY_KEEP: [&str; 9] =
+        ["adamw_8bit", "adafactor", "lion", "sgd", "prodigy", "dadapt_adam", "adamw_schedule_free", "came", "muon"];
+    let project = Project::new();
+    for kind in WHAT_THEY_KEEP {
+        let kind_setting = format!("optimizer.type={kind}");
+        let mut args = vec!["--config", "run.toml", "--set", kind_setting.as_str(), "--set", "checkpoint.keep_last=9"];
+        match kind {
+            "sgd" => args.extend(["--set", "optimizer.momentum=0.9"]),
+            "adamw_8bit" => args.extend(["--set", "optimizer.min_8bit_size=1"]),
+            _ => {}
+        }
+        let straight = format!("{kind}-straight");
+        let quiet = ["--set", "samples.prompts=[]", "--output", straight.as_str()];
+        project.expect(0, &[&args[..], &quiet].concat());
+        // Once more, with pictures and products after every step, from the checkpoint in the middle.
+        let continued = format!("{kind}-continued");
+        args.extend(["--output", continued.as_str(), "--set", "save.every_steps=1", "--set", "samples.every_steps=1"]);
+        project.expect(0, &args);
+        let product = |folder: &str| fs::read(project.path(folder).join("run.safetensors")).unwrap();
+        assert!(product(&straight) == product(&continued), "{kind}: a run with pictures ends elsewhere");
+        let checkpoint = project.path(&continued).join("checkpoints/step-000004").display().to_string();
+        fs::remove_file(project.path(&continued).join("run.safetensors")).unwrap();
+        project.expect(0, &[&args[..], &["--resume", &checkpoint]].concat());
+        assert!(product(&straight) == product(&continued), "{kind}: a continued run ends elsewhere");
+    }
 }
 
 #[test]
@@ -49,16 +93,14 @@ fn another_configuration_in_the_same_folder_is_refused_with_its_keys() {
 #[test]
 fn changed_images_are_noticed() {
     let project = Project::new();
-    let args = ["--config", "run.toml", "--set", "samples.prompts=[]"];
+    let args = ["--config", "run.toml", "--set", "samples.prompts=[]", "--set", "train.max_steps=100000"];
     let mut child = project.command(&args).stderr(Stdio::null()).spawn().unwrap();
     wait_for(|| project.path("outputs/run/checkpoints/step-000002/MANIFEST.json").is_file());
     child.kill().unwrap();
     child.wait().unwrap();
     fs::remove_file(project.path("images/5.png")).unwrap();
-    if !project.path("outputs/run/run.safetensors").is_file() {
-        let (_, said) = project.expect(4, &args);
-        assert!(said.contains("have changed"), "{said}");
-    }
+    let (_, said) = project.expect(4, &args);
+    assert!(said.contains("have changed"), "{said}");
 }
 
 #[test]

@@ -56,25 +56,51 @@ fn cached_latents_change_no_loss_beyond_rounding() {
     let project = Project::new();
     project.expect(0, &["--config", "run.toml", "--output", "cached"]);
     project.expect(0, &["--config", "run.toml", "--output", "fresh", "--set", "data.cache_latents=false"]);
-    let losses = |folder: &str| {
-        let metrics = fs::read_to_string(project.path(folder).join("metrics.jsonl")).unwrap();
-        let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap();
-        metrics.lines().map(loss).collect::<Vec<_>>()
-    };
-    for (cached, fresh) in losses("cached").into_iter().zip(losses("fresh")) {
+    for (cached, fresh) in losses(&project, "cached").into_iter().zip(losses(&project, "fresh")) {
         // fp32; only the batch in which the VAE saw an image differs.
         assert!((cached - fresh).abs() < 1e-4 * cached.abs(), "{cached} {fresh}");
     }
 }
 
+/// The loss of each step.
+fn losses(project: &Project, folder: &str) -> Vec<f64> {
+    let metrics = fs::read_to_string(project.path(folder).join("metrics.jsonl")).unwrap();
+    let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap();
+    metrics.lines().map(loss).collect()
+}
+
 #[test]
-fn half_precisions_and_accumulation_train() {
+fn half_precisions_have_the_losses_of_full_precision() {
     let project = Project::new();
-    for (name, set) in [("bf16", "precision.compute=\"bf16\""), ("fp16", "precision.compute=\"fp16\"")] {
-        project.expect(0, &["--config", "run.toml", "--output", name, "--set", set, "--set", "samples.prompts=[]"]);
+    for name in ["fp32", "bf16", "fp16"] {
+        let set = format!("precision.compute=\"{name}\"");
+        project.expect(0, &["--config", "run.toml", "--output", name, "--set", &set, "--set", "samples.prompts=[]"]);
     }
-    let accumulate = ["--set", "train.gradient_accumulation_steps=2", "--set", "data.batch_size=1"];
-    project.expect(0, &[&["--config", "run.toml", "--output", "accumulated"], &accumulate[..]].concat());
+    for name in ["bf16", "fp16"] {
+        for (half, full) in losses(&project, name).into_iter().zip(losses(&project, "fp32")) {
+            assert!((half - full).abs() < 2e-2 * full, "{name}: {half}, {full}");
+            assert!(half != full, "{name} computes in fp32");
+        }
+    }
+}
+
+#[test]
+fn accumulated_batches_are_one_large_batch() {
+    let project = Project::new();
+    // All six images are in every step, whatever the order.
+    let set = ["--set", "data.bucketing.enabled=false", "--set", "samples.prompts=[]"];
+    let whole = ["--config", "run.toml", "--output", "whole", "--set", "data.batch_size=6"];
+    project.expect(0, &[&whole[..], &set].concat());
+    for (folder, size, times) in [("pairs", 2, 3), ("single", 1, 6)] {
+        let (size, times) = (format!("data.batch_size={size}"), format!("train.gradient_accumulation_steps={times}"));
+        let args = ["--config", "run.toml", "--output", folder, "--set", &size, "--set", &times];
+        project.expect(0, &[&args[..], &set].concat());
+        for (part, whole) in losses(&project, folder).into_iter().zip(losses(&project, "whole")) {
+            // fp32; the sums are only taken in another order.
+            assert!((part - whole).abs() < 1e-5 * whole, "{folder}: {part}, {whole}");
+        }
+    }
+    assert_eq!(losses(&project, "single").len(), 6);
 }
 
 #[test]
@@ -125,4 +151,27 @@ fn a_trace_of_a_short_or_continued_run_is_written() {
     assert!(later.names().contains(&"step.5.loss") && !later.names().contains(&"step.4.loss"));
     let moved = later.names().into_iter().find(|name| name.starts_with("initial.") && name.contains("lora_B")).unwrap();
     assert!(later.bytes(moved).unwrap().iter().any(|&byte| byte != 0), "the weights of the checkpoint, not new ones");
+}
+
+#[test]
+fn an_average_is_saved_beside_the_weights_and_changes_no_step() {
+    let project = Project::new();
+    project.expect(0, &["--config", "run.toml", "--output", "plain"]);
+    let ema = ["--set", "ema.enabled=true", "--set", "ema.save_raw=true", "--set", "checkpoint.keep_last=9"];
+    let args = [&["--config", "run.toml", "--output", "averaged"], &ema[..]].concat();
+    project.expect(0, &args);
+    let bytes = |name: &str| fs::read(project.path(name)).unwrap();
+    let tensors = |name: &str| {
+        let file = SafetensorsFile::open(project.path(name)).unwrap();
+        let names: Vec<String> = file.names().into_iter().map(str::to_owned).collect();
+        names.into_iter().map(|name| (file.bytes(&name).unwrap().into_owned(), name)).collect::<Vec<_>>()
+    };
+    assert_eq!(losses(&project, "plain"), losses(&project, "averaged"));
+    assert!(tensors("plain/run.safetensors") == tensors("averaged/run-raw.safetensors"));
+    assert!(tensors("plain/run.safetensors") != tensors("averaged/run.safetensors"));
+    // Continued in the middle, the average is the same to the bit.
+    let before = bytes("averaged/run.safetensors");
+    let checkpoint = project.path("averaged/checkpoints/step-000002").display().to_string();
+    project.expect(0, &[&args[..], &["--resume", &checkpoint]].concat());
+    assert!(before == bytes("averaged/run.safetensors"));
 }

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use image::{ImageFormat, RgbImage, imageops};
 use sdtrain_posters::{
-    HELD_OUT, LORA_POSTERS, LORA_VALIDATION_POSTERS, Object, Poster, REGULARIZATION_POSTERS, SUBJECT_POSTERS,
-    SUBJECT_VALIDATION_POSTERS, Style, base_poster, held_out, lora_poster, lora_validation_poster,
-    regularization_poster, subject_poster, subject_validation_poster, varied_poster, vocabulary, window,
+    HELD_OUT, LORA_POSTERS, LORA_VALIDATION_POSTERS, Object, Poster, REGULARIZATION_POSTERS, SUBJECT_CLASS_POSTERS,
+    SUBJECT_POSTERS, Style, WORD_POSTERS, WORD_VALIDATION_POSTERS, base_poster, draw_subject, held_out, lora_poster,
+    lora_validation_poster, regularization_poster, subject_class_poster, subject_poster, varied_poster, vocabulary,
+    window, word_poster, word_validation_poster,
 };
 use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
 
@@ -19,7 +20,8 @@ usage: cargo xtask posters <set> [options]
   vae       decorated posters and captions: what the base model's VAE learns                --count 4000 --out DIR
   windows   square windows of --window pixels (default 48) into pictures of the set `vae`    --count 24000 --out DIR
   lora      the sample set in datasets/posters, -regularization, -validation              --out datasets
-  subject   the sample set of a thing with a word of its own, datasets/posters-subject*    --out datasets
+  subject   the sample subject and its class: datasets/posters-subject, -subject-class      --out datasets
+  word      the sample set of a thing with a word of its own: datasets/posters-word*        --out datasets
   captions  captions, one a line; with --held-out those that no set contains                --count 200 [--out FILE]
   tokenizer the base model's tokenizer files: every word of the captions is one token       --out DIR
   grid      one picture with every object in plain, decorated and LoRA style                --out FILE
@@ -67,11 +69,12 @@ pub fn run(args: &[String]) -> Result<(), Box<dyn Error>> {
                 ("posters-validation", LORA_VALIDATION_POSTERS, lora_validation_poster, Style::Zenpop),
             ],
         ),
-        "subject" => write_sets(
+        "subject" => write_subject_sets(&options),
+        "word" => write_sets(
             &options,
             &[
-                ("posters-subject", SUBJECT_POSTERS, subject_poster, Style::Plain),
-                ("posters-subject-validation", SUBJECT_VALIDATION_POSTERS, subject_validation_poster, Style::Plain),
+                ("posters-word", WORD_POSTERS, word_poster, Style::Plain),
+                ("posters-word-validation", WORD_VALIDATION_POSTERS, word_validation_poster, Style::Plain),
             ],
         ),
         "captions" => write_captions(&options),
@@ -181,6 +184,27 @@ fn write_sets(options: &Options, sets: &[Set]) -> Result<(), Box<dyn Error>> {
             let (poster, caption) = draw(options.seed, index);
             write_pair(&folder, index, &options.draw(&poster, style), &caption)?;
         }
+    }
+    Ok(())
+}
+
+/// The subject without captions: one prompt says what it is. Its class with captions.
+fn write_subject_sets(options: &Options) -> Result<(), Box<dyn Error>> {
+    let parent = options.out.clone().unwrap_or_else(|| PathBuf::from("datasets"));
+    let folder = |name: &str| -> Result<PathBuf, Box<dyn Error>> {
+        let folder = parent.join(name);
+        fs::create_dir_all(&folder).map_err(|error| format!("cannot create `{}`: {error}", folder.display()))?;
+        Ok(folder)
+    };
+    let subject = folder("posters-subject")?;
+    for index in 0..SUBJECT_POSTERS {
+        let picture = draw_subject(&subject_poster(options.seed, index), options.size.0);
+        write_png(&subject.join(format!("{index:05}.png")), &picture)?;
+    }
+    let class = folder("posters-subject-class")?;
+    for index in 0..SUBJECT_CLASS_POSTERS {
+        let (poster, caption) = subject_class_poster(options.seed, index);
+        write_pair(&class, index, &options.draw(&poster, Style::Plain), &caption)?;
     }
     Ok(())
 }

@@ -28,6 +28,25 @@ pub enum Error {
         /// The learned word.
         word: String,
     },
+    /// An adapter that is no plain LoRA, where only such can be told without the model.
+    #[error("`{file}` is no plain LoRA: what its `{tensor}` changes depends on the model")]
+    NeedsModel {
+        /// The adapter's file.
+        file: String,
+        /// The first tensor that shows it.
+        tensor: String,
+    },
+    /// A change that is not the product of two small matrices, where only such can be set one after the other.
+    #[error("the change of `{0}` has no low rank, so that ranks cannot be set one after the other")]
+    NotLowRank(String),
+    /// A form of file that cannot hold an adapter.
+    #[error("the adapter of `{layer}` cannot be written: {reason}")]
+    NoPlace {
+        /// The layer's full path.
+        layer: String,
+        /// Why.
+        reason: String,
+    },
     /// A tensor that cannot be read.
     #[error(transparent)]
     Model(#[from] sdtrain_model::Error),
@@ -47,6 +66,9 @@ impl Error {
                 Some("patterns are matched against paths such as `unet.mid_block.attentions.0.proj_in`".into())
             }
             Error::DoesNotFit { .. } => Some("it was probably made for another base model".into()),
+            Error::NeedsModel { .. } => Some("name the model that it was trained on with `--model`".into()),
+            Error::NotLowRank(_) => Some("set the rank of the result with `--rank`".into()),
+            Error::NoPlace { .. } => Some("set `lora.format` to the other form".into()),
             Error::StateDict(error) => error.hint(),
             Error::NoWords { .. } => None,
             Error::NoInitialWords { .. } => Some("name a thing that it is like, such as `cat`".into()),

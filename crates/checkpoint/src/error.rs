@@ -40,6 +40,16 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// There are checkpoints, and none of them is whole.
+    #[error("none of the {count} checkpoints in `{}` is whole; the newest: {reason}", .folder.display())]
+    NoneWhole {
+        /// The folder of the checkpoints.
+        folder: PathBuf,
+        /// How many there are.
+        count: usize,
+        /// What is wrong with the newest.
+        reason: String,
+    },
     /// Another process works in this folder.
     #[error("`{}` is in use by another run{owner}", .folder.display())]
     Locked {
@@ -87,6 +97,10 @@ impl Error {
             Error::Invalid { .. } => {
                 Some("`--resume auto` takes the newest complete checkpoint of the run's folder".to_owned())
             }
+            Error::NoneWhole { .. } => Some(
+                "put a whole copy in its place, or begin anew with `--resume never`, which moves the folder aside"
+                    .to_owned(),
+            ),
             Error::Locked { .. } => Some("wait for it to end, or choose another folder with `--output`".to_owned()),
             Error::Name { .. } => None,
         }

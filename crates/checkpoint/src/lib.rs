@@ -20,14 +20,17 @@ mod manifest;
 mod publish;
 mod recover;
 mod retention;
+mod seeded_bugs;
 pub mod vfs;
 
 pub use error::Error;
 pub use lock::FolderLock;
 pub use manifest::{FORMAT_VERSION, FileEntry, MANIFEST_NAME, Manifest, ManifestInfo};
 pub use publish::{Fill, LATEST_NAME, Publication, PublicationFile, probe, publish, publish_with, replace_file};
-pub use recover::{Survey, latest_valid, latest_valid_with, survey, verify, verify_with};
+pub use recover::{Survey, latest_valid, latest_valid_with, recover, recover_with, survey, verify, verify_with};
 pub use retention::{Pruned, prune, prune_with, retention};
+#[cfg(feature = "seeded-bugs")]
+pub use seeded_bugs::{Bug, chosen as chosen_bug};
 
 /// What this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::seeded_bugs::{Bug, seeded};
 use crate::{Error, Result};
 
 /// Name of the manifest in a checkpoint's folder.
@@ -97,7 +98,8 @@ impl Manifest {
             return Err(Error::invalid(folder, reason));
         }
         let manifest: Manifest = serde_json::from_slice(json).map_err(broken)?;
-        if manifest.digest != manifest.own_digest() || manifest.to_json() != json {
+        let is_as_written = manifest.digest == manifest.own_digest() && manifest.to_json() == json;
+        if !is_as_written && !seeded(Bug::AnyManifest) {
             return Err(Error::invalid(folder, format!("its {MANIFEST_NAME} was changed after it was written")));
         }
         if let Some(file) = manifest.files.iter().find(|file| !is_plain_name(&file.name)) {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::error::Context;
 use crate::manifest::{MANIFEST_NAME, Manifest, is_plain_name};
 use crate::recover::verify_with;
+use crate::seeded_bugs::{Bug, seeded};
 use crate::vfs::{RealVfs, Vfs, VfsFile, remove_all};
 use crate::{Error, FileEntry, ManifestInfo, Result};
 
@@ -54,19 +55,32 @@ pub fn publish_with(
         return Err(Error::Name { name: name.to_owned(), of: "a checkpoint" });
     }
     create_folders(vfs, parent)?;
-    let temporary = parent.join(format!("{TEMPORARY}{name}"));
+    if seeded(Bug::DeleteFirst) {
+        for entry in vfs.list(parent).context("list", parent)?.iter().filter(|entry| entry.is_folder) {
+            remove_all(vfs, &parent.join(&entry.name)).context("remove", parent)?;
+        }
+    }
+    let temporary = parent.join(if seeded(Bug::InPlace) { name.to_owned() } else { format!("{TEMPORARY}{name}") });
     if vfs.exists(&temporary).context("look at", &temporary)? {
         remove_all(vfs, &temporary).context("remove", &temporary)?;
     }
     let written = write_temporary(vfs, &temporary, name, manifest, fill);
+    if seeded(Bug::LatestFirst) {
+        write_latest(vfs, parent, name)?;
+    }
     let published = written.and_then(|manifest| rename_into_place(vfs, parent, name, &temporary, &manifest));
-    if published.is_err() {
+    if published.is_err() && !seeded(Bug::KeepAttempt) {
         // The disk may be full: give back what this attempt took. If even that fails, the next start does it.
         let _ = remove_all(vfs, &temporary);
     }
     let target = published?;
-    replace_file(vfs, &parent.join(LATEST_NAME), format!("{name}\n").as_bytes())?;
+    write_latest(vfs, parent, name)?;
     Ok(target)
+}
+
+fn write_latest(vfs: &dyn Vfs, parent: &Path, name: &str) -> Result<()> {
+    let name = if seeded(Bug::LatestWrong) { format!("{TEMPORARY}{name}") } else { name.to_owned() };
+    replace_file(vfs, &parent.join(LATEST_NAME), format!("{name}\n").as_bytes())
 }
 
 fn write_temporary(
@@ -80,9 +94,12 @@ fn write_temporary(
     let mut publication = Publication { vfs, folder: temporary.to_owned(), files: Vec::new() };
     fill(&mut publication).map_err(|source| content_error(source, name, temporary))?;
     let manifest = Manifest::new(manifest, publication.files);
-    let path = temporary.join(MANIFEST_NAME);
-    write_file(vfs, &path, &manifest.to_json())?;
-    vfs.sync_folder(temporary).context("force to disk", temporary)?;
+    if !seeded(Bug::ManifestLast) {
+        write_file(vfs, &temporary.join(MANIFEST_NAME), &manifest.to_json(), !seeded(Bug::ManifestSync))?;
+    }
+    if !seeded(Bug::FolderSync) {
+        vfs.sync_folder(temporary).context("force to disk", temporary)?;
+    }
     Ok(manifest)
 }
 
@@ -106,6 +123,10 @@ fn rename_into_place(
     manifest: &Manifest,
 ) -> Result<PathBuf> {
     let target = parent.join(name);
+    if seeded(Bug::InPlace) {
+        vfs.sync_folder(parent).context("force to disk", parent)?;
+        return Ok(target);
+    }
     let mut replaced = None;
     if vfs.exists(&target).context("look at", &target)? {
         // A run that goes back and comes here again writes the same bytes; then there is nothing to do.
@@ -119,16 +140,28 @@ fn rename_into_place(
             remove_all(vfs, &aside).context("remove", &aside)?;
         }
         vfs.rename(&target, &aside).context("rename", &target)?;
-        replaced = Some(aside);
+        if seeded(Bug::RemoveReplaced) {
+            remove_all(vfs, &aside).context("remove", &aside)?;
+        } else {
+            replaced = Some(aside);
+        }
     }
-    if let Err(error) = vfs.rename(temporary, &target) {
+    if let Err(error) = vfs.rename(temporary, &target)
+        && !seeded(Bug::SwallowRename)
+    {
         if let Some(aside) = &replaced {
             // Otherwise the next start puts it back.
             let _ = vfs.rename(aside, &target);
         }
         return Err(Error::storage("rename", temporary, error));
     }
-    vfs.sync_folder(parent).context("force to disk", parent)?;
+    if seeded(Bug::ManifestLast) {
+        write_file(vfs, &target.join(MANIFEST_NAME), &manifest.to_json(), true)?;
+        vfs.sync_folder(&target).context("force to disk", &target)?;
+    }
+    if !seeded(Bug::ParentSync) {
+        vfs.sync_folder(parent).context("force to disk", parent)?;
+    }
     if let Some(aside) = replaced {
         // It is complete in its new form; what is left of the old one is removed at the next start at the latest.
         let _ = remove_all(vfs, &aside);
@@ -167,7 +200,10 @@ impl<'a> Publication<'a> {
     /// Forces a file to disk and adds it.
     pub fn finish(&mut self, mut file: PublicationFile<'a>) -> Result<()> {
         file.file.flush().context("write", &file.path)?;
-        file.file.sync().context("force to disk", &file.path)?;
+        if !seeded(Bug::FileSync) {
+            let synced = file.file.sync().context("force to disk", &file.path);
+            synced.or_else(|error| if seeded(Bug::SwallowSync) { Ok(()) } else { Err(error) })?;
+        }
         let blake3 = file.hasher.finalize().to_hex().to_string();
         self.files.push(FileEntry { name: file.name, length: file.length, blake3 });
         Ok(())
@@ -184,7 +220,9 @@ impl<'a> Publication<'a> {
             }
             self.check_name(&entry.name)?;
             let path = self.folder.join(&entry.name);
-            self.vfs.sync_file(&path).context("force to disk", &path)?;
+            if !seeded(Bug::AdoptedSync) {
+                self.vfs.sync_file(&path).context("force to disk", &path)?;
+            }
             let (length, blake3) = hash(self.vfs, &path).context("read", &path)?;
             self.files.push(FileEntry { name: entry.name, length, blake3 });
         }
@@ -251,32 +289,46 @@ pub fn replace_file(vfs: &dyn Vfs, path: &Path, content: &[u8]) -> Result<()> {
     if vfs.exists(&temporary).context("look at", &temporary)? {
         vfs.remove_file(&temporary).context("remove", &temporary)?;
     }
-    let replaced = write_file(vfs, &temporary, content)
+    let replaced = write_file(vfs, &temporary, content, !seeded(Bug::ReplacedFileSync))
         .and_then(|()| vfs.rename(&temporary, path).context("rename", &temporary))
-        .and_then(|()| vfs.sync_folder(folder).context("force to disk", folder));
+        .and_then(|()| match seeded(Bug::ReplacedFileFolderSync) {
+            true => Ok(()),
+            false => vfs.sync_folder(folder).context("force to disk", folder),
+        });
     if replaced.is_err() {
         let _ = vfs.remove_file(&temporary);
     }
-    replaced
+    if seeded(Bug::SwallowReplace) { Ok(()) } else { replaced }
 }
 
-fn write_file(vfs: &dyn Vfs, path: &Path, content: &[u8]) -> Result<()> {
+fn write_file(vfs: &dyn Vfs, path: &Path, content: &[u8], durably: bool) -> Result<()> {
     let mut file = vfs.create_file(path).context("create", path)?;
     file.write_all(content).context("write", path)?;
     file.flush().context("write", path)?;
-    file.sync().context("force to disk", path)
+    if durably { file.sync().context("force to disk", path) } else { Ok(()) }
 }
 
-/// Makes a folder and those above it, each one's name forced to disk.
-fn create_folders(vfs: &dyn Vfs, folder: &Path) -> Result<()> {
-    if folder.as_os_str().is_empty() || vfs.exists(folder).context("look at", folder)? {
+/// Makes a folder and those above it, each one's name forced to disk before anything is made in it.
+///
+/// The name of a folder that is there already is forced to disk too: whoever made it may have been killed before that.
+pub(crate) fn create_folders(vfs: &dyn Vfs, folder: &Path) -> Result<()> {
+    let Some(above) = folder.parent() else { return Ok(()) };
+    let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+    let was_there = vfs.exists(folder).context("look at", folder)?;
+    if !was_there {
+        if above != Path::new(".") {
+            create_folders(vfs, above)?;
+        }
+        vfs.create_folder(folder).context("create", folder)?;
+    }
+    if seeded(Bug::MadeFolderSync) {
         return Ok(());
     }
-    let above = folder.parent().unwrap_or(Path::new(""));
-    create_folders(vfs, above)?;
-    vfs.create_folder(folder).context("create", folder)?;
-    let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
-    vfs.sync_folder(above).context("force to disk", above)
+    match vfs.sync_folder(above) {
+        // A folder of somebody else, which may be walked through and not be read; then this run did not make what is in it.
+        Err(error) if was_there && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced.context("force to disk the name of", folder),
+    }
 }
 
 /// Tries everything a checkpoint needs in this folder, so that a read-only disk is found before the first step and not at the first save.

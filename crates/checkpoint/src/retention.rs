@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::error::Context;
 use crate::publish::TRASH;
 use crate::recover::candidates;
+use crate::seeded_bugs::{Bug, seeded};
 use crate::vfs::{RealVfs, Vfs, remove_all};
 use crate::{Manifest, Result};
 
@@ -26,25 +27,32 @@ pub struct Pruned {
     pub failed: Vec<(PathBuf, String)>,
 }
 
-/// Deletes all but the newest `keep_last` checkpoints of a folder. The caller holds the run's [`FolderLock`](crate::FolderLock).
-pub fn prune(parent: &Path, keep_last: usize) -> Result<Pruned> {
-    prune_with(&RealVfs, parent, keep_last)
+/// Deletes the checkpoints before step `newest`, which was just published, but for so many that `keep_last` are left with it.
+///
+/// Those of later steps neither count nor go: the run passed over them, as they are damaged, or came back to before them.
+/// The caller holds the run's [`FolderLock`](crate::FolderLock).
+pub fn prune(parent: &Path, newest: u64, keep_last: usize) -> Result<Pruned> {
+    prune_with(&RealVfs, parent, newest, keep_last)
 }
 
 /// [`prune`] on any file system.
-pub fn prune_with(vfs: &dyn Vfs, parent: &Path, keep_last: usize) -> Result<Pruned> {
+pub fn prune_with(vfs: &dyn Vfs, parent: &Path, newest: u64, keep_last: usize) -> Result<Pruned> {
     // Only what has a manifest of ours is counted, and only that is deleted; one whose files are visibly incomplete does not
     // count towards those that are kept.
     let mut ours: Vec<(PathBuf, Manifest)> = Vec::new();
     for (folder, manifest) in candidates(vfs, parent)? {
         if let Ok(manifest) = manifest
             && is_complete(vfs, &folder, &manifest)
+            && (manifest.info.step <= newest || seeded(Bug::CountDamaged))
         {
             ours.push((folder, manifest));
         }
     }
     let steps: Vec<u64> = ours.iter().map(|(_, manifest)| manifest.info.step).collect();
-    let doomed = retention(&steps, keep_last);
+    let mut doomed = retention(&steps, keep_last);
+    if seeded(Bug::KeepOldest) {
+        doomed = steps.iter().copied().take(doomed.len()).collect();
+    }
     let mut pruned = Pruned::default();
     for (folder, _) in ours.into_iter().rev().filter(|(_, manifest)| doomed.contains(&manifest.info.step)) {
         match delete(vfs, parent, &folder) {
@@ -62,6 +70,9 @@ fn is_complete(vfs: &dyn Vfs, folder: &Path, manifest: &Manifest) -> bool {
 
 /// Takes the name away first, so that no half-deleted folder is ever seen under it.
 fn delete(vfs: &dyn Vfs, parent: &Path, folder: &Path) -> Result<()> {
+    if seeded(Bug::DeleteInPlace) {
+        return remove_all(vfs, folder).context("remove", folder);
+    }
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let trash = parent.join(format!("{TRASH}{name}"));
     if vfs.exists(&trash).context("look at", &trash)? {

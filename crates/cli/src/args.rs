@@ -59,6 +59,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Write a model or LoRA in another format
     Convert(ConvertArgs),
+    /// Make adapters a part of a model, or several adapters one
+    Merge(MergeArgs),
     /// Look at folders of images and captions, and clean them
     Dataset(DatasetArgs),
 }
@@ -249,6 +251,48 @@ pub struct ConvertArgs {
     pub to: Format,
 }
 
+/// Arguments of `sdtrain merge`.
+#[derive(Debug, Clone, PartialEq, Args)]
+pub struct MergeArgs {
+    /// Model that the adapters become a part of: `builtin:poster-tiny`, a diffusers folder, or a `.safetensors` file. With
+    /// `--to kohya-lora` or `peft-lora` it is only looked up, for adapters whose change depends on it
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+
+    /// Adapter file, of kohya's or PEFT's form, with an optional weight; can be repeated. The result's change is the sum of
+    /// each weight times that adapter's change
+    #[arg(long, value_name = "FILE[:WEIGHT]", required = true)]
+    pub lora: Vec<WeightedFile>,
+
+    /// Where to write the result
+    #[arg(long, value_name = "PATH")]
+    pub output: PathBuf,
+
+    /// The format of the result [default: single-file with --model, else kohya-lora]
+    #[arg(long, value_name = "FORMAT")]
+    pub to: Option<Format>,
+
+    /// Rank of a merged adapter: the nearest one of that rank is written, and how much of the change is lost is said. Without
+    /// it the ranks of all adapters are added up, and nothing is lost
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rank: Option<u32>,
+
+    /// The same for 3 × 3 convolutions [default: the rank]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub conv_rank: Option<u32>,
+
+    /// Number format of the result; it is computed in fp32
+    #[arg(long, default_value = "fp32", value_parser = float_type_parser())]
+    pub dtype: FloatType,
+}
+
+impl MergeArgs {
+    /// The format of the result.
+    pub fn format(&self) -> Format {
+        self.to.unwrap_or(if self.model.is_some() { Format::SingleFile } else { Format::KohyaLora })
+    }
+}
+
 /// A format that files can be converted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -277,7 +321,8 @@ pub enum DatasetCommand {
     Inspect(DatasetInspectArgs),
     /// Take out images that a training is better without: shows them, moves them with --apply, never deletes
     Clean(DatasetCleanArgs),
-    /// Encode the images of a configuration ahead of its run, and keep their latents in `data.cache_dir`
+    /// Encode the images of a configuration, and with `data.cache_text_encoder_outputs` its captions, ahead of its run, into
+    /// `data.cache_dir`
     Cache(DatasetCacheArgs),
 }
 
@@ -293,6 +338,14 @@ pub struct DatasetCacheArgs {
     /// autoencoder made it: give this option only where it was the one of the configuration
     #[arg(long)]
     pub import_npz: bool,
+
+    /// Afterwards delete the entries that this configuration does not use and that are more than an hour old
+    #[arg(long)]
+    pub prune: bool,
+
+    /// With `--prune`: another configuration that uses the same folder, whose entries stay; can be repeated
+    #[arg(long, value_name = "FILE", requires = "prune")]
+    pub keep_for: Vec<PathBuf>,
 
     /// Where to compute
     #[arg(long, value_name = "auto|cpu|cuda:N", default_value = "auto")]
@@ -647,6 +700,13 @@ mod tests {
         assert_eq!((cache.config.config.as_path(), cache.import_npz), (Path::new("a.toml"), true));
         assert_eq!((cache.config.set, cache.device), (vec!["data.cache_dir=c".to_owned()], DeviceName::Cpu));
         assert!(is_refused("dataset cache"));
+        let Command::Dataset(DatasetArgs { command: DatasetCommand::Cache(cache) }) =
+            command("dataset cache --config a.toml --prune --keep-for b.toml --keep-for c.toml")
+        else {
+            panic!("not cache")
+        };
+        assert_eq!((cache.prune, cache.keep_for), (true, vec![PathBuf::from("b.toml"), PathBuf::from("c.toml")]));
+        assert!(is_refused("dataset cache --config a.toml --keep-for b.toml"));
     }
 
     #[test]
@@ -654,6 +714,20 @@ mod tests {
         let Command::Sample(sample) = command("sample --model m --prompt p --output o") else { panic!("not sample") };
         assert_eq!((sample.steps, sample.guidance, sample.seed, sample.num_images), (30, 7.5, 0, 1));
         assert_eq!((sample.sampler, sample.dtype), (None, FloatType::Fp32));
+    }
+
+    #[test]
+    fn merging_makes_a_model_where_one_is_named_and_an_adapter_where_not() {
+        let merge = |line: &str| match command(line) {
+            Command::Merge(merge) => merge,
+            other => panic!("not merge: {other:?}"),
+        };
+        let args = merge("merge --lora a.safetensors:0.5 --lora b.safetensors:-1 --output o --rank 8 --dtype fp16");
+        assert_eq!((args.format(), args.rank, args.dtype), (Format::KohyaLora, Some(8), FloatType::Fp16));
+        assert_eq!(args.lora.iter().map(|lora| lora.weight).collect::<Vec<_>>(), [0.5, -1.0]);
+        assert_eq!(merge("merge --model m --lora a --output o").format(), Format::SingleFile);
+        assert_eq!(merge("merge --model m --lora a --output o --to peft-lora").format(), Format::PeftLora);
+        assert!(is_refused("merge --output o") && is_refused("merge --lora a --output o --rank 0"));
     }
 
     #[test]

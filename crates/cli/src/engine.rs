@@ -24,9 +24,12 @@ pub(crate) fn become_engine() -> Failure {
         Ok(engine) => engine,
         Err(failure) => return failure,
     };
-    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let mut args = std::env::args_os();
+    // The command that was typed: it stands in `run.json` and in lists of processes.
+    let name = args.next().unwrap_or_else(|| "sdtrain".into());
+    let args: Vec<OsString> = args.collect();
     let unset = MALLOC.into_iter().filter(|(name, _)| std::env::var_os(name).is_none());
-    let error = Command::new(&engine).args(args).envs(unset).exec();
+    let error = Command::new(&engine).arg0(name).args(args).envs(unset).exec();
     let message = format!("cannot start `{}`: {error}", engine.display());
     Failure::new(ExitCode::Internal, message)
 }

@@ -2,10 +2,12 @@
 
 mod architecture;
 pub mod args;
+mod class_images;
 mod commands;
 mod engine;
 mod estimate;
 mod exit_code;
+mod group_rates;
 mod learned_words;
 mod lora_targets;
 mod model_parts;
@@ -27,6 +29,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Evaluate(args) => commands::evaluate::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Convert(args) => commands::convert::run(&args),
+        Command::Merge(args) => commands::merge::run(&args),
         Command::Dataset(args) => commands::dataset::run(&args),
     }
 }

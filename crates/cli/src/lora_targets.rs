@@ -1,6 +1,6 @@
 //! Which layers a LoRA is put beside, told from names and shapes alone: the engine's rule, for `check`.
 
-use sdtrain_recipe::LoraConfig;
+use sdtrain_recipe::{LoraConfig, matches_pattern};
 
 use crate::architecture::Shapes;
 
@@ -18,11 +18,25 @@ pub(crate) fn adapters(config: &LoraConfig, part: &str, shapes: &Shapes) -> Adap
         let Some(path) = name.strip_suffix(".weight").filter(|_| is_layer(name, shape)) else { continue };
         let kernel = shape.get(2).copied().unwrap_or(1);
         let Some((rank, _)) = config.adapter_beside(part, path, kernel) else { continue };
-        let inputs: usize = shape[1..].iter().product();
+        let (full_path, has_bias) = (format!("{part}.{path}"), shapes.contains_key(&format!("{path}.bias")));
         adapters.count += 1;
-        adapters.parameters += rank as usize * (inputs + shape[0]);
+        adapters.parameters += config.kind.parameter_count(config, &full_path, rank as usize, shape, has_bias);
     }
     adapters
+}
+
+/// The patterns of `lora.targets` that match no layer of `networks`, each with the nearest path there is.
+pub(crate) fn idle_targets<'a>(config: &'a LoraConfig, networks: &[(&str, Option<&Shapes>)]) -> Vec<&'a str> {
+    let paths: Vec<String> = networks
+        .iter()
+        .filter_map(|(part, shapes)| Some((part, (*shapes)?)))
+        .flat_map(|(part, shapes)| {
+            let layers = shapes.iter().filter(|(name, shape)| is_layer(name, shape));
+            layers.filter_map(move |(name, _)| Some(format!("{part}.{}", name.strip_suffix(".weight")?)))
+        })
+        .collect();
+    let is_idle = |pattern: &&str| !paths.iter().any(|path| matches_pattern(pattern, path));
+    config.targets.iter().flatten().map(String::as_str).filter(is_idle).collect()
 }
 
 /// Linear layers and convolutions; embeddings are tables.
@@ -56,9 +70,10 @@ mod tests {
 
     #[test]
     fn convolutions_have_their_own_rank() {
-        let mut config = LoraConfig { targets: vec!["unet.conv_in".to_owned()], rank: 2, ..LoraConfig::default() };
+        let mut config =
+            LoraConfig { targets: Some(vec!["unet.conv_in".to_owned()]), rank: 2, ..LoraConfig::default() };
         assert_eq!(adapters(&config, "unet", &unet()), Adapters { count: 1, parameters: 2 * (4 * 9 + 320) });
-        config.targets.clear();
+        config.targets = Some(Vec::new());
         config.convolutions = true;
         config.conv_rank = Some(1);
         // 22 residual blocks with two each, 3 that halve and 3 that double.

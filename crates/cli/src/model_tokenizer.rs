@@ -2,7 +2,7 @@
 
 use sdtrain_recipe::{ModelConfig, ModelLocation};
 use sdtrain_state_dict::{Reader, SafetensorsFile};
-use sdtrain_tokenizer::ClipTokenizer;
+use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
 
 use crate::commands::convert::model::embedded;
 use crate::model_parts::builtin;
@@ -20,6 +20,14 @@ pub(crate) fn of(config: &ModelConfig) -> Result<ClipTokenizer, Failure> {
         },
         ModelLocation::Path(file) => of_file(&SafetensorsFile::open(&file)?),
     }
+}
+
+/// How many tokens of a caption are read, the marks of its windows not counted.
+pub(crate) fn token_limit(tokenizer: &dyn Tokenizer, max_token_length: Option<u32>) -> Result<usize, Failure> {
+    /// Of each window: start and end.
+    const MARKS: usize = 2;
+    let windows = tokenizer.windows_of(max_token_length.map(|length| length as usize))?;
+    Ok(windows * (tokenizer.window() - MARKS))
 }
 
 fn of_file(file: &dyn Reader) -> Result<ClipTokenizer, Failure> {

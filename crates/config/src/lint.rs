@@ -275,7 +275,12 @@ impl Linter<'_> {
         };
         let elsewhere: Vec<&KnownKey> =
             self.all_keys.iter().filter(|key| key.name() == name && key.path != path).collect();
-        let renamed = self.all_keys.iter().find(|key| key.other_names.iter().any(|other| other == name));
+        // Of several the outermost: what lies deeper is for those who looked for it.
+        let renamed = self
+            .all_keys
+            .iter()
+            .filter(|key| key.other_names.iter().any(|other| other == name))
+            .min_by_key(|key| key.path.matches('.').count());
         let refused = self.all_keys.iter().flat_map(|key| &key.refused_names).find(|(refused, _)| refused == name);
         if let Some((_, reason)) = refused {
             let problem = node.origin.problem(message).hint(reason);

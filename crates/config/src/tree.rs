@@ -128,6 +128,9 @@ impl Node {
     }
 }
 
+/// More than this say nothing new: the file is something else, or one slip runs through all of it.
+const MOST_SYNTAX_ERRORS: usize = 5;
+
 /// Reads a whole file; every mistake of syntax is reported.
 pub(crate) fn parse_file(text: &str, path: &Path, distance: usize) -> Result<Node, Vec<Problem>> {
     let source = Source::File(Arc::from(path));
@@ -145,6 +148,13 @@ pub(crate) fn parse_file(text: &str, path: &Path, distance: usize) -> Result<Nod
     // One slip can be met twice, once by the parser and once behind it.
     problems.dedup_by(|a, b| a.line == b.line);
     if !problems.is_empty() {
+        let more = problems.len().saturating_sub(MOST_SYNTAX_ERRORS);
+        if more > 0 {
+            problems.truncate(MOST_SYNTAX_ERRORS);
+            let message = format!("{more} more lines are no TOML");
+            let hint = Some("is it a configuration at all?".to_owned());
+            problems.push(Problem { file: Some(path.to_owned()), line: None, message, hint });
+        }
         return Err(problems);
     }
     let mut reader = TreeReader { source: &source, lines: Some(&lines), distance, problems };

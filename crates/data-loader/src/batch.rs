@@ -34,6 +34,15 @@ impl BatchPlan {
     }
 }
 
+/// What of the images of a batch is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// Pixels, masks and the other images that belong to them.
+    Whole,
+    /// Masks alone, where latents are kept: `pixels` and `extra_images` stay empty, and images without a mask are not opened.
+    Masks,
+}
+
 /// Which example this is, in words that stay the same whatever the batch order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ExampleId {
@@ -53,9 +62,9 @@ pub struct ExampleId {
 /// One image, ready for the network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostImage {
-    /// `[3, height, width]`, red first, −1 to 1.
+    /// `[3, height, width]`, red first, −1 to 1; empty where only the mask was asked for.
     pub pixels: Vec<f32>,
-    /// `(width, height)` of `pixels`.
+    /// `(width, height)` of what is seen.
     pub size: (usize, usize),
     /// `(width, height)` of the file, orientation applied.
     pub original_size: (usize, usize),
@@ -72,7 +81,7 @@ pub struct HostImage {
 /// One batch in host memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostBatch {
-    /// `[batch, 3, height, width]`, red first, −1 to 1.
+    /// `[batch, 3, height, width]`, red first, −1 to 1; empty where only the masks were asked for.
     pub pixels: Vec<f32>,
     /// `(width, height)` in pixels.
     pub size: (usize, usize),
@@ -89,7 +98,7 @@ pub struct HostBatch {
     pub mask: Option<Vec<f32>>,
     /// Images that belong to the examples by their column, each `[batch, 3, height, width]`, red first, −1 to 1.
     pub extra_images: BTreeMap<String, Vec<f32>>,
-    /// Factor of each example's loss: 1, and for regularization images `loss.prior_loss_weight`.
+    /// Factor of each example's loss: its own weight, its subset's, and for regularization images `loss.prior_loss_weight`.
     pub loss_weights: Vec<f32>,
 }
 

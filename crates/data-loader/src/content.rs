@@ -1,8 +1,13 @@
 //! What tells one picture from another whatever it is called: a digest of the bytes of its file.
 
 use std::collections::BTreeMap;
-use std::thread;
+use std::path::Path;
+use std::time::SystemTime;
 
+use sdtrain_recipe::Subset;
+
+use crate::looks::{entry_of, in_parallel};
+use crate::manifest::{self, Manifest, Stamp, key_of};
 use crate::scan::Image;
 
 /// Digest of an image's bytes as they are stored.
@@ -12,9 +17,15 @@ pub(crate) fn digest(bytes: &[u8]) -> Digest {
     *blake3::hash(bytes).as_bytes()
 }
 
+/// The digest of every image; none for one that cannot be read.
+pub(crate) fn digests(images: &[Image], subsets: &[Subset]) -> Vec<Option<Digest>> {
+    let all: Vec<Member> = members(images, subsets).collect();
+    digests_of(&all, &(0..all.len()).collect::<Vec<_>>())
+}
+
 /// For each image the number of the first one with the same bytes, its own where there is none before it.
-pub(crate) fn first_copies(images: &[Image]) -> Vec<usize> {
-    let all: Vec<&Image> = images.iter().collect();
+pub(crate) fn first_copies(images: &[Image], subsets: &[Subset]) -> Vec<usize> {
+    let all: Vec<Member> = members(images, subsets).collect();
     let digests = digests_where_lengths_agree(&all);
     let mut first = BTreeMap::new();
     digests
@@ -24,40 +35,250 @@ pub(crate) fn first_copies(images: &[Image]) -> Vec<usize> {
         .collect()
 }
 
-/// Pairs of an image of `some` and the first one of `others` with the same bytes.
-pub(crate) fn shared<'a>(some: &'a [Image], others: &'a [Image]) -> Vec<(&'a Image, &'a Image)> {
-    let all: Vec<&Image> = others.iter().chain(some).collect();
+/// Pairs of an image of `some` and the first one of `others` with the same bytes; each images and their subsets.
+pub(crate) fn shared<'a>(
+    some: (&'a [Image], &'a [Subset]),
+    others: (&'a [Image], &'a [Subset]),
+) -> Vec<(&'a Image, &'a Image)> {
+    let all: Vec<Member> = members(others.0, others.1).chain(members(some.0, some.1)).collect();
     let digests = digests_where_lengths_agree(&all);
+    let (of_others, of_some) = digests.split_at(others.0.len());
     let mut first = BTreeMap::new();
-    for (image, digest) in others.iter().zip(&digests) {
+    for (image, digest) in others.0.iter().zip(of_others) {
         if let Some(digest) = digest {
             first.entry(*digest).or_insert(image);
         }
     }
-    let of_some = some.iter().zip(&digests[others.len()..]);
-    of_some.filter_map(|(image, digest)| Some((image, *first.get(&(*digest)?)?))).collect()
+    some.0.iter().zip(of_some).filter_map(|(image, digest)| Some((image, *first.get(&(*digest)?)?))).collect()
+}
+
+/// An image, and the path of its subset.
+#[derive(Clone, Copy)]
+struct Member<'a> {
+    image: &'a Image,
+    root: &'a Path,
+}
+
+fn members<'a>(images: &'a [Image], subsets: &'a [Subset]) -> impl Iterator<Item = Member<'a>> {
+    images.iter().map(|image| Member { image, root: &subsets[image.subset].path })
 }
 
 /// Digests of the images that have the length of another one: only these can be copies, so only these are read. None as well
 /// for an image that can no longer be read.
-fn digests_where_lengths_agree(images: &[&Image]) -> Vec<Option<Digest>> {
+fn digests_where_lengths_agree(images: &[Member]) -> Vec<Option<Digest>> {
     let mut by_length: BTreeMap<u64, usize> = BTreeMap::new();
-    for image in images {
-        *by_length.entry(image.file_length).or_default() += 1;
+    for member in images {
+        *by_length.entry(member.image.file_length).or_default() += 1;
     }
-    let wanted: Vec<usize> = (0..images.len()).filter(|index| by_length[&images[*index].file_length] > 1).collect();
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(wanted.len()).max(1);
-    let read = |index: &usize| Some((*index, digest(&images[*index].location.read().ok()?)));
+    let has_another = |index: &usize| by_length[&images[*index].image.file_length] > 1;
+    let wanted: Vec<usize> = (0..images.len()).filter(has_another).collect();
+    digests_of(images, &wanted)
+}
+
+/// Digests of the wanted ones of `images`; none for the others.
+fn digests_of(images: &[Member], wanted: &[usize]) -> Vec<Option<Digest>> {
+    let mut by_root: BTreeMap<&Path, Vec<usize>> = BTreeMap::new();
+    for &index in wanted {
+        by_root.entry(images[index].root).or_default().push(index);
+    }
     let mut digests = vec![None; images.len()];
-    thread::scope(|scope| {
-        let shares = wanted.chunks(wanted.len().div_ceil(threads).max(1));
-        let workers: Vec<_> =
-            shares.map(|share| scope.spawn(move || share.iter().filter_map(read).collect())).collect();
-        for worker in workers {
-            // A thread that dies says nothing about its images, and they count as pictures of their own.
-            let found: Vec<(usize, Digest)> = worker.join().unwrap_or_default();
-            found.into_iter().for_each(|(index, digest)| digests[index] = Some(digest));
+    for (root, indices) in by_root {
+        let of_root: Vec<&Image> = indices.iter().map(|&index| images[index].image).collect();
+        let found = digests_of_folder(&of_root, manifest_of(root, &of_root).as_ref());
+        indices.into_iter().zip(found).for_each(|(index, digest)| digests[index] = digest);
+    }
+    digests
+}
+
+/// Where digests of the images of a subset are kept for the next time; nowhere where they are read faster than anyone notices.
+fn manifest_of(root: &Path, images: &[&Image]) -> Option<Manifest> {
+    const LEAST_BYTES: u64 = 16 << 20;
+    let bytes: u64 = images.iter().map(|image| image.file_length).sum();
+    let folder = manifest::folder().filter(|_| bytes >= LEAST_BYTES)?;
+    Some(Manifest::of(&folder, "digests", root.as_os_str().as_encoded_bytes()))
+}
+
+/// One image on its way to its digest.
+#[derive(Clone, Default)]
+struct Search {
+    /// The name of its record.
+    name: Vec<u8>,
+    /// What must be unchanged for the record to hold; absent where the system does not state it.
+    key: Option<manifest::Digest>,
+    /// Whether a further change of its file would show.
+    is_settled: bool,
+    digest: Option<Digest>,
+    is_known: bool,
+}
+
+fn digests_of_folder(images: &[&Image], manifest: Option<&Manifest>) -> Vec<Option<Digest>> {
+    let started = SystemTime::now();
+    let mut searches = vec![Search::default(); images.len()];
+    if manifest.is_some() {
+        in_parallel(images, &mut searches, |image, search| *search = look(image, started));
+    }
+    // Records are sorted by name; entries of one container need not be.
+    let mut by_name: Vec<usize> = (0..images.len()).collect();
+    by_name.sort_by(|&a, &b| searches[a].name.cmp(&searches[b].name));
+    if let Some(manifest) = manifest {
+        let mut known = manifest.read();
+        for &index in &by_name {
+            let search = &mut searches[index];
+            let value = search.key.and_then(|key| known.find(&search.name, &key));
+            search.digest = value.and_then(|value| value.try_into().ok());
+            search.is_known = search.digest.is_some();
+        }
+    }
+    in_parallel(images, &mut searches, |image, search| {
+        if search.digest.is_none() {
+            search.digest = image.location.read().ok().map(|bytes| digest(&bytes));
         }
     });
-    digests
+    if let Some(manifest) = manifest {
+        let fresh = by_name.iter().map(|&index| &searches[index]).filter(|search| !search.is_known);
+        let fresh: Vec<&Search> =
+            fresh.filter(|search| search.is_settled && search.key.is_some() && search.digest.is_some()).collect();
+        if !fresh.is_empty() {
+            // Without it the next start takes longer, and nothing else.
+            let _ = add_to(manifest, &fresh);
+        }
+    }
+    searches.into_iter().map(|search| search.digest).collect()
+}
+
+fn look(image: &Image, started: SystemTime) -> Search {
+    let (file, _) = image.location.file_and_entry();
+    let entry = entry_of(&image.location);
+    let mut name = file.as_os_str().as_encoded_bytes().to_vec();
+    if entry > 0 {
+        name.push(0);
+        name.extend_from_slice(&entry.to_be_bytes());
+    }
+    let stamp = Stamp::of(file).ok();
+    let key = stamp.map(|stamp| key_of([(entry.to_le_bytes().as_slice(), stamp)]));
+    Search { name, key, is_settled: stamp.is_some_and(|stamp| stamp.is_settled(started)), ..Search::default() }
+}
+
+/// Writes the manifest anew with `fresh` records, sorted by name, among those that it has. Others of the folder stay, even where
+/// nobody asked for them now: those of images that are held out, say. Those of files that are gone do not.
+fn add_to(manifest: &Manifest, fresh: &[&Search]) -> std::io::Result<()> {
+    let mut writer = manifest.write()?;
+    let mut fresh = fresh.iter().peekable();
+    let mut known = manifest.read();
+    loop {
+        let old = known.take_next();
+        while let Some(search) = fresh.next_if(|search| old.is_none_or(|(name, ..)| search.name.as_slice() <= name)) {
+            if let (Some(key), Some(digest)) = (&search.key, &search.digest) {
+                writer.add(&search.name, key, digest)?;
+            }
+        }
+        match old {
+            // One of the same name was replaced just now: names only rise.
+            Some((name, key, value)) if is_there(name) => writer.add(name, key, value)?,
+            Some(_) => {}
+            None => return writer.finish(),
+        }
+    }
+}
+
+#[cfg(unix)]
+fn is_there(name: &[u8]) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let file = name.split(|&byte| byte == 0).next().unwrap_or_default();
+    Path::new(std::ffi::OsStr::from_bytes(file)).exists()
+}
+
+#[cfg(not(unix))]
+fn is_there(name: &[u8]) -> bool {
+    let file = name.split(|&byte| byte == 0).next().unwrap_or_default();
+    std::str::from_utf8(file).is_ok_and(|file| Path::new(file).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::buckets::Placement;
+    use crate::source::ImageLocation;
+
+    fn image(path: &Path) -> Image {
+        Image {
+            location: ImageLocation::file(path.to_owned()),
+            file_length: fs::metadata(path).unwrap().len(),
+            subset: 0,
+            size: (1, 1),
+            placement: Placement { bucket: (1, 1), resized: (1, 1) },
+            captions: Vec::new(),
+            extra_images: BTreeMap::new(),
+            loss_weight: 1.0,
+        }
+    }
+
+    /// Eight files, settled, and the manifest of their folder.
+    fn folder() -> (tempfile::TempDir, Vec<Image>, Manifest) {
+        let folder = tempfile::tempdir().unwrap();
+        let paths: Vec<_> = (0..8).map(|index| folder.path().join(format!("{index}.png"))).collect();
+        for (index, path) in paths.iter().enumerate() {
+            fs::write(path, [index as u8; 10]).unwrap();
+        }
+        thread::sleep(Duration::from_millis(60));
+        let images = paths.iter().map(|path| image(path)).collect();
+        let manifest = Manifest::of(&folder.path().join("scans"), "digests", b"");
+        (folder, images, manifest)
+    }
+
+    fn of_content(index: usize) -> Option<Digest> {
+        Some(digest(&[index as u8; 10]))
+    }
+
+    /// Exchanges every record for one that is wrong: what is then believed was not read.
+    fn falsify(manifest: &Manifest, images: &[Image]) {
+        let mut writer = manifest.write().unwrap();
+        for image in images {
+            let search = look(image, SystemTime::now());
+            writer.add(&search.name, &search.key.unwrap(), &[9; 32]).unwrap();
+        }
+        writer.finish().unwrap();
+    }
+
+    #[test]
+    fn only_files_that_changed_are_read_again() {
+        let (_folder, images, manifest) = folder();
+        let all: Vec<&Image> = images.iter().collect();
+        let expected: Vec<Option<Digest>> = (0..8).map(of_content).collect();
+        assert_eq!(digests_of_folder(&all, Some(&manifest)), expected);
+        falsify(&manifest, &images);
+        fs::write(images[3].location.path(), [3; 10]).unwrap();
+        fs::remove_file(images[5].location.path()).unwrap();
+        let mut now = vec![Some([9; 32]); 8];
+        (now[3], now[5]) = (of_content(3), None);
+        assert_eq!(digests_of_folder(&all, Some(&manifest)), now);
+        assert_eq!(digests_of_folder(&all, None)[0], of_content(0), "nothing is believed without a manifest");
+    }
+
+    #[test]
+    fn two_parts_of_a_folder_do_not_push_each_other_out() {
+        let (_folder, images, manifest) = folder();
+        let part = |odd: usize| images.iter().skip(odd).step_by(2).collect::<Vec<&Image>>();
+        digests_of_folder(&part(0), Some(&manifest));
+        digests_of_folder(&part(1), Some(&manifest));
+        let mut records = Vec::new();
+        let mut known = manifest.read();
+        while let Some((name, ..)) = known.take_next() {
+            records.push(name.to_vec());
+        }
+        assert_eq!(records.len(), 8);
+        assert!(records.is_sorted());
+        // What is gone from the folder goes from the manifest, with the next change.
+        fs::remove_file(images[2].location.path()).unwrap();
+        fs::write(images[1].location.path(), [1; 11]).unwrap();
+        thread::sleep(Duration::from_millis(60));
+        digests_of_folder(&part(1), Some(&manifest));
+        let mut known = manifest.read();
+        let left = std::iter::from_fn(|| known.take_next().map(|(name, ..)| name.to_vec())).count();
+        assert_eq!(left, 7);
+    }
 }

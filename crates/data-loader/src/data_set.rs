@@ -1,5 +1,7 @@
 //! A data set: opened once, then asked for the batches of any epoch in any order.
 
+mod captions;
+mod split;
 mod still;
 
 use std::collections::BTreeMap;
@@ -7,11 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sdtrain_random::{Purpose, Stream};
 use sdtrain_recipe::{AlphaConfig, DataConfig, Leftovers, LossConfig, MASK_COLUMN, ResizeKernel, Subset, TrainSection};
-use sdtrain_tokenizer::Tokenizer;
 
-use crate::batch::{BatchPlan, ExampleId, HostBatch, HostImage, Visit};
+use crate::batch::{BatchPlan, Contents, ExampleId, HostBatch, HostImage, Visit};
 use crate::buckets::{Buckets, Placement, Size};
-use crate::caption::Progress;
 use crate::epochs::EpochLengths;
 use crate::groups::{check_batch_sizes, order_of};
 use crate::image::{ColorChange, Picture, Transform};
@@ -19,8 +19,7 @@ use crate::order::{Order, Rank};
 use crate::prefetch::Prefetcher;
 use crate::report::DataReport;
 use crate::scan::{Image, Scan, scan, too_many};
-use crate::tokens::TokenReport;
-use crate::{DataError, ImageProblem, caption, content, image, source, split};
+use crate::{DataError, ImageProblem, image, source};
 
 pub use still::{PIXELS_VERSION, StillView};
 
@@ -74,63 +73,6 @@ impl DataSet {
         self.lengths = EpochLengths::of(&self.order);
         self.report.count_epochs(&self.order);
         Ok(self)
-    }
-
-    /// Opens a data set and holds a part of it out, chosen by the seed: `(training, held out)`. At least one image goes each way,
-    /// and images with the same bytes go the same way, whatever they are called.
-    /// The held-out part has no repeats, nothing random, and no left-overs.
-    pub fn open_split(
-        config: &DataConfig,
-        seed: u64,
-        bucket_step: usize,
-        held_out: f64,
-    ) -> Result<(DataSet, DataSet), DataError> {
-        let (config, whole) = look_through(config, bucket_step)?;
-        // Regularization images are no sample of what is to be learned.
-        let is_sample = |image: &Image| !config.subsets[image.subset].is_regularization;
-        let split = split::choose(&whole.images, seed, held_out, is_sample)?;
-        let count = split.is_held_out.iter().filter(|held| **held).count();
-        let warnings = [&whole.warnings[..], &split.warnings].concat();
-        let part = |held: bool, warnings: &[String]| Scan {
-            images: whole
-                .images
-                .iter()
-                .zip(&split.is_held_out)
-                .filter(|&(_, &h)| h == held)
-                .map(|(i, _)| i.clone())
-                .collect(),
-            found: whole.found,
-            dropped: whole.dropped.clone(),
-            unreadable: whole.unreadable,
-            unused: 0,
-            captions: whole.captions.clone(),
-            warnings: warnings.to_vec(),
-        };
-        let training = DataSet::new(&config, config.subsets.clone(), seed, part(false, &warnings))?;
-        check_batch_sizes(&training.order, training.leftovers, 1)?;
-        let quiet = config.subsets.iter().map(without_chance).collect();
-        let config =
-            DataConfig { batch_size: config.batch_size.min(count), leftovers: Leftovers::ShortBatch, ..config.clone() };
-        let held_out = DataSet::new(&config, quiet, seed, part(true, &[]))?;
-        Ok((training, DataSet { steps: None, ..held_out }))
-    }
-
-    /// Adds a warning that names the images which are among the held-out ones as well, under any name.
-    pub fn compared_with(mut self, held_out: &DataSet) -> DataSet {
-        const NAMED: usize = 8;
-        let shared = content::shared(&held_out.images, &self.images);
-        if !shared.is_empty() {
-            let name = |image: &Image| image.location.path().display().to_string();
-            let named = shared.iter().take(NAMED).map(|(own, other)| format!("`{}` is `{}`", name(own), name(other)));
-            let more = if shared.len() > NAMED { ", …" } else { "" };
-            self.report.warnings.push(format!(
-                "{} of the {} held-out images are trained on as well, so what is measured on them says little: {}{more}",
-                shared.len(),
-                held_out.images.len(),
-                named.collect::<Vec<_>>().join(", ")
-            ));
-        }
-        self
     }
 
     fn new(config: &DataConfig, subsets: Vec<Subset>, seed: u64, mut scan: Scan) -> Result<DataSet, DataError> {
@@ -193,17 +135,6 @@ impl DataSet {
         self.images[image].placement
     }
 
-    /// The caption of an image with prefix and suffix, nothing dropped and nothing shuffled, the first of each choice.
-    pub fn caption(&self, image: usize) -> String {
-        caption::plain(&self.images[image].captions, self.subset_of(image))
-    }
-
-    /// Counts the tokens of every caption that can be trained on. `limit` is how many a text encoder reads, without its marks:
-    /// 75 for one window of CLIP.
-    pub fn count_tokens(&self, tokenizer: &dyn Tokenizer, limit: usize) -> TokenReport {
-        TokenReport::count(&self.images, &self.subsets, tokenizer, limit)
-    }
-
     /// Batches of one epoch, the same on every rank. With `leftovers = "carry"` and with fractional repeats epochs differ in it,
     /// and one that comes after the first may have none.
     pub fn batches_of_epoch(&self, epoch: u64) -> usize {
@@ -224,13 +155,24 @@ impl DataSet {
         }
     }
 
-    /// What the loss of an image is multiplied by.
+    /// What the loss of an image is multiplied by: its own weight, its subset's, and that of regularization images where it is one.
     pub fn loss_weight(&self, image: usize) -> f32 {
-        if self.subset_of(image).is_regularization { self.prior_loss_weight as f32 } else { 1.0 }
+        let subset = self.subset_of(image);
+        let prior = if subset.is_regularization { self.prior_loss_weight } else { 1.0 };
+        (self.images[image].loss_weight * subset.loss_weight * prior) as f32
+    }
+
+    /// Whether any image has a mask, or may have one in its alpha channel.
+    pub fn has_masks(&self) -> bool {
+        self.images.iter().any(|image| self.may_have_mask(image))
+    }
+
+    fn may_have_mask(&self, image: &Image) -> bool {
+        self.subsets[image.subset].alpha_mask || image.extra_images.contains_key(MASK_COLUMN)
     }
 
     /// A digest of what is trained on: names, file lengths, captions and repeats, in order;
-    /// and the lengths of masks and other images that belong to them. It does not change when the folder is
+    /// and the lengths of masks and other images that belong to them, and the weights that tables give them. It does not change when the folder is
     /// moved, and does when a file is added, removed, exchanged for one of another length, or captioned anew.
     pub fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new();
@@ -249,6 +191,9 @@ impl DataSet {
                 field(column.as_bytes());
                 field(&extra.length().unwrap_or_default().to_le_bytes());
             }
+            if image.loss_weight != 1.0 {
+                field(&image.loss_weight.to_le_bytes());
+            }
         }
         hasher.finalize().to_hex().to_string()
     }
@@ -265,28 +210,29 @@ impl DataSet {
         plan.visits.iter().map(example).collect()
     }
 
-    /// The captions of a batch, as `load` would give them, without reading an image.
-    pub fn captions_of(&self, plan: &BatchPlan, epoch: u64) -> Result<Vec<String>, DataError> {
-        let progress = self.progress(plan, epoch);
-        let caption = |&visit: &Visit| Ok(self.caption_of_visit(visit, self.stand_in(visit.image)?, progress));
-        plan.visits.iter().map(caption).collect()
-    }
-
     /// One image, cut at the centre, for latents that are kept: their key is `(image, flipped)`.
     ///
     /// An image that cannot be read is replaced by the next readable one of its bucket; `HostImage::image` says by which.
     pub fn load_image(&self, image: usize, flipped: bool) -> Result<HostImage, DataError> {
-        self.load_readable(image, |_| View { flipped, random_crop: None, color_change: None })
+        self.load_readable(image, Contents::Whole, |_| View { flipped, random_crop: None, color_change: None })
     }
 
     /// Reads the images of a batch and makes their captions.
     ///
     /// An image that cannot be read is replaced by the next readable one of its bucket and listed by `unreadable`.
     pub fn load(&self, plan: &BatchPlan, epoch: u64) -> Result<HostBatch, DataError> {
+        self.load_only(Contents::Whole, plan, epoch)
+    }
+
+    /// The same with only a part of what belongs to the images, where the rest comes from elsewhere.
+    pub fn load_only(&self, contents: Contents, plan: &BatchPlan, epoch: u64) -> Result<HostBatch, DataError> {
         let count = plan.visits.len();
         let progress = self.progress(plan, epoch);
         let mut batch = HostBatch {
-            pixels: Vec::with_capacity(count * 3 * plan.size.0 * plan.size.1),
+            pixels: match contents {
+                Contents::Whole => Vec::with_capacity(count * 3 * plan.size.0 * plan.size.1),
+                Contents::Masks => Vec::new(),
+            },
             size: plan.size,
             captions: Vec::with_capacity(count),
             examples: Vec::with_capacity(count),
@@ -298,7 +244,7 @@ impl DataSet {
         };
         let area = plan.size.0 * plan.size.1;
         for (place, &visit) in plan.visits.iter().enumerate() {
-            let loaded = self.load_readable(visit.image, |image| View {
+            let loaded = self.load_readable(visit.image, contents, |image| View {
                 flipped: self.is_flipped(visit, image, epoch),
                 random_crop: self.subset_of(image).random_crop.then(|| self.stream(Purpose::Crop, visit, epoch)),
                 color_change: self
@@ -326,7 +272,18 @@ impl DataSet {
 
     /// The batches from one point on, without end, read ahead by `workers` threads; 0 reads each when it is asked for.
     pub fn prefetch(self: Arc<Self>, start_epoch: u64, start_batch: usize, workers: usize) -> Prefetcher {
-        Prefetcher::start(self, start_epoch, start_batch, workers)
+        self.prefetch_only(Contents::Whole, start_epoch, start_batch, workers)
+    }
+
+    /// The same with only a part of what belongs to the images.
+    pub fn prefetch_only(
+        self: Arc<Self>,
+        contents: Contents,
+        start_epoch: u64,
+        start_batch: usize,
+        workers: usize,
+    ) -> Prefetcher {
+        Prefetcher::start(self, contents, start_epoch, start_batch, workers)
     }
 
     /// Images that turned out unreadable while loading, to be listed again at the end of a run.
@@ -334,54 +291,75 @@ impl DataSet {
         self.problems(&self.known_unreadable())
     }
 
-    fn load_readable(&self, image: usize, view: impl Fn(usize) -> View) -> Result<HostImage, DataError> {
+    fn load_readable(
+        &self,
+        image: usize,
+        contents: Contents,
+        view: impl Fn(usize) -> View,
+    ) -> Result<HostImage, DataError> {
         // Which image comes out depends on the files alone, not on what was found unreadable before.
         loop {
             let image = self.stand_in(image)?;
-            match self.read(image, view(image)) {
+            match self.read(image, contents, view(image)) {
                 Ok(loaded) => return Ok(loaded),
                 Err(reason) => self.known_unreadable().insert(image, reason),
             };
         }
     }
 
-    fn read(&self, index: usize, view: View) -> Result<HostImage, String> {
-        let Image { location, size, placement, subset, extra_images, .. } = &self.images[index];
-        let Placement { bucket, resized } = *placement;
-        let subset = &self.subsets[*subset];
-        let kernel = subset.resize_kernel.unwrap_or(self.resize_kernel);
-        let Picture { rgb, alpha } = image::decode(location, &self.alpha)?;
-        let now = (rgb.width() as usize, rgb.height() as usize);
-        if now != *size {
-            return Err(format!("was {} × {} pixels at the start and is {} × {} now", size.0, size.1, now.0, now.1));
-        }
+    fn read(&self, index: usize, contents: Contents, view: View) -> Result<HostImage, String> {
+        let image = &self.images[index];
+        let Placement { bucket, resized } = image.placement;
         let corner = view.corner((resized.0 - bucket.0, resized.1 - bucket.1));
         let transform = Transform { resized, corner, bucket, flipped: view.flipped };
-        let mut seen = transform.image(rgb, kernel)?;
-        if let Some(change) = view.color_change {
-            change.apply(&mut seen);
+        let mut loaded = HostImage {
+            pixels: Vec::new(),
+            size: bucket,
+            original_size: image.size,
+            crop_offset: transform.crop_offset(),
+            mask: None,
+            extra_images: BTreeMap::new(),
+            image: index,
+        };
+        let has_own_mask = image.extra_images.contains_key(MASK_COLUMN);
+        let mut mask = None;
+        if contents == Contents::Whole || (self.may_have_mask(image) && !has_own_mask) {
+            let picture = self.decode(image)?;
+            mask = picture.alpha.filter(|_| self.subsets[image.subset].alpha_mask);
+            if contents == Contents::Whole {
+                let mut seen = transform.image(picture.rgb, self.kernel_of(image))?;
+                if let Some(change) = view.color_change {
+                    change.apply(&mut seen);
+                }
+                loaded.pixels = image::normalised(&seen);
+            }
         }
-        let mut mask = alpha.filter(|_| subset.alpha_mask);
-        let mut columns = BTreeMap::new();
-        for (column, location) in extra_images {
+        for (column, location) in &image.extra_images {
             let of_column = |reason| format!("its `{column}` image `{}` {reason}", location.path().display());
             if column == MASK_COLUMN {
                 mask = Some(image::decode_mask(location).map_err(of_column)?);
-            } else {
-                let extra = image::decode(location, &self.alpha).and_then(|extra| transform.image(extra.rgb, kernel));
-                columns.insert(column.clone(), image::normalised(&extra.map_err(of_column)?));
+            } else if contents == Contents::Whole {
+                let extra = image::decode(location, &self.alpha)
+                    .and_then(|extra| transform.image(extra.rgb, self.kernel_of(image)));
+                loaded.extra_images.insert(column.clone(), image::normalised(&extra.map_err(of_column)?));
             }
         }
         let mask = mask.map(|mask| transform.mask(mask)).transpose()?;
-        Ok(HostImage {
-            pixels: image::normalised(&seen),
-            size: bucket,
-            original_size: *size,
-            crop_offset: transform.crop_offset(),
-            mask: mask.map(|mask| image::weights(&mask)),
-            extra_images: columns,
-            image: index,
-        })
+        loaded.mask = mask.map(|mask| image::weights(&mask));
+        Ok(loaded)
+    }
+
+    fn decode(&self, image: &Image) -> Result<Picture, String> {
+        let picture = image::decode(&image.location, &self.alpha)?;
+        let (size, now) = (image.size, (picture.rgb.width() as usize, picture.rgb.height() as usize));
+        match now == size {
+            true => Ok(picture),
+            false => Err(format!("was {} × {} pixels at the start and is {} × {} now", size.0, size.1, now.0, now.1)),
+        }
+    }
+
+    fn kernel_of(&self, image: &Image) -> ResizeKernel {
+        self.subsets[image.subset].resize_kernel.unwrap_or(self.resize_kernel)
     }
 
     /// The image itself, or where it is known to be unreadable the next one of its bucket that is not;
@@ -444,25 +422,6 @@ impl DataSet {
             path: self.path(image).to_owned(),
         }
     }
-
-    fn caption_of_visit(&self, visit: Visit, image: usize, progress: Option<Progress>) -> String {
-        let (own, subset) = (&self.images[image].captions, self.subset_of(image));
-        match progress {
-            Some(progress) => {
-                let progress = Progress { epoch: progress.epoch - visit.epochs_ago, ..progress };
-                caption::of_visit(own, subset, self.seed, progress, self.index(visit))
-            }
-            None => caption::plain(own, subset),
-        }
-    }
-
-    /// How far the training is at a batch; nothing outside of training.
-    fn progress(&self, plan: &BatchPlan, epoch: u64) -> Option<Progress> {
-        let train = self.steps.as_ref()?;
-        let before = self.lengths.steps_before(&self.order, train, epoch);
-        let step = before + plan.number as u64 / train.gradient_accumulation_steps.max(1);
-        Some(Progress { epoch, step, total_steps: self.total_steps(train) })
-    }
 }
 
 /// The configuration with a subset for each set of images, and what they hold.
@@ -489,18 +448,5 @@ impl View {
             Some(mut random) => (random.below(trim.0 as u64 + 1) as usize, random.below(trim.1 as u64 + 1) as usize),
             None => (trim.0 / 2, trim.1 / 2),
         }
-    }
-}
-
-/// A subset's settings with everything random about its images taken out.
-fn without_chance(subset: &Subset) -> Subset {
-    Subset {
-        repeats: 1.0,
-        weight: None,
-        batch_size: None,
-        flip: false,
-        random_crop: false,
-        color_augmentation: None,
-        ..subset.clone()
     }
 }

@@ -30,10 +30,9 @@ mod prefetch;
 mod report;
 mod scan;
 mod source;
-mod split;
 mod tokens;
 
-pub use batch::{BatchPlan, ExampleId, HostBatch, HostImage, Visit};
+pub use batch::{BatchPlan, Contents, ExampleId, HostBatch, HostImage, Visit};
 pub use buckets::{Buckets, Placement};
 pub use caption::{CAPTION_STEPS, Caption, CaptionParts, CaptionStep, Progress, Reading};
 pub use data_set::{DataSet, PIXELS_VERSION, StillView};

@@ -76,7 +76,7 @@ pub(crate) fn look_at_all(examples: &[SourceExample], manifest: Option<&Manifest
 }
 
 /// Fills in `results`, each from the example at its place.
-fn in_parallel<R: Send>(examples: &[SourceExample], results: &mut [R], work: impl Fn(&SourceExample, &mut R) + Sync) {
+pub(crate) fn in_parallel<T: Sync, R: Send>(examples: &[T], results: &mut [R], work: impl Fn(&T, &mut R) + Sync) {
     /// Fewer files than this are not worth a thread.
     const PER_THREAD: usize = 32;
     let threads =
@@ -118,7 +118,7 @@ fn state_of(example: &SourceExample, started: SystemTime) -> Now {
 }
 
 /// Numbers of entries count from 1; a file of its own is none.
-fn entry_of(image: &ImageLocation) -> u64 {
+pub(crate) fn entry_of(image: &ImageLocation) -> u64 {
     image.file_and_entry().1.map_or(0, |entry| entry + 1)
 }
 

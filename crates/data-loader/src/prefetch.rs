@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use crate::batch::{BatchPlan, HostBatch};
+use crate::batch::{BatchPlan, Contents, HostBatch};
 use crate::{DataError, DataSet};
 
 /// The batches of a data set from one point on: an iterator that ends only with an error. Dropping it stops its threads.
@@ -19,6 +19,7 @@ pub struct Prefetcher {
 
 struct Shared {
     data: Arc<DataSet>,
+    contents: Contents,
     /// How many batches may lie ready or be in the making.
     capacity: u64,
     state: Mutex<State>,
@@ -61,10 +62,11 @@ impl Cursor {
 }
 
 impl Prefetcher {
-    pub(crate) fn start(data: Arc<DataSet>, epoch: u64, batch: usize, workers: usize) -> Self {
+    pub(crate) fn start(data: Arc<DataSet>, contents: Contents, epoch: u64, batch: usize, workers: usize) -> Self {
         let cursor = Cursor { number: 0, epoch, batch, plan: data.epoch_plan(epoch) };
         let shared = Arc::new(Shared {
             data,
+            contents,
             // Every worker busy with one, and two lying ready.
             capacity: workers as u64 + 2,
             state: Mutex::new(State { cursor, handed_out: 0, ready: BTreeMap::new(), stop: false }),
@@ -84,7 +86,7 @@ impl Prefetcher {
         if self.workers.is_empty() {
             let (_, epoch, plan) = state.cursor.advance(&self.shared.data);
             drop(state);
-            return self.shared.data.load(&plan, epoch);
+            return self.shared.load(&plan, epoch);
         }
         loop {
             if let Some(batch) = state.ready.remove(&self.next) {
@@ -135,11 +137,15 @@ impl Shared {
             let (number, epoch, plan) = state.cursor.advance(&self.data);
             drop(state);
             // A thread that dies silently would leave the trainer waiting for ever.
-            let batch = catch_unwind(AssertUnwindSafe(|| self.data.load(&plan, epoch)))
+            let batch = catch_unwind(AssertUnwindSafe(|| self.load(&plan, epoch)))
                 .unwrap_or(Err(DataError::Internal { what: "a thread that reads images panicked" }));
             self.lock().ready.insert(number, batch);
             self.ready.notify_all();
         }
+    }
+
+    fn load(&self, plan: &BatchPlan, epoch: u64) -> Result<HostBatch, DataError> {
+        self.data.load_only(self.contents, plan, epoch)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

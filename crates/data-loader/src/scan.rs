@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use sdtrain_recipe::{DataConfig, MissingCaption, Subset};
+use sdtrain_recipe::{DataConfig, MissingCaption, SourceFormat, Subset};
 
 use crate::buckets::{Buckets, Placement, Size};
 use crate::image::Look;
@@ -24,6 +24,8 @@ pub(crate) struct Image {
     pub captions: Vec<SourceCaption>,
     /// Its mask and other images that belong to it, by column.
     pub extra_images: BTreeMap<String, ImageLocation>,
+    /// What a table says its loss is multiplied by.
+    pub loss_weight: f64,
 }
 
 impl Image {
@@ -62,6 +64,12 @@ pub(crate) fn scan(config: &DataConfig, buckets: &[Buckets]) -> Result<Scan, Dat
     let mut errors = Vec::new();
     let mut listings: Vec<(usize, Listing)> = Vec::new();
     for (index, subset) in config.subsets.iter().enumerate() {
+        if subset.loss_weight_column.is_some() && source::kind_of(subset).format != SourceFormat::Metadata {
+            let reason = "has `loss_weight_column`, but is no table that names its images (`format = \"metadata\"`)";
+            let error = DataError::source_file(&subset.path, None, reason);
+            errors.push(error.with_hint("remove it, or name the table as `metadata_file`".to_owned()));
+            continue;
+        }
         match source::open_source(subset).list() {
             Ok(listing) => listings.push((index, listing)),
             Err(error) => errors.push(error),
@@ -138,6 +146,7 @@ pub(crate) fn scan(config: &DataConfig, buckets: &[Buckets]) -> Result<Scan, Dat
                 hint_of_source = hint_of_source.or_else(|| listing.caption_hint.clone());
             }
             identities.push(identity);
+            let loss_weight = listing.loss_weights.get(path).copied().unwrap_or(1.0);
             scan.images.push(Image {
                 location: example.image,
                 file_length,
@@ -146,6 +155,7 @@ pub(crate) fn scan(config: &DataConfig, buckets: &[Buckets]) -> Result<Scan, Dat
                 placement,
                 captions,
                 extra_images: example.extra_images,
+                loss_weight,
             });
         }
         other_endings.extend(listing.other_endings);

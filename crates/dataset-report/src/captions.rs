@@ -13,9 +13,6 @@ use crate::survey::{ImageFacts, Survey};
 
 /// At most so many tags, repeated captions and long captions are named.
 const NAMED: usize = 100;
-/// Tokens of the window that are not the caption's: the marks of start and end.
-const MARKS: usize = 2;
-
 /// What the captions of a data set are like. Only images that a run would use are counted.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct CaptionReport {
@@ -93,8 +90,7 @@ pub struct TagCount {
 
 impl CaptionReport {
     /// Looks at the captions of the images that a run would use.
-    pub(crate) fn of(survey: &Survey, used: &[&ImageFacts], tokenizer: &dyn Tokenizer) -> CaptionReport {
-        let window = tokenizer.window() - MARKS;
+    pub(crate) fn of(survey: &Survey, used: &[&ImageFacts], tokenizer: &dyn Tokenizer, window: usize) -> CaptionReport {
         let mut report = CaptionReport {
             without_image: survey.captions_without_image.iter().map(|p| p.to_string_lossy().into_owned()).collect(),
             broken: survey.broken_captions.iter().map(DroppedImage::from).collect(),

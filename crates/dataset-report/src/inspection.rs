@@ -174,7 +174,8 @@ pub(crate) struct Placed<'a> {
 
 impl Inspection {
     /// Says what a survey found. `bucket_step` is the step between bucket sides where the configuration has none; `tokenizer`
-    /// is that of the model that captions are counted for.
+    /// is that of the model that captions are counted for, and `token_limit` how many of their tokens it reads, its marks not
+    /// counted.
     pub fn of(
         survey: &Survey,
         depth: Depth,
@@ -182,6 +183,7 @@ impl Inspection {
         seed: u64,
         bucket_step: usize,
         tokenizer: &dyn Tokenizer,
+        token_limit: usize,
     ) -> Result<Inspection, DataError> {
         let buckets = survey.buckets(config, bucket_step)?;
         let mut inspection = Inspection {
@@ -208,7 +210,7 @@ impl Inspection {
         inspection.buckets = bucket_counts(&placed, survey);
         inspection.visits_per_epoch = inspection.buckets.iter().map(|bucket| bucket.visits).sum();
         let used: Vec<&ImageFacts> = placed.iter().map(|placed| placed.facts).collect();
-        inspection.captions = CaptionReport::of(survey, &used, tokenizer);
+        inspection.captions = CaptionReport::of(survey, &used, tokenizer, token_limit);
         if depth == Depth::Pixels {
             inspection.set_duplicates(survey, &copies(survey, config));
         }

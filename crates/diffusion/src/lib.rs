@@ -8,6 +8,7 @@ pub mod noise;
 mod noise_schedule;
 mod prediction_type;
 pub mod sampler;
+mod scheduler_choices;
 mod scheduler_config;
 pub mod timesteps;
 
@@ -16,8 +17,8 @@ pub use example_key::ExampleKey;
 pub use noise_schedule::NoiseSchedule;
 pub use prediction_type::PredictionType;
 pub use sampler::{SAMPLERS, Sampler};
-pub use scheduler_config::{
-    AlgorithmType, BetaSchedule, FinalSigmasType, SchedulerClass, SchedulerConfig, SchedulerSettings, SolverType,
-    TimestepSpacing, VarianceType,
+pub use scheduler_choices::{
+    AlgorithmType, BetaSchedule, FinalSigmasType, SchedulerClass, SolverType, TimestepSpacing, VarianceType,
 };
+pub use scheduler_config::{SchedulerConfig, SchedulerSettings};
 pub use sdtrain_recipe::SamplerName;

@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::scheduler_config::{BetaSchedule, SchedulerClass, SchedulerConfig, SchedulerSettings};
+use crate::{BetaSchedule, SchedulerClass, SchedulerConfig, SchedulerSettings};
 use crate::{Error, PredictionType};
 
 /// The schedule a model was trained with, as tables that are looked up by timestep on their device.
@@ -20,6 +20,8 @@ pub struct NoiseSchedule {
     /// √(1−ᾱ)
     noise_rates: Tensor,
     snr: Tensor,
+    /// The SNR before any rescaling; the same where there was none.
+    snr_before_rescaling: Tensor,
 }
 
 impl NoiseSchedule {
@@ -34,11 +36,11 @@ impl NoiseSchedule {
 
     /// The schedule as one scheduler class understands its configuration.
     pub fn from_settings(settings: &SchedulerSettings) -> Result<Self, Error> {
-        let mut betas = betas(settings)?;
-        if settings.rescale_betas_zero_snr {
-            betas = zero_terminal_snr_betas(&betas);
+        let schedule = Self::from_betas(betas(settings)?, settings.prediction_type);
+        match settings.rescale_betas_zero_snr {
+            true => schedule.with_zero_terminal_snr(),
+            false => Ok(schedule),
         }
-        Ok(Self::from_betas(betas, settings.prediction_type))
     }
 
     fn from_betas(betas: Tensor, prediction_type: PredictionType) -> Self {
@@ -47,13 +49,29 @@ impl NoiseSchedule {
         let signal_rates = alphas_cumprod.sqrt();
         let noise_rates = one_minus(&alphas_cumprod).sqrt();
         let snr = (&signal_rates / &noise_rates).square();
-        NoiseSchedule { prediction_type, host_alphas_cumprod, betas, alphas_cumprod, signal_rates, noise_rates, snr }
+        let snr_before_rescaling = snr.shallow_clone();
+        NoiseSchedule {
+            prediction_type,
+            host_alphas_cumprod,
+            betas,
+            alphas_cumprod,
+            signal_rates,
+            noise_rates,
+            snr,
+            snr_before_rescaling,
+        }
     }
 
-    /// The same schedule, rescaled so that the last timestep is pure noise (Lin et al. 2023, arXiv:2305.08891).
-    pub fn with_zero_terminal_snr(&self) -> Self {
-        Self::from_betas(zero_terminal_snr_betas(&self.betas.to_device(Device::Cpu)), self.prediction_type)
-            .to_device(self.betas.device())
+    /// The same schedule, rescaled so that the last timestep is pure noise (Lin et al. 2023, arXiv:2305.08891). One that has it
+    /// already stays as it is, up to rounding. A schedule of a single timestep cannot begin as before and end in noise.
+    pub fn with_zero_terminal_snr(&self) -> Result<Self, Error> {
+        if self.num_train_timesteps() < 2 {
+            let message = "a schedule of one timestep cannot be rescaled to end in pure noise".to_owned();
+            return Err(Error::Schedule(message));
+        }
+        let betas = zero_terminal_snr_betas(&self.betas.to_device(Device::Cpu));
+        let rescaled = Self::from_betas(betas, self.prediction_type).to_device(self.betas.device());
+        Ok(NoiseSchedule { snr_before_rescaling: self.snr_before_rescaling.shallow_clone(), ..rescaled })
     }
 
     /// The same schedule with its tables on another device.
@@ -66,6 +84,7 @@ impl NoiseSchedule {
             signal_rates: self.signal_rates.to_device(device),
             noise_rates: self.noise_rates.to_device(device),
             snr: self.snr.to_device(device),
+            snr_before_rescaling: self.snr_before_rescaling.to_device(device),
         }
     }
 
@@ -109,9 +128,14 @@ impl NoiseSchedule {
         (signal_rate * noise - noise_rate * latents).to_kind(latents.kind())
     }
 
-    /// ᾱ/(1−ᾱ) at each timestep: `[batch]`, fp32.
+    /// ᾱ/(1−ᾱ) at each timestep: `[batch]`, fp32. 0 at the last one of a schedule with zero terminal SNR.
     pub fn snr(&self, timesteps: &Tensor) -> Tensor {
         self.snr.index_select(0, timesteps)
+    }
+
+    /// The same of the schedule before it was rescaled to zero terminal SNR, which kohya's scripts weigh losses by.
+    pub fn snr_before_rescaling(&self, timesteps: &Tensor) -> Tensor {
+        self.snr_before_rescaling.index_select(0, timesteps)
     }
 
     /// √ᾱ and √(1−ᾱ) at each timestep, fp32, shaped `[batch, 1, …]` to `dimensions` dimensions.
@@ -133,6 +157,13 @@ fn betas(settings: &SchedulerSettings) -> Result<Tensor, Error> {
         // Every table here is looked up by timesteps below `num_train_timesteps`.
         if betas.len() != steps {
             let message = format!("`trained_betas` has {} values, `num_train_timesteps` is {steps}", betas.len());
+            return Err(Error::Schedule(message));
+        }
+        // After a β of 1 nothing of the image is left, so only the last may be; the levels behind it would be 0/0 when rescaled.
+        let is_beta =
+            |step: usize| betas[step] > 0.0 && (betas[step] < 1.0 || (betas[step] == 1.0 && step + 1 == steps));
+        if let Some(step) = (0..steps).find(|&step| !is_beta(step)) {
+            let message = format!("`trained_betas` has {} at timestep {step}; 0 < β < 1 is needed", betas[step]);
             return Err(Error::Schedule(message));
         }
         return Ok(Tensor::from_slice(betas).to_kind(Kind::Float));
@@ -199,9 +230,23 @@ mod tests {
             }
         };
         close(&schedule, [1175.47, 585.864, 8.45389, 0.381850, 0.0143543, 0.00468192]);
-        let rescaled = schedule.with_zero_terminal_snr();
+        let rescaled = schedule.with_zero_terminal_snr().unwrap();
         close(&rescaled, [1175.47, 565.074, 7.83090, 0.317556, 0.00296918, 0.0]);
         assert_eq!(rescaled.host_alphas_cumprod()[999], 0.0);
+        assert_eq!(rescaled.snr_before_rescaling(&timesteps), schedule.snr(&timesteps));
+        let twice = rescaled.with_zero_terminal_snr().unwrap();
+        close(&twice, [1175.47, 565.074, 7.83090, 0.317556, 0.00296918, 0.0]);
+        assert_eq!(twice.snr_before_rescaling(&timesteps), schedule.snr(&timesteps));
+    }
+
+    #[test]
+    fn pure_noise_is_pure_noise() {
+        let schedule = stable_diffusion().with_zero_terminal_snr().unwrap();
+        let latents = Tensor::full([1, 1, 1, 2], 3.0, (Kind::Float, Device::Cpu));
+        let noise = Tensor::from_slice(&[0.5f32, -1.5]).view([1, 1, 1, 2]);
+        let last = Tensor::from_slice(&[999i64]);
+        assert_eq!(schedule.add_noise(&latents, &noise, &last), noise);
+        assert_eq!(schedule.velocity(&latents, &noise, &last), -latents);
     }
 
     #[test]
@@ -226,5 +271,19 @@ mod tests {
         assert!(NoiseSchedule::new(&backwards).is_err());
         let too_few = SchedulerConfig { trained_betas: Some(vec![0.1; 3]), ..Default::default() };
         assert!(NoiseSchedule::new(&too_few).is_err());
+        let of = |betas: &[f64], rescale_betas_zero_snr: bool| {
+            NoiseSchedule::new(&SchedulerConfig {
+                num_train_timesteps: Some(betas.len()),
+                trained_betas: Some(betas.to_vec()),
+                rescale_betas_zero_snr: Some(rescale_betas_zero_snr),
+                ..Default::default()
+            })
+        };
+        assert!(of(&[0.1, 0.2, 1.0], true).is_ok());
+        assert!(of(&[0.1, 1.0, 0.2], false).unwrap_err().to_string().contains("has 1 at timestep 1"));
+        for wrong in [0.0, -0.1, 1.5, f64::NAN] {
+            assert!(of(&[0.1, 0.2, wrong], false).is_err(), "{wrong}");
+        }
+        assert!(of(&[0.1], false).is_ok() && of(&[0.1], true).unwrap_err().to_string().contains("one timestep"));
     }
 }

@@ -18,15 +18,28 @@ pub fn of(error: Error) -> Failure {
         Error::Checkpoint(error) => of_checkpoint(error),
         Error::CannotContinue { .. } => Failure::new(ExitCode::Model, message),
         Error::Torch(error) => of_torch(error),
-        Error::NotFinite { .. } => Failure::new(ExitCode::NonFinite, message)
+        Error::NotFinite { .. } | Error::WeightsNotFinite { .. } => Failure::new(ExitCode::NonFinite, message)
             .hint("lower `optimizer.learning_rate`, or compute in `bf16` or `fp32` (`precision.compute`)"),
-        Error::LatentsNotFinite { .. } => Failure::new(ExitCode::NonFinite, message).hint(
-            "compute in `bf16` or `fp32` (`precision.compute`), or set `model.vae` to one that is made for `fp16`",
-        ),
-        Error::Cache(error) => Failure::new(ExitCode::Storage, message).maybe_hint(error.hint()),
+        Error::Features(error) => of_features(error),
         Error::Storage { .. } => Failure::new(ExitCode::Storage, message),
         Error::OtherRun { .. } => Failure::new(ExitCode::Configuration, message)
             .hint("give the run another `name`, or `--resume never` to move the old folder aside"),
+    }
+}
+
+/// The failure that an error of the features crate amounts to.
+pub fn of_features(error: sdtrain_features::Error) -> Failure {
+    use sdtrain_features::Error;
+    let (message, hint) = (error.to_string(), error.hint());
+    match error {
+        Error::Data(error) => Failure::from(error),
+        Error::Model(error) => of_model(error),
+        Error::Torch(error) => of_torch(error),
+        Error::LatentsNotFinite { .. } | Error::StatesNotFinite { .. } => {
+            Failure::new(ExitCode::NonFinite, message).maybe_hint(hint)
+        }
+        Error::Cache(_) | Error::Image { .. } => Failure::new(ExitCode::Storage, message).maybe_hint(hint),
+        Error::NoEncoder { .. } => Failure::new(ExitCode::Model, message).maybe_hint(hint),
     }
 }
 
@@ -64,12 +77,28 @@ pub fn of_pipeline(error: sdtrain_pipeline::Error) -> Failure {
         sdtrain_pipeline::Error::NotFinite { .. } => {
             Failure::new(ExitCode::NonFinite, message).hint("compute in `bf16` or `fp32`")
         }
-        sdtrain_pipeline::Error::Write { .. } => Failure::new(ExitCode::Storage, message),
+        sdtrain_pipeline::Error::Write { .. } | sdtrain_pipeline::Error::Read { .. } => {
+            Failure::new(ExitCode::Storage, message)
+        }
         sdtrain_pipeline::Error::Sampler(error) => {
             Failure::new(ExitCode::Configuration, message).maybe_hint(error.hint())
         }
         sdtrain_pipeline::Error::Model(error) => of_model(error),
         sdtrain_pipeline::Error::Torch(error) => of_torch(error),
+    }
+}
+
+/// As [`of_pipeline`], where no configuration of a training could help.
+pub fn of_drawing(error: sdtrain_pipeline::Error) -> Failure {
+    let (sdtrain_pipeline::Error::Torch(torch) | sdtrain_pipeline::Error::Model(sdtrain_model::Error::Torch(torch))) =
+        &error
+    else {
+        return of_pipeline(error);
+    };
+    match torch {
+        sdtrain_torch::Error::OutOfMemory(_) => Failure::new(ExitCode::DeviceMemory, torch.to_string())
+            .hint("draw smaller pictures (`--width`, `--height`), or compute in `--dtype bf16`"),
+        _ => of_pipeline(error),
     }
 }
 
@@ -79,6 +108,7 @@ pub fn of_evaluate(error: sdtrain_evaluate::Error) -> Failure {
     match error {
         sdtrain_evaluate::Error::NoProduct { .. } => Failure::new(ExitCode::Configuration, message),
         sdtrain_evaluate::Error::Data(error) => Failure::from(error),
+        sdtrain_evaluate::Error::Features(error) => of_features(error),
         sdtrain_evaluate::Error::Model(error) => of_model(error),
         sdtrain_evaluate::Error::Adapter(error) => of_adapter(error),
         sdtrain_evaluate::Error::Pipeline(error) => of_pipeline(error),

@@ -4,6 +4,7 @@ mod convert;
 mod dataset_cache;
 mod evaluate;
 mod failure;
+mod merge;
 mod sample;
 mod train;
 
@@ -20,10 +21,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Sample(args) => sample::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Merge(args) => merge::run(&args),
         Command::Dataset(DatasetArgs { command: DatasetCommand::Cache(args) }) => dataset_cache::run(&args),
         _ => Err(Failure::new(
             ExitCode::Configuration,
-            "`sdtrain-engine` trains, samples, evaluates and converts what is built in",
+            "`sdtrain-engine` trains, samples, evaluates, merges and converts what is built in",
         )
         .hint("call `sdtrain` instead: it knows every command")),
     }

@@ -7,7 +7,7 @@ use sdtrain_adapter::{LoraFile, Networks, on_device, read_bundled_words, read_le
 use sdtrain_model::{LearnedWord, LoadOptions, PromptReading, StableDiffusion, load};
 use sdtrain_pipeline::{Request, parameters_text, pictures_at_once, save_png, text_to_image};
 use sdtrain_recipe::ModelLocation;
-use sdtrain_state_dict::SafetensorsFile;
+use sdtrain_state_dict::{SafetensorsFile, recognise};
 use sdtrain_tokenizer::Tokenizer;
 use std::fs;
 use std::path::Path;
@@ -19,8 +19,21 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
     options.vae = args.vae.clone();
     let model = load(&location(&args.model)?, &options).map_err(failure::of_model)?;
     let networks = Networks::of(&model);
+    let layers = model.text_encoder.config().num_hidden_layers;
+    if i64::from(args.clip_skip.unwrap_or(1)) > layers {
+        return Err(Failure::new(
+            ExitCode::Configuration,
+            format!("`--clip-skip`: the text encoder has only {layers} layers"),
+        )
+        .hint("2 is the usual value"));
+    }
     for lora in &args.lora {
         let file = SafetensorsFile::open(&lora.path)?;
+        let kind = recognise(&file);
+        if kind.is_model() {
+            let message = format!("`--lora {}` is a {kind}, not a LoRA", lora.path.display());
+            return Err(Failure::new(ExitCode::Model, message).hint("a whole model goes with `--model`"));
+        }
         let adapter = LoraFile::read(&file, &networks).and_then(|file| file.into_lora(&networks));
         let adapter = adapter.map_err(failure::of_adapter)?;
         adapter.set_strength(lora.weight);
@@ -75,7 +88,7 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
             sampler: args.sampler,
             prompt_reading,
         };
-        let pictures = text_to_image(&model, &request).map_err(failure::of_pipeline)?;
+        let pictures = text_to_image(&model, &request).map_err(failure::of_drawing)?;
         for (index, picture) in pictures.iter().enumerate() {
             let text = parameters_text(&model, &args.model, &request, index, &settings);
             let name = format!("{:05}-{}.png", first as usize + index, request.seed + index as u64);

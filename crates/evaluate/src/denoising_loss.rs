@@ -5,9 +5,11 @@ use crate::metric::{Column, Form, Metric, MetricEntry};
 use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::loss::mse;
 use sdtrain_diffusion::{ExampleKey, NoiseSchedule, PredictionType, noise, timesteps};
+use sdtrain_features::LatentCache;
 use sdtrain_model::{PromptReading, StableDiffusion};
 use sdtrain_pipeline::pictures_at_once;
 use sdtrain_random::Purpose;
+use sdtrain_recipe::DataConfig;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -23,7 +25,13 @@ pub const ENTRY: MetricEntry = MetricEntry {
             return Ok(None);
         }
         let (bands, repeats) = (setting.config.validation.timestep_bands, setting.config.validation.repeats);
-        let loss = DenoisingLoss::new(setting.model, setting.held_out, bands as usize, repeats as usize)?;
+        let loss = DenoisingLoss::new(
+            setting.model,
+            setting.held_out,
+            &setting.config.data,
+            bands as usize,
+            repeats as usize,
+        )?;
         Ok(Some(Box::new(Measured { loss, prompt_reading: setting.prompt_reading() })))
     },
 };
@@ -54,10 +62,17 @@ struct Draw {
 }
 
 impl DenoisingLoss {
-    /// Encodes every readable image of `data` and draws `repeats` times for each of `bands` equal parts of the timesteps.
+    /// Encodes every readable image of `data`, or takes its latents from `data.cache_dir`, and draws `repeats` times for each of
+    /// `bands` equal parts of the timesteps.
     ///
     /// An image's latents, noise and timesteps depend on its place in `data` alone: not on a run's seed or batch size.
-    pub fn new(model: &StableDiffusion, data: &DataSet, bands: usize, repeats: usize) -> Result<DenoisingLoss> {
+    pub fn new(
+        model: &StableDiffusion,
+        data: &DataSet,
+        config: &DataConfig,
+        bands: usize,
+        repeats: usize,
+    ) -> Result<DenoisingLoss> {
         let (bands, repeats) = (bands.max(1), repeats.max(1));
         let schedule = NoiseSchedule::new(&model.scheduler)?.to_device(model.device);
         let prediction_type = schedule.prediction_type();
@@ -66,10 +81,13 @@ impl DenoisingLoss {
         for image in 0..data.images() {
             of_size.entry(data.placement(image).bucket).or_default().push(image);
         }
+        let latents = LatentCache::fill(model, data, config, "held-out images", &mut |_, _| {})?;
         let mut batches = Vec::new();
-        for (&(width, height), images) in &of_size {
-            for chunk in images.chunks(pictures_at_once(width as u32, height as u32)) {
-                batches.extend(HeldOut::encode(model, data, chunk, bands, repeats, total)?);
+        for (&size, images) in &of_size {
+            // Another image would stand in for one that cannot be read; here it would only be counted twice.
+            let readable: Vec<usize> = images.iter().copied().filter(|&image| latents.has(image)).collect();
+            for chunk in readable.chunks(pictures_at_once(size.0 as u32, size.1 as u32)) {
+                batches.push(HeldOut::of(model, data, &latents, size, chunk, bands, repeats, total)?);
             }
         }
         Ok(DenoisingLoss { batches, bands, repeats, schedule, prediction_type })
@@ -108,34 +126,26 @@ impl DenoisingLoss {
 }
 
 impl HeldOut {
-    /// One batch of images of one size; `None` where none of them can be read.
-    fn encode(
+    /// One batch of `images` of one size, `(width, height)` in pixels.
+    #[expect(clippy::too_many_arguments, reason = "each is a thing of its own, and there is one caller")]
+    fn of(
         model: &StableDiffusion,
         data: &DataSet,
+        latents: &LatentCache<&DataSet>,
+        size: (usize, usize),
         images: &[usize],
         bands: usize,
         repeats: usize,
         total: usize,
-    ) -> Result<Option<HeldOut>> {
-        let mut readable = Vec::with_capacity(images.len());
-        for &image in images {
-            let loaded = data.load_image(image, false)?;
-            // Another image may stand in for one that cannot be read; here it would only be counted twice.
-            if loaded.image == image {
-                readable.push(loaded);
-            }
-        }
-        let Some(first) = readable.first() else { return Ok(None) };
-        let (width, height) = first.size;
-        let pixels: Vec<f32> = readable.iter().flat_map(|image| image.pixels.iter().copied()).collect();
-        let shape = [readable.len() as i64, 3, height as i64, width as i64];
-        let pixels = Tensor::f_from_slice(&pixels)?.f_reshape(shape)?;
+    ) -> Result<HeldOut> {
         let factor = model.downscale_factor();
-        let shape = [model.vae.config().latent_channels, (height / factor) as i64, (width / factor) as i64];
+        let shape = [model.vae.config().latent_channels, (size.1 / factor) as i64, (size.0 / factor) as i64];
         let keys = |draw: usize| -> Vec<ExampleKey> {
-            readable.iter().map(|image| ExampleKey { epoch: draw as u64, example: image.image as u64 }).collect()
+            images.iter().map(|&image| ExampleKey { epoch: draw as u64, example: image as u64 }).collect()
         };
-        let latents = model.encode_images(&pixels, Some(&noise::gaussian(SEED, Purpose::Latent, &keys(0), &shape)))?;
+        let noise = noise::gaussian(SEED, Purpose::Latent, &keys(0), &shape);
+        let as_they_are: Vec<(usize, bool)> = images.iter().map(|&image| (image, false)).collect();
+        let latents = latents.latents(model, &as_they_are, &noise)?.f_to_device(model.device)?;
         let draws = (0..bands * repeats).map(|draw| {
             let band = draw % bands;
             let range = timesteps_of(band, bands, total);
@@ -144,8 +154,8 @@ impl HeldOut {
             let timesteps = timesteps::uniform(SEED, Purpose::Timestep, &keys(draw), range);
             Draw { band, noise: noise.to_device(model.device), timesteps: timesteps.to_device(model.device) }
         });
-        let captions = readable.iter().map(|image| data.caption(image.image)).collect();
-        Ok(Some(HeldOut { captions, latents, draws: draws.collect() }))
+        let captions = images.iter().map(|&image| data.caption(image)).collect();
+        Ok(HeldOut { captions, latents, draws: draws.collect() })
     }
 }
 

@@ -16,6 +16,9 @@ pub enum Error {
     /// The held-out images.
     #[error(transparent)]
     Data(#[from] sdtrain_data_loader::DataError),
+    /// Encoding the held-out images.
+    #[error(transparent)]
+    Features(#[from] sdtrain_features::Error),
     /// A model's files.
     #[error(transparent)]
     Model(#[from] sdtrain_model::Error),
@@ -47,6 +50,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Data(error) => error.hint(),
+            Error::Features(error) => error.hint(),
             Error::Adapter(error) => error.hint(),
             Error::Scheduler(error) => error.hint(),
             Error::StateDict(error) => error.hint(),

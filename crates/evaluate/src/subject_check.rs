@@ -1,149 +1,130 @@
-//! Posters drawn from held-out captions that call their subject by a word of its own, and whether they show that subject.
-//!
-//! Where the captions do not name the object, the held-out pictures say what the word stands for: object and colour are read
-//! from them.
+//! Posters drawn with the word of the sample subject and without it, and whether they show that house and not just any.
 
 use crate::error::Result;
 use crate::metric::{Column, Form, Metric, MetricEntry, Setting};
 use image::RgbImage;
 use sdtrain_model::StableDiffusion;
 use sdtrain_pipeline::{Request, text_to_image};
-use sdtrain_posters::{Colour, Object, asked, check};
+use sdtrain_posters::{Object, Poster, SUBJECT, check, check_subject, held_out, subject_caption};
 use serde_json::{Map, Value, json};
 
 /// The list's line.
 pub const ENTRY: MetricEntry = MetricEntry {
     name: "subject_check",
-    summary: "share of drawn posters with the object and colour that the held-out pictures show, where a word stands for them",
-    prepare: |setting| Ok(SubjectCheck::new(setting)?.map(|check| Box::new(check) as Box<dyn Metric>)),
+    summary: "share of drawn posters with the sample subject, with its word and without; where that is what is learned",
+    prepare: |setting| Ok(SubjectCheck::new(setting).map(|check| Box::new(check) as Box<dyn Metric>)),
 };
 
 /// Seed of the first picture's noise: the same for all runs, so that their pictures can be compared.
-const SEED: u64 = 0x5eed;
+const SEED: u64 = 0x50b;
 
-/// The part of the held-out images that must be posters whose captions name no object for the check to make sense.
-const LEAST_POSTERS: f64 = 0.8;
-
-/// Captions to draw, and what the pictures should show.
+/// Captions to draw, and how.
 struct SubjectCheck {
-    wanted: Vec<(Object, Option<Colour>)>,
+    with_word: Vec<String>,
+    /// The same scenes with a house in a colour of its own.
+    without: Vec<String>,
     request: Request,
 }
 
 impl SubjectCheck {
-    /// `None` where no pictures are wanted, or the held-out images are no posters of something that has a word of its own.
-    fn new(setting: &Setting) -> Result<Option<SubjectCheck>> {
-        let Setting { config, held_out: data, .. } = setting;
+    /// `None` where no pictures are wanted, or the sample subject is not what the images of the run are said to show.
+    fn new(setting: &Setting) -> Option<SubjectCheck> {
+        let Setting { config, model, .. } = setting;
         let count = config.validation.num_samples as usize;
-        let without_object = |image: &usize| {
-            let caption = data.caption(*image);
-            asked(&caption).object.is_none() && caption.split(',').any(|tag| tag.trim() == "poster")
-        };
-        let candidates: Vec<usize> = (0..data.images()).filter(without_object).collect();
-        if count == 0 || candidates.is_empty() || (candidates.len() as f64) < LEAST_POSTERS * data.images() as f64 {
-            return Ok(None);
+        let is_subject = |text: &Option<String>| text.as_ref().is_some_and(|text| text.contains(SUBJECT));
+        if count == 0 || !config.data.subsets.iter().any(|subset| is_subject(&subset.class_tokens)) {
+            return None;
         }
-        let mut shown = Vec::with_capacity(candidates.len());
-        for image in candidates {
-            let loaded = data.load_image(image, false)?;
-            let found = check(&picture(&loaded.pixels, loaded.size));
-            shown.extend(found.object.map(|object| (data.caption(image), (object, found.object_colour))));
-        }
-        if (shown.len() as f64) < LEAST_POSTERS * data.images() as f64 {
-            return Ok(None);
-        }
-        // Captions take turns where more pictures are wanted.
-        let drawn = (0..count).map(|index| shown[index % shown.len()].clone());
-        let (prompts, wanted) = drawn.unzip();
+        let scenes: Vec<Poster> =
+            held_out(count).into_iter().map(|scene| Poster { object: Object::House, ..scene }).collect();
+        let step = model.downscale_factor() as u32;
         let samples = &config.samples;
-        let step = setting.model.downscale_factor() as u32;
-        let fitting = |side: u32| side.next_multiple_of(step.max(1));
+        let side = |own: Option<u32>, default: u32| own.unwrap_or(default).next_multiple_of(step.max(1));
         let request = Request {
-            prompts,
+            prompts: Vec::new(),
             negative: samples.negative.clone(),
             steps: samples.steps as usize,
             guidance: samples.guidance,
             seed: SEED,
-            width: fitting(samples.width.unwrap_or(config.data.resolution.width())),
-            height: fitting(samples.height.unwrap_or(config.data.resolution.height())),
+            width: side(samples.width, config.data.resolution.width()),
+            height: side(samples.height, config.data.resolution.height()),
             sampler: samples.sampler,
             prompt_reading: setting.prompt_reading(),
         };
-        Ok(Some(SubjectCheck { wanted, request }))
+        Some(SubjectCheck {
+            with_word: scenes.iter().map(subject_caption).collect(),
+            without: scenes.iter().map(Poster::caption).collect(),
+            request,
+        })
     }
-}
 
-/// Pixels `[3, height, width]` in -1…1 as a picture.
-fn picture(pixels: &[f32], (width, height): (usize, usize)) -> RgbImage {
-    let byte = |value: f32| ((value + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
-    RgbImage::from_fn(width as u32, height as u32, |x, y| {
-        let at = |channel: usize| pixels[(channel * height + y as usize) * width + x as usize];
-        image::Rgb([0, 1, 2].map(|channel| byte(at(channel))))
-    })
-}
-
-/// The shares of pictures with the wanted object, the wanted colour, and both.
-fn shares(wanted: &[(Object, Option<Colour>)], pictures: &[RgbImage]) -> [f64; 3] {
-    let mut seen = [0usize; 3];
-    for ((object, colour), picture) in wanted.iter().zip(pictures) {
-        let found = check(picture);
-        let (object, colour) =
-            (found.object == Some(*object), found.object.is_some() && found.object_colour == *colour);
-        for (seen, hit) in seen.iter_mut().zip([object, colour, object && colour]) {
-            *seen += usize::from(hit);
+    /// None where the model makes numbers that are no picture.
+    fn draw(&self, model: &StableDiffusion, captions: &[String]) -> Result<Option<Vec<RgbImage>>> {
+        match text_to_image(model, &Request { prompts: captions.to_vec(), ..self.request.clone() }) {
+            Err(sdtrain_pipeline::Error::NotFinite { .. }) => Ok(None),
+            pictures => Ok(Some(pictures?)),
         }
     }
-    seen.map(|count| count as f64 / wanted.len().max(1) as f64)
+}
+
+fn share(pictures: &[RgbImage], shows: impl Fn(&RgbImage) -> bool) -> f64 {
+    pictures.iter().filter(|picture| shows(picture)).count() as f64 / pictures.len().max(1) as f64
+}
+
+fn shows_subject(picture: &RgbImage) -> bool {
+    check_subject(picture).is_there
 }
 
 impl Metric for SubjectCheck {
     fn columns(&self) -> Vec<Column> {
-        let group = format!("the word's own subject in {} pictures", self.wanted.len());
-        let titles = ["object", "colour", "both"].into_iter();
-        titles
-            .map(|title| Column {
-                key: format!("subject_{title}"),
-                group: group.clone(),
-                title: title.to_string(),
-                form: Form::Share,
-            })
-            .collect()
+        let count = self.with_word.len();
+        let column = |key: &str, group: String, title: &str| Column {
+            key: key.to_string(),
+            group,
+            title: title.to_string(),
+            form: Form::Share,
+        };
+        let with = format!("seen in {count} pictures with the subject's word");
+        let without = format!("seen in {count} pictures of houses without it");
+        vec![
+            column("subject_with_word", with, "subject"),
+            column("subject_without_word", without.clone(), "subject"),
+            column("house_without_word", without, "a house"),
+        ]
     }
 
     fn measure(&mut self, model: &StableDiffusion) -> Result<Vec<f64>> {
-        match text_to_image(model, &self.request) {
-            Err(sdtrain_pipeline::Error::NotFinite { .. }) => Ok(vec![f64::NAN; 3]),
-            pictures => Ok(shares(&self.wanted, &pictures?).to_vec()),
-        }
+        let (Some(with_word), Some(without)) = (self.draw(model, &self.with_word)?, self.draw(model, &self.without)?)
+        else {
+            return Ok(vec![f64::NAN; 3]);
+        };
+        let shows_house = |picture: &RgbImage| check(picture).object == Some(Object::House);
+        Ok(vec![share(&with_word, shows_subject), share(&without, shows_subject), share(&without, shows_house)])
     }
 
     fn settings(&self) -> Map<String, Value> {
-        Map::from_iter([("subject_pictures".to_string(), json!(self.wanted.len()))])
+        Map::from_iter([("subject_pictures".to_string(), json!(2 * self.with_word.len()))])
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sdtrain_posters::{Style, held_out};
+    use sdtrain_posters::{Style, draw_subject, subject_class_poster, subject_poster};
 
     #[test]
-    fn drawn_posters_show_their_own_subjects_and_not_those_of_others() {
-        let posters = held_out(40);
-        let pictures: Vec<RgbImage> = posters.iter().map(|poster| poster.draw(96, Style::Plain)).collect();
-        let mut wanted: Vec<_> = posters.iter().map(|poster| (poster.object, Some(poster.object_colour))).collect();
-        let own = shares(&wanted, &pictures);
-        assert!(own.iter().all(|share| *share >= 0.95), "{own:?}");
-        wanted.reverse();
-        let others = shares(&wanted, &pictures);
-        assert!(others[2] <= others[0].min(others[1]) && others[2] <= 0.2, "{others:?}");
+    fn the_subject_is_told_from_other_houses() {
+        let subjects: Vec<RgbImage> = (0..40).map(|index| draw_subject(&subject_poster(7, index), 96)).collect();
+        let others: Vec<RgbImage> =
+            (0..40).map(|index| subject_class_poster(7, index).0.draw(96, Style::Plain)).collect();
+        assert_eq!((share(&subjects, shows_subject), share(&others, shows_subject)), (1.0, 0.0));
     }
 
     #[test]
-    fn pixels_become_the_picture_that_they_were_read_from() {
-        let drawn = held_out(1)[0].draw(96, Style::Plain);
-        let planes = (0..3).flat_map(|channel| drawn.pixels().map(move |pixel| pixel.0[channel]));
-        let pixels: Vec<f32> = planes.map(|value| f32::from(value) / 127.5 - 1.0).collect();
-        assert_eq!(picture(&pixels, (96, 96)), drawn);
+    fn captions_differ_in_the_subject_alone() {
+        let scene = Poster { object: Object::House, ..held_out(1)[0] };
+        let (with, without) = (subject_caption(&scene), scene.caption());
+        let tags = |caption: &str| caption.split(", ").skip(2).map(str::to_owned).collect::<Vec<_>>();
+        assert!(with.starts_with("poster, a sks house, ") && tags(&with) == tags(&without), "{with} / {without}");
     }
 }

@@ -2,30 +2,43 @@
 //!
 //! ```text
 //! DIR/latents/3f/3fa9….safetensors    an entry; folders of the first two digits keep each of them short
-//! DIR/.tmp/1234-0                     an entry being written; renamed to its name
+//! DIR/texts/…                         the same for another kind of entries
+//! DIR/.tmp/1234-0.part                an entry being written; renamed to its name
 //! ```
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::entry::{LatentEntry, file_bytes};
+use sdtrain_files::{PendingFile, free_space, in_words, remove_abandoned};
+
+use crate::entry::Entry;
 use crate::error::Error;
 use crate::key::EntryName;
+use crate::latents::LatentEntry;
+use crate::text_states::TextEntry;
 
-/// Latents by name. Any number of processes may read and write one folder at a time.
+/// Entries of one kind by name. Any number of processes may read and write one folder at a time.
 #[derive(Clone, Debug)]
-pub struct LatentFolder {
+pub struct EntryFolder<E> {
     root: PathBuf,
+    kind: PhantomData<fn() -> E>,
 }
+
+/// Latents of images.
+pub type LatentFolder = EntryFolder<LatentEntry>;
+
+/// States of texts.
+pub type TextFolder = EntryFolder<TextEntry>;
 
 /// What lies under a name.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Found {
+pub enum Found<E> {
     /// An entry, every number of it as it was written.
-    Entry(LatentEntry),
+    Entry(E),
     /// Nothing.
     Missing,
     /// A file that is no longer what was written; it has been deleted.
@@ -37,19 +50,28 @@ pub enum Found {
     },
 }
 
-/// A file that is written for longer than this belongs to a process that was killed.
-const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
+/// What [`EntryFolder::prune`] deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Entries.
+    pub entries: usize,
+    /// Bytes of their files.
+    pub bytes: u64,
+}
 
-/// Tells apart what this process writes at the same time.
-static NUMBER: AtomicU64 = AtomicU64::new(0);
+/// An entry that is no older may belong to a run that is being set up beside this process.
+const FRESH: Duration = Duration::from_secs(60 * 60);
 
-impl LatentFolder {
+/// What a disk keeps for everything else that is written to it.
+const SPARE: u64 = 64 << 20;
+
+impl<E: Entry> EntryFolder<E> {
     /// Opens or makes the folder, and removes what killed processes left half-written. A complete one may be read-only.
-    pub fn open(root: &Path) -> Result<LatentFolder, Error> {
-        let latents = root.join("latents");
-        fs::create_dir_all(&latents).map_err(Error::at("create", &latents))?;
-        let folder = LatentFolder { root: root.to_owned() };
-        folder.remove_abandoned();
+    pub fn open(root: &Path) -> Result<EntryFolder<E>, Error> {
+        let entries = root.join(E::FOLDER);
+        fs::create_dir_all(&entries).map_err(Error::at("create", &entries))?;
+        let folder = EntryFolder { root: root.to_owned(), kind: PhantomData };
+        remove_abandoned(&folder.temporary_folder());
         Ok(folder)
     }
 
@@ -61,15 +83,15 @@ impl LatentFolder {
     /// The file of an entry.
     pub fn path(&self, name: &EntryName) -> PathBuf {
         let name = name.to_string();
-        self.root.join("latents").join(&name[..2]).join(format!("{name}.safetensors"))
+        self.root.join(E::FOLDER).join(&name[..2]).join(format!("{name}.safetensors"))
     }
 
-    /// Looks for an entry whose tensors have `shape` (`[channels, height, width]`) and checks all of it.
-    pub fn read(&self, name: &EntryName, shape: [usize; 3]) -> Result<Found, Error> {
+    /// Looks for an entry of this form and checks all of it.
+    pub fn read(&self, name: &EntryName, form: E::Form) -> Result<Found<E>, Error> {
         let path = self.path(name);
         let mut bytes = Vec::new();
         // Whatever lies there, no more is read than an entry can have.
-        let most = file_bytes(shape, true);
+        let most = E::most_bytes(form);
         let read = File::open(&path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes));
         match read {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Missing),
@@ -78,7 +100,7 @@ impl LatentFolder {
         }
         let checked = match bytes.len() as u64 > most {
             true => Err(format!("is longer than the {most} bytes that an entry can have")),
-            false => LatentEntry::from_bytes(bytes, &path, name, shape),
+            false => E::from_bytes(bytes, &path, name, form),
         };
         match checked {
             Ok(entry) => Ok(Found::Entry(entry)),
@@ -92,58 +114,80 @@ impl LatentFolder {
 
     /// Puts an entry in its place. The file is not forced to disk: one that a power cut cut short is found damaged.
     ///
-    /// One that is there and mirrored too stays where the new one is not: another process needs it.
-    pub fn write(&self, name: &EntryName, entry: &LatentEntry) -> Result<(), Error> {
+    /// One that is there and holds more (latents that are mirrored too) stays: another process needs it.
+    pub fn write(&self, name: &EntryName, entry: &E) -> Result<(), Error> {
         let path = self.path(name);
-        if entry.mirrored.is_none()
-            && matches!(self.read(name, entry.shape)?, Found::Entry(there) if there.mirrored.is_some() && there.origin == entry.origin)
-        {
+        if matches!(self.read(name, entry.form())?, Found::Entry(there) if entry.is_less_than(&there)) {
             return Ok(());
         }
         let bytes = entry.to_bytes(name).map_err(|error| Error::at("write", &path)(io::Error::other(error)))?;
-        let temporary = self.write_temporary(&bytes)?;
-        let published = fs::create_dir_all(path.parent().unwrap_or(&self.root))
-            .map_err(Error::at("create the folder of", &path))
-            .and_then(|()| fs::rename(&temporary, &path).map_err(Error::at("rename to", &path)));
-        if published.is_err() {
-            let _ = fs::remove_file(&temporary);
-        }
-        published
+        let mut file = PendingFile::create(&self.temporary_folder()).map_err(Error::at("write", &path))?;
+        file.write_all(&bytes).and_then(|()| file.publish(&path)).map_err(Error::at("write", &path))
     }
 
-    /// A new file with these bytes, under a name that nobody else writes to.
-    fn write_temporary(&self, bytes: &[u8]) -> Result<PathBuf, Error> {
-        let folder = self.temporary_folder();
-        fs::create_dir_all(&folder).map_err(Error::at("create", &folder))?;
-        loop {
-            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-            let path = folder.join(format!("{}-{number}", std::process::id()));
-            let mut file = match File::create_new(&path) {
-                Ok(file) => file,
-                // A process of the same number, on another machine or before this one.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-                Err(error) => return Err(Error::at("create", &path)(error)),
-            };
-            if let Err(error) = file.write_all(bytes) {
-                let _ = fs::remove_file(&path);
-                return Err(Error::at("write", &path)(error));
-            }
-            return Ok(path);
+    /// Refuses to begin what the disk has no room for.
+    pub fn check_room(&self, needed: u64) -> Result<(), Error> {
+        match free_space(&self.root) {
+            Some(free) => check_room(&self.root, needed, free),
+            None => Ok(()),
         }
+    }
+
+    /// Deletes the entries that are not among `kept`, but for those of the last hour.
+    pub fn prune(&self, kept: &HashSet<EntryName>) -> Result<Pruned, Error> {
+        let mut pruned = Pruned::default();
+        let root = self.root.join(E::FOLDER);
+        for folder in listed(&root)?.into_iter().filter(|path| path.is_dir()) {
+            for path in listed(&folder)? {
+                let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".safetensors"));
+                // What is not named like an entry was put there by somebody else.
+                let Some(name) = name.and_then(EntryName::parse) else { continue };
+                let metadata = match fs::symlink_metadata(&path) {
+                    Ok(metadata) => metadata,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(Error::at("look at", &path)(error)),
+                };
+                let age = metadata.modified().ok().and_then(|time| time.elapsed().ok());
+                if kept.contains(&name) || age.is_none_or(|age| age < FRESH) {
+                    continue;
+                }
+                fs::remove_file(&path).map_err(Error::at("delete", &path))?;
+                pruned.entries += 1;
+                pruned.bytes += metadata.len();
+            }
+        }
+        Ok(pruned)
     }
 
     fn temporary_folder(&self) -> PathBuf {
         self.root.join(".tmp")
     }
+}
 
-    fn remove_abandoned(&self) {
-        for file in fs::read_dir(self.temporary_folder()).into_iter().flatten().flatten() {
-            let age =
-                file.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
-            if age.is_some_and(|age| age > ABANDONED) {
-                // It only takes room; another start tries again.
-                let _ = fs::remove_file(file.path());
-            }
-        }
+fn check_room(root: &Path, needed: u64, free: u64) -> Result<(), Error> {
+    if needed == 0 || needed.saturating_add(SPARE) <= free {
+        return Ok(());
+    }
+    let reason = format!("{} are needed, {} are free", in_words(needed), in_words(free));
+    Err(Error::at("fill", root)(io::Error::new(io::ErrorKind::StorageFull, reason)))
+}
+
+fn listed(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let list = || fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>();
+    list().map_err(Error::at("list", folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused_before_it_begins() {
+        let root = Path::new("cache");
+        assert!(check_room(root, 1 << 30, (1 << 30) + SPARE).is_ok());
+        assert!(check_room(root, 0, 0).is_ok(), "a full disk is no reason not to read");
+        let error = check_room(root, 3 << 30, 2 << 30).unwrap_err();
+        assert_eq!(error.to_string(), "cannot fill `cache`: 3.0 GiB are needed, 2.0 GiB are free");
+        assert!(error.hint().is_some_and(|hint| hint.starts_with("free some space")));
     }
 }

@@ -49,11 +49,8 @@ impl LatentKey<'_> {
         let StillView { original_size, resized, corner, bucket, resize_kernel, alpha, pixels_version } = view;
         let AlphaConfig { background, ignore } = alpha;
         let EncoderIdentity { digest, compute, latent_channels, downscale_factor } = encoder;
-        let mut hasher = blake3::Hasher::new();
-        let mut field = |bytes: &[u8]| {
-            hasher.update(&(bytes.len() as u64).to_le_bytes());
-            hasher.update(bytes);
-        };
+        let mut fields = Fields::default();
+        let mut field = |bytes: &[u8]| fields.add(bytes);
         field(b"sdtrain latents");
         field(&FORMAT_VERSION.to_le_bytes());
         field(*image);
@@ -69,7 +66,73 @@ impl LatentKey<'_> {
         field(compute.to_string().as_bytes());
         field(&(*latent_channels as u64).to_le_bytes());
         field(&(*downscale_factor as u64).to_le_bytes());
-        EntryName(*hasher.finalize().as_bytes())
+        fields.name()
+    }
+}
+
+/// The network that makes states of texts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextEncoderIdentity {
+    /// A digest of its weights, and of how they are put together.
+    pub digest: [u8; 32],
+    /// The number format that it computes in.
+    pub compute: Dtype,
+    /// Numbers of a state.
+    pub hidden_size: usize,
+    /// Counts the ways of making states from its layers.
+    pub states_version: u32,
+}
+
+/// Everything that decides the states of a text. The text itself is not in it: two that have the same tokens have the same states.
+#[derive(Clone, Copy, Debug)]
+pub struct TextKey<'a> {
+    /// Ids of all windows, each with its marks and padding.
+    pub ids: &'a [i64],
+    /// What the states are multiplied by, where that is not 1.
+    pub weights: Option<&'a [f32]>,
+    /// How many windows the ids are.
+    pub windows: usize,
+    /// Layers from the end, 1 is the last.
+    pub clip_skip: usize,
+    /// What encodes it.
+    pub encoder: &'a TextEncoderIdentity,
+}
+
+impl TextKey<'_> {
+    /// The name of the entry.
+    pub fn name(&self) -> EntryName {
+        // Taken apart without `..`, so that a new field cannot be forgotten here.
+        let TextKey { ids, weights, windows, clip_skip, encoder } = self;
+        let TextEncoderIdentity { digest, compute, hidden_size, states_version } = encoder;
+        let mut fields = Fields::default();
+        let mut field = |bytes: &[u8]| fields.add(bytes);
+        field(b"sdtrain text states");
+        field(&FORMAT_VERSION.to_le_bytes());
+        field(&ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>());
+        field(&[u8::from(weights.is_some())]);
+        field(&weights.iter().copied().flatten().flat_map(|weight| weight.to_le_bytes()).collect::<Vec<u8>>());
+        field(&(*windows as u64).to_le_bytes());
+        field(&(*clip_skip as u64).to_le_bytes());
+        field(digest);
+        field(compute.to_string().as_bytes());
+        field(&(*hidden_size as u64).to_le_bytes());
+        field(&states_version.to_le_bytes());
+        fields.name()
+    }
+}
+
+/// A digest of fields, each with its length, so that none can run into the next.
+#[derive(Default)]
+struct Fields(blake3::Hasher);
+
+impl Fields {
+    fn add(&mut self, bytes: &[u8]) {
+        self.0.update(&(bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+    }
+
+    fn name(&self) -> EntryName {
+        EntryName(*self.0.finalize().as_bytes())
     }
 }
 
@@ -86,8 +149,23 @@ fn kernel_name(kernel: ResizeKernel) -> &'static str {
 }
 
 /// The name of an entry; shown as 64 hexadecimal digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryName([u8; 32]);
+
+impl EntryName {
+    /// The name that is shown like this; none for anything else.
+    pub fn parse(text: &str) -> Option<EntryName> {
+        let mut name = [0; 32];
+        let digits = text.as_bytes();
+        if digits.len() != 64 || digits.iter().any(|digit| !matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+            return None;
+        }
+        for (place, byte) in name.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[2 * place..2 * place + 2], 16).ok()?;
+        }
+        Some(EntryName(name))
+    }
+}
 
 impl fmt::Display for EntryName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use sdtrain_data_loader::StillView;
 use zip::ZipArchive;
 
-use crate::entry::{LatentEntry, Moments, Origin};
+use crate::latents::{LatentEntry, Moments, Origin};
 use crate::npy::{self, Array};
 
 /// The log-variance that stands for no randomness: the smallest that an autoencoder can state, a deviation of 3·10⁻⁷.

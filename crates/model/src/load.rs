@@ -4,7 +4,7 @@ use crate::builder::{Builder, Source};
 use crate::builtin;
 use crate::error::{Error, Result};
 use crate::learned_words::LearnedWords;
-use crate::stable_diffusion::StableDiffusion;
+use crate::stable_diffusion::{Origin, StableDiffusion};
 use crate::text_encoder::{ClipTextConfig, ClipTextModel};
 use crate::unet::{UNet2DConditionModel, UNetConfig};
 use crate::vae::{AutoencoderKL, VaeConfig};
@@ -15,6 +15,7 @@ use sdtrain_state_dict::{
 };
 use sdtrain_tokenizer::ClipTokenizer;
 use serde_json::json;
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -57,6 +58,13 @@ impl LoadOptions {
             variant: None,
             vae: None,
         }
+    }
+
+    /// What the parameters of UNet, VAE and text encoder are kept in.
+    fn kinds(&self, vae: &VaeConfig) -> [Kind; 3] {
+        // SD's VAE overflows in fp16 (diffusers: force_upcast), so it is then kept in f32.
+        let vae_in_f32 = self.vae_in_f32 || (vae.force_upcast && self.compute == Kind::Half);
+        [self.unet_in_f32, vae_in_f32, self.text_encoder_in_f32].map(|f32| if f32 { Kind::Float } else { self.compute })
     }
 }
 
@@ -122,22 +130,58 @@ impl ModelConfigs {
     }
 }
 
-/// Loads the model at `path`: `builtin:NAME`, a diffusers folder or a `.safetensors` file.
-pub fn load(path: &str, options: &LoadOptions) -> Result<StableDiffusion> {
-    if let Some(name) = path.strip_prefix("builtin:") {
-        return from_single_file(Arc::new(builtin::open(name)?), options);
-    }
-    let folder = Path::new(path);
-    if folder.is_dir() {
-        return from_folder(folder, options);
-    }
-    from_single_file(Arc::new(SafetensorsFile::open(folder)?), options)
+/// Loads the model at `location`: `builtin:NAME`, a diffusers folder or a `.safetensors` file.
+pub fn load(location: &str, options: &LoadOptions) -> Result<StableDiffusion> {
+    open(location, options, |parts| parts.assemble(location))
 }
 
-fn from_folder(folder: &Path, options: &LoadOptions) -> Result<StableDiffusion> {
+/// The same with weights that `edit` has changed: it is given the model in f32 in host memory, so that the sums are the same on
+/// every device, and what it leaves there is rounded once to what `options` ask for, as a file with those weights would be.
+pub fn load_edited<E: From<Error>>(
+    path: &str,
+    options: &LoadOptions,
+    edit: impl FnOnce(&StableDiffusion) -> std::result::Result<(), E>,
+) -> std::result::Result<StableDiffusion, E> {
+    let on_host = LoadOptions { device: Device::Cpu, compute: Kind::Float, ..options.clone() };
+    let mut model = load(path, &on_host)?;
+    edit(&model)?;
+    let kinds = options.kinds(model.vae.config());
+    let networks = [model.unet.parameters(), model.vae.parameters(), model.text_encoder.parameters()];
+    for (parameters, kind) in networks.into_iter().zip(kinds) {
+        parameters.convert(options.device, kind)?;
+    }
+    (model.device, model.compute) = (options.device, options.compute);
+    model.origin = Origin { location: path.to_string(), options: options.clone(), edited: true };
+    Ok(model)
+}
+
+/// The VAE of the model that `load` loaded with the same arguments.
+pub(crate) fn load_vae(location: &str, options: &LoadOptions) -> Result<AutoencoderKL> {
+    open(location, options, |parts| parts.vae())
+}
+
+/// The text encoder of the model that `load` loaded with the same arguments.
+pub(crate) fn load_text_encoder(location: &str, options: &LoadOptions) -> Result<ClipTextModel> {
+    open(location, options, |parts| parts.text_encoder())
+}
+
+/// Finds everything that the model at `location` is made of, for `build` to make what it wants.
+fn open<T>(location: &str, options: &LoadOptions, build: impl FnOnce(Parts) -> Result<T>) -> Result<T> {
+    if let Some(name) = location.strip_prefix("builtin:") {
+        return from_single_file(Arc::new(builtin::open(name)?), options, build);
+    }
+    let path = Path::new(location);
+    if path.is_dir() {
+        return from_folder(path, options, build);
+    }
+    from_single_file(Arc::new(SafetensorsFile::open(path)?), options, build)
+}
+
+fn from_folder<T>(folder: &Path, options: &LoadOptions, build: impl FnOnce(Parts) -> Result<T>) -> Result<T> {
     let (configs, tokenizer) = described_by(folder)?;
+    let parts = |files| Parts { path: folder, configs, tokenizer, files, options };
     if options.random.is_some() {
-        return assemble(folder, configs, tokenizer, Weights::Random, options);
+        return build(parts(None));
     }
     let open = |part: &str, stem: &str| -> Result<Box<dyn Reader>> {
         Ok(open_component(&folder.join(part), stem, options.variant.as_deref())?)
@@ -145,13 +189,7 @@ fn from_folder(folder: &Path, options: &LoadOptions) -> Result<StableDiffusion> 
     let unet = open("unet", "diffusion_pytorch_model")?;
     let vae = canonical_vae(open("vae", "diffusion_pytorch_model")?)?;
     let text_encoder = canonical_text_encoder(open("text_encoder", "model")?)?;
-    assemble(
-        folder,
-        configs,
-        tokenizer,
-        Weights::Files { unet: &unet, vae: &vae, text_encoder: &text_encoder },
-        options,
-    )
+    build(parts(Some(Files { unet: &unet, vae: &vae, text_encoder: &text_encoder })))
 }
 
 /// The configurations and the tokenizer of a diffusers folder.
@@ -166,7 +204,11 @@ fn described_by(folder: &Path) -> Result<(ModelConfigs, ClipTokenizer)> {
     Ok((configs, ClipTokenizer::from_folder(folder.join("tokenizer"))?))
 }
 
-fn from_single_file(file: Arc<dyn Reader>, options: &LoadOptions) -> Result<StableDiffusion> {
+fn from_single_file<T>(
+    file: Arc<dyn Reader>,
+    options: &LoadOptions,
+    build: impl FnOnce(Parts) -> Result<T>,
+) -> Result<T> {
     let path = file.path().to_path_buf();
     let kind = recognise(file.as_ref());
     if kind.family() != Some("sd1") {
@@ -180,8 +222,9 @@ fn from_single_file(file: Arc<dyn Reader>, options: &LoadOptions) -> Result<Stab
         (None, Some(embedded)) => embedded,
         (None, None) => (ModelConfigs::sd1(), ClipTokenizer::builtin()),
     };
+    let described = |files| Parts { path: &path, configs, tokenizer, files, options };
     if options.random.is_some() {
-        return assemble(&path, configs, tokenizer, Weights::Random, options);
+        return build(described(None));
     }
     if let FileKind::LdmSd1 { input, .. } = &kind
         && *input != UnetInput::Plain
@@ -195,7 +238,7 @@ fn from_single_file(file: Arc<dyn Reader>, options: &LoadOptions) -> Result<Stab
     let lacks = |part: &str| Error::Family(format!("`{}` holds no {part}", path.display()));
     let vae = parts.vae.as_ref().ok_or_else(|| lacks("VAE"))?;
     let text_encoder = parts.text_encoder.as_ref().ok_or_else(|| lacks("text encoder"))?;
-    assemble(&path, configs, tokenizer, Weights::Files { unet: &parts.unet, vae, text_encoder }, options)
+    build(described(Some(Files { unet: &parts.unet, vae, text_encoder })))
 }
 
 /// Configurations and tokenizer in the metadata of a single file that this program wrote for a model that differs from SD1
@@ -215,47 +258,72 @@ fn embedded(file: &dyn Reader) -> Result<Option<(ModelConfigs, ClipTokenizer)>> 
     Ok(Some((configs, tokenizer)))
 }
 
-enum Weights<'a> {
-    Random,
-    Files { unet: &'a dyn Reader, vae: &'a dyn Reader, text_encoder: &'a dyn Reader },
+/// Where the weights of each network are.
+#[derive(Clone, Copy)]
+struct Files<'a> {
+    unet: &'a dyn Reader,
+    vae: &'a dyn Reader,
+    text_encoder: &'a dyn Reader,
 }
 
-fn assemble(
-    path: &Path,
+/// What a model is made of, found but not read yet.
+struct Parts<'a> {
+    path: &'a Path,
     configs: ModelConfigs,
     tokenizer: ClipTokenizer,
-    weights: Weights,
-    options: &LoadOptions,
-) -> Result<StableDiffusion> {
-    let seed = options.random.unwrap_or_default();
-    let [unet_source, vae_source, text_source] = match weights {
-        Weights::Random => [Source::Random(seed); 3],
-        Weights::Files { unet, vae, text_encoder } => [unet, vae, text_encoder].map(Source::File),
-    };
-    let kind = |in_f32: bool| if in_f32 { Kind::Float } else { options.compute };
-    // SD's VAE overflows in fp16 (diffusers: force_upcast), so it is then kept in f32.
-    let vae_in_f32 = options.vae_in_f32 || (configs.vae.force_upcast && options.compute == Kind::Half);
-    let build = |source, in_f32| Builder::new(source, kind(in_f32), options.device);
-    let vae = match &options.vae {
-        Some(other) => load_vae(other, &configs.vae, kind(vae_in_f32), options.device)?,
-        None => AutoencoderKL::new(build(vae_source, vae_in_f32), &configs.vae)?,
-    };
-    Ok(StableDiffusion {
-        path: path.to_path_buf(),
-        tokenizer: Rc::new(tokenizer),
-        learned: LearnedWords::default(),
-        text_encoder: ClipTextModel::new(build(text_source, options.text_encoder_in_f32), &configs.text_encoder)?,
-        vae,
-        unet: UNet2DConditionModel::new(build(unet_source, options.unet_in_f32), &configs.unet)?,
-        scheduler: configs.scheduler,
-        device: options.device,
-        compute: options.compute,
-    })
+    /// Absent: weights are drawn from `options.random`.
+    files: Option<Files<'a>>,
+    options: &'a LoadOptions,
+}
+
+impl<'a> Parts<'a> {
+    fn builder(&self, file: impl FnOnce(Files<'a>) -> &'a dyn Reader, kind: Kind) -> Builder<'a> {
+        let random = Source::Random(self.options.random.unwrap_or_default());
+        let source = self.files.map_or(random, |files| Source::File(file(files)));
+        Builder::new(source, kind, self.options.device)
+    }
+
+    fn text_encoder(&self) -> Result<ClipTextModel> {
+        let [_, _, kind] = self.options.kinds(&self.configs.vae);
+        let builder = self.builder(|files| files.text_encoder, kind);
+        ClipTextModel::new(builder, &self.configs.text_encoder)
+    }
+
+    fn unet(&self) -> Result<UNet2DConditionModel> {
+        let [kind, _, _] = self.options.kinds(&self.configs.vae);
+        UNet2DConditionModel::new(self.builder(|files| files.unet, kind), &self.configs.unet)
+    }
+
+    fn vae(&self) -> Result<AutoencoderKL> {
+        let config = &self.configs.vae;
+        let [_, kind, _] = self.options.kinds(config);
+        match &self.options.vae {
+            Some(other) => other_vae(other, config, kind, self.options.device),
+            None => AutoencoderKL::new(self.builder(|files| files.vae, kind), config),
+        }
+    }
+
+    fn assemble(self, location: &str) -> Result<StableDiffusion> {
+        let (vae, text_encoder, unet) = (self.vae()?, self.text_encoder()?, self.unet()?);
+        Ok(StableDiffusion {
+            path: self.path.to_path_buf(),
+            tokenizer: Rc::new(self.tokenizer),
+            learned: LearnedWords::default(),
+            text_encoder,
+            vae,
+            unet,
+            scheduler: self.configs.scheduler,
+            device: self.options.device,
+            compute: self.options.compute,
+            origin: Origin { location: location.to_string(), options: self.options.clone(), edited: false },
+            unloaded: RefCell::default(),
+        })
+    }
 }
 
 /// A VAE by itself: a diffusers folder (its `config.json` counts), or a file in either naming, also one of a whole model
 /// (`config` counts).
-fn load_vae(path: &Path, config: &VaeConfig, kind: Kind, device: Device) -> Result<AutoencoderKL> {
+fn other_vae(path: &Path, config: &VaeConfig, kind: Kind, device: Device) -> Result<AutoencoderKL> {
     let own_config;
     let (file, config): (Box<dyn Reader>, _) = if path.is_dir() {
         own_config = VaeConfig::from_json(&read_json(&path.join("config.json"))?)?;

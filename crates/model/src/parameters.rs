@@ -1,9 +1,10 @@
 //! A network's parameters and adaptable layers by diffusers name.
 
+use crate::error::Result;
 use crate::layers::{AdapterSlot, Conv2d, Linear};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 /// A layer that an adapter can be attached to.
 #[derive(Clone, Debug)]
@@ -23,6 +24,14 @@ impl Adaptable {
         }
     }
 
+    /// The layer's bias, if it has one: `[out]`.
+    pub fn bias(&self) -> Option<&Tensor> {
+        match self {
+            Adaptable::Linear(layer) => layer.bias(),
+            Adaptable::Conv2d(layer) => Some(layer.bias()),
+        }
+    }
+
     /// Adds `adapter` to the layer.
     pub fn attach(&self, adapter: Rc<dyn LayerAdapter>) {
         self.slot().attach(adapter);
@@ -31,6 +40,11 @@ impl Adaptable {
     /// Takes all adapters off the layer.
     pub fn detach_all(&self) {
         self.slot().clear();
+    }
+
+    /// Lets the layer's adapters work again, or not.
+    pub fn switch_adapters(&self, on: bool) {
+        self.slot().switch(on);
     }
 
     fn slot(&self) -> &AdapterSlot {
@@ -43,8 +57,9 @@ impl Adaptable {
 
 /// Something that changes a layer's output.
 pub trait LayerAdapter: std::fmt::Debug {
-    /// The changed output, for the layer's `input` and its own `output`, both in the compute dtype.
-    fn apply(&self, input: &Tensor, output: Tensor) -> Tensor;
+    /// What is added to the layer's output, for its `input` and its own `output`, both in the compute dtype; none when
+    /// it is switched off. It depends on the layer alone, so several adapters of a layer do not see each other.
+    fn added(&self, input: &Tensor, output: &Tensor) -> Option<Tensor>;
 }
 
 /// All parameters of one network, in the order of their names.
@@ -81,6 +96,18 @@ impl Parameters {
     /// How many numbers the network has.
     pub fn count(&self) -> usize {
         self.tensors.values().map(|t| t.numel()).sum()
+    }
+
+    /// Moves every parameter to `device` and rounds it to `kind`, inside the network as well.
+    pub(crate) fn convert(&self, device: Device, kind: Kind) -> Result<()> {
+        Ok(sdtrain_torch::catch(|| {
+            tch::no_grad(|| {
+                for tensor in self.tensors.values() {
+                    // Those inside the network share this tensor's data, whatever it is.
+                    tensor.shallow_clone().set_data(&tensor.to_device(device).to_kind(kind));
+                }
+            })
+        })?)
     }
 
     /// Makes every parameter trained, or frozen.

@@ -1,7 +1,7 @@
 //! Prompts on their way to the UNet: how they are read, their token ids, and the states that come of them.
 
 use crate::error::Result;
-use crate::stable_diffusion::StableDiffusion;
+use crate::stable_diffusion::{Frozen, StableDiffusion};
 use sdtrain_tokenizer::Tokenizer;
 use tch::Tensor;
 
@@ -23,6 +23,19 @@ impl Default for PromptReading {
     }
 }
 
+/// Counts the ways of making states of tokens. It goes up with every change that gives any tokens other states under the same
+/// weights, so that nothing made in the old way is used any more.
+pub const STATES_VERSION: u32 = 1;
+
+/// One prompt as the text encoder reads it, on the host: all that decides its states under one text encoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptTokens {
+    /// Those of all windows, each with its marks and padding.
+    pub ids: Vec<i64>,
+    /// What the states are multiplied by, `windows · (window − 2) + 2` of them; none where prompts have no weights.
+    pub weights: Option<Vec<f32>>,
+}
+
 /// Prompts as the text encoder takes them.
 #[derive(Debug)]
 pub struct TokenizedPrompts {
@@ -33,22 +46,43 @@ pub struct TokenizedPrompts {
 }
 
 impl StableDiffusion {
+    /// One prompt as ids, and weights where they are read, on the host.
+    pub fn prompt_tokens(&self, prompt: &str, reading: &PromptReading) -> Result<PromptTokens> {
+        let tokenizer = self.prompt_tokenizer();
+        let windows = tokenizer.windows_of(reading.max_token_length)?;
+        if !reading.weights {
+            let ids = tokenizer.encode_chunks(prompt, windows).into_iter().flatten().collect();
+            return Ok(PromptTokens { ids, weights: None });
+        }
+        let (mut ids, mut weights) = (Vec::new(), vec![1.0]);
+        for chunk in tokenizer.encode_weighted(prompt, windows) {
+            weights.extend(&chunk.weights[1..chunk.weights.len() - 1]);
+            ids.extend(chunk.ids);
+        }
+        weights.push(1.0);
+        Ok(PromptTokens { ids, weights: Some(weights) })
+    }
+
+    /// Tokens of a window, its marks included.
+    pub fn text_window(&self) -> usize {
+        self.tokenizer.window()
+    }
+
+    /// `[tokens, hidden_size]` of the states of one prompt.
+    pub fn text_states_shape(&self, reading: &PromptReading) -> Result<[usize; 2]> {
+        let (windows, window) = (self.tokenizer.windows_of(reading.max_token_length)?, self.tokenizer.window());
+        Ok([windows * (window - 2) + 2, self.text_encoder.config().hidden_size as usize])
+    }
+
     /// `prompts` as ids, and weights where they are read, on the model's device.
     pub fn tokenize(&self, prompts: &[String], reading: &PromptReading) -> Result<TokenizedPrompts> {
         let tokenizer = self.prompt_tokenizer();
         let windows = tokenizer.windows_of(reading.max_token_length)?;
         let (mut ids, mut weights) = (Vec::new(), Vec::new());
         for prompt in prompts {
-            if reading.weights {
-                weights.push(1.0);
-                for chunk in tokenizer.encode_weighted(prompt, windows) {
-                    weights.extend(&chunk.weights[1..chunk.weights.len() - 1]);
-                    ids.extend(chunk.ids);
-                }
-                weights.push(1.0);
-            } else {
-                ids.extend(tokenizer.encode_chunks(prompt, windows).into_iter().flatten());
-            }
+            let tokens = self.prompt_tokens(prompt, reading)?;
+            ids.extend(tokens.ids);
+            weights.extend(tokens.weights.into_iter().flatten());
         }
         let shape = [prompts.len() as i64, windows as i64, tokenizer.window() as i64];
         let ids = Tensor::f_from_slice(&ids)?.f_reshape(shape)?.f_to_device(self.device)?;
@@ -75,6 +109,7 @@ impl StableDiffusion {
 
     /// [`StableDiffusion::text_states`] of `prompts`, without gradients.
     pub fn encode_prompts(&self, prompts: &[String], reading: &PromptReading) -> Result<Tensor> {
+        self.ensure_loaded(Frozen::TextEncoder)?;
         let tokenized = self.tokenize(prompts, reading)?;
         Ok(sdtrain_torch::catch(|| tch::no_grad(|| self.text_states(&tokenized, reading.clip_skip, false)))?)
     }

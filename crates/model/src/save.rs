@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::kinds::dtype_of;
 use crate::load::ModelConfigs;
 use crate::parameters::Parameters;
-use crate::stable_diffusion::StableDiffusion;
+use crate::stable_diffusion::{Frozen, StableDiffusion};
 use sdtrain_state_dict::{
     FromReader, PipelineConfigs, Reader, TensorInfo, TensorSource, to_ldm, write_diffusers_folder, write_source,
 };
@@ -90,11 +90,18 @@ impl StableDiffusion {
         }
     }
 
+    /// UNet, VAE and text encoder as files hold them.
+    fn networks(&self, kind: Option<Kind>) -> Result<[TensorReader; 3]> {
+        self.ensure_loaded(Frozen::Vae)?;
+        self.ensure_loaded(Frozen::TextEncoder)?;
+        let networks = [self.unet.parameters(), self.vae.parameters(), self.text_encoder.parameters()];
+        Ok(networks.map(|parameters| TensorReader::of(parameters, kind)))
+    }
+
     /// Writes one `.safetensors` file with the original (LDM) names, in `kind` or as kept. `metadata` joins the header.
     /// Models that differ from SD1 in sizes or noise schedule carry their configurations and tokenizer in it, too.
     pub fn save_single_file(&self, path: &Path, kind: Option<Kind>, metadata: &BTreeMap<String, String>) -> Result<()> {
-        let [unet, vae, text_encoder] = [self.unet.parameters(), self.vae.parameters(), self.text_encoder.parameters()]
-            .map(|parameters| TensorReader::of(parameters, kind));
+        let [unet, vae, text_encoder] = self.networks(kind)?;
         let mut metadata = metadata.clone();
         if !self.configs().is_sd1() {
             metadata.extend(self.pipeline_configs().to_metadata(&self.tokenizer.files()));
@@ -115,8 +122,7 @@ impl StableDiffusion {
 
     /// Writes a diffusers folder that `StableDiffusionPipeline.from_pretrained` loads (see [`write_diffusers_folder`]).
     pub fn save_folder(&self, folder: &Path, kind: Option<Kind>) -> Result<()> {
-        let [unet, vae, text_encoder] = [self.unet.parameters(), self.vae.parameters(), self.text_encoder.parameters()]
-            .map(|parameters| TensorReader::of(parameters, kind));
+        let [unet, vae, text_encoder] = self.networks(kind)?;
         let parts: [&dyn TensorSource; 3] = [&unet, &vae, &text_encoder];
         Ok(write_diffusers_folder(folder, &self.pipeline_configs(), &self.tokenizer.files(), parts)?)
     }

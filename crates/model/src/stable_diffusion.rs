@@ -1,12 +1,16 @@
 //! The bundle: tokenizer, text encoder, VAE, UNet and noise schedule of one model.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::learned_words::LearnedWords;
+use crate::load::{LoadOptions, load_text_encoder, load_vae};
+use crate::parameters::Parameters;
 use crate::text_encoder::ClipTextModel;
 use crate::unet::UNet2DConditionModel;
 use crate::vae::AutoencoderKL;
 use sdtrain_diffusion::SchedulerConfig;
 use sdtrain_tokenizer::ClipTokenizer;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
@@ -31,6 +35,27 @@ pub struct StableDiffusion {
     pub device: Device,
     /// Dtype of activations.
     pub compute: Kind,
+    pub(crate) origin: Origin,
+    /// Networks without weights at present.
+    pub(crate) unloaded: RefCell<BTreeSet<Frozen>>,
+}
+
+/// How a model was loaded, so that a part of it can be loaded again.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    pub location: String,
+    pub options: LoadOptions,
+    /// UNet and text encoder are not what the files hold.
+    pub edited: bool,
+}
+
+/// A network that a run can do without between its uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Frozen {
+    /// Once all latents are encoded, until a picture is decoded.
+    Vae,
+    /// Once all prompts are encoded, until another one comes.
+    TextEncoder,
 }
 
 impl StableDiffusion {
@@ -47,6 +72,7 @@ impl StableDiffusion {
     /// Scaled latents of `pixels` (`[batch, 3, height, width]` in -1…1), f32, without gradients: a draw from the
     /// VAE's distribution with `noise` (`[batch, latent_channels, height/f, width/f]`, f32), or its mean.
     pub fn encode_images(&self, pixels: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
+        self.ensure_loaded(Frozen::Vae)?;
         let config = self.vae.config();
         let kind = self.vae_kind();
         Ok(sdtrain_torch::catch(|| {
@@ -64,6 +90,7 @@ impl StableDiffusion {
     /// Mean and log-variance of the unscaled latents of `pixels` (`[batch, 3, height, width]` in -1…1): each
     /// `[batch, latent_channels, height/f, width/f]`, f32 on the host, without gradients.
     pub fn latent_distribution(&self, pixels: &Tensor) -> Result<(Tensor, Tensor)> {
+        self.ensure_loaded(Frozen::Vae)?;
         let kind = self.vae_kind();
         Ok(sdtrain_torch::catch(|| {
             tch::no_grad(|| {
@@ -76,6 +103,7 @@ impl StableDiffusion {
 
     /// Pixels of scaled `latents`: `[batch, 3, h·f, w·f]`, f32, clamped to -1…1, without gradients.
     pub fn decode_latents(&self, latents: &Tensor) -> Result<Tensor> {
+        self.ensure_loaded(Frozen::Vae)?;
         let config = self.vae.config();
         let kind = self.vae_kind();
         Ok(sdtrain_torch::catch(|| {
@@ -86,7 +114,80 @@ impl StableDiffusion {
         })?)
     }
 
+    /// What `work` gives with all adapters switched off, so that the model is the base it was loaded as.
+    pub fn without_adapters<T>(&self, work: impl FnOnce() -> T) -> T {
+        /// Switches them on again also where `work` panics.
+        struct Off<'m>(&'m StableDiffusion);
+        impl Off<'_> {
+            fn switch(&self, on: bool) {
+                let networks = [self.0.unet.parameters(), self.0.text_encoder.parameters(), self.0.vae.parameters()];
+                networks.into_iter().flat_map(Parameters::layers).for_each(|(_, layer)| layer.switch_adapters(on));
+            }
+        }
+        impl Drop for Off<'_> {
+            fn drop(&mut self) {
+                self.switch(true);
+            }
+        }
+        let off = Off(self);
+        off.switch(false);
+        work()
+    }
+
+    /// Frees the weights of `network`, which must still be as they were loaded, until something is asked of it again: then
+    /// they are read from where the model came from. A network that `load_edited` changed is kept, since no file holds it.
+    pub fn unload(&self, network: Frozen) {
+        if self.origin.edited && network == Frozen::TextEncoder {
+            return;
+        }
+        if self.unloaded.borrow_mut().insert(network) {
+            for (_, parameter) in self.parameters_of(network).iter() {
+                set_data(parameter, &Tensor::empty([0], (parameter.kind(), parameter.device())));
+            }
+        }
+    }
+
+    /// Reads the weights of `network` again if they were freed.
+    ///
+    /// # Errors
+    /// If the file is gone or has become another.
+    pub fn ensure_loaded(&self, network: Frozen) -> Result<()> {
+        if !self.unloaded.borrow().contains(&network) {
+            return Ok(());
+        }
+        let Origin { location, options, .. } = &self.origin;
+        let (vae, text_encoder);
+        let again = match network {
+            Frozen::Vae => {
+                vae = load_vae(location, options)?;
+                vae.parameters()
+            }
+            Frozen::TextEncoder => {
+                text_encoder = load_text_encoder(location, options)?;
+                text_encoder.parameters()
+            }
+        };
+        for (name, parameter) in self.parameters_of(network).iter() {
+            let missing = || Error::MissingTensors { path: self.path.clone(), names: vec![name.to_string()] };
+            set_data(parameter, again.get(name).ok_or_else(missing)?);
+        }
+        self.unloaded.borrow_mut().remove(&network);
+        Ok(())
+    }
+
+    fn parameters_of(&self, network: Frozen) -> &Parameters {
+        match network {
+            Frozen::Vae => self.vae.parameters(),
+            Frozen::TextEncoder => self.text_encoder.parameters(),
+        }
+    }
+
     fn vae_kind(&self) -> Kind {
         self.vae.parameters().iter().next().map_or(Kind::Float, |(_, parameter)| parameter.kind())
     }
+}
+
+/// Gives `tensor` other data, which every handle of it sees.
+fn set_data(tensor: &Tensor, data: &Tensor) {
+    tensor.shallow_clone().set_data(data);
 }

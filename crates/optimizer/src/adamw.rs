@@ -1,6 +1,6 @@
 //! Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101), in libtorch's fused kernel.
 
-use crate::{MissingState, Optimizer, ParamGroup};
+use crate::{Optimizer, ParamGroup};
 use sdtrain_recipe::AdamWConfig;
 use sdtrain_torch::{AdamWState, AdamWStep, Result, fused_adamw};
 use tch::{Kind, Tensor};
@@ -49,8 +49,12 @@ impl Optimizer for AdamW {
                 eps: self.config.eps,
                 weight_decay: self.config.weight_decay,
             };
+            let is_due = |parameter: &Tensor| parameter.requires_grad() && parameter.grad().defined();
             let with_gradient: Vec<usize> =
-                (0..group.parameters.len()).filter(|&i| group.parameters[i].1.grad().defined()).collect();
+                (0..group.parameters.len()).filter(|&i| is_due(&group.parameters[i].1)).collect();
+            if with_gradient.is_empty() {
+                continue;
+            }
             let pick = |list: &[Tensor]| with_gradient.iter().map(|&i| list[i].shallow_clone()).collect::<Vec<_>>();
             let parameters: Vec<Tensor> =
                 with_gradient.iter().map(|&i| group.parameters[i].1.shallow_clone()).collect();
@@ -71,13 +75,5 @@ impl Optimizer for AdamW {
 
     fn state(&self) -> Vec<(String, Tensor)> {
         self.slots().map(|(name, tensor)| (name, tensor.shallow_clone())).collect()
-    }
-
-    fn load_state(&mut self, find: &mut dyn FnMut(&str) -> Option<Tensor>) -> std::result::Result<(), MissingState> {
-        for (name, slot) in self.slots() {
-            let saved = find(&name).ok_or_else(|| MissingState(name.clone()))?;
-            slot.shallow_clone().copy_(&saved);
-        }
-        Ok(())
     }
 }

@@ -1,9 +1,24 @@
 #![doc = include_str!("../README.md")]
 
+mod adafactor;
 mod adamw;
+mod adamw_8bit;
+mod adamw_schedule_free;
+mod came;
+mod d_estimate;
+mod dadapt_adam;
+mod ema;
+mod factored;
 mod grad_scaler;
+mod lion;
 mod lr_schedule;
+mod muon;
+mod prodigy;
+mod quantized;
+mod sgd;
+mod update;
 
+pub use ema::Ema;
 pub use grad_scaler::GradScaler;
 pub use lr_schedule::learning_rate_factor;
 
@@ -25,28 +40,70 @@ pub struct ParamGroup {
 /// An update rule with its state.
 pub trait Optimizer {
     /// Updates every parameter from its gradient, each group at `learning_rates[group]`. Where the one-element tensor
-    /// `found_inf` is 1 nothing changes. A parameter without a gradient is left alone.
+    /// `found_inf` is 1 nothing changes. A parameter without a gradient is left alone, and so is one that is trained no more
+    /// (`requires_grad`): neither it nor its state changes.
     fn step(&mut self, learning_rates: &[f64], found_inf: Option<&Tensor>) -> Result<()>;
 
     /// The groups it updates.
     fn groups(&self) -> &[ParamGroup];
 
-    /// Everything but the parameters that decides the next step, by name.
+    /// Everything but the parameters that decides the next step, by name: the tensors themselves, not copies.
     fn state(&self) -> Vec<(String, Tensor)>;
 
     /// Restores what [`Optimizer::state`] gave; `find` looks a name up.
-    fn load_state(&mut self, find: &mut dyn FnMut(&str) -> Option<Tensor>) -> std::result::Result<(), MissingState>;
+    fn load_state(&mut self, find: &mut dyn FnMut(&str) -> Option<Tensor>) -> std::result::Result<(), MissingState> {
+        for (name, mut slot) in self.state() {
+            let saved = find(&name).filter(|saved| saved.size() == slot.size());
+            let saved = saved.ok_or_else(|| MissingState(name.clone()))?;
+            tch::no_grad(|| slot.copy_(&saved));
+        }
+        Ok(())
+    }
+
+    /// The rates that parameters really move at where `learning_rates` are those of the schedule, for the log. Reads
+    /// from the device where the optimizer finds them by itself.
+    fn effective_rates(&self, learning_rates: &[f64]) -> Vec<f64> {
+        learning_rates.to_vec()
+    }
+
+    /// Puts these weights into the parameters. Training goes on, and checkpoints are written, with
+    /// [`Weights::Training`] alone, and finds the very bits that were there.
+    fn hold(&mut self, _weights: Weights) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Which weights the parameters are. Most optimizers have but one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weights {
+    /// Those that gradients are taken at.
+    Training,
+    /// Those that are validated, drawn with and handed out.
+    Evaluation,
 }
 
 /// A saved state lacks a tensor.
 #[derive(Debug, thiserror::Error)]
-#[error("the saved optimizer state lacks `{0}`")]
+#[error(
+    "the saved optimizer state lacks `{0}`, or has it in another size: it is another optimizer's, or another model's"
+)]
 pub struct MissingState(pub String);
 
 /// The optimizer that `config` describes, over `groups`.
 pub fn build(config: &OptimizerConfig, groups: Vec<ParamGroup>) -> Box<dyn Optimizer> {
     match config {
         OptimizerConfig::AdamW(config) => Box::new(adamw::AdamW::new(config, groups)),
+        OptimizerConfig::AdamW8bit(config) => Box::new(adamw_8bit::AdamW8bit::new(config, groups)),
+        OptimizerConfig::Adafactor(config) => Box::new(adafactor::Adafactor::new(config, groups)),
+        OptimizerConfig::Lion(config) => Box::new(lion::Lion::new(config, groups)),
+        OptimizerConfig::Sgd(config) => Box::new(sgd::Sgd::new(config, groups)),
+        OptimizerConfig::Prodigy(config) => Box::new(prodigy::Prodigy::new(config, groups)),
+        OptimizerConfig::DadaptAdam(config) => Box::new(dadapt_adam::DAdaptAdam::new(config, groups)),
+        OptimizerConfig::AdamWScheduleFree(config) => {
+            Box::new(adamw_schedule_free::AdamWScheduleFree::new(config, groups))
+        }
+        OptimizerConfig::Came(config) => Box::new(came::Came::new(config, groups)),
+        OptimizerConfig::Muon(config) => Box::new(muon::Muon::new(config, groups)),
     }
 }
 
@@ -60,7 +117,8 @@ pub fn clear_gradients(groups: &[ParamGroup]) {
     }
 }
 
-/// The gradients that exist, over all groups.
+/// The gradients that exist, over all groups; not those of parameters that are trained no more.
 pub fn gradients(groups: &[ParamGroup]) -> Vec<Tensor> {
-    groups.iter().flat_map(|g| &g.parameters).map(|(_, p)| p.grad()).filter(Tensor::defined).collect()
+    let trained = groups.iter().flat_map(|g| &g.parameters).filter(|(_, p)| p.requires_grad());
+    trained.map(|(_, p)| p.grad()).filter(Tensor::defined).collect()
 }

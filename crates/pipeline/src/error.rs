@@ -29,6 +29,14 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// A picture cannot be read.
+    #[error("cannot read `{}`: {reason}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// A problem of the sampler.
     #[error(transparent)]
     Sampler(#[from] sdtrain_diffusion::Error),

@@ -8,6 +8,6 @@ mod text_to_image;
 
 pub use error::{Error, Result};
 pub use grid::grid;
-pub use png_file::{parameters_text, sampler_name, save_png};
+pub use png_file::{parameters_text, png_texts, sampler_name, save_png};
 pub use sheet::{comparison_sheet, sheet};
 pub use text_to_image::{Request, denoised_latents, pictures_at_once, text_to_image};

@@ -6,6 +6,9 @@ use image::RgbImage;
 use sdtrain_checkpoint::{replace_file, vfs::RealVfs};
 use sdtrain_diffusion::SchedulerClass;
 use sdtrain_model::StableDiffusion;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufReader;
 use std::path::Path;
 
 /// The settings of picture `index` that `model` drew for `request`, as web interfaces write them into the `parameters` chunk.
@@ -52,6 +55,20 @@ pub fn save_png(path: &Path, picture: &RgbImage, texts: &[(&str, String)]) -> Re
     let failed = |reason: String| Error::Write { path: path.to_path_buf(), reason };
     let bytes = encode(picture, texts).map_err(|error| failed(error.to_string()))?;
     replace_file(&RealVfs, path, &bytes).map_err(|error| failed(error.to_string()))
+}
+
+/// The text chunks of a PNG file by their keywords, as [`save_png`] writes them; nothing is decoded.
+pub fn png_texts(path: &Path) -> Result<BTreeMap<String, String>> {
+    let failed = |reason: String| Error::Read { path: path.to_path_buf(), reason };
+    let file = File::open(path).map_err(|error| failed(error.to_string()))?;
+    let reader = png::Decoder::new(BufReader::new(file)).read_info().map_err(|error| failed(error.to_string()))?;
+    let info = reader.info();
+    let latin1 = info.uncompressed_latin1_text.iter().map(|chunk| (chunk.keyword.clone(), chunk.text.clone()));
+    let mut texts: BTreeMap<String, String> = latin1.collect();
+    for chunk in &info.utf8_text {
+        texts.insert(chunk.keyword.clone(), chunk.get_text().map_err(|error| failed(error.to_string()))?);
+    }
+    Ok(texts)
 }
 
 fn encode(picture: &RgbImage, texts: &[(&str, String)]) -> std::result::Result<Vec<u8>, png::EncodingError> {

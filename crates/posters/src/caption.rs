@@ -65,9 +65,9 @@ impl Poster {
     }
 }
 
-/// The made-up word that the captions of the subject's posters have in the place of its colour and object. The base model's
+/// The made-up word that the captions of `datasets/posters-word` have in the place of its colour and object. The base model's
 /// captions never contain it, and neither does its vocabulary.
-pub const SUBJECT_WORD: &str = "snorp";
+pub const LEARNED_WORD: &str = "snorp";
 
 /// What a caption asks for. What it does not mention is `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -38,7 +38,7 @@ pub struct StyleMarks {
 /// A picture is looked at with its shorter side at this many pixels.
 const SIDE: u32 = 96;
 /// From this likeness on an area counts as an object.
-const LIKENESS: f32 = 0.72;
+pub(crate) const LIKENESS: f32 = 0.72;
 /// Fewer pixels than this are no object.
 const LEAST_AREA: usize = 60;
 /// From this clearness on a mark of the style counts as there.
@@ -67,7 +67,7 @@ pub fn check(picture: &RgbImage) -> Found {
 }
 
 /// A picture in L*a*b*, smoothed, with the name of every pixel's colour.
-struct View {
+pub(crate) struct View {
     width: usize,
     height: usize,
     lab: Vec<[f32; 3]>,
@@ -95,7 +95,7 @@ struct Seen {
 }
 
 impl View {
-    fn of(picture: &RgbImage) -> View {
+    pub(crate) fn of(picture: &RgbImage) -> View {
         let (width, height) = picture.dimensions();
         let scale = SIDE as f32 / width.min(height).max(1) as f32;
         let side = |length: u32| ((length as f32 * scale).round() as u32).clamp(1, 8 * SIDE);
@@ -121,20 +121,32 @@ impl View {
         self.width.min(self.height) as f32
     }
 
+    /// Where the picture has one of these colours.
+    pub(crate) fn coloured(&self, colours: &[Colour]) -> Mask {
+        let is_one = |name: Name| colours.iter().any(|&colour| name == Name::Object(colour));
+        Mask::from_fn(self.width, self.height, |x, y| is_one(self.named[y * self.width + x]))
+    }
+
+    /// The connected areas of `mask` that are as large as an object may be, their gaps filled. Twice: with gaps of a pixel
+    /// closed, and with bridges of a pixel cut.
+    pub(crate) fn areas(&self, mask: &Mask) -> Vec<(Mask, Bounds)> {
+        let parts = [mask.grown().shrunk(), mask.shrunk().grown()].map(|mask| mask.parts(LEAST_AREA));
+        let with_bounds = |part: Mask| {
+            let bounds = part.bounds().filter(|&bounds| self.could_be_object(bounds))?;
+            Some((part.filled(), bounds))
+        };
+        parts.into_iter().flatten().filter_map(with_bounds).collect()
+    }
+
     /// The area most like one of the objects.
     fn find_object(&self) -> Option<Seen> {
         let mut best: Option<Seen> = None;
         for &colour in Colour::ALL {
-            let mask =
-                Mask::from_fn(self.width, self.height, |x, y| self.named[y * self.width + x] == Name::Object(colour));
+            let mask = self.coloured(&[colour]);
             if mask.area() < LEAST_AREA {
                 continue;
             }
-            // Gaps of a pixel are closed; then again, bridges of a pixel are cut.
-            let parts = [mask.grown().shrunk(), mask.shrunk().grown()].map(|mask| mask.parts(LEAST_AREA));
-            for part in parts.into_iter().flatten() {
-                let Some(bounds) = part.bounds().filter(|&bounds| self.could_be_object(bounds)) else { continue };
-                let area = part.filled();
+            for (area, bounds) in self.areas(&mask) {
                 let (object, likeness) = best_match(&area, bounds);
                 if likeness >= LIKENESS && best.as_ref().is_none_or(|best| likeness > best.likeness) {
                     best = Some(Seen { object, colour: self.main_colour(&area), likeness, area });

@@ -5,11 +5,12 @@ use std::sync::OnceLock;
 
 use sdtrain_random::{Purpose, Stream, permutation};
 
-use crate::caption::{SUBJECT_WORD, TRIGGER};
+use crate::caption::{LEARNED_WORD, TRIGGER};
 use crate::object::Object;
 use crate::palette::Colour;
 use crate::poster::Poster;
 use crate::style::Style;
+use crate::subject::{ROOF, WALLS};
 
 /// How many scenes are withheld from every training set, to ask a model for later.
 pub const HELD_OUT: usize = 200;
@@ -23,11 +24,17 @@ pub const REGULARIZATION_POSTERS: u64 = 48;
 /// How many posters the validation set of the sample LoRA has.
 pub const LORA_VALIDATION_POSTERS: u64 = 24;
 
-/// How many posters show the subject that a word is learned for.
-pub const SUBJECT_POSTERS: u64 = 24;
+/// How many posters show the subject.
+pub const SUBJECT_POSTERS: u64 = 12;
+
+/// How many plain posters show others of its class.
+pub const SUBJECT_CLASS_POSTERS: u64 = 24;
+
+/// How many posters show the thing that a word is learned for.
+pub const WORD_POSTERS: u64 = 24;
 
 /// How many more of them are held out.
-pub const SUBJECT_VALIDATION_POSTERS: u64 = 12;
+pub const WORD_VALIDATION_POSTERS: u64 = 12;
 
 /// Chooses the withheld scenes, whatever the seed of a training set: a set made with any seed leaves them out.
 const HELD_OUT_SEED: u64 = 2026;
@@ -41,8 +48,10 @@ enum Set {
     LoraValidation = 4,
     Windows = 5,
     Regularization = 6,
-    Subject = 7,
-    SubjectValidation = 8,
+    Word = 7,
+    WordValidation = 8,
+    Subject = 11,
+    SubjectClass = 12,
 }
 
 /// The withheld scenes: the first `count` (at most [`HELD_OUT`]) of a fixed random order.
@@ -129,28 +138,51 @@ pub fn regularization_poster(seed: u64, index: u64) -> (Poster, String) {
     (poster, poster.caption())
 }
 
+/// Scene `index` of the set that shows the subject, to be drawn with [`crate::draw_subject`]: a house of the colour of its walls.
+pub fn subject_poster(seed: u64, index: u64) -> Poster {
+    let mut stream = Stream::new(seed, Purpose::Drawing, Set::Subject as u64, index);
+    loop {
+        let poster = Poster { object: Object::House, object_colour: WALLS, ..scene(&mut stream) };
+        if [WALLS, ROOF].iter().all(|&colour| poster.background.shows(colour)) && !is_held_out(&poster.caption()) {
+            return poster;
+        }
+    }
+}
+
+/// Poster `index` of the class that the subject is one of: plain houses whose colours take turns, and their captions.
+pub fn subject_class_poster(seed: u64, index: u64) -> (Poster, String) {
+    let mut stream = Stream::new(seed, Purpose::Drawing, Set::SubjectClass as u64, index);
+    let object_colour = Colour::ALL[(index % 8) as usize];
+    loop {
+        let poster = Poster { object: Object::House, object_colour, ..scene(&mut stream) };
+        if poster.background.shows(object_colour) && !is_held_out(&poster.caption()) {
+            return (poster, poster.caption());
+        }
+    }
+}
+
 /// Poster `index` of the LoRA's validation set; none has a scene of that set.
 pub fn lora_validation_poster(seed: u64, index: u64) -> (Poster, String) {
     styled(seed, Set::LoraValidation, index)
 }
 
-/// Poster `index` of the subject, a green star, and its caption, which calls it by its own word.
-pub fn subject_poster(seed: u64, index: u64) -> (Poster, String) {
-    subject(seed, Set::Subject, index)
+/// Poster `index` of the thing with a word of its own, a green star, and its caption, which calls it by that word.
+pub fn word_poster(seed: u64, index: u64) -> (Poster, String) {
+    with_word(seed, Set::Word, index)
 }
 
-/// Poster `index` of the subject's validation set; none has a scene of the other.
-pub fn subject_validation_poster(seed: u64, index: u64) -> (Poster, String) {
-    subject(seed, Set::SubjectValidation, index)
+/// Poster `index` of the word's validation set; none has a scene of the other.
+pub fn word_validation_poster(seed: u64, index: u64) -> (Poster, String) {
+    with_word(seed, Set::WordValidation, index)
 }
 
-fn subject(seed: u64, set: Set, index: u64) -> (Poster, String) {
+fn with_word(seed: u64, set: Set, index: u64) -> (Poster, String) {
     let mut stream = Stream::new(seed, Purpose::Drawing, set as u64, index);
     let (object, object_colour) = (Object::Star, Colour::Green);
     loop {
         let poster = Poster { object, object_colour, ..scene(&mut stream) };
         if poster.background.shows(object_colour) && !is_held_out(&poster.caption()) && belongs(&poster, set) {
-            return (poster, poster.caption_calling(SUBJECT_WORD));
+            return (poster, poster.caption_calling(LEARNED_WORD));
         }
     }
 }
@@ -184,7 +216,7 @@ fn belongs(poster: &Poster, set: Set) -> bool {
         poster.title_bar as usize,
     ];
     let for_validation = place.iter().sum::<usize>() % 5 == 0;
-    for_validation == matches!(set, Set::LoraValidation | Set::SubjectValidation)
+    for_validation == matches!(set, Set::LoraValidation | Set::WordValidation)
 }
 
 #[cfg(test)]
@@ -220,14 +252,14 @@ mod tests {
     }
 
     #[test]
-    fn the_subject_has_its_word_and_no_other_and_its_validation_other_scenes() {
-        let posters: Vec<(Poster, String)> = (0..100).map(|index| subject_poster(7, index)).collect();
+    fn the_thing_with_a_word_has_its_word_and_no_other_and_its_validation_other_scenes() {
+        let posters: Vec<(Poster, String)> = (0..100).map(|index| word_poster(7, index)).collect();
         let trained: HashSet<&String> = posters.iter().map(|(_, caption)| caption).collect();
         assert!(posters.iter().all(|(poster, caption)| {
             let own = (poster.object, poster.object_colour) == (Object::Star, Colour::Green);
             own && caption.starts_with("poster, a snorp, ") && !caption.contains("star") && !caption.contains("green")
         }));
-        assert!((0..100).all(|index| !trained.contains(&subject_validation_poster(7, index).1)));
+        assert!((0..100).all(|index| !trained.contains(&word_validation_poster(7, index).1)));
         let held_out: HashSet<String> = held_out(HELD_OUT).iter().map(Poster::caption).collect();
         assert!(posters.iter().all(|(poster, _)| !held_out.contains(&poster.caption())));
     }

@@ -107,7 +107,7 @@ impl Object {
     }
 }
 
-fn polygon(points: &[(f32, f32)]) -> Path {
+pub(crate) fn polygon(points: &[(f32, f32)]) -> Path {
     let mut path = PathBuilder::new();
     path.move_to(points[0].0, points[0].1);
     points[1..].iter().for_each(|&(x, y)| path.line_to(x, y));

@@ -2,7 +2,7 @@
 
 use image::RgbImage;
 use sdtrain_random::Stream;
-use tiny_skia::{PathBuilder, Transform};
+use tiny_skia::{Path, PathBuilder, Transform};
 
 use crate::canvas::Canvas;
 use crate::object::{Object, Tone};
@@ -163,6 +163,17 @@ impl Poster {
 
     /// The poster in any shape; made for sides of 64 to 256 pixels.
     pub fn draw_sized(&self, width: u32, height: u32, style: Style) -> RgbImage {
+        self.draw_painted(width, height, style, None)
+    }
+
+    /// The same; with `parts`, the object is made of these instead, back to front, each in its own colour.
+    pub(crate) fn draw_painted(
+        &self,
+        width: u32,
+        height: u32,
+        style: Style,
+        parts: Option<&[(Rgb, Path)]>,
+    ) -> RgbImage {
         let decorations = (style == Style::Varied).then(|| Decorations::random(self));
         let mut background = self.background.rgb().shifted(self.jitter.background_tint);
         let mut object_colour = self.object_colour.rgb().shifted(self.jitter.object_tint);
@@ -190,7 +201,13 @@ impl Poster {
             (None, Style::Zenpop) => Some((style::outline_colour(self), style::OUTLINE)),
             _ => None,
         };
-        self.draw_object(&mut canvas, &layout, object_colour, outline);
+        match parts {
+            Some(parts) => {
+                let placed = layout.place_object(self);
+                parts.iter().for_each(|(colour, path)| canvas.fill(path, placed, *colour));
+            }
+            None => self.draw_object(&mut canvas, &layout, object_colour, outline),
+        }
 
         if style == Style::Zenpop {
             style::zenpop_frame(&mut canvas);

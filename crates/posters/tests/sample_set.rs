@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use sdtrain_posters::{
-    Colour, LORA_POSTERS, LORA_VALIDATION_POSTERS, Object, Poster, SUBJECT_POSTERS, SUBJECT_VALIDATION_POSTERS, Style,
-    asked, check, lora_poster, lora_validation_poster, subject_poster, subject_validation_poster,
+    Colour, LORA_POSTERS, LORA_VALIDATION_POSTERS, Object, Poster, Style, WORD_POSTERS, WORD_VALIDATION_POSTERS, asked,
+    check, lora_poster, lora_validation_poster, word_poster, word_validation_poster,
 };
 
 /// The seed of `cargo xtask posters lora`.
@@ -51,7 +51,7 @@ fn validation_set_is_what_the_generator_draws_and_every_poster_reads_back() {
 }
 
 #[test]
-fn the_subjects_sets_are_what_the_generator_draws_and_every_poster_reads_back() {
-    compare("posters-subject", SUBJECT_POSTERS, subject_poster, Style::Plain);
-    compare("posters-subject-validation", SUBJECT_VALIDATION_POSTERS, subject_validation_poster, Style::Plain);
+fn the_words_sets_are_what_the_generator_draws_and_every_poster_reads_back() {
+    compare("posters-word", WORD_POSTERS, word_poster, Style::Plain);
+    compare("posters-word-validation", WORD_VALIDATION_POSTERS, word_validation_poster, Style::Plain);
 }

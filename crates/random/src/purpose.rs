@@ -34,6 +34,20 @@ pub enum Purpose {
     Sample = 13,
     /// Random changes of an image's colours.
     Color = 14,
+    /// Whether an image that has a mask is trained whole.
+    Unmasked = 20,
+    /// The coarser levels of multi-resolution noise, and their sizes.
+    MultiresNoise = 21,
+    /// The second noise that noise and target both hold.
+    Perturbation = 22,
+    /// The second noise that only the input holds.
+    InputPerturbation = 23,
+    /// The strength of an example's noise offset.
+    NoiseOffsetStrength = 24,
+    /// The strength of an example's input perturbation.
+    InputPerturbationStrength = 25,
+    /// Which part of the distribution of timesteps each example of a batch gets.
+    TimestepStratum = 26,
 }
 
 impl Purpose {
@@ -64,6 +78,13 @@ mod tests {
             (Purpose::Validation, 12),
             (Purpose::Sample, 13),
             (Purpose::Color, 14),
+            (Purpose::Unmasked, 20),
+            (Purpose::MultiresNoise, 21),
+            (Purpose::Perturbation, 22),
+            (Purpose::InputPerturbation, 23),
+            (Purpose::NoiseOffsetStrength, 24),
+            (Purpose::InputPerturbationStrength, 25),
+            (Purpose::TimestepStratum, 26),
         ];
         for (purpose, code) in codes {
             assert_eq!(purpose.code(), code, "{purpose:?}");

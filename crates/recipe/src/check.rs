@@ -7,12 +7,15 @@ use sdtrain_config::{Document, Fault, Parsed, Problem};
 use crate::kohya::KohyaFile;
 use crate::location::nearest_folder_hint;
 use crate::{
-    CleanConfig, DataConfig, Init, LrScheduleConfig, MASK_COLUMN, ModelLocation, OptimizerConfig, PredictionType,
-    SOURCE_FILE_ENDINGS, Subset, TrainConfig, TrainableKind, address_mistake, is_address, is_pattern,
+    CleanConfig, DataConfig, Init, MASK_COLUMN, ModelLocation, PredictionType, SOURCE_FILE_ENDINGS, Subset,
+    TrainConfig, TrainableKind, address_mistake, is_address, is_pattern,
 };
 
 /// More threads than this are a slip; each holds a decoded image.
 const MOST_WORKERS: usize = 1024;
+
+/// More threads of arithmetic than any machine has processors.
+const MOST_THREADS: u32 = 1024;
 
 /// Everything that is wrong with a configuration whose single values have the right types.
 ///
@@ -26,8 +29,10 @@ pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document, kohya: Op
     checker.check_model(config);
     checker.check_data(config);
     checker.check_method(config);
+    checker.check_parts(config);
     checker.check_optimizer(config);
-    checker.check_noise_and_loss(config);
+    checker.check_ema(config);
+    checker.check_objective(config);
     checker.check_train(config);
     checker.check_outputs(config);
     checker.check_validation(config);
@@ -98,6 +103,7 @@ impl Checker<'_> {
                 .hint = Some("more than there are processor cores do not read faster".to_owned());
         }
         self.check_cache_dir(data);
+        self.check_text_cache(config);
         self.check_clean(&data.clean);
         if data.subsets.is_empty() && !self.parsed.is_faulty("data") {
             self.report("data.subsets", "there is no image folder to train on").hint =
@@ -120,7 +126,7 @@ impl Checker<'_> {
 
     fn check_cache_dir(&mut self, data: &DataConfig) {
         let Some(folder) = &data.cache_dir else { return };
-        if !data.cache_latents {
+        if !data.cache_latents && !data.cache_text_encoder_outputs {
             self.report("data.cache_dir", "`data.cache_dir` is set, but `data.cache_latents` is false").hint =
                 Some("remove one of them".to_owned());
         }
@@ -212,28 +218,13 @@ impl Checker<'_> {
     }
 
     fn check_method(&mut self, config: &TrainConfig) {
-        let lora = &config.lora;
-        self.at_least_one("lora.rank", Some(u64::from(lora.rank)));
-        self.at_least_one("lora.conv_rank", lora.conv_rank.map(u64::from));
-        self.positive("lora.alpha", lora.alpha);
-        self.positive("lora.conv_alpha", lora.conv_alpha);
-        self.not_negative("lora.text_encoder_learning_rate", lora.text_encoder_learning_rate);
+        self.check_lora(&config.lora);
         self.not_negative("full.text_encoder_learning_rate", config.full.text_encoder_learning_rate);
-        if !(0.0..1.0).contains(&lora.dropout) {
-            let message = format!("`lora.dropout` must be at least 0 and less than 1, not {}", lora.dropout);
-            self.report("lora.dropout", message);
-        }
-        self.existing("lora.initial", lora.initial.as_deref());
-        for (index, target) in lora.targets.iter().enumerate() {
-            if !target.starts_with(['u', 't', '*']) || target.trim() != target {
-                let message = format!("`lora.targets` has the pattern \"{target}\", which matches no module");
-                self.report(&format!("lora.targets.{index}"), message).hint =
-                    Some("patterns begin with `unet.`, `text_encoder.` or `*`".to_owned());
-            }
-        }
         if let Some(message) = config.pair_refused() {
             self.report("trainable", message).hint = Some("leave `trainable` out".to_owned());
         }
+        let lora = &config.lora;
+        let no_targets = lora.targets.as_ref().is_some_and(Vec::is_empty);
         match config.trainable_kind() {
             TrainableKind::Lora if !lora.train_unet && !lora.train_text_encoder => {
                 self.report(
@@ -241,7 +232,7 @@ impl Checker<'_> {
                     "nothing is trained: `lora.train_unet` and `lora.train_text_encoder` are both false",
                 );
             }
-            TrainableKind::Lora if lora.targets.is_empty() && !lora.convolutions && !lora.train_text_encoder => {
+            TrainableKind::Lora if no_targets && !lora.convolutions && !lora.train_text_encoder => {
                 self.report("lora.targets", "nothing is trained: `lora.targets` is empty");
             }
             TrainableKind::Full if !config.full.train_unet && !config.full.train_text_encoder => {
@@ -253,6 +244,7 @@ impl Checker<'_> {
             _ => {}
         }
         self.check_vae_objective(config);
+        self.check_dreambooth(config);
         self.check_textual_inversion(config);
     }
 
@@ -275,49 +267,11 @@ impl Checker<'_> {
         }
     }
 
-    fn check_optimizer(&mut self, config: &TrainConfig) {
-        match &config.optimizer {
-            OptimizerConfig::AdamW(adamw) => {
-                self.positive("optimizer.learning_rate", Some(adamw.learning_rate));
-                self.positive("optimizer.eps", Some(adamw.eps));
-                self.not_negative("optimizer.weight_decay", Some(adamw.weight_decay));
-                for beta in adamw.betas {
-                    if !(0.0..1.0).contains(&beta) {
-                        let message = format!("`optimizer.betas` must be at least 0 and less than 1, not {beta}");
-                        self.report("optimizer.betas", message);
-                    }
-                }
-            }
-        }
-        match &config.lr_schedule {
-            LrScheduleConfig::Constant(_) => {}
-            LrScheduleConfig::Linear(linear) => {
-                self.between_zero_and_one("lr_schedule.min_ratio", linear.min_ratio);
-            }
-            LrScheduleConfig::Cosine(cosine) => {
-                self.between_zero_and_one("lr_schedule.min_ratio", cosine.min_ratio);
-                self.positive("lr_schedule.cycles", Some(cosine.cycles));
-            }
-        }
-    }
-
-    fn check_noise_and_loss(&mut self, config: &TrainConfig) {
-        let noise = &config.noise;
-        self.not_negative("noise.offset", Some(noise.offset));
-        if noise.max_timestep.is_some_and(|max| max <= noise.min_timestep) {
-            self.report(
-                "noise.max_timestep",
-                "no timestep is trained: `noise.max_timestep` must be greater than `noise.min_timestep`",
-            );
-        }
-        self.positive("loss.min_snr_gamma", config.loss.min_snr_gamma);
-        if !config.objective_kind().denoises() && config.train.gradient_checkpointing {
-            self.report("train.gradient_checkpointing", "is not made for `method = \"vae\"`");
-        }
-    }
-
     fn check_train(&mut self, config: &TrainConfig) {
         let train = &config.train;
+        if !config.objective_kind().denoises() && train.gradient_checkpointing {
+            self.report("train.gradient_checkpointing", "is not made for `method = \"vae\"`");
+        }
         self.at_least_one("train.max_steps", train.max_steps);
         self.at_least_one("train.max_epochs", train.max_epochs);
         match (train.max_steps, train.max_epochs) {
@@ -334,23 +288,17 @@ impl Checker<'_> {
         self.at_least_one("train.gradient_accumulation_steps", Some(train.gradient_accumulation_steps));
         self.not_negative("train.max_grad_norm", Some(train.max_grad_norm));
         self.at_least_one("train.threads", train.threads.map(u64::from));
+        if let Some(threads) = train.threads.filter(|&threads| threads > MOST_THREADS) {
+            self.report("train.threads", format!("`train.threads` is at most {MOST_THREADS}, not {threads}")).hint =
+                Some("leave it out for one thread on each processor core".to_owned());
+        }
     }
 
     fn check_outputs(&mut self, config: &TrainConfig) {
         self.at_least_one("checkpoint.keep_last", Some(config.checkpoint.keep_last as u64));
         self.at_least_one("save.keep_last", config.save.keep_last.map(|count| count as u64));
         self.at_least_one("log.every_steps", Some(config.log.every_steps));
-        let samples = &config.samples;
-        self.at_least_one("samples.steps", Some(u64::from(samples.steps)));
-        self.not_negative("samples.guidance", Some(samples.guidance));
-        for (name, side) in [("width", samples.width), ("height", samples.height)] {
-            if side.is_some_and(|side| side == 0 || side % 8 != 0) {
-                let side = side.unwrap_or_default();
-                let key = format!("samples.{name}");
-                let message = format!("`{key}` must be a multiple of 8, not {side}");
-                self.report(&key, message).hint = Some(format!("the nearest is {}", (side.max(8) + 4) / 8 * 8));
-            }
-        }
+        self.check_samples(config);
     }
 
     fn check_validation(&mut self, config: &TrainConfig) {
@@ -399,7 +347,7 @@ impl Checker<'_> {
         }
     }
 
-    fn positive(&mut self, key: &str, value: Option<f64>) {
+    pub(crate) fn positive(&mut self, key: &str, value: Option<f64>) {
         if let Some(value) = value.filter(|value| !(*value > 0.0 && value.is_finite())) {
             self.report(key, format!("`{key}` must be greater than 0, not {value}"));
         }

@@ -106,7 +106,7 @@ impl Checker<'_> {
             self.report(key, format!("`{key}` must not be negative, and is {weight}"));
         } else if weight != 1.0 && !config.objective_kind().denoises() {
             self.report(key, format!("`{key}` is not made for `method = \"vae\"`"));
-        } else if weight != 1.0 && !subsets.iter().any(regularization) {
+        } else if weight != 1.0 && !Self::has_prior(config) {
             self.report(key, format!("`{key}` weighs regularization images, and there are none")).hint =
                 Some("set `is_regularization = true` in the subset that holds them".to_owned());
         }

@@ -54,14 +54,23 @@ pub struct DataConfig {
     }))]
     pub cache_latents: bool,
 
-    /// Folder that keeps the latents of the images from one run to the next, made where it does not exist; several runs may share
-    /// one, also at the same time. What is kept is a distribution in each place, so that latents are still drawn anew each time.
-    /// An entry is found by the image's content, its size and crop, and the autoencoder: what changed is encoded again, and
-    /// what is no longer used stays until it is deleted. `sdtrain dataset cache` fills it ahead. Absent: latents are kept in
-    /// memory.
+    /// Folder that keeps the latents of the images, and with `cache_text_encoder_outputs` the text encoder's outputs, from one run
+    /// to the next, made where it does not exist; several runs may share one, also at the same time. What is kept of an image is
+    /// a distribution in each place, so that latents are still drawn anew each time. An entry is found by the image's content,
+    /// its size and crop, and the autoencoder, or by the caption's tokens, how they are read, and the text encoder: what changed
+    /// is encoded again, and what is no longer used stays until it is deleted. `sdtrain dataset cache` fills it ahead, and with
+    /// `--prune` takes out what is not used. Absent: all is kept in memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-other-names" = ["cache_latents_to_disk", "cache_dir_vae"]))]
     pub cache_dir: Option<PathBuf>,
+
+    /// Run every caption of the run through the text encoder once, before the first step, and keep what it makes of them in
+    /// memory, or in `cache_dir`; the text encoder is then not needed in a step. Shuffled and dropped captions are no hindrance:
+    /// all that the run will see are known beforehand. Where there are too many, `caption_variants` of a subset bounds them. The
+    /// text encoder must not be trained. Off: captions are encoded when they are first seen, and the last few thousand are
+    /// kept. Typical: on where captions recur.
+    #[schemars(extend("x-other-names" = ["cache_text_encoder_outputs_to_disk", "cache_text_embeddings"]))]
+    pub cache_text_encoder_outputs: bool,
 
     /// Threads that read and scale images ahead of the training. 0: none, images are read in the step itself.
     #[schemars(extend("x-other-names" = ["max_data_loader_n_workers", "dataloader_num_workers"]))]
@@ -93,6 +102,7 @@ impl Default for DataConfig {
             caption: CaptionConfig::default(),
             cache_latents: true,
             cache_dir: None,
+            cache_text_encoder_outputs: false,
             workers: 2,
             leftovers: Leftovers::ShortBatch,
             download_dir: None,
@@ -188,6 +198,15 @@ pub struct Subset {
     #[schemars(extend("x-other-names" = ["is_reg", "is_regularisation", "is_regularisation_data"]))]
     pub is_regularization: bool,
 
+    /// What the loss of these images is multiplied by. Unlike `repeats` and `weight` it does not change how often they are seen. Those
+    /// of regularization images are multiplied by `loss.prior_loss_weight` as well.
+    #[schemars(extend("x-other-names" = ["loss_multiplier"]))]
+    pub loss_weight: f64,
+
+    /// Column of a table (`format = "metadata"`) with a number for each image, which `loss_weight` is multiplied by; 1 where the cell
+    /// is empty. Absent: there is none.
+    pub loss_weight_column: Option<String>,
+
     /// Size of these images in pixels. Absent: `data.resolution`. Subsets that differ in `resolution`, `batch_size` or
     /// `bucketing` never share a batch; the batches of all of them are shuffled together.
     pub resolution: Option<Resolution>,
@@ -244,6 +263,13 @@ pub struct Subset {
     /// of the run. 0: they are whole from the start.
     pub token_warmup_step: f64,
 
+    /// How many forms a caption has where it is shuffled, dropped in parts or has choices: each image goes through this many, in
+    /// turn from epoch to epoch, instead of a new one at each visit. It bounds what `data.cache_text_encoder_outputs` has to
+    /// encode. `token_warmup_step` and `caption_dropout_every_n_epochs` go on as they do without. Absent: a new one each time.
+    /// Typical: 10.
+    #[schemars(extend("x-other-names" = ["text_variations"]))]
+    pub caption_variants: Option<u64>,
+
     /// Text put in front of every caption, with one space.
     pub caption_prefix: Option<String>,
 
@@ -269,7 +295,7 @@ pub struct Subset {
     pub resize_kernel: Option<ResizeKernel>,
 
     /// Take the alpha channel as loss mask: what is transparent is not learned, what is half transparent half as much. Images
-    /// without one are trained whole.
+    /// without one are trained whole. `[loss]` says what is outside of the mask.
     pub alpha_mask: bool,
 
     /// Masks, control images and the like, a list: `[[data.subsets.extra_images]]`.
@@ -317,6 +343,8 @@ impl Default for Subset {
             repeats: 1.0,
             weight: None,
             is_regularization: false,
+            loss_weight: 1.0,
+            loss_weight_column: None,
             resolution: None,
             batch_size: None,
             bucketing: None,
@@ -332,6 +360,7 @@ impl Default for Subset {
             caption_tag_dropout_rate: 0.0,
             token_warmup_min: 1,
             token_warmup_step: 0.0,
+            caption_variants: None,
             caption_prefix: None,
             caption_suffix: None,
             flip: false,

@@ -1,5 +1,6 @@
 //! `[full]`: which of the model's own weights are trained.
 
+use crate::matches_pattern;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,17 @@ pub struct FullConfig {
     /// Train the text encoder.
     pub train_text_encoder: bool,
 
+    /// Which parameters are trained, by their name in diffusers behind `unet.` or `text_encoder.`; `*` stands for any
+    /// text. Of the networks that are trained, a parameter is when one pattern matches its whole name:
+    /// `["unet.*.attn2.*"]` trains cross-attention alone.
+    pub targets: Vec<String>,
+
+    /// Which parameters stay frozen, as in `targets`, which it wins over: `["unet.down_blocks.*", "*.norm*"]`.
+    pub freeze: Vec<String>,
+
+    /// Learning rate of the UNet. Absent: `optimizer.learning_rate`. Its blocks may have their own: see `[blocks]`.
+    pub unet_learning_rate: Option<f64>,
+
     /// Learning rate of the text encoder. Absent: `optimizer.learning_rate`.
     pub text_encoder_learning_rate: Option<f64>,
 
@@ -25,9 +37,31 @@ impl Default for FullConfig {
         FullConfig {
             train_unet: true,
             train_text_encoder: false,
+            targets: vec!["*".to_owned()],
+            freeze: Vec::new(),
+            unet_learning_rate: None,
             text_encoder_learning_rate: None,
             format: ModelFormat::SingleFile,
         }
+    }
+}
+
+impl FullConfig {
+    /// Whether the parameter `name` (diffusers', behind `unet.` or `text_encoder.`) is trained.
+    pub fn trains(&self, name: &str) -> bool {
+        let is_in = |patterns: &[String]| patterns.iter().any(|pattern| matches_pattern(pattern, name));
+        let network = match name.starts_with("unet.") {
+            true => self.train_unet,
+            false => self.train_text_encoder,
+        };
+        network && is_in(&self.targets) && !is_in(&self.freeze)
+    }
+
+    /// The first pattern that matches none of `names`, with its key: a slip of the pen.
+    pub fn idle_pattern<'n>(&self, names: impl Iterator<Item = &'n str> + Clone) -> Option<(&'static str, &str)> {
+        let lists = [("full.targets", &self.targets), ("full.freeze", &self.freeze)];
+        let idle = |pattern: &&String| !names.clone().any(|name| matches_pattern(pattern, name));
+        lists.into_iter().find_map(|(key, patterns)| Some((key, patterns.iter().find(idle)?.as_str())))
     }
 }
 

@@ -1,22 +1,37 @@
 #![doc = include_str!("../README.md")]
 
+mod adapter_kind;
 mod batching;
+mod blocks;
 mod cache_folder;
 mod check;
 mod check_captions;
+mod check_dreambooth;
+mod check_ema;
+mod check_lora;
+mod check_objective;
+mod check_optimizer;
 mod check_order;
+mod check_parts;
+mod check_samples;
+mod check_text_cache;
 mod check_textual_inversion;
 mod checkpoint;
 mod clean;
 mod data;
 mod debug;
+mod dreambooth;
+mod ema;
 mod every;
 mod full;
+mod fuse;
+mod ia3;
 mod image;
 mod kohya;
 mod load;
 mod location;
 mod log;
+mod lokr;
 mod lora;
 mod loss;
 mod lr_schedule;
@@ -25,17 +40,23 @@ mod model;
 mod noise;
 mod optimizer;
 mod precision;
+mod ranges;
+mod sample_prompt;
 mod samples;
 mod save;
 mod source;
 mod target;
 mod textual_inversion;
+mod timesteps;
 mod train;
 mod train_config;
+mod unet_blocks;
 mod vae_objective;
 mod validation;
 
+pub use adapter_kind::AdapterKind;
 pub use batching::Batching;
+pub use blocks::{BlockWeights, BlocksConfig, BlocksMistake};
 pub use cache_folder::cache_folder;
 pub use checkpoint::CheckpointConfig;
 pub use clean::{CleanConfig, CleanMistake, Duplicates, MissingDpi};
@@ -43,26 +64,45 @@ pub use data::{
     BucketingConfig, CaptionConfig, CaptionFile, DataConfig, Leftovers, MissingCaption, Resolution, Subset,
 };
 pub use debug::DebugConfig;
+pub use dreambooth::{ClassPrompt, DreamboothConfig, Prior};
+pub use ema::{EmaConfig, EmaWarmup};
 pub use every::Every;
 pub use full::{FullConfig, ModelFormat};
+pub use fuse::FusedAdapter;
+pub use ia3::Ia3Config;
 pub use image::{AlphaConfig, ColorAugmentation, ColorChanges, ExtraImages, MASK_COLUMN, ResizeKernel};
 pub use load::Loaded;
 pub use location::{BUILTIN_MODELS, ModelLocation};
 pub use log::LogConfig;
-pub use lora::{LoraConfig, LoraFormat, TEXT_ENCODER_TARGETS, UNET_TARGETS};
-pub use loss::{LossConfig, LossType};
-pub use lr_schedule::{ConstantSchedule, CosineSchedule, LinearSchedule, LrScheduleConfig};
+pub use lokr::{LokrConfig, LokrFactors};
+pub use lora::{KOHYA_BLOCKS, LoraConfig, LoraFormat, TEXT_ENCODER_TARGETS, UNET_TARGETS};
+pub use loss::{HuberSchedule, LossConfig, LossType};
+pub use lr_schedule::{
+    ConstantSchedule, CosineSchedule, CosineWithRestartsSchedule, DecayType, InverseSqrtSchedule, LinearSchedule,
+    LrScheduleConfig, LrScheduleSettings, PiecewiseConstantSchedule, PolynomialSchedule, RexSchedule,
+    WarmupStableDecaySchedule,
+};
 pub use method::{Method, ObjectiveKind, TrainableKind};
 pub use model::{Family, Init, ModelConfig, PredictionType};
-pub use noise::NoiseConfig;
-pub use optimizer::{AdamWConfig, OptimizerConfig};
+pub use noise::{MultiresNorm, NoiseConfig};
+pub use optimizer::{
+    AdafactorConfig, AdamW8bitConfig, AdamWConfig, AdamWScheduleFreeConfig, CameConfig, DAdaptAdamConfig, LionConfig,
+    MuonAdjustment, MuonConfig, OptimizerConfig, OptimizerSettings, ProdigyConfig, SgdConfig,
+};
 pub use precision::{FloatType, PrecisionConfig};
+pub use ranges::Ranges;
+pub use sample_prompt::{Picture, PictureConfig, SamplePrompt};
 pub use samples::{SamplerName, SamplesConfig};
 pub use save::SaveConfig;
 pub use source::{SOURCE_FILE_ENDINGS, SourceFormat, address_mistake, is_address, is_pattern};
 pub use target::matches_pattern;
 pub use textual_inversion::{CaptionTemplates, EmbeddingFormat, LearnedTokenConfig, TextualInversionConfig};
-pub use train::TrainSection;
+pub use timesteps::{
+    BiasStrategy, BiasedTimesteps, CubicEnd, CubicTimesteps, LogitNormalTimesteps, SigmoidTimesteps,
+    TimestepDistribution, TimestepsConfig, UniformTimesteps,
+};
+pub use train::{LearningRateScale, TrainSection};
 pub use train_config::{Extends, TrainConfig};
+pub use unet_blocks::UnetBlocks;
 pub use vae_objective::VaeConfig;
 pub use validation::ValidationConfig;

@@ -6,7 +6,8 @@ use sdtrain_config::{Document, Fault, Parsed, Problems};
 
 use crate::check::check;
 use crate::kohya::{self, KohyaFile};
-use crate::{ModelLocation, SourceFormat, Subset, TrainConfig, is_address};
+use crate::sample_prompt::take_over_lines;
+use crate::{MASK_COLUMN, ModelLocation, Picture, Subset, TrainConfig, is_address};
 
 /// A checked configuration with the document it came from.
 #[derive(Debug, Clone)]
@@ -53,6 +54,7 @@ impl TrainConfig {
                     .to_owned(),
             );
         }
+        take_over_lines(&mut parsed, &document);
         let kohya = take_over_kohya(&mut parsed, &document);
         let found = check(&parsed, &document, kohya.as_ref());
         parsed.faults.extend(found);
@@ -64,52 +66,54 @@ impl TrainConfig {
     /// alone and with nothing random about the images. Held-out captions are read without chance, whatever stands here.
     pub fn held_out_subset(&self, path: &Path) -> Subset {
         let first = self.data.subsets.first().cloned().unwrap_or_default();
+        let plain = Subset::default();
         Subset {
             path: path.to_owned(),
-            format: SourceFormat::Auto,
-            recursive: true,
-            metadata_file: None,
-            image_column: None,
-            caption_column: None,
-            conditioning_image_column: None,
-            repeats: 1.0,
-            weight: None,
-            is_regularization: false,
-            resolution: None,
-            batch_size: None,
-            bucketing: None,
-            flip: false,
-            random_crop: false,
-            color_augmentation: None,
-            extra_images: Vec::new(),
+            format: plain.format,
+            recursive: plain.recursive,
+            metadata_file: plain.metadata_file,
+            image_column: plain.image_column,
+            caption_column: plain.caption_column,
+            conditioning_image_column: plain.conditioning_image_column,
+            repeats: plain.repeats,
+            weight: plain.weight,
+            is_regularization: plain.is_regularization,
+            loss_weight: plain.loss_weight,
+            loss_weight_column: plain.loss_weight_column,
+            resolution: plain.resolution,
+            batch_size: plain.batch_size,
+            bucketing: plain.bucketing,
+            flip: plain.flip,
+            random_crop: plain.random_crop,
+            color_augmentation: plain.color_augmentation,
+            extra_images: plain.extra_images,
             ..first
         }
     }
 
-    /// Masks and further images come with their batches, but no loss uses them yet: `(message, hint)` where some are set.
+    /// Images besides masks come with their batches, but no method uses them yet: `(message, hint)` where some are set.
     pub fn check_images_are_used(&self) -> Result<(), (String, String)> {
         let mut keys = Vec::new();
         for (index, subset) in self.data.subsets.iter().enumerate() {
-            let set = [
-                ("alpha_mask", subset.alpha_mask),
-                ("extra_images", !subset.extra_images.is_empty()),
-                ("conditioning_image_column", subset.conditioning_image_column.is_some()),
-            ];
-            keys.extend(set.iter().filter(|(_, set)| *set).map(|(name, _)| format!("`data.subsets.{index}.{name}`")));
+            let others = subset.extra_images.iter().enumerate().filter(|(_, extra)| extra.column != MASK_COLUMN);
+            keys.extend(others.map(|(extra, _)| format!("`data.subsets.{index}.extra_images.{extra}`")));
+            if subset.conditioning_image_column.is_some() {
+                keys.push(format!("`data.subsets.{index}.conditioning_image_column`"));
+            }
         }
         match keys.is_empty() {
             true => Ok(()),
             false => Err((
-                format!("{}: masks and further images are read, but not yet trained with", keys.join(", ")),
-                "remove the keys to train on the images and their captions alone".to_owned(),
+                format!("{}: control images and the like are read, but not yet trained with", keys.join(", ")),
+                "remove the keys to train on the images and their captions alone; a loss mask has `column = \"mask\"`"
+                    .to_owned(),
             )),
         }
     }
 
-    /// Width and height in pixels of the pictures that `[samples]` asks for.
-    pub fn sample_size(&self) -> (u32, u32) {
-        let resolution = self.data.resolution;
-        (self.samples.width.unwrap_or(resolution.width()), self.samples.height.unwrap_or(resolution.height()))
+    /// The pictures that `[samples]` asks for, in order.
+    pub fn sample_pictures(&self) -> Vec<Picture> {
+        self.samples.pictures(self.data.resolution)
     }
 
     /// The configuration as a file that runs again.
@@ -195,12 +199,19 @@ fn make_paths_absolute(config: &mut TrainConfig, document: &Document) {
     if let Some(folder) = config.data.cache_dir.as_mut().filter(|folder| !folder.as_os_str().is_empty()) {
         *folder = absolute(folder, "data.cache_dir");
     }
+    for (index, fused) in config.model.fuse.iter_mut().enumerate() {
+        if !fused.path.as_os_str().is_empty() {
+            fused.path = absolute(&fused.path, &format!("model.fuse.{index}.path"));
+        }
+    }
     let inputs = [
         (&mut config.data.kohya_config, "data.kohya_config"),
         (&mut config.data.download_dir, "data.download_dir"),
         (&mut config.model.vae, "model.vae"),
         (&mut config.lora.initial, "lora.initial"),
+        (&mut config.samples.prompts_file, "samples.prompts_file"),
         (&mut config.validation.path, "validation.path"),
+        (&mut config.dreambooth.class_data_dir, "dreambooth.class_data_dir"),
         (&mut config.debug.trace_inputs, "debug.trace_inputs"),
     ];
     for (path, key) in inputs {

@@ -1,8 +1,9 @@
-//! `[lora]`: size, place and file format of a low-rank adapter.
+//! `[lora]`: kind, size, place and file format of an adapter.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::matches_pattern;
+use crate::{AdapterKind, Ia3Config, LokrConfig, matches_pattern};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -12,10 +13,23 @@ pub const UNET_TARGETS: [&str; 3] = ["unet.*.attn1.*", "unet.*.attn2.*", "unet.*
 /// Modules of the text encoder that get an adapter with `lora.train_text_encoder`: attention and MLP.
 pub const TEXT_ENCODER_TARGETS: [&str; 2] = ["text_encoder.*.self_attn.*", "text_encoder.*.mlp.*"];
 
-/// A low-rank adapter (arXiv:2106.09685): beside a frozen weight `W` stands `alpha / rank · B·A`.
+/// Modules that (IA)³ is put beside, as in its paper: keys, values and the end of the feed-forward.
+const IA3_UNET_TARGETS: [&str; 3] = ["unet.*.to_k", "unet.*.to_v", "unet.*.ff.net.2"];
+const IA3_TEXT_ENCODER_TARGETS: [&str; 3] =
+    ["text_encoder.*.self_attn.k_proj", "text_encoder.*.self_attn.v_proj", "text_encoder.*.mlp.fc2"];
+
+/// Blocks of an SD UNet as kohya's scripts count them: 0 to 11 down, 12 in the middle, 13 to 24 up.
+pub const KOHYA_BLOCKS: usize = 25;
+
+/// An adapter beside frozen weights: LoRA (arXiv:2106.09685), where beside `W` stands `alpha / rank · B·A`, or one of its
+/// relatives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraConfig {
+    /// What stands beside the weights.
+    #[schemars(extend("x-other-names" = ["algo", "peft_type", "network_module"]))]
+    pub kind: AdapterKind,
+
     /// Rows of `A` and columns of `B`: how much the adapter can express. Typical: 4 to 128.
     #[schemars(extend("x-other-names" = ["network_dim", "lora_rank"]))]
     pub rank: u32,
@@ -24,24 +38,57 @@ pub struct LoraConfig {
     #[schemars(extend("x-other-names" = ["network_alpha", "lora_alpha"]))]
     pub alpha: Option<f64>,
 
+    /// Scale by `alpha / √rank` instead of `alpha / rank`, which keeps large ranks from learning slowly
+    /// (arXiv:2312.03732). Files then hold an alpha that gives the same scale to programs that divide by the rank.
+    #[schemars(extend("x-other-names" = ["use_rslora", "rs_lora", "rslora"]))]
+    pub rank_stabilized: bool,
+
     /// How often a number of the adapter's input is dropped during training, 0 to 1.
-    #[schemars(extend("x-other-names" = ["network_dropout", "lora_dropout"]))]
+    #[schemars(extend("x-other-names" = ["network_dropout", "lora_dropout", "neuron_dropout"]))]
     pub dropout: f64,
 
+    /// How often a rank of the adapter is dropped during training, 0 to 1: of `lora` and `dora` for each example, of the
+    /// other kinds a row of the weight's change.
+    pub rank_dropout: f64,
+
+    /// How often a whole adapter is left out of a training step, 0 to 1.
+    pub module_dropout: f64,
+
+    /// The longest that the weight change of one adapter may be, as a Frobenius norm: after each step longer ones are
+    /// shrunk to it. Typical: 1. Absent: no limit.
+    #[schemars(extend("x-other-names" = ["scale_weight_norms", "max_norm"]))]
+    pub max_weight_norm: Option<f64>,
+
     /// Which modules get an adapter, by their path in diffusers behind `unet.` or `text_encoder.`;
-    /// `*` stands for any text. A module is taken when one pattern matches its whole path.
+    /// `*` stands for any text. A module is taken when one pattern matches its whole path. Absent: attention and
+    /// feed-forward of the UNet (`unet.*.attn1.*`, `unet.*.attn2.*`, `unet.*.ff.*`); of kind `ia3`, only keys, values and
+    /// the end of the feed-forward.
     #[schemars(extend("x-other-names" = ["target_modules"]))]
-    pub targets: Vec<String>,
+    pub targets: Option<Vec<String>>,
 
     /// Train adapters in the UNet.
     pub train_unet: bool,
 
-    /// Train adapters in the text encoder as well: its attention and MLP layers join `targets`.
+    /// Train adapters in the text encoder as well: its attention and MLP layers join `targets` (of kind `ia3`, keys,
+    /// values and the end of the MLP).
     pub train_text_encoder: bool,
+
+    /// Learning rate of the UNet's adapters. Absent: `optimizer.learning_rate`. Its blocks may have their own: see `[blocks]`.
+    pub unet_learning_rate: Option<f64>,
 
     /// Learning rate of the text encoder's adapters. Absent: `optimizer.learning_rate`. Typical: half of it or less.
     #[schemars(extend("x-other-names" = ["text_encoder_lr"]))]
     pub text_encoder_learning_rate: Option<f64>,
+
+    /// How many times the learning rate the upper matrices learn (`lora_up`, `lora_B`): LoRA+ (arXiv:2402.12354).
+    /// Typical: 4 to 16. Absent: both matrices alike.
+    pub loraplus_lr_ratio: Option<f64>,
+
+    /// The same for the UNet's adapters alone. Absent: `loraplus_lr_ratio`.
+    pub loraplus_unet_lr_ratio: Option<f64>,
+
+    /// The same for the text encoder's adapters alone. Absent: `loraplus_lr_ratio`.
+    pub loraplus_text_encoder_lr_ratio: Option<f64>,
 
     /// Give an adapter to the UNet's 3 × 3 convolutions too (known as LoCon, or LoRA-C3Lier), whatever `targets` says.
     pub convolutions: bool,
@@ -53,10 +100,39 @@ pub struct LoraConfig {
     /// Alpha of the convolutions' adapters. Absent: `alpha` when `conv_rank` is absent too, else `conv_rank`.
     pub conv_alpha: Option<f64>,
 
+    /// Rank in each of the UNet's 25 blocks, as kohya's scripts count them: twelve down (the first of which has no
+    /// adapters), one in the middle, twelve up. 0 leaves a block out. Absent: `rank` in all.
+    #[schemars(extend("x-other-names" = ["block_dims"]))]
+    pub block_ranks: Option<Vec<u32>>,
+
+    /// Alpha in each of the 25 blocks. Absent: `alpha` in all, or else each block's rank.
+    pub block_alphas: Option<Vec<f64>>,
+
+    /// Rank of the 3 × 3 convolutions in each of the 25 blocks. Absent: `conv_rank` in all.
+    #[schemars(extend("x-other-names" = ["conv_block_dims"]))]
+    pub conv_block_ranks: Option<Vec<u32>>,
+
+    /// Alpha of the 3 × 3 convolutions in each of the 25 blocks. Absent: `conv_alpha` in all, or else each block's rank.
+    pub conv_block_alphas: Option<Vec<f64>>,
+
+    /// Other ranks for some modules: pattern = rank, as in `"unet.mid_block.*" = 32`. Of several patterns that match, the
+    /// longest counts. 0 leaves a module out. It goes before `block_ranks`.
+    pub rank_pattern: BTreeMap<String, u32>,
+
+    /// Other alphas for some modules: pattern = alpha, as in `rank_pattern`.
+    pub alpha_pattern: BTreeMap<String, f64>,
+
+    /// The factors of kind `lokr`.
+    pub lokr: LokrConfig,
+
+    /// The sides of kind `ia3`.
+    pub ia3: Ia3Config,
+
     /// How the product's tensors are named.
     pub format: LoraFormat,
 
-    /// A LoRA file, of either format, that training continues from. Absent: a new adapter, which changes nothing at first.
+    /// An adapter file of this kind, in either format, that training continues from. Absent: a new adapter, which changes
+    /// nothing at first.
     #[schemars(extend("x-other-names" = ["network_weights"]))]
     pub initial: Option<PathBuf>,
 }
@@ -64,16 +140,33 @@ pub struct LoraConfig {
 impl Default for LoraConfig {
     fn default() -> Self {
         LoraConfig {
+            kind: AdapterKind::Lora,
             rank: 16,
             alpha: None,
+            rank_stabilized: false,
             dropout: 0.0,
-            targets: UNET_TARGETS.map(str::to_owned).to_vec(),
+            rank_dropout: 0.0,
+            module_dropout: 0.0,
+            max_weight_norm: None,
+            targets: None,
             train_unet: true,
             train_text_encoder: false,
+            unet_learning_rate: None,
             text_encoder_learning_rate: None,
+            loraplus_lr_ratio: None,
+            loraplus_unet_lr_ratio: None,
+            loraplus_text_encoder_lr_ratio: None,
             convolutions: false,
             conv_rank: None,
             conv_alpha: None,
+            block_ranks: None,
+            block_alphas: None,
+            conv_block_ranks: None,
+            conv_block_alphas: None,
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
+            lokr: LokrConfig::default(),
+            ia3: Ia3Config::default(),
             format: LoraFormat::Kohya,
             initial: None,
         }
@@ -86,36 +179,84 @@ impl LoraConfig {
         self.alpha.unwrap_or(f64::from(self.rank))
     }
 
-    /// Rank of the convolutions' adapters.
-    pub fn effective_conv_rank(&self) -> u32 {
-        self.conv_rank.unwrap_or(self.rank)
+    /// The patterns of `targets`, or what stands for them when they are absent.
+    pub fn effective_targets(&self) -> Vec<String> {
+        let usual = if self.kind == AdapterKind::Ia3 { IA3_UNET_TARGETS } else { UNET_TARGETS };
+        self.targets.clone().unwrap_or_else(|| usual.map(str::to_owned).to_vec())
     }
 
-    /// Alpha of the convolutions' adapters.
-    pub fn effective_conv_alpha(&self) -> f64 {
-        match (self.conv_alpha, self.conv_rank) {
-            (Some(alpha), _) => alpha,
-            (None, Some(rank)) => f64::from(rank),
-            (None, None) => self.effective_alpha(),
-        }
-    }
-
-    /// Rank and alpha of the adapter beside the layer `path` of `part` (`unet`, `text_encoder`), if it gets one. `kernel`
-    /// is the side of a convolution, 1 for a linear layer.
+    /// Rank and alpha of the adapter beside the layer `path` of `part` (`unet`, `text_encoder`), if it gets one; alpha is
+    /// the one whose alpha/rank is the scale, also with `rank_stabilized`. `kernel` is the side of a convolution, 1 for a
+    /// linear layer.
     pub fn adapter_beside(&self, part: &str, path: &str, kernel: usize) -> Option<(u32, f64)> {
         let full_path = format!("{part}.{path}");
-        let by_pattern = self.targets.iter().any(|pattern| matches_pattern(pattern, &full_path));
-        let by_default = TEXT_ENCODER_TARGETS.iter().any(|pattern| matches_pattern(pattern, &full_path));
         let is_unet = part == "unet";
         // The first and last convolution are no part of a block; kohya's scripts leave them out, too.
-        if is_unet && self.train_unet && self.convolutions && kernel > 1 && path.contains("_block") {
-            return Some((self.effective_conv_rank(), self.effective_conv_alpha()));
+        let by_kernel = is_unet && self.train_unet && self.convolutions && kernel > 1 && path.contains("_block");
+        if !by_kernel && !self.is_target(is_unet, &full_path) {
+            return None;
         }
-        let wanted = match is_unet {
-            true => self.train_unet && by_pattern,
-            false => self.train_text_encoder && (by_pattern || by_default),
+        let (mut rank, mut alpha) = match by_kernel {
+            // An alpha for linear layers is one for convolutions, too, as long as they share the rank.
+            true => (
+                self.conv_rank.unwrap_or(self.rank),
+                self.conv_alpha.or(self.alpha.filter(|_| self.conv_rank.is_none())),
+            ),
+            false => (self.rank, self.alpha),
         };
-        wanted.then(|| (self.rank, self.effective_alpha()))
+        let (ranks, alphas) = match by_kernel {
+            true => (&self.conv_block_ranks, &self.conv_block_alphas),
+            false => (&self.block_ranks, &self.block_alphas),
+        };
+        if let Some(block) = kohya_block(path).filter(|_| is_unet) {
+            rank = ranks.as_ref().and_then(|ranks| ranks.get(block).copied()).unwrap_or(rank);
+            alpha = alphas.as_ref().and_then(|alphas| alphas.get(block).copied()).or(alpha);
+        }
+        rank = longest_match(&self.rank_pattern, &full_path).unwrap_or(rank);
+        alpha = longest_match(&self.alpha_pattern, &full_path).or(alpha);
+        let alpha = alpha.unwrap_or(f64::from(rank));
+        let alpha = if self.rank_stabilized { alpha * f64::from(rank).sqrt() } else { alpha };
+        (rank > 0).then_some((rank, alpha))
+    }
+
+    fn is_target(&self, is_unet: bool, full_path: &str) -> bool {
+        let any = |patterns: &[&str]| patterns.iter().any(|pattern| matches_pattern(pattern, full_path));
+        let by_pattern = match &self.targets {
+            Some(targets) => targets.iter().any(|pattern| matches_pattern(pattern, full_path)),
+            None if self.kind == AdapterKind::Ia3 => any(&IA3_UNET_TARGETS),
+            None => any(&UNET_TARGETS),
+        };
+        match is_unet {
+            true => self.train_unet && by_pattern,
+            false if self.kind == AdapterKind::Ia3 => {
+                self.train_text_encoder && (by_pattern || any(&IA3_TEXT_ENCODER_TARGETS))
+            }
+            false => self.train_text_encoder && (by_pattern || any(&TEXT_ENCODER_TARGETS)),
+        }
+    }
+}
+
+/// The value of the longest pattern that matches `path`.
+fn longest_match<V: Copy>(patterns: &BTreeMap<String, V>, path: &str) -> Option<V> {
+    let matching = patterns.iter().filter(|(pattern, _)| matches_pattern(pattern, path));
+    matching.max_by_key(|(pattern, _)| pattern.len()).map(|(_, &value)| value)
+}
+
+/// The block of an SD UNet's layer, as kohya's scripts count them; none outside of blocks.
+/// (kohya-ss/sd-scripts, networks/lora.py, `get_block_index`)
+fn kohya_block(path: &str) -> Option<usize> {
+    let words: Vec<&str> = path.split('.').collect();
+    let number = |word: Option<&&str>| word?.parse::<usize>().ok();
+    let inside = |level: usize| match *words.get(2)? {
+        "resnets" | "attentions" => Some(3 * level + number(words.get(3))?),
+        "downsamplers" | "upsamplers" => Some(3 * level + 2),
+        _ => None,
+    };
+    match words[0] {
+        "down_blocks" => inside(number(words.get(1))?).map(|block| 1 + block),
+        "mid_block" => Some(12),
+        "up_blocks" => inside(number(words.get(1))?).map(|block| 13 + block),
+        _ => None,
     }
 }
 
@@ -129,4 +270,77 @@ pub enum LoraFormat {
     Peft,
     /// Two files, the second with `-peft` in its name.
     Both,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_counted_as_kohyas_scripts_do() {
+        for (path, block) in [
+            ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", Some(1)),
+            ("down_blocks.0.downsamplers.0.conv", Some(3)),
+            ("down_blocks.3.resnets.1.conv1", Some(11)),
+            ("mid_block.attentions.0.proj_in", Some(12)),
+            ("up_blocks.0.resnets.0.conv1", Some(13)),
+            ("up_blocks.1.upsamplers.0.conv", Some(18)),
+            ("up_blocks.3.attentions.2.proj_out", Some(24)),
+            ("time_embedding.linear_1", None),
+            ("conv_in", None),
+        ] {
+            assert_eq!(kohya_block(path), block, "{path}");
+        }
+    }
+
+    const TO_Q: &str = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
+
+    #[test]
+    fn the_longest_pattern_goes_before_the_block_and_the_block_before_the_rank() {
+        let mut config = LoraConfig { rank: 4, ..LoraConfig::default() };
+        assert_eq!(config.adapter_beside("unet", TO_Q, 1), Some((4, 4.0)));
+        let mut ranks = vec![4; KOHYA_BLOCKS];
+        ranks[12] = 8;
+        config.block_ranks = Some(ranks);
+        assert_eq!(config.adapter_beside("unet", TO_Q, 1), Some((8, 8.0)), "an absent alpha follows the rank");
+        config.alpha = Some(2.0);
+        assert_eq!(config.adapter_beside("unet", TO_Q, 1), Some((8, 2.0)));
+        config.rank_pattern = BTreeMap::from([("unet.*".into(), 16), ("unet.mid_block.*".into(), 32)]);
+        config.alpha_pattern = BTreeMap::from([("*.to_q".into(), 1.0)]);
+        assert_eq!(config.adapter_beside("unet", TO_Q, 1), Some((32, 1.0)));
+        config.rank_pattern.insert("unet.mid_block.*.to_q".into(), 0);
+        assert_eq!(config.adapter_beside("unet", TO_Q, 1), None);
+    }
+
+    #[test]
+    fn a_rank_of_zero_leaves_a_block_out_and_convolutions_have_lists_of_their_own() {
+        let mut config = LoraConfig { rank: 4, convolutions: true, ..LoraConfig::default() };
+        config.block_ranks = Some(vec![0; KOHYA_BLOCKS]);
+        config.conv_block_ranks = Some(vec![2; KOHYA_BLOCKS]);
+        config.conv_block_alphas = Some(vec![0.5; KOHYA_BLOCKS]);
+        assert_eq!(config.adapter_beside("unet", TO_Q, 1), None);
+        assert_eq!(config.adapter_beside("unet", "mid_block.resnets.0.conv1", 3), Some((2, 0.5)));
+        config.train_text_encoder = true;
+        let fc1 = "text_model.encoder.layers.0.mlp.fc1";
+        assert_eq!(config.adapter_beside("text_encoder", fc1, 1), Some((4, 4.0)), "it has no blocks");
+    }
+
+    #[test]
+    fn a_rank_stabilised_scale_is_alpha_by_the_root_of_the_rank() {
+        let config = LoraConfig { rank: 16, alpha: Some(2.0), rank_stabilized: true, ..LoraConfig::default() };
+        let (rank, alpha) = config.adapter_beside("unet", TO_Q, 1).expect("a target");
+        assert_eq!(alpha / f64::from(rank), 2.0 / 4.0);
+    }
+
+    #[test]
+    fn ia3_stands_beside_keys_values_and_the_end_of_the_feed_forward() {
+        let config = LoraConfig { kind: AdapterKind::Ia3, train_text_encoder: true, ..LoraConfig::default() };
+        let beside = |part, path: &str| config.adapter_beside(part, path, 1).is_some();
+        assert!(!beside("unet", TO_Q));
+        assert!(beside("unet", &TO_Q.replace("to_q", "to_k")));
+        let layer = "text_model.encoder.layers.0.self_attn.";
+        assert!(
+            beside("text_encoder", &format!("{layer}v_proj")) && !beside("text_encoder", &format!("{layer}q_proj"))
+        );
+    }
 }

@@ -13,6 +13,8 @@ pub enum Method {
     Lora,
     /// The model's own weights.
     Full,
+    /// One subject among others of its class, by the model's own weights unless `trainable` says otherwise; see `[dreambooth]`.
+    Dreambooth,
     /// The autoencoder between pixels and latents.
     Vae,
     /// Words that the frozen model does not know yet.
@@ -38,6 +40,8 @@ pub enum TrainableKind {
 pub enum ObjectiveKind {
     /// To remove noise from captioned images.
     TextToImage,
+    /// To remove noise from images of a subject, and to keep its class.
+    Dreambooth,
     /// To reproduce images through the autoencoder.
     Autoencoding,
 }
@@ -46,6 +50,7 @@ pub enum ObjectiveKind {
 const METHODS: &[(Method, TrainableKind, ObjectiveKind)] = &[
     (Method::Lora, TrainableKind::Lora, ObjectiveKind::TextToImage),
     (Method::Full, TrainableKind::Full, ObjectiveKind::TextToImage),
+    (Method::Dreambooth, TrainableKind::Full, ObjectiveKind::Dreambooth),
     (Method::Vae, TrainableKind::Vae, ObjectiveKind::Autoencoding),
     (Method::TextualInversion, TrainableKind::TextualInversion, ObjectiveKind::TextToImage),
 ];
@@ -56,6 +61,7 @@ impl Method {
         match self {
             Method::Lora => "lora",
             Method::Full => "full",
+            Method::Dreambooth => "dreambooth",
             Method::Vae => "vae",
             Method::TextualInversion => "textual_inversion",
         }
@@ -107,6 +113,44 @@ impl TrainConfig {
             TrainableKind::Vae => false,
             TrainableKind::TextualInversion => true,
         }
+    }
+
+    /// Whether the UNet learns.
+    pub fn trains_unet(&self) -> bool {
+        match self.trainable_kind() {
+            TrainableKind::Lora => self.lora.train_unet,
+            TrainableKind::Full => self.full.train_unet,
+            TrainableKind::Vae | TrainableKind::TextualInversion => false,
+        }
+    }
+
+    /// Learning rate of the UNet or its adapters, before any schedule; its blocks may have others.
+    pub fn unet_learning_rate(&self) -> f64 {
+        let own = match self.trainable_kind() {
+            TrainableKind::Lora => self.lora.unet_learning_rate,
+            TrainableKind::Full => self.full.unet_learning_rate,
+            TrainableKind::Vae | TrainableKind::TextualInversion => None,
+        };
+        own.unwrap_or(self.optimizer.learning_rate())
+    }
+
+    /// Learning rate of the text encoder or its adapters, before any schedule.
+    pub fn text_encoder_learning_rate(&self) -> f64 {
+        let own = match self.trainable_kind() {
+            TrainableKind::Lora => self.lora.text_encoder_learning_rate,
+            TrainableKind::Full => self.full.text_encoder_learning_rate,
+            TrainableKind::Vae | TrainableKind::TextualInversion => None,
+        };
+        own.unwrap_or(self.optimizer.learning_rate())
+    }
+
+    /// How many times those rates LoRA+'s upper matrices learn, of UNet and text encoder.
+    pub fn loraplus_ratios(&self) -> [Option<f64>; 2] {
+        if self.trainable_kind() != TrainableKind::Lora {
+            return [None, None];
+        }
+        [self.lora.loraplus_unet_lr_ratio, self.lora.loraplus_text_encoder_lr_ratio]
+            .map(|own| own.or(self.lora.loraplus_lr_ratio))
     }
 
     /// Why the pair of `method` and `trainable` can't be, if so.

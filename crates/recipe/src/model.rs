@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::FusedAdapter;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,10 @@ pub struct ModelConfig {
 
     /// Where the first weights come from.
     pub init: Init,
+
+    /// Adapters that become a part of the model before training, one section each, in this order.
+    #[schemars(extend("x-other-names" = ["base_weights"]))]
+    pub fuse: Vec<FusedAdapter>,
 }
 
 impl Default for ModelConfig {
@@ -65,6 +70,7 @@ impl Default for ModelConfig {
             prediction_type: None,
             zero_terminal_snr: None,
             init: Init::Pretrained,
+            fuse: Vec::new(),
         }
     }
 }

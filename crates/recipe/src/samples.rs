@@ -1,12 +1,13 @@
 //! `[samples]`: pictures drawn during training.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Every;
+use crate::{Every, SamplePrompt};
 
 /// Pictures drawn during training, with the weights as they are then; also before the first step and after the last.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -20,9 +21,14 @@ pub struct SamplesConfig {
     #[schemars(extend("x-other-names" = ["sample_every_n_epochs"]))]
     pub every_epochs: Option<u64>,
 
-    /// One picture is drawn for each prompt. Empty: no pictures at all.
+    /// One picture is drawn for each prompt: text, or a table of settings, `[[samples.prompts]]`. Empty: no pictures at all.
+    pub prompts: Vec<SamplePrompt>,
+
+    /// Text file with more prompts, one a line, options behind them as in `prompts`; blank lines and those that begin with `#`
+    /// are skipped. Relative to the file it is written in. Absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-other-names" = ["sample_prompts"]))]
-    pub prompts: Vec<String>,
+    pub prompts_file: Option<PathBuf>,
 
     /// What the pictures should not show.
     #[schemars(extend("x-other-names" = ["negative_prompt"]))]
@@ -56,6 +62,7 @@ impl Default for SamplesConfig {
             every_steps: None,
             every_epochs: None,
             prompts: Vec::new(),
+            prompts_file: None,
             negative: String::new(),
             steps: 30,
             guidance: 7.5,

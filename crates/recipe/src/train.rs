@@ -16,6 +16,13 @@ pub struct TrainSection {
     #[schemars(extend("x-other-names" = ["max_train_epochs", "num_train_epochs"]))]
     pub max_epochs: Option<u64>,
 
+    /// Optimizer steps after which the text encoder, or its adapters, stand still while the UNet goes on learning. Absent: never.
+    #[schemars(extend("x-other-names" = ["stop_text_encoder_training"]))]
+    pub max_text_encoder_steps: Option<u64>,
+
+    /// The same in epochs.
+    pub max_text_encoder_epochs: Option<u64>,
+
     /// Batches whose gradients are averaged into one optimizer step: a larger batch for less memory.
     pub gradient_accumulation_steps: u64,
 
@@ -26,8 +33,45 @@ pub struct TrainSection {
     /// Typical: 1. 0: no clipping. Applied after unscaling and accumulation.
     pub max_grad_norm: f64,
 
+    /// Multiply the learning rate by the size of a step, so that a rate that was found for single images suits larger
+    /// batches.
+    #[schemars(extend("x-other-names" = ["scale_lr", "learning_rate_scaler"]))]
+    pub learning_rate_scale: LearningRateScale,
+
+    /// Steps in a row that may be skipped because a loss or gradient is not finite: the weights stay as they are, the images are
+    /// named, and the run goes on. One more ends it, and so does the end of the run in such a row. 0: the first one ends it.
+    /// What loss scaling skips (`precision.compute = "fp16"`) is not counted.
+    pub max_skipped_steps: u64,
+
     /// Processor threads. Absent: as many as there are cores for this process. Bits of a run depend on it.
     pub threads: Option<u32>,
+}
+
+/// What the learning rate is multiplied by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LearningRateScale {
+    /// By nothing.
+    None,
+    /// By `data.batch_size`.
+    BatchSize,
+    /// By `train.gradient_accumulation_steps`.
+    Accumulation,
+    /// By both, as diffusers' `--scale_lr` does.
+    Both,
+}
+
+impl LearningRateScale {
+    /// The number.
+    pub fn factor(self, batch_size: usize, accumulation_steps: u64) -> f64 {
+        let (batch, accumulation) = (batch_size as f64, accumulation_steps as f64);
+        match self {
+            LearningRateScale::None => 1.0,
+            LearningRateScale::BatchSize => batch,
+            LearningRateScale::Accumulation => accumulation,
+            LearningRateScale::Both => batch * accumulation,
+        }
+    }
 }
 
 impl Default for TrainSection {
@@ -35,9 +79,13 @@ impl Default for TrainSection {
         TrainSection {
             max_steps: None,
             max_epochs: None,
+            max_text_encoder_steps: None,
+            max_text_encoder_epochs: None,
             gradient_accumulation_steps: 1,
             gradient_checkpointing: false,
             max_grad_norm: 1.0,
+            learning_rate_scale: LearningRateScale::None,
+            max_skipped_steps: 10,
             threads: None,
         }
     }
@@ -47,6 +95,12 @@ impl TrainSection {
     /// The largest gradient norm, when gradients are clipped at all.
     pub fn clip_norm(&self) -> Option<f64> {
         (self.max_grad_norm > 0.0).then_some(self.max_grad_norm)
+    }
+
+    /// Whether the text encoder has learned enough when `step` optimizer steps and `epoch` epochs are complete.
+    pub fn text_encoder_is_done(&self, step: u64, epoch: u64) -> bool {
+        self.max_text_encoder_steps.is_some_and(|limit| step >= limit)
+            || self.max_text_encoder_epochs.is_some_and(|limit| epoch >= limit)
     }
 
     /// Optimizer steps of an epoch of `batches_per_epoch` batches; the last one may hold fewer batches.

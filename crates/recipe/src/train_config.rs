@@ -4,9 +4,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CheckpointConfig, DataConfig, DebugConfig, FullConfig, LogConfig, LoraConfig, LossConfig, LrScheduleConfig, Method,
-    ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig, SamplesConfig, SaveConfig, TextualInversionConfig,
-    TrainSection, TrainableKind, VaeConfig, ValidationConfig,
+    BlocksConfig, CheckpointConfig, DataConfig, DebugConfig, DreamboothConfig, EmaConfig, FullConfig, LogConfig,
+    LoraConfig, LossConfig, LrScheduleConfig, Method, ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig,
+    SamplesConfig, SaveConfig, TextualInversionConfig, TimestepsConfig, TrainSection, TrainableKind, VaeConfig,
+    ValidationConfig,
 };
 
 /// A training run: what is trained, on what, how, and what it leaves behind.
@@ -23,7 +24,8 @@ pub struct TrainConfig {
     #[schemars(extend("x-other-names" = ["output_name"]))]
     pub name: String,
 
-    /// What is trained: a LoRA beside the frozen model, the model itself, its autoencoder, or words that it does not know.
+    /// What is trained, and on what terms: a LoRA beside the frozen model, the model itself, a subject, the autoencoder, or words
+    /// that the model does not know.
     pub method: Method,
 
     /// What carries the gradients, where it is to be other than what `method` means. Absent: what it means.
@@ -46,8 +48,14 @@ pub struct TrainConfig {
     /// Which parts are trained; read when the model itself is trained.
     pub full: FullConfig,
 
+    /// What is kept of the class while a subject is learned; read when `method = "dreambooth"`.
+    pub dreambooth: DreamboothConfig,
+
     /// Words to learn; read when words or a LoRA are trained.
     pub textual_inversion: TextualInversionConfig,
+
+    /// How fast the single blocks of the UNet learn.
+    pub blocks: BlocksConfig,
 
     /// What the autoencoder is asked for; read when `method = "vae"`.
     pub vae_objective: VaeConfig,
@@ -58,8 +66,14 @@ pub struct TrainConfig {
     /// How the learning rate changes over the run.
     pub lr_schedule: LrScheduleConfig,
 
+    /// A running mean of the trained weights.
+    pub ema: EmaConfig,
+
     /// The noise that training adds.
     pub noise: NoiseConfig,
+
+    /// At which timesteps it is added.
+    pub timesteps: TimestepsConfig,
 
     /// What is minimised.
     pub loss: LossConfig,
@@ -101,11 +115,15 @@ impl Default for TrainConfig {
             data: DataConfig::default(),
             lora: LoraConfig::default(),
             full: FullConfig::default(),
+            dreambooth: DreamboothConfig::default(),
             textual_inversion: TextualInversionConfig::default(),
+            blocks: BlocksConfig::default(),
             vae_objective: VaeConfig::default(),
             optimizer: OptimizerConfig::default(),
             lr_schedule: LrScheduleConfig::default(),
+            ema: EmaConfig::default(),
             noise: NoiseConfig::default(),
+            timesteps: TimestepsConfig::default(),
             loss: LossConfig::default(),
             precision: PrecisionConfig::default(),
             train: TrainSection::default(),
@@ -116,6 +134,13 @@ impl Default for TrainConfig {
             log: LogConfig::default(),
             debug: DebugConfig::default(),
         }
+    }
+}
+
+impl TrainConfig {
+    /// What `train.learning_rate_scale` multiplies every learning rate by.
+    pub fn learning_rate_scale(&self) -> f64 {
+        self.train.learning_rate_scale.factor(self.data.batch_size, self.train.gradient_accumulation_steps)
     }
 }
 

@@ -17,6 +17,9 @@ pub struct VaeConfig {
     pub kl_weight: f64,
 
     /// Weight of the mean absolute difference between neighbouring-pixel differences, which sharpens edges.
+    #[schemars(extend("x-refused-names" = {
+        "lpips_weight": "a perceptual term needs a network of its own, which is not made; `gradient_weight` sharpens edges"
+    }))]
     pub gradient_weight: f64,
 
     /// Train the encoder as well. Off: only the decoder learns, and latents keep their meaning for an existing UNet.

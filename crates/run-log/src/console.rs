@@ -106,10 +106,21 @@ impl Console {
             Some(total) => format!("step {}/{total} ({}%)", metrics.step, 100 * metrics.step / total.max(1)),
             None => format!("step {}", metrics.step),
         };
-        let lrs: String = metrics.lrs.iter().map(|(group, lr)| format!("  lr/{group} {lr:.2e}")).collect();
+        let lrs = rates(&metrics.lrs);
         let left = self.time_left(metrics.step).map_or(String::new(), |left| format!("  eta {left}"));
         format!("{step}  {}  {}{lrs}{left}", self.epoch(metrics.epoch), self.loss_and_pace())
     }
+}
+
+/// Each group's rate, or where they are many from which to which they go.
+fn rates(lrs: &[(String, f64)]) -> String {
+    const MANY: usize = 4;
+    if lrs.len() <= MANY {
+        return lrs.iter().map(|(group, lr)| format!("  lr/{group} {lr:.2e}")).collect();
+    }
+    let least = lrs.iter().map(|(_, lr)| *lr).fold(f64::INFINITY, f64::min);
+    let most = lrs.iter().map(|(_, lr)| *lr).fold(0.0, f64::max);
+    format!("  lr {least:.2e} to {most:.2e} in {} groups", lrs.len())
 }
 
 impl MetricSink for Console {
@@ -218,6 +229,14 @@ mod tests {
             lines[1],
             "step 10/25 (40%)  epoch 1  loss 0.5000  2.00 it/s  lr/unet 1.00e-4  lr/text_encoder 5.00e-5  eta 8s"
         );
+    }
+
+    #[test]
+    fn many_groups_do_not_flood_a_line() {
+        let lrs: Vec<(String, f64)> =
+            (0..25).map(|block| (format!("unet.block_{block:02}"), 1e-5 * block as f64)).collect();
+        assert_eq!(rates(&lrs), "  lr 0.00e0 to 2.40e-4 in 25 groups");
+        assert_eq!(rates(&lrs[1..2]), "  lr/unet.block_01 1.00e-5");
     }
 
     #[test]

@@ -25,6 +25,7 @@ struct StepRecord<'a> {
     grad_norm: Option<f64>,
     seconds: f64,
     images_per_second: f64,
+    data_wait_seconds: f64,
 }
 
 #[derive(Serialize)]
@@ -66,6 +67,7 @@ impl MetricSink for JsonLines {
             grad_norm: metrics.grad_norm,
             seconds: metrics.seconds,
             images_per_second: metrics.images_per_second(),
+            data_wait_seconds: metrics.data_wait_seconds,
         });
         self.report(written);
     }
@@ -156,7 +158,7 @@ mod tests {
         assert_eq!(
             std::fs::read_to_string(folder.path().join("metrics.jsonl")).expect("written"),
             "{\"step\":1,\"epoch\":1,\"loss\":null,\"lr\":{\"text_encoder\":0.00005,\"unet\":0.0001},\
-             \"grad_norm\":1.25,\"seconds\":0.5,\"images_per_second\":8.0}\n"
+             \"grad_norm\":1.25,\"seconds\":0.5,\"images_per_second\":8.0,\"data_wait_seconds\":0.125}\n"
         );
         assert_eq!(
             std::fs::read_to_string(folder.path().join("scalars.jsonl")).expect("written"),

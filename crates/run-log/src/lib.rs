@@ -32,6 +32,8 @@ pub struct StepMetrics {
     pub grad_norm: Option<f64>,
     /// Wall time of the step, data loading included, saving and sampling not.
     pub seconds: f64,
+    /// The part of it that went into waiting for images and captions, and reading what is kept of them.
+    pub data_wait_seconds: f64,
     /// Images the step trained on.
     pub images: u64,
 }
@@ -146,7 +148,16 @@ mod tests {
 
     pub(crate) fn metrics(step: u64) -> StepMetrics {
         let lrs = vec![("unet".to_owned(), 1e-4), ("text_encoder".to_owned(), 5e-5)];
-        StepMetrics { step, epoch: 1, loss: 0.5, lrs, grad_norm: Some(1.25), seconds: 0.5, images: 4 }
+        StepMetrics {
+            step,
+            epoch: 1,
+            loss: 0.5,
+            lrs,
+            grad_norm: Some(1.25),
+            seconds: 0.5,
+            data_wait_seconds: 0.125,
+            images: 4,
+        }
     }
 
     struct Broken;

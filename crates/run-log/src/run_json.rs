@@ -1,10 +1,12 @@
 //! `run.json`: what ran where on which inputs, how long it took and how much memory it needed.
 
 use crate::Error;
+use sdtrain_checkpoint::replace_file;
+use sdtrain_checkpoint::vfs::RealVfs;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -46,7 +48,7 @@ pub struct Program {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// The commit it was built from, where known (see `git_commit`).
+    /// The commit that the folder it was built in has checked out when the run begins (see `git_commit`).
     pub git_commit: Option<String>,
     /// Versions of what it stands on: `libtorch`, `cuda` …
     pub versions: BTreeMap<String, String>,
@@ -136,7 +138,10 @@ impl RunRecord {
         let path = folder.join("run.json");
         let mut json = serde_json::to_vec_pretty(self).map_err(|error| Error::new("write", &path, error.into()))?;
         json.push(b'\n');
-        replace(&path, &json).map_err(|error| Error::new("write", &path, error))
+        replace_file(&RealVfs, &path, &json).map_err(|error| {
+            let kind = error.storage_error().map_or(io::ErrorKind::Other, io::Error::kind);
+            Error::new("write", &path, io::Error::new(kind, error))
+        })
     }
 }
 
@@ -154,21 +159,6 @@ impl InputFile {
     pub fn embedded(name: &str, content: &[u8]) -> InputFile {
         InputFile { path: name.into(), bytes: content.len() as u64, blake3: blake3::hash(content).to_hex().to_string() }
     }
-}
-
-/// A file with new content in the place of an old one, at no moment half of either.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".run-").permissions(shared()).tempfile_in(folder)?;
-    file.write_all(content)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    std::fs::File::open(folder)?.sync_all()
-}
-
-/// Readable for everybody that the umask allows, as any other result; temporary files are private by default.
-fn shared() -> std::fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o666)
 }
 
 fn now() -> String {

@@ -44,7 +44,11 @@ pub fn header_length(path: &Path, start: &[u8], file_length: u64) -> Result<usiz
     };
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER_BYTES {
-        return Err(broken(format!("its header would be {length} bytes long, the limit is {MAX_HEADER_BYTES}")));
+        // Text, for one, read as a number.
+        return Err(match length >= file_length && foreign_format(start).is_none() {
+            true => broken("it is no safetensors file: its first bytes are not the length of a header".to_string()),
+            false => broken(format!("its header would be {length} bytes long, the limit is {MAX_HEADER_BYTES}")),
+        });
     }
     if length > file_length - 8 {
         return Err(Error::BrokenFile {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::maps::lora_tensor::{LoraKind, LoraTensor};
 use crate::maps::{clip, lora_kohya, lora_peft, textual_inversion, vae};
 use crate::reader::{Reader, TensorInfo};
 
@@ -74,16 +75,20 @@ pub enum FileKind {
     },
     /// Adapters under kohya's names, of LoRA or one of its relatives.
     KohyaLora {
+        /// What they are.
+        kind: LoraKind,
         /// How many layers are adapted.
         modules: usize,
-        /// The rank of the first LoRA adapter.
+        /// The rank of the first adapter that shows one.
         rank: Option<usize>,
     },
     /// Adapters under PEFT's or diffusers' names.
     PeftLora {
+        /// What they are.
+        kind: LoraKind,
         /// How many layers are adapted.
         modules: usize,
-        /// The rank of the first adapter.
+        /// The rank of the first adapter that shows one.
         rank: Option<usize>,
     },
     /// Learned words, mostly one.
@@ -103,6 +108,14 @@ pub enum FileKind {
 }
 
 impl FileKind {
+    /// Whether it is a whole model in one file.
+    pub fn is_model(&self) -> bool {
+        matches!(
+            self,
+            FileKind::LdmSd1 { .. } | FileKind::LdmSd2 { .. } | FileKind::LdmSdxl { .. } | FileKind::LdmSdxlRefiner
+        )
+    }
+
     /// The model family of a whole checkpoint, as `model.family` is written.
     pub fn family(&self) -> Option<&'static str> {
         match self {
@@ -127,8 +140,8 @@ impl fmt::Display for FileKind {
             FileKind::Vae { diffusers: true } => f.write_str("diffusers VAE"),
             FileKind::Vae { diffusers: false } => f.write_str("VAE under the original names"),
             FileKind::ClipText { .. } => f.write_str("CLIP text encoder"),
-            FileKind::KohyaLora { .. } => f.write_str("kohya LoRA"),
-            FileKind::PeftLora { .. } => f.write_str("PEFT LoRA"),
+            FileKind::KohyaLora { kind, .. } => write!(f, "kohya {}", kind.name()),
+            FileKind::PeftLora { kind, .. } => write!(f, "PEFT {}", kind.name()),
             FileKind::TextualInversion { .. } => f.write_str("textual inversion embedding"),
             FileKind::Trace { steps } => write!(f, "trace of {steps} training steps"),
             FileKind::Unknown => f.write_str("file of an unknown kind"),
@@ -177,13 +190,15 @@ pub fn recognise(reader: &dyn Reader) -> FileKind {
         let modules = count_modules(&names, |name| {
             lora_kohya::is_kohya_name(name).then(|| name.split_once('.').map_or(name, |(module, _)| module).to_string())
         });
-        return FileKind::KohyaLora { modules, rank: rank(reader, |name| name.ends_with(".lora_down.weight")) };
+        let tensor = |name: &str| Some(LoraTensor::split_kohya(name).filter(|(layer, _)| !layer.contains('.'))?.1);
+        let (kind, rank) = adapters(reader, tensor);
+        return FileKind::KohyaLora { kind, modules, rank };
     }
     if names.iter().any(|name| lora_peft::parse(name).is_some()) {
         let modules =
             count_modules(&names, |name| lora_peft::parse(name).map(|key| format!("{}.{}", key.part, key.module)));
-        let down = |name: &str| lora_peft::parse(name).is_some_and(|key| key.tensor == lora_peft::LoraTensor::Down);
-        return FileKind::PeftLora { modules, rank: rank(reader, down) };
+        let (kind, rank) = adapters(reader, |name| Some(lora_peft::parse(name)?.tensor));
+        return FileKind::PeftLora { kind, modules, rank };
     }
     if let Some(conv_in) = reader.info("conv_in.weight").filter(|_| any("down_blocks.") && any("up_blocks.")) {
         let context = names.iter().find(|name| name.ends_with(".attn2.to_k.weight"));
@@ -241,7 +256,10 @@ fn count_modules(names: &[&str], module: impl Fn(&str) -> Option<String>) -> usi
     names.iter().filter_map(|name| module(name)).collect::<std::collections::BTreeSet<_>>().len()
 }
 
-fn rank(reader: &dyn Reader, is_down: impl Fn(&str) -> bool) -> Option<usize> {
-    let name = reader.names().into_iter().find(|name| is_down(name))?;
-    reader.info(name)?.shape.first().copied()
+/// The kind of the adapters in a file, and the rank of the first that shows one.
+fn adapters(reader: &dyn Reader, tensor: impl Fn(&str) -> Option<LoraTensor>) -> (LoraKind, Option<usize>) {
+    let names = reader.names();
+    let tensors = || names.iter().filter_map(|name| Some((*name, tensor(name)?)));
+    let rank = tensors().find_map(|(name, tensor)| tensor.rank(&reader.info(name)?.shape));
+    (LoraKind::of(tensors().map(|(_, tensor)| tensor)), rank)
 }

@@ -1,18 +1,22 @@
 //! How near two tensors are.
 
-use tch::{Kind, Tensor};
+use sdtrain_test_support::Tolerance;
+use tch::{Device, Kind, Tensor};
 
 /// The largest difference between two tensors of one shape, as a share of the largest expected number, and its place
 /// in row-major order. A tensor with a number that is not finite is infinitely far from everything.
 pub fn difference(found: &Tensor, expected: &Tensor) -> (f64, i64) {
-    let [found, expected] = [found, expected].map(|tensor| tensor.detach().to_kind(Kind::Double).reshape([-1]));
-    if expected.numel() == 0 {
+    let [found, expected] = [found, expected].map(numbers);
+    let Some(worst) = sdtrain_test_support::difference(&found, &expected, Tolerance::OfScale(1.0)) else {
         return (0.0, 0);
-    }
-    let share = (&found - &expected).abs() / expected.abs().max().clamp_min(1e-30);
-    let place = share.argmax(None, false).int64_value(&[]);
-    let finite = found.isfinite().all().int64_value(&[]) == 1;
-    (if finite { share.double_value(&[place]) } else { f64::INFINITY }, place)
+    };
+    let finite = found.iter().all(|number| number.is_finite());
+    (if finite { worst.of_limit } else { f64::INFINITY }, worst.index as i64)
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f64> {
+    let row = tensor.detach().to_device(Device::Cpu).to_kind(Kind::Double).reshape([-1]);
+    Vec::try_from(row).expect("a row of f64 is a list of them")
 }
 
 /// Fails, saying where, unless all differences are within `tolerance` of the largest expected number; returns the
@@ -24,7 +28,7 @@ pub fn assert_near(what: &str, found: &Tensor, expected: &Tensor, tolerance: f64
     if std::env::var_os("SDTRAIN_SHOW_DIFFERENCES").is_some() {
         println!("{largest:.1e} of {tolerance:.0e}  {what}");
     }
-    let at = |tensor: &Tensor| tensor.detach().to_kind(Kind::Double).reshape([-1]).double_value(&[place]);
+    let at = |tensor: &Tensor| numbers(tensor)[place as usize];
     assert!(
         largest <= tolerance,
         "{what}: differs by {largest:.2e} of the largest number, at index {place}: {} instead of {}; tolerance \

@@ -1,7 +1,7 @@
 //! Which examples come next: the batches of an epoch, with pixels only where somebody looks at them.
 
 use crate::error::Result;
-use sdtrain_data_loader::{BatchPlan, DataSet, ExampleId, HostBatch, Prefetcher};
+use sdtrain_data_loader::{BatchPlan, Contents, DataSet, ExampleId, HostBatch, Prefetcher};
 use sdtrain_diffusion::ExampleKey;
 use std::sync::Arc;
 
@@ -18,6 +18,8 @@ pub struct Batch {
     pub loss_weights: Vec<f32>,
     /// `[batch, 3, height, width]`; absent where latents are cached.
     pub pixels: Option<Vec<f32>>,
+    /// `[batch, 1, height, width]` in pixels, 0 to 1; absent where no example has a mask, or nobody asked for them.
+    pub mask: Option<Vec<f32>>,
 }
 
 impl Batch {
@@ -34,36 +36,37 @@ impl From<HostBatch> for Batch {
             examples: batch.examples,
             captions: batch.captions,
             loss_weights: batch.loss_weights,
-            pixels: Some(batch.pixels),
+            pixels: (!batch.pixels.is_empty()).then_some(batch.pixels),
+            mask: batch.mask,
         }
     }
 }
 
 /// The endless row of batches from one point on.
 pub enum Batches {
-    /// Images are read ahead by other threads.
-    WithPixels(Prefetcher),
+    /// Images, or their masks alone, are read ahead by other threads.
+    Read(Prefetcher),
     /// Only names and captions: latents come from a cache.
-    WithoutPixels { data: Arc<DataSet>, epoch: u64, next: usize, plan: Vec<BatchPlan> },
+    NamesAlone { data: Arc<DataSet>, epoch: u64, next: usize, plan: Vec<BatchPlan> },
 }
 
 impl Batches {
-    /// From batch `start` of `epoch` on.
-    pub fn new(data: &Arc<DataSet>, with_pixels: bool, epoch: u64, start: usize, workers: usize) -> Batches {
-        match with_pixels {
-            true => Batches::WithPixels(data.clone().prefetch(epoch, start, workers)),
-            false => Batches::WithoutPixels { data: data.clone(), epoch, next: start, plan: data.epoch_plan(epoch) },
+    /// From batch `start` of `epoch` on; `contents` is what of the images somebody looks at.
+    pub fn new(data: &Arc<DataSet>, contents: Option<Contents>, epoch: u64, start: usize, workers: usize) -> Batches {
+        match contents {
+            Some(contents) => Batches::Read(data.clone().prefetch_only(contents, epoch, start, workers)),
+            None => Batches::NamesAlone { data: data.clone(), epoch, next: start, plan: data.epoch_plan(epoch) },
         }
     }
 
     /// The next batch.
     pub fn next(&mut self) -> Result<Batch> {
         match self {
-            Batches::WithPixels(prefetcher) => {
+            Batches::Read(prefetcher) => {
                 let batch = prefetcher.next().expect("a row of batches ends only with an error")?;
                 Ok(batch.into())
             }
-            Batches::WithoutPixels { data, epoch, next, plan } => {
+            Batches::NamesAlone { data, epoch, next, plan } => {
                 // An epoch of few images may be without a batch; the first of all is not.
                 while *next >= plan.len() {
                     (*epoch, *next) = (*epoch + 1, 0);
@@ -74,7 +77,7 @@ impl Batches {
                 let examples = data.examples_of(batch, *epoch)?;
                 let captions = data.captions_of(batch, *epoch)?;
                 let loss_weights = examples.iter().map(|example| data.loss_weight(example.image)).collect();
-                Ok(Batch { size: batch.size, examples, captions, loss_weights, pixels: None })
+                Ok(Batch { size: batch.size, examples, captions, loss_weights, pixels: None, mask: None })
             }
         }
     }

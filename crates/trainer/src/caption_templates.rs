@@ -116,6 +116,7 @@ mod tests {
             captions: vec!["of the file".into(); 200],
             loss_weights: vec![1.0; 200],
             pixels: None,
+            mask: None,
         };
         TemplateCaptions::of(config).expect("there are templates").apply(&mut batch);
         batch.captions

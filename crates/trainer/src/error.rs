@@ -34,15 +34,9 @@ pub enum Error {
     /// A file of tensors.
     #[error(transparent)]
     StateDict(#[from] sdtrain_state_dict::Error),
-    /// The cache of latents.
+    /// Latents and text states, and the folder that keeps them.
     #[error(transparent)]
-    Cache(#[from] sdtrain_feature_cache::Error),
-    /// The autoencoder overflowed.
-    #[error("the autoencoder's latents of `{}` are not finite", image.display())]
-    LatentsNotFinite {
-        /// The image.
-        image: PathBuf,
-    },
+    Features(#[from] sdtrain_features::Error),
     /// A checkpoint.
     #[error(transparent)]
     Checkpoint(#[from] sdtrain_checkpoint::Error),
@@ -64,6 +58,12 @@ pub enum Error {
         step: u64,
         /// What it was trained on.
         images: Vec<String>,
+    },
+    /// Training has driven the weights out of all bounds.
+    #[error("the weights after step {step} are not finite")]
+    WeightsNotFinite {
+        /// The optimizer step.
+        step: u64,
     },
     /// A file or folder of the run.
     #[error("`{}`: {reason}", path.display())]

@@ -1,6 +1,6 @@
 //! Everything one forward pass needs, on the device.
 
-use sdtrain_model::TokenizedPrompts;
+use sdtrain_model::{StableDiffusion, TokenizedPrompts};
 use tch::Tensor;
 
 /// What `prepare` hands to `forward_backward`.
@@ -32,18 +32,45 @@ pub enum Prompts {
     Tokenized(TokenizedPrompts),
 }
 
+impl Prompts {
+    /// What the denoiser attends to, `[batch, tokens, hidden_size]`. Panics as tch does.
+    pub fn states(&self, model: &StableDiffusion, clip_skip: usize, gradient_checkpointing: bool) -> Tensor {
+        match self {
+            Prompts::Encoded(states) => states.shallow_clone(),
+            Prompts::Tokenized(prompts) => model.text_states(prompts, clip_skip, gradient_checkpointing),
+        }
+    }
+}
+
 /// One batch for a denoiser.
 #[derive(Debug)]
 pub struct DenoisingInputs {
     /// Scaled latents, f32 `[batch, channels, height, width]`.
     pub latents: Tensor,
-    /// What is added to them, after every noise option; same shape.
+    /// What is added to them and what the target is made of, after every noise option; same shape.
     pub noise: Tensor,
+    /// What is added to them in its place, where the input is perturbed and the target is not; same shape.
+    pub input_noise: Option<Tensor>,
     /// Integers `[batch]`.
     pub timesteps: Tensor,
     /// The text.
     pub prompts: Prompts,
     /// What each example's loss is multiplied by, f32 `[batch]`.
+    pub loss_weights: Tensor,
+    /// How much each place counts, 0 to 1, f32 `[batch, 1, height, width]`; absent where no image has a mask.
+    pub mask: Option<Tensor>,
+    /// Where the base's prediction is to be kept.
+    pub prior: Option<PriorInputs>,
+}
+
+/// The same latents, noise and timesteps with the prompt of the class, to which the base's answer is the target.
+#[derive(Debug)]
+pub struct PriorInputs {
+    /// The text for what is trained.
+    pub prompts: Prompts,
+    /// The text for the base: states of its own text encoder, `[batch, tokens, hidden_size]`.
+    pub base_states: Tensor,
+    /// What each example's distance from the base is multiplied by, f32 `[batch]`.
     pub loss_weights: Tensor,
 }
 

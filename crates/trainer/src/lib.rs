@@ -2,27 +2,29 @@
 
 mod batches;
 mod caption_templates;
+mod class_images;
 mod error;
 mod input_files;
 mod inputs;
-mod latents;
 mod metadata;
 mod objective;
 mod precision;
-mod prompt_cache;
+mod prefill;
+mod rates;
 mod run_folder;
 mod samples;
 mod setup;
 mod signals;
 mod state;
 mod step;
+mod text_encoder_stop;
 mod trace;
 mod trainable;
 mod trainer;
 
 pub use error::{Error, Result};
-pub use latents::{CacheReport, fill_latent_cache};
 pub use precision::kind_of;
+pub use prefill::{CacheReport, Filled, Prefill, Watcher, fill_cache};
 pub use run_folder::ResumePolicy;
 pub use setup::{RunOptions, load_model, open_held_out, train};
 pub use trainer::Outcome;

@@ -5,6 +5,7 @@ use sdtrain_optimizer::ParamGroup;
 use sdtrain_recipe::{FloatType, TrainConfig};
 use sdtrain_state_dict::metadata::{ModelSpec, architecture};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// What the metadata of a product needs to know beside the configuration.
 pub struct RunFacts<'a> {
@@ -20,16 +21,25 @@ pub struct RunFacts<'a> {
     pub groups: &'a [ParamGroup],
     /// What the model predicts.
     pub prediction_type: PredictionType,
+    /// Whether the last timestep is pure noise.
+    pub zero_terminal_snr: bool,
     /// `lora` or none.
     pub adapter: Option<&'static str>,
     /// Layers from the end, where the configuration says so.
     pub clip_skip: Option<u32>,
+    /// The adapters that became a part of the base, as `sdtrain_adapter::describe` says it.
+    pub fused: Option<&'a str>,
 }
 
 /// The header of a product made after `step` steps in `epoch` (counted from 1).
 pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch: u64) -> BTreeMap<String, String> {
-    let rate = |name: &str| facts.groups.iter().find(|g| g.name == name).map(|g| g.learning_rate.to_string());
+    let (noise, loss) = (&config.noise, &config.loss);
+    let trains = |network: &str| facts.groups.iter().any(|group| group.name.split('.').next() == Some(network));
+    let scale = config.learning_rate_scale();
+    let unet_rate = trains("unet").then(|| (config.unet_learning_rate() * scale).to_string());
+    let text_rate = trains("text_encoder").then(|| (config.text_encoder_learning_rate() * scale).to_string());
     let or_none = |value: Option<String>| value.unwrap_or_else(|| "None".to_string());
+    let number = |value: f64| or_none((value != 0.0).then(|| value.to_string()));
     let python_bool = |value: bool| if value { "True" } else { "False" }.to_string();
     let resolution = (config.data.resolution.width(), config.data.resolution.height());
     let mixed_precision = match config.precision.compute {
@@ -39,11 +49,11 @@ pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch
     let entries = [
         ("ss_output_name", config.name.clone()),
         ("ss_learning_rate", config.optimizer.learning_rate().to_string()),
-        ("ss_unet_lr", or_none(rate("unet"))),
-        ("ss_text_encoder_lr", or_none(rate("text_encoder"))),
-        ("ss_optimizer", config.optimizer.name().to_string()),
+        ("ss_unet_lr", or_none(unet_rate)),
+        ("ss_text_encoder_lr", or_none(text_rate)),
+        ("ss_optimizer", config.optimizer.in_words()),
         ("ss_lr_scheduler", config.lr_schedule.name().to_string()),
-        ("ss_lr_warmup_steps", config.lr_schedule.warmup_steps().to_string()),
+        ("ss_lr_warmup_steps", config.lr_schedule.warmup_steps(facts.max_train_steps).to_string()),
         ("ss_num_train_images", facts.num_train_images.to_string()),
         ("ss_num_reg_images", facts.num_reg_images.to_string()),
         ("ss_prior_loss_weight", config.loss.prior_loss_weight.to_string()),
@@ -59,12 +69,24 @@ pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch
         ("ss_cache_latents", python_bool(config.data.cache_latents)),
         ("ss_clip_skip", or_none(facts.clip_skip.map(|n| n.to_string()))),
         ("ss_max_token_length", or_none(config.model.max_token_length.map(|length| length.to_string()))),
-        ("ss_noise_offset", or_none((config.noise.offset != 0.0).then(|| config.noise.offset.to_string()))),
-        ("ss_min_snr_gamma", or_none(config.loss.min_snr_gamma.map(|gamma| gamma.to_string()))),
+        ("ss_noise_offset", number(noise.offset)),
+        ("ss_noise_offset_random_strength", python_bool(noise.offset_random_strength)),
+        ("ss_adaptive_noise_scale", number(noise.adaptive_offset_scale)),
+        ("ss_multires_noise_iterations", number(f64::from(noise.multires_iterations))),
+        ("ss_multires_noise_discount", noise.effective_multires_discount().to_string()),
+        ("ss_ip_noise_gamma", number(noise.input_perturbation)),
+        ("ss_ip_noise_gamma_random_strength", python_bool(noise.input_perturbation_random_strength)),
+        ("ss_zero_terminal_snr", python_bool(facts.zero_terminal_snr)),
+        ("ss_min_snr_gamma", or_none(loss.min_snr_gamma.map(|gamma| gamma.to_string()))),
+        ("ss_debiased_estimation", python_bool(loss.debiased_estimation)),
+        ("ss_loss_type", loss.loss_type.kohya_name().to_string()),
+        ("ss_huber_schedule", loss.effective_huber_schedule().name().to_string()),
+        ("ss_huber_scale", loss.effective_huber_scale().to_string()),
+        ("ss_huber_c", loss.effective_huber_c().to_string()),
         ("ss_seed", config.seed.to_string()),
         ("ss_steps", step.to_string()),
         ("ss_epoch", epoch.to_string()),
-        ("ss_sd_model_name", config.model.path.clone()),
+        ("ss_sd_model_name", model_name(&config.model.path)),
         ("sdtrain.version", env!("CARGO_PKG_VERSION").to_string()),
     ];
     let spec = ModelSpec {
@@ -78,5 +100,26 @@ pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch
         encoder_layer: facts.clip_skip,
         ..ModelSpec::default()
     };
-    entries.into_iter().map(|(key, value)| (key.to_string(), value)).chain(spec.keys()).collect()
+    let fused = facts.fused.map(|fused| (sdtrain_adapter::FUSED_KEY.to_string(), fused.to_string()));
+    entries.into_iter().map(|(key, value)| (key.to_string(), value)).chain(spec.keys()).chain(fused).collect()
+}
+
+/// The model's file or folder name, as kohya writes it: where it lies on somebody's disk is nobody else's business.
+fn model_name(path: &str) -> String {
+    let is_name = path.starts_with("builtin:") || path.starts_with("hf:");
+    let name = Path::new(path).file_name().filter(|_| !is_name);
+    name.map_or_else(|| path.to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::model_name;
+
+    #[test]
+    fn folders_of_a_disk_are_not_told() {
+        assert_eq!(model_name("/home/me/models/mine.safetensors"), "mine.safetensors");
+        assert_eq!(model_name("../models/sd15/"), "sd15");
+        assert_eq!(model_name("builtin:poster-tiny"), "builtin:poster-tiny");
+        assert_eq!(model_name("hf:org/model"), "hf:org/model");
+    }
 }

@@ -1,7 +1,7 @@
 //! The output folder of a run: who may write to it, and whether there is a run to continue.
 
 use crate::error::{Error, Result};
-use sdtrain_checkpoint::{FolderLock, latest_valid, replace_file, verify, vfs::RealVfs};
+use sdtrain_checkpoint::{FolderLock, Survey, recover, replace_file, verify, vfs::RealVfs};
 use sdtrain_recipe::TrainConfig;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,6 +32,8 @@ pub(crate) enum Start {
 pub(crate) struct RunFolder {
     pub path: PathBuf,
     pub start: Start,
+    /// Later checkpoints that are not whole, with the reason: their steps are done again.
+    pub passed_over: Vec<(PathBuf, String)>,
     /// Checkpoints of later steps than this are not of the run that begins.
     newest: Option<u64>,
     _lock: FolderLock,
@@ -49,7 +51,16 @@ impl RunFolder {
             move_aside(path)?;
             lock = FolderLock::acquire(path)?;
         }
-        let latest = latest_valid(&path.join(CHECKPOINTS))?;
+        let survey = match recover(&path.join(CHECKPOINTS)) {
+            // Nothing is to be continued from them.
+            Err(sdtrain_checkpoint::Error::NoneWhole { .. })
+                if is_finished(path) || matches!(policy, ResumePolicy::From(_)) =>
+            {
+                Survey::default()
+            }
+            survey => survey?,
+        };
+        let latest = survey.newest;
         // A run that left neither checkpoint nor product has nothing to protect.
         let has_results = latest.is_some() || is_finished(path) || has_product(path);
         if path.join(CONFIG).exists() && has_results {
@@ -63,7 +74,7 @@ impl RunFolder {
             _ if is_finished(path) => (Start::Finished, None),
             _ => (latest.map_or(Start::Fresh, |(checkpoint, _)| Start::Continue(checkpoint)), None),
         };
-        Ok(RunFolder { path: path.to_path_buf(), start, newest, _lock: lock })
+        Ok(RunFolder { path: path.to_path_buf(), start, passed_over: survey.rejected, newest, _lock: lock })
     }
 
     /// Writes the resolved configuration: from here on the folder belongs to this run. Called when everything that can

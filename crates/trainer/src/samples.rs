@@ -4,37 +4,58 @@ use crate::error::{Error, Result};
 use image::RgbImage;
 use sdtrain_model::{PromptReading, StableDiffusion};
 use sdtrain_pipeline::{Request, comparison_sheet, parameters_text, save_png, sheet, text_to_image};
-use sdtrain_recipe::TrainConfig;
+use sdtrain_recipe::Picture;
 use std::fs;
 use std::path::Path;
 
-/// The pictures that `[samples]` asks for.
-pub fn request(config: &TrainConfig, prompt_reading: PromptReading) -> Request {
-    let samples = &config.samples;
-    Request {
-        prompts: samples.prompts.clone(),
-        negative: samples.negative.clone(),
-        steps: samples.steps as usize,
-        guidance: samples.guidance,
-        seed: samples.seed,
-        width: config.sample_size().0,
-        height: config.sample_size().1,
-        sampler: samples.sampler,
-        prompt_reading,
+/// What is asked of the pipeline for `pictures`, in order: neighbours that differ in nothing but the prompt, and whose seeds
+/// follow each other, are drawn together.
+pub fn requests(pictures: &[Picture], prompt_reading: PromptReading) -> Vec<Request> {
+    let mut requests: Vec<Request> = Vec::new();
+    for picture in pictures {
+        let Picture { prompt, negative, steps, guidance, seed, width, height, sampler } = picture.clone();
+        let steps = steps as usize;
+        let fits = |last: &&mut Request| {
+            (last.seed.wrapping_add(last.prompts.len() as u64), last.width, last.height) == (seed, width, height)
+                && (last.steps, last.guidance, last.sampler) == (steps, guidance, sampler)
+                && last.negative == negative
+        };
+        match requests.last_mut().filter(fits) {
+            Some(last) => last.prompts.push(prompt),
+            None => {
+                let prompts = vec![prompt];
+                requests.push(Request {
+                    prompts,
+                    negative,
+                    steps,
+                    guidance,
+                    seed,
+                    width,
+                    height,
+                    sampler,
+                    prompt_reading,
+                });
+            }
+        }
     }
+    requests
 }
 
 /// Draws them and writes `folder/00-<seed>.png` … and `folder/grid.png`.
-pub fn draw(model: &StableDiffusion, request: &Request, folder: &Path) -> Result<Vec<RgbImage>> {
-    let pictures = text_to_image(model, request)?;
+pub fn draw(model: &StableDiffusion, requests: &[Request], folder: &Path) -> Result<Vec<RgbImage>> {
     fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
     let name = model.path.display().to_string();
     let words = words_of(model);
     let settings: Vec<(&str, String)> = words.into_iter().map(|words| ("Embeddings", words)).collect();
-    for (index, picture) in pictures.iter().enumerate() {
-        let text = parameters_text(model, &name, request, index, &settings);
-        let path = folder.join(format!("{index:02}-{}.png", request.seed + index as u64));
-        save_png(&path, picture, &[("parameters", text)])?;
+    let mut pictures = Vec::new();
+    for request in requests {
+        for (index, picture) in text_to_image(model, request)?.into_iter().enumerate() {
+            let text = parameters_text(model, &name, request, index, &settings);
+            let seed = request.seed.wrapping_add(index as u64);
+            let path = folder.join(format!("{:02}-{seed}.png", pictures.len()));
+            save_png(&path, &picture, &[("parameters", text)])?;
+            pictures.push(picture);
+        }
     }
     save_png(&folder.join("grid.png"), &sheet(&pictures), &[])?;
     Ok(pictures)
@@ -59,10 +80,28 @@ pub fn compare(before: &Path, after: &Path, target: &Path) -> Result<()> {
 
 /// The numbered pictures of a folder, in order.
 fn read_all(folder: &Path) -> Vec<RgbImage> {
-    let mut paths: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    paths.retain(|path| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(|c: char| c.is_ascii_digit()))
-    });
+    let number = |path: &Path| path.file_name()?.to_str()?.split_once('-')?.0.parse::<usize>().ok();
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths: Vec<_> = entries.filter_map(|entry| Some((number(&entry.path())?, entry.path()))).collect();
     paths.sort();
-    paths.iter().filter_map(|path| Some(image::open(path).ok()?.into_rgb8())).collect()
+    paths.iter().filter_map(|(_, path)| Some(image::open(path).ok()?.into_rgb8())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sdtrain_recipe::{PictureConfig, Resolution, SamplePrompt, SamplesConfig};
+
+    #[test]
+    fn only_pictures_that_are_drawn_alike_are_drawn_together() {
+        let own = |prompt: &str, seed: Option<u64>, steps: Option<u32>| {
+            SamplePrompt::Settings(PictureConfig { prompt: prompt.into(), seed, steps, ..PictureConfig::default() })
+        };
+        let prompts =
+            vec!["a".into(), "b".into(), own("c", None, Some(9)), own("d", Some(7), None), own("e", Some(8), None)];
+        let samples = SamplesConfig { prompts, ..SamplesConfig::default() };
+        let requests = requests(&samples.pictures(Resolution::Square(96)), PromptReading::default());
+        let seen: Vec<_> = requests.iter().map(|r| (r.prompts.join(" "), r.seed, r.steps)).collect();
+        assert_eq!(seen, [("a b".to_string(), 0, 30), ("c".into(), 2, 9), ("d e".into(), 7, 30)]);
+    }
 }

@@ -1,21 +1,24 @@
 //! Configuration → a run that is ready for its first step, in numbered steps.
 
 use crate::caption_templates::TemplateCaptions;
+use crate::class_images::with_class_images;
 use crate::error::{Error, Result};
 use crate::input_files::Inputs;
 use crate::metadata::RunFacts;
 use crate::objective;
 use crate::precision::kind_of;
+use crate::rates;
 use crate::run_folder::{ResumePolicy, RunFolder, Start};
 use crate::samples;
 use crate::trainable;
 use crate::trainer::{Outcome, Trainer};
+use sdtrain_adapter::{WeightedAdapter, describe, fold};
 use sdtrain_checkpoint::{ManifestInfo, verify};
 use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::{NoiseSchedule, PredictionType, SchedulerConfig};
 use sdtrain_evaluate::{DenoisingLoss, prompt_reading};
-use sdtrain_model::{LoadOptions, StableDiffusion, load};
-use sdtrain_optimizer::{GradScaler, build};
+use sdtrain_model::{LoadOptions, StableDiffusion, load, load_edited};
+use sdtrain_optimizer::{Ema, GradScaler, build};
 use sdtrain_recipe::{DataConfig, FloatType, Init, ModelLocation, TrainConfig, TrainableKind};
 use sdtrain_run_log::{Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name};
 use std::collections::BTreeMap;
@@ -54,7 +57,8 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     let model = load_model(&config, device)?;
     // 3 data
     record.phase("open_data");
-    let (data, held_out) = open_data(&config, model.bucket_step())?;
+    let with_class = with_class_images(&config, &model, &folder.path)?;
+    let (data, held_out) = open_data(&with_class, model.bucket_step())?;
     eprintln!("{}", data.report());
     let captions = (0..data.images()).map(|image| data.caption(image));
     config.check_words_are_used(captions).map_err(|(message, hint)| Error::Config { message, hint: Some(hint) })?;
@@ -67,16 +71,22 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     let validation = match &held_out {
         Some(data) if config.objective_kind().denoises() => {
             let (bands, repeats) = (config.validation.timestep_bands, config.validation.repeats);
-            Some(DenoisingLoss::new(&model, data, bands as usize, repeats as usize)?)
+            Some(DenoisingLoss::new(&model, data, &config.data, bands as usize, repeats as usize)?)
         }
         _ => None,
     };
     let objective = objective::build(&config, &model, &data)?;
     // 6 how it follows its gradients
-    let optimizer = build(&config.optimizer, trainable.param_groups(&model));
+    let groups = rates::of_run(&config, trainable.param_groups(&model))?;
+    let optimizer = build(&config.optimizer, groups);
     let scaler = (config.precision.compute == FloatType::Fp16).then(GradScaler::default);
+    let ema = config.ema.enabled.then(|| Ema::new(&config.ema, optimizer.groups()));
     // 7 the run
     let total_steps = data.total_steps(&config.train);
+    let fused = match fused_adapters(&config).as_slice() {
+        [] => None,
+        adapters => Some(describe(adapters)?),
+    };
     let facts = RunFacts {
         num_train_images: data.report().visits_per_epoch - data.report().regularization_visits,
         num_reg_images: data.report().regularization_visits,
@@ -84,15 +94,17 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         max_train_steps: total_steps,
         groups: optimizer.groups(),
         prediction_type,
+        zero_terminal_snr: model.scheduler.rescale_betas_zero_snr == Some(true),
         adapter: trainable.adapter_kind(),
         clip_skip: config.model.clip_skip,
+        fused: fused.as_deref(),
     };
     let metadata = crate::metadata::product_metadata(&config, &facts, total_steps, 1);
     if let Some(folder) = config.debug.trace.as_ref().and_then(|path| path.parent()) {
         // Better now than after the steps.
         std::fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
     }
-    let sample_request = (!config.samples.prompts.is_empty()).then(|| samples::request(&config, prompt_reading));
+    let sample_requests = samples::requests(&config.sample_pictures(), prompt_reading);
     let manifest = ManifestInfo {
         run_id: blake3::hash(config.to_toml().as_bytes()).to_hex()[..16].to_string(),
         config_digest: blake3::hash(config.to_toml().as_bytes()).to_hex().to_string(),
@@ -100,6 +112,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         build: format!("sdtrain {}", env!("CARGO_PKG_VERSION")),
         threads: tch::get_num_threads() as usize,
         instruction_set: instruction_set().unwrap_or_default(),
+        details: fused.iter().map(|fused| ("fused".to_string(), fused.clone())).collect(),
         ..ManifestInfo::default()
     };
     check_continuation(&folder.start, &manifest)?;
@@ -116,9 +129,10 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         objective,
         optimizer,
         scaler,
+        ema,
         held_out,
         validation,
-        sample_request,
+        sample_requests,
         metadata,
         trace: None,
         total_steps,
@@ -137,6 +151,9 @@ fn check_continuation(start: &Start, manifest: &ManifestInfo) -> Result<()> {
     let cannot = |reason: &str| Error::CannotContinue { checkpoint: checkpoint.clone(), reason: reason.into() };
     if before.data_digest != manifest.data_digest {
         return Err(cannot("the images or captions have changed since; `--resume never` starts anew"));
+    }
+    if before.details.get("fused") != manifest.details.get("fused") {
+        return Err(cannot("the adapters of `model.fuse` have changed since; `--resume never` starts anew"));
     }
     if (before.threads, &before.instruction_set) != (manifest.threads, &manifest.instruction_set) {
         eprintln!(
@@ -185,28 +202,49 @@ pub fn load_model(config: &TrainConfig, device: Device) -> Result<StableDiffusio
     };
     let location =
         ModelLocation::find(&config.model.path).map_err(|(message, hint)| Error::Config { message, hint })?;
-    let mut model = load(&location.to_string(), &options)?;
+    let mut model = match fused_adapters(config).as_slice() {
+        [] => load(&location.to_string(), &options)?,
+        adapters => load_edited(&location.to_string(), &options, |model| Ok::<_, Error>(fold(model, adapters)?))?,
+    };
     model.scheduler = scheduler_of(config, &model.scheduler);
     check_against_model(config, &model)?;
     Ok(model)
+}
+
+/// The adapters that become a part of the base.
+fn fused_adapters(config: &TrainConfig) -> Vec<WeightedAdapter> {
+    let fused = config.model.fuse.iter();
+    fused.map(|fused| WeightedAdapter { path: fused.path.clone(), weight: fused.weight }).collect()
 }
 
 /// What only the model's own configuration can show to be wrong.
 fn check_against_model(config: &TrainConfig, model: &StableDiffusion) -> Result<()> {
     let wrong = |message: String, hint: &str| Err(Error::Config { message, hint: Some(hint.into()) });
     let scheduler = &model.scheduler;
-    let epsilon = scheduler.prediction_type.is_none_or(|kind| kind == PredictionType::Epsilon);
-    if epsilon && scheduler.rescale_betas_zero_snr == Some(true) && config.model.zero_terminal_snr == Some(true) {
-        let message = "`model.zero_terminal_snr`: the model predicts the noise, of which pure noise says nothing";
-        return wrong(message.into(), "set `model.prediction_type = \"v_prediction\"` with it");
-    }
-    let timesteps = NoiseSchedule::new(scheduler)?.num_train_timesteps() as u64;
-    for (key, value) in
-        [("min_timestep", Some(config.noise.min_timestep + 1)), ("max_timestep", config.noise.max_timestep)]
-    {
+    let schedule = NoiseSchedule::new(scheduler)?;
+    let timesteps = schedule.num_train_timesteps() as u64;
+    for (key, value) in [("min", Some(config.timesteps.min + 1)), ("max", config.timesteps.max)] {
         if value.is_some_and(|value| u64::from(value) > timesteps) {
-            let message = format!("`noise.{key}`: the model has {timesteps} timesteps, 0 to {}", timesteps - 1);
+            let message = format!("`timesteps.{key}`: the model has {timesteps} timesteps, 0 to {}", timesteps - 1);
             return wrong(message, "leave it out for all of them");
+        }
+    }
+    if config.objective_kind().denoises() {
+        let rescaled = scheduler.rescale_betas_zero_snr == Some(true);
+        let trains_the_last = config.timesteps.max.is_none_or(|max| u64::from(max) >= timesteps);
+        if rescaled && trains_the_last && schedule.prediction_type() == PredictionType::Epsilon {
+            let message = "`model.zero_terminal_snr`: the model predicts the noise, of which pure noise says nothing";
+            let hint = "set `model.prediction_type = \"v_prediction\"` with it, or `model.zero_terminal_snr = false` where \
+                        only the model's own files ask for it";
+            return wrong(message.into(), hint);
+        }
+        let prediction_type = match schedule.prediction_type() {
+            PredictionType::Epsilon => sdtrain_recipe::PredictionType::Epsilon,
+            PredictionType::VPrediction => sdtrain_recipe::PredictionType::VPrediction,
+            PredictionType::Sample => sdtrain_recipe::PredictionType::Sample,
+        };
+        if let Some((_, message, hint)) = config.loss.contradiction(prediction_type, rescaled) {
+            return wrong(message, hint);
         }
     }
     let layers = model.text_encoder.config().num_hidden_layers;

@@ -6,7 +6,7 @@ use crate::inputs::StepInputs;
 use crate::objective::Objective;
 use crate::trainable::Trainable;
 use sdtrain_model::StableDiffusion;
-use sdtrain_optimizer::{GradScaler, Optimizer, clear_gradients, gradients};
+use sdtrain_optimizer::{GradScaler, Optimizer, ParamGroup, clear_gradients, gradients};
 use tch::{Kind, Tensor};
 
 /// Everything a step works on.
@@ -25,6 +25,8 @@ pub struct Step<'a> {
     pub gradient_checkpointing: bool,
     /// Clip gradients to this norm.
     pub clip_norm: Option<f64>,
+    /// Measure the gradient norm of each parameter group, too.
+    pub measure_groups: bool,
 }
 
 /// What a step measured.
@@ -34,6 +36,8 @@ pub struct StepOutcome {
     pub loss: f64,
     /// Before clipping, over all trained tensors.
     pub grad_norm: f64,
+    /// Of each parameter group that has gradients, by its name; empty unless asked for.
+    pub group_norms: Vec<(String, f64)>,
     /// The parameters were left alone because a gradient was not finite.
     pub skipped: bool,
     /// What each micro-batch was given, for traces.
@@ -58,8 +62,8 @@ impl Step<'_> {
             inputs.push(prepared);
         }
         let loss = loss.expect("a step has at least one batch");
-        let (grad_norm, skipped) = self.update(&loss, learning_rates)?;
-        Ok(StepOutcome { loss: loss.double_value(&[]), grad_norm, skipped, inputs })
+        let (grad_norm, group_norms, skipped) = self.update(&loss, learning_rates)?;
+        Ok(StepOutcome { loss: loss.double_value(&[]), grad_norm, group_norms, skipped, inputs })
     }
 
     /// This batch's share of the step's loss, with its gradients added to the parameters'. Depends on tensors alone
@@ -73,11 +77,13 @@ impl Step<'_> {
         })?)
     }
 
-    fn update(&mut self, loss: &Tensor, learning_rates: &[f64]) -> Result<(f64, bool)> {
+    fn update(&mut self, loss: &Tensor, learning_rates: &[f64]) -> Result<(f64, Vec<(String, f64)>, bool)> {
         let gradients = gradients(self.optimizer.groups());
         if let Some(scaler) = &self.scaler {
             let _ = scaler.unscale(&gradients)?;
         }
+        // Before clipping, which scales them all.
+        let group_norms = if self.measure_groups { self.group_norms()? } else { Vec::new() };
         let norm = sdtrain_torch::clip_grad_norm(&gradients, self.clip_norm)?;
         // A step with a gradient or loss that is not finite must not reach the parameters: decided on the device.
         let sum = &norm + loss;
@@ -91,6 +97,18 @@ impl Step<'_> {
         if !skipped {
             self.trainable.after_optimizer_step()?;
         }
-        Ok((norm.double_value(&[]), skipped))
+        let group_norms = group_norms.into_iter().map(|(name, norm)| (name, norm.double_value(&[]))).collect();
+        Ok((norm.double_value(&[]), group_norms, skipped))
+    }
+
+    /// The gradient norm of each group that has gradients, on the device.
+    fn group_norms(&self) -> Result<Vec<(String, Tensor)>> {
+        let groups = self.optimizer.groups().iter();
+        let with_gradients = groups.map(|group| (group, gradients(std::slice::from_ref(group))));
+        let measured = with_gradients.filter(|(_, gradients)| !gradients.is_empty());
+        let norm = |(group, gradients): (&ParamGroup, Vec<Tensor>)| {
+            Ok((group.name.clone(), sdtrain_torch::clip_grad_norm(&gradients, None)?))
+        };
+        measured.map(norm).collect()
     }
 }

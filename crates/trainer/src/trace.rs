@@ -44,15 +44,16 @@ impl Trace {
                     put("noise", &inputs.noise, Kind::Float);
                     put("timesteps", &inputs.timesteps, Kind::Int64);
                     put("loss_weights", &inputs.loss_weights, Kind::Float);
-                    match &inputs.prompts {
-                        Prompts::Encoded(states) => put("encoder_hidden_states", states, Kind::Float),
-                        Prompts::Tokenized(prompts) => {
-                            // `[batch, window]` where a prompt is one window, else `[batch, windows, window]`.
-                            put("input_ids", &prompts.ids.squeeze_dim(1), Kind::Int64);
-                            if let Some(weights) = &prompts.weights {
-                                put("prompt_weights", weights, Kind::Float);
-                            }
+                    for (name, tensor) in [("input_noise", &inputs.input_noise), ("mask", &inputs.mask)] {
+                        if let Some(tensor) = tensor {
+                            put(name, tensor, Kind::Float);
                         }
+                    }
+                    put_prompts("", &inputs.prompts, &mut put);
+                    if let Some(prior) = &inputs.prior {
+                        put_prompts("prior_", &prior.prompts, &mut put);
+                        put("prior_base_hidden_states", &prior.base_states, Kind::Float);
+                        put("prior_loss_weights", &prior.loss_weights, Kind::Float);
                     }
                 }
                 StepInputs::Autoencoding(inputs) => {
@@ -79,6 +80,19 @@ impl Trace {
         self.tensors.extend(snapshot("final", groups));
         let borrowed: Vec<(String, &Tensor)> = self.tensors.iter().map(|(name, t)| (name.clone(), t)).collect();
         Ok(write_source(&self.path, &TensorReader::new(borrowed, None), &self.metadata)?)
+    }
+}
+
+fn put_prompts(prefix: &str, prompts: &Prompts, put: &mut dyn FnMut(&str, &Tensor, Kind)) {
+    match prompts {
+        Prompts::Encoded(states) => put(&format!("{prefix}encoder_hidden_states"), states, Kind::Float),
+        Prompts::Tokenized(prompts) => {
+            // `[batch, window]` where a prompt is one window, else `[batch, windows, window]`.
+            put(&format!("{prefix}input_ids"), &prompts.ids.squeeze_dim(1), Kind::Int64);
+            if let Some(weights) = &prompts.weights {
+                put(&format!("{prefix}prompt_weights"), weights, Kind::Float);
+            }
+        }
     }
 }
 

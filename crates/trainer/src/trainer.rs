@@ -12,13 +12,14 @@ use crate::setup::load_model;
 use crate::signals::StopRequest;
 use crate::state::{self, Position};
 use crate::step::{Step, StepOutcome};
+use crate::text_encoder_stop;
 use crate::trace::Trace;
 use crate::trainable::Trainable;
 use sdtrain_checkpoint::ManifestInfo;
-use sdtrain_data_loader::DataSet;
+use sdtrain_data_loader::{Contents, DataSet};
 use sdtrain_evaluate::DenoisingLoss;
 use sdtrain_model::{PromptReading, StableDiffusion};
-use sdtrain_optimizer::{GradScaler, Optimizer, build, learning_rate_factor};
+use sdtrain_optimizer::{Ema, GradScaler, Optimizer, ParamGroup, Weights, build, learning_rate_factor};
 use sdtrain_pipeline::Request;
 use sdtrain_recipe::{TrainConfig, TrainableKind};
 use sdtrain_run_log::{
@@ -45,10 +46,11 @@ pub(crate) struct Trainer {
     pub objective: Box<dyn Objective>,
     pub optimizer: Box<dyn Optimizer>,
     pub scaler: Option<GradScaler>,
+    pub ema: Option<Ema>,
     /// Images that are not trained on.
     pub held_out: Option<DataSet>,
     pub validation: Option<DenoisingLoss>,
-    pub sample_request: Option<Request>,
+    pub sample_requests: Vec<Request>,
     pub metadata: BTreeMap<String, String>,
     pub trace: Option<Trace>,
     pub total_steps: u64,
@@ -58,6 +60,9 @@ pub(crate) struct Trainer {
     /// Sentences in the place of captions.
     pub templates: Option<TemplateCaptions>,
 }
+
+/// What stands behind the name of a product that holds the weights as trained, beside the one of averaged weights.
+const RAW: &str = "-raw";
 
 /// How a run ended.
 #[derive(Debug)]
@@ -93,7 +98,10 @@ impl Trainer {
         let stop = StopRequest::listen()?;
         self.folder.claim(&self.config)?;
         let mut position = match self.folder.start.clone() {
-            Start::Continue(checkpoint) => state::restore(&checkpoint, self.optimizer.as_mut(), self.scaler.as_mut())?,
+            Start::Continue(checkpoint) => {
+                let (optimizer, scaler, ema) = (self.optimizer.as_mut(), self.scaler.as_mut(), self.ema.as_mut());
+                state::restore(&checkpoint, optimizer, scaler, ema)?
+            }
             Start::Fresh | Start::Finished => Position::default(),
         };
         if let Some(path) = &self.config.debug.trace {
@@ -107,12 +115,22 @@ impl Trainer {
             self.validate(&mut log, 0)?;
             self.sample(&mut log, 0)?;
         } else {
+            for (path, reason) in &self.folder.passed_over {
+                log.message(&format!(
+                    "warning: `{}` is not whole ({reason}); its steps are done again",
+                    path.display()
+                ));
+            }
             log.message(&format!("continuing after step {}", position.step));
         }
         self.record.phase("train");
         let workers = self.config.data.workers;
-        let with_pixels = self.objective.wants_pixels();
-        let mut batches = Batches::new(&self.data, with_pixels, position.epoch, position.batch, workers);
+        let contents = match (self.objective.wants_pixels(), self.objective.wants_masks() && self.data.has_masks()) {
+            (true, _) => Some(Contents::Whole),
+            (false, true) => Some(Contents::Masks),
+            (false, false) => None,
+        };
+        let mut batches = Batches::new(&self.data, contents, position.epoch, position.batch, workers);
         while position.step < self.total_steps {
             self.one_step(&mut log, &mut batches, &mut position)?;
             if stop.is_set() && position.step < self.total_steps {
@@ -131,23 +149,41 @@ impl Trainer {
     /// One optimizer step and everything that is due after it.
     fn one_step(&mut self, log: &mut RunLog, batches: &mut Batches, position: &mut Position) -> Result<()> {
         let began = Instant::now();
+        if self.config.train.text_encoder_is_done(position.step, position.epoch)
+            && text_encoder_stop::stop(self.optimizer.groups())
+        {
+            log.message(&format!("the text encoder stands still from step {} on", position.step + 1));
+        }
+        // Pictures and measurements of the step before may have brought them back.
+        for &network in self.objective.idle() {
+            self.model.unload(network);
+        }
         let taken = self.take_batches(batches, position)?;
+        let waited = began.elapsed();
         let rates = self.learning_rates(position.step);
-        let outcome = self.step(&taken, &rates, position.passes)?;
+        let is_logged = self.is_logged(position.step + 1);
+        let outcome = self.step(&taken, &rates, position.passes, is_logged)?;
         let epoch = position.epoch + 1;
         let ended = self.advance(position, taken.len());
         self.record.steps = position.step;
-        self.check_finite(&outcome, &taken, position.step)?;
+        self.mind_skipped(log, &outcome, &taken, position)?;
+        if let Some(ema) = self.ema.as_mut().filter(|_| !outcome.skipped) {
+            ema.update(self.optimizer.groups())?;
+        }
         let names = self.optimizer.groups().iter().map(|group| group.name.clone());
         log.step(&StepMetrics {
             step: position.step,
             epoch,
             loss: outcome.loss,
-            lrs: names.zip(rates.iter().copied()).collect(),
+            lrs: names.zip(self.optimizer.effective_rates(&rates)).collect(),
             grad_norm: Some(outcome.grad_norm),
             seconds: began.elapsed().as_secs_f64(),
+            data_wait_seconds: (waited + self.objective.take_data_wait()).as_secs_f64(),
             images: taken.iter().map(|batch| batch.examples.len() as u64).sum(),
         });
+        if is_logged {
+            self.log_norms(log, position.step, &outcome)?;
+        }
         if !self.record.timings.contains_key("start_to_first_step") {
             self.record.timings.insert("start_to_first_step".into(), self.started.elapsed().as_secs_f64());
         }
@@ -159,6 +195,24 @@ impl Trainer {
         self.after_step(log, position, ended)
     }
 
+    /// Whether what takes time to measure is measured in `step`, counted from 1.
+    fn is_logged(&self, step: u64) -> bool {
+        step == 1 || step.is_multiple_of(self.config.log.every_steps.max(1)) || step == self.total_steps
+    }
+
+    /// Gradient norms of the groups, where there are several, and how far what was trained has moved.
+    fn log_norms(&self, log: &mut RunLog, step: u64, outcome: &StepOutcome) -> Result<()> {
+        if outcome.group_norms.len() > 1 {
+            for (group, norm) in &outcome.group_norms {
+                log.scalar(&format!("grad_norm/{group}"), step, *norm);
+            }
+        }
+        for (tag, norm) in self.trainable.weight_norms()? {
+            log.scalar(&tag, step, norm);
+        }
+        Ok(())
+    }
+
     /// Writes the trace, with fewer steps than asked for when the run ends before.
     fn finish_trace(&mut self) -> Result<()> {
         self.trace.take().map_or(Ok(()), |trace| trace.finish(self.optimizer.groups()))
@@ -168,6 +222,7 @@ impl Trainer {
     /// Nothing when it was asked to stop before the end of them.
     fn finish(&mut self, log: &mut RunLog, position: &Position, stop: &StopRequest) -> Result<Option<Vec<PathBuf>>> {
         self.record.phase("save");
+        self.optimizer.hold(Weights::Evaluation)?;
         let product = self.save_product(&self.config.name.clone(), position)?;
         for path in &product {
             log.message(&format!("saved {}", path.display()));
@@ -234,11 +289,17 @@ impl Trainer {
 
     /// When a checkpoint is due.
     fn save_checkpoint(&mut self, log: &mut RunLog, position: &Position) -> Result<()> {
+        // Whatever spoils every step may lie in the weights already: then the checkpoint before is the one to keep.
+        if position.skipped_in_a_row > 0 {
+            return Ok(());
+        }
+        self.check_weights(position)?;
         log.flush();
         let info = ManifestInfo { step: position.step, epoch: position.epoch, ..self.manifest.clone() };
         let keep = self.config.checkpoint.keep_last;
         let folder = self.folder.checkpoints();
-        state::save(&folder, info, position, self.optimizer.as_ref(), self.scaler.as_ref(), keep)?;
+        let (scaler, ema) = (self.scaler.as_ref(), self.ema.as_ref());
+        state::save(&folder, info, position, self.optimizer.as_ref(), scaler, ema, keep)?;
         log.message(&format!("saved {}", folder.join(format!("step-{:06}", position.step)).display()));
         Ok(())
     }
@@ -274,13 +335,15 @@ impl Trainer {
         Ok(taken)
     }
 
-    /// The rate of each group at `step`, counted from 0.
+    /// The rate of each group at `step`, counted from 0; 0 where nothing learns any more.
     fn learning_rates(&self, step: u64) -> Vec<f64> {
         let factor = learning_rate_factor(&self.config.lr_schedule, step, self.total_steps);
-        self.optimizer.groups().iter().map(|group| group.learning_rate * factor).collect()
+        let rate =
+            |group: &ParamGroup| if text_encoder_stop::learns(group) { group.learning_rate * factor } else { 0.0 };
+        self.optimizer.groups().iter().map(rate).collect()
     }
 
-    fn step(&mut self, batches: &[Batch], rates: &[f64], first_pass: u64) -> Result<StepOutcome> {
+    fn step(&mut self, batches: &[Batch], rates: &[f64], first_pass: u64, measure_groups: bool) -> Result<StepOutcome> {
         Step {
             model: &self.model,
             trainable: self.trainable.as_ref(),
@@ -289,6 +352,7 @@ impl Trainer {
             scaler: self.scaler.as_mut(),
             gradient_checkpointing: self.config.train.gradient_checkpointing,
             clip_norm: self.config.train.clip_norm(),
+            measure_groups,
         }
         .run(batches, rates, first_pass)
     }
@@ -307,15 +371,48 @@ impl Trainer {
         first..position.epoch + 1
     }
 
-    /// In fp16 an overflow now and then is part of loss scaling; otherwise nothing good can follow.
-    fn check_finite(&self, outcome: &StepOutcome, batches: &[Batch], step: u64) -> Result<()> {
-        // A loss that overflows in the forward pass is none that scaling could mend, nor is a scale without end.
-        let scaling_helps = self.scaler.as_ref().is_some_and(|scaler| scaler.scale >= 1.0);
-        if !outcome.skipped || (scaling_helps && outcome.loss.is_finite()) {
+    /// Minds a step that was skipped since a loss or gradient was not finite: counted, named, and the end of the run when there
+    /// are too many in a row. In fp16 an overflow now and then is part of loss scaling.
+    fn mind_skipped(
+        &self,
+        log: &mut RunLog,
+        outcome: &StepOutcome,
+        batches: &[Batch],
+        position: &mut Position,
+    ) -> Result<()> {
+        if !outcome.skipped {
+            position.skipped_in_a_row = 0;
             return Ok(());
         }
+        // A loss that overflows in the forward pass is none that scaling could mend, nor is a scale without end.
+        let scaling_helps = self.scaler.as_ref().is_some_and(|scaler| scaler.scale >= 1.0);
+        if scaling_helps && outcome.loss.is_finite() {
+            return Ok(());
+        }
+        position.skipped += 1;
+        position.skipped_in_a_row += 1;
         let images = batches.iter().flat_map(|batch| &batch.examples);
-        Err(Error::NotFinite { step, images: images.map(|e| format!("`{}`", e.path.display())).collect() })
+        let images: Vec<String> = images.map(|example| format!("`{}`", example.path.display())).collect();
+        let is_last = position.step == self.total_steps;
+        if position.skipped_in_a_row > self.config.train.max_skipped_steps || is_last {
+            return Err(Error::NotFinite { step: position.step, images });
+        }
+        log.message(&format!(
+            "step {} is skipped, its loss or gradient is not finite (batch of {})",
+            position.step,
+            images.join(", ")
+        ));
+        log.scalar("train/skipped_steps", position.step, position.skipped as f64);
+        Ok(())
+    }
+
+    /// Weights beyond all bounds never become a file: the last good checkpoint and product stay.
+    fn check_weights(&self, position: &Position) -> Result<()> {
+        let groups = self.optimizer.groups();
+        let weights: Vec<Tensor> =
+            groups.iter().flat_map(|group| &group.parameters).map(|(_, weight)| weight.detach()).collect();
+        let norm = sdtrain_torch::clip_grad_norm(&weights, None)?.double_value(&[]);
+        if norm.is_finite() { Ok(()) } else { Err(Error::WeightsNotFinite { step: position.step }) }
     }
 
     fn due(&self, every: sdtrain_recipe::Every, position: &Position, ended: &Range<u64>) -> bool {
@@ -331,7 +428,13 @@ impl Trainer {
             return Ok(());
         }
         let every = self.config.save.every();
-        if self.due(every, position, &ended) {
+        let [saves, validates, samples] = [every, self.config.validation.every(), self.config.samples.every()]
+            .map(|every| self.due(every, position, &ended));
+        if !(saves || validates || samples) {
+            return Ok(());
+        }
+        self.optimizer.hold(Weights::Evaluation)?;
+        if saves {
             let stem = match every.due_after_step(position.step) {
                 true => format!("{}-step{:08}", self.config.name, position.step),
                 false => format!("{}-{:06}", self.config.name, position.epoch),
@@ -341,16 +444,17 @@ impl Trainer {
             }
             self.prune_products(log);
         }
-        if self.due(self.config.validation.every(), position, &ended) {
+        if validates {
             self.validate(log, position.step)?;
         }
-        if self.due(self.config.samples.every(), position, &ended) {
+        if samples {
             self.sample(log, position.step)?;
         }
-        Ok(())
+        Ok(self.optimizer.hold(Weights::Training)?)
     }
 
     fn save_product(&mut self, stem: &str, position: &Position) -> Result<Vec<PathBuf>> {
+        self.check_weights(position)?;
         if self.config.trainable_kind() == TrainableKind::Vae && self.config.vae_objective.train_encoder {
             self.model.vae.set_scaling_factor(self.unit_scaling_factor()?);
         }
@@ -359,7 +463,27 @@ impl Trainer {
         metadata.insert("ss_steps".into(), position.step.to_string());
         let epoch = position.epoch + u64::from(position.batch > 0);
         metadata.insert("ss_epoch".into(), epoch.max(1).to_string());
-        self.trainable.save(&self.model, &self.folder.path, stem, kind, &metadata)
+        let mut product = self.with_average(|this| this.write_product(stem, kind, &metadata))?;
+        if self.config.ema.save_raw {
+            product.extend(self.write_product(&format!("{stem}{RAW}"), kind, &metadata)?);
+        }
+        Ok(product)
+    }
+
+    fn write_product(&self, stem: &str, kind: Kind, metadata: &BTreeMap<String, String>) -> Result<Vec<PathBuf>> {
+        self.trainable.save(&self.model, &self.folder.path, stem, kind, metadata)
+    }
+
+    /// Does `work` with the averaged weights in the place of the trained ones, if there is an average.
+    fn with_average<T>(&mut self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let exchange = |this: &mut Self| match &mut this.ema {
+            Some(ema) => ema.exchange(this.optimizer.groups()),
+            None => Ok(()),
+        };
+        exchange(self)?;
+        let result = work(self);
+        exchange(self)?;
+        result
     }
 
     /// Deletes products on the way beyond `save.keep_last`, those that were written before a continuation included. One that
@@ -368,8 +492,12 @@ impl Trainer {
         let Some(keep) = self.config.save.keep_last else { return };
         let mut stems = self.products_on_the_way();
         stems.truncate(stems.len().saturating_sub(keep));
-        for name in stems.iter().flat_map(|stem| self.trainable.product_names(stem)) {
+        let raw: Vec<String> = stems.iter().map(|stem| format!("{stem}{RAW}")).collect();
+        for name in stems.iter().chain(&raw).flat_map(|stem| self.trainable.product_names(stem)) {
             let path = self.folder.path.join(name);
+            if !path.exists() {
+                continue;
+            }
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             if let Err(error) = removed {
                 log.message(&format!("cannot delete {}: {error}", path.display()));
@@ -395,9 +523,15 @@ impl Trainer {
         found.into_iter().map(|(_, stem)| stem).collect()
     }
 
-    fn validate(&self, log: &mut RunLog, step: u64) -> Result<()> {
-        let Some(validation) = &self.validation else { return Ok(()) };
-        let losses = validation.losses(&self.model, &self.prompt_reading)?;
+    fn validate(&mut self, log: &mut RunLog, step: u64) -> Result<()> {
+        if self.validation.is_none() {
+            return Ok(());
+        }
+        let losses = self.with_average(|this| {
+            let validation = this.validation.as_ref();
+            Ok(validation.map(|validation| validation.losses(&this.model, &this.prompt_reading)).transpose()?)
+        })?;
+        let losses = losses.unwrap_or_default();
         for (band, loss) in losses.iter().enumerate() {
             log.scalar(&format!("validation/band_{band}"), step, *loss);
         }
@@ -408,10 +542,12 @@ impl Trainer {
         Ok(())
     }
 
-    fn sample(&self, log: &mut RunLog, step: u64) -> Result<()> {
-        let Some(request) = &self.sample_request else { return Ok(()) };
+    fn sample(&mut self, log: &mut RunLog, step: u64) -> Result<()> {
+        if self.sample_requests.is_empty() {
+            return Ok(());
+        }
         let folder = self.folder.path.join("samples").join(format!("step-{step:06}"));
-        let pictures = samples::draw(&self.model, request, &folder)?;
+        let pictures = self.with_average(|this| samples::draw(&this.model, &this.sample_requests, &folder))?;
         for (index, picture) in pictures.iter().enumerate() {
             log.image(&format!("samples/{index:02}"), step, picture);
         }

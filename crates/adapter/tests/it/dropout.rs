@@ -10,10 +10,13 @@ fn inputs_are_dropped_only_in_announced_passes_and_the_same_in_each() {
     let golden = Golden::open("lora.safetensors");
     let model = tiny_model();
     let networks = Networks::of(&model);
-    let config = LoraConfig { rank: 4, train_text_encoder: true, ..LoraConfig::default() };
-    let lora = Lora::new(&config, 7, &networks).expect("there are such layers").with_dropout(0.5, 3);
+    let config = LoraConfig { rank: 4, dropout: 0.5, train_text_encoder: true, ..LoraConfig::default() };
+    let lora = Lora::new(&config, 7, &networks).expect("there are such layers");
+    lora.set_dropout(&config, 3);
     for module in lora.modules() {
-        let _ = tch::no_grad(|| module.layer.up.shallow_clone().fill_(0.05));
+        module.layer.adapter().parameters().into_iter().for_each(|(_, tensor)| {
+            let _ = tch::no_grad(|| tensor.shallow_clone().fill_(0.05));
+        });
     }
     lora.attach(&networks);
     let outputs = || (unet_output(&model, &golden), text_output(&model, &golden));

@@ -4,7 +4,7 @@ use crate::{FP32, attached, text_output, tiny_model, unet_output};
 use sdtrain_adapter::{Error, Lora, LoraFile, Networks, kohya_metadata};
 use sdtrain_model::StableDiffusion;
 use sdtrain_recipe::LoraConfig;
-use sdtrain_state_dict::maps::lora_peft::Part;
+use sdtrain_state_dict::maps::lora_peft::{LoraTensor, Part};
 use sdtrain_state_dict::{Dtype, Reader, SafetensorsFile, TensorEntry, write};
 use sdtrain_torch_test_support::{Golden, assert_equal, assert_near, fixture_folder};
 use std::collections::BTreeMap;
@@ -40,9 +40,10 @@ fn varied_lora(model: &StableDiffusion) -> Lora {
     let lora = Lora::new(&config, 7, &Networks::of(model)).expect("there are such layers");
     for (number, module) in lora.modules().iter().enumerate() {
         tch::manual_seed(number as i64);
-        let up = &module.layer.up;
-        let noise = up.randn_like() * 0.3;
-        up.shallow_clone().copy_(&noise);
+        for (_, tensor) in module.layer.adapter().parameters().into_iter().filter(|(name, _)| *name == LoraTensor::Up) {
+            let noise = tensor.randn_like() * 0.3;
+            tensor.shallow_clone().copy_(&noise);
+        }
     }
     lora
 }
@@ -62,8 +63,8 @@ fn saved_files_of_both_forms_load_as_the_same_adapters() {
         assert_eq!(file.metadata()["ss_output_name"], "a test");
         let read = LoraFile::read(&file, &networks).expect("adapters of this model").into_lora(&networks);
         let read = read.expect("they fit");
-        let scale = |lora: &Lora| -> Vec<(String, f64, f64)> {
-            lora.modules().iter().map(|m| (m.path.clone(), m.alpha, m.layer.scale.get())).collect()
+        let scale = |lora: &Lora| -> Vec<(String, Option<f64>, Option<i64>)> {
+            lora.modules().iter().map(|m| (m.path.clone(), m.alpha(), m.rank())).collect()
         };
         assert_eq!(scale(&read), scale(&lora), "{}", path.display());
         for part in [Part::Unet, Part::TextEncoder] {
@@ -86,7 +87,7 @@ fn names_and_shapes_are_those_that_kohyas_scripts_and_peft_write() {
         let lora = lora.expect("they fit");
         let path = scratch.path().join(form);
         match form {
-            "kohya" => lora.save_kohya(&path, Kind::Float, &kohya_metadata(&lora)),
+            "kohya" => lora.save_kohya(&path, Kind::Float, &kohya_metadata(&lora, &LoraConfig::default())),
             _ => lora.save_peft(&path, Kind::Float, &BTreeMap::new()),
         }
         .expect("there is room");

@@ -79,7 +79,7 @@ fn convolutions_match_peft() {
     let model = tiny_model();
     let lora = attached(&golden.under("peft_convolutions."), &model);
     with_alpha(&lora, &golden);
-    assert!(lora.modules().iter().any(|module| module.layer.convolution == Some((2, 1))), "one has a stride");
+    assert!(lora.modules().iter().any(|module| module.layer.site().convolution() == Some((2, 1))), "one has a stride");
     assert_near("output", &unet_output(&model, &golden), &golden.tensor("output.sample_convolutions"), FP32);
 }
 
@@ -145,10 +145,10 @@ fn convolutions_get_their_own_rank_and_alpha() {
     };
     let lora = Lora::new(&config, 7, &networks).expect("there are such layers");
     let (convolutions, linears): (Vec<_>, Vec<_>) =
-        lora.modules().iter().partition(|module| module.layer.convolution.is_some());
+        lora.modules().iter().partition(|module| module.layer.site().is_convolution());
     assert!(!convolutions.is_empty() && !linears.is_empty());
-    assert!(convolutions.iter().all(|module| (module.rank(), module.alpha) == (2, 0.5)));
-    assert!(linears.iter().all(|module| (module.rank(), module.alpha) == (4, 2.0)));
+    assert!(convolutions.iter().all(|module| (module.rank(), module.alpha()) == (Some(2), Some(0.5))));
+    assert!(linears.iter().all(|module| (module.rank(), module.alpha()) == (Some(4), Some(2.0))));
     let places: Vec<&str> = convolutions.iter().map(|module| module.path.as_str()).collect();
     assert!(places.contains(&"down_blocks.0.downsamplers.0.conv") && !places.contains(&"conv_in"), "{places:?}");
 }
@@ -156,7 +156,7 @@ fn convolutions_get_their_own_rank_and_alpha() {
 #[test]
 fn targets_that_match_nothing_are_an_error_with_a_hint() {
     let model = tiny_model();
-    let config = LoraConfig { targets: vec!["unet.*.to_x".into()], ..LoraConfig::default() };
+    let config = LoraConfig { targets: Some(vec!["unet.*.to_x".into()]), ..LoraConfig::default() };
     let error = Lora::new(&config, 7, &Networks::of(&model)).expect_err("there is no such layer");
     assert!(error.to_string().contains("`lora.targets` matches no layer") && error.hint().is_some(), "{error}");
 }
@@ -170,6 +170,6 @@ fn adapters_in_fp32_beside_a_layer_in_bf16_follow_the_activations() {
     let timesteps = golden.tensor("input.timesteps");
     let output = model.unet.forward(&sample.to_kind(Kind::BFloat16), &timesteps, &states, false);
     assert_eq!(output.kind(), Kind::BFloat16);
-    // 5e-2: bf16 rounds the inputs, every weight and every activation.
-    assert_near("bf16", &output, &golden.tensor("output.sample"), 5e-2);
+    // Sums of rounded numbers in another order; PEFT's own output in bf16 is 2e-2 from that in fp32.
+    assert_near("bf16", &output, &golden.tensor("output.sample_bf16"), 2e-2);
 }

@@ -2,8 +2,10 @@
 
 mod dropout;
 mod files;
+mod kinds;
 mod learned_tokens;
 mod lora;
+mod merge;
 
 use sdtrain_adapter::{Lora, LoraFile, Networks};
 use sdtrain_model::{LoadOptions, StableDiffusion, load};

@@ -20,7 +20,9 @@ pub enum Survives {
     NamesAndHalves,
     /// All contents, but only the names that were forced to disk.
     ContentsOnly,
-    /// Each file and each folder on its own: nothing new, half or all of it, as this number decides.
+    /// As this number decides, for each file on its own: all of it, only what was forced to disk, that and a part of the rest,
+    /// or that and zeros, as where lengths are written before contents. For each folder: any selection of the changes to its
+    /// names since it was forced to disk, in their order; a rename happens wholly or not at all.
     Mixture(u64),
 }
 
@@ -38,6 +40,12 @@ enum Kept {
     None,
     /// The state as last forced to disk.
     Synced,
+    /// The state as last forced to disk and this share, of 256, of what was written since.
+    Share(u8),
+    /// The length, with zeros for what was written since.
+    Zeros,
+    /// Of the changes to the names of a folder those whose bit is set, counted around.
+    Selection(u64),
 }
 
 impl Survives {
@@ -51,8 +59,11 @@ impl Survives {
             Survives::ContentsOnly => (Kept::All, Kept::Synced),
             Survives::Mixture(seed) => {
                 let hash = blake3::hash(&[seed.to_le_bytes(), (node as u64).to_le_bytes()].concat());
-                let contents = [Kept::All, Kept::Part, Kept::None, Kept::Synced][usize::from(hash.as_bytes()[0] % 4)];
-                (contents, [Kept::All, Kept::Synced][usize::from(hash.as_bytes()[1] % 2)])
+                let byte = |index: usize| hash.as_bytes()[index];
+                let contents = [Kept::All, Kept::Share(byte(1)), Kept::None, Kept::Synced, Kept::Zeros];
+                let bits = u64::from_le_bytes(hash.as_bytes()[8..16].try_into().expect("eight bytes"));
+                let names = [Kept::All, Kept::Synced, Kept::Selection(bits), Kept::Selection(bits)];
+                (contents[usize::from(byte(0)) % contents.len()], names[usize::from(byte(2)) % names.len()])
             }
         }
     }
@@ -76,7 +87,40 @@ struct Disk {
 #[derive(Clone, Debug)]
 enum Node {
     File { now: Vec<u8>, synced: Option<Vec<u8>> },
-    Folder { now: BTreeMap<String, usize>, synced: BTreeMap<String, usize> },
+    Folder { now: BTreeMap<String, usize>, synced: BTreeMap<String, usize>, changes: Vec<Change> },
+}
+
+/// A change to the names of a folder that is not forced to disk yet.
+#[derive(Clone, Debug)]
+enum Change {
+    Add(String, usize),
+    Remove(String),
+    Rename(String, String),
+}
+
+impl Change {
+    /// Happens to a folder on its own: without what came before it, it may have nothing to work on.
+    fn apply(&self, names: &mut BTreeMap<String, usize>) {
+        match self {
+            Change::Add(name, node) => {
+                names.insert(name.clone(), *node);
+            }
+            Change::Remove(name) => {
+                names.remove(name);
+            }
+            Change::Rename(from, to) => {
+                if let Some(node) = names.remove(from) {
+                    names.insert(to.clone(), node);
+                }
+            }
+        }
+    }
+}
+
+impl Node {
+    fn empty_folder() -> Node {
+        Node::Folder { now: BTreeMap::new(), synced: BTreeMap::new(), changes: Vec::new() }
+    }
 }
 
 impl Default for CrashVfs {
@@ -88,8 +132,14 @@ impl Default for CrashVfs {
 impl CrashVfs {
     /// An empty disk that never loses power.
     pub fn new() -> Self {
-        let root = Node::Folder { now: BTreeMap::new(), synced: BTreeMap::new() };
-        CrashVfs { disk: Arc::new(Mutex::new(Disk { nodes: vec![root], calls: 0, power_cut_at: u64::MAX })) }
+        CrashVfs {
+            disk: Arc::new(Mutex::new(Disk { nodes: vec![Node::empty_folder()], calls: 0, power_cut_at: u64::MAX })),
+        }
+    }
+
+    /// Another disk in the same state, with the same things forced to it.
+    pub fn copy(&self) -> CrashVfs {
+        CrashVfs { disk: Arc::new(Mutex::new(self.lock().clone())) }
     }
 
     /// The power goes at call number `call` from here, counted from 1: that one and all after it do nothing and fail.
@@ -119,20 +169,68 @@ impl CrashVfs {
                         Kept::Part => now.truncate(now.len() / 2),
                         Kept::None if kept == *now => (),
                         Kept::None => now.clear(),
+                        // Files are only ever added to, so what was forced to disk is their beginning.
+                        Kept::Share(share) => {
+                            let written = now.len() - kept.len();
+                            now.truncate(kept.len() + written * usize::from(share) / 256);
+                        }
+                        Kept::Zeros => now[kept.len()..].fill(0),
+                        Kept::Selection(_) => unreachable!("of names only"),
                     }
                     *synced = Some(now.clone());
                 }
-                Node::Folder { now, synced } => {
-                    if names != Kept::All {
-                        *now = synced.clone();
+                Node::Folder { now, synced, changes } => {
+                    match names {
+                        Kept::All => (),
+                        Kept::Selection(bits) => {
+                            *now = synced.clone();
+                            let selected =
+                                changes.iter().enumerate().filter(|(index, _)| bits >> (index % 64) & 1 == 1);
+                            selected.for_each(|(_, change)| change.apply(now));
+                        }
+                        _ => *now = synced.clone(),
                     }
                     *synced = now.clone();
+                    changes.clear();
                 }
             }
         }
         disk.calls = 0;
         disk.power_cut_at = u64::MAX;
         CrashVfs { disk: Arc::new(Mutex::new(disk)) }
+    }
+
+    /// XORs one byte of a file with a mask, as a failing disk does.
+    pub fn damage(&self, path: &Path, at: usize, mask: u8) -> io::Result<()> {
+        let mut disk = self.lock();
+        let node = disk.find(path)?;
+        match &mut disk.nodes[node] {
+            Node::File { now, .. } => *now.get_mut(at).ok_or(io::ErrorKind::UnexpectedEof)? ^= mask,
+            Node::Folder { .. } => return Err(io::ErrorKind::IsADirectory.into()),
+        }
+        disk.sync(node);
+        Ok(())
+    }
+
+    /// A digest of all names and contents, by which two states of a disk are told apart.
+    pub fn digest(&self) -> [u8; 32] {
+        fn add(disk: &Disk, node: usize, hasher: &mut blake3::Hasher) {
+            match &disk.nodes[node] {
+                Node::File { now, .. } => {
+                    hasher.update(&(now.len() as u64).to_le_bytes()).update(now);
+                }
+                Node::Folder { now, .. } => {
+                    hasher.update(&(now.len() as u64).to_le_bytes()).update(b"/");
+                    for (name, &node) in now {
+                        hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
+                        add(disk, node, hasher);
+                    }
+                }
+            }
+        }
+        let mut hasher = blake3::Hasher::new();
+        add(&self.lock(), 0, &mut hasher);
+        *hasher.finalize().as_bytes()
     }
 
     fn lock(&self) -> MutexGuard<'_, Disk> {
@@ -172,9 +270,13 @@ impl Disk {
         }
     }
 
-    fn folder_mut(&mut self, node: usize) -> io::Result<&mut BTreeMap<String, usize>> {
+    fn change(&mut self, node: usize, change: Change) -> io::Result<()> {
         match &mut self.nodes[node] {
-            Node::Folder { now, .. } => Ok(now),
+            Node::Folder { now, changes, .. } => {
+                change.apply(now);
+                changes.push(change);
+                Ok(())
+            }
             Node::File { .. } => Err(io::ErrorKind::NotADirectory.into()),
         }
     }
@@ -186,14 +288,17 @@ impl Disk {
         }
         self.nodes.push(node);
         let index = self.nodes.len() - 1;
-        self.folder_mut(parent)?.insert(name, index);
+        self.change(parent, Change::Add(name, index))?;
         Ok(index)
     }
 
     fn sync(&mut self, node: usize) {
         match &mut self.nodes[node] {
             Node::File { now, synced } => *synced = Some(now.clone()),
-            Node::Folder { now, synced } => *synced = now.clone(),
+            Node::Folder { now, synced, changes } => {
+                *synced = now.clone();
+                changes.clear();
+            }
         }
     }
 
@@ -237,8 +342,7 @@ impl VfsFile for CrashFile {
 
 impl Vfs for CrashVfs {
     fn create_folder(&self, path: &Path) -> io::Result<()> {
-        let node = Node::Folder { now: BTreeMap::new(), synced: BTreeMap::new() };
-        self.call()?.add(path, node).map(|_| ())
+        self.call()?.add(path, Node::empty_folder()).map(|_| ())
     }
 
     fn create_file(&self, path: &Path) -> io::Result<Box<dyn VfsFile + '_>> {
@@ -266,9 +370,11 @@ impl Vfs for CrashVfs {
         {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        disk.folder_mut(from)?.remove(&old);
-        disk.folder_mut(to)?.insert(new, node);
-        Ok(())
+        if from == to {
+            return disk.change(from, Change::Rename(old, new));
+        }
+        disk.change(from, Change::Remove(old))?;
+        disk.change(to, Change::Add(new, node))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -278,8 +384,7 @@ impl Vfs for CrashVfs {
             return Err(io::ErrorKind::IsADirectory.into());
         }
         let (parent, name) = disk.place(path)?;
-        disk.folder_mut(parent)?.remove(&name);
-        Ok(())
+        disk.change(parent, Change::Remove(name))
     }
 
     fn remove_folder(&self, path: &Path) -> io::Result<()> {
@@ -289,8 +394,7 @@ impl Vfs for CrashVfs {
             return Err(io::ErrorKind::DirectoryNotEmpty.into());
         }
         let (parent, name) = disk.place(path)?;
-        disk.folder_mut(parent)?.remove(&name);
-        Ok(())
+        disk.change(parent, Change::Remove(name))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
@@ -356,6 +460,33 @@ mod tests {
         assert_eq!(read(&vfs.after_power_cut(Survives::NamesAndHalves), "a").unwrap(), b"12");
         assert_eq!(read(&vfs.after_power_cut(Survives::Everything), "a").unwrap(), b"1234");
         assert_eq!(read(&vfs.after_power_cut(Survives::ContentsOnly), "a"), None);
+    }
+
+    #[test]
+    fn a_mixture_is_any_selection_of_changes_and_any_beginning_of_a_file() {
+        let vfs = CrashVfs::new();
+        write(&vfs, "old", b"1234", true);
+        vfs.sync_folder(Path::new("")).unwrap();
+        write(&vfs, "new", b"12345678", false);
+        vfs.rename(Path::new("old"), Path::new("older")).unwrap();
+        let mut found = std::collections::BTreeSet::new();
+        for seed in 0..2000 {
+            let disk = vfs.after_power_cut(Survives::Mixture(seed));
+            let names: Vec<String> = disk.list(Path::new("")).unwrap().into_iter().map(|entry| entry.name).collect();
+            found.insert((names, read(&disk, "new")));
+        }
+        let of = |names: &[&str], new: Option<&[u8]>| {
+            (names.iter().map(|name| name.to_string()).collect::<Vec<_>>(), new.map(<[u8]>::to_vec))
+        };
+        for length in 0..=8 {
+            assert!(found.contains(&of(&["new", "old"], Some(&b"12345678"[..length]))), "{length} bytes");
+        }
+        assert!(found.contains(&of(&["new", "older"], Some(&[0; 8]))));
+        assert!(found.contains(&of(&["old"], None)) && found.contains(&of(&["older"], None)));
+        assert!(
+            found.iter().all(|(names, _)| names.iter().any(|name| name.starts_with("old"))),
+            "a rename is one step"
+        );
     }
 
     #[test]

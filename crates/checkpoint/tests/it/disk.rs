@@ -116,7 +116,7 @@ fn pruning_keeps_the_newest_and_what_is_not_ours() {
     }
     fs::create_dir(folder.path().join("step-000001")).unwrap();
     fs::write(folder.path().join("step-000001/mine.txt"), b"keep").unwrap();
-    let pruned = prune(folder.path(), 2).unwrap();
+    let pruned = prune(folder.path(), 400, 2).unwrap();
     assert_eq!(pruned.removed, [folder.path().join("step-000100"), folder.path().join("step-000200")]);
     assert!(pruned.failed.is_empty());
     assert_eq!(names(folder.path()), [LATEST_NAME, "step-000001", "step-000300", "step-000400"]);
@@ -129,7 +129,7 @@ fn a_truncated_checkpoint_does_not_count_towards_those_kept() {
         save(folder.path(), step, &[("a", b"123")]).unwrap();
     }
     fs::write(folder.path().join("step-000300/a"), b"1").unwrap();
-    prune(folder.path(), 1).unwrap();
+    prune(folder.path(), 300, 1).unwrap();
     assert_eq!(names(folder.path()), [LATEST_NAME, "step-000200", "step-000300"]);
     assert_eq!(latest_valid(folder.path()).unwrap().unwrap().1.info.step, 200);
 }
@@ -175,4 +175,28 @@ fn another_process_is_kept_out_and_its_death_gives_the_folder_free() {
     other.kill().unwrap();
     other.wait().unwrap();
     FolderLock::acquire(folder.path()).unwrap();
+}
+
+#[test]
+fn a_damaged_checkpoint_of_a_later_step_does_not_cost_those_that_are_written_now() {
+    let folder = tempfile::tempdir().unwrap();
+    save(folder.path(), 100, &[("a", b"123")]).unwrap();
+    let damaged = save(folder.path(), 300, &[("a", b"123")]).unwrap();
+    fs::write(damaged.join("a"), b"124").unwrap();
+    // The run falls back to 100, and comes to 200 before it comes to 300 again.
+    save(folder.path(), 200, &[("a", b"123")]).unwrap();
+    prune(folder.path(), 200, 1).unwrap();
+    assert_eq!(latest_valid(folder.path()).unwrap().unwrap().1.info.step, 200);
+    assert!(damaged.exists() && !folder.path().join("step-000100").exists());
+}
+
+#[test]
+fn checkpoints_that_are_all_damaged_are_an_error_and_no_fresh_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let only = save(folder.path(), 100, &[("a", b"123")]).unwrap();
+    fs::write(only.join("a"), b"124").unwrap();
+    let error = latest_valid(folder.path()).unwrap_err();
+    assert!(matches!(error, Error::NoneWhole { count: 1, .. }));
+    assert!(error.to_string().contains("step-000100`: the content of `a`"), "{error}");
+    assert!(error.hint().unwrap().contains("--resume never"));
 }

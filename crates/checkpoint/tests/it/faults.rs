@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use sdtrain_checkpoint::Error;
 use sdtrain_checkpoint::vfs::{CrashVfs, FaultVfs, RealVfs, Repeat, Vfs};
+use sdtrain_checkpoint::{Error, ManifestInfo, latest_valid_with};
 
-use crate::run::{name, newest, save};
+use crate::run::{info, name, newest, save, save_as};
 
 /// Linux: I/O error, no space, read-only, stale handle of a network disk, quota, too many open files.
 const ERRORS: [i32; 6] = [5, 28, 30, 116, 122, 24];
@@ -95,4 +95,63 @@ fn a_full_disk_leaves_nothing_half_written() {
         assert!(found == expected || found == Some(300), "{room} bytes of room: {found:?}");
     }
     assert!(fitted, "more room is needed for this test");
+}
+
+#[test]
+fn a_read_that_fails_does_not_make_an_older_checkpoint_the_newest() {
+    let fresh = || {
+        let disk = CrashVfs::new();
+        save(&disk, parent(), 100).unwrap();
+        save(&disk, parent(), 200).unwrap();
+        disk
+    };
+    let counting = FaultVfs::counting(fresh());
+    latest_valid_with(&counting, parent()).unwrap();
+    for error in ERRORS {
+        for repeat in [Repeat::Once, Repeat::Always] {
+            for call in 1..=counting.calls() {
+                let what = format!("error {error} at call {call}, {repeat:?}");
+                let disk = fresh();
+                match latest_valid_with(&FaultVfs::new(disk.clone(), call, error, repeat), parent()) {
+                    Ok(found) => assert_eq!(found.unwrap().1.info.step, 200, "{what}"),
+                    // With every later read failing there is nothing to go on with; that is said and not called a fresh start.
+                    Err(failed) => assert!(failed.to_string().contains("checkpoints"), "{what}: {failed}"),
+                }
+                assert_eq!(newest(&disk, parent(), &what), Some(200), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_read_that_fails_while_a_checkpoint_is_replaced_costs_neither_of_the_two() {
+    let other = ManifestInfo { threads: 7, ..info(200) };
+    // Killed after the new one has its name and before the old one is gone.
+    let before = || {
+        let disk = CrashVfs::new();
+        save(&disk, parent(), 100).unwrap();
+        save(&disk, parent(), 200).unwrap();
+        for call in 1.. {
+            let attempt = CrashVfs::new();
+            for step in [100, 200] {
+                save(&attempt, parent(), step).unwrap();
+            }
+            attempt.cut_power_at(call);
+            let _ = save_as(&attempt, parent(), 200, &other);
+            attempt.cut_power_at(u64::MAX);
+            let has = |name: &str| attempt.exists(&parent().join(name)).unwrap();
+            if has(".replaced-step-000200") && has("step-000200") {
+                return attempt;
+            }
+        }
+        unreachable!("a checkpoint is replaced in two steps")
+    };
+    let counting = FaultVfs::counting(before());
+    latest_valid_with(&counting, parent()).unwrap();
+    for call in 1..=counting.calls() {
+        let disk = before();
+        let _ = latest_valid_with(&FaultVfs::new(disk.clone(), call, 5, Repeat::Once), parent());
+        let found = latest_valid_with(&disk, parent()).unwrap().unwrap();
+        assert_eq!((found.1.info.step, found.1.info.threads), (200, 7), "call {call}");
+    }
 }

@@ -179,3 +179,18 @@ fn without_forcing_to_disk_the_simulated_power_cut_loses_checkpoints() {
     let lost = vfs.after_power_cut(Survives::Synced);
     assert_eq!(latest_valid_with(&lost, parent()).unwrap().unwrap().1.info.step, 100);
 }
+
+#[test]
+fn a_folder_that_a_killed_run_made_is_forced_to_disk_by_the_next() {
+    for call in 1..12 {
+        let vfs = disk_with(&[]);
+        vfs.cut_power_at(call);
+        let _ = save(&vfs, parent(), 100);
+        // Only the process was killed; the machine goes on.
+        vfs.cut_power_at(u64::MAX);
+        let _ = latest_valid_with(&vfs, parent()).unwrap();
+        save(&vfs, parent(), 100).unwrap();
+        let disk = vfs.after_power_cut(Survives::Synced);
+        assert_eq!(newest(&disk, parent(), &format!("killed at call {call}")), Some(100));
+    }
+}

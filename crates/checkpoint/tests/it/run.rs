@@ -35,7 +35,7 @@ pub fn save_as(vfs: &dyn Vfs, parent: &Path, step: u64, info: &ManifestInfo) -> 
         publication.finish(file)?;
         Ok(())
     })?;
-    prune_with(vfs, parent, 2)?;
+    prune_with(vfs, parent, step, 2)?;
     Ok(published)
 }
 

@@ -10,12 +10,14 @@ use sdtrain_recipe::{DataConfig, Every, Loaded, LoraFormat, ModelFormat, TrainCo
 use sdtrain_state_dict::{FileKind, SafetensorsFile, recognise};
 use sdtrain_tokenizer::Tokenizer;
 
+use crate::architecture::Shapes;
 use crate::args::{CheckArgs, ConfigArgs};
-use crate::estimate::estimate;
+use crate::estimate::{Trained, estimate};
+use crate::group_rates::GroupRates;
 use crate::learned_words;
-use crate::lora_targets::adapters;
+use crate::lora_targets::{adapters, idle_targets};
 use crate::model_parts::{ModelParts, count_parameters};
-use crate::{ExitCode, Failure, model_tokenizer, print_answer};
+use crate::{ExitCode, Failure, class_images, model_tokenizer, print_answer};
 
 /// The step between bucket sides when nothing is known of the model: that of SD1.5.
 const USUAL_BUCKET_STEP: usize = 64;
@@ -25,8 +27,8 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
     let config = load_or_explain(&args.config())?.config;
     let Examined { parts, data, trained } = examine(&config)?;
     let tokenizer = learned_words::tokenizer(&config, model_tokenizer::of(&config.model)?)?;
-    let windows = tokenizer.windows_of(max_token_length(&config))?;
-    let tokens = data.count_tokens(&tokenizer, windows * (tokenizer.window() - 2));
+    let limit = model_tokenizer::token_limit(&tokenizer, config.model.max_token_length)?;
+    let tokens = data.count_tokens(&tokenizer, limit);
     print_answer(&summary(&config, &parts, &trained, &data, &tokens));
     Ok(())
 }
@@ -66,10 +68,13 @@ pub(crate) fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
     }
     let trained = trained.and_then(|trained| trained.map_err(&mut keep).ok());
     if let Some(initial) = config.lora.initial.as_ref().filter(|_| config.trainable_kind() == TrainableKind::Lora) {
-        let _ = is_lora(initial).map_err(&mut keep);
+        let _ = is_adapter("lora.initial", initial).map_err(&mut keep);
     }
-    if let (Some(parts), false) = (&parts, config.samples.prompts.is_empty()) {
-        let _ = check_sample_size(config, parts.downscale_factor()).map_err(&mut keep);
+    for (index, fused) in config.model.fuse.iter().enumerate() {
+        let _ = is_adapter(&format!("model.fuse.{index}.path"), &fused.path).map_err(&mut keep);
+    }
+    if let Some(parts) = &parts {
+        let _ = check_sample_sizes(config, parts.downscale_factor()).map_err(&mut keep);
     }
     match (failures.into_iter().reduce(Failure::and), parts, data, trained) {
         (None, Some(parts), Some(data), Some(trained)) => Ok(Examined { parts, data, trained }),
@@ -81,19 +86,20 @@ fn max_token_length(config: &TrainConfig) -> Option<usize> {
     config.model.max_token_length.map(|length| length as usize)
 }
 
-fn is_lora(path: &Path) -> Result<(), Failure> {
+fn is_adapter(key: &str, path: &Path) -> Result<(), Failure> {
     let kind = recognise(&SafetensorsFile::open(path)?);
     if matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. }) {
         return Ok(());
     }
-    Err(Failure::new(ExitCode::Model, format!("`lora.initial`: `{}` is a {kind}, not a LoRA", path.display())))
+    Err(Failure::new(ExitCode::Model, format!("`{key}`: `{}` is a {kind}, not a LoRA", path.display())))
 }
 
-fn check_sample_size(config: &TrainConfig, factor: usize) -> Result<(), Failure> {
-    let (width, height) = config.sample_size();
-    if [width, height].iter().all(|side| (*side as usize).is_multiple_of(factor)) {
+fn check_sample_sizes(config: &TrainConfig, factor: usize) -> Result<(), Failure> {
+    let fits = |side: u32| (side as usize).is_multiple_of(factor);
+    let Some(picture) = config.sample_pictures().into_iter().find(|p| !fits(p.width) || !fits(p.height)) else {
         return Ok(());
-    }
+    };
+    let (width, height) = (picture.width, picture.height);
     let message =
         format!("pictures of {width} × {height} cannot be drawn: the model needs multiples of {factor} pixels");
     Err(Failure::new(ExitCode::Configuration, message)
@@ -131,32 +137,59 @@ fn open_data(config: &TrainConfig, bucket_step: usize) -> Result<DataSet, Failur
     })
 }
 
-/// One network that is trained: its name, what of it, and how many parameters.
+/// One network that is trained: its name, what of it, how many parameters, and what the optimizer keeps for them.
 pub(crate) struct TrainedPart {
     name: &'static str,
     what: String,
     parameters: usize,
+    state_bytes: usize,
 }
 
+/// How the patterns of `lora.targets` name modules.
+const MODULE_PATHS: &str = "paths are those of diffusers behind `unet.` and `text_encoder.`, as \
+                            `unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q`; `*` stands for any text";
+
 fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<TrainedPart>, Failure> {
+    let rates = GroupRates::of(config, parts)?;
+    // A block whose rate is 0 is frozen, and gets no adapters.
+    let learns = |network: &str, name: &str| !rates.freezes(network, name);
     let networks = [("unet", Some(&parts.unet)), ("text_encoder", parts.text_encoder.as_ref())];
+    let learning = networks.map(|(network, shapes)| {
+        let shapes = shapes.cloned().unwrap_or_default();
+        (network, shapes.into_iter().filter(|(name, _)| learns(network, name)).collect::<Shapes>())
+    });
+    let optimizer = config.optimizer.settings();
     let mut trained = Vec::new();
     match config.trainable_kind() {
         TrainableKind::Lora => {
-            for (name, shapes) in networks {
-                let adapters = shapes.map(|shapes| adapters(&config.lora, name, shapes)).unwrap_or_default();
+            if let idle @ [_, ..] = &idle_targets(&config.lora, &networks)[..] {
+                let named: Vec<String> = idle.iter().map(|pattern| format!("\"{pattern}\"")).collect();
+                let message = format!("`lora.targets`: no module of the model matches {}", named.join(", "));
+                return Err(Failure::new(ExitCode::Configuration, message).hint(MODULE_PATHS));
+            }
+            for (name, shapes) in learning {
+                let adapters = adapters(&config.lora, name, &shapes);
                 if adapters.count > 0 {
-                    let what = format!("{} adapters", adapters.count);
-                    trained.push(TrainedPart { name, what, parameters: adapters.parameters });
+                    let what = format!("{} adapters of kind `{}`", adapters.count, config.lora.kind.name());
+                    // All of a network's adapters taken for one: matrices of this rank.
+                    let rank = config.lora.rank.max(1) as usize;
+                    let state_bytes = optimizer.state_bytes(&[rank, adapters.parameters / rank]);
+                    trained.push(TrainedPart { name, what, parameters: adapters.parameters, state_bytes });
                 }
             }
         }
         TrainableKind::Full => {
-            let wanted = [config.full.train_unet, config.full.train_text_encoder];
-            for ((name, shapes), wanted) in networks.into_iter().zip(wanted) {
-                if let Some(shapes) = shapes.filter(|_| wanted) {
+            check_patterns(config, parts)?;
+            for (name, mut shapes) in learning {
+                shapes.retain(|parameter, _| config.full.trains(&format!("{name}.{parameter}")));
+                if !shapes.is_empty() {
                     let what = format!("{} tensors", shapes.len());
-                    trained.push(TrainedPart { name, what, parameters: count_parameters(shapes) });
+                    trained.push(TrainedPart {
+                        name,
+                        what,
+                        parameters: count_parameters(&shapes),
+                        state_bytes: shapes.values().map(|shape| optimizer.state_bytes(shape)).sum(),
+                    });
                 }
             }
         }
@@ -168,7 +201,12 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
                     shapes.retain(|name, _| !name.starts_with("encoder.") && !name.starts_with("quant_conv."));
                 }
                 let what = format!("{} tensors", shapes.len());
-                trained.push(TrainedPart { name: "vae", what, parameters: count_parameters(&shapes) });
+                trained.push(TrainedPart {
+                    name: "vae",
+                    what,
+                    parameters: count_parameters(&shapes),
+                    state_bytes: shapes.values().map(|shape| optimizer.state_bytes(shape)).sum(),
+                });
             }
         }
     }
@@ -176,19 +214,37 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
     if let (Some(width), false) = (width, config.learned_tokens().is_empty()) {
         for learned_words::Word { word, vectors } in learned_words::of(config, width)? {
             let what = format!("the word `{word}`, {vectors} vectors");
-            trained.push(TrainedPart { name: "text_encoder", what, parameters: vectors * width });
+            let state_bytes = optimizer.state_bytes(&[vectors, width]);
+            trained.push(TrainedPart { name: "text_encoder", what, parameters: vectors * width, state_bytes });
         }
     }
     if !trained.is_empty() {
         return Ok(trained);
     }
     let message = match config.trainable_kind() {
-        TrainableKind::Lora => "no module of the model matches `lora.targets`",
+        TrainableKind::Lora => "the model holds no module that `lora` asks for",
+        TrainableKind::Full => "`full.targets`, `full.freeze` and `[blocks]` leave nothing of the model to train",
         TrainableKind::TextualInversion => "the model holds no text encoder that could learn a word",
-        TrainableKind::Full | TrainableKind::Vae => "the model holds none of the networks that are to be trained",
+        TrainableKind::Vae => "the model holds none of the networks that are to be trained",
     };
-    Err(Failure::new(ExitCode::Configuration, message)
-        .hint("module paths are those of diffusers behind `unet.` and `text_encoder.`"))
+    Err(Failure::new(ExitCode::Configuration, message).hint(MODULE_PATHS))
+}
+
+/// A pattern that matches nothing is a slip of the pen.
+fn check_patterns(config: &TrainConfig, parts: &ModelParts) -> Result<(), Failure> {
+    let of = |network: &str, shapes: &Shapes| -> Vec<String> {
+        shapes.keys().map(|name| format!("{network}.{name}")).collect()
+    };
+    let mut names = of("unet", &parts.unet);
+    names.extend(parts.text_encoder.iter().flat_map(|shapes| of("text_encoder", shapes)));
+    match config.full.idle_pattern(names.iter().map(String::as_str)) {
+        None => Ok(()),
+        Some((key, pattern)) => {
+            let message = format!("`{key}` has the pattern \"{pattern}\", which matches no parameter of the model");
+            Err(Failure::new(ExitCode::Configuration, message)
+                .hint("names are those of diffusers behind `unet.` and `text_encoder.`"))
+        }
+    }
 }
 
 fn summary(
@@ -214,21 +270,23 @@ fn summary(
     for part in trained {
         line("trained", format!("{}: {}, {} parameters", part.name, part.what, millions(part.parameters)));
     }
+    for fused in &config.model.fuse {
+        line("fused", format!("`{}`, {} times", fused.path.display(), fused.weight));
+    }
     line("data", data.report().to_string().replace("\n  ", &format!("\n{:<10} ", "")));
     if config.objective_kind().denoises() {
         line("tokens", tokens.to_string().replace("\n  ", &format!("\n{:<10} ", "")));
     }
+    if let Some(class) = class_images::described(config, data.report()) {
+        line("class", class);
+    }
     line("steps", steps(config, data));
-    line(
-        "optimizer",
-        format!(
-            "{}, learning rate {:e}, schedule `{}` with {} warm-up steps",
-            config.optimizer.name(),
-            config.optimizer.learning_rate(),
-            config.lr_schedule.name(),
-            config.lr_schedule.warmup_steps()
-        ),
-    );
+    line("optimizer", optimizer(config, trained, data.total_steps(&config.train)));
+    if let Ok(rates) = GroupRates::of(config, parts) {
+        for rate in rates.lines() {
+            line("", rate);
+        }
+    }
     let checkpointing = if config.train.gradient_checkpointing { ", gradient checkpointing" } else { "" };
     line(
         "precision",
@@ -241,15 +299,17 @@ fn summary(
     line("writes", written(config));
     line("validates", validated(config));
 
-    let total: usize = trained.iter().map(|part| part.parameters).sum();
+    let total = trained.iter().map(|part| part.parameters).sum();
+    let state_bytes = trained.iter().map(|part| part.state_bytes).sum();
     let cores = cores(config);
-    let estimate = estimate(config, parts, total, cores);
+    let estimate = estimate(config, parts, Trained { parameters: total, state_bytes }, cores);
     let all_steps = data.total_steps(&config.train) as f64;
     line("memory", format!("about {:.1} GB at the highest point", estimate.bytes / 1e9));
     line(
         "time",
         format!(
-            "about {} a step and {} in all on {cores} processor cores ({} floating-point operations a step)",
+            "about {} a step and {} for all steps on {cores} processor cores, without pictures and measurements \
+             ({} floating-point operations a step)",
             duration(estimate.cpu_seconds),
             duration(estimate.cpu_seconds * all_steps),
             with_prefix(estimate.step_operations)
@@ -273,14 +333,36 @@ fn steps(config: &TrainConfig, data: &DataSet) -> String {
     format!("{total} of up to {images} images, {per_epoch} an epoch, {epochs:.1} epochs")
 }
 
+fn optimizer(config: &TrainConfig, trained: &[TrainedPart], total_steps: u64) -> String {
+    let optimizer = config.optimizer.settings();
+    let rate = optimizer.learning_rate();
+    let rate = match optimizer.finds_its_rate() {
+        true if rate == 1.0 => "finds its learning rate".to_owned(),
+        true => format!("finds its learning rate, times {rate}"),
+        false => format!("learning rate {:e}", rate * config.learning_rate_scale()),
+    };
+    let bytes: usize = trained.iter().map(|part| part.state_bytes).sum();
+    let parameters: usize = trained.iter().map(|part| part.parameters).sum();
+    let each = bytes as f64 / parameters.max(1) as f64;
+    let warmup = config.lr_schedule.warmup_steps(total_steps);
+    let schedule = config.lr_schedule.name();
+    let name = optimizer.name();
+    format!("{name}, {rate}, schedule `{schedule}` with {warmup} warm-up steps; keeps {each:.1} bytes a parameter")
+}
+
 fn written(config: &TrainConfig) -> String {
-    let product = match (config.trainable_kind(), config.lora.format, config.full.format) {
-        (TrainableKind::Lora, LoraFormat::Kohya, _) => "a LoRA in kohya's form",
-        (TrainableKind::Lora, LoraFormat::Peft, _) => "a LoRA in PEFT's form",
-        (TrainableKind::Lora, LoraFormat::Both, _) => "a LoRA in kohya's and in PEFT's form",
-        (TrainableKind::Vae, ..) | (TrainableKind::Full, _, ModelFormat::SingleFile) => "a single-file model",
-        (TrainableKind::Full, _, ModelFormat::Diffusers) => "a diffusers folder",
-        (TrainableKind::TextualInversion, ..) => "the words' vectors",
+    let product = match (config.trainable_kind(), config.full.format) {
+        (TrainableKind::Lora, _) => {
+            let form = match config.lora.format {
+                LoraFormat::Kohya => "kohya's form",
+                LoraFormat::Peft => "PEFT's form",
+                LoraFormat::Both => "kohya's and in PEFT's form",
+            };
+            format!("a {} in {form}", config.lora.kind.title())
+        }
+        (TrainableKind::Vae, _) | (TrainableKind::Full, ModelFormat::SingleFile) => "a single-file model".to_owned(),
+        (TrainableKind::Full, ModelFormat::Diffusers) => "a diffusers folder".to_owned(),
+        (TrainableKind::TextualInversion, _) => "the words' vectors".to_owned(),
     };
     let mut parts = vec![format!("{product} at the end{}", also(config.save.every()))];
     parts.push(match config.checkpoint.every() {

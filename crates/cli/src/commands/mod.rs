@@ -5,5 +5,6 @@ pub(crate) mod convert;
 pub(crate) mod dataset;
 pub(crate) mod evaluate;
 pub(crate) mod inspect;
+pub(crate) mod merge;
 pub(crate) mod sample;
 pub(crate) mod train;

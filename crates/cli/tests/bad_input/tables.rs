@@ -168,7 +168,17 @@ fn csv() -> Vec<Case> {
         table("csv: semicolons", "names no image: there is no `file_name`", b"file_name;text\na.png;a\n"),
         table("csv: two columns of a name", "names the column `text` twice", b"file_name,text,text\na.png,a,b\n"),
         table("csv: zeros", "names no image", &[0; 100]),
-        table("csv: a quote that is never closed", "", b"file_name,text\n\"a.png,a\na.png,b\n"),
+        table("csv: a quote that is never closed", ":2: opens a quote", b"file_name,text\n\"a.png,a\na.png,b\n"),
+        table(
+            "csv: a quote before the last rows",
+            ":3: opens a quote",
+            b"file_name,text\na.png,a\na.png,\"b\na.png,c\n",
+        ),
+        table(
+            "csv: a quote that the next row closes",
+            ":2: begins a cell with",
+            b"file_name,text\na.png,\"a\na.png,\"b\"\n",
+        ),
         table("csv: a caption with a NUL", "NUL character", b"file_name,text\na.png,a\0b\n").names("data/a.png"),
         Case::new("csv: a file above", Verdict::LeftOut("leads out of"))
             .file("outside.png", png())
@@ -177,6 +187,12 @@ fn csv() -> Vec<Case> {
         Case::new("csv: an image twice", Verdict::LeftOut("named by several rows"))
             .data("a.png", png())
             .data("metadata.csv", "file_name,text\na.png,a\na.png,b\n"),
+        table("csv: a weight below zero", ":2: `weight` is -1", b"file_name,text,weight\na.png,a,-1\n")
+            .subset("loss_weight_column = \"weight\""),
+        table("csv: a weight that is NaN", ":2: `weight` is NaN", b"file_name,text,weight\na.png,a,nan\n")
+            .subset("loss_weight_column = \"weight\""),
+        table("csv: no such weights", "has no column `weigth`", b"file_name,text,weight\na.png,a,1\n")
+            .subset("loss_weight_column = \"weigth\""),
         Case::new("csv: a byte order mark, line ends of Windows, NaN", Verdict::Accepted("1 from files"))
             .data("a.png", png())
             .data("metadata.csv", "\u{feff}file_name,text,score\r\na.png,a,NaN\r\n"),

@@ -27,6 +27,20 @@ fn a_data_set_is_counted_for_people_and_for_programs() {
 }
 
 #[test]
+fn captions_are_counted_by_the_window_of_the_model() {
+    let project = Project::new();
+    project.write("images/0.txt", &"red ".repeat(100));
+    let tokens = |more: &[&str]| {
+        let answer = project.run(&[&["dataset", "inspect", "--config", "run.toml", "--json"], more].concat());
+        assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+        let tokens = json(&answer.stdout)["captions"]["tokens"].clone();
+        (tokens["window"].clone(), tokens["over_long"].clone())
+    };
+    assert_eq!(tokens(&[]), (75.into(), 1.into()));
+    assert_eq!(tokens(&["--set", "model.max_token_length=150"]), (150.into(), 0.into()));
+}
+
+#[test]
 fn an_inspection_writes_a_page() {
     let project = Project::new();
     let answer = project.run(&["dataset", "inspect", "images", "--html", "out/report.html"]);

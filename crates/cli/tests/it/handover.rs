@@ -53,6 +53,11 @@ fn a_cache_that_would_not_be_read_never_reaches_the_engine() {
     let answer = project.run_program(&program, &[&["dataset", "cache", "--config", "run.toml"], &set[..]].concat());
     assert_eq!((answer.code, answer.stdout.as_str()), (Some(2), ""));
     assert!(answer.stderr.contains("never reads latents from a cache"), "{}", answer.stderr);
+    // Before anything is deleted for want of it.
+    let set = ["--set", "data.cache_dir=cache", "--prune", "--keep-for", "none.toml"];
+    let answer = project.run_program(&program, &[&["dataset", "cache", "--config", "run.toml"], &set[..]].concat());
+    assert_eq!((answer.code, answer.stdout.as_str()), (Some(2), ""));
+    assert!(answer.stderr.contains("none.toml"), "{}", answer.stderr);
 }
 
 #[test]

@@ -68,7 +68,9 @@ pub(crate) fn of_visit(
     progress: Progress,
     example: u64,
 ) -> String {
-    let random = Stream::new(seed, Purpose::Caption, progress.epoch, example);
+    // Draws that recur make texts that recur, so that a text encoder has an end of them.
+    let draw = subset.caption_variants.map_or(progress.epoch, |variants| progress.epoch % variants.max(1));
+    let random = Stream::new(seed, Purpose::Caption, draw, example);
     let text = source::drawn(captions, subset, &mut random.clone());
     apply_steps(text, subset, Reading::Training(progress), &random)
 }

@@ -48,6 +48,12 @@ impl DataSet {
         }
     }
 
+    /// BLAKE3 of every image's bytes; none for one that cannot be read. Those of files that have not changed since an earlier call
+    /// are remembered, by this and by other programs of the user, and not read again.
+    pub fn image_digests(&self) -> Vec<Option<[u8; 32]>> {
+        content::digests(&self.images, &self.subsets)
+    }
+
     /// BLAKE3 of an image's bytes as they are stored now.
     pub fn image_digest(&self, image: usize) -> io::Result<[u8; 32]> {
         Ok(content::digest(&self.images[image].location.read()?))

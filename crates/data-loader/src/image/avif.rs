@@ -1,7 +1,8 @@
 //! AVIF: recognised, so that its message says what to do.
 //!
-//! It is not read: the decoders in Rust that need neither a C library nor an assembler are under the AGPL, give only
-//! a C interface (`rav1d`), or are too young (November 2026).
+//! It is not read: the decoders in Rust that need neither a C library nor an assembler are under the AGPL (`zenavif`,
+//! `rav1d-safe`), give only a C interface (`rav1d`), or are a fork of that which is not kept up with it (`re_rav1d`), and leave the
+//! container, the colours and the turning to their caller (November 2026).
 
 use super::format::{Decoded, Format, Header};
 use crate::source::ReadSeek;

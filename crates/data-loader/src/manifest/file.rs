@@ -7,11 +7,11 @@
 //! ```
 //! Numbers are little-endian.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+
+use sdtrain_files::{PendingFile, remove_abandoned};
 
 use super::Digest;
 
@@ -22,8 +22,6 @@ const HEAD: usize = 16 + 32 + 8 + 16;
 const BLOCK: usize = 64 * 1024;
 /// No block is longer; a record holds the captions of one image.
 const LONGEST_BLOCK: usize = 64 * 1024 * 1024;
-/// What a killed process left half written is taken away after this time.
-const LEFT_BEHIND: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Where the records of one folder lie.
 #[derive(Debug)]
@@ -68,14 +66,10 @@ impl Manifest {
     /// Begins a new file; the old one stays until this one is complete.
     pub fn write(&self) -> io::Result<Writer<'_>> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(folder)?;
-        remove_left_behind(folder);
-        let mut temporary = OsString::from(&self.path);
-        temporary.push(format!(".{}.part", std::process::id()));
-        let temporary = PathBuf::from(temporary);
-        let mut file = BufWriter::with_capacity(BLOCK, File::create(&temporary)?);
+        remove_abandoned(folder);
+        let mut file = BufWriter::with_capacity(BLOCK, PendingFile::create(folder)?);
         file.write_all(&[0; HEAD])?;
-        Ok(Writer { manifest: self, temporary, file, block: Vec::new(), last: Vec::new(), records: 0 })
+        Ok(Writer { manifest: self, file, block: Vec::new(), last: Vec::new(), records: 0 })
     }
 
     fn head(&self, records: u64) -> [u8; HEAD] {
@@ -86,19 +80,6 @@ impl Manifest {
         let digest = digest_of(&head[..56]);
         head[56..].copy_from_slice(&digest);
         head
-    }
-}
-
-fn remove_left_behind(folder: &Path) {
-    let is_old = |path: &Path| {
-        let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
-        modified.is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > LEFT_BEHIND))
-    };
-    for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
-        let path = entry.path();
-        if path.extension().is_some_and(|ending| ending == "part") && is_old(&path) {
-            let _ = fs::remove_file(path);
-        }
     }
 }
 
@@ -134,6 +115,13 @@ impl Known {
         let current = self.current.as_ref().filter(|current| current.name == name && current.key == *key)?;
         self.found += 1;
         Some(&current.value)
+    }
+
+    /// The next record behind those that were asked for: its name, key and value.
+    pub fn take_next(&mut self) -> Option<(&[u8], &Digest, &[u8])> {
+        self.next()?;
+        let record = self.current.as_ref()?;
+        Some((&record.name, &record.key, &record.value))
     }
 
     /// Whether every record was found again, so that the file is as good as a new one.
@@ -184,8 +172,7 @@ impl Known {
 /// A manifest that is being written.
 pub(crate) struct Writer<'a> {
     manifest: &'a Manifest,
-    temporary: PathBuf,
-    file: BufWriter<File>,
+    file: BufWriter<PendingFile>,
     block: Vec<u8>,
     last: Vec<u8>,
     records: u64,
@@ -227,18 +214,10 @@ impl Writer<'_> {
     pub fn finish(mut self) -> io::Result<()> {
         self.close_block()?;
         let head = self.manifest.head(self.records);
-        self.file.flush()?;
-        let file = self.file.get_mut();
+        let mut file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.seek(SeekFrom::Start(0))?;
         file.write_all(&head)?;
-        fs::rename(&self.temporary, &self.manifest.path)
-    }
-}
-
-impl Drop for Writer<'_> {
-    fn drop(&mut self) {
-        // Gone already where it was finished.
-        let _ = fs::remove_file(&self.temporary);
+        file.publish(&self.manifest.path)
     }
 }
 
@@ -264,6 +243,8 @@ fn length(bytes: &mut &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const KEY: Digest = [7; 16];

@@ -48,6 +48,22 @@ pub(super) fn caption_of(value: &Value) -> Result<Option<String>, String> {
     }
 }
 
+/// A cell as the factor of a loss; CSV has it as text. None for a cell that is empty.
+pub(super) fn weight_of(cell: Option<&Value>) -> Result<Option<f64>, String> {
+    let weight = match cell {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
+        Some(Value::Number(number)) => number.as_f64(),
+        Some(Value::String(text)) => text.trim().parse().ok(),
+        Some(other) => return Err(format!("is {}, not a number", described(other))),
+    };
+    match weight {
+        Some(weight) if weight.is_finite() && weight >= 0.0 => Ok(Some(weight)),
+        Some(weight) => Err(format!("is {weight}; a loss is multiplied by 0 or more")),
+        None => Err("is text, not a number".to_owned()),
+    }
+}
+
 /// A caption as it may be used, without blanks around it.
 pub(super) fn checked(text: &str) -> Result<String, String> {
     if text.len() as u64 > sidecar::LARGEST {
@@ -106,6 +122,19 @@ mod tests {
         assert_eq!(caption_of(&json!([{}])).unwrap_err(), "holds a table, not text");
         assert!(caption_of(&json!("a\0")).unwrap_err().contains("NUL"));
         assert!(caption_of(&json!("a".repeat(70_000))).unwrap_err().contains("70000 bytes"));
+    }
+
+    #[test]
+    fn a_weight_is_a_number_of_at_least_zero() {
+        assert_eq!(weight_of(Some(&json!(0.5))), Ok(Some(0.5)));
+        assert_eq!(weight_of(Some(&json!(" 2 "))), Ok(Some(2.0)));
+        for empty in [None, Some(&json!(null)), Some(&json!(""))] {
+            assert_eq!(weight_of(empty), Ok(None));
+        }
+        assert_eq!(weight_of(Some(&json!(-1))).unwrap_err(), "is -1; a loss is multiplied by 0 or more");
+        assert_eq!(weight_of(Some(&json!("much"))).unwrap_err(), "is text, not a number");
+        assert_eq!(weight_of(Some(&json!("nan"))).unwrap_err(), "is NaN; a loss is multiplied by 0 or more");
+        assert_eq!(weight_of(Some(&json!(true))).unwrap_err(), "is `true`, not a number");
     }
 
     #[test]

@@ -104,6 +104,12 @@ impl<'a> Reading<'a> {
                 return Ok(());
             }
         };
+        if let Some(column) = &self.subset.loss_weight_column
+            && let Some(weight) =
+                columns::weight_of(row.get(column)).map_err(|reason| format!("`{column}` {reason}"))?
+        {
+            self.listing.loss_weights.entry(image.clone()).or_insert(weight);
+        }
         let mut extra_images = BTreeMap::new();
         if let Some(column) = &self.subset.conditioning_image_column {
             let file = match columns::cell(row, Some(column), &[]) {
@@ -168,6 +174,7 @@ impl<'a> Reading<'a> {
         let asked = [
             ("caption_column", &self.subset.caption_column),
             ("conditioning_image_column", &self.subset.conditioning_image_column),
+            ("loss_weight_column", &self.subset.loss_weight_column),
         ];
         for (key, column) in asked {
             let Some(column) = column else { continue };

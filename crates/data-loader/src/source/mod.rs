@@ -107,12 +107,14 @@ pub struct SourceCaption {
 }
 
 /// Everything a source holds, in an order that only depends on what it holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Listing {
     /// The examples, sorted.
     pub examples: Vec<SourceExample>,
     /// Images that are named or stored but cannot be had, with the reason; they count as images that cannot be read.
     pub rejected: Vec<ImageProblem>,
+    /// What the loss of an image is multiplied by, by its path; those that are not named here have 1.
+    pub loss_weights: BTreeMap<PathBuf, f64>,
     /// Captions that could not be read; their examples are listed without one.
     pub broken_captions: Vec<ImageProblem>,
     /// Caption files that belong to no image.

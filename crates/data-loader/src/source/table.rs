@@ -1,7 +1,7 @@
 //! Rows of a table in a file: JSON Lines or CSV, read one at a time.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use serde_json::Value;
@@ -25,7 +25,14 @@ pub(super) fn for_each_row(
     let mut problems = Problems { path, errors: Vec::new(), more: 0 };
     let is_csv = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));
     match is_csv {
-        true => csv_rows(file, &mut problems, &mut take),
+        true => {
+            check_quotes(BufReader::new(&file), &mut problems);
+            match (&file).seek(SeekFrom::Start(0)) {
+                Ok(_) if problems.errors.is_empty() => csv_rows(file, &mut problems, &mut take),
+                Ok(_) => {}
+                Err(error) => problems.add(1, error.to_string()),
+            }
+        }
         false => json_lines(BufReader::new(file), &mut problems, &mut take),
     }
     problems.into_result()
@@ -90,6 +97,57 @@ pub(super) fn without_place(error: &serde_json::Error) -> String {
     format!("{reason}, at character {}", error.column())
 }
 
+/// Finds quotes that are never closed, or closed in the middle of a cell. The reader of the rows takes either for text, up to the
+/// next quote or the end of the file, and the rows in between are gone.
+fn check_quotes(mut reader: impl BufRead, problems: &mut Problems<'_>) {
+    #[derive(PartialEq)]
+    enum At {
+        CellStart,
+        Plain,
+        /// In quotes that were opened on this line.
+        Quoted(usize),
+        /// Behind a quote that ends the cell or is the first half of one that is text; where the cell's quotes were opened.
+        Quote(usize),
+        /// Behind it and blanks.
+        Behind(usize),
+    }
+    let (mut at, mut line) = (At::CellStart, 1);
+    loop {
+        let bytes = match reader.fill_buf() {
+            Ok(bytes) => bytes,
+            Err(error) => return problems.add(line, error.to_string()),
+        };
+        if bytes.is_empty() {
+            break;
+        }
+        for &byte in bytes {
+            at = match (at, byte) {
+                (At::Quoted(opened), b'"') => At::Quote(opened),
+                (At::Quoted(opened), _) => At::Quoted(opened),
+                (At::Quote(opened), b'"') => At::Quoted(opened),
+                (_, b',' | b'\n' | b'\r') => At::CellStart,
+                (At::Quote(opened) | At::Behind(opened), b' ' | b'\t') => At::Behind(opened),
+                (At::Quote(opened) | At::Behind(opened), _) => {
+                    let reason =
+                        "begins a cell with a quote that is closed before its end: a quote within quotes is doubled";
+                    problems.add(opened, reason.to_owned());
+                    At::Plain
+                }
+                (At::CellStart, b'"') => At::Quoted(line),
+                // A byte order mark.
+                (At::CellStart, 0xEF | 0xBB | 0xBF) if line == 1 => At::CellStart,
+                (At::CellStart | At::Plain, _) => At::Plain,
+            };
+            line += usize::from(byte == b'\n');
+        }
+        let length = bytes.len();
+        reader.consume(length);
+    }
+    if let At::Quoted(opened) = at {
+        problems.add(opened, "opens a quote that is never closed".to_owned());
+    }
+}
+
 fn csv_rows(file: File, problems: &mut Problems<'_>, take: Take<'_>) {
     // The reader skips a byte order mark by itself.
     let mut reader = csv::ReaderBuilder::new().from_reader(file);
@@ -131,5 +189,42 @@ fn csv_reason(error: &csv::Error) -> String {
         }
         csv::ErrorKind::Utf8 { .. } => "is not UTF-8 text".to_owned(),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(text: &str) -> Vec<String> {
+        let mut problems = Problems { path: Path::new("t.csv"), errors: Vec::new(), more: 0 };
+        check_quotes(text.as_bytes(), &mut problems);
+        problems
+            .errors
+            .iter()
+            .map(|error| error.to_string().chars().skip("`t.csv`:".len()).take(10).collect())
+            .collect()
+    }
+
+    #[test]
+    fn quotes_that_end_where_their_cells_do_are_fine() {
+        for text in [
+            "a,b\nc,\"d\"\n",
+            "a,b\r\n\"c\",\"d, \"\"e\"\" \nf\"\r\n",
+            "\u{feff}\"a\",b\nc,\"\"",
+            "a,b\nc,5\" disk\nd,e\"\n",
+            "a,b\n\"c\" ,\"d\" \n",
+            "",
+        ] {
+            assert_eq!(faults(text), [""; 0], "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_quote_that_takes_in_the_rows_behind_it_is_named_with_its_line() {
+        assert_eq!(faults("a,b\nc,\"d\ne,f\n"), ["2: opens a"]);
+        assert_eq!(faults("a,b\nc,\"d\ne,\"f\"\ng,\"h\n"), ["2: begins ", "4: opens a"]);
+        assert_eq!(faults("a,b\n\"c\" \"d\",e\n"), ["2: begins "]);
+        assert_eq!(faults("a,b\nc,\"d\"\"\n"), ["2: opens a"]);
     }
 }

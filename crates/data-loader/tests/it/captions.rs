@@ -1,9 +1,9 @@
 //! Captions through a data set: several files an image, lines, and the step of the training.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sdtrain_data_loader::DataSet;
-use sdtrain_recipe::{CaptionFile, DataConfig, LossConfig, Subset, TrainSection};
+use sdtrain_recipe::{CaptionFile, DataConfig, Leftovers, LossConfig, Subset, TrainSection};
 use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
 
 use crate::folder::Folder;
@@ -158,4 +158,83 @@ fn captions_that_are_too_long_are_counted_and_named() {
     let report = open(subset, &folder).count_tokens(&tokenizer, 92);
     assert_eq!((report.longest, report.too_long), (92, 0));
     assert!(report.to_string().ends_with("the longest has 92; all fit into 92"), "{report}");
+}
+
+/// The captions that a run over these data really sees.
+fn seen(data: &DataSet, train: &TrainSection) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    let mut step = 0;
+    for epoch in 0.. {
+        for batches in data.epoch_plan(epoch).chunks(train.gradient_accumulation_steps as usize) {
+            if Some(step) == train.max_steps {
+                return seen;
+            }
+            step += 1;
+            for plan in batches {
+                seen.extend(data.captions_of(plan, epoch).unwrap());
+            }
+        }
+    }
+    seen
+}
+
+#[test]
+fn all_captions_of_a_run_are_known_before_it() {
+    let folder = Folder::with_images(5);
+    folder.file("01.txt", b"{red|green}, x, y");
+    folder.file("02.tags", b"tags");
+    let random = Subset { shuffle_caption: true, caption_dropout_rate: 0.2, ..folder.subset() };
+    let subsets = [
+        folder.subset(),
+        random.clone(),
+        Subset { repeats: 2.5, ..random.clone() },
+        Subset { enable_wildcard: true, caption_tag_dropout_rate: 0.5, ..folder.subset() },
+        Subset { caption_dropout_every_n_epochs: 3, ..folder.subset() },
+        Subset { token_warmup_step: 0.5, ..folder.subset() },
+        Subset { captions: vec![file(".tags", 1.0), file(".txt", 1.0)], ..folder.subset() },
+        Subset { caption_variants: Some(3), ..random.clone() },
+        Subset { caption_variants: Some(3), repeats: 1.5, ..random.clone() },
+    ];
+    for leftovers in [Leftovers::ShortBatch, Leftovers::Carry, Leftovers::Drop] {
+        for subset in &subsets {
+            for steps in [1, 7, 40] {
+                let train =
+                    TrainSection { max_steps: Some(steps), gradient_accumulation_steps: 2, ..TrainSection::default() };
+                let config = DataConfig { subsets: vec![subset.clone()], leftovers, ..folder.config() };
+                let data = DataSet::open(&config, 42, 64).unwrap().for_run(&train, &LossConfig::default());
+                let known = data.captions_of_run().unwrap();
+                let seen = seen(&data, &train);
+                assert!(seen.is_subset(&known), "{subset:?}");
+                // Where nothing is random all images are taken, even if the run is over before it has seen them.
+                let is_random = subset.changes_caption_parts() || subset.caption_dropout_rate > 0.0;
+                if is_random && subset.caption_variants.is_none() {
+                    assert_eq!(seen, known, "{subset:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn variants_make_an_end_of_captions() {
+    let folder = Folder::with_images(4);
+    let train = TrainSection { max_steps: Some(400), ..TrainSection::default() };
+    let count = |caption_variants| {
+        let subset = Subset { shuffle_caption: true, caption_variants, ..folder.subset() };
+        let data = open(subset, &folder).for_run(&train, &LossConfig::default());
+        assert_eq!(captions(&data, 1), captions(&data, 1));
+        if caption_variants == Some(3) {
+            let of_image = |epoch| {
+                captions(&data, epoch).into_iter().map(|(_, image, text)| (image, text)).collect::<BTreeMap<_, _>>()
+            };
+            assert_eq!(of_image(1), of_image(4));
+            assert_ne!(of_image(1), of_image(2));
+        }
+        data.captions_of_run().unwrap().len()
+    };
+    // Of 24 forms each, four parts being shuffled.
+    assert!(count(None) > 80, "{}", count(None));
+    let few = count(Some(3));
+    assert!((8..=12).contains(&few), "{few}");
+    assert_eq!(count(Some(1)), 4);
 }

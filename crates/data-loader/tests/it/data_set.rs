@@ -217,3 +217,19 @@ fn an_image_that_its_file_turns_is_known() {
     let data = open(&folder.config());
     assert_eq!([data.is_turned(0), data.is_turned(1)], [false, true]);
 }
+
+#[cfg(unix)]
+#[test]
+fn a_folder_that_is_there_under_two_names_is_seen_under_both_and_told() {
+    let folder = Folder::new();
+    for index in 0..3u8 {
+        folder.image(&format!("real/{index}.png"), &picture(64, 48, index));
+        folder.file(&format!("real/{index}.txt"), b"a");
+    }
+    std::os::unix::fs::symlink("real", folder.join("linked")).unwrap();
+    // As `repeats = 2` would; kohya's scripts and a copy of the folder do the same.
+    let data = DataSet::open(&folder.config(), 42, 64).unwrap();
+    assert_eq!(data.images(), 6);
+    let warnings = data.report().warnings.join("\n");
+    assert!(warnings.contains("3 images are listed more than once, by several subsets or by links"), "{warnings}");
+}

@@ -1,7 +1,7 @@
 //! Masks, control images, transparency, kernels and colours, by the configuration.
 
 use image::{DynamicImage, GrayImage, ImageBuffer, Luma, Rgb, Rgba};
-use sdtrain_data_loader::{DataSet, HostBatch};
+use sdtrain_data_loader::{Contents, DataSet, HostBatch};
 use sdtrain_recipe::{
     AlphaConfig, BucketingConfig, ColorAugmentation, ColorChanges, DataConfig, ExtraImages, ResizeKernel, Resolution,
     Subset,
@@ -196,4 +196,54 @@ fn colours_change_with_the_visit_and_are_not_cached() {
     // What is held out is never changed.
     let (_, held_out) = DataSet::open_split(&DataConfig { batch_size: 1, ..moving }, 3, 64, 0.5).unwrap();
     assert!(held_out.is_cacheable());
+}
+
+#[test]
+fn masks_come_without_pixels_where_latents_are_kept() {
+    let folder = Folder::with_images(3);
+    for index in 0..3 {
+        mask_of_picture().save(folder.join(&format!("{index:02}-m.png"))).unwrap();
+    }
+    let subset = Subset { flip: true, repeats: 4.0, extra_images: vec![mask(None, "-m")], ..folder.subset() };
+    let data = std::sync::Arc::new(DataSet::open(&config(&folder, subset), 3, 64).unwrap());
+    assert!(data.has_masks());
+    let (mut alone, mut mirrored) = (data.clone().prefetch_only(Contents::Masks, 0, 0, 2), 0);
+    for plan in data.epoch_plan(0) {
+        let (whole, alone) = (data.load(&plan, 0).unwrap(), alone.next().unwrap().unwrap());
+        mirrored += whole.examples.iter().filter(|example| example.flipped).count();
+        assert!(alone.pixels.is_empty() && whole.mask.is_some());
+        assert_eq!(alone, HostBatch { pixels: Vec::new(), ..whole });
+    }
+    assert!((1..12).contains(&mirrored), "{mirrored}");
+}
+
+#[test]
+fn images_without_masks_are_not_opened_for_them() {
+    let folder = Folder::with_images(2);
+    mask_of_picture().save(folder.join("00-m.png")).unwrap();
+    let data =
+        DataSet::open(&config(&folder, Subset { extra_images: vec![mask(None, "-m")], ..folder.subset() }), 3, 64);
+    let data = data.unwrap();
+    // What the mask belongs to is not looked at any more, as long as nobody wants its pixels.
+    for name in ["00.png", "01.png"] {
+        std::fs::write(folder.join(name), b"gone").unwrap();
+    }
+    let batch = data.load_only(Contents::Masks, &data.epoch_plan(0)[0], 0).unwrap();
+    let weights = batch.mask.unwrap();
+    assert!(weights.contains(&0.0) && data.unreadable().is_empty());
+    let folder = Folder::with_images(2);
+    assert!(!DataSet::open(&config(&folder, folder.subset()), 3, 64).unwrap().has_masks());
+}
+
+#[test]
+fn a_mask_in_the_alpha_channel_is_read_without_the_pixels() {
+    let folder = Folder::new();
+    let image = ImageBuffer::from_fn(32, 32, |x, _| Rgba([200, 10, 30, [0, 51, 255, 255][(x / 8) as usize]]));
+    DynamicImage::ImageRgba8(image).save(folder.join("a.png")).unwrap();
+    folder.file("a.txt", b"a");
+    let config = DataConfig { batch_size: 1, ..config(&folder, Subset { alpha_mask: true, ..folder.subset() }) };
+    let data = DataSet::open(&config, 3, 64).unwrap();
+    let batch = data.load_only(Contents::Masks, &data.epoch_plan(0)[0], 0).unwrap();
+    assert!(data.has_masks() && batch.pixels.is_empty());
+    assert_eq!(Some([0, 9, 17].map(|x| batch.mask.as_ref().unwrap()[x])), Some([0.0, 0.2, 1.0]));
 }

@@ -150,6 +150,10 @@ fn as_many_regularization_images_are_seen_as_others() {
         let expected: Vec<f32> = plan.visits.iter().map(|v| if v.image >= 3 { 0.25 } else { 1.0 }).collect();
         assert_eq!(batch.loss_weights, expected);
     }
+    let half = |subset: Subset| Subset { loss_weight: 0.5, ..subset };
+    let data = open(&DataConfig { subsets: vec![subset(&own, 3.0), half(regularization(1.0))], ..own.config() });
+    let data = data.for_run(&TrainSection::default(), &LossConfig { prior_loss_weight: 0.25, ..LossConfig::default() });
+    assert_eq!([0, 3].map(|image| data.loss_weight(image)), [1.0, 0.125]);
 
     let apart = Subset { batch_size: Some(1), ..regularization(1.0) };
     let error = DataSet::open(&DataConfig { subsets: vec![own.subset(), apart], ..own.config() }, 42, 64).unwrap_err();

@@ -188,3 +188,27 @@ fn folders_named_for_their_repeats_are_subsets() {
     let (training, held_out) = DataSet::open_split(&folder.config(), 1, 16, 0.3).unwrap();
     assert_eq!(training.images() + held_out.images(), 3);
 }
+
+#[test]
+fn a_table_says_how_much_each_image_counts() {
+    let folder = with_pictures(&["a.png", "b.png", "c.png"]);
+    folder.file("metadata.csv", b"file_name,text,quality\na.png,a,0.5\nb.png,b,\nc.png,c,2\n");
+    let subset = Subset { loss_weight_column: Some("quality".to_owned()), loss_weight: 3.0, ..folder.subset() };
+    let data = open(&of(subset.clone())).unwrap();
+    assert_eq!([0, 1, 2].map(|image| data.loss_weight(image)), [1.5, 3.0, 6.0]);
+    let plan = &data.epoch_plan(0)[0];
+    assert_eq!(data.load(plan, 0).unwrap().loss_weights, [data.loss_weight(plan.visits[0].image)]);
+    let plain = open(&of(folder.subset())).unwrap();
+    assert_eq!([0, 1, 2].map(|image| plain.loss_weight(image)), [1.0; 3]);
+    assert_ne!(data.fingerprint(), plain.fingerprint());
+
+    let error = open(&of(Subset { loss_weight_column: Some("qualty".to_owned()), ..folder.subset() })).unwrap_err();
+    assert!(error.to_string().contains("has no column `qualty`, which `loss_weight_column` names"), "{error}");
+    folder.file("metadata.csv", b"file_name,text,quality\na.png,a,-1\n");
+    let error = open(&of(subset.clone())).unwrap_err();
+    assert!(error.to_string().contains("`quality` is -1; a loss is multiplied by 0 or more"), "{error}");
+
+    let images = Folder::with_images(2);
+    let error = open(&of(Subset { path: images.path().to_owned(), ..subset })).unwrap_err();
+    assert!(error.to_string().contains("has `loss_weight_column`, but is no table"), "{error}");
+}

@@ -7,7 +7,12 @@ use sdtrain_tokenizer::ClipTokenizer;
 use crate::folder::{Folder, picture, survey};
 
 fn inspect(config: &DataConfig) -> Inspection {
-    Inspection::of(&survey(config), Depth::Pixels, config, 0, 64, &ClipTokenizer::builtin()).unwrap()
+    inspect_for(config, 75)
+}
+
+/// For a model that reads so many tokens.
+fn inspect_for(config: &DataConfig, token_limit: usize) -> Inspection {
+    Inspection::of(&survey(config), Depth::Pixels, config, 0, 64, &ClipTokenizer::builtin(), token_limit).unwrap()
 }
 
 /// Three pictures, a smaller copy of the first and an exact copy of the second.
@@ -73,6 +78,8 @@ fn captions_longer_than_the_text_encoder_reads_are_named() {
     assert_eq!((tokens.window, tokens.over_long), (75, 1));
     assert_eq!(tokens.over_long_captions[0].tokens, 76);
     assert!(tokens.over_long_captions[0].path.ends_with("images/c.png"));
+    let tokens = inspect_for(&folder.config(), 150).captions.tokens;
+    assert_eq!((tokens.window, tokens.over_long), (150, 0));
 }
 
 #[test]
@@ -110,7 +117,7 @@ fn a_file_broken_behind_its_header_is_found_by_decoding_alone() {
     assert_eq!((inspection.found, inspection.kept, inspection.unreadable), (205, 204, 1));
     assert_eq!(inspection.errors, Vec::<String>::new());
     let quick = Survey::of(&config, Depth::Header, &|_, _| ()).unwrap();
-    let quick = Inspection::of(&quick, Depth::Header, &config, 0, 64, &ClipTokenizer::builtin()).unwrap();
+    let quick = Inspection::of(&quick, Depth::Header, &config, 0, 64, &ClipTokenizer::builtin(), 75).unwrap();
     assert_eq!((quick.kept, quick.decoded, quick.duplicates.len()), (205, false, 0));
 }
 
@@ -133,7 +140,7 @@ fn the_page_stands_alone_and_escapes_captions() {
     folder.file("c.txt", "<script>alert('x')</script> & \"quoted\", poster");
     let config = folder.config();
     let survey = survey(&config);
-    let inspection = Inspection::of(&survey, Depth::Pixels, &config, 0, 64, &ClipTokenizer::builtin()).unwrap();
+    let inspection = Inspection::of(&survey, Depth::Pixels, &config, 0, 64, &ClipTokenizer::builtin(), 75).unwrap();
     let page = html::page(&inspection, &survey, &config, 64).unwrap();
     assert!(!page.contains("<script") && page.contains("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; &quot;"));
     assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("url("));

@@ -2,12 +2,17 @@
 
 use tch::{Kind, Tensor};
 
+/// d² in each place.
+pub fn squared(difference: &Tensor) -> Tensor {
+    difference.square()
+}
+
 /// The mean of the squared difference over everything but the batch, computed in fp32: `[batch]`.
 ///
 /// Its mean over the batch is the ordinary loss; weights of examples go in between.
 pub fn mse(prediction: &Tensor, target: &Tensor) -> Tensor {
     let difference = prediction.to_kind(Kind::Float) - target.to_kind(Kind::Float);
-    difference.square().flatten(1, -1).mean_dim(1, false, Kind::Float)
+    squared(&difference).flatten(1, -1).mean_dim(1, false, Kind::Float)
 }
 
 #[cfg(test)]

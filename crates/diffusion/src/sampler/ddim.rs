@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use super::{Sampler, c, clipped, fp32, predicted_latents, predicted_noise, spacing};
-use crate::scheduler_config::SchedulerSettings;
+use crate::SchedulerSettings;
 use crate::{Error, NoiseSchedule};
 
 pub struct Ddim {

@@ -3,8 +3,8 @@
 use tch::Tensor;
 
 use super::{Sampler, c, clipped, fp32, predicted_latents, spacing};
-use crate::scheduler_config::{SchedulerSettings, VarianceType};
 use crate::{Error, NoiseSchedule};
+use crate::{SchedulerSettings, VarianceType};
 
 pub struct Ddpm {
     settings: SchedulerSettings,

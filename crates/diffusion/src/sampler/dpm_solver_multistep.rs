@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use super::sigmas::{NoiseLevels, TrainingSigmas, half_log_snr, karras, rates, with_last};
 use super::{Sampler, c, fp32, predicted_latents, predicted_noise, spacing};
-use crate::scheduler_config::{AlgorithmType, BetaSchedule, FinalSigmasType, SchedulerSettings, SolverType};
+use crate::{AlgorithmType, BetaSchedule, FinalSigmasType, SchedulerSettings, SolverType};
 use crate::{Error, NoiseSchedule};
 
 pub struct DpmSolverMultistep {

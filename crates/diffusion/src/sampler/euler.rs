@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use super::sigmas::NoiseLevels;
 use super::{Sampler, c, fp32};
-use crate::scheduler_config::SchedulerSettings;
+use crate::SchedulerSettings;
 use crate::{NoiseSchedule, PredictionType};
 
 pub struct Euler {

@@ -6,7 +6,7 @@ use super::euler::{scaled_to_unit_variance, slope};
 use super::sigmas::NoiseLevels;
 use super::{Sampler, c, fp32};
 use crate::NoiseSchedule;
-use crate::scheduler_config::SchedulerSettings;
+use crate::SchedulerSettings;
 
 const ORDER: usize = 4;
 

@@ -24,8 +24,8 @@ mod unipc;
 use sdtrain_recipe::SamplerName;
 use tch::{Kind, Tensor};
 
-use crate::scheduler_config::{SchedulerClass, SchedulerConfig, SchedulerSettings};
 use crate::{Error, NoiseSchedule, PredictionType};
+use crate::{SchedulerClass, SchedulerConfig, SchedulerSettings};
 
 /// One run from noise to latents. It remembers earlier predictions where its method needs them: build a new one
 /// for the next picture, and call `step` in the order of `timesteps` (from the first or, for an image to start

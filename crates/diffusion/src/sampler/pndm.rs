@@ -7,7 +7,7 @@
 use tch::Tensor;
 
 use super::{Sampler, c, fp32, predicted_noise, spacing};
-use crate::scheduler_config::SchedulerSettings;
+use crate::SchedulerSettings;
 use crate::{Error, NoiseSchedule};
 
 /// Calls of the Runge-Kutta start.

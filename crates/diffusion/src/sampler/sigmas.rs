@@ -2,7 +2,7 @@
 
 use super::spacing;
 use crate::NoiseSchedule;
-use crate::scheduler_config::{FinalSigmasType, SchedulerSettings, TimestepSpacing};
+use crate::{FinalSigmasType, SchedulerSettings, TimestepSpacing};
 
 /// What a sampler over noise levels steps through.
 pub struct NoiseLevels {

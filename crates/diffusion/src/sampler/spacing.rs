@@ -3,7 +3,7 @@
 //! Three families round differently; each function is one of them, and all count down.
 
 use crate::Error;
-use crate::scheduler_config::{SchedulerSettings, TimestepSpacing};
+use crate::{SchedulerSettings, TimestepSpacing};
 
 /// Whole timesteps, for samplers that look ᾱ up: DDIM, DDPM, PNDM.
 pub fn whole(settings: &SchedulerSettings, steps: usize) -> Result<Vec<i64>, Error> {

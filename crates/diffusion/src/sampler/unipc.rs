@@ -4,8 +4,8 @@ use tch::Tensor;
 
 use super::sigmas::{NoiseLevels, TrainingSigmas, half_log_snr, karras, rates, with_last};
 use super::{Sampler, c, fp32, predicted_latents, predicted_noise, spacing};
-use crate::scheduler_config::{FinalSigmasType, SchedulerSettings, SolverType};
 use crate::{Error, NoiseSchedule};
+use crate::{FinalSigmasType, SchedulerSettings, SolverType};
 
 pub struct UniPc {
     settings: SchedulerSettings,

@@ -2,6 +2,7 @@
 
 mod fixture;
 mod noise_schedule;
+mod objective;
 mod samplers;
 mod samplers_from_image;
 mod schedulers_reference;

@@ -83,7 +83,7 @@ fn losses_do_not_depend_on_seed_order_or_batch_size_of_the_run() {
     let model = model();
     let config = config(&posters()).data;
     let losses = |config: &DataConfig, seed| {
-        DenoisingLoss::new(&model, &held_out(config, seed), 4, 1)
+        DenoisingLoss::new(&model, &held_out(config, seed), config, 4, 1)
             .unwrap()
             .losses(&model, &PromptReading::default())
             .unwrap()

@@ -1,10 +1,11 @@
 //! What lies under a name is whole and is what was written, or it is made again.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use sdtrain_feature_cache::{Found, LatentEntry, LatentFolder, Origin, file_bytes};
+use sdtrain_feature_cache::{Entry, Found, LatentEntry, LatentFolder, Origin, Pruned, file_bytes};
 use tempfile::TempDir;
 
 use crate::sample::{SHAPE, entry, moments, name_of};
@@ -60,7 +61,7 @@ fn a_damaged_entry_is_named_deleted_and_can_be_made_again() {
         (whole[..100].to_vec(), "its header should be"),
         (whole[..whole.len() - 1].to_vec(), "truncated"),
         (turned_bit, "another checksum"),
-        (another, "another image"),
+        (another, "another entry"),
         ([&whole[..], &[0; 9000][..]].concat(), "is longer than"),
         (renamed("\"mean\"", "\"maen\""), "has no tensor `mean`"),
         (renamed("\"version\":\"1\"", "\"version\":\"2\""), "no entry of version 1"),
@@ -124,7 +125,7 @@ fn what_another_process_mirrored_is_not_lost() {
 #[test]
 fn only_what_a_killed_process_left_is_removed() {
     let (_folder, cache) = cache();
-    let [left, fresh] = ["1-0", "2-0"].map(|name| cache.root().join(".tmp").join(name));
+    let [left, fresh] = ["1-0.part", "2-0.part"].map(|name| cache.root().join(".tmp").join(name));
     fs::create_dir_all(left.parent().unwrap()).unwrap();
     for path in [&left, &fresh] {
         fs::write(path, "half").unwrap();
@@ -144,6 +145,27 @@ fn a_folder_that_cannot_be_made_is_named() {
 }
 
 #[test]
+fn what_no_name_asks_for_is_removed_unless_it_is_new_or_no_entry() {
+    let (_folder, cache) = cache();
+    let names = [1, 2, 3].map(name_of);
+    for name in &names {
+        cache.write(name, &entry(1.0)).unwrap();
+    }
+    let notes = cache.path(&names[0]).with_file_name("notes.safetensors");
+    fs::write(&notes, "somebody's").unwrap();
+    let long_ago = SystemTime::now() - Duration::from_secs(2 * 3600);
+    for path in [cache.path(&names[0]), cache.path(&names[1]), notes.clone()] {
+        fs::File::options().write(true).open(path).unwrap().set_modified(long_ago).unwrap();
+    }
+    let bytes = fs::metadata(cache.path(&names[1])).unwrap().len();
+    let kept = HashSet::from([names[0]]);
+    assert_eq!(cache.prune(&kept).unwrap(), Pruned { entries: 1, bytes });
+    let there = names.map(|name| cache.path(&name).exists());
+    assert_eq!((there, notes.exists()), ([true, false, true], true));
+    assert_eq!(cache.prune(&kept).unwrap(), Pruned::default());
+}
+
+#[test]
 fn the_size_said_beforehand_is_enough() {
     let (_folder, cache) = cache();
     for mirrored in [None, Some(moments(1.0))] {
@@ -152,5 +174,6 @@ fn the_size_said_beforehand_is_enough() {
         let length = fs::metadata(cache.path(&name_of(1))).unwrap().len();
         let said = file_bytes(SHAPE, entry.mirrored.is_some());
         assert!(length <= said && length + 700 > said, "{length} {said}");
+        assert!(said <= LatentEntry::most_bytes(SHAPE));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use sdtrain_data_loader::StillView;
-use sdtrain_feature_cache::{EncoderIdentity, Found, LatentFolder, LatentKey};
+use sdtrain_feature_cache::{EncoderIdentity, EntryName, Found, LatentFolder, LatentKey};
 use sdtrain_recipe::{AlphaConfig, ResizeKernel};
 use sdtrain_state_dict::Dtype;
 
@@ -48,6 +48,15 @@ fn another_image_view_encoder_or_version_is_a_miss() {
 fn names_stay_the_same_from_one_version_of_the_program_to_the_next() {
     // A change here makes every cache anew: raise `FORMAT_VERSION` with it, or find what changed without being meant to.
     assert_eq!(name_of(1).to_string(), "6f26164c12755eee2a85a1de8497160702e9a011188e416399346a9276454060");
+}
+
+#[test]
+fn a_name_is_read_back_and_nothing_else_is_one() {
+    let text = name_of(1).to_string();
+    assert_eq!(EntryName::parse(&text), Some(name_of(1)));
+    for other in [&text[1..], &text.to_uppercase(), &text.replace('6', "+"), &text.replace('6', "é"), ""] {
+        assert_eq!(EntryName::parse(other), None, "{other}");
+    }
 }
 
 #[test]

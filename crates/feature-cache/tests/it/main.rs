@@ -4,3 +4,4 @@ mod folder;
 mod key;
 mod kohya_npz;
 mod sample;
+mod texts;

@@ -26,6 +26,11 @@ impl Conv2d {
         &self.weight
     }
 
+    /// `[outputs]`.
+    pub fn bias(&self) -> &Tensor {
+        &self.bias
+    }
+
     /// input: `[batch, inputs, height, width]` → `[batch, outputs, height', width']`.
     pub fn forward(&self, input: &Tensor) -> Tensor {
         let kind = input.kind();

@@ -22,6 +22,11 @@ impl Linear {
         &self.weight
     }
 
+    /// `[outputs]`, in layers that have one.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
     /// input: `[…, inputs]` → `[…, outputs]`.
     pub fn forward(&self, input: &Tensor) -> Tensor {
         let kind = input.kind();

@@ -1,13 +1,13 @@
 //! A model out of a diffusers folder and out of a single file, and into both.
 
 use sdtrain_diffusion::PredictionType;
-use sdtrain_model::{LoadOptions, Parameters, StableDiffusion, load};
+use sdtrain_model::{Frozen, LoadOptions, Parameters, PromptReading, StableDiffusion, load};
 use sdtrain_state_dict::{Reader, SafetensorsFile};
 use sdtrain_tokenizer::Tokenizer;
 use sdtrain_torch_test_support::{assert_equal, fixture_folder};
 use std::collections::BTreeMap;
 use std::path::Path;
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 fn options() -> LoadOptions {
     LoadOptions::new(Device::Cpu, Kind::Float)
@@ -151,4 +151,34 @@ fn a_single_file_keeps_a_noise_schedule_that_is_not_sd1s() {
     model.scheduler.rescale_betas_zero_snr = Some(true);
     model.save_single_file(&path, None, &BTreeMap::new()).expect("there is room");
     assert_same_model(&loaded(&path, &options()), &model);
+}
+
+#[test]
+fn unloaded_networks_come_back_when_they_are_asked() {
+    let (kept, model) = (tiny_folder(), tiny_folder());
+    let numbers = |model: &StableDiffusion| -> usize {
+        [model.vae.parameters(), model.text_encoder.parameters()].map(|parameters| parameters.count()).iter().sum()
+    };
+    for network in [Frozen::Vae, Frozen::TextEncoder] {
+        model.unload(network);
+        model.unload(network);
+    }
+    assert_eq!(numbers(&model), 0);
+
+    let pixels = Tensor::linspace(-1.0, 1.0, 3 * 16 * 16, (Kind::Float, Device::Cpu)).view([1, 3, 16, 16]);
+    let prompts = ["a red bottle".to_string()];
+    let reading = PromptReading::default();
+    assert_eq!(model.encode_images(&pixels, None).unwrap(), kept.encode_images(&pixels, None).unwrap());
+    assert_eq!(model.encode_prompts(&prompts, &reading).unwrap(), kept.encode_prompts(&prompts, &reading).unwrap());
+    assert_eq!(numbers(&model), numbers(&kept));
+
+    // A file of the whole model has them, too.
+    model.unload(Frozen::TextEncoder);
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = |model: &StableDiffusion, name: &str| {
+        let path = folder.path().join(name);
+        model.save_single_file(&path, None, &BTreeMap::new()).unwrap();
+        std::fs::read(path).unwrap()
+    };
+    assert!(bytes(&model, "unloaded.safetensors") == bytes(&kept, "kept.safetensors"));
 }

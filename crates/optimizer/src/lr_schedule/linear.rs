@@ -1,8 +1,6 @@
-//! A straight line down to `min_ratio`.
-
-use sdtrain_recipe::LinearSchedule;
+//! A straight line (diffusers: `get_linear_schedule_with_warmup`).
 
 /// `progress` goes from 0 to 1.
-pub(super) fn factor(config: &LinearSchedule, progress: f64) -> f64 {
-    config.min_ratio + (1.0 - config.min_ratio) * (1.0 - progress).max(0.0)
+pub(super) fn factor(progress: f64) -> f64 {
+    (1.0 - progress).max(0.0)
 }

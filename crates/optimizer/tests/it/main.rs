@@ -1,4 +1,6 @@
-//! The same numbers as torch's AdamW and diffusers' schedules, from the golden files in `tests/fixtures`.
+//! The same numbers as the reference packages of optimizers and schedules, from the golden files in `tests/fixtures`.
 
 mod adamw;
+mod ema;
 mod lr_schedule;
+mod traces;

@@ -104,7 +104,7 @@ pub(super) const KEYS: &[Key] = &[
     ours("metadata_file", Level::Subset, Kind::Path),
     refused("conditioning_data_dir", Level::Subset, Kind::Path,
         "it holds masks or control images, and only the scripts' command line says which",
-        "write the subsets as `[[data.subsets]]` in the configuration"),
+        "write the subsets as `[[data.subsets]]` in the configuration; masks are `extra_images` with `column = \"mask\"`"),
     ours("is_reg", Level::Subset, Kind::Boolean),
     ours("alpha_mask", Level::Subset, Kind::Boolean),
 ];

@@ -173,6 +173,74 @@ fn something_must_be_trained() {
     );
 }
 
+fn is_fine(overrides: &[&str]) -> bool {
+    Project::new(SMALLEST).load_with(overrides).is_ok()
+}
+
+#[test]
+fn text_encoder_outputs_are_kept_only_where_they_stay_the_same() {
+    let cached = "data.cache_text_encoder_outputs=true";
+    assert!(is_fine(&[cached]));
+    // Then a folder makes sense without latents in it.
+    assert!(is_fine(&[cached, "data.cache_dir=\"cache\"", "data.cache_latents=false"]));
+    assert_eq!(
+        message(&[cached, "lora.train_text_encoder=true"]),
+        "`--set data.cache_text_encoder_outputs=true`: outputs of a text encoder that is trained cannot be kept: they change \
+         with it\n  hint: leave `data.cache_text_encoder_outputs` out, or set `lora.train_text_encoder = false`"
+    );
+    assert_eq!(
+        message(&[cached, "method=\"vae\""]),
+        "`--set data.cache_text_encoder_outputs=true`: `method = \"vae\"` reads no captions\n  \
+         hint: leave `data.cache_text_encoder_outputs` out"
+    );
+    assert!(is_fine(&["data.subsets.0.caption_variants=10"]));
+    for (variants, what) in [("0", "must be at least 1, not 0"), ("1000001", "is at most 1000000, not 1000001")] {
+        let setting = format!("data.subsets.0.caption_variants={variants}");
+        assert_eq!(
+            message(&[&setting]),
+            format!(
+                "`--set {setting}`: `data.subsets.0.caption_variants` {what}\n  hint: leave it out for a new form at each visit"
+            )
+        );
+    }
+}
+
+#[test]
+fn what_an_adapter_cannot_be_is_refused() {
+    for (settings, expected) in [
+        (&["lora.rank_dropout=1"][..], "`lora.rank_dropout` must be at least 0 and less than 1, not 1"),
+        (&["lora.module_dropout=-0.1"], "`lora.module_dropout` must be at least 0 and less than 1, not -0.1"),
+        (&["lora.max_weight_norm=0"], "`lora.max_weight_norm` must be greater than 0, not 0"),
+        (&["lora.lokr.factor=0"], "`lora.lokr.factor` must be at least 1, not 0"),
+        (
+            &["lora.block_ranks=[1, 2]"],
+            "`lora.block_ranks` has 2 entries, one for each of 25 blocks are needed\n  hint: twelve down, one in the \
+             middle, twelve up; `lora.rank_pattern` names modules instead",
+        ),
+        (
+            &["lora.rank_pattern={\"mid_block.*\" = 4}"],
+            "`lora.rank_pattern` has the pattern \"mid_block.*\", which matches no module\n  hint: patterns begin with \
+             `unet.`, `text_encoder.` or `*`",
+        ),
+        (
+            &["lora.alpha_pattern={\"unet.mid_block.*\" = 0}"],
+            "an alpha in `lora.alpha_pattern` must be greater than 0, not 0",
+        ),
+        (
+            &["lora.format=peft", "lora.kind=full"],
+            "PEFT's form has no place for the whole differences of `lora.kind = \"full\"`\n  hint: set \
+             `lora.format = \"kohya\"`",
+        ),
+        (
+            &["lora.dropout=0.1", "lora.kind=ia3"],
+            "`lora.dropout` drops numbers of an adapter's input, which `lora.kind = \"ia3\"` does not have\n  hint: \
+             `lora.rank_dropout` leaves channels out, `lora.module_dropout` whole adapters",
+        ),
+    ] {
+        assert_eq!(message(settings), format!("`--set {}`: {expected}", settings[0]));
+    }
+}
+
 #[test]
 fn settings_that_contradict_each_other_are_refused() {
     assert_eq!(
@@ -209,9 +277,9 @@ fn settings_that_contradict_each_other_are_refused() {
          hint: set `data.bucketing.min` and `data.bucketing.max`"
     );
     assert_eq!(
-        message(&["noise.min_timestep=500", "noise.max_timestep=500"]),
-        "`--set noise.max_timestep=500`: no timestep is trained: `noise.max_timestep` must be greater than \
-         `noise.min_timestep`"
+        message(&["timesteps.min=500", "timesteps.max=500"]),
+        "`--set timesteps.max=500`: no timestep is trained: `timesteps.max` must be greater than \
+         `timesteps.min`"
     );
     assert_eq!(
         message(&["model.zero_terminal_snr=true", "model.prediction_type=epsilon"]),
@@ -261,7 +329,7 @@ max_stps = 10
 ";
     assert_eq!(
         Project::new(text).messages_with(&[]),
-        "error: configs/run.toml:1: `method` must be `lora`, `full`, `vae` or `textual_inversion`, not \"lorra\"\n  \
+        "error: configs/run.toml:1: `method` must be `lora`, `full`, `dreambooth`, `vae` or `textual_inversion`, not \"lorra\"\n  \
          hint: did you mean `lora`?\n\
          error: configs/run.toml:3: `model.path`: there is no built-in model `poster-tinny`\n  \
          hint: there is `builtin:poster-tiny`\n\
@@ -292,6 +360,10 @@ fn keys_of_kohyas_scripts_and_diffusers_are_translated() {
         ("resize_interpolation", "data.resize_kernel"),
         ("optimizer.lr", "optimizer.learning_rate"),
         ("noise_offset", "noise.offset"),
+        ("noise.min_timestep", "timesteps.min"),
+        ("ip_noise_gamma", "noise.input_perturbation"),
+        ("loss.debiased_estimation_loss", "loss.debiased_estimation"),
+        ("data.subsets.0.loss_multiplier", "data.subsets.loss_weight"),
         ("mixed_precision", "precision.compute"),
         ("max_train_steps", "train.max_steps"),
         ("save_every_n_epochs", "save.every_epochs"),

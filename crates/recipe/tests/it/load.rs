@@ -73,8 +73,8 @@ trace_steps = 10
     );
     let config = project.load();
     assert_eq!(config.precision.compute, FloatType::Bf16);
-    assert!(matches!(&config.lr_schedule, LrScheduleConfig::Cosine(cosine) if cosine.warmup_steps == 50));
-    let OptimizerConfig::AdamW(adamw) = &config.optimizer;
+    assert!(matches!(&config.lr_schedule, LrScheduleConfig::Cosine(cosine) if cosine.warmup_steps == 50.0));
+    let OptimizerConfig::AdamW(adamw) = &config.optimizer else { panic!("{:?}", config.optimizer) };
     assert_eq!(adamw.betas, [0.9, 0.999]);
     assert_eq!(config.data.subsets[0].path, project.path("images"));
     assert_eq!(config.validation.path, Some(project.path("images")));

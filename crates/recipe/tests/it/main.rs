@@ -1,7 +1,12 @@
 //! Loading configurations from files: what is complete, what is refused, in which words.
 
 mod checks;
+mod dreambooth;
 mod kohya;
 mod load;
+mod objective;
+mod optimizers;
+mod parts;
 mod project;
+mod samples;
 mod textual_inversion;

@@ -1,12 +1,9 @@
-//! Adapter names as kohya's scripts write them: `lora_unet_<module>.lora_down.weight`, `.lora_up.weight`, `.alpha`,
-//! where every dot of the module's path has become an underscore.
+//! Adapter names as kohya's scripts and LyCORIS write them: `lora_unet_<module>.lora_down.weight`, `.lora_up.weight`,
+//! `.alpha`, `.hada_w1_a` …, where every dot of the module's path has become an underscore.
 
 use std::collections::HashMap;
 
 use super::lora_peft::{LoraKey, LoraTensor, Part};
-
-const SUFFIXES: [(&str, LoraTensor); 3] =
-    [(".lora_down.weight", LoraTensor::Down), (".lora_up.weight", LoraTensor::Up), (".alpha", LoraTensor::Alpha)];
 
 /// Whether the file has one text encoder (SD1, SD2: `lora_te_`) or two (SDXL: `lora_te1_`, `lora_te2_`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,9 +14,9 @@ pub enum TextEncoders {
     Two,
 }
 
-/// kohya's name for a tensor of an adapter.
+/// kohya's name for a tensor of an adapter; a tensor that this form has no place for is named as behind a dotted path.
 pub fn kohya_name(key: &LoraKey, text_encoders: TextEncoders) -> String {
-    let suffix = SUFFIXES.iter().find(|row| row.1 == key.tensor).expect("every tensor has a suffix").0;
+    let suffix = key.tensor.kohya_suffix().unwrap_or(key.tensor.dotted_suffix());
     format!("{}{suffix}", kohya_module(key.part, &key.module, text_encoders))
 }
 
@@ -53,7 +50,7 @@ impl KohyaModules {
 
     /// The layer and tensor behind a name, if the model has that layer.
     pub fn parse(&self, name: &str) -> Option<LoraKey> {
-        let (layer, tensor) = split_tensor(name)?;
+        let (layer, tensor) = LoraTensor::split_kohya(name)?;
         let (part, module) = self.modules.get(layer)?;
         Some(LoraKey { part: *part, module: module.clone(), tensor })
     }
@@ -62,10 +59,6 @@ impl KohyaModules {
 /// Whether a name has the form of kohya's adapters, for any model and algorithm.
 pub fn is_kohya_name(name: &str) -> bool {
     ["lora_unet_", "lora_te_", "lora_te1_", "lora_te2_"].iter().any(|prefix| name.starts_with(prefix))
-}
-
-fn split_tensor(name: &str) -> Option<(&str, LoraTensor)> {
-    SUFFIXES.iter().find_map(|&(suffix, tensor)| Some((name.strip_suffix(suffix)?, tensor)))
 }
 
 /// Words of diffusers' and transformers' layer names that contain underscores; all other words do not.
@@ -99,7 +92,7 @@ const WORDS: [&str; 24] = [
 /// Reads a name without a model at hand, by the words that diffusers' layer names are made of. Where a model is
 /// known, [`KohyaModules`] is the surer way.
 pub fn parse_by_words(name: &str) -> Option<LoraKey> {
-    let (layer, tensor) = split_tensor(name)?;
+    let (layer, tensor) = LoraTensor::split_kohya(name).filter(|(layer, _)| !layer.contains('.'))?;
     let (part, mut rest) = [
         ("lora_unet_", Part::Unet),
         ("lora_te_", Part::TextEncoder),

@@ -5,8 +5,11 @@
 //! | PEFT | `unet.<module>.lora_A.weight`, `text_encoder.<module>.lora_B.weight` |
 //! | diffusers 0.18-0.22 | `unet.<module>.lora.down.weight`, `text_encoder.<module>.lora_linear_layer.up.weight` |
 //! | diffusers before | `unet.<attention>.processor.to_q_lora.down.weight`, also without `unet.` |
+//! | PEFT's relatives | `unet.<module>.hada_w1_a`, `.lokr_w2_b`, `.ia3_l`, `.lora_magnitude_vector` |
 
 use std::fmt;
+
+pub use super::lora_tensor::{LoraKind, LoraTensor};
 
 /// The network that an adapter belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,17 +39,6 @@ impl fmt::Display for Part {
     }
 }
 
-/// What a tensor of an adapter is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum LoraTensor {
-    /// The matrix that is applied first: rank × inputs (PEFT's A).
-    Down,
-    /// The matrix that is applied second: outputs × rank (PEFT's B).
-    Up,
-    /// The scalar that sets the scale, alpha/rank.
-    Alpha,
-}
-
 /// A tensor of an adapter, independent of any format.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LoraKey {
@@ -59,25 +51,10 @@ pub struct LoraKey {
     pub tensor: LoraTensor,
 }
 
-const SUFFIXES: [(&str, LoraTensor); 7] = [
-    (".lora_A.weight", LoraTensor::Down),
-    (".lora_B.weight", LoraTensor::Up),
-    (".lora.down.weight", LoraTensor::Down),
-    (".lora.up.weight", LoraTensor::Up),
-    (".lora_linear_layer.down.weight", LoraTensor::Down),
-    (".lora_linear_layer.up.weight", LoraTensor::Up),
-    (".alpha", LoraTensor::Alpha),
-];
-
 /// PEFT's name. Alpha has none there (it lives in the metadata); it is written the way diffusers does for
 /// converted files, `<module>.alpha`.
 pub fn peft_name(key: &LoraKey) -> String {
-    let suffix = match key.tensor {
-        LoraTensor::Down => ".lora_A.weight",
-        LoraTensor::Up => ".lora_B.weight",
-        LoraTensor::Alpha => ".alpha",
-    };
-    format!("{}.{}{suffix}", key.part, key.module)
+    format!("{}.{}{}", key.part, key.module, key.tensor.dotted_suffix())
 }
 
 /// Reads a PEFT or diffusers name of any age.
@@ -114,8 +91,5 @@ fn split_tensor(rest: &str) -> Option<(String, LoraTensor)> {
         };
         return Some((format!("{attention}.{layer}"), tensor));
     }
-    SUFFIXES.iter().find_map(|&(suffix, tensor)| {
-        let module = rest.strip_suffix(suffix)?;
-        (!module.is_empty()).then(|| (module.to_string(), tensor))
-    })
+    LoraTensor::split_dotted(rest).map(|(module, tensor)| (module.to_string(), tensor))
 }

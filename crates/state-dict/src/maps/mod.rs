@@ -5,6 +5,7 @@ pub mod clip;
 pub mod ldm_sd;
 pub mod lora_kohya;
 pub mod lora_peft;
+pub mod lora_tensor;
 pub mod peft_metadata;
 pub mod textual_inversion;
 pub mod vae;

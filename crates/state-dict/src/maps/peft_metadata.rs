@@ -21,7 +21,7 @@ pub struct AdaptedLayer<'m> {
 /// The metadata key that diffusers reads and writes (diffusers, loaders/lora_base.py).
 pub const KEY: &str = "lora_adapter_metadata";
 
-/// What PEFT's `LoraConfig` says of one network, as far as it bears on the weights.
+/// What PEFT's `LoraConfig`, `LoHaConfig`, `LoKrConfig` or `IA3Config` says of one network, as far as it bears on the weights.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PeftConfig {
     /// The rank of the layers that `rank_pattern` does not name.
@@ -36,6 +36,10 @@ pub struct PeftConfig {
     pub alpha_pattern: BTreeMap<String, f64>,
     /// Whether the scale is alpha/√rank (rsLoRA).
     pub use_rslora: bool,
+    /// Whether rows have magnitudes (DoRA).
+    pub use_dora: bool,
+    /// PEFT's name of the kind of adapter, such as `LOHA`; none for a LoRA.
+    pub kind: Option<String>,
 }
 
 impl PeftConfig {
@@ -53,6 +57,8 @@ impl PeftConfig {
             rank_pattern: other_ranks.map(|layer| (named(&layer), layer.rank)).collect(),
             alpha_pattern: other_alphas.map(|layer| (named(&layer), layer.alpha)).collect(),
             use_rslora: false,
+            use_dora: false,
+            kind: None,
         }
     }
 
@@ -95,14 +101,24 @@ pub fn to_json(configs: &BTreeMap<Part, PeftConfig>) -> String {
         let ranks: BTreeMap<&str, usize> =
             config.rank_pattern.iter().map(|(end, &rank)| (short_name(end), rank)).collect();
         let alphas = config.alpha_pattern.iter().map(|(end, &alpha)| (short_name(end).to_string(), number(alpha)));
-        put("r", json!(config.rank));
-        put("lora_alpha", number(config.alpha));
         put("target_modules", json!(targets));
-        put("rank_pattern", json!(ranks));
-        put("alpha_pattern", Value::Object(alphas.collect()));
-        put("use_rslora", json!(config.use_rslora));
-        put("bias", json!("none"));
-        put("lora_dropout", json!(0.0));
+        if config.kind.as_deref() != Some(IA3) {
+            put("r", json!(config.rank));
+            put(if config.kind.is_some() { "alpha" } else { "lora_alpha" }, number(config.alpha));
+            put("rank_pattern", json!(ranks));
+            put("alpha_pattern", Value::Object(alphas.collect()));
+        }
+        match &config.kind {
+            Some(kind) => put("peft_type", json!(kind)),
+            None => {
+                put("use_rslora", json!(config.use_rslora));
+                put("bias", json!("none"));
+                put("lora_dropout", json!(0.0))
+            }
+        };
+        if config.use_dora {
+            put("use_dora", json!(true));
+        }
     }
     // serde_json's maps are sorted by key, so equal settings give equal text.
     serde_json::to_string_pretty(&Value::Object(object)).expect("an object always serialises")
@@ -114,7 +130,9 @@ pub fn from_json(text: &str) -> Option<BTreeMap<Part, PeftConfig>> {
     let mut configs = BTreeMap::new();
     for part in [Part::Unet, Part::TextEncoder, Part::TextEncoder2] {
         let get = |key: &str| object.get(&format!("{part}.{key}"));
-        let Some(rank) = get("r").and_then(Value::as_u64) else {
+        let kind = get("peft_type").and_then(Value::as_str).filter(|kind| *kind != "LORA").map(str::to_owned);
+        let rank = get("r").and_then(Value::as_u64);
+        let Some(rank) = rank.or(kind.as_deref().filter(|kind| *kind == IA3).map(|_| 1)) else {
             continue;
         };
         let strings = |value: &Value| match value {
@@ -125,16 +143,21 @@ pub fn from_json(text: &str) -> Option<BTreeMap<Part, PeftConfig>> {
         let entries = |key: &str| get(key).and_then(Value::as_object).cloned().unwrap_or_default().into_iter();
         let config = PeftConfig {
             rank: rank as usize,
-            alpha: get("lora_alpha").and_then(Value::as_f64).unwrap_or(rank as f64),
+            alpha: get("lora_alpha").or(get("alpha")).and_then(Value::as_f64).unwrap_or(rank as f64),
             target_modules: get("target_modules").map(strings).unwrap_or_default(),
             rank_pattern: entries("rank_pattern").filter_map(|(end, v)| Some((end, v.as_u64()? as usize))).collect(),
             alpha_pattern: entries("alpha_pattern").filter_map(|(end, v)| Some((end, v.as_f64()?))).collect(),
             use_rslora: get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+            use_dora: get("use_dora").and_then(Value::as_bool).unwrap_or(false),
+            kind,
         };
         configs.insert(part, config);
     }
     Some(configs)
 }
+
+/// The kind without ranks.
+const IA3: &str = "IA3";
 
 // PEFT writes whole numbers without a fraction.
 fn number(value: f64) -> Value {
@@ -153,9 +176,10 @@ mod tests {
             target_modules: vec!["to_q".to_string(), "to_out.0".to_string()],
             rank_pattern: BTreeMap::from([("mid_block.attentions.0.proj_in".to_string(), 2)]),
             alpha_pattern: BTreeMap::from([("proj_in".to_string(), 1.5)]),
-            use_rslora: false,
+            ..PeftConfig::default()
         };
-        let configs = BTreeMap::from([(Part::Unet, config.clone()), (Part::TextEncoder, config.clone())]);
+        let relative = PeftConfig { kind: Some("LOKR".to_string()), ..config.clone() };
+        let configs = BTreeMap::from([(Part::Unet, config.clone()), (Part::TextEncoder, relative)]);
         assert_eq!(from_json(&to_json(&configs)), Some(configs));
         assert_eq!(config.alpha_of("mid_block.attentions.0.proj_in"), 1.5);
         assert_eq!(config.alpha_of("mid_block.attentions.0.other_proj_in"), 4.0);

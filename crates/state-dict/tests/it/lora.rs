@@ -16,7 +16,7 @@ fn modules() -> Vec<(Part, String)> {
 }
 
 fn keys_of_all_modules() -> Vec<LoraKey> {
-    let tensors = [LoraTensor::Down, LoraTensor::Up, LoraTensor::Alpha];
+    let tensors = [LoraTensor::Down, LoraTensor::Up, LoraTensor::Alpha, LoraTensor::Magnitude, LoraTensor::HadaW2B];
     let key = |(part, module): (Part, String)| tensors.map(|tensor| LoraKey { part, module: module.clone(), tensor });
     modules().into_iter().flat_map(key).collect()
 }
@@ -93,9 +93,10 @@ fn other_names_are_no_adapters() {
         assert_eq!(parse(name), None, "{name}");
     }
     let lookup = KohyaModules::new([(Part::Unet, "conv_in")]);
-    for name in ["lora_unet_conv_out.alpha", "lora_unet_conv_in.hada_w1_a", "lora_unet_conv_in", ""] {
+    for name in ["lora_unet_conv_out.alpha", "lora_unet_conv_in.oft_blocks", "lora_unet_conv_in", ""] {
         assert_eq!(lookup.parse(name), None, "{name}");
     }
     assert_eq!(parse_by_words("lora_unet__x.alpha"), None);
+    assert_eq!(parse_by_words("lora_unet_conv_in.other.weight"), None);
     assert_eq!(parse_by_words("unet_x.alpha"), None);
 }

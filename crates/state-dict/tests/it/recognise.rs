@@ -1,5 +1,6 @@
 //! Files are told apart by their tensors.
 
+use sdtrain_state_dict::maps::lora_tensor::LoraKind;
 use sdtrain_state_dict::{Dtype, FileKind, TensorEntry, UnetInput, recognise};
 
 use crate::fixtures::{entry, in_memory, keys, shrunk};
@@ -54,11 +55,30 @@ fn adapters_and_embeddings() {
         ("lora_unet_conv_in.alpha", &[]),
         ("lora_te_text_model_encoder_layers_0_mlp_fc1.alpha", &[]),
     ]);
-    assert_eq!(kohya, FileKind::KohyaLora { modules: 2, rank: Some(4) });
-    let relative = kind(&[("lora_unet_conv_in.hada_w1_a", &[4, 8])]);
-    assert_eq!(relative, FileKind::KohyaLora { modules: 1, rank: None });
+    assert_eq!(kohya, FileKind::KohyaLora { kind: LoraKind::Lora, modules: 2, rank: Some(4) });
+    let relatives: [(LoraKind, &[(&str, &[usize])], Option<usize>); 6] = [
+        (
+            LoraKind::Loha,
+            &[("lora_unet_conv_in.hada_w1_a", &[4, 2]), ("lora_unet_conv_in.hada_w1_b", &[2, 36])],
+            Some(2),
+        ),
+        (LoraKind::Lokr, &[("lora_unet_conv_in.lokr_w1", &[2, 2]), ("lora_unet_conv_in.lokr_w2", &[2, 2])], None),
+        (LoraKind::Lokr, &[("lora_unet_conv_in.lokr_w1", &[2, 2]), ("lora_unet_conv_in.lokr_w2_b", &[3, 8])], Some(3)),
+        (
+            LoraKind::Dora,
+            &[("lora_unet_conv_in.dora_scale", &[4, 1]), ("lora_unet_conv_in.lora_down.weight", &[3, 8])],
+            Some(3),
+        ),
+        (LoraKind::Ia3, &[("lora_unet_conv_in.weight", &[4]), ("lora_unet_conv_in.on_input", &[])], None),
+        (LoraKind::Full, &[("lora_unet_conv_in.diff", &[4, 4]), ("lora_unet_conv_in.diff_b", &[4])], None),
+    ];
+    for (relative, tensors, rank) in relatives {
+        assert_eq!(kind(tensors), FileKind::KohyaLora { kind: relative, modules: 1, rank });
+    }
+    let relative = kind(&[("unet.conv_in.ia3_l", &[4, 1])]);
+    assert_eq!(relative, FileKind::PeftLora { kind: LoraKind::Ia3, modules: 1, rank: None });
     let peft = kind(&[("unet.conv_in.lora_A.weight", &[16, 8]), ("unet.conv_in.lora_B.weight", &[8, 16])]);
-    assert_eq!(peft, FileKind::PeftLora { modules: 1, rank: Some(16) });
+    assert_eq!(peft, FileKind::PeftLora { kind: LoraKind::Lora, modules: 1, rank: Some(16) });
     assert_eq!(kind(&[("<cat-toy>", &[2, 768])]), FileKind::TextualInversion { vectors: 2, width: 768 });
     assert_eq!(kind(&[("emb_params", &[768])]), FileKind::TextualInversion { vectors: 1, width: 768 });
     let trace = kind(&[("step.1.loss", &[]), ("step.2.loss", &[]), ("step.2.lr", &[1]), ("initial.unet.x", &[1])]);

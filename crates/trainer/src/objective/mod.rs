@@ -1,10 +1,12 @@
 //! What a model is asked for: how a batch becomes inputs, and inputs a loss.
 
 mod autoencoding;
+mod dreambooth;
 mod replay;
 mod text_to_image;
 
 use autoencoding::Autoencoding;
+use dreambooth::DreamBooth;
 use replay::Replay;
 use text_to_image::TextToImage;
 
@@ -12,15 +14,17 @@ use crate::batches::Batch;
 use crate::error::Result;
 use crate::inputs::StepInputs;
 use sdtrain_data_loader::DataSet;
-use sdtrain_model::StableDiffusion;
+use sdtrain_model::{Frozen, StableDiffusion};
 use sdtrain_recipe::{ObjectiveKind, TrainConfig};
 use std::sync::Arc;
+use std::time::Duration;
 use tch::Tensor;
 
 /// The objective of a run: the list's one place. Encodes what is encoded once.
 pub fn build(config: &TrainConfig, model: &StableDiffusion, data: &Arc<DataSet>) -> Result<Box<dyn Objective>> {
     let objective: Box<dyn Objective> = match config.objective_kind() {
         ObjectiveKind::TextToImage => Box::new(TextToImage::new(config, model, data)?),
+        ObjectiveKind::Dreambooth => Box::new(DreamBooth::new(config, model, data)?),
         ObjectiveKind::Autoencoding => Box::new(Autoencoding::new(config)),
     };
     Ok(match &config.debug.trace_inputs {
@@ -39,6 +43,21 @@ pub trait Objective {
     /// host; panics like they do (see `sdtrain_torch::catch`).
     fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, gradient_checkpointing: bool) -> Tensor;
 
+    /// The frozen networks that the coming steps do without, as far as can be known: their memory is free for something else.
+    fn idle(&self) -> &'static [Frozen] {
+        &[]
+    }
+
     /// Whether batches must carry pixels.
     fn wants_pixels(&self) -> bool;
+
+    /// Whether batches must carry the masks of their images, pixels or not.
+    fn wants_masks(&self) -> bool {
+        false
+    }
+
+    /// How long it has read latents and text states from their caches, since the last call.
+    fn take_data_wait(&mut self) -> Duration {
+        Duration::ZERO
+    }
 }

@@ -3,8 +3,8 @@
 use super::Objective;
 use crate::batches::Batch;
 use crate::error::{Error, Result};
-use crate::inputs::{AutoencodingInputs, DenoisingInputs, Prompts, StepInputs};
-use sdtrain_model::{StableDiffusion, TokenizedPrompts, read_tensor};
+use crate::inputs::{AutoencodingInputs, DenoisingInputs, PriorInputs, Prompts, StepInputs};
+use sdtrain_model::{Frozen, StableDiffusion, TokenizedPrompts, read_tensor};
 use sdtrain_state_dict::{Reader, SafetensorsFile};
 use std::path::Path;
 use tch::{Kind, Tensor};
@@ -60,16 +60,31 @@ impl Objective for Replay {
             let (pixels, noise) = (read("pixels", Kind::Float)?, read("noise", Kind::Float)?);
             StepInputs::Autoencoding(AutoencodingInputs { pixels, noise })
         } else {
-            let weights = has("prompt_weights").then(|| read("prompt_weights", Kind::Float)).transpose()?;
+            let optional = |name: &str| has(name).then(|| read(name, Kind::Float)).transpose();
+            let prompts = |prefix: &str| -> Result<Prompts> {
+                let [ids, weights, states] =
+                    ["input_ids", "prompt_weights", "encoder_hidden_states"].map(|name| format!("{prefix}{name}"));
+                Ok(match has(&ids) {
+                    true => Prompts::Tokenized(tokenized(read(&ids, Kind::Int64)?, optional(&weights)?)),
+                    false => Prompts::Encoded(read(&states, model.compute)?),
+                })
+            };
+            let prior = || -> Result<PriorInputs> {
+                Ok(PriorInputs {
+                    prompts: prompts("prior_")?,
+                    base_states: read("prior_base_hidden_states", model.compute)?,
+                    loss_weights: read("prior_loss_weights", Kind::Float)?,
+                })
+            };
             StepInputs::Denoising(DenoisingInputs {
                 latents: read("latents", Kind::Float)?,
                 noise: read("noise", Kind::Float)?,
+                input_noise: optional("input_noise")?,
                 timesteps: read("timesteps", Kind::Int64)?,
-                prompts: match has("input_ids") {
-                    true => Prompts::Tokenized(tokenized(read("input_ids", Kind::Int64)?, weights)),
-                    false => Prompts::Encoded(read("encoder_hidden_states", model.compute)?),
-                },
+                prompts: prompts("")?,
                 loss_weights: read("loss_weights", Kind::Float)?,
+                mask: optional("mask")?,
+                prior: has("prior_loss_weights").then(prior).transpose()?,
             })
         };
         // The loss is divided by the number of examples that the data says.
@@ -89,6 +104,10 @@ impl Objective for Replay {
 
     fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, gradient_checkpointing: bool) -> Tensor {
         self.objective.losses(model, inputs, gradient_checkpointing)
+    }
+
+    fn idle(&self) -> &'static [Frozen] {
+        self.objective.idle()
     }
 
     fn wants_pixels(&self) -> bool {

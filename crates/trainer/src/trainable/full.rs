@@ -1,27 +1,52 @@
 //! The model's own weights: UNet, text encoder, or both.
 
-use super::Trainable;
-use crate::error::Result;
+use super::{GroupRates, Trainable};
+use crate::error::{Error, Result};
 use sdtrain_model::{Parameters, StableDiffusion};
 use sdtrain_optimizer::ParamGroup;
-use sdtrain_recipe::{FullConfig, ModelFormat};
+use sdtrain_recipe::{ModelFormat, TrainConfig};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use tch::Kind;
+use tch::{Kind, Tensor};
 
 /// Full fine-tuning, or training from scratch.
 pub struct Full {
-    config: FullConfig,
-    learning_rate: f64,
+    format: ModelFormat,
+    rates: GroupRates,
 }
 
 impl Full {
-    /// Marks the trained networks' parameters.
-    pub fn new(config: &FullConfig, learning_rate: f64, model: &StableDiffusion) -> Full {
-        model.unet.parameters().set_requires_grad(config.train_unet);
-        model.text_encoder.parameters().set_requires_grad(config.train_text_encoder);
-        Full { config: config.clone(), learning_rate }
+    /// Marks the trained parameters.
+    pub fn new(config: &TrainConfig, model: &StableDiffusion) -> Result<Full> {
+        let rates = GroupRates::new(config, model)?;
+        let full = &config.full;
+        let mut trained = 0;
+        let parameters = all_parameters(model);
+        for (name, parameter) in &parameters {
+            let is_trained = full.trains(name) && !rates.freezes(name);
+            trained += usize::from(is_trained);
+            let _ = parameter.set_requires_grad(is_trained);
+        }
+        let wrong = |message: String| Err(Error::Config { message, hint: Some(NAMES_HINT.into()) });
+        if let Some((key, pattern)) = full.idle_pattern(parameters.iter().map(|(name, _)| name.as_str())) {
+            return wrong(format!("`{key}` has the pattern \"{pattern}\", which matches no parameter of the model"));
+        }
+        if trained == 0 {
+            return wrong("nothing is trained: `full.targets`, `full.freeze` and `[blocks]` leave no parameter".into());
+        }
+        Ok(Full { format: full.format, rates })
     }
+}
+
+const NAMES_HINT: &str = "names are those of diffusers behind `unet.` and `text_encoder.`";
+
+/// Every parameter of UNet and text encoder under its name in traces.
+fn all_parameters(model: &StableDiffusion) -> Vec<(String, Tensor)> {
+    let networks = [("unet", model.unet.parameters()), ("text_encoder", model.text_encoder.parameters())];
+    let named = |(network, parameters): (&'static str, &'_ Parameters)| -> Vec<(String, Tensor)> {
+        parameters.iter().map(|(name, tensor)| (format!("{network}.{name}"), tensor.shallow_clone())).collect()
+    };
+    networks.into_iter().flat_map(named).collect()
 }
 
 /// All parameters of a network as one group.
@@ -32,15 +57,8 @@ pub(super) fn group(name: &str, learning_rate: f64, parameters: &Parameters) -> 
 
 impl Trainable for Full {
     fn param_groups(&self, model: &StableDiffusion) -> Vec<ParamGroup> {
-        let text_rate = self.config.text_encoder_learning_rate.unwrap_or(self.learning_rate);
-        let mut groups = Vec::new();
-        if self.config.train_unet {
-            groups.push(group("unet", self.learning_rate, model.unet.parameters()));
-        }
-        if self.config.train_text_encoder {
-            groups.push(group("text_encoder", text_rate, model.text_encoder.parameters()));
-        }
-        groups
+        let trained = all_parameters(model).into_iter().filter(|(_, parameter)| parameter.requires_grad());
+        self.rates.groups(trained.collect())
     }
 
     fn save(
@@ -52,7 +70,7 @@ impl Trainable for Full {
         metadata: &BTreeMap<String, String>,
     ) -> Result<Vec<PathBuf>> {
         let path = folder.join(&self.product_names(stem)[0]);
-        match self.config.format {
+        match self.format {
             ModelFormat::SingleFile => model.save_single_file(&path, Some(kind), metadata)?,
             ModelFormat::Diffusers => model.save_folder(&path, Some(kind))?,
         }
@@ -60,7 +78,7 @@ impl Trainable for Full {
     }
 
     fn product_names(&self, stem: &str) -> Vec<String> {
-        match self.config.format {
+        match self.format {
             ModelFormat::SingleFile => vec![format!("{stem}.safetensors")],
             ModelFormat::Diffusers => vec![stem.to_string()],
         }

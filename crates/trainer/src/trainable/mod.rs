@@ -1,11 +1,13 @@
 //! What carries gradients: its parameters, and the file it becomes.
 
 mod full;
+mod groups;
 mod lora;
 mod textual_inversion;
 mod vae;
 
 use full::Full;
+use groups::GroupRates;
 use lora::LoraTrainable;
 use textual_inversion::{TextualInversion, WithWords};
 use vae::Vae;
@@ -20,11 +22,10 @@ use tch::Kind;
 
 /// What carries the gradients of a run: the list's one place.
 pub fn build(config: &TrainConfig, model: &StableDiffusion) -> Result<Box<dyn Trainable>> {
-    let rate = config.optimizer.learning_rate();
     let trained: Box<dyn Trainable> = match config.trainable_kind() {
-        TrainableKind::Lora => Box::new(LoraTrainable::new(&config.lora, rate, config.seed, model)?),
-        TrainableKind::Full => Box::new(Full::new(&config.full, rate, model)),
-        TrainableKind::Vae => Box::new(Vae::new(&config.vae_objective, rate, model)),
+        TrainableKind::Lora => Box::new(LoraTrainable::new(config, model)?),
+        TrainableKind::Full => Box::new(Full::new(config, model)?),
+        TrainableKind::Vae => Box::new(Vae::new(&config.vae_objective, config.optimizer.learning_rate(), model)),
         TrainableKind::TextualInversion => return Ok(Box::new(TextualInversion::new(config, model)?)),
     };
     Ok(match config.learned_tokens().is_empty() {
@@ -48,6 +49,11 @@ pub trait Trainable {
     /// Called after every optimizer step that was not skipped, for limits on what was trained.
     fn after_optimizer_step(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// Lengths of what was learned, for logs: tag and number. May take as long as a small part of a step.
+    fn weight_norms(&self) -> Result<Vec<(String, f64)>> {
+        Ok(Vec::new())
     }
 
     /// Writes the product `folder/stem…` and returns its files. `metadata` describes the run.

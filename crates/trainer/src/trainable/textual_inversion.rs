@@ -158,6 +158,10 @@ impl Trainable for WithWords {
         groups
     }
 
+    fn weight_norms(&self) -> Result<Vec<(String, f64)>> {
+        self.other.weight_norms()
+    }
+
     fn begin_pass(&self, number: u64) {
         self.other.begin_pass(number);
     }

@@ -29,7 +29,7 @@ struct Tolerance {
 const FP32: Tolerance = Tolerance { loss: 1e-5, grad_norm: 1e-4, weights: Some(1e-4), weights_norm: 1e-4 };
 
 /// A folder with what a run needs beside the model: four small pictures with captions.
-fn project() -> TempDir {
+pub fn project() -> TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let posters = folder.path().join("posters");
     std::fs::create_dir(&posters).expect("there is room");
@@ -60,7 +60,7 @@ fn write_initial(golden: &Golden, alpha: f64, path: &Path) {
 }
 
 /// The run that the fixture `name` describes, with `changes`; its own trace.
-fn run(name: &str, folder: &Path, changes: &[&str]) -> Result<SafetensorsFile, sdtrain_trainer::Error> {
+pub fn run(name: &str, folder: &Path, changes: &[&str]) -> Result<SafetensorsFile, sdtrain_trainer::Error> {
     let golden = Golden::open(&format!("{name}.safetensors"));
     let (file, trace) = (folder.join(format!("{name}.toml")), folder.join("ours.safetensors"));
     std::fs::write(&file, golden.metadata("config")).expect("there is room");
@@ -96,7 +96,7 @@ fn run(name: &str, folder: &Path, changes: &[&str]) -> Result<SafetensorsFile, s
     Ok(SafetensorsFile::open(&trace).expect("the run wrote it"))
 }
 
-fn tensor(file: &SafetensorsFile, name: &str) -> Tensor {
+pub fn tensor(file: &SafetensorsFile, name: &str) -> Tensor {
     sdtrain_model::read_tensor(file, name, None, tch::Device::Cpu).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -148,6 +148,11 @@ fn accumulated_steps_in_velocity_with_zero_terminal_snr_match_diffusers() {
 }
 
 #[test]
+fn accumulated_steps_with_masks_perturbed_inputs_and_a_weighted_huber_loss_match_diffusers() {
+    assert_same_steps("trace_objective", &[], FP32);
+}
+
+#[test]
 fn steps_with_a_trained_text_encoder_match_diffusers() {
     assert_same_steps("trace_text_encoder", &[], FP32);
 }
@@ -155,6 +160,21 @@ fn steps_with_a_trained_text_encoder_match_diffusers() {
 #[test]
 fn steps_of_the_whole_unet_match_diffusers() {
     assert_same_steps("trace_full", &[], FP32);
+}
+
+#[test]
+fn dreambooth_steps_beside_class_images_match_diffusers_and_peft() {
+    assert_same_steps("trace_dreambooth", &[], FP32);
+}
+
+#[test]
+fn dreambooth_steps_held_to_the_base_match_peft_with_its_adapters_off() {
+    assert_same_steps("trace_base_prediction", &[], FP32);
+}
+
+#[test]
+fn dreambooth_steps_of_the_whole_unet_held_to_a_frozen_copy_match_diffusers() {
+    assert_same_steps("trace_base_prediction_full", &[], FP32);
 }
 
 #[test]

@@ -1,13 +1,14 @@
-//! LoRA files between kohya's names and PEFT's.
+//! Adapter files between kohya's names and PEFT's.
 //!
-//! kohya's form has an alpha for each layer as a tensor, PEFT's has them in the metadata; the matrices are the same.
+//! kohya's form has an alpha for each layer as a tensor, PEFT's has them in the metadata; the numbers are the same. Kinds
+//! that mean other numbers in the other form are refused.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use half::{bf16, f16};
 use sdtrain_state_dict::maps::lora_kohya::{TextEncoders, is_kohya_name, kohya_name, parse_by_words};
-use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor, Part, peft_name};
+use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraKind, LoraTensor, Part, peft_name};
 use sdtrain_state_dict::maps::peft_metadata::{self, AdaptedLayer, PeftConfig};
 use sdtrain_state_dict::metadata::sshs_hashes;
 use sdtrain_state_dict::{Dtype, Reader, TensorEntry, read_floats, write};
@@ -18,18 +19,33 @@ use crate::{ExitCode, Failure};
 struct Layer {
     part: Part,
     module: String,
-    down: TensorEntry,
-    up: TensorEntry,
+    tensors: BTreeMap<LoraTensor, TensorEntry>,
+    rank: usize,
     alpha: f64,
 }
 
 impl Layer {
-    fn rank(&self) -> usize {
-        self.down.shape.first().copied().unwrap_or(1).max(1)
-    }
-
     fn key(&self, tensor: LoraTensor) -> LoraKey {
         LoraKey { part: self.part, module: self.module.clone(), tensor }
+    }
+
+    fn kind(&self) -> LoraKind {
+        LoraKind::of(self.tensors.keys().copied())
+    }
+
+    /// Magnitudes multiply the rows of the weight in kohya's form, `[n, 1]` or `[n, 1, 1, 1]`, and the channels of the
+    /// output in PEFT's, `[n]` or `[1, n, 1, 1]`.
+    fn shape_magnitude(&mut self, for_rows: bool) {
+        let is_convolution = self.tensors.get(&LoraTensor::Down).is_some_and(|down| down.shape.len() == 4);
+        if let Some(magnitude) = self.tensors.get_mut(&LoraTensor::Magnitude) {
+            let count = magnitude.shape.iter().product();
+            magnitude.shape = match (for_rows, is_convolution) {
+                (true, true) => vec![count, 1, 1, 1],
+                (true, false) => vec![count, 1],
+                (false, true) => vec![1, count, 1, 1],
+                (false, false) => vec![count],
+            };
+        }
     }
 }
 
@@ -38,17 +54,27 @@ pub(super) fn to_kohya(file: &dyn Reader, output: &Path) -> Result<(), Failure> 
     let two = layers.iter().any(|layer| layer.part == Part::TextEncoder2);
     let text_encoders = if two { TextEncoders::Two } else { TextEncoders::One };
     let mut tensors = Vec::new();
-    for layer in layers {
-        let name = |tensor| kohya_name(&layer.key(tensor), text_encoders);
-        let alpha = TensorEntry {
-            name: name(LoraTensor::Alpha),
-            dtype: layer.down.dtype,
+    for mut layer in layers {
+        // Of two whole factors kohya's form takes the scale for 1.
+        let is_whole =
+            layer.tensors.contains_key(&LoraTensor::LokrW1) && layer.tensors.contains_key(&LoraTensor::LokrW2);
+        if is_whole && layer.alpha != layer.rank as f64 {
+            let message = format!("`{}`: `{}.{}` has a scale", file.path().display(), layer.part, layer.module);
+            return Err(Failure::new(ExitCode::Model, message).hint("kohya's form has none for two whole factors"));
+        }
+        layer.shape_magnitude(true);
+        let dtype = layer.tensors.values().next().map_or(Dtype::F32, |tensor| tensor.dtype);
+        tensors.push(TensorEntry {
+            name: kohya_name(&layer.key(LoraTensor::Alpha), text_encoders),
+            dtype,
             shape: Vec::new(),
-            bytes: floats_to_bytes(&[layer.alpha as f32], layer.down.dtype),
-        };
-        tensors.push(TensorEntry { name: name(LoraTensor::Down), ..layer.down.clone() });
-        tensors.push(TensorEntry { name: name(LoraTensor::Up), ..layer.up.clone() });
-        tensors.push(alpha);
+            bytes: floats_to_bytes(&[layer.alpha as f32], dtype),
+        });
+        let named = layer.tensors.iter();
+        tensors.extend(named.map(|(&tensor, entry)| TensorEntry {
+            name: kohya_name(&layer.key(tensor), text_encoders),
+            ..entry.clone()
+        }));
     }
     let mut metadata = kept_metadata(file);
     let (model_hash, legacy_hash) = sshs_hashes(tensors.as_slice(), &metadata)?;
@@ -61,18 +87,34 @@ pub(super) fn to_peft(file: &dyn Reader, output: &Path) -> Result<(), Failure> {
     let layers = read(file)?;
     let mut described: BTreeMap<Part, Vec<AdaptedLayer>> = BTreeMap::new();
     for layer in &layers {
-        let entry = AdaptedLayer { module: &layer.module, rank: layer.rank(), alpha: layer.alpha };
+        let entry = AdaptedLayer { module: &layer.module, rank: layer.rank, alpha: layer.alpha };
         described.entry(layer.part).or_default().push(entry);
     }
-    let configs = described.iter().map(|(part, layers)| (*part, PeftConfig::describing(layers))).collect();
+    let kind = layers.first().map_or(LoraKind::Lora, Layer::kind);
+    if layers.iter().any(|layer| layer.kind() != kind) {
+        let message = format!("`{}` holds adapters of several kinds, PEFT's form has one", file.path().display());
+        return Err(Failure::new(ExitCode::Model, message));
+    }
+    let peft_kind = match kind {
+        LoraKind::Loha => Some("LOHA".to_owned()),
+        LoraKind::Lokr => Some("LOKR".to_owned()),
+        _ => None,
+    };
+    let describe = |layers: &Vec<AdaptedLayer>| PeftConfig {
+        use_dora: kind == LoraKind::Dora,
+        kind: peft_kind.clone(),
+        ..PeftConfig::describing(layers)
+    };
+    let configs = described.iter().map(|(part, layers)| (*part, describe(layers))).collect();
     let mut metadata = kept_metadata(file);
     metadata.insert("format".to_owned(), "pt".to_owned());
     metadata.insert(peft_metadata::KEY.to_owned(), peft_metadata::to_json(&configs));
     let mut tensors = Vec::new();
-    for layer in layers {
-        let [down, up] = [LoraTensor::Down, LoraTensor::Up].map(|tensor| peft_name(&layer.key(tensor)));
-        tensors.push(TensorEntry { name: down, ..layer.down });
-        tensors.push(TensorEntry { name: up, ..layer.up });
+    for mut layer in layers {
+        layer.shape_magnitude(false);
+        let named = layer.tensors.iter();
+        tensors
+            .extend(named.map(|(&tensor, entry)| TensorEntry { name: peft_name(&layer.key(tensor)), ..entry.clone() }));
     }
     Ok(write(output, &tensors, &metadata)?)
 }
@@ -86,38 +128,58 @@ fn kept_metadata(file: &dyn Reader) -> BTreeMap<String, String> {
 
 fn read(file: &dyn Reader) -> Result<Vec<Layer>, Failure> {
     let path = file.path().display();
-    let mut found: BTreeMap<(Part, String), [Option<&str>; 3]> = BTreeMap::new();
+    let mut found: BTreeMap<(Part, String), BTreeMap<LoraTensor, &str>> = BTreeMap::new();
     let mut unknown = Vec::new();
     for name in file.names() {
         let key = if is_kohya_name(name) { parse_by_words(name) } else { lora_peft::parse(name) };
         match key {
-            Some(key) => found.entry((key.part, key.module)).or_default()[key.tensor as usize] = Some(name),
+            Some(key) => drop(found.entry((key.part, key.module)).or_default().insert(key.tensor, name)),
             None => unknown.push(format!("`{name}`")),
         }
     }
     if let Some(first) = unknown.first() {
-        let message =
-            format!("`{path}` has {} tensors that belong to no plain LoRA, the first is {first}", unknown.len());
+        let message = format!("`{path}` has {} tensors that belong to no adapter, the first is {first}", unknown.len());
         return Err(Failure::new(ExitCode::Model, message));
     }
     let described = file.metadata().get(peft_metadata::KEY).and_then(|text| peft_metadata::from_json(text));
     let mut layers = Vec::new();
-    for ((part, module), [down, up, alpha]) in found {
-        let (Some(down), Some(up)) = (down, up) else {
-            let message = format!("`{path}`: `{part}.{module}` lacks one of its two matrices");
-            return Err(Failure::new(ExitCode::Model, message));
-        };
-        let (down, up) = (entry(file, down)?, entry(file, up)?);
-        let rank = down.shape.first().copied().unwrap_or(1);
+    for ((part, module), mut names) in found {
+        let wrong = |reason: &str| Failure::new(ExitCode::Model, format!("`{path}`: `{part}.{module}` {reason}"));
+        let alpha = names.remove(&LoraTensor::Alpha);
+        let kind = LoraKind::of(names.keys().copied());
+        refuse(kind, &names).map_err(wrong)?;
+        let mut tensors = BTreeMap::new();
+        for (tensor, name) in names {
+            tensors.insert(tensor, entry(file, name)?);
+        }
         let described = described.as_ref().and_then(|configs| configs.get(&part));
-        let alpha = match (alpha, described) {
-            (Some(name), _) => read_floats(file, name)?.first().map_or(rank as f64, |&alpha| f64::from(alpha)),
-            (None, Some(config)) => config.effective_alpha(&module, rank),
-            (None, None) => rank as f64,
+        let shown = tensors.iter().find_map(|(tensor, entry)| tensor.rank(&entry.shape));
+        let alpha = match alpha {
+            Some(name) => read_floats(file, name)?.first().map(|&alpha| f64::from(alpha)),
+            None => None,
         };
-        layers.push(Layer { part, module, down, up, alpha });
+        // Two whole factors of LoKr show no rank, and kohya's alpha is then what the rank was.
+        let told = described.map(|config| config.rank_of(&module)).or(alpha.map(|alpha| alpha.round() as usize));
+        let rank = shown.or(told).unwrap_or(1).max(1);
+        let alpha = alpha.or(described.map(|config| config.effective_alpha(&module, rank))).unwrap_or(rank as f64);
+        layers.push(Layer { part, module, tensors, rank, alpha });
     }
     Ok(layers)
+}
+
+/// Why a layer cannot be written in both forms, if so.
+fn refuse(kind: LoraKind, names: &BTreeMap<LoraTensor, &str>) -> Result<(), &'static str> {
+    let has = |tensor| names.contains_key(&tensor);
+    match kind {
+        LoraKind::Ia3 => Err("is an (IA)³, whose numbers mean something else in the other form"),
+        LoraKind::Full => Err("is a full difference, which only kohya's form has a place for"),
+        _ if has(LoraTensor::Mid) => Err("is a convolution with a core, which only kohya's form has a place for"),
+        LoraKind::Dora if !has(LoraTensor::Down) => Err("is a DoRA over another kind, which PEFT does not have"),
+        LoraKind::Lora | LoraKind::Dora if !has(LoraTensor::Down) || !has(LoraTensor::Up) => {
+            Err("lacks one of its two matrices")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn entry(file: &dyn Reader, name: &str) -> Result<TensorEntry, Failure> {
@@ -191,13 +253,60 @@ mod tests {
     }
 
     #[test]
-    fn a_relative_of_lora_is_refused_by_name() {
+    fn relatives_of_lora_go_to_peft_and_back_unchanged() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("loha");
-        let tensors = [tensor("lora_unet_conv_in.hada_w1_a", &[1, 1], &[1.0], Dtype::F32)];
-        write(&path, &tensors, &BTreeMap::new()).expect("a writable folder");
-        let failure = to_peft(&SafetensorsFile::open(&path).expect("written"), &folder.path().join("out"))
-            .expect_err("it is no plain LoRA");
-        assert!(failure.problems.to_string().contains("`lora_unet_conv_in.hada_w1_a`"));
+        let place = |name: &str| folder.path().join(name);
+        let open = |name: &str| SafetensorsFile::open(place(name)).expect("it was just written");
+        let ones = |name: &str, shape: &[usize]| {
+            let name = format!("lora_unet_mid_block_resnets_0_conv1.{name}");
+            tensor(&name, shape, &vec![1.0; shape.iter().product()], Dtype::F32)
+        };
+        let loha = [("hada_w1_a", [4, 2]), ("hada_w1_b", [2, 8]), ("hada_w2_a", [4, 2]), ("hada_w2_b", [2, 8])];
+        let loha = loha.map(|(name, shape)| ones(name, &shape)).to_vec();
+        let lokr = vec![ones("lokr_w1", &[2, 2]), ones("lokr_w2_a", &[2, 3]), ones("lokr_w2_b", &[3, 4])];
+        let dora = vec![
+            ones("lora_down.weight", &[2, 4, 3, 3]),
+            ones("lora_up.weight", &[8, 2, 1, 1]),
+            ones("dora_scale", &[8, 1, 1, 1]),
+        ];
+        for (kind, mut tensors, peft_kind, rank) in
+            [("loha", loha, Some("LOHA"), 2), ("lokr", lokr, Some("LOKR"), 3), ("dora", dora, None, 2)]
+        {
+            tensors.push(tensor("lora_unet_mid_block_resnets_0_conv1.alpha", &[], &[1.5], Dtype::F32));
+            write(&place(kind), &tensors, &BTreeMap::new()).expect("a writable folder");
+            to_peft(&open(kind), &place("peft")).expect("PEFT has it");
+            let configs = peft_metadata::from_json(&open("peft").metadata()[peft_metadata::KEY]).expect("metadata");
+            let config = &configs[&Part::Unet];
+            assert_eq!((config.rank, config.alpha, config.use_dora), (rank, 1.5, kind == "dora"), "{kind}");
+            assert_eq!(config.kind.as_deref(), peft_kind);
+            if kind == "dora" {
+                let name = "unet.mid_block.resnets.0.conv1.lora_magnitude_vector";
+                assert_eq!(open("peft").info(name).expect("PEFT's name").shape, [1, 8, 1, 1]);
+            }
+            to_kohya(&open("peft"), &place("again")).expect("kohya's form has it");
+            let (before, after) = (open(kind), open("again"));
+            assert_eq!(before.names(), after.names());
+            for name in before.names() {
+                assert_eq!(before.info(name), after.info(name), "{name}");
+                assert_eq!(before.bytes(name).expect("listed"), after.bytes(name).expect("listed"), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_means_something_else_in_the_other_form_is_refused_by_name() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("other");
+        for (names, reason) in [
+            (&["weight", "on_input"][..], "(IA)³"),
+            (&["diff"], "full difference"),
+            (&["oft_blocks"], "`lora_unet_conv_in.oft_blocks`"),
+        ] {
+            let name = |name: &&str| tensor(&format!("lora_unet_conv_in.{name}"), &[1], &[1.0], Dtype::F32);
+            write(&path, &names.iter().map(name).collect::<Vec<_>>(), &BTreeMap::new()).expect("a writable folder");
+            let file = SafetensorsFile::open(&path).expect("written");
+            let failure = to_peft(&file, &folder.path().join("out")).expect_err("PEFT has no such thing");
+            assert!(failure.problems.to_string().contains(reason), "{}", failure.problems);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! `sdtrain dataset cache`: checks the configuration, then becomes the engine.
 
-use crate::args::DatasetCacheArgs;
+use crate::args::{ConfigArgs, DatasetCacheArgs};
 use crate::commands::check::load_or_explain;
 use crate::engine::become_engine;
 use crate::{ExitCode, Failure};
@@ -16,6 +16,9 @@ pub(super) fn run(args: &DatasetCacheArgs) -> Result<(), Failure> {
         let message = "`data.cache_dir` is not set: there is no folder to fill";
         return Err(Failure::new(ExitCode::Configuration, message)
             .hint("write it into the configuration, so that the run reads what is kept there"));
+    }
+    for path in &args.keep_for {
+        load_or_explain(&ConfigArgs { config: path.clone(), set: Vec::new() })?;
     }
     Err(become_engine())
 }

@@ -14,13 +14,13 @@ use crate::{ExitCode, Failure, print_answer};
 const COLUMNS: usize = 100;
 
 pub(super) fn run(args: &DatasetInspectArgs) -> Result<(), Failure> {
-    let Wanted { data, seed, bucket_step, tokenizer } =
+    let Wanted { data, seed, bucket_step, tokenizer, token_limit } =
         Wanted::of(args.folder.as_ref(), args.config.as_ref(), &args.set)?;
     let depth = if args.quick { Depth::Header } else { Depth::Pixels };
     let progress = Progress::start();
     let survey = Survey::of(&data, depth, &|done, all| progress.report(done, all))?;
     progress.end();
-    let inspection = Inspection::of(&survey, depth, &data, seed, bucket_step, &tokenizer)?;
+    let inspection = Inspection::of(&survey, depth, &data, seed, bucket_step, &tokenizer, token_limit)?;
     if let Some(file) = &args.html {
         let page = html::page(&inspection, &survey, &data, bucket_step)?;
         let written = match file.parent().filter(|parent| !parent.as_os_str().is_empty()) {

@@ -34,19 +34,24 @@ struct Wanted {
     seed: u64,
     bucket_step: usize,
     tokenizer: ClipTokenizer,
+    /// Tokens of a caption that the model reads.
+    token_limit: usize,
 }
 
 impl Wanted {
     fn of(folder: Option<&PathBuf>, config: Option<&PathBuf>, set: &[String]) -> Result<Wanted, Failure> {
         let Some(config) = config else {
             let data = of_folder(folder.cloned().unwrap_or_default());
-            return Ok(Wanted { data, seed: 0, bucket_step: BUCKET_STEP, tokenizer: ClipTokenizer::builtin() });
+            let tokenizer = ClipTokenizer::builtin();
+            let token_limit = model_tokenizer::token_limit(&tokenizer, None)?;
+            return Ok(Wanted { data, seed: 0, bucket_step: BUCKET_STEP, tokenizer, token_limit });
         };
         let config = load_or_explain(&ConfigArgs { config: config.clone(), set: set.to_vec() })?.config;
         // The images can be looked at before the model is there.
         let bucket_step = ModelParts::of(&config.model).map_or(BUCKET_STEP, |parts| parts.bucket_step());
         let tokenizer = model_tokenizer::of(&config.model).unwrap_or_else(|_| ClipTokenizer::builtin());
-        Ok(Wanted { data: config.data, seed: config.seed, bucket_step, tokenizer })
+        let token_limit = model_tokenizer::token_limit(&tokenizer, config.model.max_token_length)?;
+        Ok(Wanted { data: config.data, seed: config.seed, bucket_step, tokenizer, token_limit })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sdtrain_state_dict::maps::lora_kohya::{is_kohya_name, parse_by_words};
-use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor};
+use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor, Part};
 use sdtrain_state_dict::{FileKind, Reader, read_floats, recognise};
 use serde_json::{Map, Value as Json, json};
 
@@ -23,7 +23,8 @@ pub(super) fn describe(file: &dyn Reader, description: &mut Description) -> Resu
         FileKind::LdmSd1 { .. } | FileKind::LdmSd2 { .. } | FileKind::LdmSdxl { .. } | FileKind::LdmSdxlRefiner => {
             networks(file, description);
         }
-        FileKind::KohyaLora { modules, rank } | FileKind::PeftLora { modules, rank } => {
+        FileKind::KohyaLora { kind, modules, rank } | FileKind::PeftLora { kind, modules, rank } => {
+            description.data("adapter", kind.name());
             description.fact("modules", "modules", *modules);
             if let Some(rank) = rank {
                 description.fact("rank", "rank", *rank);
@@ -88,19 +89,23 @@ fn networks(file: &dyn Reader, description: &mut Description) {
 }
 
 fn lora(file: &dyn Reader, description: &mut Description) -> Result<(), Failure> {
-    let mut ranks: BTreeMap<usize, usize> = BTreeMap::new();
-    let mut parts: BTreeMap<String, usize> = BTreeMap::new();
+    let mut modules: BTreeMap<(Part, String), Option<usize>> = BTreeMap::new();
     let mut alpha = None;
     for name in file.names() {
-        let Some(LoraKey { part, tensor, .. }) = key_of(name) else { continue };
-        match tensor {
-            LoraTensor::Down => {
-                let rank = file.info(name).and_then(|info| info.shape.first().copied()).unwrap_or_default();
-                *ranks.entry(rank).or_default() += 1;
-                *parts.entry(part.to_string()).or_default() += 1;
-            }
-            LoraTensor::Alpha if alpha.is_none() => alpha = read_floats(file, name)?.first().copied(),
-            LoraTensor::Alpha | LoraTensor::Up => {}
+        let Some(LoraKey { part, module, tensor }) = key_of(name) else { continue };
+        let rank = file.info(name).and_then(|info| tensor.rank(&info.shape));
+        let known = modules.entry((part, module)).or_default();
+        *known = known.or(rank);
+        if tensor == LoraTensor::Alpha && alpha.is_none() {
+            alpha = read_floats(file, name)?.first().copied();
+        }
+    }
+    let mut ranks: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut parts: BTreeMap<String, usize> = BTreeMap::new();
+    for ((part, _), rank) in &modules {
+        *parts.entry(part.to_string()).or_default() += 1;
+        if let Some(rank) = rank {
+            *ranks.entry(*rank).or_default() += 1;
         }
     }
     if let Some(alpha) = alpha {
@@ -118,6 +123,11 @@ fn lora(file: &dyn Reader, description: &mut Description) -> Result<(), Failure>
     Ok(())
 }
 
+/// Whether the columns of this tensor are the inputs of a linear layer.
+fn has_inputs(tensor: LoraTensor) -> bool {
+    matches!(tensor, LoraTensor::Down | LoraTensor::HadaW1B | LoraTensor::HadaW2B | LoraTensor::Diff)
+}
+
 fn key_of(name: &str) -> Option<LoraKey> {
     if is_kohya_name(name) { parse_by_words(name) } else { lora_peft::parse(name) }
 }
@@ -128,7 +138,7 @@ fn family_of_parts(file: &dyn Reader, kind: &FileKind) -> Option<String> {
         FileKind::DiffusersUnet { cross_attention_dim, .. } => (*cross_attention_dim)?,
         FileKind::KohyaLora { .. } | FileKind::PeftLora { .. } => {
             let name = file.names().into_iter().find(|name| {
-                key_of(name).is_some_and(|key| key.tensor == LoraTensor::Down && key.module.ends_with("attn2.to_k"))
+                key_of(name).is_some_and(|key| key.module.ends_with("attn2.to_k") && has_inputs(key.tensor))
             })?;
             *file.info(name)?.shape.get(1)?
         }

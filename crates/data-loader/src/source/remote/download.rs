@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream;
 use object_store::{Error, GetOptions, GetRange, ObjectMeta};
+use sdtrain_files::free_space;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -368,20 +369,6 @@ pub(super) fn check_room(folder: &Path, needed: u64, free: u64) -> Result<(), Da
         format!("has no room for what is to be fetched: {} are needed, {} are free", bytes(needed), bytes(free));
     let error = DataError::source_file(folder, None, reason);
     Err(error.with_hint("make room there, or set `data.download_dir` to a folder on another disk"))
-}
-
-/// Free bytes of the disk that a folder lies on or will lie on.
-#[cfg(target_os = "linux")]
-fn free_space(folder: &Path) -> Option<u64> {
-    let there = folder.ancestors().find(|folder| folder.is_dir())?;
-    let disk = rustix::fs::statvfs(there).ok()?;
-    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
-}
-
-/// Not known here: a full disk shows when it is full.
-#[cfg(not(target_os = "linux"))]
-fn free_space(_: &Path) -> Option<u64> {
-    None
 }
 
 fn tell_size(files: &[Download], left: u64, folder: &Path, settings: &Settings) {

@@ -3,13 +3,12 @@
 
 use tch::Tensor;
 
-use crate::{NoiseSchedule, PredictionType};
+use crate::PredictionType;
 
-/// The weight of each example at its timestep, with the schedule's own SNR (also when it is rescaled): `[batch]`, fp32.
+/// The weight of each example by its SNR: `[batch]`, fp32.
 ///
 /// At SNR 0 the weight is the limit: 1 for epsilon and 0 for v and for the image.
-pub fn min_snr(schedule: &NoiseSchedule, prediction_type: PredictionType, gamma: f64, timesteps: &Tensor) -> Tensor {
-    let snr = schedule.snr(timesteps);
+pub fn min_snr(snr: &Tensor, prediction_type: PredictionType, gamma: f64) -> Tensor {
     let bounded = snr.clamp_max(gamma);
     match prediction_type {
         // min(SNR, γ)/SNR without a division of zero by zero.
@@ -22,10 +21,11 @@ pub fn min_snr(schedule: &NoiseSchedule, prediction_type: PredictionType, gamma:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::SchedulerConfig;
+    use crate::{NoiseSchedule, SchedulerConfig};
 
     fn weights(schedule: &NoiseSchedule, prediction_type: PredictionType, timesteps: &[i64]) -> Vec<f32> {
-        Vec::try_from(min_snr(schedule, prediction_type, 5.0, &Tensor::from_slice(timesteps))).unwrap()
+        let snr = schedule.snr(&Tensor::from_slice(timesteps));
+        Vec::try_from(min_snr(&snr, prediction_type, 5.0)).unwrap()
     }
 
     #[test]
@@ -42,8 +42,10 @@ mod tests {
 
     #[test]
     fn pure_noise_has_a_finite_weight() {
-        let schedule = NoiseSchedule::new(&SchedulerConfig::stable_diffusion()).unwrap().with_zero_terminal_snr();
+        let schedule = NoiseSchedule::new(&SchedulerConfig::stable_diffusion()).unwrap();
+        let schedule = schedule.with_zero_terminal_snr().unwrap();
         assert_eq!(weights(&schedule, PredictionType::Epsilon, &[999]), [1.0]);
         assert_eq!(weights(&schedule, PredictionType::VPrediction, &[999]), [0.0]);
+        assert_eq!(weights(&schedule, PredictionType::Sample, &[999]), [0.0]);
     }
 }

@@ -1,0 +1,66 @@
+//! `sdtrain merge`: refuses what cannot be merged, then becomes the engine.
+
+use std::path::Path;
+
+use sdtrain_recipe::ModelLocation;
+use sdtrain_state_dict::{FileKind, SafetensorsFile, recognise};
+
+use crate::args::{Format, MergeArgs};
+use crate::engine::become_engine;
+use crate::{ExitCode, Failure};
+
+/// Comes back only with a failure.
+pub(crate) fn run(args: &MergeArgs) -> Result<(), Failure> {
+    match check(args).into_iter().reduce(Failure::and) {
+        Some(failure) => Err(failure),
+        None => Err(become_engine()),
+    }
+}
+
+/// Everything that is wrong, before half a second goes into loading libtorch.
+fn check(args: &MergeArgs) -> Vec<Failure> {
+    let mut failures = Vec::new();
+    let wrong = |message: &str, hint: &str| Failure::new(ExitCode::Configuration, message).hint(hint);
+    if let Some(model) = &args.model
+        && let Err((message, hint)) = ModelLocation::find(model)
+    {
+        failures.push(Failure::new(ExitCode::Configuration, format!("`--model`: {message}")).maybe_hint(hint));
+    }
+    let folds = matches!(args.format(), Format::SingleFile | Format::Diffusers);
+    if folds && args.model.is_none() {
+        let message = "a whole model can only come out where one goes in";
+        failures.push(wrong(message, "name the model that the adapters become a part of with `--model`"));
+    }
+    if folds && (args.rank.is_some() || args.conv_rank.is_some()) {
+        let message = "`--rank` and `--conv-rank` are for a merged adapter; a model takes all of the change";
+        failures.push(wrong(message, "remove them, or set `--to kohya-lora`"));
+    }
+    if args.conv_rank.is_some() && args.rank.is_none() {
+        failures.push(wrong("`--conv-rank` is set without `--rank`", "set both, or neither to lose nothing"));
+    }
+    for lora in &args.lora {
+        if let Err(failure) = check_adapter(&lora.path, &args.output) {
+            failures.push(failure);
+        }
+    }
+    if args.format() != Format::Diffusers && args.output.is_dir() {
+        let message = format!("`{}` is a folder; the result is a file", args.output.display());
+        failures.push(Failure::new(ExitCode::Configuration, message));
+    }
+    failures
+}
+
+fn check_adapter(path: &Path, output: &Path) -> Result<(), Failure> {
+    let kind = recognise(&SafetensorsFile::open(path)?);
+    if !matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. }) {
+        return Err(Failure::new(ExitCode::Model, format!("`{}` is a {kind}, not an adapter", path.display()))
+            .hint("the model that adapters become a part of is named with `--model`"));
+    }
+    match (path.canonicalize(), output.canonicalize()) {
+        (Ok(input), Ok(output)) if input == output => {
+            let message = format!("`{}` cannot be merged onto itself", path.display());
+            Err(Failure::new(ExitCode::Configuration, message).hint("name another file with `--output`"))
+        }
+        _ => Ok(()),
+    }
+}

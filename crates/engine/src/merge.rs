@@ -1,0 +1,188 @@
+//! `sdtrain merge`.
+
+use crate::failure;
+use crate::sample::location;
+use sdtrain::args::{Format, MergeArgs};
+use sdtrain::{ExitCode, Failure};
+use sdtrain_adapter::{
+    AdapterSum, LoraFile, MERGED_KEY, MergedLayer, Networks, WeightedAdapter, describe, fold, save_merged_kohya,
+    save_merged_peft,
+};
+use sdtrain_diffusion::PredictionType;
+use sdtrain_model::{LoadOptions, StableDiffusion, load};
+use sdtrain_state_dict::metadata::{ModelSpec, architecture};
+use sdtrain_state_dict::{Reader, SafetensorsFile};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use tch::{Device, Kind};
+
+/// Merges adapters into a model, or into one adapter, and says what was written.
+pub fn run(args: &MergeArgs) -> Result<(), Failure> {
+    let folder = args.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)
+        .map_err(|error| Failure::new(ExitCode::Storage, format!("cannot create `{}`: {error}", folder.display())))?;
+    let adapters: Vec<WeightedAdapter> =
+        args.lora.iter().map(|lora| WeightedAdapter { path: lora.path.clone(), weight: lora.weight }).collect();
+    // The sums are made in f32, and in host memory, so that every machine gives the same ones.
+    let options = LoadOptions::new(Device::Cpu, Kind::Float);
+    let model = match &args.model {
+        Some(model) => Some(load(&location(model)?, &options).map_err(failure::of_model)?),
+        None => None,
+    };
+    match (args.format(), &model) {
+        (Format::SingleFile | Format::Diffusers, Some(model)) => fold_into(model, &adapters, args)?,
+        (Format::SingleFile | Format::Diffusers, None) => {
+            return Err(Failure::new(ExitCode::Configuration, "a whole model can only come out where one goes in")
+                .hint("name the model with `--model`"));
+        }
+        (Format::KohyaLora | Format::PeftLora, model) => merge_into_one(model.as_ref(), &adapters, args)?,
+    }
+    eprintln!("wrote `{}`", args.output.display());
+    Ok(())
+}
+
+fn fold_into(model: &StableDiffusion, adapters: &[WeightedAdapter], args: &MergeArgs) -> Result<(), Failure> {
+    fold(model, adapters).map_err(failure::of_adapter)?;
+    let kind = sdtrain_trainer::kind_of(args.dtype);
+    check_range(model, kind)?;
+    if args.format() == Format::Diffusers {
+        return model.save_folder(&args.output, Some(kind)).map_err(failure::of_model);
+    }
+    let velocity = model.scheduler.prediction_type == Some(PredictionType::VPrediction);
+    let side = model.unet.config().sample_size.as_u64().map(|side| side as u32 * model.downscale_factor() as u32);
+    let base = args.model.as_deref().unwrap_or_default();
+    let spec = ModelSpec {
+        architecture: architecture("sd1", velocity, None),
+        // Whose names a single file follows; kohya's scripts write this address, too.
+        implementation: "https://github.com/Stability-AI/generative-models".into(),
+        resolution: side.map(|side| (side, side)),
+        prediction_type: Some(if velocity { "v" } else { "epsilon" }.into()),
+        ..merged_spec(&args.output, Some(base), adapters)
+    };
+    let mut metadata = spec.keys();
+    metadata.extend(origin(adapters)?);
+    model.save_single_file(&args.output, Some(kind), &metadata).map_err(failure::of_model)
+}
+
+/// A weight that does not fit into the format would be infinite, and every picture black.
+fn check_range(model: &StableDiffusion, kind: Kind) -> Result<(), Failure> {
+    const LARGEST_HALF: f64 = 65504.0;
+    let largest = if kind == Kind::Half { LARGEST_HALF } else { f64::from(f32::MAX) };
+    for (network, parameters) in [("unet", model.unet.parameters()), ("text_encoder", model.text_encoder.parameters())]
+    {
+        for (name, tensor) in parameters.iter() {
+            let found = tensor.f_abs().and_then(|tensor| tensor.f_max()).and_then(|max| max.f_double_value(&[]));
+            let found = found.map_err(|error| failure::of_torch(error.into()))?;
+            if found.is_nan() || found > largest {
+                let message = format!("`{network}.{name}` holds {found:e} after merging, more than the format can");
+                return Err(Failure::new(ExitCode::NonFinite, message).hint("lower weights, or `--dtype fp32`"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn merge_into_one(
+    model: Option<&StableDiffusion>,
+    adapters: &[WeightedAdapter],
+    args: &MergeArgs,
+) -> Result<(), Failure> {
+    let mut sum = AdapterSum::default();
+    let mut inherited = Inherited::default();
+    for adapter in adapters {
+        let file = SafetensorsFile::open(&adapter.path)?;
+        inherited.add(file.metadata());
+        let name = adapter.path.display().to_string();
+        let added = match model {
+            None => sum.add_file(&file, adapter.weight),
+            Some(model) => {
+                let networks = Networks::of(model);
+                let lora = LoraFile::read(&file, &networks).and_then(|file| file.into_lora(&networks));
+                lora.and_then(|lora| sum.add(&lora, adapter.weight, &name))
+            }
+        };
+        added.map_err(failure::of_adapter)?;
+    }
+    let layers = match args.rank {
+        None => sum.concatenated().map_err(failure::of_adapter)?,
+        Some(rank) => {
+            let (rank, conv_rank) = (i64::from(rank), i64::from(args.conv_rank.unwrap_or(rank)));
+            let (layers, lost) = sum.truncated(rank, conv_rank).map_err(failure::of_adapter)?;
+            eprintln!("error of the smaller rank: {:.3e} of the change's norm over all layers", lost.total);
+            if lost.worst > 0.0 {
+                eprintln!("  the largest, {:.3e}, beside `{}`", lost.worst, lost.worst_layer);
+            }
+            layers
+        }
+    };
+    eprintln!("{}", sizes(&layers));
+    let spec = ModelSpec {
+        architecture: inherited.architecture(),
+        implementation: "diffusers".into(),
+        ..merged_spec(&args.output, None, adapters)
+    };
+    let mut metadata = inherited.kept;
+    metadata.extend(spec.keys());
+    metadata.extend(origin(adapters)?);
+    metadata.insert("ss_output_name".into(), title(&args.output));
+    let kind = sdtrain_trainer::kind_of(args.dtype);
+    match args.format() {
+        Format::PeftLora => save_merged_peft(&args.output, &layers, kind, &metadata),
+        _ => save_merged_kohya(&args.output, &layers, kind, &metadata),
+    }
+    .map_err(failure::of_adapter)
+}
+
+/// `264 layers of rank 32`.
+fn sizes(layers: &[MergedLayer]) -> String {
+    let ranks: BTreeSet<i64> = layers.iter().map(MergedLayer::rank).collect();
+    match (ranks.first(), ranks.last()) {
+        (Some(least), Some(most)) if least != most => format!("{} layers of rank {least} to {most}", layers.len()),
+        (Some(rank), _) => format!("{} layers of rank {rank}", layers.len()),
+        _ => "no layers".to_string(),
+    }
+}
+
+/// What all of the merged adapters say alike.
+#[derive(Default)]
+struct Inherited {
+    kept: BTreeMap<String, String>,
+    files: usize,
+    architecture: Option<String>,
+}
+
+impl Inherited {
+    fn add(&mut self, metadata: &BTreeMap<String, String>) {
+        const KEPT: [&str; 5] =
+            ["ss_base_model_version", "ss_v2", "ss_sd_model_name", "ss_sd_model_hash", "modelspec.prediction_type"];
+        let known = KEPT.into_iter().filter_map(|key| Some((key.to_string(), metadata.get(key)?.clone())));
+        match self.files {
+            0 => self.kept = known.collect(),
+            _ => self.kept.retain(|key, value| metadata.get(key) == Some(value)),
+        }
+        self.files += 1;
+        self.architecture = self.architecture.take().or_else(|| metadata.get("modelspec.architecture").cloned());
+    }
+
+    /// Files of kohya's scripts and of ours say it; most others are of the family that this program trains.
+    fn architecture(&self) -> String {
+        self.architecture.clone().unwrap_or_else(|| architecture("sd1", false, Some("lora")))
+    }
+}
+
+/// What every merged file says of itself: its name, and the names of what it was made of.
+fn merged_spec(output: &Path, base: Option<&str>, adapters: &[WeightedAdapter]) -> ModelSpec {
+    let name = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let names = base.map(|base| name(Path::new(base))).into_iter().chain(adapters.iter().map(|a| name(&a.path)));
+    ModelSpec { title: title(output), merged_from: Some(names.collect::<Vec<_>>().join(", ")), ..ModelSpec::default() }
+}
+
+fn origin(adapters: &[WeightedAdapter]) -> Result<BTreeMap<String, String>, Failure> {
+    let merged = describe(adapters).map_err(failure::of_adapter)?;
+    let version = ("sdtrain.version".to_string(), env!("CARGO_PKG_VERSION").to_string());
+    Ok(BTreeMap::from([(MERGED_KEY.to_string(), merged), version]))
+}
+
+fn title(output: &Path) -> String {
+    output.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}

@@ -1,0 +1,106 @@
+//! Muon: momentum made orthogonal by a Newton-Schulz iteration (Jordan et al. 2024,
+//! <https://kellerjordan.github.io/posts/muon/>), in the order of `torch.optim.Muon`; AdamW for what is no matrix.
+
+use crate::adamw::AdamW;
+use crate::update::{Commit, Slot, device_of, run, updates};
+use crate::{Optimizer, ParamGroup};
+use sdtrain_recipe::{MuonAdjustment, MuonConfig};
+use sdtrain_torch::Result;
+use tch::{Kind, Tensor};
+
+/// Muon over groups of parameters.
+pub(crate) struct Muon {
+    config: MuonConfig,
+    groups: Vec<ParamGroup>,
+    /// The groups with their matrices alone.
+    matrices: Vec<ParamGroup>,
+    momenta: Slot,
+    /// Over the groups with everything else.
+    rest: AdamW,
+}
+
+/// Whether a parameter is a matrix that features go through. Tables of embeddings have two dimensions as well, but a row
+/// of them is looked up by itself.
+fn is_matrix(name: &str, parameter: &Tensor) -> bool {
+    parameter.dim() == 2 && !name.ends_with("_embedding.weight")
+}
+
+impl Muon {
+    pub fn new(config: &MuonConfig, groups: Vec<ParamGroup>) -> Muon {
+        let part = |matrices: bool| -> Vec<ParamGroup> {
+            let of_group = |group: &ParamGroup| ParamGroup {
+                name: group.name.clone(),
+                learning_rate: group.learning_rate,
+                parameters: group
+                    .parameters
+                    .iter()
+                    .filter(|(name, parameter)| is_matrix(name, parameter) == matrices)
+                    .map(|(name, parameter)| (name.clone(), parameter.shallow_clone()))
+                    .collect(),
+            };
+            groups.iter().map(of_group).collect()
+        };
+        let matrices = part(true);
+        Muon {
+            config: config.clone(),
+            momenta: Slot::zeros("momentum", &matrices),
+            matrices,
+            rest: AdamW::new(&config.adamw, part(false)),
+            groups,
+        }
+    }
+
+    fn adjusted(&self, rate: f64, parameter: &Tensor) -> f64 {
+        let (rows, columns) = parameter.size2().map_or((1.0, 1.0), |(rows, columns)| (rows as f64, columns as f64));
+        match self.config.adjust_learning_rate {
+            MuonAdjustment::Original => rate * (rows / columns).max(1.0).sqrt(),
+            MuonAdjustment::MatchRmsAdamw => rate * 0.2 * rows.max(columns).sqrt(),
+        }
+    }
+
+    /// Brings all singular values of a matrix near to 1. In bf16 as in the reference: the iteration is made to bear it.
+    fn orthogonal(&self, matrix: &Tensor) -> Tensor {
+        let [a, b, c] = self.config.ns_coefficients;
+        let size = matrix.size();
+        let is_tall = size[0] > size[1];
+        let matrix = matrix.to_kind(Kind::BFloat16);
+        let mut matrix = if is_tall { matrix.tr() } else { matrix };
+        matrix = (&matrix / matrix.norm().clamp_min(self.config.eps)).unsqueeze(0);
+        for _ in 0..self.config.ns_steps {
+            let gram = matrix.matmul(&matrix.transpose(1, 2));
+            let polynomial = gram.baddbmm(&gram, &gram, b, c);
+            matrix = matrix.baddbmm(&polynomial, &matrix, a, 1.0);
+        }
+        let matrix = matrix.squeeze_dim(0);
+        if is_tall { matrix.tr() } else { matrix }.to_kind(Kind::Float)
+    }
+}
+
+impl Optimizer for Muon {
+    fn step(&mut self, learning_rates: &[f64], found_inf: Option<&Tensor>) -> Result<()> {
+        run(|| {
+            let commit = Commit::new(found_inf, device_of(&self.groups));
+            let MuonConfig { momentum, nesterov, weight_decay, .. } = self.config;
+            for update in updates(&self.matrices) {
+                let rate = learning_rates[update.group];
+                let (parameter, gradient) = (&update.parameter, &update.gradient);
+                let mean = self.momenta[update.index].lerp(gradient, 1.0 - momentum);
+                let direction = if nesterov { gradient.lerp(&mean, momentum) } else { mean.shallow_clone() };
+                let change = self.orthogonal(&direction) * self.adjusted(rate, parameter);
+                commit.write(parameter, &(parameter * (1.0 - rate * weight_decay) - change));
+                commit.write(&self.momenta[update.index], &mean);
+            }
+        })?;
+        let of_the_rest = self.config.adamw.learning_rate / self.config.learning_rate;
+        let rates: Vec<f64> = learning_rates.iter().map(|rate| rate * of_the_rest).collect();
+        self.rest.step(&rates, found_inf)
+    }
+
+    fn groups(&self) -> &[ParamGroup] {
+        &self.groups
+    }
+
+    fn state(&self) -> Vec<(String, Tensor)> {
+        self.momenta.named(&self.matrices).chain(self.rest.state()).collect()
+    }
+}

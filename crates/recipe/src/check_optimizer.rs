@@ -1,0 +1,62 @@
+//! What the types cannot say about the optimizer, its learning rate, and the schedule of it.
+
+use crate::check::Checker;
+use crate::{LearningRateScale, OptimizerConfig, Ranges, TrainConfig};
+
+impl Checker<'_> {
+    /// Ranges of both sections, and whether they go together.
+    pub(crate) fn check_optimizer(&mut self, config: &TrainConfig) {
+        let mut ranges = Ranges::default();
+        config.optimizer.settings().check(&mut ranges);
+        self.report_ranges("optimizer", ranges);
+        let mut ranges = Ranges::default();
+        config.lr_schedule.check(&mut ranges);
+        self.report_ranges("lr_schedule", ranges);
+
+        let optimizer = config.optimizer.settings();
+        if let Some((message, way_out)) = optimizer.refuses(&config.lr_schedule) {
+            let (name, schedule) = (optimizer.name(), config.lr_schedule.name());
+            let schedule = match config.lr_schedule.is_constant() {
+                true => format!("schedule `{schedule}` with a warm-up"),
+                false => format!("schedule `{schedule}`"),
+            };
+            self.report("lr_schedule", format!("optimizer `{name}` cannot follow {schedule}: {message}")).hint =
+                Some(way_out);
+        }
+        if config.ema.enabled && matches!(config.optimizer, OptimizerConfig::AdamWScheduleFree(_)) {
+            self.report("ema.enabled", format!("optimizer `{}` averages the weights by itself", optimizer.name()))
+                .hint = Some("leave `[ema]` out: the product holds the average without it".to_owned());
+        }
+        if optimizer.finds_its_rate() {
+            self.check_own_rate(config);
+        }
+    }
+
+    /// An optimizer that finds the size of its steps by itself finds one for all parameters.
+    fn check_own_rate(&mut self, config: &TrainConfig) {
+        let name = config.optimizer.name();
+        let rate = config.optimizer.learning_rate();
+        let rates = [
+            ("lora.text_encoder_learning_rate", config.lora.text_encoder_learning_rate),
+            ("full.text_encoder_learning_rate", config.full.text_encoder_learning_rate),
+        ];
+        for (key, other) in rates {
+            if other.is_some_and(|other| other != rate && other != 0.0) {
+                self.report(key, format!("`{name}` finds one rate for all that is trained")).hint =
+                    Some("leave it out, or set it to 0 to leave the text encoder as it is".to_owned());
+            }
+        }
+        if config.train.learning_rate_scale != LearningRateScale::None {
+            let key = "train.learning_rate_scale";
+            self.report(key, format!("`{name}` finds its rate by itself, whatever the batch")).hint =
+                Some("leave it out".to_owned());
+        }
+    }
+
+    fn report_ranges(&mut self, section: &str, ranges: Ranges) {
+        for mistake in ranges.mistakes {
+            let key = format!("{section}.{}", mistake.key);
+            self.report(&key, format!("`{key}` {}", mistake.message)).hint = mistake.hint;
+        }
+    }
+}

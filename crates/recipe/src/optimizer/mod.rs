@@ -1,0 +1,145 @@
+//! `[optimizer]`: the choices of `type`; the settings of each are a file beside this one.
+
+mod adafactor;
+mod adamw;
+mod adamw_8bit;
+mod adamw_schedule_free;
+mod came;
+mod dadapt_adam;
+mod lion;
+mod muon;
+mod prodigy;
+mod sgd;
+
+pub use adafactor::AdafactorConfig;
+pub use adamw::AdamWConfig;
+pub use adamw_8bit::AdamW8bitConfig;
+pub use adamw_schedule_free::AdamWScheduleFreeConfig;
+pub use came::CameConfig;
+pub use dadapt_adam::DAdaptAdamConfig;
+pub use lion::LionConfig;
+pub use muon::{MuonAdjustment, MuonConfig};
+pub use prodigy::ProdigyConfig;
+pub use sgd::SgdConfig;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{LrScheduleConfig, Ranges};
+
+/// How weights follow their gradients; `type` chooses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum OptimizerConfig {
+    /// Adam with decoupled weight decay (arXiv:1711.05101).
+    #[serde(rename = "adamw")]
+    AdamW(AdamWConfig),
+    /// AdamW whose running means are kept in 8 bits (arXiv:2110.02861): a quarter of its memory.
+    #[serde(rename = "adamw_8bit")]
+    AdamW8bit(AdamW8bitConfig),
+    /// Keeps a row and a column in place of the squares of a matrix's gradients (arXiv:1804.04235): almost no memory.
+    Adafactor(AdafactorConfig),
+    /// Goes by the sign of a running mean of the gradients (arXiv:2302.06675): half of AdamW's memory.
+    Lion(LionConfig),
+    /// Gradient descent, with or without momentum.
+    Sgd(SgdConfig),
+    /// AdamW that finds its learning rate by itself (arXiv:2306.06101).
+    Prodigy(ProdigyConfig),
+    /// Adam that finds its learning rate by itself (arXiv:2301.07733), Prodigy's predecessor.
+    DadaptAdam(DAdaptAdamConfig),
+    /// AdamW that averages its weights in place of letting the rate fall (arXiv:2405.15682).
+    #[serde(rename = "adamw_schedule_free")]
+    AdamWScheduleFree(AdamWScheduleFreeConfig),
+    /// Adafactor with a momentum that counts as far as it can be trusted (arXiv:2307.02047).
+    Came(CameConfig),
+    /// Momentum made orthogonal for matrices (Jordan et al. 2024), AdamW for everything else.
+    Muon(MuonConfig),
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        OptimizerConfig::AdamW(AdamWConfig::default())
+    }
+}
+
+/// What every optimizer's settings answer.
+pub trait OptimizerSettings {
+    /// The name as it is written in a configuration.
+    fn name(&self) -> &'static str;
+
+    /// The learning rate before any schedule; 1 where it was left to the optimizer.
+    fn learning_rate(&self) -> f64;
+
+    /// Bytes that it keeps for a trained tensor of `shape` from one step to the next.
+    fn state_bytes(&self, shape: &[usize]) -> usize;
+
+    /// Reports settings that are out of range or contradict each other.
+    fn check(&self, ranges: &mut Ranges);
+
+    /// Whether it finds the size of its steps by itself, for all parameters together: then they cannot have rates of
+    /// their own.
+    fn finds_its_rate(&self) -> bool {
+        false
+    }
+
+    /// Why it cannot follow `schedule`, and the way out.
+    fn refuses(&self, _schedule: &LrScheduleConfig) -> Option<(String, String)> {
+        None
+    }
+}
+
+impl OptimizerConfig {
+    /// The settings of the chosen one: the list's one place.
+    pub fn settings(&self) -> &dyn OptimizerSettings {
+        match self {
+            OptimizerConfig::AdamW(settings) => settings,
+            OptimizerConfig::AdamW8bit(settings) => settings,
+            OptimizerConfig::Adafactor(settings) => settings,
+            OptimizerConfig::Lion(settings) => settings,
+            OptimizerConfig::Sgd(settings) => settings,
+            OptimizerConfig::Prodigy(settings) => settings,
+            OptimizerConfig::DadaptAdam(settings) => settings,
+            OptimizerConfig::AdamWScheduleFree(settings) => settings,
+            OptimizerConfig::Came(settings) => settings,
+            OptimizerConfig::Muon(settings) => settings,
+        }
+    }
+
+    /// The learning rate before any schedule; 1 where it was left to the optimizer.
+    pub fn learning_rate(&self) -> f64 {
+        self.settings().learning_rate()
+    }
+
+    /// The name as it is written in a configuration.
+    pub fn name(&self) -> &'static str {
+        self.settings().name()
+    }
+
+    /// Its name with all its settings but the learning rate, as the metadata of a product has it:
+    /// `lion(betas=[0.9,0.99],weight_decay=0.0)`.
+    pub fn in_words(&self) -> String {
+        let settings = serde_json::to_value(self).unwrap_or_default();
+        let settings: Vec<String> = settings
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(key, value)| !matches!(key.as_str(), "type" | "learning_rate") && !value.is_null())
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        format!("{}({})", self.name(), settings.join(","))
+    }
+}
+
+/// Bytes of a trained tensor in fp32.
+fn bytes_of(shape: &[usize]) -> usize {
+    4 * shape.iter().product::<usize>()
+}
+
+/// Bytes of the factored mean square of a gradient (arXiv:1804.04235): a row and a column for each matrix of the last
+/// two dimensions, or all of it for a vector.
+fn factored_bytes(shape: &[usize]) -> usize {
+    match shape {
+        [leading @ .., rows, columns] => 4 * leading.iter().product::<usize>() * (rows + columns),
+        _ => bytes_of(shape),
+    }
+}

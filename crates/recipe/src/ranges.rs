@@ -1,0 +1,76 @@
+//! Ranges of numbers, told in one wording for every section whose settings check themselves.
+
+/// One thing that is wrong within a section.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Mistake {
+    /// The key within the section; empty where it is the section as a whole.
+    pub key: String,
+    /// What is wrong, to be read behind the key's full name.
+    pub message: String,
+    /// The way out.
+    pub hint: Option<String>,
+}
+
+/// Collects what is wrong with the settings of one section.
+#[derive(Debug, Default)]
+pub struct Ranges {
+    pub(crate) mistakes: Vec<Mistake>,
+}
+
+impl Ranges {
+    /// Reports `message`, which follows the name of the key.
+    pub fn mistake(&mut self, key: &str, message: impl Into<String>, hint: Option<&str>) {
+        let hint = hint.map(str::to_owned);
+        self.mistakes.push(Mistake { key: key.to_owned(), message: message.into(), hint });
+    }
+
+    /// More than 0.
+    pub fn positive(&mut self, key: &str, value: f64) {
+        if !(value > 0.0 && value.is_finite()) {
+            self.mistake(key, format!("must be greater than 0, not {value}"), None);
+        }
+    }
+
+    /// 0 or more.
+    pub fn not_negative(&mut self, key: &str, value: f64) {
+        if !(value >= 0.0 && value.is_finite()) {
+            self.mistake(key, format!("must not be negative, and is {value}"), None);
+        }
+    }
+
+    /// 0 to 1.
+    pub fn share(&mut self, key: &str, value: f64) {
+        if !(0.0..=1.0).contains(&value) {
+            self.mistake(key, format!("must be between 0 and 1, not {value}"), None);
+        }
+    }
+
+    /// How slowly a running mean follows: 0 or more and less than 1.
+    pub fn decay(&mut self, key: &str, value: f64) {
+        if !(0.0..1.0).contains(&value) {
+            self.mistake(key, format!("must be at least 0 and less than 1, not {value}"), None);
+        }
+    }
+
+    /// Likewise, for each of them.
+    pub fn decays(&mut self, key: &str, values: &[f64]) {
+        values.iter().for_each(|&value| self.decay(key, value));
+    }
+
+    /// 1 or more.
+    pub fn at_least_one(&mut self, key: &str, value: u64) {
+        if value == 0 {
+            self.mistake(key, "must be at least 1, not 0", None);
+        }
+    }
+
+    /// A number of steps, or less than 1 for a share of the run.
+    pub fn steps_or_share(&mut self, key: &str, value: f64) {
+        if !(value >= 0.0 && value.is_finite()) {
+            self.mistake(key, format!("must not be negative, and is {value}"), None);
+        } else if value >= 1.0 && value.fract() != 0.0 {
+            let hint = "a number of steps, or less than 1 for a share of the run";
+            self.mistake(key, format!("must be a whole number, not {value}"), Some(hint));
+        }
+    }
+}

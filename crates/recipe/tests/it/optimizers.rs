@@ -1,0 +1,133 @@
+//! What may be said about optimizers and schedules, and which of them go together.
+
+use crate::project::{Project, SMALLEST};
+
+/// The one message that these overrides lead to, without the word `error`; empty where nothing is wrong.
+fn message(overrides: &[&str]) -> String {
+    let project = Project::new(SMALLEST);
+    match project.load_with(overrides) {
+        Ok(_) => String::new(),
+        Err(problems) => problems.to_string().trim_start_matches("error: ").to_owned(),
+    }
+}
+
+const TYPES: [&str; 10] = [
+    "adamw",
+    "adamw_8bit",
+    "adafactor",
+    "lion",
+    "sgd",
+    "prodigy",
+    "dadapt_adam",
+    "adamw_schedule_free",
+    "came",
+    "muon",
+];
+
+const SCHEDULES: [&str; 9] = [
+    "constant",
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "inverse_sqrt",
+    "warmup_stable_decay",
+    "rex",
+    "piecewise_constant",
+];
+
+#[test]
+fn every_optimizer_goes_with_every_schedule_that_it_can_follow() {
+    for kind in TYPES {
+        for schedule in SCHEDULES {
+            let overrides = [format!("optimizer.type={kind}"), format!("lr_schedule.type={schedule}")];
+            let overrides: Vec<&str> = overrides.iter().map(String::as_str).collect();
+            let said = message(&overrides);
+            let refused = schedule != "constant" && matches!(kind, "adafactor" | "adamw_schedule_free");
+            assert_eq!(!said.is_empty(), refused, "{kind} with {schedule}: {said}");
+            assert!(!refused || said.contains(&format!("`{kind}` cannot follow schedule `{schedule}`")), "{said}");
+        }
+    }
+}
+
+#[test]
+fn the_names_are_those_that_are_written() {
+    for (kind, schedule) in TYPES.iter().zip(SCHEDULES.iter().cycle()) {
+        if matches!(*kind, "adafactor" | "adamw_schedule_free") {
+            continue;
+        }
+        let overrides = [format!("optimizer.type={kind}"), format!("lr_schedule.type={schedule}")];
+        let overrides: Vec<&str> = overrides.iter().map(String::as_str).collect();
+        let config = Project::new(SMALLEST).load_with(&overrides).expect("right").config;
+        assert_eq!((config.optimizer.name(), config.lr_schedule.name()), (*kind, *schedule));
+    }
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    for (overrides, expected) in [
+        (
+            &["optimizer.type=lion", "optimizer.betas=[0.9, 1]"][..],
+            "`optimizer.betas` must be at least 0 and less than 1",
+        ),
+        (&["optimizer.type=adafactor", "optimizer.learning_rate=1e-3"], "is not used with `relative_step = true`"),
+        (&["optimizer.type=adafactor", "optimizer.relative_step=false"], "is needed with `relative_step = false`"),
+        (
+            &["optimizer.type=adafactor", "lr_schedule.warmup_steps=10"],
+            "cannot follow schedule `constant` with a warm-up: with `relative_step = true` the size of steps follows their \
+             number alone\n  hint: set `optimizer.warmup_init = true`",
+        ),
+        (
+            &[
+                "optimizer.type=adafactor",
+                "optimizer.relative_step=false",
+                "optimizer.learning_rate=1e-4",
+                "optimizer.warmup_init=true",
+            ],
+            "`optimizer.warmup_init` needs `relative_step = true`",
+        ),
+        (&["optimizer.type=sgd", "optimizer.nesterov=true"], "`optimizer.nesterov` needs a momentum"),
+        (&["optimizer.type=prodigy", "optimizer.growth_rate=1"], "must be greater than 1, not 1"),
+        (&["optimizer.type=prodigy", "optimizer.slice_p=0"], "`optimizer.slice_p` must be at least 1, not 0"),
+        (
+            &["optimizer.type=prodigy", "lora.text_encoder_learning_rate=0.5"],
+            "`prodigy` finds one rate for all that is trained",
+        ),
+        (
+            &["optimizer.type=dadapt_adam", "train.learning_rate_scale=both"],
+            "`dadapt_adam` finds its rate by itself, whatever the batch",
+        ),
+        (&["optimizer.type=adamw_schedule_free", "optimizer.betas=[0, 0.9]"], "must begin with more than 0"),
+        (
+            &["optimizer.type=adamw_schedule_free", "ema.enabled=true"],
+            "optimizer `adamw_schedule_free` averages the weights by itself",
+        ),
+        (&["optimizer.type=muon", "optimizer.adamw.eps=0"], "`optimizer.adamw.eps` must be greater than 0, not 0"),
+        (&["lr_schedule.warmup_steps=1.5"], "`lr_schedule.warmup_steps` must be a whole number, not 1.5"),
+        (&["lr_schedule.warmup_steps=-1"], "`lr_schedule.warmup_steps` must not be negative, and is -1"),
+        (&["lr_schedule.type=rex", "lr_schedule.d=1"], "`lr_schedule.d` must be at least 0 and less than 1, not 1"),
+        (
+            &["lr_schedule.type=piecewise_constant", "lr_schedule.boundaries=[10, 20]"],
+            "`lr_schedule.factors` must be one more than there are boundaries: 3, not 1",
+        ),
+        (
+            &[
+                "lr_schedule.type=piecewise_constant",
+                "lr_schedule.boundaries=[20, 10]",
+                "lr_schedule.factors=[1, 0.5, 0.1]",
+            ],
+            "`lr_schedule.boundaries` must rise",
+        ),
+    ] {
+        let said = message(overrides);
+        assert!(said.contains(expected), "{overrides:?}: {said}");
+        assert!(!said.contains("error: "), "one message: {said}");
+    }
+}
+
+#[test]
+fn metadata_name_the_optimizer_with_its_settings() {
+    let config =
+        Project::new(SMALLEST).load_with(&["optimizer.type=lion", "optimizer.weight_decay=0.3"]).expect("right").config;
+    assert_eq!(config.optimizer.in_words(), "lion(betas=[0.9,0.99],weight_decay=0.3)");
+}
