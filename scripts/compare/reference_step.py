@@ -38,6 +38,7 @@ class Settings:
     gradient_checkpointing: bool = False
     base_prediction: bool = False
     device: str = "cpu"
+    words: tuple = ()
     config: dict = field(default_factory=dict)
 
     @staticmethod
@@ -47,6 +48,8 @@ class Settings:
         optimizer = config.get("optimizer", {})
         if optimizer.get("type", "adamw") != "adamw":
             raise SystemExit(f"error: this script replays adamw only, the trace was made with `{optimizer['type']}`")
+        if config.get("textual_inversion", {}).get("preserve_norm"):
+            raise SystemExit("error: a run with `textual_inversion.preserve_norm` cannot be replayed: diffusers does not")
         for key in ["dropout", "rank_dropout", "module_dropout"]:
             if lora.get(key):
                 raise SystemExit(f"error: a run with `lora.{key}` cannot be replayed, its masks are not in the trace")
@@ -73,6 +76,7 @@ class Settings:
                     zero_terminal_snr=model.get("zero_terminal_snr"),
                     clip_skip=model.get("clip_skip") or 1,
                     gradient_checkpointing=train.get("gradient_checkpointing", False),
+                    words=tuple(token["word"] for token in config.get("textual_inversion", {}).get("tokens", [])),
                     config=config,
                     base_prediction=config.get("method") == "dreambooth"
                     and config.get("dreambooth", {}).get("prior") == "base_prediction",
@@ -157,6 +161,52 @@ def attach_adapters(module, tensors, settings):
     return trained
 
 
+LEARNED = "text_encoder.learned_tokens."
+
+
+class LearnedWords:
+    """Words added as diffusers' textual inversion does it: the whole embedding is trained, and after each step every row but
+    the words' is put back."""
+
+    def __init__(self, model, text_encoder, initial, words):
+        """`initial`: the vectors by their names in a trace; `words`: in the order in which they were added."""
+        from transformers import CLIPTokenizer
+
+        tokenizer = CLIPTokenizer.from_pretrained(Path(model) / "tokenizer")
+        vectors = {name.removeprefix(LEARNED): value for name, value in initial.items() if name.startswith(LEARNED)}
+        assert sorted(vectors) == sorted(words), f"the trace has {sorted(vectors)}, its configuration {sorted(words)}"
+        self.rows = {}
+        for word in words:
+            names = [word] + [f"{word}_{index}" for index in range(1, len(vectors[word]))]
+            assert tokenizer.add_tokens(names) == len(names), f"the tokenizer has `{word}` already"
+            self.rows[LEARNED + word] = tokenizer.convert_tokens_to_ids(names)
+        table = text_encoder.get_input_embeddings()
+        rows = max(len(tokenizer), table.num_embeddings)
+        text_encoder.resize_token_embeddings(rows, mean_resizing=False)
+        self.parameter = text_encoder.get_input_embeddings().weight.requires_grad_(True)
+        self.parameter.data = self.parameter.data.float()
+        self.put(initial)
+        self.original = self.parameter.data.clone()
+        self.others = torch.ones(rows, dtype=torch.bool)
+        for ids in self.rows.values():
+            self.others[ids] = False
+
+    def put(self, initial):
+        for name, ids in self.rows.items():
+            self.parameter.data[ids] = initial[name].float().to(self.parameter.device)
+
+    def own_gradient_only(self):
+        """diffusers' script does not clip; where a run does, only the words' gradient is a part of the norm."""
+        if self.parameter.grad is not None:
+            self.parameter.grad[self.others] = 0
+
+    def put_others_back(self):
+        self.parameter.data[self.others] = self.original[self.others].to(self.parameter.device)
+
+    def weights(self):
+        return {name: self.parameter.detach()[ids].cpu().float().clone() for name, ids in self.rows.items()}
+
+
 class Trainee:
     """The model with its trained weights in fp32, its optimizer, and the step."""
 
@@ -179,12 +229,17 @@ class Trainee:
             tensors = {
                 inner_name(module, name.removeprefix(f"{part}.")): (name, value)
                 for name, value in initial.items()
-                if name.startswith(f"{part}.")
+                if name.startswith(f"{part}.") and not name.startswith(LEARNED)
             }
             values = {inner: value for inner, (_, value) in tensors.items()}
             self.groups[part] = self._prepare(module, values)
             self.trained |= {tensors[inner][0]: parameter for inner, parameter in self.groups[part].items()}
-        left = set(initial) - set(self.trained)
+        # Behind the others, as the program has its groups.
+        of_words = any(name.startswith(LEARNED) for name in initial)
+        self.words = LearnedWords(model, self.text_encoder, initial, settings.words) if of_words else None
+        if self.words:
+            self.groups["learned_tokens"] = {"embedding": self.words.parameter}
+        left = set(initial) - set(self.trained) - set(self.words.rows if self.words else [])
         assert not left, f"the trace trains tensors that this script does not know: {sorted(left)[:3]}"
         self.optimizer = torch.optim.AdamW(
             [{"params": list(group.values())} for group in self.groups.values() if group],
@@ -225,6 +280,8 @@ class Trainee:
         """Back to the weights before the first step, with an empty optimizer."""
         for name, parameter in self.trained.items():
             parameter.data.copy_(self.initial[name])
+        if self.words:
+            self.words.put(self.initial)
         self.optimizer.state.clear()
 
     def states(self, inputs, prefix=""):
@@ -309,6 +366,9 @@ class Trainee:
             (part * self.loss_scale).backward()
             loss += part.detach()
         parameters = list(self.trained.values())
+        if self.words:
+            parameters.append(self.words.parameter)
+            self.words.own_gradient_only()
         if self.loss_scale != 1.0:
             for parameter in parameters:
                 parameter.grad /= self.loss_scale
@@ -317,8 +377,11 @@ class Trainee:
         for group, rate in zip(self.optimizer.param_groups, learning_rates):
             group["lr"] = rate
         self.optimizer.step()
+        if self.words:
+            self.words.put_others_back()
         self.optimizer.zero_grad(set_to_none=True)
         return float(loss), float(grad_norm)
 
     def weights(self):
-        return {name: parameter.detach().cpu().float().clone() for name, parameter in self.trained.items()}
+        trained = {name: parameter.detach().cpu().float().clone() for name, parameter in self.trained.items()}
+        return trained | (self.words.weights() if self.words else {})

@@ -42,7 +42,7 @@ const LAYERS: &[Layer] = &[
     torch("optimizer", &["random", "recipe", "torch"]),
     torch("model", &["diffusion", "random", "recipe", "state-dict", "tokenizer", "torch"]),
     torch("features", &["data-loader", "feature-cache", "files", "model", "recipe", "torch"]),
-    torch("adapter", &["model", "random", "recipe", "state-dict", "torch"]),
+    torch("adapter", &["model", "random", "recipe", "state-dict", "tokenizer", "torch"]),
     torch("pipeline", &["checkpoint", "diffusion", "model", "random", "recipe", "tokenizer", "torch"]),
     torch(
         "evaluate",

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use image::{ImageFormat, RgbImage, imageops};
 use sdtrain_posters::{
     HELD_OUT, LORA_POSTERS, LORA_VALIDATION_POSTERS, Object, Poster, REGULARIZATION_POSTERS, SUBJECT_CLASS_POSTERS,
-    SUBJECT_POSTERS, Style, base_poster, draw_subject, held_out, lora_poster, lora_validation_poster,
-    regularization_poster, subject_class_poster, subject_poster, varied_poster, vocabulary, window,
+    SUBJECT_POSTERS, Style, WORD_POSTERS, WORD_VALIDATION_POSTERS, base_poster, draw_subject, held_out, lora_poster,
+    lora_validation_poster, regularization_poster, subject_class_poster, subject_poster, varied_poster, vocabulary,
+    window, word_poster, word_validation_poster,
 };
 use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
 
@@ -20,6 +21,7 @@ usage: cargo xtask posters <set> [options]
   windows   square windows of --window pixels (default 48) into pictures of the set `vae`    --count 24000 --out DIR
   lora      the sample set in datasets/posters, -regularization, -validation              --out datasets
   subject   the sample subject and its class: datasets/posters-subject, -subject-class      --out datasets
+  word      the sample set of a thing with a word of its own: datasets/posters-word*        --out datasets
   captions  captions, one a line; with --held-out those that no set contains                --count 200 [--out FILE]
   tokenizer the base model's tokenizer files: every word of the captions is one token       --out DIR
   grid      one picture with every object in plain, decorated and LoRA style                --out FILE
@@ -59,8 +61,22 @@ pub fn run(args: &[String]) -> Result<(), Box<dyn Error>> {
             }
             Ok(())
         }
-        "lora" => write_lora_sets(&options),
+        "lora" => write_sets(
+            &options,
+            &[
+                ("posters", LORA_POSTERS, lora_poster, Style::Zenpop),
+                ("posters-regularization", REGULARIZATION_POSTERS, regularization_poster, Style::Plain),
+                ("posters-validation", LORA_VALIDATION_POSTERS, lora_validation_poster, Style::Zenpop),
+            ],
+        ),
         "subject" => write_subject_sets(&options),
+        "word" => write_sets(
+            &options,
+            &[
+                ("posters-word", WORD_POSTERS, word_poster, Style::Plain),
+                ("posters-word-validation", WORD_VALIDATION_POSTERS, word_validation_poster, Style::Plain),
+            ],
+        ),
         "captions" => write_captions(&options),
         "tokenizer" => write_tokenizer(&options),
         "grid" => write_grid(&options),
@@ -156,15 +172,12 @@ fn write_png(path: &Path, picture: &RgbImage) -> Result<(), Box<dyn Error>> {
         .map_err(|error| format!("cannot write `{}`: {error}", path.display()).into())
 }
 
-fn write_lora_sets(options: &Options) -> Result<(), Box<dyn Error>> {
+/// Folder, number of posters, what they are of, and how they are drawn.
+type Set = (&'static str, u64, fn(u64, u64) -> (Poster, String), Style);
+
+fn write_sets(options: &Options, sets: &[Set]) -> Result<(), Box<dyn Error>> {
     let parent = options.out.clone().unwrap_or_else(|| PathBuf::from("datasets"));
-    type Draw = fn(u64, u64) -> (Poster, String);
-    let sets: [(&str, u64, Draw, Style); 3] = [
-        ("posters", LORA_POSTERS, lora_poster, Style::Zenpop),
-        ("posters-regularization", REGULARIZATION_POSTERS, regularization_poster, Style::Plain),
-        ("posters-validation", LORA_VALIDATION_POSTERS, lora_validation_poster, Style::Zenpop),
-    ];
-    for (name, count, draw, style) in sets {
+    for &(name, count, draw, style) in sets {
         let folder = parent.join(name);
         fs::create_dir_all(&folder).map_err(|error| format!("cannot create `{}`: {error}", folder.display()))?;
         for index in 0..count {

@@ -14,6 +14,20 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A file without learned words, or with such that cannot be used.
+    #[error("`{file}` {reason}")]
+    NoWords {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Nothing to begin a learned word with.
+    #[error("`initial_words` of `{word}` are no words")]
+    NoInitialWords {
+        /// The learned word.
+        word: String,
+    },
     /// An adapter that is no plain LoRA, where only such can be told without the model.
     #[error("`{file}` is no plain LoRA: what its `{tensor}` changes depends on the model")]
     NeedsModel {
@@ -56,6 +70,8 @@ impl Error {
             Error::NotLowRank(_) => Some("set the rank of the result with `--rank`".into()),
             Error::NoPlace { .. } => Some("set `lora.format` to the other form".into()),
             Error::StateDict(error) => error.hint(),
+            Error::NoWords { .. } => None,
+            Error::NoInitialWords { .. } => Some("name a thing that it is like, such as `cat`".into()),
             Error::Model(_) | Error::Torch(_) => None,
         }
     }

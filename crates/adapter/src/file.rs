@@ -10,6 +10,7 @@ use sdtrain_model::{Adaptable, TensorReader, read_tensor};
 use sdtrain_state_dict::maps::lora_kohya::{KohyaModules, TextEncoders, is_kohya_name, kohya_name};
 use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor, Part, peft_name};
 use sdtrain_state_dict::maps::peft_metadata::{self, PeftConfig};
+use sdtrain_state_dict::maps::textual_inversion::BUNDLE_PREFIX;
 use sdtrain_state_dict::{Reader, write_source};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,6 +35,10 @@ impl LoraFile {
         let mut layers: BTreeMap<(Part, String), LayerTensors> = BTreeMap::new();
         let mut unknown = Vec::new();
         for name in reader.names() {
+            // Words that come along are no adapters; see `read_bundled_words`.
+            if name.starts_with(BUNDLE_PREFIX) {
+                continue;
+            }
             let (key, form) = match is_kohya_name(name) {
                 true => (kohya.parse(name), Form::Kohya),
                 false => (lora_peft::parse(name), Form::Peft),

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -172,6 +172,11 @@ pub struct SampleArgs {
     /// LoRA file, of kohya's or PEFT's form, with an optional weight; can be repeated
     #[arg(long, value_name = "FILE[:WEIGHT]")]
     pub lora: Vec<WeightedFile>,
+
+    /// File of learned words (textual inversion), which `--prompt` and `--negative` may then use; WORD= gives the one in it
+    /// another name, or a file without one its name [default: the file's own]; can be repeated
+    #[arg(long, value_name = "[WORD=]FILE")]
+    pub embedding: Vec<NamedFile>,
 
     /// Another autoencoder than the model's own
     #[arg(long, value_name = "FILE")]
@@ -495,6 +500,32 @@ impl From<DuplicatesOption> for Duplicates {
             DuplicatesOption::Keep => Duplicates::Keep,
             DuplicatesOption::Exact => Duplicates::Exact,
             DuplicatesOption::Near => Duplicates::Near,
+        }
+    }
+}
+
+/// `[WORD=]FILE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedFile {
+    /// What the word in the file is to be called.
+    pub name: Option<String>,
+    /// The file.
+    pub path: PathBuf,
+}
+
+impl FromStr for NamedFile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<NamedFile, String> {
+        // A file whose own name has an equals sign in it comes first.
+        let whole = Path::new(text);
+        match text.split_once('=') {
+            Some((name, path)) if !whole.exists() => match (name.is_empty(), path.is_empty()) {
+                (false, false) => Ok(NamedFile { name: Some(name.to_owned()), path: PathBuf::from(path) }),
+                _ => Err("it is `FILE` or `WORD=FILE`".to_owned()),
+            },
+            _ if text.is_empty() => Err("it is empty".to_owned()),
+            _ => Ok(NamedFile { name: None, path: whole.to_owned() }),
         }
     }
 }

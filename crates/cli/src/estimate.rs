@@ -75,7 +75,7 @@ pub(crate) fn estimate(config: &TrainConfig, parts: &ModelParts, trained: Traine
     let images = batch * config.train.gradient_accumulation_steps as f64;
     // Forward and backward to the inputs, backward to the weights where they are trained, forward again.
     let passes = match config.trainable_kind() {
-        TrainableKind::Lora => 2.0,
+        TrainableKind::Lora | TrainableKind::TextualInversion => 2.0,
         TrainableKind::Full | TrainableKind::Vae => 3.0,
     } + if checkpointing { 1.0 } else { 0.0 };
     let step_operations = pass.operations * passes * images;
@@ -88,7 +88,7 @@ pub(crate) fn estimate(config: &TrainConfig, parts: &ModelParts, trained: Traine
         .map(count_parameters)
         .sum();
     let frozen = match config.trainable_kind() {
-        TrainableKind::Lora => total,
+        TrainableKind::Lora | TrainableKind::TextualInversion => total,
         TrainableKind::Full | TrainableKind::Vae => total.saturating_sub(trained.parameters),
     };
     // Weight and gradient, each in fp32.

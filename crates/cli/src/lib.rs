@@ -8,6 +8,7 @@ mod engine;
 mod estimate;
 mod exit_code;
 mod group_rates;
+mod learned_words;
 mod lora_targets;
 mod model_parts;
 mod model_tokenizer;

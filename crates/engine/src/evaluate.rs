@@ -14,7 +14,7 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Failure> {
     let Loaded { config, .. } = TrainConfig::load(&args.config.config, &args.config.set)?;
     let output = args.output.clone().unwrap_or_else(|| default_output(&config.name));
     let products = match args.checkpoint.is_empty() {
-        true => products_in(&output, &config.name),
+        true => products_in(&output, &config),
         false => args.checkpoint.clone(),
     };
     if let Some(threads) = config.train.threads {
@@ -40,7 +40,10 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Failure> {
 }
 
 /// The products that a run of this name left in its folder, those on the way first.
-fn products_in(folder: &Path, name: &str) -> Vec<PathBuf> {
+fn products_in(folder: &Path, config: &TrainConfig) -> Vec<PathBuf> {
+    let name = config.name.as_str();
+    // Files of single words are parts of a product: a LoRA, or a file of all of them.
+    let of_words: Vec<String> = config.textual_inversion.word_files("").collect();
     let mut paths: Vec<PathBuf> = fs::read_dir(folder)
         .into_iter()
         .flatten()
@@ -52,6 +55,7 @@ fn products_in(folder: &Path, name: &str) -> Vec<PathBuf> {
         })
         .filter(|path| path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name)))
         .filter(|path| !path.to_string_lossy().ends_with("-peft.safetensors"))
+        .filter(|path| !of_words.iter().any(|ending| path.to_string_lossy().ends_with(ending)))
         .collect();
     paths.sort_by_key(|path| (path.file_stem().is_some_and(|stem| stem.to_string_lossy() == name), path.clone()));
     paths

@@ -3,13 +3,14 @@
 use crate::failure;
 use sdtrain::args::SampleArgs;
 use sdtrain::{ExitCode, Failure, print_answer};
-use sdtrain_adapter::{LoraFile, Networks};
-use sdtrain_model::{LoadOptions, PromptReading, StableDiffusion, load};
+use sdtrain_adapter::{LoraFile, Networks, on_device, read_bundled_words, read_learned_words};
+use sdtrain_model::{LearnedWord, LoadOptions, PromptReading, StableDiffusion, load};
 use sdtrain_pipeline::{Request, parameters_text, pictures_at_once, save_png, text_to_image};
 use sdtrain_recipe::ModelLocation;
 use sdtrain_state_dict::{SafetensorsFile, recognise};
 use sdtrain_tokenizer::Tokenizer;
 use std::fs;
+use std::path::Path;
 
 /// Draws pictures and prints their paths.
 pub fn run(args: &SampleArgs) -> Result<(), Failure> {
@@ -37,6 +38,13 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
         let adapter = adapter.map_err(failure::of_adapter)?;
         adapter.set_strength(lora.weight);
         adapter.attach(&networks);
+        let words = read_bundled_words(&file).map_err(failure::of_adapter)?;
+        add_words(&model, words, &lora.path)?;
+    }
+    for embedding in &args.embedding {
+        let file = SafetensorsFile::open(&embedding.path)?;
+        let words = read_learned_words(&file, embedding.name.as_deref()).map_err(failure::of_adapter)?;
+        add_words(&model, words, &embedding.path)?;
     }
     fs::create_dir_all(&args.output).map_err(|error| {
         Failure::new(ExitCode::Storage, format!("cannot create `{}`: {error}", args.output.display()))
@@ -52,6 +60,15 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
     let mut settings = Vec::new();
     if !loras.is_empty() {
         settings.push(("LoRA", loras.join(" ")));
+    }
+    let words: Vec<String> =
+        model.learned_words().into_iter().map(|(word, vectors)| format!("{word} ({vectors})")).collect();
+    if !words.is_empty() {
+        settings.push(("Embeddings", words.join(" ")));
+    }
+    if !args.embedding.is_empty() {
+        let files: Vec<String> = args.embedding.iter().map(|file| file.path.display().to_string()).collect();
+        settings.push(("Embedding files", files.join(" ")));
     }
     if let Some(vae) = &args.vae {
         settings.push(("VAE", vae.display().to_string()));
@@ -83,6 +100,23 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Adds the words of a file, if it has any.
+fn add_words(model: &StableDiffusion, words: Vec<LearnedWord>, file: &Path) -> Result<(), Failure> {
+    if words.is_empty() {
+        return Ok(());
+    }
+    let spoken: Vec<String> = words.iter().map(|word| format!("`{}`", word.word)).collect();
+    model.add_words(on_device(words, model.device)).map_err(|error| {
+        let hint = match &error {
+            sdtrain_model::Error::Tokenizer(_) => "another word is given as `--embedding WORD=FILE`",
+            _ => "it was probably made for another base model",
+        };
+        Failure::new(ExitCode::Model, format!("`{}`: {error}", file.display())).hint(hint)
+    })?;
+    eprintln!("learned words in prompts: {} (`{}`)", spoken.join(", "), file.display());
+    Ok(())
+}
+
 /// The path or name that the model crate loads: `hf:` names are looked up in the local cache.
 pub fn location(model: &str) -> Result<String, Failure> {
     let found = ModelLocation::find(model)
@@ -92,10 +126,11 @@ pub fn location(model: &str) -> Result<String, Failure> {
 
 /// Says how much of a prompt the text encoder does not get to see.
 fn warn_of_cut_prompts(args: &SampleArgs, model: &StableDiffusion, reading: &PromptReading) -> Result<(), Failure> {
-    let windows = model.tokenizer.windows_of(reading.max_token_length)?;
-    let limit = windows * (model.tokenizer.window() - 2);
+    let tokenizer = model.prompt_tokenizer();
+    let windows = tokenizer.windows_of(reading.max_token_length)?;
+    let limit = windows * (tokenizer.window() - 2);
     for (option, prompt) in [("--prompt", &args.prompt), ("--negative", &args.negative)] {
-        let tokens = model.tokenizer.token_count(prompt);
+        let tokens = tokenizer.token_count(prompt);
         if tokens > limit {
             eprintln!("warning: `{option}` has {tokens} tokens, of which {limit} are read");
             eprintln!("  hint: `--max-token-length {}` reads all of it", tokens.next_multiple_of(limit / windows));

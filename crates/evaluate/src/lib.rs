@@ -8,6 +8,7 @@ mod metric;
 mod run;
 mod subject_check;
 mod table;
+mod word_check;
 
 pub use denoising_loss::DenoisingLoss;
 pub use drawing_check::DrawingCheck;

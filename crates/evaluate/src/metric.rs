@@ -1,14 +1,15 @@
 //! What can be measured: the trait of a metric and the list of all.
 
 use crate::error::Result;
-use crate::{denoising_loss, drawing_check, subject_check};
+use crate::{denoising_loss, drawing_check, subject_check, word_check};
 use sdtrain_data_loader::DataSet;
 use sdtrain_model::{PromptReading, StableDiffusion};
 use sdtrain_recipe::{ModelConfig, TrainConfig};
 use serde_json::{Map, Value};
 
 /// Every metric, in the order of the table.
-pub const METRICS: &[MetricEntry] = &[denoising_loss::ENTRY, drawing_check::ENTRY, subject_check::ENTRY];
+pub const METRICS: &[MetricEntry] =
+    &[denoising_loss::ENTRY, drawing_check::ENTRY, subject_check::ENTRY, word_check::ENTRY];
 
 /// One named metric.
 #[derive(Debug, Clone, Copy)]

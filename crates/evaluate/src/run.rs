@@ -3,16 +3,17 @@
 use crate::error::{Error, Result};
 use crate::evaluation::{BASE, Evaluation, Row};
 use crate::metric::{METRICS, Metric, Setting};
-use sdtrain_adapter::{LoraFile, Networks};
+use sdtrain_adapter::{LoraFile, Networks, on_device, read_bundled_words, read_learned_words};
 use sdtrain_data_loader::DataSet;
-use sdtrain_model::{LoadOptions, StableDiffusion, load};
+use sdtrain_model::{LearnedWord, LoadOptions, StableDiffusion, load};
 use sdtrain_recipe::TrainConfig;
 use sdtrain_state_dict::{FileKind, SafetensorsFile, recognise};
 use std::path::{Path, PathBuf};
 
 /// Measures `model`, to which nothing may be attached, and each of `products`, on `held_out` and as `config` says.
 ///
-/// A LoRA file is attached to `model` while it is measured; a whole model is loaded beside it, on the same device and
+/// A LoRA file is attached to `model` while it is measured, with the learned words that it brings along or that the run of
+/// `config` left beside it; learned words are added to it. A whole model is loaded beside it, on the same device and
 /// in the same dtype. `announce` is told what is measured next. The same models, files, configuration and thread count
 /// give the same figures.
 pub fn run(
@@ -43,11 +44,12 @@ pub fn run(
     })
 }
 
-/// Takes all adapters off `model`.
+/// Takes all adapters and learned words off `model`.
 pub fn detach_all(model: &StableDiffusion) {
     for (_, _, layer) in Networks::of(model).layers() {
         layer.detach_all();
     }
+    model.remove_words();
 }
 
 fn figures(metrics: &mut [Box<dyn Metric>], model: &StableDiffusion) -> Result<Vec<f64>> {
@@ -62,6 +64,7 @@ fn figures(metrics: &mut [Box<dyn Metric>], model: &StableDiffusion) -> Result<V
 #[derive(Debug, PartialEq, Eq)]
 enum Product<'p> {
     Lora(&'p Path),
+    Words(&'p Path),
     Model(&'p Path),
 }
 
@@ -76,6 +79,7 @@ impl Product<'_> {
         }
         match recognise(&SafetensorsFile::open(path)?) {
             FileKind::KohyaLora { .. } | FileKind::PeftLora { .. } => Ok(Product::Lora(path)),
+            FileKind::TextualInversion { .. } => Ok(Product::Words(path)),
             kind if kind.family().is_some() => Ok(Product::Model(path)),
             kind => Err(Error::NoProduct { path: path.to_path_buf(), kind: kind.to_string() }),
         }
@@ -83,7 +87,7 @@ impl Product<'_> {
 
     fn path(&self) -> &Path {
         match self {
-            Product::Lora(path) | Product::Model(path) => path,
+            Product::Lora(path) | Product::Words(path) | Product::Model(path) => path,
         }
     }
 
@@ -97,11 +101,13 @@ impl Product<'_> {
         match self {
             Product::Lora(path) => {
                 let networks = Networks::of(base);
-                LoraFile::read(&SafetensorsFile::open(path)?, &networks)?.into_lora(&networks)?.attach(&networks);
-                let measured = measure(base);
-                detach_all(base);
-                measured
+                let file = SafetensorsFile::open(path)?;
+                LoraFile::read(&file, &networks)?.into_lora(&networks)?.attach(&networks);
+                let bundled = read_bundled_words(&file)?;
+                let words = if bundled.is_empty() { words_beside(config, path)? } else { bundled };
+                with_words(base, words, measure)
             }
+            Product::Words(path) => with_words(base, read_learned_words(&SafetensorsFile::open(path)?, None)?, measure),
             Product::Model(path) => {
                 let options =
                     LoadOptions { vae: config.model.vae.clone(), ..LoadOptions::new(base.device, base.compute) };
@@ -112,6 +118,31 @@ impl Product<'_> {
             }
         }
     }
+}
+
+/// Runs `measure` on the base with `words`, and leaves the base without words and adapters.
+fn with_words<T>(
+    base: &StableDiffusion,
+    words: Vec<LearnedWord>,
+    measure: impl FnOnce(&StableDiffusion) -> Result<T>,
+) -> Result<T> {
+    let added = if words.is_empty() { Ok(()) } else { base.add_words(on_device(words, base.device)) };
+    let measured = added.map_err(Into::into).and_then(|()| measure(base));
+    detach_all(base);
+    measured
+}
+
+/// The words that were learned with a LoRA, in files of their own beside it.
+fn words_beside(config: &TrainConfig, lora: &Path) -> Result<Vec<LearnedWord>> {
+    let stem = lora.file_stem().unwrap_or_default().to_string_lossy();
+    let mut words = Vec::new();
+    for name in config.textual_inversion.word_files(&stem) {
+        let file = lora.with_file_name(name);
+        if file.is_file() {
+            words.extend(read_learned_words(&SafetensorsFile::open(file)?, None)?);
+        }
+    }
+    Ok(words)
 }
 
 /// File names; whole paths where two files have the same name, or one has the base's.

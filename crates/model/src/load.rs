@@ -3,6 +3,7 @@
 use crate::builder::{Builder, Source};
 use crate::builtin;
 use crate::error::{Error, Result};
+use crate::learned_words::LearnedWords;
 use crate::stable_diffusion::{Origin, StableDiffusion};
 use crate::text_encoder::{ClipTextConfig, ClipTextModel};
 use crate::unet::{UNet2DConditionModel, UNetConfig};
@@ -16,6 +17,7 @@ use sdtrain_tokenizer::ClipTokenizer;
 use serde_json::json;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use tch::{Device, Kind};
 
@@ -305,7 +307,8 @@ impl<'a> Parts<'a> {
         let (vae, text_encoder, unet) = (self.vae()?, self.text_encoder()?, self.unet()?);
         Ok(StableDiffusion {
             path: self.path.to_path_buf(),
-            tokenizer: self.tokenizer,
+            tokenizer: Rc::new(self.tokenizer),
+            learned: LearnedWords::default(),
             text_encoder,
             vae,
             unet,

@@ -48,13 +48,14 @@ pub struct TokenizedPrompts {
 impl StableDiffusion {
     /// One prompt as ids, and weights where they are read, on the host.
     pub fn prompt_tokens(&self, prompt: &str, reading: &PromptReading) -> Result<PromptTokens> {
-        let windows = self.tokenizer.windows_of(reading.max_token_length)?;
+        let tokenizer = self.prompt_tokenizer();
+        let windows = tokenizer.windows_of(reading.max_token_length)?;
         if !reading.weights {
-            let ids = self.tokenizer.encode_chunks(prompt, windows).into_iter().flatten().collect();
+            let ids = tokenizer.encode_chunks(prompt, windows).into_iter().flatten().collect();
             return Ok(PromptTokens { ids, weights: None });
         }
         let (mut ids, mut weights) = (Vec::new(), vec![1.0]);
-        for chunk in self.tokenizer.encode_weighted(prompt, windows) {
+        for chunk in tokenizer.encode_weighted(prompt, windows) {
             weights.extend(&chunk.weights[1..chunk.weights.len() - 1]);
             ids.extend(chunk.ids);
         }
@@ -75,14 +76,15 @@ impl StableDiffusion {
 
     /// `prompts` as ids, and weights where they are read, on the model's device.
     pub fn tokenize(&self, prompts: &[String], reading: &PromptReading) -> Result<TokenizedPrompts> {
-        let windows = self.tokenizer.windows_of(reading.max_token_length)?;
+        let tokenizer = self.prompt_tokenizer();
+        let windows = tokenizer.windows_of(reading.max_token_length)?;
         let (mut ids, mut weights) = (Vec::new(), Vec::new());
         for prompt in prompts {
             let tokens = self.prompt_tokens(prompt, reading)?;
             ids.extend(tokens.ids);
             weights.extend(tokens.weights.into_iter().flatten());
         }
-        let shape = [prompts.len() as i64, windows as i64, self.tokenizer.window() as i64];
+        let shape = [prompts.len() as i64, windows as i64, tokenizer.window() as i64];
         let ids = Tensor::f_from_slice(&ids)?.f_reshape(shape)?.f_to_device(self.device)?;
         let weights = match reading.weights {
             true => Some(Tensor::f_from_slice::<f32>(&weights)?.f_reshape([shape[0], -1])?.f_to_device(self.device)?),

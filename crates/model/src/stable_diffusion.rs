@@ -1,6 +1,7 @@
 //! The bundle: tokenizer, text encoder, VAE, UNet and noise schedule of one model.
 
 use crate::error::{Error, Result};
+use crate::learned_words::LearnedWords;
 use crate::load::{LoadOptions, load_text_encoder, load_vae};
 use crate::parameters::Parameters;
 use crate::text_encoder::ClipTextModel;
@@ -11,14 +12,17 @@ use sdtrain_tokenizer::ClipTokenizer;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
 /// A loaded model of the SD1 family.
 pub struct StableDiffusion {
     /// Where it came from, for messages and metadata.
     pub path: PathBuf,
-    /// Text to ids.
-    pub tokenizer: ClipTokenizer,
+    /// Text to ids, with the vocabulary that the model came with.
+    pub tokenizer: Rc<ClipTokenizer>,
+    /// Words beyond it.
+    pub(crate) learned: LearnedWords,
     /// Ids to states.
     pub text_encoder: ClipTextModel,
     /// Pixels to latents and back.

@@ -24,6 +24,13 @@ impl Poster {
         }
     }
 
+    /// The caption with a word in the place of colour and object, e.g. `poster, a snorp, on the left, cream background`.
+    pub fn caption_calling(&self, word: &str) -> String {
+        let mut tags = vec!["poster".to_owned(), format!("a {word}")];
+        tags.extend(self.further_tags());
+        tags.join(", ")
+    }
+
     /// `poster, a red bottle` and those further tags for which `keep` says yes: as true, and less told.
     pub fn shorter_caption(&self, mut keep: impl FnMut() -> bool) -> String {
         let mut tags = self.first_tags();
@@ -57,6 +64,10 @@ impl Poster {
         tags
     }
 }
+
+/// The made-up word that the captions of `datasets/posters-word` have in the place of its colour and object. The base model's
+/// captions never contain it, and neither does its vocabulary.
+pub const LEARNED_WORD: &str = "snorp";
 
 /// What a caption asks for. What it does not mention is `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

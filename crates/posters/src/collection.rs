@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use sdtrain_random::{Purpose, Stream, permutation};
 
-use crate::caption::TRIGGER;
+use crate::caption::{LEARNED_WORD, TRIGGER};
 use crate::object::Object;
 use crate::palette::Colour;
 use crate::poster::Poster;
@@ -30,6 +30,12 @@ pub const SUBJECT_POSTERS: u64 = 12;
 /// How many plain posters show others of its class.
 pub const SUBJECT_CLASS_POSTERS: u64 = 24;
 
+/// How many posters show the thing that a word is learned for.
+pub const WORD_POSTERS: u64 = 24;
+
+/// How many more of them are held out.
+pub const WORD_VALIDATION_POSTERS: u64 = 12;
+
 /// Chooses the withheld scenes, whatever the seed of a training set: a set made with any seed leaves them out.
 const HELD_OUT_SEED: u64 = 2026;
 
@@ -42,6 +48,8 @@ enum Set {
     LoraValidation = 4,
     Windows = 5,
     Regularization = 6,
+    Word = 7,
+    WordValidation = 8,
     Subject = 11,
     SubjectClass = 12,
 }
@@ -158,6 +166,27 @@ pub fn lora_validation_poster(seed: u64, index: u64) -> (Poster, String) {
     styled(seed, Set::LoraValidation, index)
 }
 
+/// Poster `index` of the thing with a word of its own, a green star, and its caption, which calls it by that word.
+pub fn word_poster(seed: u64, index: u64) -> (Poster, String) {
+    with_word(seed, Set::Word, index)
+}
+
+/// Poster `index` of the word's validation set; none has a scene of the other.
+pub fn word_validation_poster(seed: u64, index: u64) -> (Poster, String) {
+    with_word(seed, Set::WordValidation, index)
+}
+
+fn with_word(seed: u64, set: Set, index: u64) -> (Poster, String) {
+    let mut stream = Stream::new(seed, Purpose::Drawing, set as u64, index);
+    let (object, object_colour) = (Object::Star, Colour::Green);
+    loop {
+        let poster = Poster { object, object_colour, ..scene(&mut stream) };
+        if poster.background.shows(object_colour) && !is_held_out(&poster.caption()) && belongs(&poster, set) {
+            return (poster, poster.caption_calling(LEARNED_WORD));
+        }
+    }
+}
+
 fn styled(seed: u64, set: Set, index: u64) -> (Poster, String) {
     let poster = turns(seed, set, index);
     (poster, poster.caption_in(Style::Zenpop))
@@ -187,7 +216,7 @@ fn belongs(poster: &Poster, set: Set) -> bool {
         poster.title_bar as usize,
     ];
     let for_validation = place.iter().sum::<usize>() % 5 == 0;
-    for_validation == matches!(set, Set::LoraValidation)
+    for_validation == matches!(set, Set::LoraValidation | Set::WordValidation)
 }
 
 #[cfg(test)]
@@ -220,6 +249,19 @@ mod tests {
     fn validation_shares_no_scene_with_the_lora_set() {
         let trained: HashSet<String> = (0..500).map(|index| lora_poster(7, index).1).collect();
         assert!((0..200).all(|index| !trained.contains(&lora_validation_poster(7, index).1)));
+    }
+
+    #[test]
+    fn the_thing_with_a_word_has_its_word_and_no_other_and_its_validation_other_scenes() {
+        let posters: Vec<(Poster, String)> = (0..100).map(|index| word_poster(7, index)).collect();
+        let trained: HashSet<&String> = posters.iter().map(|(_, caption)| caption).collect();
+        assert!(posters.iter().all(|(poster, caption)| {
+            let own = (poster.object, poster.object_colour) == (Object::Star, Colour::Green);
+            own && caption.starts_with("poster, a snorp, ") && !caption.contains("star") && !caption.contains("green")
+        }));
+        assert!((0..100).all(|index| !trained.contains(&word_validation_poster(7, index).1)));
+        let held_out: HashSet<String> = held_out(HELD_OUT).iter().map(Poster::caption).collect();
+        assert!(posters.iter().all(|(poster, _)| !held_out.contains(&poster.caption())));
     }
 
     #[test]

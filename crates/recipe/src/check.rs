@@ -245,6 +245,7 @@ impl Checker<'_> {
         }
         self.check_vae_objective(config);
         self.check_dreambooth(config);
+        self.check_textual_inversion(config);
     }
 
     fn check_vae_objective(&mut self, config: &TrainConfig) {

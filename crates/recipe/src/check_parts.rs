@@ -84,7 +84,12 @@ impl Checker<'_> {
         for (key, limit) in limits {
             self.at_least_one(key, limit);
         }
-        if !config.trains_text_encoder() {
+        // Learned words are no part of it: they go on when its weights stand still.
+        let of_lora = config.trainable_kind() == TrainableKind::Lora;
+        let trained = if of_lora { config.lora.train_text_encoder } else { config.trains_text_encoder() };
+        if config.trainable_kind() == TrainableKind::TextualInversion {
+            self.report(key, format!("`{key}` is set, but only words are trained")).hint = Some("remove it".to_owned());
+        } else if !trained {
             let section = if config.trainable_kind() == TrainableKind::Full { "full" } else { "lora" };
             self.report(key, format!("`{key}` is set, but the text encoder is not trained")).hint =
                 Some(format!("set `{section}.train_text_encoder = true`, or remove it"));

@@ -14,9 +14,13 @@ impl Checker<'_> {
             self.report(key, format!("`method = \"{}\"` reads no captions", config.method.name())).hint =
                 Some(format!("leave `{key}` out"));
         } else if config.data.cache_text_encoder_outputs && config.trains_text_encoder() {
-            let trained = config.trainable_kind().name();
-            self.report(key, "outputs of a text encoder that is trained cannot be kept: they change with it").hint =
-                Some(format!("leave `{key}` out, or set `{trained}.train_text_encoder = false`"));
+            let hint = match (config.learned_tokens(), config.trainable_kind().name()) {
+                ([], trained) => format!("leave `{key}` out, or set `{trained}.train_text_encoder = false`"),
+                _ => format!("leave `{key}` out"),
+            };
+            let what = if config.learned_tokens().is_empty() { "that is trained" } else { "that learns words" };
+            self.report(key, format!("outputs of a text encoder {what} cannot be kept: they change with it")).hint =
+                Some(hint);
         }
         for (index, subset) in config.data.subsets.iter().enumerate() {
             let key = format!("data.subsets.{index}.caption_variants");

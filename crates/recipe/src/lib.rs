@@ -15,6 +15,7 @@ mod check_order;
 mod check_parts;
 mod check_samples;
 mod check_text_cache;
+mod check_textual_inversion;
 mod checkpoint;
 mod clean;
 mod data;
@@ -45,6 +46,7 @@ mod samples;
 mod save;
 mod source;
 mod target;
+mod textual_inversion;
 mod timesteps;
 mod train;
 mod train_config;
@@ -94,6 +96,7 @@ pub use samples::{SamplerName, SamplesConfig};
 pub use save::SaveConfig;
 pub use source::{SOURCE_FILE_ENDINGS, SourceFormat, address_mistake, is_address, is_pattern};
 pub use target::matches_pattern;
+pub use textual_inversion::{CaptionTemplates, EmbeddingFormat, LearnedTokenConfig, TextualInversionConfig};
 pub use timesteps::{
     BiasStrategy, BiasedTimesteps, CubicEnd, CubicTimesteps, LogitNormalTimesteps, SigmoidTimesteps,
     TimestepDistribution, TimestepsConfig, UniformTimesteps,

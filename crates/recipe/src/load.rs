@@ -191,6 +191,11 @@ fn make_paths_absolute(config: &mut TrainConfig, document: &Document) {
             }
         }
     }
+    for (index, token) in config.textual_inversion.tokens.iter_mut().enumerate() {
+        if let Some(file) = &mut token.initial {
+            *file = absolute(file, &format!("textual_inversion.tokens.{index}.initial"));
+        }
+    }
     if let Some(folder) = config.data.cache_dir.as_mut().filter(|folder| !folder.as_os_str().is_empty()) {
         *folder = absolute(folder, "data.cache_dir");
     }

@@ -17,6 +17,8 @@ pub enum Method {
     Dreambooth,
     /// The autoencoder between pixels and latents.
     Vae,
+    /// Words that the frozen model does not know yet.
+    TextualInversion,
 }
 
 /// What carries the gradients.
@@ -29,6 +31,8 @@ pub enum TrainableKind {
     Full,
     /// The autoencoder's weights; see `[vae_objective]`.
     Vae,
+    /// Vectors of new words; see `[textual_inversion]`.
+    TextualInversion,
 }
 
 /// What the trained parts are asked for.
@@ -48,6 +52,7 @@ const METHODS: &[(Method, TrainableKind, ObjectiveKind)] = &[
     (Method::Full, TrainableKind::Full, ObjectiveKind::TextToImage),
     (Method::Dreambooth, TrainableKind::Full, ObjectiveKind::Dreambooth),
     (Method::Vae, TrainableKind::Vae, ObjectiveKind::Autoencoding),
+    (Method::TextualInversion, TrainableKind::TextualInversion, ObjectiveKind::TextToImage),
 ];
 
 impl Method {
@@ -58,6 +63,7 @@ impl Method {
             Method::Full => "full",
             Method::Dreambooth => "dreambooth",
             Method::Vae => "vae",
+            Method::TextualInversion => "textual_inversion",
         }
     }
 
@@ -76,6 +82,7 @@ impl TrainableKind {
             TrainableKind::Lora => "lora",
             TrainableKind::Full => "full",
             TrainableKind::Vae => "vae",
+            TrainableKind::TextualInversion => "textual_inversion",
         }
     }
 }
@@ -98,12 +105,13 @@ impl TrainConfig {
         self.method.pair().1
     }
 
-    /// Whether the text encoder learns, so that it runs inside every step.
+    /// Whether the text encoder or a word in it learns, so that it runs inside every step.
     pub fn trains_text_encoder(&self) -> bool {
         match self.trainable_kind() {
-            TrainableKind::Lora => self.lora.train_text_encoder,
+            TrainableKind::Lora => self.lora.train_text_encoder || !self.learned_tokens().is_empty(),
             TrainableKind::Full => self.full.train_text_encoder,
             TrainableKind::Vae => false,
+            TrainableKind::TextualInversion => true,
         }
     }
 
@@ -112,7 +120,7 @@ impl TrainConfig {
         match self.trainable_kind() {
             TrainableKind::Lora => self.lora.train_unet,
             TrainableKind::Full => self.full.train_unet,
-            TrainableKind::Vae => false,
+            TrainableKind::Vae | TrainableKind::TextualInversion => false,
         }
     }
 
@@ -121,7 +129,7 @@ impl TrainConfig {
         let own = match self.trainable_kind() {
             TrainableKind::Lora => self.lora.unet_learning_rate,
             TrainableKind::Full => self.full.unet_learning_rate,
-            TrainableKind::Vae => None,
+            TrainableKind::Vae | TrainableKind::TextualInversion => None,
         };
         own.unwrap_or(self.optimizer.learning_rate())
     }
@@ -131,7 +139,7 @@ impl TrainConfig {
         let own = match self.trainable_kind() {
             TrainableKind::Lora => self.lora.text_encoder_learning_rate,
             TrainableKind::Full => self.full.text_encoder_learning_rate,
-            TrainableKind::Vae => None,
+            TrainableKind::Vae | TrainableKind::TextualInversion => None,
         };
         own.unwrap_or(self.optimizer.learning_rate())
     }

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     BlocksConfig, CheckpointConfig, DataConfig, DebugConfig, DreamboothConfig, EmaConfig, FullConfig, LogConfig,
     LoraConfig, LossConfig, LrScheduleConfig, Method, ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig,
-    SamplesConfig, SaveConfig, TimestepsConfig, TrainSection, TrainableKind, VaeConfig, ValidationConfig,
+    SamplesConfig, SaveConfig, TextualInversionConfig, TimestepsConfig, TrainSection, TrainableKind, VaeConfig,
+    ValidationConfig,
 };
 
 /// A training run: what is trained, on what, how, and what it leaves behind.
@@ -23,7 +24,8 @@ pub struct TrainConfig {
     #[schemars(extend("x-other-names" = ["output_name"]))]
     pub name: String,
 
-    /// What is trained, and on what terms: a LoRA beside the frozen model, the model itself, a subject, or the autoencoder.
+    /// What is trained, and on what terms: a LoRA beside the frozen model, the model itself, a subject, the autoencoder, or words
+    /// that the model does not know.
     pub method: Method,
 
     /// What carries the gradients, where it is to be other than what `method` means. Absent: what it means.
@@ -48,6 +50,9 @@ pub struct TrainConfig {
 
     /// What is kept of the class while a subject is learned; read when `method = "dreambooth"`.
     pub dreambooth: DreamboothConfig,
+
+    /// Words to learn; read when words or a LoRA are trained.
+    pub textual_inversion: TextualInversionConfig,
 
     /// How fast the single blocks of the UNet learn.
     pub blocks: BlocksConfig,
@@ -111,6 +116,7 @@ impl Default for TrainConfig {
             lora: LoraConfig::default(),
             full: FullConfig::default(),
             dreambooth: DreamboothConfig::default(),
+            textual_inversion: TextualInversionConfig::default(),
             blocks: BlocksConfig::default(),
             vae_objective: VaeConfig::default(),
             optimizer: OptimizerConfig::default(),

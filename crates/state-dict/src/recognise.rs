@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::maps::lora_tensor::{LoraKind, LoraTensor};
-use crate::maps::{clip, lora_kohya, lora_peft, vae};
+use crate::maps::{clip, lora_kohya, lora_peft, textual_inversion, vae};
 use crate::reader::{Reader, TensorInfo};
 
 /// What a UNet takes in besides the noisy latents, told by its input channels.
@@ -91,9 +91,9 @@ pub enum FileKind {
         /// The rank of the first adapter that shows one.
         rank: Option<usize>,
     },
-    /// A learned word.
+    /// Learned words, mostly one.
     TextualInversion {
-        /// How many vectors it has.
+        /// How many vectors they have together.
         vectors: usize,
         /// Their width.
         width: usize,
@@ -221,7 +221,7 @@ pub fn recognise(reader: &dyn Reader) -> FileKind {
     if traced > 0 {
         return FileKind::Trace { steps: traced };
     }
-    textual_inversion(reader, &names).unwrap_or(FileKind::Unknown)
+    learned_words(reader, &names).unwrap_or(FileKind::Unknown)
 }
 
 /// `step.N.loss`, which a trace has once for each step.
@@ -230,10 +230,16 @@ fn is_traced_loss(name: &str) -> bool {
     number.is_some_and(|number| number.parse::<u64>().is_ok())
 }
 
-// kohya and A1111 write `emb_params`, OneTrainer `emp_params`; diffusers uses the word itself as the only name.
-fn textual_inversion(reader: &dyn Reader, names: &[&str]) -> Option<FileKind> {
-    let known = ["emb_params", "emp_params", "clip_l"].into_iter().find(|name| reader.info(name).is_some());
-    let name = match (known, names) {
+/// Files that say so, known names, and one tensor of a usual width without a module's path.
+fn learned_words(reader: &dyn Reader, names: &[&str]) -> Option<FileKind> {
+    let says_so = reader.metadata().get("modelspec.architecture").is_some_and(|it| it.ends_with("/textual-inversion"));
+    // SDXL's files have a second table for their other text encoder.
+    let name = ["emb_params", "emp_params", "clip_l"].into_iter().find(|name| reader.info(name).is_some());
+    if let (Ok(entries), true) = (textual_inversion::entries(reader), says_so) {
+        let vectors = entries.iter().map(|entry| entry.vectors).sum();
+        return Some(FileKind::TextualInversion { vectors, width: entries.first()?.width });
+    }
+    let name = match (name, names) {
         (Some(name), _) => name,
         (None, [only]) if !only.contains('.') => only,
         _ => return None,

@@ -31,6 +31,24 @@ pub enum Error {
         /// Tokens of one window, without its marks.
         at_once: usize,
     },
+    /// Something that cannot be a word of its own.
+    #[error("`{word}` cannot be a learned word: it {reason}")]
+    Word {
+        /// The word.
+        word: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A learned word whose token is there already.
+    #[error("`{word}` cannot be a learned word: the tokenizer has the token `{token}` already (number {id})")]
+    WordTaken {
+        /// The word.
+        word: String,
+        /// Its token, `word` or `word_1` …
+        token: String,
+        /// That token's number.
+        id: u32,
+    },
     /// A file's content is not what it should be.
     #[error("`{}`: {reason}", path.display())]
     BadFile {
@@ -49,6 +67,9 @@ impl Error {
             Error::MaxTokenLength { at_once: n, .. } => {
                 Some(format!("use {n}, {}, {} or another multiple", 2 * n, 3 * n))
             }
+            Error::WordTaken { word, .. } => Some(format!(
+                "choose a word that nobody uses, such as `<{word}>`; a file's can be renamed when it is loaded"
+            )),
             _ => None,
         }
     }

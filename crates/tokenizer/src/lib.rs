@@ -4,6 +4,7 @@ mod chunks;
 mod clip;
 mod error;
 mod fast_path;
+mod learned_words;
 mod prompt_weights;
 mod save;
 mod special;

@@ -20,6 +20,7 @@ pub(crate) struct TokenFiles {
 }
 
 /// The tokens that are looked for in a text before it is split into words.
+#[derive(Clone)]
 pub(crate) struct SpecialTokens {
     pub(crate) bos: AddedToken,
     pub(crate) eos: AddedToken,
@@ -30,6 +31,12 @@ pub(crate) struct SpecialTokens {
 }
 
 impl SpecialTokens {
+    /// All of them, as they are written.
+    pub(crate) fn contents(&self) -> impl Iterator<Item = &str> {
+        let named = [&self.bos, &self.eos, &self.unk, &self.pad];
+        named.into_iter().chain(self.added.values()).map(|token| token.content.as_str())
+    }
+
     /// CLIP's marks with another padding token.
     pub(crate) fn with_pad(pad: &str) -> SpecialTokens {
         let mut files = TokenFiles::default();

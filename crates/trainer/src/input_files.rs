@@ -12,14 +12,15 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
-    /// Starts on the configuration's model, VAE, first adapter and fused adapters.
+    /// Starts on the configuration's model, VAE, first adapter, fused adapters and first words.
     pub fn hash(config: &TrainConfig) -> Inputs {
         let mut files = Vec::new();
         if let Ok(ModelLocation::Path(model)) = ModelLocation::find(&config.model.path) {
             weights_below(&model, &mut files);
         }
         let fused = config.model.fuse.iter().map(|fused| &fused.path);
-        for path in config.model.vae.iter().chain(&config.lora.initial).chain(fused) {
+        let words = config.learned_tokens().iter().filter_map(|token| token.initial.as_ref());
+        for path in config.model.vae.iter().chain(&config.lora.initial).chain(fused).chain(words) {
             weights_below(path, &mut files);
         }
         let built_in = config.model.path.strip_prefix("builtin:").map(str::to_string);

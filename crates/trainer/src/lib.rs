@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod batches;
+mod caption_templates;
 mod class_images;
 mod error;
 mod input_files;

@@ -45,10 +45,12 @@ pub fn requests(pictures: &[Picture], prompt_reading: PromptReading) -> Vec<Requ
 pub fn draw(model: &StableDiffusion, requests: &[Request], folder: &Path) -> Result<Vec<RgbImage>> {
     fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
     let name = model.path.display().to_string();
+    let words = words_of(model);
+    let settings: Vec<(&str, String)> = words.into_iter().map(|words| ("Embeddings", words)).collect();
     let mut pictures = Vec::new();
     for request in requests {
         for (index, picture) in text_to_image(model, request)?.into_iter().enumerate() {
-            let text = parameters_text(model, &name, request, index, &[]);
+            let text = parameters_text(model, &name, request, index, &settings);
             let seed = request.seed.wrapping_add(index as u64);
             let path = folder.join(format!("{:02}-{seed}.png", pictures.len()));
             save_png(&path, &picture, &[("parameters", text)])?;
@@ -57,6 +59,13 @@ pub fn draw(model: &StableDiffusion, requests: &[Request], folder: &Path) -> Res
     }
     save_png(&folder.join("grid.png"), &sheet(&pictures), &[])?;
     Ok(pictures)
+}
+
+/// The words that a model has learned, with their vectors: `<cat> (2)`.
+fn words_of(model: &StableDiffusion) -> Option<String> {
+    let words: Vec<String> =
+        model.learned_words().into_iter().map(|(word, vectors)| format!("{word} ({vectors})")).collect();
+    (!words.is_empty()).then(|| words.join(" "))
 }
 
 /// Base above, result below, of the pictures in two folders that [`draw`] wrote: `target`. Nothing when the first

@@ -1,5 +1,6 @@
 //! Configuration → a run that is ready for its first step, in numbered steps.
 
+use crate::caption_templates::TemplateCaptions;
 use crate::class_images::with_class_images;
 use crate::error::{Error, Result};
 use crate::input_files::Inputs;
@@ -59,6 +60,8 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     let with_class = with_class_images(&config, &model, &folder.path)?;
     let (data, held_out) = open_data(&with_class, model.bucket_step())?;
     eprintln!("{}", data.report());
+    let captions = (0..data.images()).map(|image| data.caption(image));
+    config.check_words_are_used(captions).map_err(|(message, hint)| Error::Config { message, hint: Some(hint) })?;
     // 4 what is trained
     let trainable = trainable::build(&config, &model)?;
     record.phase("encode");
@@ -114,6 +117,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     };
     check_continuation(&folder.start, &manifest)?;
     let inputs = Inputs::hash(&config);
+    let templates = TemplateCaptions::of(&config);
     let trainer = Trainer {
         config,
         folder,
@@ -135,6 +139,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         prompt_reading,
         started,
         inputs,
+        templates,
     };
     trainer.run()
 }

@@ -1,6 +1,7 @@
 //! The run itself: epochs, what happens every so many steps, and the end.
 
 use crate::batches::{Batch, Batches};
+use crate::caption_templates::TemplateCaptions;
 use crate::error::{Error, Result};
 use crate::input_files::Inputs;
 use crate::objective::Objective;
@@ -56,6 +57,8 @@ pub(crate) struct Trainer {
     pub prompt_reading: PromptReading,
     pub started: Instant,
     pub inputs: Inputs,
+    /// Sentences in the place of captions.
+    pub templates: Option<TemplateCaptions>,
 }
 
 /// What stands behind the name of a product that holds the weights as trained, beside the one of averaged weights.
@@ -326,7 +329,11 @@ impl Trainer {
     fn take_batches(&self, batches: &mut Batches, position: &Position) -> Result<Vec<Batch>> {
         let left = self.data.batches_of_epoch(position.epoch) - position.batch;
         let count = (self.config.train.gradient_accumulation_steps as usize).clamp(1, left);
-        (0..count).map(|_| batches.next()).collect()
+        let mut taken = (0..count).map(|_| batches.next()).collect::<Result<Vec<_>>>()?;
+        if let Some(templates) = &self.templates {
+            taken.iter_mut().for_each(|batch| templates.apply(batch));
+        }
+        Ok(taken)
     }
 
     /// The rate of each group at `step`, counted from 0; 0 where nothing learns any more.

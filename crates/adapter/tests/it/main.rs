@@ -3,6 +3,7 @@
 mod dropout;
 mod files;
 mod kinds;
+mod learned_tokens;
 mod lora;
 mod merge;
 

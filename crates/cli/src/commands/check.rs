@@ -14,6 +14,7 @@ use crate::architecture::Shapes;
 use crate::args::{CheckArgs, ConfigArgs};
 use crate::estimate::{Trained, estimate};
 use crate::group_rates::GroupRates;
+use crate::learned_words;
 use crate::lora_targets::{adapters, idle_targets};
 use crate::model_parts::{ModelParts, count_parameters};
 use crate::{ExitCode, Failure, class_images, model_tokenizer, print_answer};
@@ -25,7 +26,7 @@ const USUAL_BUCKET_STEP: usize = 64;
 pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
     let config = load_or_explain(&args.config())?.config;
     let Examined { parts, data, trained } = examine(&config)?;
-    let tokenizer = model_tokenizer::of(&config.model)?;
+    let tokenizer = learned_words::tokenizer(&config, model_tokenizer::of(&config.model)?)?;
     let limit = model_tokenizer::token_limit(&tokenizer, config.model.max_token_length)?;
     let tokens = data.count_tokens(&tokenizer, limit);
     print_answer(&summary(&config, &parts, &trained, &data, &tokens));
@@ -50,6 +51,9 @@ pub(crate) fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
     let mut data = open_data(config, step).map_err(&mut keep).ok();
     if let Err((message, hint)) = config.check_images_are_used() {
         keep(Failure::new(ExitCode::Configuration, message).hint(hint));
+    }
+    if let (Ok(tokenizer), Some(data)) = (model_tokenizer::of(&config.model), &data) {
+        let _ = learned_words::check(config, &tokenizer, data).map_err(&mut keep);
     }
     if let (Some(length), Ok(tokenizer)) = (max_token_length(config), model_tokenizer::of(&config.model)) {
         let _ = tokenizer.windows_of(Some(length)).map_err(|error| keep(error.into()));
@@ -189,6 +193,8 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
                 }
             }
         }
+        // Added below, where they may stand beside a LoRA.
+        TrainableKind::TextualInversion => {}
         TrainableKind::Vae => {
             if let Some(mut shapes) = parts.vae.clone() {
                 if !config.vae_objective.train_encoder {
@@ -204,12 +210,21 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
             }
         }
     }
+    let width = parts.text_encoder.as_ref().and_then(learned_words::width);
+    if let (Some(width), false) = (width, config.learned_tokens().is_empty()) {
+        for learned_words::Word { word, vectors } in learned_words::of(config, width)? {
+            let what = format!("the word `{word}`, {vectors} vectors");
+            let state_bytes = optimizer.state_bytes(&[vectors, width]);
+            trained.push(TrainedPart { name: "text_encoder", what, parameters: vectors * width, state_bytes });
+        }
+    }
     if !trained.is_empty() {
         return Ok(trained);
     }
     let message = match config.trainable_kind() {
         TrainableKind::Lora => "the model holds no module that `lora` asks for",
         TrainableKind::Full => "`full.targets`, `full.freeze` and `[blocks]` leave nothing of the model to train",
+        TrainableKind::TextualInversion => "the model holds no text encoder that could learn a word",
         TrainableKind::Vae => "the model holds none of the networks that are to be trained",
     };
     Err(Failure::new(ExitCode::Configuration, message).hint(MODULE_PATHS))
@@ -347,6 +362,7 @@ fn written(config: &TrainConfig) -> String {
         }
         (TrainableKind::Vae, _) | (TrainableKind::Full, ModelFormat::SingleFile) => "a single-file model".to_owned(),
         (TrainableKind::Full, ModelFormat::Diffusers) => "a diffusers folder".to_owned(),
+        (TrainableKind::TextualInversion, _) => "the words' vectors".to_owned(),
     };
     let mut parts = vec![format!("{product} at the end{}", also(config.save.every()))];
     parts.push(match config.checkpoint.every() {

@@ -15,7 +15,8 @@ pub(crate) fn run(args: &SampleArgs) -> Result<(), Failure> {
         failures.push(Failure::new(ExitCode::Configuration, format!("`--model`: {message}")).maybe_hint(hint));
     }
     let files = args.lora.iter().map(|lora| ("--lora", lora.path.as_path()));
-    for (flag, path) in files.chain(args.vae.as_deref().map(|vae| ("--vae", vae))) {
+    let words = args.embedding.iter().map(|file| ("--embedding", file.path.as_path()));
+    for (flag, path) in files.chain(words).chain(args.vae.as_deref().map(|vae| ("--vae", vae))) {
         if !path.exists() {
             let message = format!("`{flag} {}` does not exist", path.display());
             failures.push(Failure::new(ExitCode::Configuration, message));

@@ -161,3 +161,28 @@ fn held_out_images_that_are_trained_on_as_well_are_named() {
                 `held-out/x.png` is `images/0.png`";
     assert!(answer.stdout.contains(told), "{}", answer.stdout);
 }
+
+#[test]
+fn words_to_learn_are_named_and_looked_for() {
+    let project = Project::new();
+    let learning = |word: &str| {
+        let token = format!("textual_inversion.tokens=[{{word='{word}', vectors=2}}]");
+        project.run(&["check", "run.toml", "--set", "method=textual_inversion", "--set", &token])
+    };
+    let answer = learning("quux");
+    assert_eq!(answer.code, Some(2), "{}", answer.stdout);
+    assert!(answer.stderr.contains("no caption holds `quux`, so nothing would be learned"), "{}", answer.stderr);
+    let answer = learning("a");
+    assert_eq!(answer.code, Some(2), "{}", answer.stdout);
+    assert!(
+        answer.stderr.contains("`textual_inversion.tokens.0.word`: `a` cannot be a learned word"),
+        "{}",
+        answer.stderr
+    );
+    project.write("images/0.txt", "poster, a quux");
+    let answer = learning("quux");
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    for part in ["text_encoder: the word `quux`, 2 vectors, 64 parameters", "the words' vectors at the end"] {
+        assert!(answer.stdout.contains(part), "`{part}` is not in\n{}", answer.stdout);
+    }
+}

@@ -157,5 +157,5 @@ fn a_file_that_is_no_product_is_refused_before_anything_is_measured() {
     let never = &mut |name: &str| panic!("measures {name}");
     let error = run(&config, &model(), &held_out(&config.data, 1), &[vae], never).unwrap_err();
     assert!(matches!(error, Error::NoProduct { .. }), "{error}");
-    assert!(error.to_string().ends_with("only whole models and LoRA files can be evaluated"), "{error}");
+    assert!(error.to_string().ends_with("only whole models, LoRA files and learned words can be evaluated"), "{error}");
 }

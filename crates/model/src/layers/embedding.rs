@@ -1,16 +1,25 @@
-//! Lookup table.
+//! Lookup table, with rows of their own for what was learned beyond it.
 
+use std::cell::RefCell;
 use tch::Tensor;
 
 /// Row `i` for the integer `i`.
 #[derive(Debug)]
 pub struct Embedding {
     weight: Tensor,
+    learned: RefCell<Option<LearnedRows>>,
+}
+
+/// Rows for the integers from `first` on.
+#[derive(Debug)]
+struct LearnedRows {
+    first: i64,
+    vectors: Vec<Tensor>,
 }
 
 impl Embedding {
     pub(crate) fn new(weight: Tensor) -> Embedding {
-        Embedding { weight }
+        Embedding { weight, learned: RefCell::default() }
     }
 
     /// `[rows, size]`.
@@ -18,8 +27,22 @@ impl Embedding {
         &self.weight
     }
 
-    /// ids: `[…]` integers → `[…, size]`.
+    /// Looks the integers from `first` on up in `vectors`, each `[n, size]`, one behind the other, whether or not the table has
+    /// rows for them; without vectors, none.
+    pub fn set_learned_rows(&self, first: i64, vectors: Vec<Tensor>) {
+        *self.learned.borrow_mut() = (!vectors.is_empty()).then_some(LearnedRows { first, vectors });
+    }
+
+    /// ids: `[…]` integers → `[…, size]`. Gradients reach the learned rows that were looked up, and the table where it is
+    /// trained.
     pub fn forward(&self, ids: &Tensor) -> Tensor {
-        Tensor::embedding(&self.weight, ids, -1, false, false)
+        let look_up = |rows: &Tensor, ids: &Tensor| Tensor::embedding(rows, ids, -1, false, false);
+        let learned = self.learned.borrow();
+        let Some(LearnedRows { first, vectors }) = learned.as_ref() else { return look_up(&self.weight, ids) };
+        let is_learned = ids.ge(*first);
+        let of_table = look_up(&self.weight, &ids.masked_fill(&is_learned, 0));
+        let of_words = look_up(&Tensor::cat(vectors, 0), &(ids - *first).clamp_min(0));
+        // In the wider of the two dtypes: vectors that are trained are f32 beside a table in the compute dtype.
+        of_words.where_self(&is_learned.unsqueeze(-1), &of_table)
     }
 }

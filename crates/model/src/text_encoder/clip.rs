@@ -124,6 +124,17 @@ impl ClipTextModel {
         &self.parameters
     }
 
+    /// Looks tokens from `first` on up in `vectors` (each `[n, hidden_size]`, one behind the other) instead of the token
+    /// embedding; without vectors, none.
+    pub fn set_learned_rows(&self, first: i64, vectors: Vec<Tensor>) {
+        self.token_embedding.set_learned_rows(first, vectors);
+    }
+
+    /// The token embedding, `[vocab_size, hidden_size]`.
+    pub fn token_embedding(&self) -> &Tensor {
+        self.token_embedding.weight()
+    }
+
     /// States after the embedding and after every layer, before the final norm: `num_hidden_layers + 1` tensors
     /// `[batch, tokens, hidden_size]`. ids: `[batch, tokens]`; `kind` is the compute dtype.
     pub fn hidden_states(&self, ids: &Tensor, kind: Kind, gradient_checkpointing: bool) -> Vec<Tensor> {

@@ -9,3 +9,4 @@ mod optimizers;
 mod parts;
 mod project;
 mod samples;
+mod textual_inversion;

@@ -7,6 +7,7 @@ pub mod lora_kohya;
 pub mod lora_peft;
 pub mod lora_tensor;
 pub mod peft_metadata;
+pub mod textual_inversion;
 pub mod vae;
 
 /// The number at the beginning of a dotted name and what follows its dot: `12.norm.weight` gives `(12, "norm.weight")`.

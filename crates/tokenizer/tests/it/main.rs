@@ -2,5 +2,6 @@
 
 mod fast_path;
 mod folder;
+mod learned_words;
 mod parity;
 mod words;

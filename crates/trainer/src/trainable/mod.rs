@@ -3,11 +3,13 @@
 mod full;
 mod groups;
 mod lora;
+mod textual_inversion;
 mod vae;
 
 use full::Full;
 use groups::GroupRates;
 use lora::LoraTrainable;
+use textual_inversion::{TextualInversion, WithWords};
 use vae::Vae;
 
 use crate::error::Result;
@@ -20,10 +22,15 @@ use tch::Kind;
 
 /// What carries the gradients of a run: the list's one place.
 pub fn build(config: &TrainConfig, model: &StableDiffusion) -> Result<Box<dyn Trainable>> {
-    Ok(match config.trainable_kind() {
+    let trained: Box<dyn Trainable> = match config.trainable_kind() {
         TrainableKind::Lora => Box::new(LoraTrainable::new(config, model)?),
         TrainableKind::Full => Box::new(Full::new(config, model)?),
         TrainableKind::Vae => Box::new(Vae::new(&config.vae_objective, config.optimizer.learning_rate(), model)),
+        TrainableKind::TextualInversion => return Ok(Box::new(TextualInversion::new(config, model)?)),
+    };
+    Ok(match config.learned_tokens().is_empty() {
+        true => trained,
+        false => Box::new(WithWords::new(trained, config, model)?),
     })
 }
 
@@ -62,7 +69,7 @@ pub trait Trainable {
     /// Names of the files that [`Trainable::save`] would write.
     fn product_names(&self, stem: &str) -> Vec<String>;
 
-    /// `lora` or `None`, for the product's ModelSpec architecture.
+    /// `lora`, `textual-inversion` or `None`, for the product's ModelSpec architecture.
     fn adapter_kind(&self) -> Option<&'static str> {
         None
     }

@@ -2,6 +2,7 @@
 
 mod cached_features;
 mod dreambooth;
+mod learned_words;
 mod masks;
 mod not_finite;
 mod parts;

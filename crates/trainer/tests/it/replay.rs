@@ -1,8 +1,10 @@
 //! The ten steps that diffusers and PEFT did, done again by a run with `debug.trace_inputs`: same losses, same weights.
 
+use sdtrain_adapter::{WordNaming, write_learned_words};
+use sdtrain_model::LearnedWord;
 use sdtrain_recipe::TrainConfig;
 use sdtrain_state_dict::maps::peft_metadata;
-use sdtrain_state_dict::{FromReader, Reader, SafetensorsFile, write_source};
+use sdtrain_state_dict::{FromReader, Reader, Renamed, SafetensorsFile, write_source};
 use sdtrain_torch_test_support::{Golden, assert_near, difference, fixture_folder};
 use sdtrain_trainer::{Outcome, ResumePolicy, RunOptions, train};
 use std::collections::BTreeMap;
@@ -34,7 +36,7 @@ pub fn project() -> TempDir {
     for number in 0..4u8 {
         let picture = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([number * 60, x as u8 * 8, y as u8 * 8]));
         picture.save(posters.join(format!("{number}.png"))).expect("there is room");
-        std::fs::write(posters.join(format!("{number}.txt")), "poster").expect("there is room");
+        std::fs::write(posters.join(format!("{number}.txt")), "poster, a <cat>, a snorp").expect("there is room");
     }
     folder
 }
@@ -42,6 +44,9 @@ pub fn project() -> TempDir {
 /// The adapters that the recorded run began with, as a file to begin with.
 fn write_initial(golden: &Golden, alpha: f64, path: &Path) {
     let initial = golden.under("initial.");
+    let is_adapter = |name: &str| name.contains(".lora_");
+    let initial = Renamed::new(initial, |name, info| is_adapter(name).then(|| (name.to_string(), info.shape.clone())))
+        .expect("names stay as they are");
     let rank = |part: &str| {
         let down = initial.names().into_iter().find(|name| name.starts_with(part) && name.contains(".lora_A."));
         down.map(|name| initial.info(name).expect("listed").shape[0])
@@ -73,6 +78,16 @@ pub fn run(name: &str, folder: &Path, changes: &[&str]) -> Result<SafetensorsFil
         let initial = folder.join("initial.safetensors");
         write_initial(&golden, load(&overrides).lora.effective_alpha(), &initial);
         overrides.push(format!("lora.initial={}", initial.display()));
+    }
+    // The words that it began with, one file each.
+    for (index, word) in golden.names_under("initial.text_encoder.learned_tokens.").into_iter().enumerate() {
+        let vectors = golden.tensor(&format!("initial.text_encoder.learned_tokens.{word}"));
+        let path = folder.join(format!("word-{index}.safetensors"));
+        let words = [LearnedWord { word: word.to_string(), vectors }];
+        write_learned_words(&path, &words, WordNaming::Word, Kind::Float, &BTreeMap::new()).expect("there is room");
+        let tokens = load(&overrides).textual_inversion.tokens;
+        let place = tokens.iter().position(|token| token.word == word).expect("the configuration names it");
+        overrides.push(format!("textual_inversion.tokens.{place}.initial={}", path.display()));
     }
     let output = folder.join("output");
     let options = RunOptions { output, device: "cpu".into(), resume: ResumePolicy::Auto };
@@ -160,6 +175,16 @@ fn dreambooth_steps_held_to_the_base_match_peft_with_its_adapters_off() {
 #[test]
 fn dreambooth_steps_of_the_whole_unet_held_to_a_frozen_copy_match_diffusers() {
     assert_same_steps("trace_base_prediction_full", &[], FP32);
+}
+
+#[test]
+fn steps_of_learned_words_match_diffusers() {
+    assert_same_steps("trace_textual_inversion", &[], FP32);
+}
+
+#[test]
+fn steps_of_a_lora_with_learned_words_match_diffusers_and_peft() {
+    assert_same_steps("trace_pivotal", &[], FP32);
 }
 
 #[test]

@@ -1,0 +1,93 @@
+//! The words that a run would learn, told from the configuration, the tokenizer and the headers of files.
+
+use std::path::Path;
+
+use sdtrain_data_loader::DataSet;
+use sdtrain_recipe::{LearnedTokenConfig, TrainConfig};
+use sdtrain_state_dict::SafetensorsFile;
+use sdtrain_state_dict::maps::textual_inversion::{WordEntry, entries};
+use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
+
+use crate::architecture::Shapes;
+use crate::{ExitCode, Failure};
+
+/// A word that would be learned.
+pub(crate) struct Word<'c> {
+    pub word: &'c str,
+    pub vectors: usize,
+}
+
+/// How many numbers a vector of this text encoder has.
+pub(crate) fn width(text_encoder: &Shapes) -> Option<usize> {
+    let (_, shape) = text_encoder.iter().find(|(name, _)| name.ends_with("embeddings.token_embedding.weight"))?;
+    shape.get(1).copied()
+}
+
+/// The words of `config` beside a text encoder of this width.
+pub(crate) fn of(config: &TrainConfig, width: usize) -> Result<Vec<Word<'_>>, Failure> {
+    let mut words = Vec::new();
+    for token in config.learned_tokens() {
+        words.push(Word { word: &token.word, vectors: vectors_of(token, Some(width))? });
+    }
+    Ok(words)
+}
+
+/// What is wrong with them: words that the tokenizer has already, that begin with nothing, or that no caption holds.
+pub(crate) fn check(config: &TrainConfig, tokenizer: &ClipTokenizer, data: &DataSet) -> Result<(), Failure> {
+    let wrong = |message: String| Failure::new(ExitCode::Configuration, message);
+    let mut failures = Vec::new();
+    for (index, token) in config.learned_tokens().iter().enumerate() {
+        let key = format!("textual_inversion.tokens.{index}");
+        if let Err(error) = tokenizer.with_words(&[(&token.word, 1)]) {
+            failures.push(wrong(format!("`{key}.word`: {error}")).maybe_hint(error.hint()));
+        }
+        let initial_words = token.initial_words.as_ref();
+        if let Some(words) = initial_words.filter(|words| tokenizer.token_count(words) == 0) {
+            failures.push(wrong(format!("`{key}.initial_words`: there is no word in \"{words}\"")));
+        }
+    }
+    let captions = (0..data.images()).map(|image| data.caption(image));
+    if let Err((message, hint)) = config.check_words_are_used(captions) {
+        failures.push(wrong(message).hint(hint));
+    }
+    failures.into_iter().reduce(Failure::and).map_or(Ok(()), Err)
+}
+
+/// The model's tokenizer with the words of `config`.
+pub(crate) fn tokenizer(config: &TrainConfig, tokenizer: ClipTokenizer) -> Result<ClipTokenizer, Failure> {
+    if config.learned_tokens().is_empty() {
+        return Ok(tokenizer);
+    }
+    let sizes = config.learned_tokens().iter().map(|token| Ok((token.word.as_str(), vectors_of(token, None)?)));
+    Ok(tokenizer.with_words(&sizes.collect::<Result<Vec<_>, Failure>>()?)?)
+}
+
+/// How many vectors a word has; those of a file must be as wide as the text encoder's.
+fn vectors_of(token: &LearnedTokenConfig, width: Option<usize>) -> Result<usize, Failure> {
+    let wanted = token.vectors.map(|vectors| vectors as usize);
+    let Some(path) = &token.initial else { return Ok(wanted.unwrap_or(1)) };
+    let unusable = |reason: String| Failure::new(ExitCode::Model, format!("`{}` {reason}", path.display()));
+    let found = entry_of(path, &token.word)?;
+    if let Some(width) = width.filter(|width| *width != found.width) {
+        let reason = format!("has vectors of {} numbers; this model's text encoder has {width}", found.width);
+        return Err(unusable(reason).hint("it was probably made for another base model"));
+    }
+    match wanted {
+        Some(wanted) if wanted != found.vectors => {
+            let reason = format!("has {} vectors for `{}`, but `vectors` is {wanted}", found.vectors, token.word);
+            Err(unusable(reason).hint("leave `vectors` out to take what the file has"))
+        }
+        _ => Ok(found.vectors),
+    }
+}
+
+/// The only word of a file, or the one of this name.
+fn entry_of(path: &Path, word: &str) -> Result<WordEntry, Failure> {
+    let file = SafetensorsFile::open(path)?;
+    let unusable = |reason: String| Failure::new(ExitCode::Model, format!("`{}` {reason}", path.display()));
+    let mut found = entries(&file).map_err(unusable)?;
+    if found.len() > 1 {
+        found.retain(|entry| entry.word.as_deref() == Some(word));
+    }
+    found.pop().ok_or_else(|| unusable(format!("holds several words, but not `{word}`")))
+}
