@@ -29,9 +29,12 @@ struct Found {
     alpha: Option<f64>,
 }
 
+/// Network and path of a layer, the size of its weight, and the matrices beside it.
+pub type LayerOfFile = (Part, String, Vec<i64>, LowRank);
+
 impl LowRank {
     /// All adapters of a plain LoRA of either form: network, path, size of the weight beside it, and its matrices.
-    pub fn read_all(file: &dyn Reader) -> Result<Vec<(Part, String, Vec<i64>, LowRank)>> {
+    pub fn read_all(file: &dyn Reader) -> Result<Vec<LayerOfFile>> {
         let does_not_fit = |reason: String| Error::DoesNotFit { file: file.path().display().to_string(), reason };
         let mut layers: BTreeMap<(Part, String), Found> = BTreeMap::new();
         for name in file.names() {

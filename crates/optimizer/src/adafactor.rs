@@ -50,7 +50,7 @@ impl Optimizer for Adafactor {
                 let step = &self.steps[update.index] + 1.0;
                 let mut size = self.step_size(&step, learning_rates[update.group]);
                 if self.config.scale_parameter {
-                    size = size * root_mean_square(parameter).clamp_min(scale_eps);
+                    size = &size * root_mean_square(parameter).clamp_min(scale_eps);
                 }
                 let beta2 = 1.0 - step.pow_tensor_scalar(self.config.decay_rate);
                 let squares = gradient.square() + square_eps;

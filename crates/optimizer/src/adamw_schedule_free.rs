@@ -76,7 +76,7 @@ impl Optimizer for AdamWScheduleFree {
                 let squares = exp_avg_sq * beta2 + update.gradient.square() * (1.0 - beta2);
                 let mut direction = update.gradient / ((&squares / correction).sqrt() + eps);
                 if weight_decay != 0.0 {
-                    direction = direction + y * weight_decay;
+                    direction = &direction + y * weight_decay;
                 }
                 commit.write(exp_avg_sq, &squares);
                 commit.write(y, &(y.lerp_tensor(z, share) + &direction * gradient_factor));

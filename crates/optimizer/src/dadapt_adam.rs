@@ -60,11 +60,11 @@ impl Optimizer for DAdaptAdam {
                 let (exp_avg, exp_avg_sq) = (&self.exp_avgs[update.index], &self.exp_avg_sqs[update.index]);
                 let sum = &self.sums[update.index];
                 let projected = gradient.flatten(0, -1).dot(&(sum / (exp_avg_sq.sqrt() + eps)).flatten(0, -1));
-                numerator = numerator + &dlr * projected.to_kind(Kind::Double);
+                numerator = &numerator + &dlr * projected.to_kind(Kind::Double);
                 commit.write(exp_avg, &(exp_avg * beta1 + &gradient * single(&(&dlr * (1.0 - beta1)))));
                 commit.write(exp_avg_sq, &(exp_avg_sq * beta2 + gradient.square() * (1.0 - beta2)));
                 let new_sum = sum * root_beta2 + gradient * single(&(&dlr * (1.0 - root_beta2)));
-                denominator = denominator + new_sum.abs().sum(Kind::Float).to_kind(Kind::Double);
+                denominator = &denominator + new_sum.abs().sum(Kind::Float).to_kind(Kind::Double);
                 commit.write(sum, &new_sum);
             }
 

@@ -74,13 +74,13 @@ impl Optimizer for Prodigy {
                 };
                 let part = sliced(&gradient, slice_p);
                 let way = &self.initial[index] - sliced(parameter, slice_p);
-                numerator = numerator + (&d / d0) * &dlr * part.dot(&way).to_kind(Kind::Double);
+                numerator = &numerator + (&d / d0) * &dlr * part.dot(&way).to_kind(Kind::Double);
                 let (exp_avg, exp_avg_sq) = (&self.exp_avgs[index], &self.exp_avg_sqs[index]);
                 commit.write(exp_avg, &(exp_avg * beta1 + &gradient * single(&(&d * (1.0 - beta1)))));
                 let squares = gradient.square() * single(&(d.square() * (1.0 - beta2)));
                 commit.write(exp_avg_sq, &(exp_avg_sq * beta2 + squares));
                 let sum = &self.sums[index] * beta3 + part * single(&part_of_sum);
-                denominator = denominator + sum.abs().sum(Kind::Float).to_kind(Kind::Double);
+                denominator = &denominator + sum.abs().sum(Kind::Float).to_kind(Kind::Double);
                 commit.write(&self.sums[index], &sum);
             }
 

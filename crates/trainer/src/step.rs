@@ -30,7 +30,7 @@ pub struct Step<'a> {
 }
 
 /// What a step measured.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct StepOutcome {
     /// Mean over the step's examples.
     pub loss: f64,
@@ -62,8 +62,8 @@ impl Step<'_> {
             inputs.push(prepared);
         }
         let loss = loss.expect("a step has at least one batch");
-        let (grad_norm, group_norms, skipped) = self.update(&loss, learning_rates)?;
-        Ok(StepOutcome { loss: loss.double_value(&[]), grad_norm, group_norms, skipped, inputs })
+        let update = self.update(&loss, learning_rates)?;
+        Ok(StepOutcome { loss: loss.double_value(&[]), inputs, ..update })
     }
 
     /// This batch's share of the step's loss, with its gradients added to the parameters'. Depends on tensors alone
@@ -77,7 +77,8 @@ impl Step<'_> {
         })?)
     }
 
-    fn update(&mut self, loss: &Tensor, learning_rates: &[f64]) -> Result<(f64, Vec<(String, f64)>, bool)> {
+    /// The outcome, as far as the update knows it.
+    fn update(&mut self, loss: &Tensor, learning_rates: &[f64]) -> Result<StepOutcome> {
         let gradients = gradients(self.optimizer.groups());
         if let Some(scaler) = &self.scaler {
             let _ = scaler.unscale(&gradients)?;
@@ -98,7 +99,7 @@ impl Step<'_> {
             self.trainable.after_optimizer_step()?;
         }
         let group_norms = group_norms.into_iter().map(|(name, norm)| (name, norm.double_value(&[]))).collect();
-        Ok((norm.double_value(&[]), group_norms, skipped))
+        Ok(StepOutcome { grad_norm: norm.double_value(&[]), group_norms, skipped, ..StepOutcome::default() })
     }
 
     /// The gradient norm of each group that has gradients, on the device.

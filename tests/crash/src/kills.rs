@@ -47,7 +47,7 @@ fn one_run(
     };
     // The prepared run has a third of the steps; some lives are to come to their end.
     let longest = if scene.known.saved.is_some() { longest / 2 } else { longest * 3 / 2 };
-    if run % 16 == 0 {
+    if run.is_multiple_of(16) {
         a_second_writer_is_refused(&scene)?;
     }
     for life in 0u32.. {

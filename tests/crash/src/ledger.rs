@@ -86,18 +86,26 @@ impl Ledger {
 
     /// The survival table, as it stands in docs/reliability.md.
     pub fn table(&self) -> Result<String, String> {
-        let mut rows: BTreeMap<(String, String), (u64, u64, u64, String, String)> = BTreeMap::new();
+        #[derive(Default)]
+        struct Sum {
+            tried: u64,
+            failures: u64,
+            seconds: u64,
+            date: String,
+            commit: String,
+        }
+        let mut rows: BTreeMap<(String, String), Sum> = BTreeMap::new();
         for line in self.lines()? {
-            let row = rows.entry((line.row, line.code)).or_default();
-            row.0 += line.count;
-            row.1 += line.failures;
-            row.2 += line.seconds;
-            (row.3, row.4) = (line.date, line.commit);
+            let sum = rows.entry((line.row, line.code)).or_default();
+            sum.tried += line.count;
+            sum.failures += line.failures;
+            sum.seconds += line.seconds;
+            (sum.date, sum.commit) = (line.date, line.commit);
         }
         let mut table =
             "| row | code | tried | failures | seconds | last on | at commit |\n|---|---|---|---|---|---|---|\n"
                 .to_owned();
-        for ((row, code), (tried, failures, seconds, date, commit)) in rows {
+        for ((row, code), Sum { tried, failures, seconds, date, commit }) in rows {
             table += &format!("| {row} | {code} | {tried} | {failures} | {seconds} | {date} | {commit} |\n");
         }
         Ok(table)

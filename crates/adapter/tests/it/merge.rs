@@ -273,7 +273,7 @@ fn adapters_of_every_kind_become_one_lora_by_their_singular_values() {
         }
         let mut sum = AdapterSum::default();
         sum.add(&lora, -0.5, "a file").expect("it fits");
-        let message = sum.concatenated().err().expect("no product of two matrices").to_string();
+        let message = sum.concatenated().expect_err("no product of two matrices").to_string();
         assert!(message.contains("has no low rank"), "{message}");
         let (layers, lost) = sum.truncated(128, 128).expect("numbers");
         assert!(lost.total < 1e-12, "{kind:?}: {lost:?}");

@@ -56,7 +56,8 @@ fn adapters_and_embeddings() {
         ("lora_te_text_model_encoder_layers_0_mlp_fc1.alpha", &[]),
     ]);
     assert_eq!(kohya, FileKind::KohyaLora { kind: LoraKind::Lora, modules: 2, rank: Some(4) });
-    let relatives: [(LoraKind, &[(&str, &[usize])], Option<usize>); 6] = [
+    type Tensors<'a> = &'a [(&'a str, &'a [usize])];
+    let relatives: [(LoraKind, Tensors, Option<usize>); 6] = [
         (
             LoraKind::Loha,
             &[("lora_unet_conv_in.hada_w1_a", &[4, 2]), ("lora_unet_conv_in.hada_w1_b", &[2, 36])],
