@@ -6,6 +6,10 @@ import torch
 import torch.nn.functional as F
 
 
+def at_least_fp32(tensor):
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 class DenoisingLoss:
     """What a run minimises, worked out from its configuration and diffusers' noise schedule alone."""
 
@@ -18,8 +22,8 @@ class DenoisingLoss:
         self.velocity = schedule.config.prediction_type == "v_prediction"
 
     def example_losses(self, prediction, target, timesteps, mask=None):
-        """Means over channels and places, before any weight: `[batch]`, fp32."""
-        found = self._distances(prediction.float(), target.float(), timesteps)
+        """Means over channels and places, before any weight: `[batch]`, fp32 or, of such, fp64."""
+        found = self._distances(at_least_fp32(prediction), at_least_fp32(target), timesteps)
         if mask is not None:
             factor = mask.clamp(min=self.loss.get("unmasked_weight", 0.0))
             found = found * factor

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from denoising_loss import DenoisingLoss
+from denoising_loss import DenoisingLoss, at_least_fp32
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.utils import logging
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# fp64 is for the truth that two runs in fp32 are held against, no run of the program has it.
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # SD1's own, where a single file brings no scheduler_config.json.
 SD1_SCHEDULE = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 
@@ -40,6 +41,9 @@ class Settings:
     device: str = "cpu"
     words: tuple = ()
     config: dict = field(default_factory=dict)
+
+    def trained_dtype(self):
+        return torch.float64 if self.compute == "fp64" else torch.float32
 
     @staticmethod
     def from_config(config, **overrides):
@@ -154,7 +158,7 @@ def attach_adapters(module, tensors, settings):
         inside = f"{name}.weight" if of_dora else name
         inside = inside.replace(".weight", ".default.weight") if of_lora else f"{name}.default"
         parameter = parameters[inside]
-        parameter.data = value.clone().float()
+        parameter.data = value.to(settings.trained_dtype(), copy=True)
         trained[name] = parameter.requires_grad_(True)
     attached = sum(".default" in name for name in parameters)
     assert attached == len(tensors), f"PEFT attached {attached} tensors, the trace has {len(tensors)}"
@@ -168,7 +172,7 @@ class LearnedWords:
     """Words added as diffusers' textual inversion does it: the whole embedding is trained, and after each step every row but
     the words' is put back."""
 
-    def __init__(self, model, text_encoder, initial, words):
+    def __init__(self, model, text_encoder, initial, words, dtype):
         """`initial`: the vectors by their names in a trace; `words`: in the order in which they were added."""
         from transformers import CLIPTokenizer
 
@@ -184,7 +188,7 @@ class LearnedWords:
         rows = max(len(tokenizer), table.num_embeddings)
         text_encoder.resize_token_embeddings(rows, mean_resizing=False)
         self.parameter = text_encoder.get_input_embeddings().weight.requires_grad_(True)
-        self.parameter.data = self.parameter.data.float()
+        self.parameter.data = self.parameter.data.to(dtype)
         self.put(initial)
         self.original = self.parameter.data.clone()
         self.others = torch.ones(rows, dtype=torch.bool)
@@ -193,7 +197,7 @@ class LearnedWords:
 
     def put(self, initial):
         for name, ids in self.rows.items():
-            self.parameter.data[ids] = initial[name].float().to(self.parameter.device)
+            self.parameter.data[ids] = initial[name].to(self.parameter)
 
     def own_gradient_only(self):
         """diffusers' script does not clip; where a run does, only the words' gradient is a part of the norm."""
@@ -204,7 +208,7 @@ class LearnedWords:
         self.parameter.data[self.others] = self.original[self.others].to(self.parameter.device)
 
     def weights(self):
-        return {name: self.parameter.detach()[ids].cpu().float().clone() for name, ids in self.rows.items()}
+        return {name: self.parameter.detach()[ids].cpu() for name, ids in self.rows.items()}
 
 
 class Trainee:
@@ -236,7 +240,7 @@ class Trainee:
             self.trained |= {tensors[inner][0]: parameter for inner, parameter in self.groups[part].items()}
         # Behind the others, as the program has its groups.
         of_words = any(name.startswith(LEARNED) for name in initial)
-        self.words = LearnedWords(model, self.text_encoder, initial, settings.words) if of_words else None
+        self.words = LearnedWords(model, self.text_encoder, initial, settings.words, settings.trained_dtype()) if of_words else None
         if self.words:
             self.groups["learned_tokens"] = {"embedding": self.words.parameter}
         left = set(initial) - set(self.trained) - set(self.words.rows if self.words else [])
@@ -261,15 +265,15 @@ class Trainee:
             trained = attach_adapters(module, values, self.settings)
         else:
             parameters = dict(module.named_parameters())
-            if not values:
+            if not values or self.compute == torch.float64:
                 module.to(self.compute)
             trained = {}
             for name, value in values.items():
-                parameters[name].data = value.clone().float()
+                parameters[name].data = value.to(self.settings.trained_dtype(), copy=True)
                 trained[name] = parameters[name].requires_grad_(True)
         module.to(self.settings.device)
         for parameter in trained.values():
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(self.settings.trained_dtype())
         if self.settings.gradient_checkpointing and trained:
             module.train()
             enable = getattr(module, "enable_gradient_checkpointing", None) or module.gradient_checkpointing_enable
@@ -283,6 +287,12 @@ class Trainee:
         if self.words:
             self.words.put(self.initial)
         self.optimizer.state.clear()
+
+    def autocast(self):
+        of_16_bits = self.compute in (torch.bfloat16, torch.float16)
+        dtype = self.compute if of_16_bits else torch.bfloat16
+        device = self.settings.device.split(":")[0]
+        return torch.autocast(device, dtype=dtype, enabled=self.settings.autocast and of_16_bits)
 
     def states(self, inputs, prefix=""):
         """What the UNet attends to; `prior_` is the prefix of the class prompt's inputs."""
@@ -299,14 +309,10 @@ class Trainee:
         return states * inputs["prompt_weights"][..., None] if "prompt_weights" in inputs else states
 
     def example_losses(self, inputs):
-        """Weighted loss of each example, in fp32."""
+        """Weighted loss of each example, in fp32 (fp64 where all is)."""
         latents, noise, timesteps = inputs["latents"], inputs["noise"], inputs["timesteps"]
         noisy_latents = self.schedule.add_noise(latents, inputs.get("input_noise", noise), timesteps)
-        with torch.autocast(
-            self.settings.device.split(":")[0],
-            dtype=self.compute,
-            enabled=self.settings.autocast and self.compute != torch.float32,
-        ):
+        with self.autocast():
             states = self.states(inputs)
             if not self.settings.autocast:
                 noisy_latents, states = noisy_latents.to(self.compute), states.to(self.compute)
@@ -327,16 +333,12 @@ class Trainee:
     def prior_losses(self, inputs, noisy_latents):
         """Distance of the answer to the class prompt from the untrained model's, weighted, of each example."""
         timesteps = inputs["timesteps"]
-        with torch.autocast(
-            self.settings.device.split(":")[0],
-            dtype=self.compute,
-            enabled=self.settings.autocast and self.compute != torch.float32,
-        ):
+        with self.autocast():
             with torch.no_grad(), self.base() as unet:
                 target = unet(noisy_latents, timesteps, encoder_hidden_states=inputs["prior_base_hidden_states"]).sample
             states = self.states(inputs, "prior_")
             prediction = self.unet(noisy_latents, timesteps, encoder_hidden_states=states).sample
-        squares = F.mse_loss(prediction.float(), target.float(), reduction="none")
+        squares = F.mse_loss(at_least_fp32(prediction), at_least_fp32(target), reduction="none")
         return squares.flatten(1).mean(1) * inputs["prior_loss_weights"]
 
     @contextmanager
@@ -361,7 +363,7 @@ class Trainee:
         examples = sum(len(inputs["timesteps"]) for inputs in micro_batches)
         loss = 0.0
         for inputs in micro_batches:
-            inputs = {name: value.to(self.settings.device) for name, value in inputs.items()}
+            inputs = {name: self._as_input(value) for name, value in inputs.items()}
             part = self.example_losses(inputs).sum() / examples
             (part * self.loss_scale).backward()
             loss += part.detach()
@@ -382,6 +384,10 @@ class Trainee:
         self.optimizer.zero_grad(set_to_none=True)
         return float(loss), float(grad_norm)
 
+    def _as_input(self, value):
+        dtype = torch.float64 if self.compute == torch.float64 and value.is_floating_point() else value.dtype
+        return value.to(self.settings.device, dtype)
+
     def weights(self):
-        trained = {name: parameter.detach().cpu().float().clone() for name, parameter in self.trained.items()}
+        trained = {name: parameter.detach().cpu().clone() for name, parameter in self.trained.items()}
         return trained | (self.words.weights() if self.words else {})

@@ -22,9 +22,10 @@ impl GroupNorm {
         let kind = input.kind();
         let (weight, bias) = (as_kind(&self.weight, kind), as_kind(&self.bias, kind));
         // libtorch's backward for channels_last writes to the gradient of the input even where nobody asked for it: a crash where
-        // this is the first trained layer behind frozen ones.
+        // this is the first trained layer behind frozen ones. A leaf that asks for it changes no number, nor the layout that a
+        // block run again in backward must find again.
         let is_first_trained = self.weight.requires_grad() && !input.requires_grad();
-        let input = if is_first_trained { input.contiguous() } else { input.shallow_clone() };
+        let input = if is_first_trained { input.detach().set_requires_grad(true) } else { input.shallow_clone() };
         input.group_norm(self.groups, Some(&weight), Some(&bias), self.eps, true)
     }
 }

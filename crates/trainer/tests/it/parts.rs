@@ -47,7 +47,6 @@ impl Project {
         let mut overrides = vec![
             format!("debug.trace={}", trace.display()),
             "debug.trace_steps=100".to_string(),
-            "train.threads=1".to_string(),
         ];
         if !changes.iter().any(|change| change.starts_with("model.path")) {
             overrides.push(format!("model.path={}", tiny().display()));
