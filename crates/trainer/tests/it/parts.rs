@@ -44,10 +44,7 @@ impl Project {
 
     fn run_from(&self, output: &str, changes: &[&str], resume: ResumePolicy) -> Result<SafetensorsFile, String> {
         let trace = self.path(&format!("{output}.trace"));
-        let mut overrides = vec![
-            format!("debug.trace={}", trace.display()),
-            "debug.trace_steps=100".to_string(),
-        ];
+        let mut overrides = vec![format!("debug.trace={}", trace.display()), "debug.trace_steps=100".to_string()];
         if !changes.iter().any(|change| change.starts_with("model.path")) {
             overrides.push(format!("model.path={}", tiny().display()));
         }
