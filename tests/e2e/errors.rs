@@ -122,3 +122,12 @@ fn a_model_that_is_not_supported_is_refused_by_name() {
     refused("in_channels", 9, "9 input channels");
     refused("cross_attention_dim", 1024, "SD2");
 }
+
+#[test]
+fn more_sampling_steps_than_the_sampler_has_are_refused_before_anything_is_encoded() {
+    let project = Project::new();
+    let changes = ["--set", "samples.steps=1001", "--set", "samples.at_start=false"];
+    let (_, said) = project.expect(2, &[&["--config", "run.toml"], &changes[..]].concat());
+    assert!(said.contains("`samples.steps`") && said.contains("1001 steps over 1000"), "{said}");
+    assert!(!said.contains("images found"), "the data were opened: {said}");
+}

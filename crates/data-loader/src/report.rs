@@ -111,7 +111,7 @@ impl DataReport {
 
 impl fmt::Display for DataReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} images found, {} kept", self.found, self.kept)?;
+        write!(f, "{} found, {} kept", counted(self.found, "image"), self.kept)?;
         if self.regularization > 0 {
             write!(f, " ({} of them for regularization)", self.regularization)?;
         }
@@ -120,7 +120,8 @@ impl fmt::Display for DataReport {
         let sizes_differ = self.buckets.iter().any(|bucket| bucket.batch_size != self.buckets[0].batch_size);
         for bucket in &self.buckets {
             let (width, height) = bucket.size;
-            write!(f, "\n  bucket {width} × {height}: {} images, {} batches", bucket.images, bucket.batches)?;
+            let (images, batches) = (counted(bucket.images, "image"), counted(bucket.batches, "batch"));
+            write!(f, "\n  bucket {width} × {height}: {images}, {batches}")?;
             if sizes_differ {
                 write!(f, " of {}", bucket.batch_size)?;
             }
@@ -152,6 +153,16 @@ impl fmt::Display for DataReport {
     }
 }
 
+/// `1 image`, `2 batches`.
+pub fn counted(number: usize, thing: &str) -> String {
+    let ending = match (number, thing.ends_with("ch")) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{number} {thing}{ending}")
+}
+
 /// `, 8 with repeats; 2 to 3 batches an epoch`: the fewest and the most visits and batches of an epoch.
 pub fn epoch_in_words(kept: usize, visits: (usize, usize), batches: (usize, usize)) -> String {
     let span = |(least, most): (usize, usize)| match least == most {
@@ -159,15 +170,16 @@ pub fn epoch_in_words(kept: usize, visits: (usize, usize), batches: (usize, usiz
         false => format!("{least} to {most}"),
     };
     let repeats = if visits == (kept, kept) { String::new() } else { format!(", {} with repeats", span(visits)) };
-    format!("{repeats}; {} batches an epoch", span(batches))
+    let plural = if batches == (1, 1) { "batch" } else { "batches" };
+    format!("{repeats}; {} {plural} an epoch", span(batches))
 }
 
 /// What becomes of images that fill no batch; nothing where there are none.
 pub fn left_over_in_words(left_over: usize, carries: bool) -> String {
-    match (left_over, carries) {
-        (0, _) => String::new(),
-        (_, true) => format!(", {left_over} images of the first fill no batch and wait for the next"),
-        (_, false) => format!(", {left_over} images of the first fill no batch and are left out of it"),
+    let end = if carries { "waiting for the next epoch" } else { "left out" };
+    match left_over {
+        0 => String::new(),
+        _ => format!(", {} of the first in no batch, {end}", counted(left_over, "image")),
     }
 }
 
@@ -201,7 +213,7 @@ mod tests {
             warnings: vec!["look here".to_owned()],
         };
         let expected = "5 images found, 4 kept (1 of them for regularization), 8 with repeats; 2 batches an epoch, \
-            2 images of the first fill no batch and are left out of it\
+            2 images of the first in no batch, left out\
             \n  bucket 64 × 96: 4 images, 2 batches\
             \n  captions: 3 from files (2 `.long`, 3 `.txt`), 1 missing, trained on the empty prompt\
             \n  left out: `a.png`: is an empty file\
@@ -217,8 +229,8 @@ mod tests {
             ..report
         };
         let first = "5 images found, 4 kept (1 of them for regularization), 8 to 9 with repeats; 2 to 3 batches an epoch, \
-            2 images of the first fill no batch and wait for the next\
-            \n  bucket 64 × 96: 4 images, 2 batches of 3\n  bucket 128 × 128: 1 images, 1 batches of 1\n";
+            2 images of the first in no batch, waiting for the next epoch\
+            \n  bucket 64 × 96: 4 images, 2 batches of 3\n  bucket 128 × 128: 1 image, 1 batch of 1\n";
         assert!(report.to_string().starts_with(first), "{report}");
     }
 }

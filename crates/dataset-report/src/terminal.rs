@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use sdtrain_data_loader::{epoch_in_words, left_over_in_words};
+use sdtrain_data_loader::{counted, epoch_in_words, left_over_in_words};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::Inspection;
@@ -41,7 +41,7 @@ impl Inspection {
     }
 
     fn headline(&self) -> String {
-        let mut text = format!("{} images found, {} kept", self.found, self.kept);
+        let mut text = format!("{} found, {} kept", counted(self.found, "image"), self.kept);
         if self.unused > 0 {
             let _ = write!(text, " ({} regularization images are not needed)", self.unused);
         }

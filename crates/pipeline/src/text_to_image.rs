@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use image::RgbImage;
-use sdtrain_diffusion::sampler;
+use sdtrain_diffusion::{Sampler, SchedulerConfig, sampler};
 use sdtrain_model::unet::repeated_timestep;
 use sdtrain_model::{PromptReading, StableDiffusion};
 use sdtrain_recipe::SamplerName;
@@ -54,6 +54,15 @@ pub fn pictures_at_once(width: u32, height: u32) -> usize {
     (PIXELS / (u64::from(width) * u64::from(height)).max(1)).clamp(1, 16) as usize
 }
 
+/// The sampler of that name, or the model's own, over the model's schedule. Fails where it cannot take so many steps.
+pub fn sampler_for(scheduler: &SchedulerConfig, name: Option<SamplerName>, steps: usize) -> Result<Box<dyn Sampler>> {
+    let config = scheduler.for_stable_diffusion();
+    Ok(match name {
+        Some(name) => sampler::build(name, &config, steps)?,
+        None => sampler::from_class(&config, steps)?,
+    })
+}
+
 /// The pictures before decoding, all in one batch: scaled latents `[pictures, channels, height/f, width/f]`, f32.
 pub fn denoised_latents(model: &StableDiffusion, request: &Request) -> Result<Tensor> {
     let factor = model.downscale_factor();
@@ -61,11 +70,7 @@ pub fn denoised_latents(model: &StableDiffusion, request: &Request) -> Result<Te
     if width == 0 || height == 0 || !width.is_multiple_of(factor) || !height.is_multiple_of(factor) {
         return Err(Error::Size { width: request.width, height: request.height, step: factor });
     }
-    let config = model.scheduler.for_stable_diffusion();
-    let mut sampler = match request.sampler {
-        Some(name) => sampler::build(name, &config, request.steps)?,
-        None => sampler::from_class(&config, request.steps)?,
-    };
+    let mut sampler = sampler_for(&model.scheduler, request.sampler, request.steps)?;
     let count = request.prompts.len();
     let shape = [1, model.unet.config().out_channels, (height / factor) as i64, (width / factor) as i64];
     let mut noise = SeededNoise::draw(request.seed, count, &shape, sampler.timesteps().len());

@@ -1,9 +1,7 @@
 //! What the types cannot say about words that are learned.
 
 use crate::check::Checker;
-use crate::{
-    CaptionTemplates, LearnedTokenConfig, ObjectiveKind, Prior, TextualInversionConfig, TrainConfig, TrainableKind,
-};
+use crate::{CaptionTemplates, LearnedTokenConfig, TextualInversionConfig, TrainConfig, TrainableKind};
 
 /// A prompt has 75 tokens in all; a word that fills it leaves no room for anything else.
 const MOST_VECTORS: u32 = 64;
@@ -40,9 +38,7 @@ impl Checker<'_> {
             )
             .hint = Some("write captions that say which word an image shows".to_owned());
         }
-        let of_class =
-            config.objective_kind() == ObjectiveKind::Dreambooth && config.dreambooth.prior == Prior::ClassImages;
-        let are_others = of_class || config.data.subsets.iter().any(|it| it.is_regularization);
+        let are_others = config.uses_class_images() || config.data.subsets.iter().any(|it| it.is_regularization);
         if section.templates != CaptionTemplates::Captions && are_others {
             let message = "a template captions all images alike, but regularization images do not show the word";
             self.report("textual_inversion.templates", message).hint =

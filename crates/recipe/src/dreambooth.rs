@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Picture, SamplePrompt, SamplerName, SamplesConfig, SourceFormat, Subset, TrainConfig};
+use crate::{ObjectiveKind, Picture, SamplePrompt, SamplerName, SamplesConfig, SourceFormat, Subset, TrainConfig};
 
 /// What keeps the class of the subject as the model knows it (Ruiz et al. 2022, arXiv:2208.12242); read when
 /// `method = "dreambooth"`. The images of the subject are the subsets of `[data]`, their prompt is `class_tokens` there, and
@@ -112,6 +112,11 @@ impl ClassPrompt {
 }
 
 impl TrainConfig {
+    /// Whether class images are trained on beside those of the subject.
+    pub fn uses_class_images(&self) -> bool {
+        self.objective_kind() == ObjectiveKind::Dreambooth && self.dreambooth.prior == Prior::ClassImages
+    }
+
     /// The class images that `[dreambooth]` asks for, in order, as large as the images of the subject are made.
     pub fn class_pictures(&self) -> Vec<Picture> {
         let dreambooth = &self.dreambooth;

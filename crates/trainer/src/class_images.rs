@@ -7,7 +7,7 @@ use sdtrain_data_loader::EXTENSIONS;
 use sdtrain_evaluate::prompt_reading;
 use sdtrain_model::StableDiffusion;
 use sdtrain_pipeline::{Request, parameters_text, pictures_at_once, png_texts, sampler_name, save_png, text_to_image};
-use sdtrain_recipe::{ObjectiveKind, Prior, TrainConfig};
+use sdtrain_recipe::TrainConfig;
 use sdtrain_torch::tensor_to_bytes;
 use serde_json::{Map, Value, json};
 use std::fs;
@@ -23,7 +23,7 @@ const TABLE: &str = "class_images.jsonl";
 /// left as it is.
 pub(crate) fn with_class_images(config: &TrainConfig, model: &StableDiffusion, output: &Path) -> Result<TrainConfig> {
     let mut config = config.clone();
-    if config.objective_kind() != ObjectiveKind::Dreambooth || config.dreambooth.prior != Prior::ClassImages {
+    if !config.uses_class_images() {
         return Ok(config);
     }
     let absolute = |path: &Path| std::path::absolute(path).map_err(|error| Error::storage(path, error));

@@ -19,6 +19,7 @@ use sdtrain_diffusion::{NoiseSchedule, PredictionType, SchedulerConfig};
 use sdtrain_evaluate::{DenoisingLoss, prompt_reading};
 use sdtrain_model::{LoadOptions, StableDiffusion, load, load_edited};
 use sdtrain_optimizer::{Ema, GradScaler, build};
+use sdtrain_pipeline::sampler_for;
 use sdtrain_recipe::{DataConfig, FloatType, Init, ModelLocation, TrainConfig, TrainableKind};
 use sdtrain_run_log::{Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name};
 use std::collections::BTreeMap;
@@ -245,6 +246,14 @@ fn check_against_model(config: &TrainConfig, model: &StableDiffusion) -> Result<
         };
         if let Some((_, message, hint)) = config.loss.contradiction(prediction_type, rescaled) {
             return wrong(message, hint);
+        }
+    }
+    let class_images = if config.uses_class_images() { config.class_pictures() } else { Vec::new() };
+    for (keys, pictures) in [("samples", config.sample_pictures()), ("dreambooth", class_images)] {
+        for picture in pictures {
+            if let Err(error) = sampler_for(scheduler, picture.sampler, picture.steps as usize) {
+                return wrong(format!("`{keys}.steps`, `{keys}.sampler`: {error}"), "20 to 50 steps are usual");
+            }
         }
     }
     let layers = model.text_encoder.config().num_hidden_layers;

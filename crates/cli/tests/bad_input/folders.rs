@@ -10,7 +10,7 @@ use crate::corpus::{Case, Verdict};
 use crate::images::png;
 
 const NO_IMAGES: Verdict = Verdict::Refused(3, "no images found in");
-const ONE: Verdict = Verdict::Accepted("1 images found, 1 kept");
+const ONE: Verdict = Verdict::Accepted("1 image found, 1 kept");
 
 pub fn cases() -> Vec<Case> {
     let mut cases = nothing_there();

@@ -255,7 +255,7 @@ fn damaged() -> Vec<Case> {
 
 /// Odd, and fine; or too small to learn from.
 fn unusual() -> Vec<Case> {
-    let fine = Verdict::Accepted("1 images found, 1 kept");
+    let fine = Verdict::Accepted("1 image found, 1 kept");
     let of_size = |width: u32, height: u32| {
         let mut bytes = Cursor::new(Vec::new());
         RgbImage::new(width, height).write_to(&mut bytes, ImageFormat::Png).unwrap();

@@ -39,7 +39,7 @@ fn epochs_that_differ_in_length_are_counted_one_by_one() {
     let answer = Project::new().run(&args);
     assert_eq!(answer.code, Some(0), "{}", answer.stderr);
     for part in [
-        "4 kept; 1 to 2 batches an epoch, 1 images of the first fill no batch and wait for the next",
+        "4 kept; 1 to 2 batches an epoch, 1 image of the first in no batch, waiting for the next epoch",
         // 4 images are one batch, one, and two.
         "4 of up to 3 images, 1 to 2 an epoch, 3.0 epochs",
     ] {
@@ -54,7 +54,7 @@ fn the_largest_batch_of_all_subsets_counts() {
     project.write("run.toml", &CONFIG.replace("repeats = 2", own));
     let answer = project.run(&["check", "run.toml"]);
     assert_eq!(answer.code, Some(0), "{}", answer.stderr);
-    for part in ["bucket 64 × 64: 4 images, 8 batches of 1", "bucket 128 × 128: 4 images, 1 batches of 4"] {
+    for part in ["bucket 64 × 64: 4 images, 8 batches of 1", "bucket 128 × 128: 4 images, 1 batch of 4"] {
         assert!(answer.stdout.contains(part), "`{part}` is not in\n{}", answer.stdout);
     }
     assert!(answer.stdout.contains("20 of up to 4 images, 9 an epoch"), "{}", answer.stdout);

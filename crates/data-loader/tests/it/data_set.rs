@@ -145,7 +145,7 @@ fn dropped_leftovers_are_reported() {
     let data = open(&DataConfig { leftovers: Leftovers::Drop, ..folder.config() });
     assert_eq!((data.report().left_over, data.batches_of_epoch(0)), (1, 2));
     assert_eq!(data.epoch_plan(0).len(), 2);
-    assert!(data.report().to_string().contains("1 images of the first fill no batch and are left out of it"));
+    assert!(data.report().to_string().contains("1 image of the first in no batch, left out"));
 }
 
 #[test]

@@ -192,7 +192,7 @@ fn epochs_that_carry_differ_in_their_batches_and_steps_are_counted_as_they_are()
     assert_eq!(data.total_steps(&TrainSection { max_epochs: None, max_steps: Some(3), ..train }), 3);
     let report = data.report();
     assert_eq!((report.batches_per_epoch, report.batches_in_epochs, report.left_over), (2, (2, 3), 1));
-    assert!(report.to_string().contains("2 to 3 batches an epoch, 1 images of the first fill no batch and wait"));
+    assert!(report.to_string().contains("2 to 3 batches an epoch, 1 image of the first in no batch, waiting"));
 }
 
 #[test]

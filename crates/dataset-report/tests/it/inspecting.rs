@@ -210,8 +210,7 @@ fn what_waits_and_what_is_not_needed_is_said_as_a_run_has_it() {
     let folder = with_copies();
     let config = folder.config();
     let inspection = inspect(&DataConfig { batch_size: 2, leftovers: Leftovers::Carry, ..config.clone() });
-    let first =
-        "5 images found, 5 kept; 2 to 3 batches an epoch, 1 images of the first fill no batch and wait for the next\n";
+    let first = "5 images found, 5 kept; 2 to 3 batches an epoch, 1 image of the first in no batch, waiting for the next epoch\n";
     assert!(inspection.text(80).starts_with(first), "{}", inspection.text(80));
     assert!(inspection.carries);
 

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use sdtrain_data_loader::counted;
 use sdtrain_dataset_report::clean::{Moved, Plan, Removal, apply, undo};
 use sdtrain_dataset_report::{Depth, DroppedImage, Survey, table};
 use sdtrain_recipe::CleanConfig;
@@ -80,7 +81,8 @@ fn override_with(clean: &mut CleanConfig, options: &CleanOptions) {
 
 fn in_words(plan: &Plan, moved: Option<&Moved>) -> String {
     let out = plan.removals.len();
-    let mut text = format!("{} images looked at: {out} to take out, {} stay\n", plan.found, plan.found - out);
+    let mut text =
+        format!("{} looked at: {out} to take out, {} stay\n", counted(plan.found, "image"), plan.found - out);
     let rules: Vec<Vec<String>> = plan
         .rules
         .iter()
@@ -105,7 +107,12 @@ fn in_words(plan: &Plan, moved: Option<&Moved>) -> String {
     }
     match moved {
         Some(moved) => {
-            let _ = writeln!(text, "moved {} images and {} files that belong to them", moved.images, moved.others);
+            let _ = writeln!(
+                text,
+                "moved {} and {} of theirs",
+                counted(moved.images, "image"),
+                counted(moved.others, "file")
+            );
             for manifest in &moved.manifests {
                 let _ = writeln!(text, "to undo it: sdtrain dataset clean --undo {}", shell_word(manifest));
             }
