@@ -5,8 +5,9 @@
 TRACE is what `[debug] trace` wrote. Each step starts from the recorded latents, noise, masks, timesteps and prompts; the loss
 with its weights is worked out anew from the configuration; the trained weights follow diffusers' own gradients from the
 recorded initial ones. Exit status 1 when a loss or a trained weight differs by more than its tolerance. AdamW divides a gradient
-by its own size, so one that is almost zero makes a whole step of its rounding: where a weight differs in fp32, both sides are
-held against the same steps in fp64, and ours must not be farther from these than diffusers' fp32 is.
+by its own size, so one that is almost zero makes a whole step of its rounding. Where a tensor differs in fp32, both sides are
+therefore held against the same steps in fp64: ours may be up to twice as far from these as diffusers' fp32 is (two draws of the
+same rounding), and of all that training moved no more than the tolerance may differ.
 """
 
 import argparse
@@ -125,10 +126,11 @@ def print_steps(trace, found, seconds, ours):
 
 
 def print_weights(trace, weights):
-    """Prints the tensors that differ most, and returns the largest difference, relative to the tensor's norm."""
+    """Prints the tensors that differ most. Returns the largest difference, relative to the tensor's norm, and that of all
+    tensors together, relative to what training moved."""
     if not trace.final:
         print("\nno trained weights in this trace")
-        return float("inf")
+        return float("inf"), float("inf")
     rows, apart, size, moved = [], 0.0, 0.0, 0.0
     for name, theirs in weights.items():
         ours = trace.final[name].to(theirs.dtype)
@@ -141,8 +143,9 @@ def print_weights(trace, weights):
     print(f"  {'relative':>9} {'largest':>9}  tensor")
     for difference, largest, name in rows[:5]:
         print(f"  {difference:9.1e} {largest:9.1e}  {name}")
-    print(f"  together: {(apart / size) ** 0.5:.1e} of the weights, {(apart / moved) ** 0.5:.1e} of what training moved")
-    return rows[0][0]
+    of_moved = float((apart / moved) ** 0.5)
+    print(f"  together: {(apart / size) ** 0.5:.1e} of the weights, {of_moved:.1e} of what training moved")
+    return rows[0][0], of_moved
 
 
 def farthest(weights, exact):
@@ -150,14 +153,14 @@ def farthest(weights, exact):
     return max((float((weights[name] - value).norm() / value.norm().clamp(min=1e-12)), name) for name, value in exact.items())
 
 
-def is_nearer_to_fp64(trace, weights, make_trainee):
-    """Whether our trained weights are as near to the steps in fp64 as diffusers' in fp32 are."""
+def is_as_near_to_fp64(trace, weights, make_trainee):
+    """Whether our trained weights are no farther from the steps in fp64 than diffusers' in fp32, but for the luck of rounding."""
     _, _, exact = replay(trace, make_trainee("fp64"), 1)
     (ours, name), (theirs, their_name) = farthest(trace.final, exact), farthest(weights, exact)
     print("\nfrom the same steps in fp64, the tensor farthest off")
     print(f"  ours           {ours:9.1e}  {name}")
     print(f"  diffusers fp32 {theirs:9.1e}  {their_name}")
-    return ours <= theirs
+    return ours <= 2 * theirs
 
 
 def main():
@@ -204,7 +207,7 @@ def main():
     ours = our_seconds(trace, arguments.metrics)
     found, seconds, weights = replay(trace, trainee, max(arguments.repeat, 1))
     worst_loss = print_steps(trace, found, seconds, ours)
-    worst_weight = print_weights(trace, weights)
+    worst_weight, of_moved = print_weights(trace, weights)
     # The first step warms caches and allocators up, on both sides.
     steady = [statistics.median(times) for number, times in seconds.items() if number != min(seconds)]
     if steady:
@@ -217,19 +220,20 @@ def main():
     loss_tolerance = arguments.loss_tolerance or LOSS_TOLERANCE[settings.compute]
     weight_tolerance = arguments.weight_tolerance or WEIGHT_TOLERANCE[settings.compute]
     weights_pass = worst_weight <= weight_tolerance
-    if not weights_pass and settings.compute == "fp32" and trace.final:
-        weights_pass = is_nearer_to_fp64(trace, weights, make_trainee)
+    if not weights_pass and settings.compute == "fp32" and of_moved <= weight_tolerance:
+        weights_pass = is_as_near_to_fp64(trace, weights, make_trainee)
     passed = worst_loss <= loss_tolerance and weights_pass
     print(
         f"\n{'agrees' if passed else 'DIFFERS'}: loss {worst_loss:.1e} (at most {loss_tolerance:.0e}), "
         f"weights {worst_weight:.1e} (at most {weight_tolerance:.0e}"
-        f"{'; ours nearer to fp64 than diffusers' if weights_pass and worst_weight > weight_tolerance else ''})"
+        f"{'; as near to fp64 as diffusers' if weights_pass and worst_weight > weight_tolerance else ''})"
     )
     if arguments.json:
         report = {
             "passed": passed,
             "loss_difference": worst_loss,
             "weight_difference": worst_weight,
+            "difference_of_what_moved": of_moved,
             "limits": {"loss": loss_tolerance, "weights": weight_tolerance},
             "steps": [
                 {

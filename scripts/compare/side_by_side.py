@@ -190,7 +190,8 @@ def check_trace(case, trace, work, name, timeout=600.0, environment=None):
     return (
         f"{verdict} in {case.dtype} over {len(norms)} steps: loss {found['loss_difference']:.0e} (at most "
         f"{limits['loss']:.0e}), gradient norm {norm:.0e}, weights {found['weight_difference']:.0e} (at most "
-        f"{limits['weights']:.0e})"
+        f"{limits['weights']:.0e}{'' if found['weight_difference'] <= limits['weights'] else ', or as near to fp64 as diffusers'}), "
+        f"{found['difference_of_what_moved']:.0e} of what was learned"
     )
 
 
