@@ -100,6 +100,8 @@ def config_of(case, name, model=None, trace=None):
             "[data]",
             f"resolution = {case.resolution}",
             f"batch_size = {case.batch}",
+            # The other side is given the text's states and never encodes.
+            "cache_text_encoder_outputs = true",
             "[[data.subsets]]",
             f"path = {text(case.data)}",
             "[lora]",

@@ -126,8 +126,7 @@ fn a_model_that_is_not_supported_is_refused_by_name() {
 #[test]
 fn more_sampling_steps_than_the_sampler_has_are_refused_before_anything_is_encoded() {
     let project = Project::new();
-    let changes = ["--set", "samples.steps=1001", "--set", "samples.at_start=false"];
-    let (_, said) = project.expect(2, &[&["--config", "run.toml"], &changes[..]].concat());
+    let (_, said) = project.expect(2, &["--config", "run.toml", "--set", "samples.steps=1001"]);
     assert!(said.contains("`samples.steps`") && said.contains("1001 steps over 1000"), "{said}");
     assert!(!said.contains("images found"), "the data were opened: {said}");
 }

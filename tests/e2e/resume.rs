@@ -163,3 +163,55 @@ fn wait_for(mut condition: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+#[test]
+fn a_checkpoint_that_the_disk_refuses_is_kept_in_memory_until_it_takes_it() {
+    let project = Project::new();
+    let long = ["--config", "run.toml", "--set", "train.max_steps=100000", "--set", "samples.prompts=[]"];
+    let said = project.path("said");
+    let log = fs::File::create(&said).expect("there is room");
+    let mut child = project.command(&long).stderr(log).spawn().expect("the program starts");
+    let said_so_far = || fs::read_to_string(&said).expect("the file is there");
+    let wait_for = |what: &dyn Fn() -> bool| {
+        let began = std::time::Instant::now();
+        while !what() {
+            assert!(began.elapsed().as_secs() < 120, "{}", said_so_far());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    };
+    let checkpoints = project.path("outputs/run/checkpoints");
+    wait_for(&|| said_so_far().contains("step-000002"));
+    // A file in the place of the folder refuses everything, whoever runs the test.
+    let away = project.path("away");
+    fs::rename(&checkpoints, &away).expect("the same disk");
+    fs::write(&checkpoints, "").expect("there is room");
+    wait_for(&|| said_so_far().contains("trying again"));
+    let refused = said_so_far();
+    fs::remove_file(&checkpoints).expect("it is there");
+    fs::rename(&away, &checkpoints).expect("the same disk");
+    wait_for(&|| said_so_far().len() > refused.len() && said_so_far()[refused.len()..].contains("saved "));
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+}
+
+#[test]
+fn a_disk_that_goes_on_refusing_ends_the_run_with_its_own_exit_code() {
+    let project = Project::new();
+    fs::create_dir_all(project.path("outputs/run/checkpoints")).expect("there is room");
+    let changes = ["--set", "checkpoint.retry_minutes=0", "--set", "samples.prompts=[]"];
+    let said = project.path("said");
+    let long = ["--config", "run.toml", "--set", "train.max_steps=100000"];
+    let log = fs::File::create(&said).expect("there is room");
+    let mut child = project.command(&[&long, &changes[..]].concat()).stderr(log).spawn().expect("the program starts");
+    let began = std::time::Instant::now();
+    while !fs::read_to_string(&said).expect("the file is there").contains("step-000002") {
+        assert!(began.elapsed().as_secs() < 120);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    fs::rename(project.path("outputs/run/checkpoints"), project.path("away")).expect("the same disk");
+    fs::write(project.path("outputs/run/checkpoints"), "").expect("there is room");
+    let status = child.wait().expect("it ends");
+    let said = fs::read_to_string(&said).expect("the file is there");
+    assert_eq!(status.code(), Some(7), "{said}");
+    assert!(said.contains("checkpoints") && !said.contains("trying again"), "{said}");
+}

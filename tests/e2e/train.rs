@@ -52,6 +52,23 @@ fn gradient_checkpointing_changes_no_bit() {
 }
 
 #[test]
+fn the_number_of_workers_changes_no_bit() {
+    let project = Project::new();
+    // Images are read anew for every batch.
+    let set = ["--set", "data.cache_latents=false", "--set", "samples.prompts=[]"];
+    let product = |workers: usize| {
+        let (folder, workers) = (format!("with-{workers}"), format!("data.workers={workers}"));
+        let args = ["--config", "run.toml", "--output", &folder, "--set", &workers];
+        project.expect(0, &[&args[..], &set].concat());
+        let file = SafetensorsFile::open(&project.path(&folder).join("run.safetensors")).unwrap();
+        // Its metadata name the configuration, and with it the workers.
+        let bytes = |name: &str| (name.to_string(), file.bytes(name).unwrap().to_vec());
+        file.names().into_iter().map(bytes).collect::<Vec<_>>()
+    };
+    assert_eq!(product(1), product(2));
+}
+
+#[test]
 fn cached_latents_change_no_loss_beyond_rounding() {
     let project = Project::new();
     project.expect(0, &["--config", "run.toml", "--output", "cached"]);

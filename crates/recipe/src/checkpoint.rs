@@ -22,11 +22,15 @@ pub struct CheckpointConfig {
     /// How many checkpoints are kept; older ones are deleted once a newer one is complete. At least 1.
     #[schemars(extend("x-other-names" = ["checkpoints_total_limit"]))]
     pub keep_last: usize,
+
+    /// How many minutes a checkpoint or product is tried again that the disk refuses (full, over its quota, gone), with everything
+    /// kept in memory, before the run ends with exit code 7. 0: none.
+    pub retry_minutes: u64,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        CheckpointConfig { every_steps: None, every_epochs: None, keep_last: 2 }
+        CheckpointConfig { every_steps: None, every_epochs: None, keep_last: 2, retry_minutes: 10 }
     }
 }
 

@@ -8,6 +8,7 @@ mod input_files;
 mod inputs;
 mod metadata;
 mod objective;
+mod patience;
 mod precision;
 mod prefill;
 mod rates;

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use sdtrain_checkpoint::{FolderLock, Survey, recover, replace_file, verify, vfs::RealVfs};
+use sdtrain_files::{free_space, in_words};
 use sdtrain_recipe::TrainConfig;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -75,6 +76,17 @@ impl RunFolder {
             _ => (latest.map_or(Start::Fresh, |(checkpoint, _)| Start::Continue(checkpoint)), None),
         };
         Ok(RunFolder { path: path.to_path_buf(), start, passed_over: survey.rejected, newest, _lock: lock })
+    }
+
+    /// Refuses a disk that cannot even hold the trained weights once, which are the smaller part of a checkpoint.
+    pub fn check_room(&self, weights: u64) -> Result<()> {
+        match free_space(&self.path) {
+            Some(free) if free < weights => Err(Error::storage(
+                &self.path,
+                format!("the disk has {} left, and a checkpoint takes more than {}", in_words(free), in_words(weights)),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Writes the resolved configuration: from here on the folder belongs to this run. Called when everything that can

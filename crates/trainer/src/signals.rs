@@ -26,6 +26,12 @@ impl StopRequest {
         Ok(StopRequest(asked))
     }
 
+    /// Nobody ever asks.
+    #[cfg(test)]
+    pub fn never() -> StopRequest {
+        StopRequest(Arc::default())
+    }
+
     /// True from the first signal on.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)

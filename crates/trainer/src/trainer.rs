@@ -5,6 +5,7 @@ use crate::caption_templates::TemplateCaptions;
 use crate::error::{Error, Result};
 use crate::input_files::Inputs;
 use crate::objective::Objective;
+use crate::patience::until_the_disk_takes_it;
 use crate::precision::kind_of;
 use crate::run_folder::{RunFolder, Start};
 use crate::samples;
@@ -31,7 +32,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tch::{Kind, Tensor};
 
 /// Everything a run works with.
@@ -96,6 +97,7 @@ impl Trainer {
 
     fn run_to_the_end(&mut self) -> Result<(Outcome, Position)> {
         let stop = StopRequest::listen()?;
+        self.folder.check_room(self.trained_bytes())?;
         self.folder.claim(&self.config)?;
         let mut position = match self.folder.start.clone() {
             Start::Continue(checkpoint) => {
@@ -133,10 +135,10 @@ impl Trainer {
         };
         let mut batches = Batches::new(&self.data, contents, position.epoch, position.batch, workers);
         while position.step < self.total_steps {
-            self.one_step(&mut log, &mut batches, &mut position)?;
+            self.one_step(&mut log, &mut batches, &mut position, &stop)?;
             if stop.is_set() && position.step < self.total_steps {
                 self.finish_trace()?;
-                self.save_checkpoint(&mut log, &position)?;
+                self.save_checkpoint(&mut log, &position, &stop)?;
                 log.finish();
                 return Ok((Outcome::Stopped(position.step), position));
             }
@@ -148,7 +150,13 @@ impl Trainer {
     }
 
     /// One optimizer step and everything that is due after it.
-    fn one_step(&mut self, log: &mut RunLog, batches: &mut Batches, position: &mut Position) -> Result<()> {
+    fn one_step(
+        &mut self,
+        log: &mut RunLog,
+        batches: &mut Batches,
+        position: &mut Position,
+        stop: &StopRequest,
+    ) -> Result<()> {
         let began = Instant::now();
         if self.config.train.text_encoder_is_done(position.step, position.epoch)
             && text_encoder_stop::stop(self.optimizer.groups())
@@ -193,7 +201,7 @@ impl Trainer {
         {
             self.finish_trace()?;
         }
-        self.after_step(log, position, ended)
+        self.after_step(log, position, ended, stop)
     }
 
     /// Whether what takes time to measure is measured in `step`, counted from 1.
@@ -224,7 +232,7 @@ impl Trainer {
     fn finish(&mut self, log: &mut RunLog, position: &Position, stop: &StopRequest) -> Result<Option<Vec<PathBuf>>> {
         self.record.phase("save");
         self.optimizer.hold(Weights::Evaluation)?;
-        let product = self.save_product(&self.config.name.clone(), position)?;
+        let product = self.save_product(log, &self.config.name.clone(), position, stop)?;
         for path in &product {
             log.message(&format!("saved {}", path.display()));
         }
@@ -289,7 +297,7 @@ impl Trainer {
     }
 
     /// When a checkpoint is due.
-    fn save_checkpoint(&mut self, log: &mut RunLog, position: &Position) -> Result<()> {
+    fn save_checkpoint(&mut self, log: &mut RunLog, position: &Position, stop: &StopRequest) -> Result<()> {
         // Whatever spoils every step may lie in the weights already: then the checkpoint before is the one to keep.
         if position.skipped_in_a_row > 0 {
             return Ok(());
@@ -300,7 +308,9 @@ impl Trainer {
         let keep = self.config.checkpoint.keep_last;
         let folder = self.folder.checkpoints();
         let (scaler, ema) = (self.scaler.as_ref(), self.ema.as_ref());
-        state::save(&folder, info, position, self.optimizer.as_ref(), scaler, ema, keep)?;
+        until_the_disk_takes_it(self.patience(), stop, &mut |text| log.message(text), &mut || {
+            state::save(&folder, info.clone(), position, self.optimizer.as_ref(), scaler, ema, keep)
+        })?;
         log.message(&format!("saved {}", folder.join(format!("step-{:06}", position.step)).display()));
         Ok(())
     }
@@ -420,10 +430,16 @@ impl Trainer {
         every.due_after_step(position.step) || ended.clone().any(|epoch| every.due_after_epoch(epoch))
     }
 
-    fn after_step(&mut self, log: &mut RunLog, position: &Position, ended: Range<u64>) -> Result<()> {
+    fn after_step(
+        &mut self,
+        log: &mut RunLog,
+        position: &Position,
+        ended: Range<u64>,
+        stop: &StopRequest,
+    ) -> Result<()> {
         let last = position.step == self.total_steps;
         if last || self.due(self.config.checkpoint.every(), position, &ended) {
-            self.save_checkpoint(log, position)?;
+            self.save_checkpoint(log, position, stop)?;
         }
         if last {
             return Ok(());
@@ -440,7 +456,7 @@ impl Trainer {
                 true => format!("{}-step{:08}", self.config.name, position.step),
                 false => format!("{}-{:06}", self.config.name, position.epoch),
             };
-            for path in self.save_product(&stem, position)? {
+            for path in self.save_product(log, &stem, position, stop)? {
                 log.message(&format!("saved {}", path.display()));
             }
             self.prune_products(log);
@@ -454,7 +470,13 @@ impl Trainer {
         Ok(self.optimizer.hold(Weights::Training)?)
     }
 
-    fn save_product(&mut self, stem: &str, position: &Position) -> Result<Vec<PathBuf>> {
+    fn save_product(
+        &mut self,
+        log: &mut RunLog,
+        stem: &str,
+        position: &Position,
+        stop: &StopRequest,
+    ) -> Result<Vec<PathBuf>> {
         self.check_weights(position)?;
         if self.config.trainable_kind() == TrainableKind::Vae && self.config.vae_objective.train_encoder {
             self.model.vae.set_scaling_factor(self.unit_scaling_factor()?);
@@ -464,15 +486,26 @@ impl Trainer {
         metadata.insert("ss_steps".into(), position.step.to_string());
         let epoch = position.epoch + u64::from(position.batch > 0);
         metadata.insert("ss_epoch".into(), epoch.max(1).to_string());
-        let mut product = self.with_average(|this| this.write_product(stem, kind, &metadata))?;
+        let mut write = |this: &Self, stem: &str| {
+            until_the_disk_takes_it(this.patience(), stop, &mut |text| log.message(text), &mut || {
+                this.trainable.save(&this.model, &this.folder.path, stem, kind, &metadata)
+            })
+        };
+        let mut product = self.with_average(|this| write(this, stem))?;
         if self.config.ema.save_raw {
-            product.extend(self.write_product(&format!("{stem}{RAW}"), kind, &metadata)?);
+            product.extend(write(self, &format!("{stem}{RAW}"))?);
         }
         Ok(product)
     }
 
-    fn write_product(&self, stem: &str, kind: Kind, metadata: &BTreeMap<String, String>) -> Result<Vec<PathBuf>> {
-        self.trainable.save(&self.model, &self.folder.path, stem, kind, metadata)
+    /// What the trained weights take in memory, and at least in a checkpoint.
+    fn trained_bytes(&self) -> u64 {
+        let parameters = self.optimizer.groups().iter().flat_map(|group| &group.parameters);
+        parameters.map(|(_, tensor)| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64).sum()
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(60 * self.config.checkpoint.retry_minutes)
     }
 
     /// Does `work` with the averaged weights in the place of the trained ones, if there is an average.
