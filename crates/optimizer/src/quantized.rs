@@ -3,37 +3,24 @@
 
 use crate::update::Commit;
 use sdtrain_recipe::AdamW8bitConfig;
+use sdtrain_torch::{CodeMap, QuantizedMoment};
 use tch::{Device, Kind, Tensor};
 
 const BLOCK: i64 = AdamW8bitConfig::BLOCK_SIZE as i64;
 
-/// The 256 values, rising from -1 or 0 to 1, and what lies half-way between each two.
-pub(crate) struct DynamicMap {
-    values: Tensor,
-    middles: Tensor,
+/// The 256 values for numbers of both signs, rising from -1 to 1.
+pub(crate) fn signed_map(device: Device) -> CodeMap {
+    CodeMap::new(&dynamic_values(true), device)
 }
 
-impl DynamicMap {
-    /// For numbers of both signs.
-    pub fn signed(device: Device) -> DynamicMap {
-        DynamicMap::new(true, device)
-    }
-
-    /// For numbers that are not negative.
-    pub fn unsigned(device: Device) -> DynamicMap {
-        DynamicMap::new(false, device)
-    }
-
-    fn new(signed: bool, device: Device) -> DynamicMap {
-        let values = Tensor::from_slice(&dynamic_values(signed)).to_device(device);
-        let middles = (values.slice(0, 0, 255, 1) + values.slice(0, 1, 256, 1)) * 0.5;
-        DynamicMap { values, middles }
-    }
+/// The 256 values for numbers that are not negative, rising from 0 to 1.
+pub(crate) fn unsigned_map(device: Device) -> CodeMap {
+    CodeMap::new(&dynamic_values(false), device)
 }
 
 /// Dynamic tree quantisation: seven decades from 1 down to 1e-6, each with half as many values as the one above it; and
 /// 0 and 1. The values of a decade are the middles of equal parts of 0.1 to 1 times its top.
-fn dynamic_values(signed: bool) -> Vec<f32> {
+fn dynamic_values(signed: bool) -> [f32; 256] {
     const DECADES: i32 = 7;
     let mut values = vec![0.0, 1.0];
     for decade in 0..DECADES {
@@ -50,7 +37,7 @@ fn dynamic_values(signed: bool) -> Vec<f32> {
         }
     }
     values.sort_by(f32::total_cmp);
-    values
+    values.try_into().expect("seven decades, 0 and 1 are 256 values")
 }
 
 /// A tensor in 8 bits a number.
@@ -63,7 +50,7 @@ pub(crate) struct Quantized {
 
 impl Quantized {
     /// Zeros for a parameter.
-    pub fn zeros(parameter: &Tensor, map: &DynamicMap) -> Quantized {
+    pub fn zeros(parameter: &Tensor, map: &CodeMap) -> Quantized {
         let (numbers, device) = (parameter.numel() as i64, parameter.device());
         let zero = map.values.eq(0.0).to_kind(Kind::Int).argmax(None, false).int64_value(&[]);
         Quantized {
@@ -72,21 +59,26 @@ impl Quantized {
         }
     }
 
+    /// As the kernel takes it.
+    pub fn moment<'t>(&'t self, map: &'t CodeMap) -> QuantizedMoment<'t> {
+        QuantizedMoment { codes: &self.codes, largest: &self.largest, map }
+    }
+
     /// The numbers, in the shape of `parameter`.
-    pub fn read(&self, map: &DynamicMap, parameter: &Tensor) -> Tensor {
+    pub fn read(&self, map: &CodeMap, parameter: &Tensor) -> Tensor {
         let values = map.values.index_select(0, &self.codes.to_kind(Kind::Int));
         let numbers = in_blocks(&values) * self.largest.unsqueeze(1);
         numbers.flatten(0, -1).slice(0, 0, self.codes.numel() as i64, 1).view_as(parameter)
     }
 
     /// Takes the place of the numbers.
-    pub fn write(&self, numbers: &Tensor, map: &DynamicMap, commit: &Commit) {
+    pub fn write(&self, numbers: &Tensor, map: &CodeMap, commit: &Commit) {
         let blocks = in_blocks(&numbers.flatten(0, -1));
         let largest = blocks.abs().amax([1i64].as_slice(), true);
         // A block of zeros stays one.
         let quotients = blocks * largest.clamp_min(f64::from(f32::MIN_POSITIVE)).reciprocal();
         let quotients = quotients.flatten(0, -1).slice(0, 0, self.codes.numel() as i64, 1);
-        let codes = quotients.bucketize(&map.middles, true, false);
+        let codes = quotients.bucketize(&map.middles.slice(0, 0, 255, 1), true, false);
         commit.write(&self.codes, &codes.to_kind(Kind::Uint8));
         commit.write(&self.largest, &largest.squeeze_dim(1));
     }

@@ -23,6 +23,17 @@ unsafe extern "C" {
         max_norm: f64,
         norm: *mut *mut C_tensor,
     ) -> c_int;
+    pub fn sd_adamw_8bit(
+        parameter: *mut C_tensor,
+        gradient: *mut C_tensor,
+        codes1: *mut C_tensor,
+        largest1: *mut C_tensor,
+        map1: *const *mut C_tensor,
+        codes2: *mut C_tensor,
+        largest2: *mut C_tensor,
+        map2: *const *mut C_tensor,
+        numbers: *const f32,
+    ) -> c_int;
     pub fn sd_unscale(
         grads: *const *mut C_tensor,
         count: c_int,

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod adamw_8bit;
 mod device;
 mod error;
 mod ffi;
@@ -7,6 +8,7 @@ mod foreach;
 mod gradient_checkpoint;
 mod tensor_bytes;
 
+pub use adamw_8bit::{AdamW8bitStep, CodeMap, QuantizedMoment, adamw_8bit};
 pub use device::{device, set_threads};
 pub use error::{Error, Result, catch};
 pub use foreach::{AdamWState, AdamWStep, clip_grad_norm, fused_adamw, unscale};

@@ -205,6 +205,10 @@ fn one_error(history: u64, call: u64, error: i32, repeat: Repeat) -> Result<(), 
         }
     }
     check(&vfs, folder(), &known, &plan(history))?;
+    // What was acknowledged in spite of the error must outlast the memory, too.
+    let cut = vfs.after_power_cut(Survives::Synced);
+    check(&cut, folder(), &Acknowledged { lost_power: true, ..known.clone() }, &plan(history))
+        .map_err(|reason| format!("after a power cut behind the error: {reason}"))?;
     let end = Plan { build: "end".to_owned(), ..plan(history) };
     life(&vfs, &end, &mut known)?.map_err(|failure| format!("the run cannot go on: {failure}"))?;
     check_end(&vfs, folder(), &known, &plan(history))
