@@ -1,6 +1,6 @@
 """Measures our program against diffusers and PEFT, in turns and in one sitting, and adds a table to docs/benchmarks.md.
 
-    scripts/bench --python VENV/bin/python [--only tiny,sd15,start,help,images,captions] [--rounds 3] [--threads N] [--base FOLDER]
+    scripts/bench --python VENV/bin/python [--only tiny,sd15,start,help,images,captions,optimizers,saving] [--rounds 3] [--threads N] [--base FOLDER]
 
 tiny    steps a second on the built-in base model, fp32, 96 pixels, batch 8
 sd15    a step of Stable Diffusion 1.5's architecture with random weights, bf16, 256 pixels, batch 1
@@ -8,6 +8,8 @@ start   from the start of `scripts/run --config configs/lora_poster.toml` to its
 help    `sdtrain --help`
 images  a JPEG of 1536 × 1024 pixels to the tensor of a 512-bucket, beside Pillow and torch
 captions  CLIP tokens of 10,000 captions, beside transformers' fast tokenizer
+optimizers  a step over 40 million parameters and the bytes of its state, beside torch's AdamW
+saving  a durable checkpoint, beside a plain write of the same bytes
 
 Both sides train rank 16 on the UNet's attention layers. Times are medians over all rounds without each run's first two
 steps; memory is the largest resident memory of the process. In each row the first ten (tiny) or three (sd15) steps of
@@ -30,7 +32,7 @@ from pathlib import Path
 import side_by_side
 from side_by_side import ROOT, Case, Failed, compare, end_of, gigabytes, process, say
 
-PARTS = ["tiny", "sd15", "start", "help", "images", "captions"]
+PARTS = ["tiny", "sd15", "start", "help", "images", "captions", "optimizers", "saving"]
 HERE_COME_TABLES = "<!-- scripts/bench adds each sitting below this line, newest first -->"
 
 
@@ -128,6 +130,25 @@ def rows_of_captions(programs, work):
     ]
 
 
+def rows_of_optimizers(programs):
+    say("optimizers")
+    theirs = answer_of([sys.executable, ROOT / "scripts" / "compare" / "optimizer_speed.py"])
+    ours = answer_of([programs / "examples" / "optimizer_speed"])
+    beside = {"adamw": f"{1000 * theirs['fused']:.0f} ms (torch, fused), {1000 * theirs['loop']:.0f} ms (its default loop)"}
+    return [
+        f"| a step of `{name}` over 40 million parameters; state | {1000 * found['seconds']:.0f} ms; "
+        f"{found['state_bytes_per_parameter']:.2f} bytes a parameter | {beside.get(name, '')} |"
+        for name, found in ours.items()
+    ]
+
+
+def rows_of_saving(programs, work):
+    say("saving")
+    found = answer_of([programs / "examples" / "save_speed", work / "saving", 256])
+    plain = f"{found['write']:.2f} s; {found['write_and_sync']:.2f} s (a plain write; the same and waiting for the disk)"
+    return [f"| a checkpoint of 256 MB, durable | {found['publish']:.2f} s | {plain} |"]
+
+
 def commit():
     def git(*words):
         return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True).stdout.strip()
@@ -180,6 +201,10 @@ def measure(arguments, work):
         other += rows_of_images(programs, work)
     if "captions" in arguments.only:
         other += rows_of_captions(programs, work)
+    if "optimizers" in arguments.only:
+        other += rows_of_optimizers(programs)
+    if "saving" in arguments.only:
+        other += rows_of_saving(programs, work)
     return training, other, facts
 
 
