@@ -19,7 +19,7 @@ use crate::order::{Order, Rank};
 use crate::prefetch::Prefetcher;
 use crate::report::DataReport;
 use crate::scan::{Image, Scan, scan, too_many};
-use crate::{DataError, ImageProblem, image, source};
+use crate::{DataError, ImageProblem, extra_images, image, source};
 
 pub use still::{PIXELS_VERSION, StillView};
 
@@ -82,6 +82,7 @@ impl DataSet {
         let mut report = DataReport {
             found: scan.found,
             kept: scan.images.len(),
+            extra_images: extra_images::counts(scan.images.iter().flat_map(|image| image.extra_images.keys())),
             dropped: scan.dropped,
             unreadable: scan.unreadable,
             regularization: regularization().count(),

@@ -4,8 +4,8 @@ use image::RgbImage;
 use sdtrain_recipe::{AlphaConfig, DataConfig, ResizeKernel, SourceFormat, Subset};
 
 use crate::image::{self as pixels, Transform};
-use crate::source::{self, ImageLocation, Listing, SourceCaption};
-use crate::{DataError, Placement, caption, content, scan};
+use crate::source::{self, ImageLocation, Listing, SourceCaption, SourceExample};
+use crate::{DataError, Placement, caption, content, extra_images, scan};
 
 /// The subsets of a data set, each folder of DreamBooth folders replaced by the subsets it stands for.
 pub fn subsets(config: &DataConfig) -> Result<Vec<Subset>, DataError> {
@@ -35,6 +35,17 @@ pub fn format(subset: &Subset) -> SourceFormat {
 /// The whole image in 8-bit RGB, as a run decodes it; or why it cannot be decoded.
 pub fn decode(image: &ImageLocation, alpha: &AlphaConfig) -> Result<RgbImage, String> {
     Ok(pixels::decode(image, alpha)?.rgb)
+}
+
+/// Whether everything that belongs to an image of this size, its mask or a control image, can be opened and has its shape; or why
+/// a run would not use the image.
+pub fn look_at_extra_images(example: &SourceExample, size: (usize, usize)) -> Result<(), String> {
+    extra_images::look_at(example, size)
+}
+
+/// Whether everything that belongs to an image can be decoded; or why a run would not use the image.
+pub fn decode_extra_images(example: &SourceExample, alpha: &AlphaConfig) -> Result<(), String> {
+    extra_images::decode(example, alpha)
 }
 
 /// The image at another size.

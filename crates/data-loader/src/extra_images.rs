@@ -1,9 +1,9 @@
 //! Whether the masks, control images and the like are there for all images, and fit them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use sdtrain_recipe::{DataConfig, MASK_COLUMN};
+use sdtrain_recipe::{AlphaConfig, DataConfig, MASK_COLUMN};
 
 use crate::buckets::Size;
 use crate::scan::{Image, of_subset};
@@ -23,6 +23,27 @@ pub(crate) fn look_at(example: &SourceExample, size: Size) -> Result<(), String>
         }
     }
     Ok(())
+}
+
+/// Decodes everything that belongs to an image, as a run does when it comes to it; or why that cannot be.
+pub(crate) fn decode(example: &SourceExample, alpha: &AlphaConfig) -> Result<(), String> {
+    for (column, location) in &example.extra_images {
+        let decoded = match column == MASK_COLUMN {
+            true => image::decode_mask(location).map(drop),
+            false => image::decode(location, alpha).map(drop),
+        };
+        decoded.map_err(|reason| format!("its `{column}` image `{}` {reason}", location.path().display()))?;
+    }
+    Ok(())
+}
+
+/// Of how many images something in each column belongs to them.
+pub(crate) fn counts<'a>(columns: impl Iterator<Item = &'a String>) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for column in columns {
+        *counts.entry(column.clone()).or_default() += 1;
+    }
+    counts
 }
 
 /// Whether one is the other, scaled: up to rounding to whole pixels on either side.

@@ -39,9 +39,11 @@ pub use data_set::{DataSet, PIXELS_VERSION, StillView};
 pub use error::{DataError, ImageProblem};
 pub use order::Rank;
 pub use prefetch::Prefetcher;
-pub use report::{BucketCount, CaptionCounts, DataReport, counted, epoch_in_words, left_over_in_words};
+pub use report::{
+    BucketCount, CaptionCounts, DataReport, counted, epoch_in_words, extra_images_in_words, left_over_in_words,
+};
 pub use source::{
     CONDITIONING_IMAGE, Container, EXTENSIONS, ExampleSource, ImageFolder, ImageLocation, KohyaMetadata, Listing,
     Metadata, Parquet, SOURCES, SourceCaption, SourceExample, SourceKind, Webdataset, open_source,
 };
-pub use tokens::{LongCaption, TokenReport};
+pub use tokens::{LongCaption, TokenReport, TokenWindow};

@@ -54,6 +54,8 @@ pub struct DataReport {
     pub buckets: Vec<BucketCount>,
     /// Where captions come from.
     pub captions: CaptionCounts,
+    /// Images that are trained on with a mask, a control image or the like, by its column.
+    pub extra_images: BTreeMap<String, usize>,
     /// Regularization images among those that are trained on.
     pub regularization: usize,
     /// Visits of those, of the first epoch.
@@ -143,6 +145,9 @@ impl fmt::Display for DataReport {
                 write!(f, ", {count} {what}")?;
             }
         }
+        if !self.extra_images.is_empty() {
+            write!(f, "\n  extra images: {}", extra_images_in_words(&self.extra_images))?;
+        }
         for problem in &self.dropped {
             write!(f, "\n  left out: {problem}")?;
         }
@@ -183,6 +188,11 @@ pub fn left_over_in_words(left_over: usize, carries: bool) -> String {
     }
 }
 
+/// ``12 `control`, 3 `mask` ``: of how many images one of each column belongs to them.
+pub fn extra_images_in_words(columns: &BTreeMap<String, usize>) -> String {
+    columns.iter().map(|(column, images)| format!("{images} `{column}`")).collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +211,7 @@ mod tests {
                 missing: 1,
                 ..CaptionCounts::default()
             },
+            extra_images: BTreeMap::from([("control".to_owned(), 4), ("mask".to_owned(), 1)]),
             regularization: 1,
             regularization_visits: 4,
             unused: 0,
@@ -216,6 +227,7 @@ mod tests {
             2 images of the first in no batch, left out\
             \n  bucket 64 × 96: 4 images, 2 batches\
             \n  captions: 3 from files (2 `.long`, 3 `.txt`), 1 missing, trained on the empty prompt\
+            \n  extra images: 4 `control`, 1 `mask`\
             \n  left out: `a.png`: is an empty file\
             \n  warning: look here";
         assert_eq!(report.to_string(), expected);

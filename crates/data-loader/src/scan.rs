@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use sdtrain_recipe::{DataConfig, MissingCaption, SourceFormat, Subset};
+use sdtrain_recipe::{DataConfig, MissingCaption, Subset};
 
 use crate::buckets::{Buckets, Placement, Size};
 use crate::image::Look;
@@ -64,10 +64,9 @@ pub(crate) fn scan(config: &DataConfig, buckets: &[Buckets]) -> Result<Scan, Dat
     let mut errors = Vec::new();
     let mut listings: Vec<(usize, Listing)> = Vec::new();
     for (index, subset) in config.subsets.iter().enumerate() {
-        if subset.loss_weight_column.is_some() && source::kind_of(subset).format != SourceFormat::Metadata {
-            let reason = "has `loss_weight_column`, but is no table that names its images (`format = \"metadata\"`)";
-            let error = DataError::source_file(&subset.path, None, reason);
-            errors.push(error.with_hint("remove it, or name the table as `metadata_file`".to_owned()));
+        let unread = source::unread(subset);
+        if !unread.is_empty() {
+            errors.extend(unread);
             continue;
         }
         match source::open_source(subset).list() {

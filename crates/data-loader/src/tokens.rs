@@ -10,6 +10,27 @@ use sdtrain_tokenizer::Tokenizer;
 use crate::caption;
 use crate::scan::Image;
 
+/// How a text encoder reads captions.
+#[derive(Clone, Copy)]
+pub struct TokenWindow<'a> {
+    /// What makes tokens of them.
+    pub tokenizer: &'a dyn Tokenizer,
+    /// How many tokens are read, marks not counted: 75 for one window of CLIP.
+    pub limit: usize,
+    /// Whether brackets say how much their words weigh, as with `model.prompt_weights`, and are not text.
+    pub prompt_weights: bool,
+}
+
+impl TokenWindow<'_> {
+    /// Tokens of a caption, also those that are not read, marks not counted.
+    pub fn tokens_of(&self, caption: &str) -> usize {
+        match self.prompt_weights {
+            true => self.tokenizer.weighted_token_count(caption),
+            false => self.tokenizer.token_count(caption),
+        }
+    }
+}
+
 /// Captions counted in tokens.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TokenReport {
@@ -38,15 +59,15 @@ pub struct LongCaption {
 
 impl TokenReport {
     /// Counts on as many threads as the machine has; the result does not depend on them.
-    pub(crate) fn count(images: &[Image], subsets: &[Subset], tokenizer: &dyn Tokenizer, limit: usize) -> TokenReport {
+    pub(crate) fn count(images: &[Image], subsets: &[Subset], window: TokenWindow<'_>) -> TokenReport {
         /// Fewer captions than this are not worth a thread.
         const PER_THREAD: usize = 256;
         let threads =
             thread::available_parallelism().map_or(1, usize::from).min(images.len().div_ceil(PER_THREAD)).max(1);
         let share = images.len().div_ceil(threads).max(1);
-        let mut report = TokenReport { limit, ..TokenReport::default() };
+        let mut report = TokenReport { limit: window.limit, ..TokenReport::default() };
         thread::scope(|scope| {
-            let count = |images| move || TokenReport::of_part(images, subsets, tokenizer, limit);
+            let count = |images| move || TokenReport::of_part(images, subsets, window);
             let parts: Vec<_> = images.chunks(share).map(|images| scope.spawn(count(images))).collect();
             for part in parts {
                 // A panic goes on as if the work had been done here.
@@ -62,17 +83,17 @@ impl TokenReport {
         report
     }
 
-    fn of_part(images: &[Image], subsets: &[Subset], tokenizer: &dyn Tokenizer, limit: usize) -> TokenReport {
-        let mut report = TokenReport { limit, ..TokenReport::default() };
+    fn of_part(images: &[Image], subsets: &[Subset], window: TokenWindow<'_>) -> TokenReport {
+        let mut report = TokenReport { limit: window.limit, ..TokenReport::default() };
         for image in images {
             let captions = caption::longest_of_each(&image.captions, &subsets[image.subset]);
-            let counts: Vec<usize> = captions.iter().map(|caption| tokenizer.token_count(caption)).collect();
+            let counts: Vec<usize> = captions.iter().map(|caption| window.tokens_of(caption)).collect();
             let longest = counts.iter().copied().max().unwrap_or(0);
             report.captions += counts.len();
             report.tokens += counts.iter().sum::<usize>();
             report.longest = report.longest.max(longest);
-            report.too_long += counts.iter().filter(|&&count| count > limit).count();
-            if longest > limit {
+            report.too_long += counts.iter().filter(|&&count| count > window.limit).count();
+            if longest > window.limit {
                 report.images.push(LongCaption { path: image.location.path().to_owned(), tokens: longest });
             }
         }

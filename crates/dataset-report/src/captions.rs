@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use sdtrain_data_loader::examine;
+use sdtrain_data_loader::{TokenWindow, examine};
 use sdtrain_recipe::Subset;
-use sdtrain_tokenizer::Tokenizer;
 use serde::Serialize;
 
 use crate::inspection::{DroppedImage, Spread};
@@ -90,11 +89,11 @@ pub struct TagCount {
 
 impl CaptionReport {
     /// Looks at the captions of the images that a run would use.
-    pub(crate) fn of(survey: &Survey, used: &[&ImageFacts], tokenizer: &dyn Tokenizer, window: usize) -> CaptionReport {
+    pub(crate) fn of(survey: &Survey, used: &[&ImageFacts], window: TokenWindow<'_>) -> CaptionReport {
         let mut report = CaptionReport {
             without_image: survey.captions_without_image.iter().map(|p| p.to_string_lossy().into_owned()).collect(),
             broken: survey.broken_captions.iter().map(DroppedImage::from).collect(),
-            tokens: TokenCounts { window, histogram: vec![0; 31], ..TokenCounts::default() },
+            tokens: TokenCounts { window: window.limit, histogram: vec![0; 31], ..TokenCounts::default() },
             ..CaptionReport::default()
         };
         let broken: BTreeSet<&Path> = survey.broken_captions.iter().map(|p| p.path.as_path()).collect();
@@ -129,10 +128,10 @@ impl CaptionReport {
             }
             let longest = examine::longest_captions(&captions, subset);
             let longest = longest.iter().filter(|caption| !caption.is_empty());
-            if let Some(tokens) = longest.map(|caption| tokenizer.token_count(caption)).max() {
+            if let Some(tokens) = longest.map(|caption| window.tokens_of(caption)).max() {
                 lengths.push(tokens as f64);
                 report.tokens.histogram[(tokens / 10).min(30)] += 1;
-                if tokens > window {
+                if tokens > window.limit {
                     report.tokens.over_long += 1;
                     report.tokens.over_long_captions.push(LongCaption { path: image.name(), tokens });
                 }

@@ -208,6 +208,7 @@ mod tests {
                 look: Some(Look::at(image).unwrap()),
                 problem: None,
                 captions: Vec::new(),
+                extra_columns: Vec::new(),
                 extra_images: Vec::new(),
             }
         };

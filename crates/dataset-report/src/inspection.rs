@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use sdtrain_data_loader::{Buckets, DataError, DataSet, ImageProblem, Placement, examine};
+use sdtrain_data_loader::{Buckets, DataError, DataSet, ImageProblem, Placement, TokenWindow, examine};
 use sdtrain_recipe::{DataConfig, Duplicates};
-use sdtrain_tokenizer::Tokenizer;
 use serde::Serialize;
 
 use crate::captions::CaptionReport;
@@ -32,6 +31,8 @@ pub struct Inspection {
     pub formats: Vec<FormatCount>,
     /// How large images and files are; absent when no image can be read.
     pub sizes: Option<Sizes>,
+    /// Images that a run would use together with a mask, a control image or the like, by its column.
+    pub extra_images: BTreeMap<String, usize>,
     /// Captions of the images that a run would use.
     pub captions: CaptionReport,
     /// Pictures that are there more than once.
@@ -173,17 +174,15 @@ pub(crate) struct Placed<'a> {
 }
 
 impl Inspection {
-    /// Says what a survey found. `bucket_step` is the step between bucket sides where the configuration has none; `tokenizer`
-    /// is that of the model that captions are counted for, and `token_limit` how many of their tokens it reads, its marks not
-    /// counted.
+    /// Says what a survey found. `bucket_step` is the step between bucket sides where the configuration has none; `window` is how
+    /// the model that captions are counted for reads them.
     pub fn of(
         survey: &Survey,
         depth: Depth,
         config: &DataConfig,
         seed: u64,
         bucket_step: usize,
-        tokenizer: &dyn Tokenizer,
-        token_limit: usize,
+        window: TokenWindow<'_>,
     ) -> Result<Inspection, DataError> {
         let buckets = survey.buckets(config, bucket_step)?;
         let mut inspection = Inspection {
@@ -210,7 +209,10 @@ impl Inspection {
         inspection.buckets = bucket_counts(&placed, survey);
         inspection.visits_per_epoch = inspection.buckets.iter().map(|bucket| bucket.visits).sum();
         let used: Vec<&ImageFacts> = placed.iter().map(|placed| placed.facts).collect();
-        inspection.captions = CaptionReport::of(survey, &used, tokenizer, token_limit);
+        inspection.captions = CaptionReport::of(survey, &used, window);
+        for column in used.iter().flat_map(|image| &image.extra_columns) {
+            *inspection.extra_images.entry(column.clone()).or_default() += 1;
+        }
         if depth == Depth::Pixels {
             inspection.set_duplicates(survey, &copies(survey, config));
         }
@@ -241,6 +243,7 @@ impl Inspection {
             }
             Err(error) => inspection.errors = error.each().into_iter().map(DataError::to_string).collect(),
         }
+        inspection.errors.extend(config.check_images_are_used().err().map(|(message, _)| message));
         Ok(inspection)
     }
 

@@ -23,7 +23,7 @@ const MOST_THREADS: usize = 16;
 pub enum Depth {
     /// Headers only: no duplicates, no sharpness, and a file broken behind its header is not noticed.
     Header,
-    /// Every image is read and decoded.
+    /// Every image is read and decoded, and so are masks and other images that belong to it.
     Pixels,
 }
 
@@ -56,7 +56,9 @@ pub struct ImageFacts {
     pub problem: Option<String>,
     /// Its captions as they are written.
     pub captions: Vec<SourceCaption>,
-    /// Files of their own that belong to it: its mask, a control image.
+    /// Columns of the images that belong to it: `mask`, or what its control image is called.
+    pub extra_columns: Vec<String>,
+    /// Those of them that are files of their own.
     pub extra_images: Vec<PathBuf>,
 }
 
@@ -199,9 +201,10 @@ fn look_at(found: &Found, depth: Depth, alpha: &AlphaConfig) -> ImageFacts {
         look: None,
         problem: None,
         captions: found.example.captions.clone(),
+        extra_columns: found.example.extra_images.keys().cloned().collect(),
         extra_images: extra_files(&found.example),
     };
-    let looked = catch_unwind(AssertUnwindSafe(|| fill_in(&mut facts, depth, alpha)));
+    let looked = catch_unwind(AssertUnwindSafe(|| fill_in(&mut facts, &found.example, depth, alpha)));
     facts.problem = match looked {
         Ok(result) => result.err(),
         Err(_) => Some("is so broken that looking at it failed".to_owned()),
@@ -214,24 +217,27 @@ fn extra_files(example: &SourceExample) -> Vec<PathBuf> {
     files.map(|location| location.path().to_owned()).collect()
 }
 
-fn fill_in(facts: &mut ImageFacts, depth: Depth, alpha: &AlphaConfig) -> Result<(), String> {
+fn fill_in(facts: &mut ImageFacts, example: &SourceExample, depth: Depth, alpha: &AlphaConfig) -> Result<(), String> {
     facts.bytes = facts.location.length().map_err(|e| e.to_string())?;
     if facts.bytes > LONGEST_FILE {
         return Err(format!("is longer than {} GiB", LONGEST_FILE >> 30));
     }
     if depth == Depth::Header {
         facts.format = format_by_name(&facts.relative);
-        facts.size = Some(examine::read_size(&facts.location)?);
-        return Ok(());
+        let size = examine::read_size(&facts.location)?;
+        facts.size = Some(size);
+        return examine::look_at_extra_images(example, size);
     }
     let bytes = facts.location.read().map_err(|e| e.to_string())?;
     facts.content = Some(examine::content_digest(&bytes));
     facts.format = format_inside(&bytes).unwrap_or_else(|| format_by_name(&facts.relative));
     facts.dpi = dots_per_inch(&bytes);
     drop(bytes);
-    facts.size = Some(examine::read_size(&facts.location)?);
+    let size = examine::read_size(&facts.location)?;
+    facts.size = Some(size);
     facts.look = Some(Look::at(examine::decode(&facts.location, alpha)?)?);
-    Ok(())
+    examine::look_at_extra_images(example, size)?;
+    examine::decode_extra_images(example, alpha)
 }
 
 fn format_inside(bytes: &[u8]) -> Option<String> {

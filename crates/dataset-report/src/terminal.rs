@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use sdtrain_data_loader::{counted, epoch_in_words, left_over_in_words};
+use sdtrain_data_loader::{counted, epoch_in_words, extra_images_in_words, left_over_in_words};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::Inspection;
@@ -53,6 +53,9 @@ impl Inspection {
             _ => {}
         }
         text += &left_over_in_words(self.left_over.unwrap_or(0), self.carries);
+        if !self.extra_images.is_empty() {
+            let _ = write!(text, "; extra images: {}", extra_images_in_words(&self.extra_images));
+        }
         if !self.decoded {
             text += "; only headers were read";
         }

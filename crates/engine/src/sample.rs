@@ -130,7 +130,10 @@ fn warn_of_cut_prompts(args: &SampleArgs, model: &StableDiffusion, reading: &Pro
     let windows = tokenizer.windows_of(reading.max_token_length)?;
     let limit = windows * (tokenizer.window() - 2);
     for (option, prompt) in [("--prompt", &args.prompt), ("--negative", &args.negative)] {
-        let tokens = tokenizer.token_count(prompt);
+        let tokens = match reading.weights {
+            true => tokenizer.weighted_token_count(prompt),
+            false => tokenizer.token_count(prompt),
+        };
         if tokens > limit {
             eprintln!("warning: `{option}` has {tokens} tokens, of which {limit} are read");
             eprintln!("  hint: `--max-token-length {}` reads all of it", tokens.next_multiple_of(limit / windows));

@@ -1,6 +1,6 @@
 //! How the images of a subset are sized and put together: its own settings, or those of `[data]`.
 
-use crate::{BucketingConfig, DataConfig, Resolution, Subset};
+use crate::{BucketingConfig, DataConfig, MASK_COLUMN, Resolution, Subset};
 
 /// What decides which images may share a batch. Subsets that are alike in it are one group; batches never mix groups.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +17,30 @@ impl DataConfig {
     /// The settings that hold where a subset has none of its own.
     pub fn own_batching(&self) -> Batching {
         Batching { resolution: self.resolution, batch_size: self.batch_size, bucketing: self.bucketing.clone() }
+    }
+
+    /// Images besides masks come with their batches, but no method uses them yet: `(message, hint)` where some are set.
+    pub fn check_images_are_used(&self) -> Result<(), (String, String)> {
+        let mut keys = Vec::new();
+        for (index, subset) in self.subsets.iter().enumerate() {
+            let others = subset.extra_images.iter().enumerate().filter(|(_, extra)| extra.column != MASK_COLUMN);
+            keys.extend(others.map(|(extra, _)| format!("`data.subsets.{index}.extra_images.{extra}`")));
+            if subset.conditioning_image_column.is_some() {
+                keys.push(format!("`data.subsets.{index}.conditioning_image_column`"));
+            }
+        }
+        match keys.is_empty() {
+            true => Ok(()),
+            false => Err((
+                format!(
+                    "{}: control images and pairs of images are read and inspected, but there is no method yet that trains \
+                     on them, as ControlNet and InstructPix2Pix do",
+                    keys.join(", ")
+                ),
+                "remove the keys to train on the images and their captions alone; a loss mask has `column = \"mask\"`"
+                    .to_owned(),
+            )),
+        }
     }
 
     /// The settings that hold for a subset.

@@ -7,7 +7,7 @@ use sdtrain_config::{Document, Fault, Parsed, Problems};
 use crate::check::check;
 use crate::kohya::{self, KohyaFile};
 use crate::sample_prompt::take_over_lines;
-use crate::{MASK_COLUMN, ModelLocation, Picture, Subset, TrainConfig, is_address};
+use crate::{ModelLocation, Picture, Subset, TrainConfig, is_address};
 
 /// A checked configuration with the document it came from.
 #[derive(Debug, Clone)]
@@ -88,26 +88,6 @@ impl TrainConfig {
             color_augmentation: plain.color_augmentation,
             extra_images: plain.extra_images,
             ..first
-        }
-    }
-
-    /// Images besides masks come with their batches, but no method uses them yet: `(message, hint)` where some are set.
-    pub fn check_images_are_used(&self) -> Result<(), (String, String)> {
-        let mut keys = Vec::new();
-        for (index, subset) in self.data.subsets.iter().enumerate() {
-            let others = subset.extra_images.iter().enumerate().filter(|(_, extra)| extra.column != MASK_COLUMN);
-            keys.extend(others.map(|(extra, _)| format!("`data.subsets.{index}.extra_images.{extra}`")));
-            if subset.conditioning_image_column.is_some() {
-                keys.push(format!("`data.subsets.{index}.conditioning_image_column`"));
-            }
-        }
-        match keys.is_empty() {
-            true => Ok(()),
-            false => Err((
-                format!("{}: control images and the like are read, but not yet trained with", keys.join(", ")),
-                "remove the keys to train on the images and their captions alone; a loss mask has `column = \"mask\"`"
-                    .to_owned(),
-            )),
         }
     }
 

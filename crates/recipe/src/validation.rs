@@ -16,7 +16,8 @@ pub struct ValidationConfig {
     pub path: Option<PathBuf>,
 
     /// Part of the training images that is held out instead, 0 to 1, chosen by the seed. Files with the same bytes stay
-    /// together, whatever they are called, so that no held-out image is trained on.
+    /// together, whatever they are called, so that no held-out image is trained on. A picture that was saved anew has other bytes
+    /// and is another image; `sdtrain dataset inspect` names pictures that look alike.
     pub split: Option<f64>,
 
     /// Optimizer steps between two measurements. Absent or 0: none by steps.

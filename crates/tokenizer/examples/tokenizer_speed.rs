@@ -1,4 +1,5 @@
-//! How long captions take to become tokens: `cargo run --release --example tokenizer_speed FILE`, a caption a line.
+//! How long captions take to become tokens: `cargo run --release --example tokenizer_speed FILE [FOLDER]`, a caption a line, with the
+//! vocabulary of a `tokenizer` folder or, without one, with that of CLIP.
 
 use std::time::Instant;
 
@@ -11,7 +12,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = std::env::args().nth(1).ok_or("name a file with a caption a line")?;
     let text = std::fs::read_to_string(file)?;
     let captions: Vec<&str> = text.lines().collect();
-    let tokenizer = ClipTokenizer::builtin();
+    let tokenizer = match std::env::args().nth(2) {
+        Some(folder) => ClipTokenizer::from_folder(folder)?,
+        None => ClipTokenizer::builtin(),
+    };
     let fastest = |encode: &dyn Fn(&str) -> usize| {
         let passes = (0..PASSES).map(|_| {
             let start = Instant::now();

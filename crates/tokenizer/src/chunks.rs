@@ -36,11 +36,7 @@ fn part<'a, I, T: Tokenizer + ?Sized>(items: &'a [I], index: usize, tokenizer: &
 
 /// The windows of a prompt with weights in brackets; the text of each weight is tokenised by itself.
 pub(crate) fn weighted<T: Tokenizer + ?Sized>(tokenizer: &T, prompt: &str, chunks: usize) -> Vec<WeightedChunk> {
-    let (mut tokens, mut weights) = (Vec::new(), Vec::new());
-    for part in parse_prompt_weights(prompt) {
-        tokens.extend(tokenizer.tokens(&part.text));
-        weights.resize(tokens.len(), part.weight as f32);
-    }
+    let (tokens, weights) = weighted_tokens(tokenizer, prompt);
     let weights_of = |index: usize| {
         let mut window = vec![1.0];
         window.extend(part(&weights, index, tokenizer));
@@ -49,4 +45,14 @@ pub(crate) fn weighted<T: Tokenizer + ?Sized>(tokenizer: &T, prompt: &str, chunk
     };
     let windows = windows_of(tokenizer, &tokens, chunks).into_iter().enumerate();
     windows.map(|(index, ids)| WeightedChunk { ids, weights: weights_of(index) }).collect()
+}
+
+/// The tokens of a prompt with weights in brackets, without marks or limit, and the weight of each.
+pub(crate) fn weighted_tokens<T: Tokenizer + ?Sized>(tokenizer: &T, prompt: &str) -> (Vec<i64>, Vec<f32>) {
+    let (mut tokens, mut weights) = (Vec::new(), Vec::new());
+    for part in parse_prompt_weights(prompt) {
+        tokens.extend(tokenizer.tokens(&part.text));
+        weights.resize(tokens.len(), part.weight as f32);
+    }
+    (tokens, weights)
 }

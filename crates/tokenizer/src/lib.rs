@@ -55,6 +55,11 @@ pub trait Tokenizer: Send + Sync {
         self.tokens(text).len()
     }
 
+    /// The same for a prompt with weights in brackets, which are no tokens, see [`parse_prompt_weights`].
+    fn weighted_token_count(&self, prompt: &str) -> usize {
+        chunks::weighted_tokens(self, prompt).0.len()
+    }
+
     /// The length of a window, 77 for CLIP.
     fn window(&self) -> usize;
 

@@ -69,6 +69,16 @@ pub fn fill_cache(config: &TrainConfig, prefill: &Prefill, watcher: &mut dyn Wat
         message: "`data.cache_dir` is not set: there is no folder to fill".into(),
         hint: None,
     })?;
+    let configs = || [config].into_iter().chain(&prefill.keep_for);
+    if let Some(config) = configs().find(|config| prefill.prune && config.uses_class_images()) {
+        return Err(Error::Config {
+            message: format!(
+                "`--prune` cannot tell which entries the class images of `{}` have: they are drawn by its run",
+                config.name
+            ),
+            hint: Some("entries of images that are gone only take room; delete the folder to begin anew".into()),
+        });
+    }
     if let Some(threads) = config.train.threads {
         sdtrain_torch::set_threads(threads);
     }

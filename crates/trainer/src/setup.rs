@@ -42,7 +42,7 @@ pub struct RunOptions {
 /// Trains as `config` says.
 pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     let started = Instant::now();
-    config.check_images_are_used().map_err(|(message, hint)| Error::Config { message, hint: Some(hint) })?;
+    config.data.check_images_are_used().map_err(|(message, hint)| Error::Config { message, hint: Some(hint) })?;
     // 1 device and threads
     if let Some(threads) = config.train.threads {
         tch::set_num_threads(threads as i32);

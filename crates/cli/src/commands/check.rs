@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread::available_parallelism;
 
 use sdtrain_config::{Parsed, Problems};
-use sdtrain_data_loader::{DataSet, TokenReport};
+use sdtrain_data_loader::{DataSet, TokenReport, TokenWindow};
 use sdtrain_recipe::{DataConfig, Every, Loaded, LoraFormat, ModelFormat, TrainConfig, TrainableKind};
 use sdtrain_state_dict::{FileKind, SafetensorsFile, recognise};
 use sdtrain_tokenizer::Tokenizer;
@@ -28,7 +28,8 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
     let Examined { parts, data, trained } = examine(&config)?;
     let tokenizer = learned_words::tokenizer(&config, model_tokenizer::of(&config.model)?)?;
     let limit = model_tokenizer::token_limit(&tokenizer, config.model.max_token_length)?;
-    let tokens = data.count_tokens(&tokenizer, limit);
+    let window = TokenWindow { tokenizer: &tokenizer, limit, prompt_weights: config.model.prompt_weights };
+    let tokens = data.count_tokens(window);
     print_answer(&summary(&config, &parts, &trained, &data, &tokens));
     Ok(())
 }
@@ -49,7 +50,7 @@ pub(crate) fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
     let trained = parts.as_ref().ok().map(|parts| trained_parts(config, parts));
     let parts = parts.map_err(&mut keep).ok();
     let mut data = open_data(config, step).map_err(&mut keep).ok();
-    if let Err((message, hint)) = config.check_images_are_used() {
+    if let Err((message, hint)) = config.data.check_images_are_used() {
         keep(Failure::new(ExitCode::Configuration, message).hint(hint));
     }
     if let (Ok(tokenizer), Some(data)) = (model_tokenizer::of(&config.model), &data) {

@@ -256,7 +256,8 @@ fn of_library(case: &Case, root: &Path, shared: &Shared) -> Option<String> {
     good.path = shared.good();
     good.metadata_file = None;
     good.format = sdtrain_recipe::SourceFormat::Folder;
-    good.conditioning_image_column = None;
+    (good.image_column, good.caption_column) = (None, None);
+    (good.conditioning_image_column, good.loss_weight_column) = (None, None);
     config.data.subsets.push(good);
     let data = match DataSet::open(&config.data, 1, 16) {
         Ok(data) => data,

@@ -43,6 +43,16 @@ fn nothing_there() -> Vec<Case> {
         case("images only in folders within, where these are not looked into", NO_IMAGES)
             .data("in/a.png", png())
             .subset("recursive = false"),
+        case(
+            "columns of a folder",
+            Verdict::Refused(3, "has `caption_column`, which is not read where `format` is \"folder\""),
+        )
+        .data("a.png", png())
+        .subset("caption_column = \"text\""),
+        case("masks beside the images of a table", Verdict::Refused(3, "has `extra_images`, which is not read"))
+            .data("a.png", png())
+            .data("metadata.jsonl", b"{\"file_name\": \"a.png\", \"text\": \"a\"}")
+            .subset("[[data.subsets.extra_images]]\ncolumn = \"mask\"\nsuffix = \"-mask\""),
         case("masks and no images", Verdict::Refused(3, ""))
             .data("a-mask.png", png())
             .subset("[[data.subsets.extra_images]]\ncolumn = \"mask\"\nsuffix = \"-mask\""),

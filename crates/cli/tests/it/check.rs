@@ -186,3 +186,43 @@ fn words_to_learn_are_named_and_looked_for() {
         assert!(answer.stdout.contains(part), "`{part}` is not in\n{}", answer.stdout);
     }
 }
+
+#[test]
+fn what_a_run_cannot_train_on_is_refused_by_its_key() {
+    let project = Project::new();
+    for index in 0..4 {
+        project.write_image(&format!("edges/{index}.png"), 64, 64);
+    }
+    let control = "[[data.subsets.extra_images]]\ncolumn = \"edges\"\npath = \"edges\"\n[train]";
+    project.write("run.toml", &CONFIG.replace("[train]", control));
+    for command in ["check", "train"] {
+        let args: &[&str] =
+            if command == "check" { &["check", "run.toml"] } else { &["train", "--config", "run.toml"] };
+        let answer = project.run(args);
+        assert_eq!(answer.code, Some(2), "{}", answer.stderr);
+        let expected = "error: `data.subsets.0.extra_images.0`: control images and pairs of images are read and inspected, \
+                        but there is no method yet that trains on them";
+        assert!(answer.stderr.starts_with(expected), "{}", answer.stderr);
+        assert_eq!(answer.stderr.matches("error: ").count(), 1, "{}", answer.stderr);
+    }
+    // A mask is what training knows.
+    project.write("run.toml", &CONFIG.replace("[train]", &control.replace("\"edges\"\npath", "\"mask\"\npath")));
+    let answer = project.run(&["check", "run.toml"]);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    assert!(answer.stdout.contains("extra images: 4 `mask`"), "{}", answer.stdout);
+}
+
+#[test]
+fn weights_in_brackets_are_counted_as_training_reads_them() {
+    let project = Project::new();
+    project.write("images/2.txt", &format!("({}:1.25)", ["word"; 75].join(" ")));
+    let config = CONFIG.replace("init = \"random\"\n", "init = \"random\"\nprompt_weights = true\n");
+    project.write("weights.toml", &config);
+    for (file, whole) in [("run.toml", false), ("weights.toml", true)] {
+        let answer = project.run(&["check", file]);
+        assert_eq!(answer.stdout.contains("the longest has 75; all fit into 75"), whole, "{file}: {}", answer.stdout);
+        let answer = project.run(&["dataset", "inspect", "--config", file, "--json"]);
+        let report: serde_json::Value = serde_json::from_str(&answer.stdout).expect("JSON");
+        assert_eq!(report["captions"]["tokens"]["over_long"], u64::from(!whole), "{file}");
+    }
+}

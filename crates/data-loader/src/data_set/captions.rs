@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 
 use sdtrain_recipe::{Leftovers, Subset};
-use sdtrain_tokenizer::Tokenizer;
 
 use super::DataSet;
 use crate::DataError;
 use crate::batch::{BatchPlan, Visit};
 use crate::caption::{self, Progress};
 use crate::order::Rank;
-use crate::tokens::TokenReport;
+use crate::tokens::{TokenReport, TokenWindow};
 
 impl DataSet {
     /// The caption of an image with prefix and suffix, nothing dropped and nothing shuffled, the first of each choice.
@@ -18,10 +17,9 @@ impl DataSet {
         caption::plain(&self.images[image].captions, self.subset_of(image))
     }
 
-    /// Counts the tokens of every caption that can be trained on. `limit` is how many a text encoder reads, without its marks:
-    /// 75 for one window of CLIP.
-    pub fn count_tokens(&self, tokenizer: &dyn Tokenizer, limit: usize) -> TokenReport {
-        TokenReport::count(&self.images, &self.subsets, tokenizer, limit)
+    /// Counts the tokens of every caption that can be trained on.
+    pub fn count_tokens(&self, window: TokenWindow<'_>) -> TokenReport {
+        TokenReport::count(&self.images, &self.subsets, window)
     }
 
     /// The captions of a batch, as `load` would give them, without reading an image.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sdtrain_recipe::{DataConfig, SourceFormat, Subset};
+use sdtrain_recipe::{DataConfig, ExtraImages, SourceFormat, Subset};
 
 use super::SOURCES;
 use super::image_folder::{folders_in, is_image};
@@ -106,12 +106,19 @@ fn of_folders(subset: &Subset, names: &[String]) -> Vec<Subset> {
         .into_iter()
         .map(|(name, (repeats, class_tokens))| Subset {
             path: subset.path.join(name),
+            extra_images: subset.extra_images.iter().map(|extra| within(extra, name)).collect(),
             format: SourceFormat::Folder,
             repeats: subset.repeats * f64::from(repeats),
             class_tokens: subset.class_tokens.clone().or(Some(class_tokens)),
             ..subset.clone()
         })
         .collect()
+}
+
+/// The masks and the like of one of the folders: those in the folder of the same name, where theirs has such folders as well.
+fn within(extra: &ExtraImages, name: &str) -> ExtraImages {
+    let same = extra.path.as_ref().map(|path| path.join(name)).filter(|folder| folder.is_dir());
+    ExtraImages { path: same.or_else(|| extra.path.clone()), ..extra.clone() }
 }
 
 /// `10_sks dog`: 10 repeats of "sks dog". A folder that is repeated 0 times is not named in this way.

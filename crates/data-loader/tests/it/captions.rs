@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sdtrain_data_loader::DataSet;
+use sdtrain_data_loader::{DataSet, TokenWindow};
 use sdtrain_recipe::{CaptionFile, DataConfig, Leftovers, LossConfig, Subset, TrainSection};
 use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
 
@@ -145,7 +145,11 @@ fn captions_that_are_too_long_are_counted_and_named() {
         ..folder.subset()
     };
     let tokenizer = ClipTokenizer::builtin();
-    let report = open(subset.clone(), &folder).count_tokens(&tokenizer, 75);
+    let report = open(subset.clone(), &folder).count_tokens(TokenWindow {
+        tokenizer: &tokenizer,
+        limit: 75,
+        prompt_weights: false,
+    });
     let first = tokenizer.tokens("t, a0, b0, c0").len();
     assert_eq!((report.captions, report.longest, report.too_long), (6, 90, 3));
     assert_eq!(report.tokens, first + 90 + 80 + 1 + 76 + 75);
@@ -155,9 +159,28 @@ fn captions_that_are_too_long_are_counted_and_named() {
     assert!(shown.contains("warning: 3 captions lose what is behind their first 75 tokens:\n"), "{shown}");
     // A prefix counts as well.
     let subset = Subset { caption_prefix: Some("two words".to_owned()), ..subset };
-    let report = open(subset, &folder).count_tokens(&tokenizer, 92);
+    let report =
+        open(subset, &folder).count_tokens(TokenWindow { tokenizer: &tokenizer, limit: 92, prompt_weights: false });
     assert_eq!((report.longest, report.too_long), (92, 0));
     assert!(report.to_string().ends_with("the longest has 92; all fit into 92"), "{report}");
+}
+
+#[test]
+fn weights_in_brackets_are_no_tokens_where_they_are_read_as_weights() {
+    let folder = Folder::with_images(2);
+    folder.file("00.txt", format!("({}:1.25), [end]", ["word"; 70].join(" ")).as_bytes());
+    folder.file("01.txt", br"a \(plain\) one");
+    let tokenizer = ClipTokenizer::builtin();
+    let count = |prompt_weights| {
+        open(folder.subset(), &folder).count_tokens(TokenWindow { tokenizer: &tokenizer, limit: 75, prompt_weights })
+    };
+    let of = |text: &str| tokenizer.tokens(text).len();
+    let read = count(true);
+    // Seventy words, a comma and a word.
+    assert_eq!((read.longest, read.too_long), (72, 0));
+    assert_eq!(read.tokens, 72 + of("a (plain) one"));
+    let written = count(false);
+    assert_eq!((written.longest, written.too_long), (of(&format!("({}:1.25), [end]", ["word"; 70].join(" "))), 1));
 }
 
 /// The captions that a run over these data really sees.

@@ -1,7 +1,7 @@
 //! Masks, control images, transparency, kernels and colours, by the configuration.
 
 use image::{DynamicImage, GrayImage, ImageBuffer, Luma, Rgb, Rgba};
-use sdtrain_data_loader::{Contents, DataSet, HostBatch};
+use sdtrain_data_loader::{CONDITIONING_IMAGE, Contents, DataSet, HostBatch};
 use sdtrain_recipe::{
     AlphaConfig, BucketingConfig, ColorAugmentation, ColorChanges, DataConfig, ExtraImages, ResizeKernel, Resolution,
     Subset,
@@ -151,6 +151,68 @@ fn control_images_come_in_step_and_by_name() {
     let error = DataSet::open(&config(&folder, subset), 3, 64).unwrap_err();
     assert!(error.to_string().contains("3 of 3 images have no `control` image"), "{error}");
     assert!(error.hint().unwrap().contains("edges/NAME.png"), "{error:?}");
+}
+
+#[test]
+fn folders_named_for_their_repeats_find_their_masks_in_folders_of_the_same_names() {
+    let folder = Folder::new();
+    for name in ["2_cup", "3_bottle"] {
+        folder.image(&format!("images/{name}/a.png"), &picture(64, 48, 0));
+        mask_of_picture().save(folder.join("m.png")).unwrap();
+        std::fs::create_dir_all(folder.join(&format!("masks/{name}"))).unwrap();
+        std::fs::rename(folder.join("m.png"), folder.join(&format!("masks/{name}/a.png"))).unwrap();
+    }
+    let masks = vec![mask(Some(folder.join("masks")), "")];
+    let subset = Subset { path: folder.join("images"), extra_images: masks, ..Subset::default() };
+    let data = DataSet::open(&config(&folder, subset), 3, 64).unwrap();
+    assert_eq!((data.images(), data.report().extra_images["mask"], data.report().visits_per_epoch), (2, 2, 5));
+}
+
+/// A picture before an edit, the picture after it and what was to be done, under the names of the InstructPix2Pix data sets.
+#[test]
+fn pairs_of_images_with_an_instruction_come_in_step() {
+    let folder = Folder::new();
+    let mut table = String::new();
+    for index in 0..4 {
+        let mut before = picture(128, 96, index);
+        // The negative, so that one cannot be taken for the other.
+        before.iter_mut().for_each(|value| *value = 255 - *value);
+        folder.image(&format!("after/{index}.png"), &picture(64, 48, index));
+        folder.image(&format!("before/{index}.bmp"), &before);
+        table += &format!(
+            "{{\"edited_image\": \"after/{index}.png\", \"original_image\": \"before/{index}.bmp\", \
+             \"edit_prompt\": \"make it {index}\"}}\n"
+        );
+    }
+    folder.file("metadata.jsonl", table.as_bytes());
+    let named = |column: &str| Some(column.to_owned());
+    let subset = Subset {
+        image_column: named("edited_image"),
+        caption_column: named("edit_prompt"),
+        conditioning_image_column: named("original_image"),
+        flip: true,
+        random_crop: true,
+        repeats: 6.0,
+        ..folder.subset()
+    };
+    let data = DataSet::open(&config(&folder, subset), 3, 64).unwrap();
+    assert_eq!((data.images(), data.report().extra_images[CONDITIONING_IMAGE]), (4, 4));
+    let (mut mirrored, mut offsets) = (0, std::collections::BTreeSet::new());
+    for plan in data.epoch_plan(0) {
+        let batch = data.load(&plan, 0).unwrap();
+        let before = &batch.extra_images[CONDITIONING_IMAGE];
+        assert_eq!(before.len(), batch.pixels.len());
+        for (place, example) in batch.examples.iter().enumerate() {
+            mirrored += usize::from(example.flipped);
+            offsets.insert(batch.crop_offsets[place]);
+            assert_eq!(batch.captions[place], format!("make it {}", example.image));
+        }
+        // A pixel more to the side changes a value by 0.047; the two sizes make half of that at most.
+        for (before, after) in before.iter().zip(&batch.pixels) {
+            assert!((before + after).abs() < 0.03, "{before} is not the negative of {after}");
+        }
+    }
+    assert!((4..20).contains(&mirrored) && offsets.len() > 4, "{mirrored} {offsets:?}");
 }
 
 #[test]

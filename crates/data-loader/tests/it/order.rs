@@ -102,7 +102,7 @@ fn a_fraction_of_the_images_changes_from_epoch_to_epoch_and_evens_out() {
     let data = open(&DataConfig { subsets: vec![subset(&folder, 0.3)], ..folder.config() });
     assert_eq!(visits(&data, 20..30), [3; 6]);
     assert_eq!((data.report().visits_in_epochs, data.report().visits_per_epoch), ((1, 2), 2));
-    assert!(data.report().to_string().contains("6 kept, 1 to 2 with repeats; 1 batches an epoch"), "{}", data.report());
+    assert!(data.report().to_string().contains("6 kept, 1 to 2 with repeats; 1 batch an epoch"), "{}", data.report());
 }
 
 #[test]

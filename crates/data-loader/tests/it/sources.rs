@@ -210,5 +210,8 @@ fn a_table_says_how_much_each_image_counts() {
 
     let images = Folder::with_images(2);
     let error = open(&of(Subset { path: images.path().to_owned(), ..subset })).unwrap_err();
-    assert!(error.to_string().contains("has `loss_weight_column`, but is no table"), "{error}");
+    assert!(
+        error.to_string().contains("has `loss_weight_column`, which is not read where `format` is \"folder\""),
+        "{error}"
+    );
 }

@@ -92,6 +92,7 @@ mod tests {
             look: None,
             problem: None,
             captions: Vec::new(),
+            extra_columns: Vec::new(),
             extra_images: Vec::new(),
         }
     }

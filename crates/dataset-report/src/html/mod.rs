@@ -96,6 +96,9 @@ fn head(inspection: &Inspection) -> String {
         let class = if is_bad { "card bad" } else { "card" };
         let _ = write!(text, "<div class=\"{class}\"><b>{number}</b>{what}</div>");
     }
+    for (column, images) in &inspection.extra_images {
+        let _ = write!(text, "<div class=\"card\"><b>{images}</b>with an image `{}`</div>", escaped(column));
+    }
     text += "</div>\n";
     if !inspection.decoded {
         text += "<p class=\"soft\">Only headers were read: broken files, sharpness and copies are not known.</p>\n";

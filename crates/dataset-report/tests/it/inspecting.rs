@@ -1,7 +1,8 @@
 //! What an inspection says.
 
+use sdtrain_data_loader::TokenWindow;
 use sdtrain_dataset_report::{Depth, Inspection, Survey, html};
-use sdtrain_recipe::{CaptionFile, DataConfig, Leftovers, MissingCaption, Resolution, Subset};
+use sdtrain_recipe::{CaptionFile, DataConfig, ExtraImages, Leftovers, MissingCaption, Resolution, Subset};
 use sdtrain_tokenizer::ClipTokenizer;
 
 use crate::folder::{Folder, picture, survey};
@@ -12,7 +13,13 @@ fn inspect(config: &DataConfig) -> Inspection {
 
 /// For a model that reads so many tokens.
 fn inspect_for(config: &DataConfig, token_limit: usize) -> Inspection {
-    Inspection::of(&survey(config), Depth::Pixels, config, 0, 64, &ClipTokenizer::builtin(), token_limit).unwrap()
+    inspected(&survey(config), Depth::Pixels, config, token_limit)
+}
+
+fn inspected(survey: &Survey, depth: Depth, config: &DataConfig, limit: usize) -> Inspection {
+    let tokenizer = ClipTokenizer::builtin();
+    let window = TokenWindow { tokenizer: &tokenizer, limit, prompt_weights: false };
+    Inspection::of(survey, depth, config, 0, 64, window).unwrap()
 }
 
 /// Three pictures, a smaller copy of the first and an exact copy of the second.
@@ -117,7 +124,7 @@ fn a_file_broken_behind_its_header_is_found_by_decoding_alone() {
     assert_eq!((inspection.found, inspection.kept, inspection.unreadable), (205, 204, 1));
     assert_eq!(inspection.errors, Vec::<String>::new());
     let quick = Survey::of(&config, Depth::Header, &|_, _| ()).unwrap();
-    let quick = Inspection::of(&quick, Depth::Header, &config, 0, 64, &ClipTokenizer::builtin(), 75).unwrap();
+    let quick = inspected(&quick, Depth::Header, &config, 75);
     assert_eq!((quick.kept, quick.decoded, quick.duplicates.len()), (205, false, 0));
 }
 
@@ -140,7 +147,7 @@ fn the_page_stands_alone_and_escapes_captions() {
     folder.file("c.txt", "<script>alert('x')</script> & \"quoted\", poster");
     let config = folder.config();
     let survey = survey(&config);
-    let inspection = Inspection::of(&survey, Depth::Pixels, &config, 0, 64, &ClipTokenizer::builtin(), 75).unwrap();
+    let inspection = inspected(&survey, Depth::Pixels, &config, 75);
     let page = html::page(&inspection, &survey, &config, 64).unwrap();
     assert!(!page.contains("<script") && page.contains("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; &quot;"));
     assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("url("));
@@ -237,4 +244,48 @@ fn each_subset_is_sorted_into_its_own_buckets() {
     assert_eq!(counts[..3], [(48, 80, 2, 2, Some(2)), (64, 64, 4, 4, Some(3)), (80, 48, 4, 4, Some(3))]);
     assert_eq!(counts[3..].iter().map(|count| count.2).sum::<usize>(), 5);
     assert!(counts[3..].iter().all(|count| count.0 * count.1 > 96 * 96), "{counts:?}");
+}
+
+/// Two hundred pictures, each with a control image.
+fn with_control_images() -> (Folder, DataConfig) {
+    let folder = Folder::new();
+    for index in 0..200 {
+        let image = picture(64, 64, index % 7);
+        folder.image(&format!("{index:03}.png"), &image);
+        folder.image(&format!("{index:03}-edges.png"), &image);
+    }
+    let mut config = folder.config();
+    config.caption.missing = MissingCaption::Empty;
+    config.subsets[0].extra_images =
+        vec![ExtraImages { column: "edges".to_owned(), path: None, suffix: "-edges".to_owned() }];
+    (folder, config)
+}
+
+#[test]
+fn control_images_are_counted_and_what_is_missing_to_train_on_them_is_said() {
+    let (_folder, config) = with_control_images();
+    let inspection = inspect(&config);
+    assert_eq!((inspection.found, inspection.kept, inspection.extra_images["edges"]), (200, 200, 200));
+    let [error] = &inspection.errors[..] else { panic!("{:?}", inspection.errors) };
+    assert!(error.starts_with("`data.subsets.0.extra_images.0`: ") && error.contains("ControlNet"), "{error}");
+    assert!(inspection.text(100).contains("; extra images: 200 `edges`\n"), "{}", inspection.text(100));
+}
+
+#[test]
+fn an_image_whose_control_image_cannot_be_used_is_left_out_as_by_a_run() {
+    let (folder, config) = with_control_images();
+    folder.image("007-edges.png", &picture(64, 32, 0));
+    let mut bytes = std::fs::read(folder.data().join("008-edges.png")).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xFF;
+    folder.file("008-edges.png", bytes);
+    let inspection = inspect(&config);
+    let reasons: Vec<_> = inspection.dropped.iter().map(|dropped| (&dropped.path, &dropped.reason)).collect();
+    let [(first, other_shape), (second, broken)] = reasons[..] else { panic!("{reasons:?}") };
+    assert!(first.ends_with("007.png") && other_shape.contains("has 64 × 32 pixels, another shape"), "{other_shape}");
+    assert!(second.ends_with("008.png") && broken.starts_with("its `edges` image `"), "{broken}");
+    assert_eq!((inspection.kept, inspection.extra_images["edges"]), (198, 198));
+    // The header of the broken one is whole.
+    let quick = Survey::of(&config, Depth::Header, &|_, _| ()).unwrap();
+    assert_eq!(inspected(&quick, Depth::Header, &config, 75).kept, 199);
 }

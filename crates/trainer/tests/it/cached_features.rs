@@ -136,3 +136,18 @@ fn what_is_filled_ahead_is_all_that_a_run_needs_and_pruning_leaves_it() {
     assert_eq!(report.pruned.map(|pruned| pruned.entries), Some(filled.len() - left.len()));
     assert!(report.text().contains("texts: "), "{}", report.text());
 }
+
+#[test]
+fn what_class_images_use_is_not_pruned_unseen() {
+    let project = project();
+    let folder = project.path();
+    let class = ["method=dreambooth", "trainable=lora", "dreambooth.class_prompt=a house"];
+    let of_class = config(folder, &[&CACHED[..], &class].concat());
+    let prune = |keep_for| Prefill { prune: true, keep_for, device: "cpu".to_owned(), ..Prefill::default() };
+    let plain = config(folder, &CACHED);
+    for (config, keep_for) in [(&of_class, Vec::new()), (&plain, vec![of_class.clone()])] {
+        let error = fill_cache(config, &prune(keep_for), &mut Counting::default()).expect_err("they would be deleted");
+        assert!(error.to_string().contains("which entries the class images of `run` have"), "{error}");
+        assert!(entries(folder).is_empty(), "nothing was begun");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use sdtrain_data_loader::DataError;
+use sdtrain_data_loader::{DataError, TokenWindow};
 use sdtrain_dataset_report::{Depth, Inspection, Survey, html};
 
 use super::Wanted;
@@ -14,13 +14,14 @@ use crate::{ExitCode, Failure, print_answer};
 const COLUMNS: usize = 100;
 
 pub(super) fn run(args: &DatasetInspectArgs) -> Result<(), Failure> {
-    let Wanted { data, seed, bucket_step, tokenizer, token_limit } =
+    let Wanted { data, seed, bucket_step, tokenizer, token_limit, prompt_weights } =
         Wanted::of(args.folder.as_ref(), args.config.as_ref(), &args.set)?;
     let depth = if args.quick { Depth::Header } else { Depth::Pixels };
     let progress = Progress::start();
     let survey = Survey::of(&data, depth, &|done, all| progress.report(done, all))?;
     progress.end();
-    let inspection = Inspection::of(&survey, depth, &data, seed, bucket_step, &tokenizer, token_limit)?;
+    let window = TokenWindow { tokenizer: &tokenizer, limit: token_limit, prompt_weights };
+    let inspection = Inspection::of(&survey, depth, &data, seed, bucket_step, window)?;
     if let Some(file) = &args.html {
         let page = html::page(&inspection, &survey, &data, bucket_step)?;
         let written = match file.parent().filter(|parent| !parent.as_os_str().is_empty()) {

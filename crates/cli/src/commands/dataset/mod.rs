@@ -14,7 +14,7 @@ use sdtrain_tokenizer::ClipTokenizer;
 use crate::args::{ConfigArgs, DatasetArgs, DatasetCommand};
 use crate::commands::check::load_or_explain;
 use crate::model_parts::ModelParts;
-use crate::{ExitCode, Failure, model_tokenizer};
+use crate::{ExitCode, Failure, learned_words, model_tokenizer};
 
 /// Runs one of its commands.
 pub(crate) fn run(args: &DatasetArgs) -> Result<(), Failure> {
@@ -36,6 +36,8 @@ struct Wanted {
     tokenizer: ClipTokenizer,
     /// Tokens of a caption that the model reads.
     token_limit: usize,
+    /// Whether brackets in captions are weights.
+    prompt_weights: bool,
 }
 
 impl Wanted {
@@ -44,14 +46,23 @@ impl Wanted {
             let data = of_folder(folder.cloned().unwrap_or_default());
             let tokenizer = ClipTokenizer::builtin();
             let token_limit = model_tokenizer::token_limit(&tokenizer, None)?;
-            return Ok(Wanted { data, seed: 0, bucket_step: BUCKET_STEP, tokenizer, token_limit });
+            return Ok(Wanted {
+                data,
+                seed: 0,
+                bucket_step: BUCKET_STEP,
+                tokenizer,
+                token_limit,
+                prompt_weights: false,
+            });
         };
         let config = load_or_explain(&ConfigArgs { config: config.clone(), set: set.to_vec() })?.config;
         // The images can be looked at before the model is there.
         let bucket_step = ModelParts::of(&config.model).map_or(BUCKET_STEP, |parts| parts.bucket_step());
-        let tokenizer = model_tokenizer::of(&config.model).unwrap_or_else(|_| ClipTokenizer::builtin());
+        let plain = || model_tokenizer::of(&config.model).unwrap_or_else(|_| ClipTokenizer::builtin());
+        let tokenizer = learned_words::tokenizer(&config, plain()).unwrap_or_else(|_| plain());
         let token_limit = model_tokenizer::token_limit(&tokenizer, config.model.max_token_length)?;
-        Ok(Wanted { data: config.data, seed: config.seed, bucket_step, tokenizer, token_limit })
+        let prompt_weights = config.model.prompt_weights;
+        Ok(Wanted { data: config.data, seed: config.seed, bucket_step, tokenizer, token_limit, prompt_weights })
     }
 }
 
