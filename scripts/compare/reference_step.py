@@ -288,6 +288,9 @@ class Trainee:
             self.words.put(self.initial)
         self.optimizer.state.clear()
 
+    def objective(self):
+        return self.schedule.config.prediction_type
+
     def autocast(self):
         of_16_bits = self.compute in (torch.bfloat16, torch.float16)
         dtype = self.compute if of_16_bits else torch.bfloat16
@@ -360,7 +363,7 @@ class Trainee:
 
     def step(self, micro_batches, learning_rates):
         """One optimizer step; returns its loss and the norm of the gradient before clipping."""
-        examples = sum(len(inputs["timesteps"]) for inputs in micro_batches)
+        examples = sum(len(inputs["noise"]) for inputs in micro_batches)
         loss = 0.0
         for inputs in micro_batches:
             inputs = {name: self._as_input(value) for name, value in inputs.items()}

@@ -89,6 +89,15 @@ def our_seconds(trace, path):
     return {row["step"]: row["seconds"] for row in rows if "seconds" in row}
 
 
+def make_trainee(trace, model, model_config=None, **overrides):
+    """The trace's model in diffusers with the step that its method asks for."""
+    from autoencoding_step import AutoencodingTrainee
+    from reference_step import Settings, Trainee
+
+    kind = AutoencodingTrainee if trace.config.get("method") == "vae" else Trainee
+    return kind(model, trace.initial, Settings.from_config(trace.config, **overrides), model_config)
+
+
 def relative(ours, theirs):
     return abs(ours - theirs) / max(abs(theirs), 1e-12)
 
@@ -153,9 +162,10 @@ def farthest(weights, exact):
     return max((float((weights[name] - value).norm() / value.norm().clamp(min=1e-12)), name) for name, value in exact.items())
 
 
-def is_as_near_to_fp64(trace, weights, make_trainee):
-    """Whether our trained weights are no farther from the steps in fp64 than diffusers' in fp32, but for the luck of rounding."""
-    _, _, exact = replay(trace, make_trainee("fp64"), 1)
+def is_as_near_to_fp64(trace, weights, trainee):
+    """Whether our trained weights are no farther from the steps in fp64 than diffusers' in fp32, but for the luck of rounding.
+    `trainee`: in fp64."""
+    _, _, exact = replay(trace, trainee, 1)
     (ours, name), (theirs, their_name) = farthest(trace.final, exact), farthest(weights, exact)
     print("\nfrom the same steps in fp64, the tensor farthest off")
     print(f"  ours           {ours:9.1e}  {name}")
@@ -182,18 +192,15 @@ def main():
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
 
-    from reference_step import Settings, Trainee, are_adapters
+    from reference_step import are_adapters
 
     trace = Trace(arguments.trace)
     overrides = {"device": arguments.device, "autocast": not arguments.no_autocast}
     if arguments.precision:
         overrides["compute"] = arguments.precision
 
-    def make_trainee(compute=None):
-        settings = Settings.from_config(trace.config, **overrides | ({"compute": compute} if compute else {}))
-        return Trainee(find_model(trace, arguments.model), trace.initial, settings, arguments.model_config)
-
-    trainee = make_trainee()
+    model = find_model(trace, arguments.model)
+    trainee = make_trainee(trace, model, arguments.model_config, **overrides)
     settings = trainee.settings
     adapters = are_adapters(trace.initial)
     if arguments.no_autocast and settings.compute != "fp32" and not adapters:
@@ -202,7 +209,7 @@ def main():
         trainee.unet.to(memory_format=torch.channels_last)
     print(
         f"{arguments.trace}: {len(trace.steps)} steps, {len(trace.initial)} trained tensors, {settings.compute}, "
-        f"{trainee.schedule.config.prediction_type}, torch {torch.__version__}, {torch.get_num_threads()} threads\n"
+        f"{trainee.objective()}, torch {torch.__version__}, {torch.get_num_threads()} threads\n"
     )
     ours = our_seconds(trace, arguments.metrics)
     found, seconds, weights = replay(trace, trainee, max(arguments.repeat, 1))
@@ -221,7 +228,8 @@ def main():
     weight_tolerance = arguments.weight_tolerance or WEIGHT_TOLERANCE[settings.compute]
     weights_pass = worst_weight <= weight_tolerance
     if not weights_pass and settings.compute == "fp32" and of_moved <= weight_tolerance:
-        weights_pass = is_as_near_to_fp64(trace, weights, make_trainee)
+        exact = make_trainee(trace, model, arguments.model_config, **overrides | {"compute": "fp64"})
+        weights_pass = is_as_near_to_fp64(trace, weights, exact)
     passed = worst_loss <= loss_tolerance and weights_pass
     print(
         f"\n{'agrees' if passed else 'DIFFERS'}: loss {worst_loss:.1e} (at most {loss_tolerance:.0e}), "

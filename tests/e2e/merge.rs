@@ -72,3 +72,91 @@ fn what_cannot_be_merged_is_refused_at_once() {
         assert!(!project.path("out").exists());
     }
 }
+
+#[test]
+fn words_that_come_along_are_merged_named_or_refused() {
+    let project = Project::new();
+    let model = fixture("tiny_sd1").display().to_string();
+    // The words' first vectors depend on the run's seed.
+    let learn = |name: &str, word: &str, seed: u8| {
+        let tokens = format!("textual_inversion.tokens=[{{word=\"{word}\", vectors=2}}]");
+        let prefix = format!("data.subsets.0.caption_prefix=\"a {word},\"");
+        let (name_is, seed_is) = (format!("name={name}"), format!("seed={seed}"));
+        let mut args = vec!["train", "--config", "run.toml"];
+        for change in [
+            &name_is,
+            &seed_is,
+            &tokens,
+            &prefix,
+            "textual_inversion.bundle=true",
+            "train.max_steps=1",
+            "samples.prompts=[]",
+            "validation.evaluate_at_end=false",
+        ] {
+            args.extend(["--set", change]);
+        }
+        project.expect(0, &args);
+        fs::copy(
+            project.path(&format!("outputs/{name}/{name}.safetensors")),
+            project.path(&format!("{name}.safetensors")),
+        )
+        .expect("there is room");
+    };
+    learn("one", "snorp", 7);
+    learn("two", "<cat>", 7);
+    learn("other", "snorp", 8);
+
+    project.expect(
+        0,
+        &["merge", "--lora", "one.safetensors", "--lora", "two.safetensors", "--output", "both.safetensors"],
+    );
+    let both = fs::read(project.path("both.safetensors")).expect("written");
+    for name in ["bundle_emb.snorp.", "bundle_emb.<cat>."] {
+        assert!(both.windows(name.len()).any(|bytes| bytes == name.as_bytes()), "{name}");
+    }
+    let sample = ["sample", "--model", &model, "--prompt", "a snorp, a <cat>", "--steps", "1", "--output", "drawn"];
+    project.expect(0, &[&sample[..], &["--lora", "both.safetensors"]].concat());
+
+    let merge =
+        ["merge", "--lora", "one.safetensors", "--lora", "other.safetensors", "--output", "neither.safetensors"];
+    let (_, stderr) = project.expect(4, &merge);
+    assert!(stderr.contains("`other.safetensors` brings the word `snorp` along, as another adapter does"), "{stderr}");
+
+    let into_model = ["merge", "--model", &model, "--lora", "one.safetensors", "--output", "model.safetensors"];
+    let (_, stderr) = project.expect(0, &into_model);
+    assert!(stderr.contains("warning: the word `snorp` of `one.safetensors` is not in the model"), "{stderr}");
+}
+
+#[test]
+fn a_run_says_which_words_of_its_adapters_it_leaves_behind() {
+    let project = Project::new();
+    let tokens = "textual_inversion.tokens=[{word=\"snorp\", vectors=2}]";
+    let (prefix, bundle) = ("data.subsets.0.caption_prefix=\"a snorp,\"", "textual_inversion.bundle=true");
+    let train = |changes: &[&str]| {
+        let mut args = vec!["train", "--config", "run.toml", "--resume", "never", "--set", "train.max_steps=1"];
+        args.extend(["--set", "samples.prompts=[]", "--set", "validation.evaluate_at_end=false"]);
+        args.extend(changes.iter().flat_map(|change| ["--set", *change]));
+        project.expect(0, &args).1
+    };
+    let check = |changes: &[&str]| {
+        let changes = changes.iter().flat_map(|change| ["--set", *change]);
+        project.expect(0, &["check", "run.toml"].into_iter().chain(changes).collect::<Vec<_>>()).0
+    };
+    train(&[tokens, prefix, bundle]);
+    fs::copy(project.path("outputs/run/run.safetensors"), project.path("one.safetensors")).expect("there is room");
+    let one = project.path("one.safetensors").display().to_string();
+    let learned_on = format!("textual_inversion.tokens=[{{word=\"snorp\", initial=\"{one}\"}}]");
+    for key in ["model.fuse", "lora.initial"] {
+        let change = match key {
+            "model.fuse" => format!("model.fuse=[{{path=\"{one}\"}}]"),
+            _ => format!("lora.initial=\"{one}\""),
+        };
+        let says = format!("`{key}`: `{one}` brings the word `snorp` along, which this run leaves behind");
+        for said in [check(&[&change]), train(&[&change])] {
+            assert!(said.contains(&says), "`{says}` is not in\n{said}");
+        }
+        for said in [check(&[&change, &learned_on, prefix]), train(&[&change, &learned_on, prefix])] {
+            assert!(!said.contains("brings the word"), "{said}");
+        }
+    }
+}

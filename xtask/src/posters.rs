@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use image::{ImageFormat, RgbImage, imageops};
 use sdtrain_posters::{
     HELD_OUT, LORA_POSTERS, LORA_VALIDATION_POSTERS, Object, Poster, REGULARIZATION_POSTERS, SUBJECT_CLASS_POSTERS,
-    SUBJECT_POSTERS, Style, WORD_POSTERS, WORD_VALIDATION_POSTERS, base_poster, draw_subject, held_out, lora_poster,
-    lora_validation_poster, regularization_poster, subject_class_poster, subject_poster, varied_poster, vocabulary,
-    window, word_poster, word_validation_poster,
+    SUBJECT_POSTERS, SUBJECT_REGULARIZATION_POSTERS, Style, WORD_POSTERS, WORD_VALIDATION_POSTERS, base_poster,
+    draw_subject, held_out, lora_poster, lora_validation_poster, regularization_poster, subject_class_poster,
+    subject_poster, subject_regularization_poster, varied_poster, vocabulary, window, word_poster,
+    word_validation_poster,
 };
 use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
 
@@ -20,7 +21,8 @@ usage: cargo xtask posters <set> [options]
   vae       decorated posters and captions: what the base model's VAE learns                --count 4000 --out DIR
   windows   square windows of --window pixels (default 48) into pictures of the set `vae`    --count 24000 --out DIR
   lora      the sample set in datasets/posters, -regularization, -validation              --out datasets
-  subject   the sample subject and its class: datasets/posters-subject, -subject-class      --out datasets
+  subject   the sample subject and its class: datasets/posters-subject, -subject-regularization, -subject-class
+                                                                                            --out datasets
   word      the sample set of a thing with a word of its own: datasets/posters-word*        --out datasets
   captions  captions, one a line; with --held-out those that no set contains                --count 200 [--out FILE]
   tokenizer the base model's tokenizer files: every word of the captions is one token       --out DIR
@@ -201,10 +203,17 @@ fn write_subject_sets(options: &Options) -> Result<(), Box<dyn Error>> {
         let picture = draw_subject(&subject_poster(options.seed, index), options.size.0);
         write_png(&subject.join(format!("{index:05}.png")), &picture)?;
     }
-    let class = folder("posters-subject-class")?;
-    for index in 0..SUBJECT_CLASS_POSTERS {
-        let (poster, caption) = subject_class_poster(options.seed, index);
-        write_pair(&class, index, &options.draw(&poster, Style::Plain), &caption)?;
+    type Drawn = fn(u64, u64) -> (Poster, String);
+    let sets: [(&str, u64, Drawn); 2] = [
+        ("posters-subject-regularization", SUBJECT_REGULARIZATION_POSTERS, subject_regularization_poster),
+        ("posters-subject-class", SUBJECT_CLASS_POSTERS, subject_class_poster),
+    ];
+    for (name, count, drawn) in sets {
+        let class = folder(name)?;
+        for index in 0..count {
+            let (poster, caption) = drawn(options.seed, index);
+            write_pair(&class, index, &options.draw(&poster, Style::Plain), &caption)?;
+        }
     }
     Ok(())
 }

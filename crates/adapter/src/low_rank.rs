@@ -8,6 +8,7 @@ use sdtrain_state_dict::Reader;
 use sdtrain_state_dict::maps::lora_kohya::{is_kohya_name, parse_by_words};
 use sdtrain_state_dict::maps::lora_peft::{self, LoraTensor, Part};
 use sdtrain_state_dict::maps::peft_metadata;
+use sdtrain_state_dict::maps::textual_inversion::BUNDLE_PREFIX;
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 
@@ -37,7 +38,8 @@ impl LowRank {
     pub fn read_all(file: &dyn Reader) -> Result<Vec<LayerOfFile>> {
         let does_not_fit = |reason: String| Error::DoesNotFit { file: file.path().display().to_string(), reason };
         let mut layers: BTreeMap<(Part, String), Found> = BTreeMap::new();
-        for name in file.names() {
+        // Words that come along are no adapters; see `read_bundled_words`.
+        for name in file.names().into_iter().filter(|name| !name.starts_with(BUNDLE_PREFIX)) {
             let key = if is_kohya_name(name) { parse_by_words(name) } else { lora_peft::parse(name) };
             let tensor = || read_tensor(file, name, Some(Kind::Float), Device::Cpu);
             match key.map(|key| ((key.part, key.module), key.tensor)) {

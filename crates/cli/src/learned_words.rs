@@ -5,7 +5,7 @@ use std::path::Path;
 use sdtrain_data_loader::DataSet;
 use sdtrain_recipe::{LearnedTokenConfig, TrainConfig};
 use sdtrain_state_dict::SafetensorsFile;
-use sdtrain_state_dict::maps::textual_inversion::{WordEntry, entries};
+use sdtrain_state_dict::maps::textual_inversion::{WordEntry, bundled_words, entries};
 use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
 
 use crate::architecture::Shapes;
@@ -51,6 +51,11 @@ pub(crate) fn check(config: &TrainConfig, tokenizer: &ClipTokenizer, data: &Data
         failures.push(wrong(message).hint(hint));
     }
     failures.into_iter().reduce(Failure::and).map_or(Ok(()), Err)
+}
+
+/// Warnings of words in the adapter files of `config` that its run leaves behind.
+pub(crate) fn left_behind(config: &TrainConfig) -> Result<Vec<String>, Failure> {
+    config.words_left_behind(|path| Ok(bundled_words(&SafetensorsFile::open(path)?)))
 }
 
 /// The model's tokenizer with the words of `config`.

@@ -5,11 +5,12 @@ use crate::sample::location;
 use sdtrain::args::{Format, MergeArgs};
 use sdtrain::{ExitCode, Failure};
 use sdtrain_adapter::{
-    AdapterSum, LoraFile, MERGED_KEY, MergedLayer, Networks, WeightedAdapter, describe, fold, save_merged_kohya,
-    save_merged_peft,
+    AdapterSum, LoraFile, MERGED_KEY, MergedLayer, Networks, WeightedAdapter, add_to_lora_file, describe, fold,
+    read_bundled_words, save_merged_kohya, save_merged_peft,
 };
 use sdtrain_diffusion::PredictionType;
-use sdtrain_model::{LoadOptions, StableDiffusion, load};
+use sdtrain_model::{LearnedWord, LoadOptions, StableDiffusion, load};
+use sdtrain_state_dict::maps::textual_inversion::bundled_words;
 use sdtrain_state_dict::metadata::{ModelSpec, architecture};
 use sdtrain_state_dict::{Reader, SafetensorsFile};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +44,15 @@ pub fn run(args: &MergeArgs) -> Result<(), Failure> {
 
 fn fold_into(model: &StableDiffusion, adapters: &[WeightedAdapter], args: &MergeArgs) -> Result<(), Failure> {
     fold(model, adapters).map_err(failure::of_adapter)?;
+    for WeightedAdapter { path, .. } in adapters {
+        for word in bundled_words(&SafetensorsFile::open(path)?) {
+            let file = path.display();
+            eprintln!(
+                "warning: the word `{word}` of `{file}` is not in the model, which has no place for it; \
+                 `sdtrain sample --embedding {file}` takes it from there"
+            );
+        }
+    }
     let kind = sdtrain_trainer::kind_of(args.dtype);
     check_range(model, kind)?;
     if args.format() == Format::Diffusers {
@@ -89,9 +99,11 @@ fn merge_into_one(
 ) -> Result<(), Failure> {
     let mut sum = AdapterSum::default();
     let mut inherited = Inherited::default();
+    let mut words = Vec::new();
     for adapter in adapters {
         let file = SafetensorsFile::open(&adapter.path)?;
         inherited.add(file.metadata());
+        add_words(&mut words, &file)?;
         let name = adapter.path.display().to_string();
         let added = match model {
             None => sum.add_file(&file, adapter.weight),
@@ -130,7 +142,33 @@ fn merge_into_one(
         Format::PeftLora => save_merged_peft(&args.output, &layers, kind, &metadata),
         _ => save_merged_kohya(&args.output, &layers, kind, &metadata),
     }
-    .map_err(failure::of_adapter)
+    .map_err(failure::of_adapter)?;
+    match words.is_empty() {
+        true => Ok(()),
+        // Whatever the adapters' weights: half of a word is no word.
+        false => add_to_lora_file(&args.output, &words, kind).map_err(failure::of_adapter),
+    }
+}
+
+/// Adds the words that an adapter brings along to those of the adapters before it.
+fn add_words(words: &mut Vec<LearnedWord>, file: &SafetensorsFile) -> Result<(), Failure> {
+    for word in read_bundled_words(file).map_err(failure::of_adapter)? {
+        match words.iter().find(|other| other.word.eq_ignore_ascii_case(&word.word)) {
+            None => words.push(word),
+            Some(other) if other.vectors.size() == word.vectors.size() && other.vectors.equal(&word.vectors) => {}
+            Some(_) => {
+                let message = format!(
+                    "`{}` brings the word `{}` along, as another adapter does",
+                    file.path().display(),
+                    word.word
+                );
+                return Err(Failure::new(ExitCode::Model, message).hint(
+                    "merge files without words (`textual_inversion.bundle = false`), and keep the words' own files",
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// `264 layers of rank 32`.

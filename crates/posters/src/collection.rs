@@ -30,6 +30,9 @@ pub const SUBJECT_POSTERS: u64 = 12;
 /// How many plain posters show others of its class.
 pub const SUBJECT_CLASS_POSTERS: u64 = 24;
 
+/// How many plain posters of its class stand beside the subject in training.
+pub const SUBJECT_REGULARIZATION_POSTERS: u64 = 48;
+
 /// How many posters show the thing that a word is learned for.
 pub const WORD_POSTERS: u64 = 24;
 
@@ -159,6 +162,12 @@ pub fn subject_class_poster(seed: u64, index: u64) -> (Poster, String) {
             return (poster, poster.caption());
         }
     }
+}
+
+/// Poster `index` of the class that is trained on beside the subject, and its caption: as [`subject_class_poster`], from the next seeds.
+pub fn subject_regularization_poster(seed: u64, index: u64) -> (Poster, String) {
+    let further = 1 + index / SUBJECT_CLASS_POSTERS;
+    subject_class_poster(seed.wrapping_add(further), index % SUBJECT_CLASS_POSTERS)
 }
 
 /// Poster `index` of the LoRA's validation set; none has a scene of that set.

@@ -18,9 +18,9 @@ pub use caption::{Asked, LEARNED_WORD, TRIGGER, asked, vocabulary};
 pub use check::{Found, StyleMarks, check};
 pub use collection::{
     HELD_OUT, LORA_POSTERS, LORA_VALIDATION_POSTERS, REGULARIZATION_POSTERS, SUBJECT_CLASS_POSTERS, SUBJECT_POSTERS,
-    WORD_POSTERS, WORD_VALIDATION_POSTERS, base_poster, held_out, lora_poster, lora_validation_poster,
-    regularization_poster, subject_class_poster, subject_poster, varied_poster, window, word_poster,
-    word_validation_poster,
+    SUBJECT_REGULARIZATION_POSTERS, WORD_POSTERS, WORD_VALIDATION_POSTERS, base_poster, held_out, lora_poster,
+    lora_validation_poster, regularization_poster, subject_class_poster, subject_poster, subject_regularization_poster,
+    varied_poster, window, word_poster, word_validation_poster,
 };
 pub use object::Object;
 pub use palette::{Background, Colour, Rgb};

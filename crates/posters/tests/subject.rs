@@ -5,8 +5,8 @@ use std::path::Path;
 
 use image::{RgbImage, imageops};
 use sdtrain_posters::{
-    SUBJECT_CLASS_POSTERS, SUBJECT_POSTERS, Style, base_poster, check_subject, draw_subject, subject_class_poster,
-    subject_poster, varied_poster,
+    Poster, SUBJECT_CLASS_POSTERS, SUBJECT_POSTERS, SUBJECT_REGULARIZATION_POSTERS, Style, base_poster, check_subject,
+    draw_subject, subject_class_poster, subject_poster, subject_regularization_poster, varied_poster,
 };
 use sdtrain_random::{Purpose, Stream};
 
@@ -84,8 +84,21 @@ fn the_sets_in_the_repository_are_what_the_generator_draws() {
         }
     };
     compare("posters-subject", SUBJECT_POSTERS, &|index| (draw_subject(&subject_poster(SEED, index), 96), None));
-    compare("posters-subject-class", SUBJECT_CLASS_POSTERS, &|index| {
-        let (poster, caption) = subject_class_poster(SEED, index);
-        (poster.draw(96, Style::Plain), Some(caption))
-    });
+    for (name, count, drawn) in [
+        ("posters-subject-class", SUBJECT_CLASS_POSTERS, subject_class_poster as fn(u64, u64) -> (Poster, String)),
+        ("posters-subject-regularization", SUBJECT_REGULARIZATION_POSTERS, subject_regularization_poster),
+    ] {
+        compare(name, count, &|index| {
+            let (poster, caption) = drawn(SEED, index);
+            (poster.draw(96, Style::Plain), Some(caption))
+        });
+    }
+}
+
+#[test]
+fn what_the_class_is_validated_on_is_not_trained_on() {
+    let validated: Vec<String> = (0..SUBJECT_CLASS_POSTERS).map(|index| subject_class_poster(SEED, index).1).collect();
+    for index in 0..SUBJECT_REGULARIZATION_POSTERS {
+        assert!(!validated.contains(&subject_regularization_poster(SEED, index).1), "{index}");
+    }
 }

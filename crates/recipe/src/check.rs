@@ -220,8 +220,8 @@ impl Checker<'_> {
     fn check_method(&mut self, config: &TrainConfig) {
         self.check_lora(&config.lora);
         self.not_negative("full.text_encoder_learning_rate", config.full.text_encoder_learning_rate);
-        if let Some(message) = config.pair_refused() {
-            self.report("trainable", message).hint = Some("leave `trainable` out".to_owned());
+        if let Some((message, hint)) = config.pair_refused() {
+            self.report("trainable", message).hint = Some(hint);
         }
         let lora = &config.lora;
         let no_targets = lora.targets.as_ref().is_some_and(Vec::is_empty);

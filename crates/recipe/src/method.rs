@@ -56,6 +56,11 @@ const METHODS: &[(Method, TrainableKind, ObjectiveKind)] = &[
 ];
 
 impl Method {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Method> {
+        METHODS.iter().map(|(method, ..)| *method)
+    }
+
     /// The name as it is written in a configuration.
     pub fn name(self) -> &'static str {
         match self {
@@ -76,6 +81,10 @@ impl Method {
 }
 
 impl TrainableKind {
+    /// All of them.
+    pub const ALL: [TrainableKind; 4] =
+        [TrainableKind::Lora, TrainableKind::Full, TrainableKind::Vae, TrainableKind::TextualInversion];
+
     /// The name as it is written in a configuration.
     pub fn name(self) -> &'static str {
         match self {
@@ -153,13 +162,19 @@ impl TrainConfig {
             .map(|own| own.or(self.lora.loraplus_lr_ratio))
     }
 
-    /// Why the pair of `method` and `trainable` can't be, if so.
-    pub(crate) fn pair_refused(&self) -> Option<String> {
-        let is_vae = self.trainable_kind() == TrainableKind::Vae;
-        (is_vae == self.objective_kind().denoises()).then(|| {
-            let (method, trainable) = (self.method.name(), self.trainable_kind().name());
-            format!("`method = \"{method}\"` cannot train `\"{trainable}\"`: the autoencoder has a method of its own")
-        })
+    /// Why the pair of `method` and `trainable` can't be, and the way out, if so.
+    pub(crate) fn pair_refused(&self) -> Option<(String, String)> {
+        let (trainable, objective) = (self.trainable_kind(), self.objective_kind());
+        let (reason, hint) = if (trainable == TrainableKind::Vae) == objective.denoises() {
+            ("the autoencoder has a method of its own", "leave `trainable` out")
+        } else if (trainable, objective) == (TrainableKind::TextualInversion, ObjectiveKind::Dreambooth) {
+            // The class prompt does not hold the word: all that keeps the class would cost time and change nothing.
+            ("a word alone leaves its class as it is", "set `method = \"textual_inversion\"` and leave `trainable` out")
+        } else {
+            return None;
+        };
+        let (method, trainable) = (self.method.name(), trainable.name());
+        Some((format!("`method = \"{method}\"` cannot train `\"{trainable}\"`: {reason}"), hint.to_owned()))
     }
 }
 
@@ -176,6 +191,23 @@ mod tests {
         assert_eq!(config.pair_refused(), None);
     }
 
+    /// The names in a configuration's schema, which is made from the types.
+    fn names_of<T: JsonSchema>() -> Vec<String> {
+        let schema = schemars::schema_for!(T);
+        let choices = schema.get("oneOf").and_then(|choices| choices.as_array()).expect("a list of names");
+        choices.iter().map(|choice| choice["const"].as_str().expect("a name").to_owned()).collect()
+    }
+
+    #[test]
+    fn the_lists_of_methods_and_trainables_are_whole() {
+        assert_eq!(names_of::<Method>(), Method::all().map(Method::name).collect::<Vec<_>>());
+        let mut trainables = TrainableKind::ALL.map(TrainableKind::name);
+        let mut names = names_of::<TrainableKind>();
+        trainables.sort();
+        names.sort();
+        assert_eq!(names, trainables);
+    }
+
     #[test]
     fn the_autoencoder_is_trained_by_its_own_method_alone() {
         let mut config = TrainConfig { trainable: Some(TrainableKind::Vae), ..TrainConfig::default() };
@@ -184,5 +216,13 @@ mod tests {
         assert_eq!(config.pair_refused(), None);
         config.trainable = Some(TrainableKind::Lora);
         assert!(config.pair_refused().is_some());
+    }
+
+    #[test]
+    fn words_alone_have_no_class_to_keep() {
+        let trainable = Some(TrainableKind::TextualInversion);
+        let config = TrainConfig { method: Method::Dreambooth, trainable, ..TrainConfig::default() };
+        let (message, hint) = config.pair_refused().expect("refused");
+        assert!(message.ends_with("a word alone leaves its class as it is") && hint.contains("textual_inversion"));
     }
 }

@@ -1,6 +1,6 @@
 //! `[textual_inversion]`: words that are learned, and how.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -122,6 +122,29 @@ impl TrainConfig {
                  `textual_inversion.templates`"
             ),
         ))
+    }
+
+    /// Warnings of the words that adapter files bring along (`bundle_emb`) and the run leaves behind: of `[[model.fuse]]` all, of
+    /// `lora.initial` those that are not continued from a file. `words_in` tells the words of a file.
+    pub fn words_left_behind<E>(&self, words_in: impl Fn(&Path) -> Result<Vec<String>, E>) -> Result<Vec<String>, E> {
+        let fused = self.model.fuse.iter().map(|fused| ("model.fuse", &fused.path));
+        let is_lora = self.trainable_kind() == TrainableKind::Lora;
+        let initial = self.lora.initial.iter().filter(|_| is_lora).map(|path| ("lora.initial", path));
+        let mut warnings = Vec::new();
+        for (key, path) in fused.chain(initial) {
+            let continues = |word: &str| {
+                let token = self.learned_tokens().iter().find(|token| token.word.eq_ignore_ascii_case(word));
+                token.is_some_and(|token| token.initial.is_some())
+            };
+            for word in words_in(path)?.iter().filter(|word| !continues(word)) {
+                let file = path.display();
+                warnings.push(format!(
+                    "`{key}`: `{file}` brings the word `{word}` along, which this run leaves behind; to learn it on, name it in \
+                     `[[textual_inversion.tokens]]` with `initial = \"{file}\"`"
+                ));
+            }
+        }
+        Ok(warnings)
     }
 
     /// The words that the run learns, alone or beside something else.

@@ -22,6 +22,8 @@ use sdtrain_optimizer::{Ema, GradScaler, build};
 use sdtrain_pipeline::sampler_for;
 use sdtrain_recipe::{DataConfig, FloatType, Init, ModelLocation, TrainConfig, TrainableKind};
 use sdtrain_run_log::{Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name};
+use sdtrain_state_dict::SafetensorsFile;
+use sdtrain_state_dict::maps::textual_inversion::bundled_words;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -63,6 +65,9 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     eprintln!("{}", data.report());
     let captions = (0..data.images()).map(|image| data.caption(image));
     config.check_words_are_used(captions).map_err(|(message, hint)| Error::Config { message, hint: Some(hint) })?;
+    for warning in words_left_behind(&config)? {
+        eprintln!("warning: {warning}");
+    }
     // 4 what is trained
     let trainable = trainable::build(&config, &model)?;
     record.phase("encode");
@@ -143,6 +148,11 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         templates,
     };
     trainer.run()
+}
+
+/// Warnings of words in the adapter files of `config` that its run leaves behind.
+fn words_left_behind(config: &TrainConfig) -> Result<Vec<String>> {
+    config.words_left_behind(|path| Ok(bundled_words(&SafetensorsFile::open(path)?)))
 }
 
 /// The data of a continued run must be what they were: its order and noise are drawn for exactly these images.

@@ -274,6 +274,9 @@ fn summary(
     for fused in &config.model.fuse {
         line("fused", format!("`{}`, {} times", fused.path.display(), fused.weight));
     }
+    for warning in learned_words::left_behind(config).unwrap_or_default() {
+        line("warning", warning);
+    }
     line("data", data.report().to_string().replace("\n  ", &format!("\n{:<10} ", "")));
     if config.objective_kind().denoises() {
         line("tokens", tokens.to_string().replace("\n  ", &format!("\n{:<10} ", "")));

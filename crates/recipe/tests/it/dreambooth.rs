@@ -62,6 +62,12 @@ fn what_cannot_be_is_refused_by_name() {
             "`dreambooth.class_data_dir`: `configs/run.toml` is a file, not a folder",
         ),
         (class, &["trainable=vae"], "cannot train `\"vae\"`"),
+        (
+            class,
+            &["trainable=textual_inversion", "textual_inversion.tokens=[{word=\"snorp\"}]"],
+            "cannot train `\"textual_inversion\"`: a word alone leaves its class as it is\n  \
+             hint: set `method = \"textual_inversion\"` and leave `trainable` out",
+        ),
         (class, &["dreambooth.with_prior_preservation=true"], "it is called `dreambooth.prior` here"),
         (
             "[[data.subsets]]\npath = \"../images\"\nis_regularization = true\n[dreambooth]\nclass_prompt = \"a dog\"\n",

@@ -63,6 +63,12 @@ pub fn entries(reader: &dyn Reader) -> Result<Vec<WordEntry>, String> {
     entries.ok_or_else(|| "holds no learned words".to_string())
 }
 
+/// The words that a LoRA file brings along, none for other files; a bundle that cannot be read as words is called by its tensors.
+pub fn bundled_words(reader: &dyn Reader) -> Vec<String> {
+    let bundled = reader.names().into_iter().filter(|name| name.starts_with(BUNDLE_PREFIX));
+    bundled.map(|name| bundled_word(name).unwrap_or_else(|_| name.to_string())).collect()
+}
+
 /// `bundle_emb.<word>.string_to_param.*`.
 pub fn bundle_name(word: &str) -> String {
     format!("{BUNDLE_PREFIX}{word}{BUNDLE_END}")

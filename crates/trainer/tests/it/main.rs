@@ -4,6 +4,7 @@ mod cached_features;
 mod dreambooth;
 mod learned_words;
 mod masks;
+mod matrix;
 mod not_finite;
 mod parts;
 mod replay;

@@ -1,0 +1,238 @@
+//! Family × method × trainable: every pair runs, changes what it declares, is saved, read back and continued, or is refused by name.
+//!
+//! The rows are matches without a wildcard: a new family, trainable or objective does not compile until it has its own.
+
+use sdtrain_adapter::{LoraFile, Networks, read_learned_words};
+use sdtrain_model::{LoadOptions, StableDiffusion, load};
+use sdtrain_recipe::{Family, Method, ObjectiveKind, TrainConfig, TrainableKind};
+use sdtrain_state_dict::maps::lora_peft::Part;
+use sdtrain_state_dict::{Reader, SafetensorsFile};
+use sdtrain_torch_test_support::fixture_folder;
+use sdtrain_trainer::{Outcome, ResumePolicy, RunOptions, train};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind, Tensor};
+use tempfile::TempDir;
+
+const FAMILIES: [Family; 1] = [Family::Sd1];
+
+/// The tiny model of a family.
+fn tiny(family: Family) -> PathBuf {
+    let folder = match family {
+        Family::Sd1 => "tiny_sd1",
+    };
+    fixture_folder().join(folder).canonicalize().expect("a fixture")
+}
+
+/// What becomes of a trainable with an objective.
+enum Row {
+    /// A run for each of these settings.
+    Trains(&'static [&'static [&'static str]]),
+    /// The configuration is refused, and this is what the message ends with.
+    Refused(&'static str),
+}
+
+fn row(trainable: TrainableKind, objective: ObjectiveKind) -> Row {
+    use ObjectiveKind as O;
+    use TrainableKind as T;
+    const PIVOTAL: &str = "textual_inversion.tokens=[{word=\"snorp\"}]";
+    const CLASS: &str = "dreambooth.num_class_images=2";
+    const BASE: &str = "dreambooth.prior=base_prediction";
+    match (trainable, objective) {
+        (T::Lora, O::TextToImage) => Row::Trains(&[&[], &["lora.train_text_encoder=true"], &[PIVOTAL]]),
+        (T::Lora, O::Dreambooth) => Row::Trains(&[&[CLASS], &[BASE], &[CLASS, PIVOTAL]]),
+        (T::Full, O::TextToImage) => Row::Trains(&[&[], &["full.train_text_encoder=true"]]),
+        (T::Full, O::Dreambooth) => Row::Trains(&[&[CLASS], &[BASE, "full.train_text_encoder=true"]]),
+        (T::TextualInversion, O::TextToImage) => Row::Trains(&[&[PIVOTAL]]),
+        (T::TextualInversion, O::Dreambooth) => Row::Refused("a word alone leaves its class as it is"),
+        (T::Vae, O::Autoencoding) => Row::Trains(&[&[], &["vae_objective.train_encoder=false"]]),
+        (T::Vae, O::TextToImage | O::Dreambooth) | (T::Lora | T::Full | T::TextualInversion, O::Autoencoding) => {
+            Row::Refused("the autoencoder has a method of its own")
+        }
+    }
+}
+
+/// Whether a run of `config` says that it trains the tensor `name` (as in traces).
+fn is_declared(config: &TrainConfig, name: &str) -> bool {
+    let (part, rest) = name.split_once('.').expect("a part and a name");
+    if rest.starts_with("learned_tokens.") {
+        return !config.learned_tokens().is_empty();
+    }
+    let (of_lora, of_full) = (&config.lora, &config.full);
+    match (config.trainable_kind(), part) {
+        (TrainableKind::Lora, "unet") => of_lora.train_unet && rest.contains(".lora_"),
+        (TrainableKind::Lora, "text_encoder") => of_lora.train_text_encoder && rest.contains(".lora_"),
+        (TrainableKind::Full, "unet") => of_full.train_unet,
+        (TrainableKind::Full, "text_encoder") => of_full.train_text_encoder,
+        (TrainableKind::Vae, "vae") => config.vae_objective.train_encoder || !is_of_the_encoder(rest),
+        _ => false,
+    }
+}
+
+fn is_of_the_encoder(name: &str) -> bool {
+    name.starts_with("encoder.") || name.starts_with("quant_conv.")
+}
+
+/// A folder with four pictures and the configuration of two steps.
+fn project(family: Family) -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let images = folder.path().join("images");
+    fs::create_dir(&images).expect("there is room");
+    for number in 0..4u8 {
+        let picture = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([number * 60, x as u8 * 8, y as u8 * 8]));
+        picture.save(images.join(format!("{number}.png"))).expect("there is room");
+        fs::write(images.join(format!("{number}.txt")), "poster, a snorp").expect("there is room");
+    }
+    let text = format!(
+        "[model]\npath = \"{}\"\n[data]\nresolution = 32\nbatch_size = 2\n[[data.subsets]]\npath = \"images\"\n\
+         [lora]\nrank = 2\n[dreambooth]\nclass_prompt = \"a house\"\nsteps = 2\n[optimizer]\ntype = \"adamw\"\n\
+         learning_rate = 1e-3\n[train]\nmax_steps = 2\n[checkpoint]\nevery_steps = 1\nkeep_last = 9\n[precision]\n\
+         save = \"fp32\"\n[log]\ntensorboard = false\n[debug]\ntrace_steps = 2\n",
+        tiny(family).display()
+    );
+    fs::write(folder.path().join("run.toml"), text).expect("there is room");
+    folder
+}
+
+fn config(folder: &Path, changes: &[String]) -> Result<TrainConfig, String> {
+    let loaded = TrainConfig::load(&folder.join("run.toml"), changes);
+    loaded.map(|loaded| loaded.config).map_err(|error| error.to_string())
+}
+
+/// Trains, and the product's first file.
+fn run(folder: &Path, config: &TrainConfig, resume: ResumePolicy, what: &str) -> PathBuf {
+    let options = RunOptions { output: folder.join("output"), device: "cpu".into(), resume };
+    match train(config.clone(), &options) {
+        Ok(Outcome::Done(product)) => product[0].clone(),
+        other => panic!("{what}: {other:?}"),
+    }
+}
+
+/// Every tensor of a trace whose name begins with `prefix`, without it.
+fn tensors(trace: &SafetensorsFile, prefix: &str) -> BTreeMap<String, Tensor> {
+    let names = trace.names().into_iter().filter_map(|name| Some((name, name.strip_prefix(prefix)?.to_string())));
+    let read =
+        |name| sdtrain_model::read_tensor(trace, name, None, Device::Cpu).unwrap_or_else(|error| panic!("{error}"));
+    names.map(|(name, rest)| (rest, read(name))).collect()
+}
+
+fn model_at(location: &Path) -> StableDiffusion {
+    load(&location.display().to_string(), &LoadOptions::new(Device::Cpu, Kind::Float)).expect("it can be read")
+}
+
+/// All weights of a model under the names of traces.
+fn weights(model: &StableDiffusion) -> BTreeMap<String, Tensor> {
+    let parts = [
+        ("unet", model.unet.parameters()),
+        ("text_encoder", model.text_encoder.parameters()),
+        ("vae", model.vae.parameters()),
+    ];
+    let named = parts.into_iter().flat_map(|(part, parameters)| {
+        parameters.iter().map(move |(name, tensor)| (format!("{part}.{name}"), tensor.shallow_clone()))
+    });
+    named.collect()
+}
+
+/// What the product at `path` holds, under the names of traces; of a whole model what the run did not train is held against the
+/// base on the way.
+fn read_back(config: &TrainConfig, path: &Path, base: &StableDiffusion, what: &str) -> BTreeMap<String, Tensor> {
+    let mut found = BTreeMap::new();
+    match config.trainable_kind() {
+        TrainableKind::Lora => {
+            let networks = Networks::of(base);
+            let file = SafetensorsFile::open(path).expect("the run wrote it");
+            let lora = LoraFile::read(&file, &networks).and_then(|file| file.into_lora(&networks));
+            let lora = lora.unwrap_or_else(|error| panic!("{what}: {error}"));
+            found.extend([Part::Unet, Part::TextEncoder].into_iter().flat_map(|part| lora.parameters(part)));
+        }
+        TrainableKind::Full | TrainableKind::Vae => {
+            let (before, after) = (weights(base), weights(&model_at(path)));
+            assert!(before.keys().eq(after.keys()), "{what}: a whole model");
+            for (name, tensor) in after {
+                match is_declared(config, &name) {
+                    true => _ = found.insert(name, tensor),
+                    false => assert!(tensor.equal(&before[&name]), "{what}: {name} is not trained, and changed"),
+                }
+            }
+        }
+        TrainableKind::TextualInversion => {}
+    }
+    for token in config.learned_tokens() {
+        let file = match config.trainable_kind() {
+            TrainableKind::TextualInversion => path.to_path_buf(),
+            _ => path.with_file_name(format!("{}-{}.safetensors", config.name, token.file_stem())),
+        };
+        let words = read_learned_words(&SafetensorsFile::open(file).expect("the run wrote it"), None);
+        for word in words.unwrap_or_else(|error| panic!("{what}: {error}")) {
+            found.insert(format!("text_encoder.learned_tokens.{}", word.word), word.vectors);
+        }
+    }
+    found
+}
+
+/// Two steps of `config`: finite losses, exactly the declared tensors changed, a product that holds them, and the same product
+/// from the middle on.
+fn assert_trains(folder: &Path, config: &TrainConfig, base: &StableDiffusion, what: &str) {
+    let product = run(folder, config, ResumePolicy::Auto, what);
+    let trace = SafetensorsFile::open(config.debug.trace.as_ref().expect("it is set")).expect("the run wrote it");
+    for step in 1..=2 {
+        let loss = tensors(&trace, &format!("step.{step}.loss")).remove("").expect("each step has one");
+        assert!(loss.double_value(&[]).is_finite(), "{what}: the loss of step {step}");
+    }
+    let (before, after) = (tensors(&trace, "initial."), tensors(&trace, "final."));
+    assert!(!before.is_empty() && before.keys().eq(after.keys()), "{what}");
+    for (name, tensor) in &after {
+        assert!(is_declared(config, name), "{what}: {name} is trained, and nobody said so");
+        assert!(!tensor.equal(&before[name]), "{what}: {name} did not change");
+    }
+    let saved = read_back(config, &product, base, what);
+    assert!(saved.keys().eq(after.keys()), "{what}: the product has other tensors than were trained");
+    assert!(saved.iter().all(|(name, tensor)| tensor.equal(&after[name])), "{what}: the product has other numbers");
+
+    let bytes = fs::read(&product).expect("the run wrote it");
+    let again = run(folder, config, ResumePolicy::From(folder.join("output/checkpoints/step-000001")), what);
+    assert!(
+        fs::read(again).expect("the run wrote it") == bytes,
+        "{what}: continued after step 1 it becomes another product"
+    );
+}
+
+#[test]
+fn every_pair_of_method_and_trainable_trains_and_continues_or_is_refused() {
+    let (mut trained, mut refused) = (0, 0);
+    for family in FAMILIES {
+        let base = model_at(&tiny(family));
+        let mut done = Vec::new();
+        for (method, trainable) in Method::all().flat_map(|method| TrainableKind::ALL.map(|kind| (method, kind))) {
+            let objective = TrainConfig { method, ..TrainConfig::default() }.objective_kind();
+            let pair = [format!("method={}", method.name()), format!("trainable={}", trainable.name())];
+            match row(trainable, objective) {
+                Row::Refused(expected) => {
+                    let folder = project(family);
+                    let message = config(folder.path(), &pair).expect_err("it is refused");
+                    let start = format!("cannot train `\"{}\"`", trainable.name());
+                    assert!(message.contains(&format!("{start}: {expected}")), "{pair:?}: {message}");
+                    refused += 1;
+                }
+                // Two methods may be names for the same pair.
+                Row::Trains(_) if done.contains(&(trainable, objective)) => {}
+                Row::Trains(variants) => {
+                    for changes in variants {
+                        let folder = project(family);
+                        let trace = folder.path().join("trace.safetensors");
+                        let mut all = pair.to_vec();
+                        all.extend(changes.iter().map(|change| change.to_string()));
+                        let what = format!("{} {}", family.name(), all.join(" "));
+                        all.push(format!("debug.trace={}", trace.display()));
+                        let config = config(folder.path(), &all).unwrap_or_else(|error| panic!("{what}: {error}"));
+                        assert_trains(folder.path(), &config, &base, &what);
+                        trained += 1;
+                    }
+                    done.push((trainable, objective));
+                }
+            }
+        }
+    }
+    assert_eq!((trained, refused), (13, 8), "as many as there are rows");
+}
