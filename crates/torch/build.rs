@@ -18,6 +18,8 @@ fn main() {
         .include(include.join("torch/csrc/api/include"))
         .file("cpp/gradient_checkpoint.cpp")
         .file("cpp/foreach.cpp")
+        .file("cpp/gradient_hook.cpp")
+        .file("cpp/rounding.cpp")
         .opt_level(1)
         .compile("sdtrain_shim");
     println!("cargo:rustc-link-arg=-Wl,-rpath={lib}");
