@@ -2,8 +2,10 @@
 
 mod cached_features;
 mod dreambooth;
+mod faults;
 mod learned_words;
 mod masks;
 mod not_finite;
 mod parts;
+mod precision;
 mod replay;
