@@ -70,7 +70,9 @@ impl<'a> Manual<'a> {
                 self.line(&flowing(choice.description));
                 self.line("");
             }
-            self.keys(path, &choice.table);
+            for section in self.keys(path, &choice.table) {
+                self.table_at(&section.path, section.schema, &section.heading);
+            }
         }
     }
 
@@ -122,8 +124,16 @@ impl<'a> Manual<'a> {
             Some(default) => format!("`{}`", as_toml(default)),
         };
         let mut meaning = flowing(description(property));
-        if let Shape::Words(words) = self.schema.shape(property) {
-            meaning.push_str(&meanings(&words));
+        match self.schema.shape(property) {
+            Shape::Words(words) => meaning.push_str(&meanings(&words)),
+            Shape::OneOf(alternatives) => {
+                for alternative in alternatives {
+                    if let Shape::Words(words) = self.schema.shape(alternative) {
+                        meaning.push_str(&meanings(&words));
+                    }
+                }
+            }
+            _ => {}
         }
         let cells = [format!("`{name}`"), self.type_in_words(property), default, meaning];
         format!("| {} |", cells.map(|cell| cell.replace('|', "\\|")).join(" | "))

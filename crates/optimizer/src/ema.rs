@@ -3,7 +3,7 @@
 use crate::ParamGroup;
 use sdtrain_recipe::{EmaConfig, EmaWarmup};
 use sdtrain_torch::{Result, catch};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// `average ← average − (1 − decay) · (average − weight)` after optimizer steps, with a decay that rises as that of diffusers'
 /// `EMAModel` (<https://github.com/huggingface/diffusers/blob/v0.36.0/src/diffusers/training_utils.py>, `get_decay`).
@@ -14,17 +14,19 @@ pub struct Ema {
     averages: Vec<(String, Tensor)>,
     /// Optimizer steps seen.
     steps: u64,
+    /// Weights in bf16 while the averages, which are fp32, are in their place.
+    aside: Option<Vec<Tensor>>,
 }
 
 impl Ema {
-    /// An average that begins as the present weights of `groups`.
+    /// An average in fp32 that begins as the present weights of `groups`.
     pub fn new(config: &EmaConfig, groups: &[ParamGroup]) -> Ema {
         let kept = |tensor: &Tensor| {
             let device = if config.on_cpu { Device::Cpu } else { tensor.device() };
-            tensor.detach().to_device(device).copy()
+            tensor.detach().to_device(device).to_kind(Kind::Float).copy()
         };
         let averages = parameters(groups).map(|(name, tensor)| (name.clone(), kept(tensor))).collect();
-        Ema { config: config.clone(), averages, steps: 0 }
+        Ema { config: config.clone(), averages, steps: 0, aside: None }
     }
 
     /// How much of the average stays at the update after optimizer step `step`, counted from 1.
@@ -58,6 +60,9 @@ impl Ema {
 
     /// Puts the averages into the parameters and the weights in their place; a second call undoes it, to the bit.
     pub fn exchange(&mut self, groups: &[ParamGroup]) -> Result<()> {
+        if parameters(groups).any(|(_, weight)| weight.kind() != Kind::Float) {
+            return self.exchange_narrow(groups);
+        }
         catch(|| {
             tch::no_grad(|| {
                 for ((_, average), (_, weight)) in self.averages.iter().zip(parameters(groups)) {
@@ -67,6 +72,27 @@ impl Ema {
                 }
             })
         })
+    }
+
+    /// The same for weights that have no room for an average: it is rounded, and the weights wait beside it.
+    fn exchange_narrow(&mut self, groups: &[ParamGroup]) -> Result<()> {
+        let aside = self.aside.take();
+        let coming: Vec<&Tensor> = match &aside {
+            Some(weights) => weights.iter().collect(),
+            None => self.averages.iter().map(|(_, average)| average).collect(),
+        };
+        let going = catch(|| {
+            tch::no_grad(|| {
+                let exchanged = coming.iter().zip(parameters(groups)).map(|(coming, (_, weight))| {
+                    let before = weight.detach().copy();
+                    weight.shallow_clone().copy_(coming);
+                    before
+                });
+                exchanged.collect::<Vec<_>>()
+            })
+        })?;
+        self.aside = aside.is_none().then_some(going);
+        Ok(())
     }
 
     /// The averages by the names of their parameters, and how many optimizer steps they have seen.

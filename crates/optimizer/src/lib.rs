@@ -4,6 +4,7 @@ mod adafactor;
 mod adamw;
 mod adamw_8bit;
 mod adamw_schedule_free;
+mod apart;
 mod came;
 mod d_estimate;
 mod dadapt_adam;
@@ -16,11 +17,14 @@ mod muon;
 mod prodigy;
 mod quantized;
 mod sgd;
+mod stored;
 mod update;
 
+pub use apart::{Apart, FusedOutcome};
 pub use ema::Ema;
 pub use grad_scaler::GradScaler;
 pub use lr_schedule::learning_rate_factor;
+pub use stored::{Storage, convert_parameters};
 
 use sdtrain_recipe::OptimizerConfig;
 use sdtrain_torch::Result;
@@ -38,7 +42,7 @@ pub struct ParamGroup {
 }
 
 /// An update rule with its state.
-pub trait Optimizer {
+pub trait Optimizer: Send {
     /// Updates every parameter from its gradient, each group at `learning_rates[group]`. Where the one-element tensor
     /// `found_inf` is 1 nothing changes. A parameter without a gradient is left alone, and so is one that is trained no more
     /// (`requires_grad`): neither it nor its state changes.
@@ -70,6 +74,11 @@ pub trait Optimizer {
     /// [`Weights::Training`] alone, and finds the very bits that were there.
     fn hold(&mut self, _weights: Weights) -> Result<()> {
         Ok(())
+    }
+
+    /// Itself where it updates each tensor apart, as bf16 weights and updates within the backward pass need it.
+    fn apart(&mut self) -> Option<&mut Apart> {
+        None
     }
 }
 
@@ -105,6 +114,21 @@ pub fn build(config: &OptimizerConfig, groups: Vec<ParamGroup>) -> Box<dyn Optim
         OptimizerConfig::Came(config) => Box::new(came::Came::new(config, groups)),
         OptimizerConfig::Muon(config) => Box::new(muon::Muon::new(config, groups)),
     }
+}
+
+/// The same where weights or state may be kept in bf16 (the parameters of `groups` become bf16 then), or gradients are to be applied
+/// in the midst of the backward pass.
+pub fn build_stored(
+    config: &OptimizerConfig,
+    groups: Vec<ParamGroup>,
+    storage: Storage,
+    fused_backward: bool,
+) -> Result<Box<dyn Optimizer>> {
+    if storage.is_plain() && !fused_backward {
+        return Ok(build(config, groups));
+    }
+    convert_parameters(&groups, &storage)?;
+    Ok(Box::new(Apart::new(config, groups, storage, fused_backward)?))
 }
 
 /// Gives every trained parameter a gradient, of zeros where it has none. Otherwise a layer that takes no part in a step (module

@@ -48,6 +48,8 @@ pub enum Purpose {
     InputPerturbationStrength = 25,
     /// Which part of the distribution of timesteps each example of a batch gets.
     TimestepStratum = 26,
+    /// Whether a number that is put into fewer bits becomes the one below it or the one above.
+    Rounding = 30,
 }
 
 impl Purpose {
@@ -85,6 +87,7 @@ mod tests {
             (Purpose::NoiseOffsetStrength, 24),
             (Purpose::InputPerturbationStrength, 25),
             (Purpose::TimestepStratum, 26),
+            (Purpose::Rounding, 30),
         ];
         for (purpose, code) in codes {
             assert_eq!(purpose.code(), code, "{purpose:?}");

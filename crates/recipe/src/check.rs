@@ -34,6 +34,7 @@ pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document, kohya: Op
     checker.check_ema(config);
     checker.check_objective(config);
     checker.check_train(config);
+    checker.check_precision(config);
     checker.check_outputs(config);
     checker.check_validation(config);
     checker.check_debug(config);
@@ -269,7 +270,7 @@ impl Checker<'_> {
 
     fn check_train(&mut self, config: &TrainConfig) {
         let train = &config.train;
-        if !config.objective_kind().denoises() && train.gradient_checkpointing {
+        if !config.objective_kind().denoises() && train.gradient_checkpointing.is_on() {
             self.report("train.gradient_checkpointing", "is not made for `method = \"vae\"`");
         }
         self.at_least_one("train.max_steps", train.max_steps);

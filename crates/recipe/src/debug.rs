@@ -19,10 +19,25 @@ pub struct DebugConfig {
     /// Take latents, noise, timesteps and prompts from this trace instead of the data.
     /// Relative to the file it is written in. Absent: from the data.
     pub trace_inputs: Option<PathBuf>,
+
+    /// Weights that are no number for one step, to see what a run does about it: tables with `step`, counted from 1, and
+    /// `parameter`, under its name in traces (`unet.conv_in.weight`). The weight is what it was before the update.
+    pub faults: Vec<WeightFault>,
+}
+
+/// A weight that is no number for one step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WeightFault {
+    /// The optimizer step, counted from 1; with accumulation its last batch.
+    pub step: u64,
+
+    /// The parameter whose first number it is.
+    pub parameter: String,
 }
 
 impl Default for DebugConfig {
     fn default() -> Self {
-        DebugConfig { trace: None, trace_steps: 10, trace_inputs: None }
+        DebugConfig { trace: None, trace_steps: 10, trace_inputs: None, faults: Vec::new() }
     }
 }

@@ -13,6 +13,7 @@ mod check_objective;
 mod check_optimizer;
 mod check_order;
 mod check_parts;
+mod check_precision;
 mod check_samples;
 mod check_text_cache;
 mod check_textual_inversion;
@@ -25,6 +26,7 @@ mod ema;
 mod every;
 mod full;
 mod fuse;
+mod gradient_checkpointing;
 mod ia3;
 mod image;
 mod kohya;
@@ -63,12 +65,13 @@ pub use clean::{CleanConfig, CleanMistake, Duplicates, MissingDpi};
 pub use data::{
     BucketingConfig, CaptionConfig, CaptionFile, DataConfig, Leftovers, MissingCaption, Resolution, Subset,
 };
-pub use debug::DebugConfig;
+pub use debug::{DebugConfig, WeightFault};
 pub use dreambooth::{ClassPrompt, DreamboothConfig, Prior};
 pub use ema::{EmaConfig, EmaWarmup};
 pub use every::Every;
 pub use full::{FullConfig, ModelFormat};
 pub use fuse::FusedAdapter;
+pub use gradient_checkpointing::GradientCheckpointing;
 pub use ia3::Ia3Config;
 pub use image::{AlphaConfig, ColorAugmentation, ColorChanges, ExtraImages, MASK_COLUMN, ResizeKernel};
 pub use load::Loaded;
@@ -89,7 +92,7 @@ pub use optimizer::{
     AdafactorConfig, AdamW8bitConfig, AdamWConfig, AdamWScheduleFreeConfig, CameConfig, DAdaptAdamConfig, LionConfig,
     MuonAdjustment, MuonConfig, OptimizerConfig, OptimizerSettings, ProdigyConfig, SgdConfig,
 };
-pub use precision::{FloatType, PrecisionConfig};
+pub use precision::{FloatType, PrecisionConfig, Rounding, StoredType};
 pub use ranges::Ranges;
 pub use sample_prompt::{Picture, PictureConfig, SamplePrompt};
 pub use samples::{SamplerName, SamplesConfig};

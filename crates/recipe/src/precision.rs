@@ -1,9 +1,9 @@
-//! `[precision]`: number formats of computing and of saving.
+//! `[precision]`: number formats of computing, of what is trained, and of saving.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Number formats of computing and of saving. Trained weights and the optimizer are always kept in fp32.
+/// Number formats of computing, of what is trained, and of saving.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PrecisionConfig {
@@ -12,6 +12,20 @@ pub struct PrecisionConfig {
     #[schemars(extend("x-other-names" = ["mixed_precision"]))]
     pub compute: FloatType,
 
+    /// Format in which trained weights are kept between steps; gradients have it too. `bf16` halves both: pure bf16 training,
+    /// with 8 bits of precision, in which most updates are smaller than the distance to the next number. What becomes of them
+    /// is `rounding`.
+    #[schemars(extend("x-other-names" = ["full_bf16"]))]
+    pub weights: StoredType,
+
+    /// What becomes of the part of an update that weights in bf16 have no room for.
+    #[schemars(extend("x-other-names" = ["stochastic_rounding"]))]
+    pub rounding: Rounding,
+
+    /// Format in which an optimizer keeps what is as large as the weights (running means); the update itself is made in fp32. `bf16`
+    /// halves it, always with stochastic rounding: most changes of a running mean are too small for bf16.
+    pub optimizer_state: StoredType,
+
     /// Format of the product's weights. The default loses nothing; `fp16` halves the file.
     #[schemars(extend("x-other-names" = ["save_precision"]))]
     pub save: FloatType,
@@ -19,7 +33,74 @@ pub struct PrecisionConfig {
 
 impl Default for PrecisionConfig {
     fn default() -> Self {
-        PrecisionConfig { compute: FloatType::Fp32, save: FloatType::Fp32 }
+        PrecisionConfig {
+            compute: FloatType::Fp32,
+            weights: StoredType::Fp32,
+            rounding: Rounding::Stochastic,
+            optimizer_state: StoredType::Fp32,
+            save: FloatType::Fp32,
+        }
+    }
+}
+
+impl PrecisionConfig {
+    /// Bytes that are kept from one step to the next for a weight in `weights` beside its gradient: itself, and its compensation.
+    pub fn weight_bytes(&self) -> usize {
+        match (self.weights, self.rounding) {
+            (StoredType::Fp32, _) | (StoredType::Bf16, Rounding::Kahan) => 4,
+            (StoredType::Bf16, _) => 2,
+        }
+    }
+}
+
+/// A format that something is kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StoredType {
+    /// 32 bits.
+    Fp32,
+    /// 16 bits with the range of fp32 and 8 bits of precision.
+    Bf16,
+}
+
+impl StoredType {
+    /// The name as it is written in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            StoredType::Fp32 => "fp32",
+            StoredType::Bf16 => "bf16",
+        }
+    }
+
+    /// Bytes of one number.
+    pub fn bytes(self) -> usize {
+        match self {
+            StoredType::Fp32 => 4,
+            StoredType::Bf16 => 2,
+        }
+    }
+}
+
+/// How numbers are put into bf16.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Rounding {
+    /// up or down by chance, so that the mean is right (arXiv:1502.02551): no memory, and a little noise.
+    Stochastic,
+    /// what was lost is kept in a second bf16 number and added before the next update (Kahan 1965): 2 bytes a weight, no noise.
+    Kahan,
+    /// to the nearest number: small updates are lost. To compare with.
+    Nearest,
+}
+
+impl Rounding {
+    /// The name as it is written in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rounding::Stochastic => "stochastic",
+            Rounding::Kahan => "kahan",
+            Rounding::Nearest => "nearest",
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::GradientCheckpointing;
+
 /// How long to train, and what an optimizer step consists of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -26,8 +28,16 @@ pub struct TrainSection {
     /// Batches whose gradients are averaged into one optimizer step: a larger batch for less memory.
     pub gradient_accumulation_steps: u64,
 
-    /// Compute the inside of each block again in the backward pass instead of keeping it: less memory, more time, the same numbers.
-    pub gradient_checkpointing: bool,
+    /// Which blocks are computed again in the backward pass instead of being kept: less memory, more time, the same numbers. `true` is
+    /// `"all"`, `false` is `"none"`.
+    #[schemars(with = "crate::gradient_checkpointing::Written")]
+    pub gradient_checkpointing: GradientCheckpointing,
+
+    /// Update each tensor as soon as its gradient is complete, in the middle of the backward pass, and free the gradient: no memory
+    /// for gradients, the same numbers. Needs `max_grad_norm = 0` and no accumulation. A gradient that is not finite ends the
+    /// run, since other weights have moved by then.
+    #[schemars(extend("x-other-names" = ["fused_backward_pass"]))]
+    pub fused_backward: bool,
 
     /// Largest norm of the gradient over all trained parameters; larger ones are scaled down to it.
     /// Typical: 1. 0: no clipping. Applied after unscaling and accumulation.
@@ -82,7 +92,8 @@ impl Default for TrainSection {
             max_text_encoder_steps: None,
             max_text_encoder_epochs: None,
             gradient_accumulation_steps: 1,
-            gradient_checkpointing: false,
+            gradient_checkpointing: GradientCheckpointing::None,
+            fused_backward: false,
             max_grad_norm: 1.0,
             learning_rate_scale: LearningRateScale::None,
             max_skipped_steps: 10,

@@ -15,7 +15,10 @@ int sd_clip_grad_norm(const tensor *grads, int count, double max_norm, tensor *n
   return sd_guard([&] {
     c10::NoGradGuard no_grad;
     auto gradients = list(grads, count);
-    auto total = at::linalg_vector_norm(at::stack(at::_foreach_norm(gradients, 2)), 2);
+    // Norms in bf16 would have two digits.
+    const bool narrow = !gradients.empty() && gradients[0].scalar_type() != at::kFloat;
+    const auto kind = narrow ? std::optional<at::ScalarType>(at::kFloat) : std::nullopt;
+    auto total = at::linalg_vector_norm(at::stack(at::_foreach_norm(gradients, 2, kind)), 2);
     if (max_norm > 0) {
       at::_foreach_mul_(gradients, at::clamp_max(max_norm / (total + 1e-6), 1.0));
     }

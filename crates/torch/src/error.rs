@@ -1,6 +1,6 @@
 //! What can go wrong inside libtorch, and how a panic of `tch` becomes such an error.
 
-use crate::gradient_checkpoint;
+use crate::{gradient_checkpoint, gradient_hook};
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
@@ -33,7 +33,7 @@ impl Error {
             .into_iter()
             .fold(message, |text, trace| text.split(trace).next().unwrap_or(text));
         let text = text.trim().to_string();
-        if text.contains(gradient_checkpoint::FAILED)
+        if (text.contains(gradient_checkpoint::FAILED) || text.contains(gradient_hook::FAILED))
             && let Some(reason) = gradient_checkpoint::take_reason()
         {
             return reason;

@@ -5,6 +5,7 @@ use torch_sys::C_tensor;
 
 pub type BlockCall = unsafe extern "C" fn(*mut c_void, *const *mut C_tensor, c_int, *mut *mut C_tensor) -> c_int;
 pub type BlockFree = unsafe extern "C" fn(*mut c_void);
+pub type HookCall = unsafe extern "C" fn(*mut c_void, *mut C_tensor) -> c_int;
 
 #[expect(unsafe_code, reason = "the shim's functions, each called in one place")]
 unsafe extern "C" {
@@ -54,4 +55,12 @@ unsafe extern "C" {
         eps: f64,
         found_inf: *mut C_tensor,
     ) -> c_int;
+    pub fn sd_round_stochastically(target: *mut C_tensor, values: *mut C_tensor, key: u64) -> c_int;
+    pub fn sd_set_gradient_hook(
+        leaf: *mut C_tensor,
+        body: *mut c_void,
+        call: Option<HookCall>,
+        release: Option<BlockFree>,
+    ) -> c_int;
+    pub fn sd_set_gradient(leaf: *mut C_tensor, gradient: *mut C_tensor) -> c_int;
 }

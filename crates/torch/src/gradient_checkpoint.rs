@@ -82,7 +82,8 @@ pub(crate) fn take_reason() -> Option<Error> {
     reason().take()
 }
 
-fn reason() -> MutexGuard<'static, Option<Error>> {
+/// Where a callback from C++ leaves why it failed.
+pub(crate) fn reason() -> MutexGuard<'static, Option<Error>> {
     static REASON: Mutex<Option<Error>> = Mutex::new(None);
     REASON.lock().unwrap_or_else(PoisonError::into_inner)
 }

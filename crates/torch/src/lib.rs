@@ -6,6 +6,8 @@ mod error;
 mod ffi;
 mod foreach;
 mod gradient_checkpoint;
+mod gradient_hook;
+mod rounding;
 mod tensor_bytes;
 
 pub use adamw_8bit::{AdamW8bitStep, CodeMap, QuantizedMoment, adamw_8bit};
@@ -13,4 +15,6 @@ pub use device::{device, set_threads};
 pub use error::{Error, Result, catch};
 pub use foreach::{AdamWState, AdamWStep, clip_grad_norm, fused_adamw, unscale};
 pub use gradient_checkpoint::gradient_checkpoint;
+pub use gradient_hook::{GradientHook, set_gradient};
+pub use rounding::round_stochastically;
 pub use tensor_bytes::{tensor_from_bytes, tensor_to_bytes};

@@ -4,6 +4,7 @@ mod batches;
 mod caption_templates;
 mod class_images;
 mod error;
+mod faults;
 mod input_files;
 mod inputs;
 mod metadata;

@@ -60,7 +60,7 @@ pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch
         ("ss_num_batches_per_epoch", facts.num_batches_per_epoch.to_string()),
         ("ss_total_batch_size", config.data.batch_size.to_string()),
         ("ss_gradient_accumulation_steps", config.train.gradient_accumulation_steps.to_string()),
-        ("ss_gradient_checkpointing", python_bool(config.train.gradient_checkpointing)),
+        ("ss_gradient_checkpointing", python_bool(config.train.gradient_checkpointing.is_on())),
         ("ss_max_train_steps", facts.max_train_steps.to_string()),
         ("ss_max_grad_norm", config.train.max_grad_norm.to_string()),
         ("ss_mixed_precision", mixed_precision.to_string()),

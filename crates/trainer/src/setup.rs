@@ -13,14 +13,14 @@ use crate::samples;
 use crate::trainable;
 use crate::trainer::{Outcome, Trainer};
 use sdtrain_adapter::{WeightedAdapter, describe, fold};
-use sdtrain_checkpoint::{ManifestInfo, verify};
+use sdtrain_checkpoint::{ManifestInfo, probe, verify};
 use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::{NoiseSchedule, PredictionType, SchedulerConfig};
 use sdtrain_evaluate::{DenoisingLoss, prompt_reading};
 use sdtrain_model::{LoadOptions, StableDiffusion, load, load_edited};
-use sdtrain_optimizer::{Ema, GradScaler, build};
+use sdtrain_optimizer::{Ema, GradScaler, Storage, build_stored};
 use sdtrain_pipeline::sampler_for;
-use sdtrain_recipe::{DataConfig, FloatType, Init, ModelLocation, TrainConfig, TrainableKind};
+use sdtrain_recipe::{DataConfig, FloatType, Init, ModelLocation, StoredType, TrainConfig, TrainableKind};
 use sdtrain_run_log::{Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name};
 use sdtrain_state_dict::SafetensorsFile;
 use sdtrain_state_dict::maps::textual_inversion::bundled_words;
@@ -54,6 +54,8 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     if folder.start == Start::Finished {
         return Ok(Outcome::AlreadyDone);
     }
+    // Better now than at the first checkpoint.
+    probe(&folder.checkpoints())?;
     let mut record = RunRecord::begin(program(), device_record(device));
     // 2 model
     record.phase("load_model");
@@ -84,7 +86,8 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     let objective = objective::build(&config, &model, &data)?;
     // 6 how it follows its gradients
     let groups = rates::of_run(&config, trainable.param_groups(&model))?;
-    let optimizer = build(&config.optimizer, groups);
+    let storage = Storage::of(&config.precision, config.seed);
+    let optimizer = build_stored(&config.optimizer, groups, storage, config.train.fused_backward)?;
     let scaler = (config.precision.compute == FloatType::Fp16).then(GradScaler::default);
     let ema = config.ema.enabled.then(|| Ema::new(&config.ema, optimizer.groups()));
     // 7 the run
@@ -198,14 +201,15 @@ fn device_record(device: Device) -> DeviceRecord {
     }
 }
 
-/// Loads the model with the trained networks in f32 and the others in the compute dtype.
+/// Loads the model with the trained networks in f32, unless their weights are to be bf16, and the others in the compute dtype.
 pub fn load_model(config: &TrainConfig, device: Device) -> Result<StableDiffusion> {
     let trained = config.trainable_kind();
     let full = trained == TrainableKind::Full;
+    let in_f32 = config.precision.weights == StoredType::Fp32;
     let options = LoadOptions {
-        unet_in_f32: full && config.full.train_unet,
-        text_encoder_in_f32: full && config.full.train_text_encoder,
-        vae_in_f32: trained == TrainableKind::Vae,
+        unet_in_f32: in_f32 && full && config.full.train_unet,
+        text_encoder_in_f32: in_f32 && full && config.full.train_text_encoder,
+        vae_in_f32: in_f32 && trained == TrainableKind::Vae,
         random: (config.model.init == Init::Random).then_some(config.seed),
         variant: config.model.variant.clone(),
         vae: config.model.vae.clone(),

@@ -2,11 +2,13 @@
 
 use crate::batches::Batch;
 use crate::error::Result;
+use crate::faults::Damage;
 use crate::inputs::StepInputs;
 use crate::objective::Objective;
 use crate::trainable::Trainable;
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::{GradScaler, Optimizer, ParamGroup, clear_gradients, gradients};
+use sdtrain_recipe::GradientCheckpointing;
 use tch::{Kind, Tensor};
 
 /// Everything a step works on.
@@ -21,12 +23,16 @@ pub struct Step<'a> {
     pub optimizer: &'a mut dyn Optimizer,
     /// Loss scaling, in fp16.
     pub scaler: Option<&'a mut GradScaler>,
-    /// Recompute activations in backward.
-    pub gradient_checkpointing: bool,
+    /// Which activations are computed again in backward.
+    pub gradient_checkpointing: GradientCheckpointing,
     /// Clip gradients to this norm.
     pub clip_norm: Option<f64>,
+    /// Apply each gradient as soon as it is complete.
+    pub fused_backward: bool,
     /// Measure the gradient norm of each parameter group, too.
     pub measure_groups: bool,
+    /// Weights that are damaged in the last pass of this step.
+    pub damage: &'a dyn Fn() -> Result<Damage>,
 }
 
 /// What a step measured.
@@ -40,6 +46,10 @@ pub struct StepOutcome {
     pub group_norms: Vec<(String, f64)>,
     /// The parameters were left alone because a gradient was not finite.
     pub skipped: bool,
+    /// But some were not, since their own gradient was finite and was applied before.
+    pub torn: bool,
+    /// The batches whose own loss is not finite, by their place in the step, where it was skipped.
+    pub not_finite: Vec<usize>,
     /// What each micro-batch was given, for traces.
     pub inputs: Vec<StepInputs>,
 }
@@ -51,30 +61,63 @@ impl Step<'_> {
         let examples: usize = batches.iter().map(|batch| batch.examples.len()).sum();
         let scale = self.scaler.as_ref().map_or(1.0, |scaler| scaler.scale);
         let mut inputs = Vec::with_capacity(batches.len());
-        let mut loss: Option<Tensor> = None;
+        let mut losses: Vec<Tensor> = Vec::with_capacity(batches.len());
         for (number, batch) in (first_pass..).zip(batches) {
             let prepared = self.objective.prepare(self.model, batch, number)?;
             self.trainable.begin_pass(number);
-            let part = self.forward_backward(&prepared, examples, scale);
+            let is_last = inputs.len() + 1 == batches.len();
+            let damage = is_last.then(|| (self.damage)()).transpose()?;
+            let part = self.forward_backward(&prepared, examples, scale, learning_rates);
+            drop(damage);
             self.trainable.end_pass();
-            let part = part?;
-            loss = Some(loss.map_or_else(|| part.shallow_clone(), |sum| sum + &part));
+            losses.push(part?);
             inputs.push(prepared);
         }
-        let loss = loss.expect("a step has at least one batch");
-        let update = self.update(&loss, learning_rates)?;
-        Ok(StepOutcome { loss: loss.double_value(&[]), inputs, ..update })
+        let loss = losses.iter().skip(1).fold(losses[0].shallow_clone(), |sum, part| sum + part);
+        let update = match self.fused_backward {
+            true => self.end_fused(&loss)?,
+            false => self.update(&loss, learning_rates)?,
+        };
+        let is_spoiled = |place: &usize| update.skipped && !losses[*place].double_value(&[]).is_finite();
+        let not_finite = (0..losses.len()).filter(is_spoiled).collect();
+        Ok(StepOutcome { loss: loss.double_value(&[]), inputs, not_finite, ..update })
     }
 
-    /// This batch's share of the step's loss, with its gradients added to the parameters'. Depends on tensors alone
-    /// and reads nothing back to the host.
-    fn forward_backward(&self, inputs: &StepInputs, examples: usize, scale: f64) -> Result<Tensor> {
-        Ok(sdtrain_torch::catch(|| {
-            let losses = self.objective.losses(self.model, inputs, self.gradient_checkpointing);
+    /// This batch's share of the step's loss, with its gradients added to the parameters', or applied at once. Depends on tensors
+    /// alone and reads nothing back to the host.
+    fn forward_backward(&mut self, inputs: &StepInputs, examples: usize, scale: f64, rates: &[f64]) -> Result<Tensor> {
+        let mut fused = if self.fused_backward { self.optimizer.apart() } else { None };
+        let (objective, model, checkpointing) = (&*self.objective, self.model, self.gradient_checkpointing);
+        let result = sdtrain_torch::catch(|| {
+            let losses = objective.losses(model, inputs, checkpointing);
             let loss = losses.sum(Kind::Float) / examples as f64;
+            if let Some(optimizer) = &mut fused {
+                optimizer.begin_pass(rates, &loss);
+            }
             (&loss * scale).backward();
             loss.detach()
-        })?)
+        });
+        if let (Err(_), Some(optimizer)) = (&result, fused) {
+            optimizer.abandon_pass();
+        }
+        Ok(result?)
+    }
+
+    /// The outcome of a step whose gradients were applied within the backward pass.
+    fn end_fused(&mut self, loss: &Tensor) -> Result<StepOutcome> {
+        let optimizer = self.optimizer.apart().expect("an optimizer that updates each tensor apart is built for it");
+        let outcome = optimizer.end_pass()?;
+        let grad_norm = outcome.norm.double_value(&[]);
+        let loss_is_finite = loss.double_value(&[]).is_finite();
+        let skipped = !(grad_norm.is_finite() && loss_is_finite);
+        if !skipped {
+            self.trainable.after_optimizer_step()?;
+        }
+        let group_norms = match self.measure_groups {
+            true => outcome.group_norms.into_iter().map(|(name, norm)| (name, norm.double_value(&[]))).collect(),
+            false => Vec::new(),
+        };
+        Ok(StepOutcome { grad_norm, group_norms, skipped, torn: skipped && loss_is_finite, ..StepOutcome::default() })
     }
 
     /// The outcome, as far as the update knows it.

@@ -3,6 +3,7 @@
 use crate::batches::{Batch, Batches};
 use crate::caption_templates::TemplateCaptions;
 use crate::error::{Error, Result};
+use crate::faults::Damage;
 use crate::input_files::Inputs;
 use crate::objective::Objective;
 use crate::patience::until_the_disk_takes_it;
@@ -125,7 +126,9 @@ impl Trainer {
             }
             log.message(&format!("continuing after step {}", position.step));
         }
-        sdtrain_optimizer::prepare_gradients(self.optimizer.groups())?;
+        if !self.config.train.fused_backward {
+            sdtrain_optimizer::prepare_gradients(self.optimizer.groups())?;
+        }
         self.record.phase("train");
         let workers = self.config.data.workers;
         let contents = match (self.objective.wants_pixels(), self.objective.wants_masks() && self.data.has_masks()) {
@@ -171,7 +174,7 @@ impl Trainer {
         let waited = began.elapsed();
         let rates = self.learning_rates(position.step);
         let is_logged = self.is_logged(position.step + 1);
-        let outcome = self.step(&taken, &rates, position.passes, is_logged)?;
+        let outcome = self.step(&taken, &rates, position, is_logged)?;
         let epoch = position.epoch + 1;
         let ended = self.advance(position, taken.len());
         self.record.steps = position.step;
@@ -354,7 +357,14 @@ impl Trainer {
         self.optimizer.groups().iter().map(rate).collect()
     }
 
-    fn step(&mut self, batches: &[Batch], rates: &[f64], first_pass: u64, measure_groups: bool) -> Result<StepOutcome> {
+    fn step(
+        &mut self,
+        batches: &[Batch],
+        rates: &[f64],
+        position: &Position,
+        measure_groups: bool,
+    ) -> Result<StepOutcome> {
+        let (faults, step, model) = (&self.config.debug.faults, position.step + 1, &self.model);
         Step {
             model: &self.model,
             trainable: self.trainable.as_ref(),
@@ -363,9 +373,11 @@ impl Trainer {
             scaler: self.scaler.as_mut(),
             gradient_checkpointing: self.config.train.gradient_checkpointing,
             clip_norm: self.config.train.clip_norm(),
+            fused_backward: self.config.train.fused_backward,
             measure_groups,
+            damage: &|| Damage::of_step(faults, step, model),
         }
-        .run(batches, rates, first_pass)
+        .run(batches, rates, position.passes)
     }
 
     /// Moves on by one step of `batches` batches; the numbers, from 1, of the epochs that this completed. An epoch without a
@@ -402,10 +414,13 @@ impl Trainer {
         }
         position.skipped += 1;
         position.skipped_in_a_row += 1;
-        let images = batches.iter().flat_map(|batch| &batch.examples);
+        // Of several batches those that are to blame, where their losses tell.
+        let is_to_blame = |place: usize| outcome.not_finite.is_empty() || outcome.not_finite.contains(&place);
+        let blamed = batches.iter().enumerate().filter(|(place, _)| is_to_blame(*place));
+        let images = blamed.flat_map(|(_, batch)| &batch.examples);
         let images: Vec<String> = images.map(|example| format!("`{}`", example.path.display())).collect();
         let is_last = position.step == self.total_steps;
-        if position.skipped_in_a_row > self.config.train.max_skipped_steps || is_last {
+        if position.skipped_in_a_row > self.config.train.max_skipped_steps || is_last || outcome.torn {
             return Err(Error::NotFinite { step: position.step, images });
         }
         log.message(&format!(

@@ -81,6 +81,38 @@ How long to train.
     assert_eq!(option_reference::<Config>(), expected);
 }
 
+/// Two optimizers, one of which has another inside.
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum Optimizer {
+    /// Plain.
+    Sgd { momentum: f64 },
+    /// Of two kinds.
+    Muon { rest: Rest },
+}
+
+/// For all else.
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+struct Rest {
+    /// Speed that is kept.
+    momentum: f64,
+}
+
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+struct WithOptimizer {
+    optimizer: Optimizer,
+}
+
+#[test]
+fn a_section_within_a_choice_is_in_the_manual() {
+    let manual = option_reference::<WithOptimizer>();
+    let (_, muon) = manual.split_once("with `type = \"muon\"`").expect("it is a choice");
+    assert!(muon.contains("### `[optimizer.rest]`") && muon.contains("| `momentum` | number |"), "{manual}");
+    // The structs are only described.
+    let parsed: Result<WithOptimizer, _> = serde_json::from_str(r#"{"optimizer": {"type": "sgd", "momentum": 0.5}}"#);
+    assert!(matches!(parsed, Ok(WithOptimizer { optimizer: Optimizer::Sgd { momentum } }) if momentum == 0.5));
+}
+
 #[test]
 fn the_schema_for_editors_is_json_that_refuses_unknown_keys() {
     let schema: serde_json::Value = serde_json::from_str(&json_schema::<Config>()).expect("it is JSON");

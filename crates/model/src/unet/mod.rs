@@ -10,6 +10,7 @@ use crate::builder::Builder;
 use crate::error::Result;
 use crate::layers::{Conv2d, GroupNorm, TimestepEmbedding, sinusoidal_embedding};
 use crate::parameters::Parameters;
+use sdtrain_recipe::GradientCheckpointing;
 use std::rc::Rc;
 use tch::{Kind, Tensor};
 
@@ -76,29 +77,34 @@ impl UNet2DConditionModel {
     /// sample: `[batch, in_channels, height, width]` in the compute dtype; timesteps: `[batch]`, integers or floats;
     /// encoder_hidden_states: `[batch, tokens, cross_attention_dim]` → `[batch, out_channels, height, width]`.
     ///
-    /// With `gradient_checkpointing` each residual block and each transformer is run again in backward.
+    /// Each residual block and each transformer of the blocks that `gradient_checkpointing` names is run again in backward.
     pub fn forward(
         &self,
         sample: &Tensor,
         timesteps: &Tensor,
         encoder_hidden_states: &Tensor,
-        gradient_checkpointing: bool,
+        gradient_checkpointing: impl Into<GradientCheckpointing>,
     ) -> Tensor {
+        let gradient_checkpointing = gradient_checkpointing.into();
         let kind = sample.kind();
         let config = &self.config;
         let sinusoids =
             sinusoidal_embedding(timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift);
         let temb = self.time_embedding.forward(&sinusoids.to_kind(kind));
         let context = encoder_hidden_states.to_kind(kind);
-        let conditions = Conditions { temb: &temb, context: &context, gradient_checkpointing };
+        let all = gradient_checkpointing == GradientCheckpointing::All;
+        let inside = Conditions { temb: &temb, context: &context, gradient_checkpointing: all };
+        let at_full_size = Conditions { gradient_checkpointing: gradient_checkpointing.is_on(), ..inside };
         let mut hidden = self.conv_in.forward(sample);
         let mut skips = vec![hidden.shallow_clone()];
-        for block in &self.down_blocks {
-            hidden = block.forward(hidden, &conditions, &mut skips);
+        for (level, block) in self.down_blocks.iter().enumerate() {
+            let conditions = if level == 0 { &at_full_size } else { &inside };
+            hidden = block.forward(hidden, conditions, &mut skips);
         }
-        hidden = self.mid_block.forward(hidden, &conditions);
-        for block in &self.up_blocks {
-            hidden = block.forward(hidden, &conditions, &mut skips);
+        hidden = self.mid_block.forward(hidden, &inside);
+        for (index, block) in self.up_blocks.iter().enumerate() {
+            let conditions = if index + 1 == self.up_blocks.len() { &at_full_size } else { &inside };
+            hidden = block.forward(hidden, conditions, &mut skips);
         }
         self.conv_out.forward(&self.conv_norm_out.forward(&hidden).silu()).contiguous().to_kind(kind)
     }

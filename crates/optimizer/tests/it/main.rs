@@ -3,4 +3,5 @@
 mod adamw;
 mod ema;
 mod lr_schedule;
+mod stored;
 mod traces;

@@ -7,7 +7,7 @@ use crate::inputs::{AutoencodingInputs, StepInputs};
 use sdtrain_diffusion::noise;
 use sdtrain_model::StableDiffusion;
 use sdtrain_random::Purpose;
-use sdtrain_recipe::{TrainConfig, VaeConfig};
+use sdtrain_recipe::{GradientCheckpointing, TrainConfig, VaeConfig};
 use tch::{Kind, Tensor};
 
 /// Reconstruct the image; keep the latents near a standard normal distribution.
@@ -37,7 +37,7 @@ impl Objective for Autoencoding {
         Ok(StepInputs::Autoencoding(AutoencodingInputs { pixels, noise }))
     }
 
-    fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, _gradient_checkpointing: bool) -> Tensor {
+    fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, _gradient_checkpointing: GradientCheckpointing) -> Tensor {
         let StepInputs::Autoencoding(AutoencodingInputs { pixels, noise }) = inputs else {
             unreachable!("this objective prepares autoencoding inputs")
         };

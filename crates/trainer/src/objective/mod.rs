@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::inputs::StepInputs;
 use sdtrain_data_loader::DataSet;
 use sdtrain_model::{Frozen, StableDiffusion};
-use sdtrain_recipe::{ObjectiveKind, TrainConfig};
+use sdtrain_recipe::{GradientCheckpointing, ObjectiveKind, TrainConfig};
 use std::sync::Arc;
 use std::time::Duration;
 use tch::Tensor;
@@ -41,7 +41,7 @@ pub trait Objective {
 
     /// The loss of each example, f32 `[batch]`, weights included. Only tensor operations, nothing read back to the
     /// host; panics like they do (see `sdtrain_torch::catch`).
-    fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, gradient_checkpointing: bool) -> Tensor;
+    fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, gradient_checkpointing: GradientCheckpointing) -> Tensor;
 
     /// The frozen networks that the coming steps do without, as far as can be known: their memory is free for something else.
     fn idle(&self) -> &'static [Frozen] {

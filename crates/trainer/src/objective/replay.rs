@@ -5,6 +5,7 @@ use crate::batches::Batch;
 use crate::error::{Error, Result};
 use crate::inputs::{AutoencodingInputs, DenoisingInputs, PriorInputs, Prompts, StepInputs};
 use sdtrain_model::{Frozen, StableDiffusion, TokenizedPrompts, read_tensor};
+use sdtrain_recipe::GradientCheckpointing;
 use sdtrain_state_dict::{Reader, SafetensorsFile};
 use std::path::Path;
 use tch::{Kind, Tensor};
@@ -102,7 +103,7 @@ impl Objective for Replay {
         Ok(inputs)
     }
 
-    fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, gradient_checkpointing: bool) -> Tensor {
+    fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, gradient_checkpointing: GradientCheckpointing) -> Tensor {
         self.objective.losses(model, inputs, gradient_checkpointing)
     }
 

@@ -11,7 +11,7 @@ use sdtrain_evaluate::prompt_reading;
 use sdtrain_features::{LatentCache, TextCache};
 use sdtrain_model::{Frozen, PromptReading, StableDiffusion};
 use sdtrain_random::{Purpose, Stream};
-use sdtrain_recipe::{LossConfig, NoiseConfig, TrainConfig};
+use sdtrain_recipe::{GradientCheckpointing, LossConfig, NoiseConfig, TrainConfig};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tch::Tensor;
@@ -158,9 +158,9 @@ impl Objective for TextToImage {
         }))
     }
 
-    fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, gradient_checkpointing: bool) -> Tensor {
+    fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, gradient_checkpointing: GradientCheckpointing) -> Tensor {
         let StepInputs::Denoising(inputs) = inputs else { unreachable!("this objective prepares denoising inputs") };
-        let context = inputs.prompts.states(model, self.prompt_reading.clip_skip, gradient_checkpointing);
+        let context = inputs.prompts.states(model, self.prompt_reading.clip_skip, gradient_checkpointing == GradientCheckpointing::All);
         let DenoisingInputs { latents, noise, timesteps, .. } = inputs;
         let input_noise = inputs.input_noise.as_ref().unwrap_or(noise);
         let noisy_latents = self.schedule.add_noise(latents, input_noise, timesteps).to_kind(model.compute);

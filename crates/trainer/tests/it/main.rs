@@ -2,9 +2,11 @@
 
 mod cached_features;
 mod dreambooth;
+mod faults;
 mod learned_words;
 mod masks;
 mod matrix;
 mod not_finite;
 mod parts;
+mod precision;
 mod replay;

@@ -11,7 +11,7 @@ use std::path::Path;
 use tch::Tensor;
 
 /// The recorded run with `value` in one place of the latents of these steps.
-fn spoiled(folder: &Path, steps: &[u64], value: f64) -> String {
+pub fn spoiled(folder: &Path, steps: &[u64], value: f64) -> String {
     let golden = SafetensorsFile::open(fixture_folder().join("trace.safetensors")).expect("a fixture");
     let tensors: Vec<(String, Tensor)> = golden
         .names()

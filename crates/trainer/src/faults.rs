@@ -1,0 +1,48 @@
+//! Weights that are no number for one pass (`debug.faults`), to see that nothing of it reaches an update or a file.
+
+use crate::error::{Error, Result};
+use sdtrain_model::StableDiffusion;
+use sdtrain_recipe::WeightFault;
+use tch::{Kind, Tensor};
+
+/// Damaged weights with what they were; mended when it is dropped.
+pub(crate) struct Damage(Vec<(Tensor, Tensor)>);
+
+impl Damage {
+    /// Damages what `faults` names for `step`.
+    pub fn of_step(faults: &[WeightFault], step: u64, model: &StableDiffusion) -> Result<Damage> {
+        let mut damage = Damage(Vec::new());
+        for fault in faults.iter().filter(|fault| fault.step == step) {
+            let first = parameter(model, &fault.parameter)?.f_detach()?.f_view([-1])?.f_narrow(0, 0, 1)?;
+            let before = sdtrain_torch::catch(|| first.copy())?;
+            // Through `data`, which autograd does not watch: the value is back before anybody asks for it.
+            let _ = first.f_data()?.f_fill_(f64::NAN)?;
+            damage.0.push((first, before));
+        }
+        Ok(damage)
+    }
+}
+
+impl Drop for Damage {
+    fn drop(&mut self) {
+        for (first, before) in &self.0 {
+            let _ = first.f_data().and_then(|mut data| data.f_copy_(before));
+        }
+    }
+}
+
+fn parameter(model: &StableDiffusion, name: &str) -> Result<Tensor> {
+    let networks = [
+        ("unet.", model.unet.parameters()),
+        ("text_encoder.", model.text_encoder.parameters()),
+        ("vae.", model.vae.parameters()),
+    ];
+    let found = networks.into_iter().find_map(|(network, parameters)| {
+        let name = name.strip_prefix(network)?;
+        parameters.iter().find(|(other, _)| *other == name).map(|(_, tensor)| tensor.shallow_clone())
+    });
+    found.filter(|tensor| tensor.numel() > 0 && tensor.kind() != Kind::Int64).ok_or_else(|| Error::Config {
+        message: format!("`debug.faults`: the model has no parameter `{name}`"),
+        hint: Some("names are those of diffusers behind `unet.`, `text_encoder.` and `vae.`".into()),
+    })
+}

@@ -1,0 +1,127 @@
+//! Weights that are no number for one step, 200 of them at random places: nothing of it reaches an update or a file, and the batch
+//! is named.
+
+use crate::replay::tensor;
+use sdtrain_data_loader::DataSet;
+use sdtrain_model::{LoadOptions, load};
+use sdtrain_random::{Purpose, Stream};
+use sdtrain_recipe::{TrainConfig, WeightFault};
+use sdtrain_state_dict::{Reader, SafetensorsFile};
+use sdtrain_torch_test_support::fixture_folder;
+use sdtrain_trainer::{Error, Outcome, ResumePolicy, RunOptions, train};
+use std::collections::BTreeSet;
+use std::path::Path;
+use tch::{Device, Kind};
+use tempfile::TempDir;
+
+/// A run on six pictures one at a time, two of them accumulated.
+fn config(folder: &TempDir, method: &str, steps: u64) -> TrainConfig {
+    let images = folder.path().join("images");
+    std::fs::create_dir_all(&images).expect("there is room");
+    for number in 0..6u8 {
+        let picture = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([number * 40, x as u8 * 8, y as u8 * 8]));
+        picture.save(images.join(format!("{number}.png"))).expect("there is room");
+        std::fs::write(images.join(format!("{number}.txt")), "poster").expect("there is room");
+    }
+    let text = format!(
+        "name = \"run\"\nmethod = \"{method}\"\n[model]\npath = \"{}\"\n[data]\nresolution = 32\nbatch_size = 1\n\
+         [[data.subsets]]\npath = \"images\"\n[lora]\nrank = 2\n[train]\nmax_steps = {steps}\nthreads = 1\n\
+         gradient_accumulation_steps = 2\nmax_skipped_steps = 50\n[checkpoint]\nevery_steps = 1\nkeep_last = 1000\n\
+         [log]\ntensorboard = false\n",
+        tiny().display()
+    );
+    let file = folder.path().join("run.toml");
+    std::fs::write(&file, text).expect("there is room");
+    TrainConfig::load(&file, &[]).unwrap_or_else(|error| panic!("{error}")).config
+}
+
+fn tiny() -> std::path::PathBuf {
+    fixture_folder().join("tiny_sd1").canonicalize().expect("a fixture")
+}
+
+/// `count` different steps below `steps`, each with some parameter of the UNet.
+fn faults(count: usize, steps: u64, seed: u64) -> Vec<WeightFault> {
+    let model = load(&tiny().display().to_string(), &LoadOptions::new(Device::Cpu, Kind::Float)).expect("a fixture");
+    let names: Vec<String> = model.unet.parameters().iter().map(|(name, _)| format!("unet.{name}")).collect();
+    let mut stream = Stream::new(seed, Purpose::Init, 0, 0);
+    let mut at: Vec<u64> = (1..steps).collect();
+    stream.shuffle(&mut at);
+    let parameter = |stream: &mut Stream| names[stream.below(names.len() as u64) as usize].clone();
+    at.into_iter().take(count).map(|step| WeightFault { step, parameter: parameter(&mut stream) }).collect()
+}
+
+fn run(config: TrainConfig, output: &Path) -> Result<Outcome, Error> {
+    let _ = std::fs::remove_dir_all(output);
+    train(config, &RunOptions { output: output.into(), device: "cpu".into(), resume: ResumePolicy::Auto })
+}
+
+/// Steps whose scalar `train/skipped_steps` was written.
+fn skipped(output: &Path) -> BTreeSet<u64> {
+    let text = std::fs::read_to_string(output.join("scalars.jsonl")).expect("written");
+    let lines = text.lines().filter(|line| line.contains("train/skipped_steps"));
+    let step = |line: &str| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["step"].as_u64();
+    lines.map(|line| step(line).expect("a number")).collect()
+}
+
+#[test]
+fn two_hundred_faults_never_reach_a_weight_or_a_checkpoint() {
+    const STEPS: u64 = 210;
+    for (method, seed) in [("full", 1), ("lora", 2)] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let output = folder.path().join("output");
+        let mut config = config(&folder, method, STEPS);
+        config.debug.faults = faults(100, STEPS, seed);
+        let expected: BTreeSet<u64> = config.debug.faults.iter().map(|fault| fault.step).collect();
+        assert_eq!(expected.len(), 100);
+        let outcome = run(config, &output).unwrap_or_else(|error| panic!("{error}"));
+        assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+        assert_eq!(skipped(&output), expected, "{method}: each of them is skipped, and nothing else");
+        for step in 1..=STEPS {
+            let path = output.join(format!("checkpoints/step-{step:06}/tensors.safetensors"));
+            assert_eq!(path.exists(), !expected.contains(&step), "{method}: the checkpoint of step {step}");
+            if !path.exists() {
+                continue;
+            }
+            let file = SafetensorsFile::open(&path).expect("whole");
+            let good = step - expected.iter().filter(|&&fault| fault <= step).count() as u64;
+            for name in file.names() {
+                let tensor = tensor(&file, name);
+                assert!(tensor.isfinite().all().int64_value(&[]) == 1, "{method}, step {step}: {name}");
+                if name.starts_with("optimizer.step.") {
+                    assert_eq!(tensor.double_value(&[]) as u64, good, "{method}, step {step}: updates of {name}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn of_two_accumulated_batches_the_faulty_one_is_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = folder.path().join("output");
+    for fault in faults(12, 9, 3).into_iter().chain(faults(3, 9, 4)) {
+        let mut config = config(&folder, "lora", 9);
+        let data = DataSet::open(&config.data, config.seed, 8).expect("a data set").for_run(&config.train, &config.loss);
+        // Three steps an epoch of six images.
+        let (epoch, place) = ((fault.step - 1) / 3, (fault.step - 1) % 3 * 2 + 1);
+        let batch = data.load(&data.epoch_plan(epoch)[place as usize], epoch).expect("readable");
+        let expected: Vec<String> = batch.examples.iter().map(|e| format!("`{}`", e.path.display())).collect();
+        config.train.max_skipped_steps = 0;
+        config.debug.faults = vec![fault.clone()];
+        match run(config, &output) {
+            Err(Error::NotFinite { step, images }) => assert_eq!((step, images), (fault.step, expected), "{fault:?}"),
+            other => panic!("{fault:?}: {other:?}"),
+        }
+        let after = output.join(format!("checkpoints/step-{:06}", fault.step));
+        assert!(!after.exists(), "{fault:?}");
+    }
+}
+
+#[test]
+fn a_fault_in_a_parameter_that_is_not_there_is_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut config = config(&folder, "lora", 2);
+    config.debug.faults = vec![WeightFault { step: 1, parameter: "unet.conv_in.wieght".into() }];
+    let error = run(config, &folder.path().join("output")).expect_err("a slip of the pen").to_string();
+    assert!(error.contains("`unet.conv_in.wieght`"), "{error}");
+}
