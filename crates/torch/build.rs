@@ -19,6 +19,7 @@ fn main() {
         .file("cpp/gradient_checkpoint.cpp")
         .file("cpp/foreach.cpp")
         .file("cpp/gradient_hook.cpp")
+        .file("cpp/memory.cpp")
         .file("cpp/rounding.cpp")
         .opt_level(1)
         .compile("sdtrain_shim");
