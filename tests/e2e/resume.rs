@@ -82,8 +82,8 @@ fn a_damaged_newest_checkpoint_is_named_and_its_steps_are_done_again() {
     content[middle] ^= 1;
     fs::write(&tensors, content).unwrap();
     let (_, said) = project.expect(0, &args);
-    let warning = said.lines().find(|line| line.contains("warning:")).unwrap_or_else(|| panic!("no warning: {said}"));
-    assert!(warning.contains("step-000006") && warning.contains("is not whole"), "{said}");
+    let warns = |line: &str| line.contains("warning:") && line.contains("step-000006` is not whole");
+    assert!(said.lines().any(warns), "{said}");
     assert!(said.contains("continuing after step 4"), "{said}");
     assert_eq!(product(), before);
 }
@@ -93,10 +93,10 @@ fn a_place_for_checkpoints_that_cannot_be_written_to_is_found_at_the_start() {
     let project = Project::new();
     fs::create_dir_all(project.path("outputs/run")).unwrap();
     // Nobody can make a file there, not even root.
-    std::os::unix::fs::symlink("/proc/self", project.path("outputs/run/checkpoints")).unwrap();
+    std::os::unix::fs::symlink("/proc/self/fdinfo", project.path("outputs/run/checkpoints")).unwrap();
     let (_, said) = project.expect(7, &["--config", "run.toml"]);
     assert!(said.contains("checkpoints"), "{said}");
-    assert!(!said.contains("picture"), "data were opened before: {said}");
+    assert!(!said.contains("images found"), "data were opened before: {said}");
 }
 
 #[test]
