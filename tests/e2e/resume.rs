@@ -67,6 +67,39 @@ fn every_optimizer_continues_to_the_same_bits() {
 }
 
 #[test]
+fn a_damaged_newest_checkpoint_is_named_and_its_steps_are_done_again() {
+    let project = Project::new();
+    let args = ["--config", "run.toml", "--set", "samples.prompts=[]", "--set", "checkpoint.keep_last=9"];
+    project.expect(0, &args);
+    let product = || fs::read(project.path("outputs/run/run.safetensors")).unwrap();
+    let before = product();
+    // As if it had been killed behind its last checkpoint, and the disk had lost a bit of that.
+    fs::remove_file(project.path("outputs/run/run.safetensors")).unwrap();
+    fs::remove_file(project.path("outputs/run/run.json")).unwrap();
+    let tensors = project.path("outputs/run/checkpoints/step-000006/tensors.safetensors");
+    let mut content = fs::read(&tensors).unwrap();
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    fs::write(&tensors, content).unwrap();
+    let (_, said) = project.expect(0, &args);
+    let warns = |line: &str| line.contains("warning:") && line.contains("step-000006` is not whole");
+    assert!(said.lines().any(warns), "{said}");
+    assert!(said.contains("continuing after step 4"), "{said}");
+    assert_eq!(product(), before);
+}
+
+#[test]
+fn a_place_for_checkpoints_that_cannot_be_written_to_is_found_at_the_start() {
+    let project = Project::new();
+    fs::create_dir_all(project.path("outputs/run")).unwrap();
+    // Nobody can make a file there, not even root.
+    std::os::unix::fs::symlink("/proc/self/fdinfo", project.path("outputs/run/checkpoints")).unwrap();
+    let (_, said) = project.expect(7, &["--config", "run.toml"]);
+    assert!(said.contains("checkpoints"), "{said}");
+    assert!(!said.contains("images found"), "data were opened before: {said}");
+}
+
+#[test]
 fn a_stopped_run_saves_and_ends_with_75() {
     let project = Project::new();
     let args = ["--config", "run.toml", "--set", "train.max_steps=100000", "--set", "samples.prompts=[]"];

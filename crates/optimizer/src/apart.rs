@@ -208,7 +208,8 @@ impl Part {
                 state.push(Stored::new(&name, working, kept, Rounding::Stochastic)?);
             }
         }
-        let weights = weights.into_iter().map(|(name, working, kept)| Stored::new(&name, working, kept, storage.rounding));
+        let weights =
+            weights.into_iter().map(|(name, working, kept)| Stored::new(&name, working, kept, storage.rounding));
         Ok(Part {
             rule,
             rates,
@@ -271,7 +272,10 @@ impl Part {
             let evaluated = working.map(|(_, tensor)| tensor.detach().copy()).collect();
             self.rule.hold(Weights::Training)?;
             // Nothing has changed, so nothing is rounded to anything else, whatever the step.
-            let unchanged = Commit::new(Some(&no_infinity(device_of(self.rule.groups())).ones_like()), device_of(self.rule.groups()));
+            let unchanged = Commit::new(
+                Some(&no_infinity(device_of(self.rule.groups())).ones_like()),
+                device_of(self.rule.groups()),
+            );
             self.pack(storage, 0, &unchanged)?;
             evaluated
         };

@@ -22,12 +22,7 @@ pub struct Storage {
 impl Storage {
     /// That of a run of `seed`.
     pub fn of(precision: &PrecisionConfig, seed: u64) -> Storage {
-        Storage {
-            weights: precision.weights,
-            rounding: precision.rounding,
-            state: precision.optimizer_state,
-            seed,
-        }
+        Storage { weights: precision.weights, rounding: precision.rounding, state: precision.optimizer_state, seed }
     }
 
     /// Whether all is kept in fp32.

@@ -7,8 +7,11 @@ impl Checker<'_> {
     pub(crate) fn check_precision(&mut self, config: &TrainConfig) {
         let precision = &config.precision;
         if precision.weights == StoredType::Bf16 && precision.compute == FloatType::Fp16 {
-            self.report("precision.weights", "weights in bf16 cannot be computed with in fp16: it has not their range")
-                .hint = Some("set `precision.compute = \"bf16\"`".to_owned());
+            self.report(
+                "precision.weights",
+                "weights in bf16 cannot be computed with in fp16: it has not their range",
+            )
+            .hint = Some("set `precision.compute = \"bf16\"`".to_owned());
         }
         if precision.weights == StoredType::Fp32 && precision.rounding != Rounding::Stochastic {
             self.report("precision.rounding", "weights in fp32 are not rounded").hint =
@@ -46,7 +49,8 @@ impl Checker<'_> {
             let message = format!("`train.fused_backward`: `{name}` finds its rate from all gradients together");
             refuse(&message, "choose another `optimizer.type`, such as `adafactor`");
         }
-        let two_passes = config.objective_kind() == ObjectiveKind::Dreambooth && config.dreambooth.prior == Prior::BasePrediction;
+        let two_passes =
+            config.objective_kind() == ObjectiveKind::Dreambooth && config.dreambooth.prior == Prior::BasePrediction;
         if two_passes && train.gradient_checkpointing.is_on() {
             refuse(
                 "`train.fused_backward`: with `dreambooth.prior = \"base_prediction\"` every block runs twice, and with gradient \

@@ -7,6 +7,7 @@ mod ffi;
 mod foreach;
 mod gradient_checkpoint;
 mod gradient_hook;
+mod memory;
 mod rounding;
 mod tensor_bytes;
 
@@ -16,5 +17,6 @@ pub use error::{Error, Result, catch};
 pub use foreach::{AdamWState, AdamWStep, clip_grad_norm, fused_adamw, unscale};
 pub use gradient_checkpoint::gradient_checkpoint;
 pub use gradient_hook::{GradientHook, set_gradient};
+pub use memory::return_freed_memory;
 pub use rounding::round_stochastically;
 pub use tensor_bytes::{tensor_from_bytes, tensor_to_bytes};

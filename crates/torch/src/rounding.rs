@@ -102,7 +102,10 @@ mod tests {
             let found: Vec<f32> = Vec::try_from(&rounded(&values, key)).unwrap();
             assert_eq!(found.map_bits(), numbers.to_vec().map_bits(), "key {key}");
         }
-        assert!(rounded(&Tensor::from_slice(&[f32::NAN, f32::from_bits(0x7FFF_FFFF)]), 1).isnan().all().int64_value(&[]) == 1);
+        assert!(
+            rounded(&Tensor::from_slice(&[f32::NAN, f32::from_bits(0x7FFF_FFFF)]), 1).isnan().all().int64_value(&[])
+                == 1
+        );
     }
 
     trait Bits {

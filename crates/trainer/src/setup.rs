@@ -50,6 +50,9 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         tch::set_num_threads(threads as i32);
     }
     let device = sdtrain_torch::device(&options.device)?;
+    if config.train.fused_backward || !Storage::of(&config.precision, config.seed).is_plain() {
+        sdtrain_torch::return_freed_memory();
+    }
     let folder = RunFolder::open(&config, &options.output, &options.resume)?;
     if folder.start == Start::Finished {
         return Ok(Outcome::AlreadyDone);

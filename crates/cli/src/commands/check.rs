@@ -6,7 +6,9 @@ use std::thread::available_parallelism;
 
 use sdtrain_config::{Parsed, Problems};
 use sdtrain_data_loader::{DataSet, TokenReport, TokenWindow};
-use sdtrain_recipe::{DataConfig, Every, Loaded, LoraFormat, ModelFormat, TrainConfig, TrainableKind};
+use sdtrain_recipe::{
+    DataConfig, Every, GradientCheckpointing, Loaded, LoraFormat, ModelFormat, StoredType, TrainConfig, TrainableKind,
+};
 use sdtrain_state_dict::{FileKind, SafetensorsFile, recognise};
 use sdtrain_tokenizer::Tokenizer;
 
@@ -291,15 +293,7 @@ fn summary(
             line("", rate);
         }
     }
-    let checkpointing = if config.train.gradient_checkpointing { ", gradient checkpointing" } else { "" };
-    line(
-        "precision",
-        format!(
-            "computes in {}, saves in {}{checkpointing}",
-            config.precision.compute.name(),
-            config.precision.save.name()
-        ),
-    );
+    line("precision", precision(config));
     line("writes", written(config));
     line("validates", validated(config));
 
@@ -319,6 +313,27 @@ fn summary(
             with_prefix(estimate.step_operations)
         ),
     );
+    text
+}
+
+fn precision(config: &TrainConfig) -> String {
+    let precision = &config.precision;
+    let mut text = format!("computes in {}, saves in {}", precision.compute.name(), precision.save.name());
+    if precision.weights == StoredType::Bf16 {
+        let _ = write!(text, ", trains weights in bf16 with {} rounding", precision.rounding.name());
+    }
+    if precision.optimizer_state == StoredType::Bf16 {
+        text.push_str(", optimizer state in bf16");
+    }
+    match config.train.gradient_checkpointing {
+        GradientCheckpointing::None => {}
+        blocks => {
+            let _ = write!(text, ", gradient checkpointing `{}`", blocks.name());
+        }
+    }
+    if config.train.fused_backward {
+        text.push_str(", updates within the backward pass");
+    }
     text
 }
 

@@ -37,7 +37,12 @@ impl Objective for Autoencoding {
         Ok(StepInputs::Autoencoding(AutoencodingInputs { pixels, noise }))
     }
 
-    fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, _gradient_checkpointing: GradientCheckpointing) -> Tensor {
+    fn losses(
+        &self,
+        model: &StableDiffusion,
+        inputs: &StepInputs,
+        _gradient_checkpointing: GradientCheckpointing,
+    ) -> Tensor {
         let StepInputs::Autoencoding(AutoencodingInputs { pixels, noise }) = inputs else {
             unreachable!("this objective prepares autoencoding inputs")
         };

@@ -101,7 +101,12 @@ impl BasePrediction {
     }
 
     /// The loss of each example, f32 `[batch]`.
-    fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, gradient_checkpointing: GradientCheckpointing) -> Tensor {
+    fn losses(
+        &self,
+        model: &StableDiffusion,
+        inputs: &StepInputs,
+        gradient_checkpointing: GradientCheckpointing,
+    ) -> Tensor {
         let StepInputs::Denoising(inputs) = inputs else { unreachable!("this objective prepares denoising inputs") };
         let prior = inputs.prior.as_ref().expect("`prepare` gives it to every batch");
         let noise = inputs.input_noise.as_ref().unwrap_or(&inputs.noise);
@@ -111,7 +116,8 @@ impl BasePrediction {
             None => model
                 .without_adapters(|| model.unet.forward(&noisy_latents, &inputs.timesteps, &prior.base_states, false)),
         });
-        let states = prior.prompts.states(model, self.reading.clip_skip, gradient_checkpointing == GradientCheckpointing::All);
+        let states =
+            prior.prompts.states(model, self.reading.clip_skip, gradient_checkpointing == GradientCheckpointing::All);
         let prediction = model.unet.forward(&noisy_latents, &inputs.timesteps, &states, gradient_checkpointing);
         mse(&prediction.to_kind(Kind::Float), &target.to_kind(Kind::Float)) * &prior.loss_weights
     }
@@ -126,7 +132,12 @@ impl Objective for DreamBooth {
         Ok(inputs)
     }
 
-    fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, gradient_checkpointing: GradientCheckpointing) -> Tensor {
+    fn losses(
+        &self,
+        model: &StableDiffusion,
+        inputs: &StepInputs,
+        gradient_checkpointing: GradientCheckpointing,
+    ) -> Tensor {
         let losses = self.subject.losses(model, inputs, gradient_checkpointing);
         match &self.base {
             Some(base) => losses + base.losses(model, inputs, gradient_checkpointing),

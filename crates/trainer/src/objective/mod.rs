@@ -41,7 +41,12 @@ pub trait Objective {
 
     /// The loss of each example, f32 `[batch]`, weights included. Only tensor operations, nothing read back to the
     /// host; panics like they do (see `sdtrain_torch::catch`).
-    fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, gradient_checkpointing: GradientCheckpointing) -> Tensor;
+    fn losses(
+        &self,
+        model: &StableDiffusion,
+        inputs: &StepInputs,
+        gradient_checkpointing: GradientCheckpointing,
+    ) -> Tensor;
 
     /// The frozen networks that the coming steps do without, as far as can be known: their memory is free for something else.
     fn idle(&self) -> &'static [Frozen] {

@@ -103,7 +103,12 @@ impl Objective for Replay {
         Ok(inputs)
     }
 
-    fn losses(&self, model: &StableDiffusion, inputs: &StepInputs, gradient_checkpointing: GradientCheckpointing) -> Tensor {
+    fn losses(
+        &self,
+        model: &StableDiffusion,
+        inputs: &StepInputs,
+        gradient_checkpointing: GradientCheckpointing,
+    ) -> Tensor {
         self.objective.losses(model, inputs, gradient_checkpointing)
     }
 

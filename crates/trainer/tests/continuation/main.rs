@@ -30,7 +30,15 @@ const METHODS: [(&str, &[&str]); 6] = [
 const OPTIMIZERS: [(&str, &[&str]); 10] = [
     ("adamw", &[]),
     ("adamw_8bit", &["optimizer.min_8bit_size=1"]),
-    ("adafactor", &["optimizer.relative_step=false", "optimizer.scale_parameter=false", "optimizer.beta1=0.9", "optimizer.learning_rate=1e-4"]),
+    (
+        "adafactor",
+        &[
+            "optimizer.relative_step=false",
+            "optimizer.scale_parameter=false",
+            "optimizer.beta1=0.9",
+            "optimizer.learning_rate=1e-4",
+        ],
+    ),
     ("lion", &[]),
     ("sgd", &["optimizer.momentum=0.9"]),
     ("prodigy", &[]),
@@ -180,7 +188,11 @@ fn check(table: &[[Row; 3]], steps: &[u64]) {
         let began = std::time::Instant::now();
         project.continues(*rows, steps);
         let [method, optimizer, precision] = rows.map(|row| row.0);
-        println!("{method}, {optimizer}, {precision}: {} continuations, {:.1} s", steps.len(), began.elapsed().as_secs_f64());
+        println!(
+            "{method}, {optimizer}, {precision}: {} continuations, {:.1} s",
+            steps.len(),
+            began.elapsed().as_secs_f64()
+        );
     }
 }
 

@@ -101,7 +101,8 @@ fn of_two_accumulated_batches_the_faulty_one_is_named() {
     let output = folder.path().join("output");
     for fault in faults(12, 9, 3).into_iter().chain(faults(3, 9, 4)) {
         let mut config = config(&folder, "lora", 9);
-        let data = DataSet::open(&config.data, config.seed, 8).expect("a data set").for_run(&config.train, &config.loss);
+        let data =
+            DataSet::open(&config.data, config.seed, 8).expect("a data set").for_run(&config.train, &config.loss);
         // Three steps an epoch of six images.
         let (epoch, place) = ((fault.step - 1) / 3, (fault.step - 1) % 3 * 2 + 1);
         let batch = data.load(&data.epoch_plan(epoch)[place as usize], epoch).expect("readable");

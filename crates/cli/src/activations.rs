@@ -1,0 +1,178 @@
+//! How many numbers of one image a network keeps for its backward pass, layer by layer, and what of it is left where blocks are
+//! computed again.
+//!
+//! What autograd keeps: a norm its input; an activation its input; a convolution its input, trained or not; a linear layer its
+//! input where its weight is trained or adapted; attention the queries, keys, values and its result, once more as the layer behind
+//! it takes it; the gate of a feed-forward both halves and the gate's activation.
+
+use std::collections::BTreeMap;
+
+use sdtrain_recipe::GradientCheckpointing;
+
+use crate::architecture::Shapes;
+use crate::estimate::level_of;
+
+/// Tokens of a prompt.
+const TOKENS: f64 = 77.0;
+
+/// Numbers that one image makes a network keep.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Kept {
+    /// By block (a residual block, a transformer, a layer of a text encoder).
+    blocks: BTreeMap<String, Block>,
+    /// Outside of them.
+    outside: f64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Block {
+    kept: f64,
+    input: f64,
+    at_full_size: bool,
+}
+
+impl Kept {
+    /// With the blocks of `checkpointing` computed again: of those their inputs, and the largest of them once.
+    pub fn under(&self, checkpointing: GradientCheckpointing) -> f64 {
+        let again = |block: &Block| match checkpointing {
+            GradientCheckpointing::None => false,
+            GradientCheckpointing::HighResolution => block.at_full_size,
+            GradientCheckpointing::All => true,
+        };
+        let blocks = self.blocks.values();
+        let kept: f64 = blocks.clone().map(|block| if again(block) { block.input } else { block.kept }).sum();
+        let largest = blocks.filter(|block| again(block)).map(|block| block.kept).fold(0.0, f64::max);
+        self.outside + kept + largest
+    }
+
+    fn add(&mut self, block: Option<&str>, at_full_size: bool, kept: f64) {
+        match block {
+            Some(block) => {
+                let block = self.blocks.entry(block.to_owned()).or_default();
+                block.kept += kept;
+                block.at_full_size = at_full_size;
+            }
+            None => self.outside += kept,
+        }
+    }
+}
+
+/// Of the UNet at `latents` positions; `whole` where its own weights are trained.
+pub(crate) fn of_unet(shapes: &Shapes, latents: f64, levels: usize, whole: bool) -> Kept {
+    let mut kept = Kept::default();
+    let trained = if whole { 1.0 } else { 0.0 };
+    for (name, shape) in shapes {
+        let level = level_of(name, levels);
+        let area = latents / 4f64.powi(level as i32);
+        let outputs = shape[0] as f64 * area;
+        let inputs = shape.get(1).copied().unwrap_or_default() as f64 * area;
+        let layer = name.strip_suffix(".weight").unwrap_or_default();
+        let last = layer.rsplit('.').next().unwrap_or_default();
+        let numbers = match last {
+            _ if layer.contains("time_emb") => 0.0,
+            // Norm and activation, each its input.
+            "norm1" | "norm2" if layer.contains(".resnets.") => 2.0 * outputs,
+            "conv_norm_out" => 2.0 * outputs,
+            "conv1" | "conv2" | "conv_out" | "proj_in" | "conv" if shape.len() == 4 => {
+                match layer.contains("upsamplers") {
+                    true => 4.0 * inputs,
+                    false => inputs,
+                }
+            }
+            "proj_in" | "proj_out" => inputs * if shape.len() == 4 { 1.0 } else { trained },
+            "norm" | "norm1" | "norm2" | "norm3" => outputs,
+            // Its input, which keys and values of self-attention share, and itself.
+            "to_q" => inputs + outputs,
+            "to_k" | "to_v" if layer.contains(".attn2.") => shape[0] as f64 * TOKENS,
+            "to_k" | "to_v" => outputs,
+            // Attention's result as it comes and as it goes on.
+            "0" if layer.contains(".to_out.") => 2.0 * inputs,
+            "proj" if layer.contains(".ff.") => 1.5 * outputs + trained * inputs,
+            "2" if layer.contains(".ff.") => trained * inputs,
+            _ => 0.0,
+        };
+        let block = block_of(layer);
+        kept.add(block, level == 0 && !layer.starts_with("mid_block."), numbers);
+        let is_first = layer.contains(".resnets.") && last == "norm1" || layer.ends_with(".norm") && block.is_some();
+        if let (true, Some(block)) = (is_first, block.and_then(|block| kept.blocks.get_mut(block))) {
+            block.input = outputs;
+        }
+    }
+    kept
+}
+
+/// The residual block or the transformer that a layer is in: `down_blocks.0.resnets.1`.
+fn block_of(layer: &str) -> Option<&str> {
+    let kind = ["resnets.", "attentions."].into_iter().find_map(|kind| Some(layer.find(kind)? + kind.len()))?;
+    let number = layer[kind..].find('.').unwrap_or(layer.len() - kind);
+    Some(&layer[..kind + number])
+}
+
+/// Of a text encoder that is trained, or that words are learned through.
+pub(crate) fn of_text_encoder(shapes: &Shapes) -> Kept {
+    let mut kept = Kept::default();
+    for (name, shape) in shapes {
+        let layer = name.strip_suffix(".weight").unwrap_or_default();
+        let Some(block) = layer.find("layers.").map(|at| at + "layers.".len()) else { continue };
+        let block = layer[block..].find('.').map(|end| &layer[..block + end]);
+        let [outputs, inputs] = [0, 1].map(|side| shape.get(side).copied().unwrap_or_default() as f64 * TOKENS);
+        let numbers = match layer.rsplit('.').next().unwrap_or_default() {
+            "layer_norm1" | "layer_norm2" => 2.0 * outputs,
+            "q_proj" | "k_proj" | "v_proj" => outputs,
+            "out_proj" => 2.0 * inputs,
+            // `quick_gelu` is a product with a sigmoid: input, scaled input, sigmoid and result.
+            "fc1" => 4.0 * outputs,
+            _ => 0.0,
+        };
+        kept.add(block, false, numbers);
+        if let (true, Some(block)) =
+            (layer.ends_with("layer_norm1"), block.and_then(|block| kept.blocks.get_mut(block)))
+        {
+            block.input = outputs;
+        }
+    }
+    kept
+}
+
+/// Of the autoencoder at so many `pixels`, all of it trained or the decoder alone.
+pub(crate) fn of_vae(shapes: &Shapes, pixels: f64) -> f64 {
+    let levels = vae_levels(shapes);
+    let numbers = |(name, shape): (&String, &Vec<usize>)| {
+        let area = vae_area(name, pixels, levels);
+        let layer = name.strip_suffix(".weight").unwrap_or_default();
+        let outputs = shape[0] as f64 * area;
+        let inputs = shape.get(1).copied().unwrap_or_default() as f64 * area;
+        match layer.rsplit('.').next().unwrap_or_default() {
+            "norm1" | "norm2" | "conv_norm_out" => 2.0 * outputs,
+            "conv" if layer.contains("upsamplers") => 4.0 * inputs,
+            "conv" | "conv1" | "conv2" | "conv_out" => inputs,
+            "group_norm" => outputs,
+            "to_q" => inputs + outputs,
+            "to_k" | "to_v" => outputs,
+            "0" => 2.0 * inputs,
+            _ => 0.0,
+        }
+    };
+    shapes.iter().map(numbers).sum()
+}
+
+/// The largest that is there at once while an image of so many `pixels` is encoded: a few times the first level's activations.
+pub(crate) fn of_encoding(shapes: &Shapes, pixels: f64) -> f64 {
+    let width = shapes.get("encoder.conv_in.weight").map_or(0, |shape| shape[0]);
+    4.0 * width as f64 * pixels
+}
+
+fn vae_levels(shapes: &Shapes) -> usize {
+    1 + shapes.keys().filter(|name| name.contains("upsamplers") && name.ends_with("weight")).count()
+}
+
+fn vae_area(name: &str, pixels: f64, levels: usize) -> f64 {
+    let inner = name.trim_start_matches("encoder.").trim_start_matches("decoder.");
+    let at_latents = inner.starts_with("quant") || inner.starts_with("post_quant");
+    let level = match name {
+        _ if at_latents => levels - 1,
+        "encoder.conv_out.weight" | "encoder.conv_norm_out.weight" | "decoder.conv_in.weight" => levels - 1,
+        _ => level_of(inner, levels),
+    };
+    pixels / 4f64.powi(level as i32)
+}
