@@ -60,7 +60,7 @@ fn the_number_of_workers_changes_no_bit() {
         let (folder, workers) = (format!("with-{workers}"), format!("data.workers={workers}"));
         let args = ["--config", "run.toml", "--output", &folder, "--set", &workers];
         project.expect(0, &[&args[..], &set].concat());
-        let file = SafetensorsFile::open(&project.path(&folder).join("run.safetensors")).unwrap();
+        let file = SafetensorsFile::open(project.path(&folder).join("run.safetensors")).unwrap();
         // Its metadata name the configuration, and with it the workers.
         let bytes = |name: &str| (name.to_string(), file.bytes(name).unwrap().to_vec());
         file.names().into_iter().map(bytes).collect::<Vec<_>>()

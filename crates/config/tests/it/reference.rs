@@ -82,6 +82,7 @@ How long to train.
 }
 
 /// Two optimizers, one of which has another inside.
+#[expect(dead_code, reason = "only its schema is looked at")]
 #[derive(serde::Deserialize, schemars::JsonSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
 enum Optimizer {
@@ -92,6 +93,7 @@ enum Optimizer {
 }
 
 /// For all else.
+#[expect(dead_code, reason = "only its schema is looked at")]
 #[derive(serde::Deserialize, schemars::JsonSchema)]
 struct Rest {
     /// Speed that is kept.
