@@ -61,11 +61,20 @@ fn what_a_run_would_refuse_is_refused_by_check_before_anything_is_written() {
     let project = Project::new();
     fs::create_dir(project.path("nothing")).unwrap();
     project.write("text.safetensors", "no tensors");
+    fs::create_dir(project.path("edges")).unwrap();
+    for index in 0..6 {
+        let name = format!("{index}.png");
+        fs::copy(project.path("images").join(&name), project.path("edges").join(&name)).unwrap();
+    }
     for (change, code, words) in [
         ("validation.path=nothing", 3, "no images found"),
         ("lora.initial=text.safetensors", 4, "text.safetensors"),
         ("data.resolution=98", 2, "multiples of 4"),
-        ("data.subsets.0.conditioning_image_column=\"a\"", 2, "column`: control images and the like are read"),
+        (
+            "data.subsets.0.extra_images=[{column=\"edges\", path=\"edges\"}]",
+            2,
+            "control images and pairs of images are read",
+        ),
     ] {
         for command in ["check", "train"] {
             let (_, said) = project.expect(code, &[command, "--config", "run.toml", "--set", change]);
