@@ -160,7 +160,7 @@ fn learning_bytes(config: &TrainConfig, trained: Trained) -> f64 {
     let precision = &config.precision;
     let gradient = if config.train.fused_backward { 0 } else { precision.weights.bytes() };
     // Running means in fp32 become half; those in 8 bits stay.
-    let halves = precision.optimizer_state == StoredType::Bf16 && config.optimizer.name() != "adamw_8bit";
+    let halves = precision.optimizer_state == StoredType::Bf16 && !config.optimizer.settings().quantizes_state();
     let state = trained.state_bytes as f64 * if halves { 0.5 } else { 1.0 };
     trained.parameters as f64 * (precision.weight_bytes() + gradient) as f64 + state
 }

@@ -13,19 +13,6 @@ const TENSORS: i64 = 40;
 const SHAPE: [i64; 2] = [1000, 1000];
 const STEPS: usize = 7;
 
-const TYPES: [&str; 10] = [
-    "adamw",
-    "adamw_8bit",
-    "adafactor",
-    "lion",
-    "sgd",
-    "prodigy",
-    "dadapt_adam",
-    "adamw_schedule_free",
-    "came",
-    "muon",
-];
-
 fn measure(name: &str) -> Result<Value, Box<dyn std::error::Error>> {
     let config: OptimizerConfig = serde_json::from_value(json!({ "type": name }))?;
     let parameters: Vec<(String, Tensor)> = (0..TENSORS)
@@ -54,7 +41,8 @@ fn measure(name: &str) -> Result<Value, Box<dyn std::error::Error>> {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let named: Vec<String> = std::env::args().skip(1).collect();
-    let names: Vec<&str> = if named.is_empty() { TYPES.to_vec() } else { named.iter().map(String::as_str).collect() };
+    let names: Vec<&str> =
+        if named.is_empty() { OptimizerConfig::NAMES.to_vec() } else { named.iter().map(String::as_str).collect() };
     let mut found = serde_json::Map::new();
     for name in names {
         found.insert(name.to_owned(), measure(name)?);

@@ -216,7 +216,7 @@ impl Part {
             parameters,
             weights: weights.collect::<Result<_>>()?,
             state,
-            has_evaluation_weights: matches!(config, OptimizerConfig::AdamWScheduleFree(_)),
+            has_evaluation_weights: config.settings().averages_weights(),
         })
     }
 

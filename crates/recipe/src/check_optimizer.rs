@@ -1,7 +1,7 @@
 //! What the types cannot say about the optimizer, its learning rate, and the schedule of it.
 
 use crate::check::Checker;
-use crate::{LearningRateScale, OptimizerConfig, Ranges, TrainConfig};
+use crate::{LearningRateScale, Ranges, TrainConfig};
 
 impl Checker<'_> {
     /// Ranges of both sections, and whether they go together.
@@ -23,7 +23,7 @@ impl Checker<'_> {
             self.report("lr_schedule", format!("optimizer `{name}` cannot follow {schedule}: {message}")).hint =
                 Some(way_out);
         }
-        if config.ema.enabled && matches!(config.optimizer, OptimizerConfig::AdamWScheduleFree(_)) {
+        if config.ema.enabled && optimizer.averages_weights() {
             self.report("ema.enabled", format!("optimizer `{}` averages the weights by itself", optimizer.name()))
                 .hint = Some("leave `[ema]` out: the product holds the average without it".to_owned());
         }

@@ -29,6 +29,11 @@ impl GradientCheckpointing {
     pub fn is_on(self) -> bool {
         self != GradientCheckpointing::None
     }
+
+    /// Whether every block is, those of a text encoder that is trained among them.
+    pub fn is_everywhere(self) -> bool {
+        self == GradientCheckpointing::All
+    }
 }
 
 /// What a configuration may say.

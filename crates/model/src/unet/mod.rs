@@ -92,7 +92,7 @@ impl UNet2DConditionModel {
             sinusoidal_embedding(timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift);
         let temb = self.time_embedding.forward(&sinusoids.to_kind(kind));
         let context = encoder_hidden_states.to_kind(kind);
-        let all = gradient_checkpointing == GradientCheckpointing::All;
+        let all = gradient_checkpointing.is_everywhere();
         let inside = Conditions { temb: &temb, context: &context, gradient_checkpointing: all };
         let at_full_size = Conditions { gradient_checkpointing: gradient_checkpointing.is_on(), ..inside };
         let mut hidden = self.conv_in.forward(sample);

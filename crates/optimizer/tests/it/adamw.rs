@@ -1,6 +1,7 @@
 //! Twenty steps of AdamW with given gradients: every parameter after every step, both moments, clipping, continuation.
 
-use sdtrain_optimizer::{Optimizer, ParamGroup, build, clear_gradients, gradients};
+use crate::golden_parameters::{initial_group, parameters_of};
+use sdtrain_optimizer::{Optimizer, build, clear_gradients, gradients};
 use sdtrain_recipe::{AdamWConfig, OptimizerConfig};
 use sdtrain_torch::clip_grad_norm;
 use sdtrain_torch_test_support::{Golden, assert_equal, assert_near};
@@ -27,30 +28,18 @@ fn number(case: &Value, key: &str) -> f64 {
 impl Case<'_> {
     /// The case before its first step.
     fn new<'g>(golden: &'g Golden, name: &str, case: &Value) -> Case<'g> {
-        let prefix = format!("input.{name}.initial.");
-        let parameters: Vec<(String, Tensor)> = golden
-            .names_under(&prefix)
-            .into_iter()
-            .map(|parameter| {
-                (parameter.to_string(), golden.tensor(&format!("{prefix}{parameter}")).set_requires_grad(true))
-            })
-            .collect();
         let config = AdamWConfig {
             learning_rate: number(case, "lr"),
             betas: [case["betas"][0].as_f64().unwrap(), case["betas"][1].as_f64().unwrap()],
             eps: number(case, "eps"),
             weight_decay: number(case, "weight_decay"),
         };
-        let group = ParamGroup {
-            name: "unet".into(),
-            learning_rate: config.learning_rate,
-            parameters: parameters.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect(),
-        };
+        let group = initial_group(golden, name, config.learning_rate);
         Case {
             golden,
             name: name.to_string(),
+            parameters: parameters_of(&group),
             optimizer: build(&OptimizerConfig::AdamW(config), vec![group]),
-            parameters,
             max_grad_norm: case["max_grad_norm"].as_f64(),
             steps: case["steps"].as_i64().expect("a number of steps"),
         }

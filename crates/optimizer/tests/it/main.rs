@@ -2,6 +2,7 @@
 
 mod adamw;
 mod ema;
+mod golden_parameters;
 mod lr_schedule;
 mod stored;
 mod traces;

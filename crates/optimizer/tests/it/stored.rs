@@ -8,19 +8,6 @@ use serde_json::json;
 use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
 
-const NAMES: [&str; 10] = [
-    "adamw",
-    "adamw_8bit",
-    "adafactor",
-    "lion",
-    "sgd",
-    "prodigy",
-    "dadapt_adam",
-    "adamw_schedule_free",
-    "came",
-    "muon",
-];
-
 fn config(name: &str) -> OptimizerConfig {
     let settings = match name {
         "sgd" => json!({"type": name, "learning_rate": 1e-2, "momentum": 0.9}),
@@ -200,7 +187,7 @@ fn kahan_follows_fp32_for_200_steps() {
 
 #[test]
 fn every_optimizer_continues_to_the_bit_in_every_format() {
-    for name in NAMES {
+    for name in OptimizerConfig::NAMES {
         for kind in KINDS {
             let mut whole = Run::new(name, kind, false);
             whole.steps(0..5);
@@ -244,7 +231,7 @@ fn another_seed_rounds_otherwise_and_weights_have_learned() {
 
 #[test]
 fn a_step_that_is_not_finite_changes_no_bit() {
-    for name in NAMES {
+    for name in OptimizerConfig::NAMES {
         for kind in KINDS {
             let mut run = Run::new(name, kind, false);
             run.steps(0..4);
@@ -262,7 +249,7 @@ fn a_step_that_is_not_finite_changes_no_bit() {
 
 #[test]
 fn updates_within_the_backward_pass_have_the_bits_of_a_plain_step() {
-    for name in NAMES.into_iter().filter(|name| !config(name).settings().finds_its_rate()) {
+    for name in OptimizerConfig::NAMES.into_iter().filter(|name| !config(name).settings().finds_its_rate()) {
         for kind in KINDS.into_iter().chain([PLAIN]) {
             let (mut plain, mut fused) = (Run::new(name, kind, false), Run::new(name, kind, true));
             for step in 0..8 {

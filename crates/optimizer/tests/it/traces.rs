@@ -1,6 +1,7 @@
 //! Fifty steps of every optimizer as its reference package takes them, with a step in between that must not count; state
 //! that continues to the bit; and as many bytes of it as the recipe says.
 
+use crate::golden_parameters::{initial_group, parameters_of};
 use sdtrain_optimizer::{Optimizer, ParamGroup, Weights, build, clear_gradients};
 use sdtrain_recipe::OptimizerConfig;
 use sdtrain_torch_test_support::{Golden, assert_equal, assert_near};
@@ -44,19 +45,7 @@ impl<'g> Case<'g> {
     fn new(golden: &'g Golden, name: &str) -> Case<'g> {
         let case = &golden.config()[name];
         let config: OptimizerConfig = serde_json::from_value(case["optimizer"].clone()).expect("our own settings");
-        let prefix = format!("input.{name}.initial.");
-        let parameters: Vec<(String, Tensor)> = golden
-            .names_under(&prefix)
-            .into_iter()
-            .map(|parameter| {
-                (parameter.to_string(), golden.tensor(&format!("{prefix}{parameter}")).set_requires_grad(true))
-            })
-            .collect();
-        let group = ParamGroup {
-            name: "unet".into(),
-            learning_rate: config.learning_rate(),
-            parameters: parameters.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect(),
-        };
+        let group = initial_group(golden, name, config.learning_rate());
         let rates = match case["rates"].as_array() {
             Some(rates) => rates.iter().map(|rate| rate.as_f64().expect("a number")).collect(),
             None => vec![config.learning_rate(); STEPS as usize],
@@ -64,8 +53,8 @@ impl<'g> Case<'g> {
         Case {
             golden,
             name: name.to_string(),
+            parameters: parameters_of(&group),
             optimizer: build(&config, vec![group]),
-            parameters,
             rates,
             kept: serde_json::from_value(case["kept"].clone()).expect("numbers of steps"),
             coefficients: golden.tensor("input.coefficients"),

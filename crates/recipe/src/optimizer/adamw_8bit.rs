@@ -64,6 +64,10 @@ impl OptimizerSettings for AdamW8bitConfig {
         }
     }
 
+    fn quantizes_state(&self) -> bool {
+        true
+    }
+
     fn check(&self, ranges: &mut Ranges) {
         ranges.positive("learning_rate", self.learning_rate);
         ranges.positive("eps", self.eps);

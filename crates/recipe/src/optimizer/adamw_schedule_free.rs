@@ -70,6 +70,10 @@ impl OptimizerSettings for AdamWScheduleFreeConfig {
         ranges.not_negative("weight_lr_power", self.weight_lr_power);
     }
 
+    fn averages_weights(&self) -> bool {
+        true
+    }
+
     fn refuses(&self, schedule: &LrScheduleConfig) -> Option<(String, String)> {
         (!schedule.is_constant()).then(|| {
             let way_out =

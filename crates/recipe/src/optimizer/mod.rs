@@ -82,6 +82,16 @@ pub trait OptimizerSettings {
         false
     }
 
+    /// Whether it averages the weights itself: the product holds the average, which is not what the steps go on with.
+    fn averages_weights(&self) -> bool {
+        false
+    }
+
+    /// Whether its running means take less than bf16 already: `precision.optimizer_state` leaves them as they are.
+    fn quantizes_state(&self) -> bool {
+        false
+    }
+
     /// Why it cannot follow `schedule`, and the way out.
     fn refuses(&self, _schedule: &LrScheduleConfig) -> Option<(String, String)> {
         None
@@ -89,6 +99,20 @@ pub trait OptimizerSettings {
 }
 
 impl OptimizerConfig {
+    /// What `type` may be.
+    pub const NAMES: [&str; 10] = [
+        "adamw",
+        "adamw_8bit",
+        "adafactor",
+        "lion",
+        "sgd",
+        "prodigy",
+        "dadapt_adam",
+        "adamw_schedule_free",
+        "came",
+        "muon",
+    ];
+
     /// The settings of the chosen one: the list's one place.
     pub fn settings(&self) -> &dyn OptimizerSettings {
         match self {

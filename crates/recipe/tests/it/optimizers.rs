@@ -1,6 +1,7 @@
 //! What may be said about optimizers and schedules, and which of them go together.
 
 use crate::project::{Project, SMALLEST};
+use sdtrain_recipe::OptimizerConfig;
 
 /// The one message that these overrides lead to, without the word `error`; empty where nothing is wrong.
 fn message(overrides: &[&str]) -> String {
@@ -10,19 +11,6 @@ fn message(overrides: &[&str]) -> String {
         Err(problems) => problems.to_string().trim_start_matches("error: ").to_owned(),
     }
 }
-
-const TYPES: [&str; 10] = [
-    "adamw",
-    "adamw_8bit",
-    "adafactor",
-    "lion",
-    "sgd",
-    "prodigy",
-    "dadapt_adam",
-    "adamw_schedule_free",
-    "came",
-    "muon",
-];
 
 const SCHEDULES: [&str; 9] = [
     "constant",
@@ -38,7 +26,7 @@ const SCHEDULES: [&str; 9] = [
 
 #[test]
 fn every_optimizer_goes_with_every_schedule_that_it_can_follow() {
-    for kind in TYPES {
+    for kind in OptimizerConfig::NAMES {
         for schedule in SCHEDULES {
             let overrides = [format!("optimizer.type={kind}"), format!("lr_schedule.type={schedule}")];
             let overrides: Vec<&str> = overrides.iter().map(String::as_str).collect();
@@ -52,7 +40,7 @@ fn every_optimizer_goes_with_every_schedule_that_it_can_follow() {
 
 #[test]
 fn the_names_are_those_that_are_written() {
-    for (kind, schedule) in TYPES.iter().zip(SCHEDULES.iter().cycle()) {
+    for (kind, schedule) in OptimizerConfig::NAMES.iter().zip(SCHEDULES.iter().cycle()) {
         if matches!(*kind, "adafactor" | "adamw_schedule_free") {
             continue;
         }

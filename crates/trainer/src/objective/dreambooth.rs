@@ -116,8 +116,7 @@ impl BasePrediction {
             None => model
                 .without_adapters(|| model.unet.forward(&noisy_latents, &inputs.timesteps, &prior.base_states, false)),
         });
-        let states =
-            prior.prompts.states(model, self.reading.clip_skip, gradient_checkpointing == GradientCheckpointing::All);
+        let states = prior.prompts.states(model, self.reading.clip_skip, gradient_checkpointing.is_everywhere());
         let prediction = model.unet.forward(&noisy_latents, &inputs.timesteps, &states, gradient_checkpointing);
         mse(&prediction.to_kind(Kind::Float), &target.to_kind(Kind::Float)) * &prior.loss_weights
     }

@@ -165,11 +165,8 @@ impl Objective for TextToImage {
         gradient_checkpointing: GradientCheckpointing,
     ) -> Tensor {
         let StepInputs::Denoising(inputs) = inputs else { unreachable!("this objective prepares denoising inputs") };
-        let context = inputs.prompts.states(
-            model,
-            self.prompt_reading.clip_skip,
-            gradient_checkpointing == GradientCheckpointing::All,
-        );
+        let context =
+            inputs.prompts.states(model, self.prompt_reading.clip_skip, gradient_checkpointing.is_everywhere());
         let DenoisingInputs { latents, noise, timesteps, .. } = inputs;
         let input_noise = inputs.input_noise.as_ref().unwrap_or(noise);
         let noisy_latents = self.schedule.add_noise(latents, input_noise, timesteps).to_kind(model.compute);
