@@ -5,7 +5,7 @@ use crate::quantized::{Quantized, signed_map, unsigned_map};
 use crate::update::{Commit, Slot, Update, device_of, run, single, updates};
 use crate::{Optimizer, ParamGroup};
 use sdtrain_recipe::AdamW8bitConfig;
-use sdtrain_torch::{AdamW8bitStep, CodeMap, Result};
+use sdtrain_torch::{AdamW8bitStep, CodeMap, Result, catch};
 use tch::{Device, Kind, Tensor};
 
 /// AdamW over groups of parameters.
@@ -50,7 +50,7 @@ impl AdamW8bit {
     /// One parameter, moments in 8 bits, in host memory.
     fn update_by_kernel(&self, update: &Update, moments: &[Quantized; 2], rate: f64) -> Result<()> {
         let steps = &self.steps[update.index];
-        let step = steps.double_value(&[]) + 1.0;
+        let step = catch(|| steps.double_value(&[]))? + 1.0;
         let numbers = AdamW8bitStep {
             learning_rate: rate,
             betas: self.config.betas,
@@ -60,8 +60,9 @@ impl AdamW8bit {
         };
         let moments = [moments[0].moment(&self.signed), moments[1].moment(&self.unsigned)];
         sdtrain_torch::adamw_8bit(&update.parameter, &update.gradient, moments, numbers)?;
-        let _ = steps.shallow_clone().fill_(step);
-        Ok(())
+        run(|| {
+            let _ = steps.shallow_clone().fill_(step);
+        })
     }
 
     /// The same on any device, without reading anything back.
@@ -100,28 +101,22 @@ impl AdamW8bit {
 
 impl Optimizer for AdamW8bit {
     fn step(&mut self, learning_rates: &[f64], found_inf: Option<&Tensor>) -> Result<()> {
-        let commit = Commit::new(found_inf, device_of(&self.groups));
         // In host memory it costs nothing to look.
-        let is_nothing = |flag: &Tensor| flag.device() == Device::Cpu && flag.double_value(&[0]) != 0.0;
-        if found_inf.is_some_and(|flag| is_nothing(&flag.reshape([1]))) {
+        let is_set = |flag: &Tensor| flag.device() == Device::Cpu && flag.reshape([1]).double_value(&[0]) != 0.0;
+        if catch(|| found_inf.is_some_and(is_set))? {
             return Ok(());
         }
-        let mut result = Ok(());
-        run(|| {
-            for update in updates(&self.groups) {
-                let rate = learning_rates[update.group];
-                match &self.moments[update.index] {
-                    Moments::Quantized(moments) if AdamW8bit::suits_kernel(&update.parameter, &update.gradient) => {
-                        if let Err(error) = self.update_by_kernel(&update, moments, rate) {
-                            result = Err(error);
-                            return;
-                        }
-                    }
-                    _ => self.update_by_tensor_operations(&update, rate, &commit),
+        let commit = Commit::new(found_inf, device_of(&self.groups));
+        for update in updates(&self.groups) {
+            let rate = learning_rates[update.group];
+            match &self.moments[update.index] {
+                Moments::Quantized(moments) if AdamW8bit::suits_kernel(&update.parameter, &update.gradient) => {
+                    self.update_by_kernel(&update, moments, rate)?;
                 }
+                _ => run(|| self.update_by_tensor_operations(&update, rate, &commit))?,
             }
-        })?;
-        result
+        }
+        Ok(())
     }
 
     fn groups(&self) -> &[ParamGroup] {
