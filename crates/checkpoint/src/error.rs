@@ -71,13 +71,7 @@ impl Error {
 
     /// What the file system said, where it is the cause, even if it said so to the producer of the content.
     pub fn storage_error(&self) -> Option<&io::Error> {
-        let mut error: &(dyn std::error::Error + 'static) = self;
-        loop {
-            if let Some(disk) = error.downcast_ref::<io::Error>() {
-                return Some(disk);
-            }
-            error = error.source()?;
-        }
+        storage_error(self)
     }
 
     /// What the user can do about it.
@@ -105,6 +99,18 @@ impl Error {
             Error::Name { .. } => None,
         }
     }
+}
+
+/// What the file system said, where it is among the causes of `error`.
+pub fn storage_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e io::Error> {
+    causes(error).find_map(|cause| cause.downcast_ref())
+}
+
+/// `error` and what caused it, outermost first.
+pub fn causes<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
 }
 
 /// Says what was tried on which path when a file call fails.

@@ -23,7 +23,7 @@ mod retention;
 mod seeded_bugs;
 pub mod vfs;
 
-pub use error::Error;
+pub use error::{Error, causes, storage_error};
 pub use lock::FolderLock;
 pub use manifest::{FORMAT_VERSION, FileEntry, MANIFEST_NAME, Manifest, ManifestInfo};
 pub use publish::{Fill, LATEST_NAME, Publication, PublicationFile, probe, publish, publish_with, replace_file};

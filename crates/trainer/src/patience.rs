@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::signals::StopRequest;
-use std::io;
+use sdtrain_checkpoint::{causes, storage_error};
 use std::time::{Duration, Instant};
 
 /// The first wait; each is twice the one before.
@@ -44,17 +44,12 @@ pub(crate) fn until_the_disk_takes_it<T>(
 
 /// Whether the file system is the cause.
 fn is_of_the_disk(error: &Error) -> bool {
-    matches!(error, Error::Storage { .. }) || sources(error).any(|source| source.is::<io::Error>())
-}
-
-fn sources(error: &Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
-    let first: &(dyn std::error::Error + 'static) = error;
-    std::iter::successors(Some(first), |error| error.source())
+    matches!(error, Error::Storage { .. }) || storage_error(error).is_some()
 }
 
 /// The message with those of its causes that it does not repeat itself.
 fn with_sources(error: &Error) -> String {
-    sources(error).skip(1).fold(error.to_string(), |text, source| {
+    causes(error).skip(1).fold(error.to_string(), |text, source| {
         let more = source.to_string();
         if text.contains(&more) { text } else { format!("{text}: {more}") }
     })
@@ -70,6 +65,7 @@ fn sleep(time: Duration, stop: &StopRequest) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io;
 
     fn full() -> Error {
         Error::storage("checkpoints", io::Error::from(io::ErrorKind::StorageFull))
