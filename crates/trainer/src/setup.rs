@@ -20,7 +20,7 @@ use sdtrain_evaluate::{DenoisingLoss, prompt_reading};
 use sdtrain_model::{LoadOptions, StableDiffusion, load, load_edited};
 use sdtrain_optimizer::{Ema, GradScaler, Storage, build_stored};
 use sdtrain_pipeline::sampler_for;
-use sdtrain_recipe::{DataConfig, FloatType, Init, ModelLocation, StoredType, TrainConfig, TrainableKind};
+use sdtrain_recipe::{DataConfig, FloatType, Init, ModelLocation, SamplerName, StoredType, TrainConfig, TrainableKind};
 use sdtrain_run_log::{Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name};
 use sdtrain_state_dict::SafetensorsFile;
 use sdtrain_state_dict::maps::textual_inversion::bundled_words;
@@ -265,12 +265,9 @@ fn check_against_model(config: &TrainConfig, model: &StableDiffusion) -> Result<
             return wrong(message, hint);
         }
     }
-    let class_images = if config.uses_class_images() { config.class_pictures() } else { Vec::new() };
-    for (keys, pictures) in [("samples", config.sample_pictures()), ("dreambooth", class_images)] {
-        for picture in pictures {
-            if let Err(error) = sampler_for(scheduler, picture.sampler, picture.steps as usize) {
-                return wrong(format!("`{keys}.steps`, `{keys}.sampler`: {error}"), "20 to 50 steps are usual");
-            }
+    for (section, sampler, steps) in samplers_of(config) {
+        if let Err(error) = sampler_for(scheduler, sampler, steps as usize) {
+            return wrong(format!("`{section}.steps`, `{section}.sampler`: {error}"), "20 to 50 steps are usual");
         }
     }
     let layers = model.text_encoder.config().num_hidden_layers;
@@ -278,6 +275,19 @@ fn check_against_model(config: &TrainConfig, model: &StableDiffusion) -> Result<
         return wrong(format!("`model.clip_skip`: the text encoder has only {layers} layers"), "2 is the usual value");
     }
     Ok(())
+}
+
+/// The samplers that the run will draw with, each once: its section of the configuration, its name, its steps.
+fn samplers_of(config: &TrainConfig) -> Vec<(&'static str, Option<SamplerName>, u32)> {
+    let of_class_images = ("dreambooth", config.dreambooth.sampler, config.dreambooth.steps);
+    let mut samplers = Vec::from_iter(config.uses_class_images().then_some(of_class_images));
+    for picture in config.sample_pictures() {
+        let sampler = ("samples", picture.sampler, picture.steps);
+        if !samplers.contains(&sampler) {
+            samplers.push(sampler);
+        }
+    }
+    samplers
 }
 
 /// The model's scheduler configuration with what `[model]` says about it.
