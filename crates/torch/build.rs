@@ -20,7 +20,6 @@ fn main() {
         .file("cpp/gradient_checkpoint.cpp")
         .file("cpp/foreach.cpp")
         .file("cpp/gradient_hook.cpp")
-        .file("cpp/memory.cpp")
         .file("cpp/rounding.cpp")
         .opt_level(3)
         // A product and a sum in one rounding would not be what tensor operations give.

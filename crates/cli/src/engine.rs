@@ -9,15 +9,6 @@ use crate::{ExitCode, Failure};
 
 const NAME: &str = "sdtrain-engine";
 
-/// How glibc's `malloc` treats the engine's memory, unless the user says otherwise: large blocks are kept and used again. Its
-/// own rule gives every tensor of more than 32 MiB back to the system, which then clears its pages anew at each layer: a
-/// quarter of a step's time (docs/log.md).
-const MALLOC: [(&str, &str); 3] = [
-    ("MALLOC_MMAP_THRESHOLD_", "1073741824"),
-    ("MALLOC_TRIM_THRESHOLD_", "4294967296"),
-    ("MALLOC_TOP_PAD_", "67108864"),
-];
-
 /// Becomes the engine, with the arguments of this very call. Comes back only when that fails.
 pub(crate) fn become_engine() -> Failure {
     let engine = match path() {
@@ -28,8 +19,7 @@ pub(crate) fn become_engine() -> Failure {
     // The command that was typed: it stands in `run.json` and in lists of processes.
     let name = args.next().unwrap_or_else(|| "sdtrain".into());
     let args: Vec<OsString> = args.collect();
-    let unset = MALLOC.into_iter().filter(|(name, _)| std::env::var_os(name).is_none());
-    let error = Command::new(&engine).arg0(name).args(args).envs(unset).exec();
+    let error = Command::new(&engine).arg0(name).args(args).exec();
     let message = format!("cannot start `{}`: {error}", engine.display());
     Failure::new(ExitCode::Internal, message)
 }

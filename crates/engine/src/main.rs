@@ -12,6 +12,7 @@ use sdtrain::args::{Cli, Command, DatasetArgs, DatasetCommand};
 use sdtrain::{ExitCode, Failure, finish};
 
 fn main() -> std::process::ExitCode {
+    sdtrain_torch::keep_freed_memory();
     finish(|| run(Cli::from_args(std::env::args_os())))
 }
 

@@ -62,6 +62,5 @@ unsafe extern "C" {
         call: Option<HookCall>,
         release: Option<BlockFree>,
     ) -> c_int;
-    pub fn sd_return_blocks_of(bytes: c_int) -> c_int;
     pub fn sd_set_gradient(leaf: *mut C_tensor, gradient: *mut C_tensor) -> c_int;
 }

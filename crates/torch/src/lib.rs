@@ -17,6 +17,6 @@ pub use error::{Error, Result, catch};
 pub use foreach::{AdamWState, AdamWStep, clip_grad_norm, fused_adamw, unscale};
 pub use gradient_checkpoint::gradient_checkpoint;
 pub use gradient_hook::{GradientHook, set_gradient};
-pub use memory::return_freed_memory;
+pub use memory::{keep_freed_memory, return_freed_memory};
 pub use rounding::round_stochastically;
 pub use tensor_bytes::{tensor_from_bytes, tensor_to_bytes};

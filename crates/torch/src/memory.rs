@@ -1,14 +1,58 @@
-//! Memory of the host: what is freed goes back to the system.
+//! How glibc's `malloc` treats the memory of large tensors on the host.
 
-use crate::ffi;
-use std::ffi::c_int;
-
-/// Blocks of this size and more go back at once.
-const BLOCK: c_int = 1 << 20;
+/// Large blocks are kept and used again. glibc's own rule gives every tensor of more than 32 MiB back to the system, which then
+/// clears its pages anew at each layer: a quarter of a step's time (docs/log.md). Call it before the first tensor is made.
+///
+/// What the user has set by `MALLOC_MMAP_THRESHOLD_` and the like, or by `GLIBC_TUNABLES`, stays; so in the other function.
+pub fn keep_freed_memory() {
+    const GIB: i32 = 1 << 30;
+    const NEVER: i32 = -1;
+    const TOP_PAD: i32 = 64 << 20;
+    set(Setting::MmapThreshold, GIB);
+    set(Setting::TrimThreshold, NEVER);
+    set(Setting::TopPad, TOP_PAD);
+}
 
 /// From here on tensors of a megabyte and more leave no holes behind: where weights are made in fp32 and kept in bf16, every hole has
 /// the wrong size for what comes next, and a third of a run's memory was holes. Each such tensor costs a system call.
 pub fn return_freed_memory() {
-    #[expect(unsafe_code, reason = "FFI: sets a number in the allocator")]
-    let _ = unsafe { ffi::sd_return_blocks_of(BLOCK) };
+    const MIB: i32 = 1 << 20;
+    set(Setting::MmapThreshold, MIB);
+}
+
+/// The numbers of `mallopt`(3).
+#[derive(Clone, Copy)]
+enum Setting {
+    TrimThreshold = -1,
+    TopPad = -2,
+    MmapThreshold = -3,
+}
+
+impl Setting {
+    /// The variable of the environment that sets it.
+    fn variable(self) -> &'static str {
+        match self {
+            Setting::TrimThreshold => "MALLOC_TRIM_THRESHOLD_",
+            Setting::TopPad => "MALLOC_TOP_PAD_",
+            Setting::MmapThreshold => "MALLOC_MMAP_THRESHOLD_",
+        }
+    }
+
+    fn is_set_by_the_user(self) -> bool {
+        let tunables = std::env::var_os("GLIBC_TUNABLES").unwrap_or_default();
+        let name = self.variable().trim_start_matches("MALLOC_").trim_end_matches('_').to_lowercase();
+        std::env::var_os(self.variable()).is_some()
+            || tunables.to_string_lossy().contains(&format!("glibc.malloc.{name}"))
+    }
+}
+
+fn set(setting: Setting, value: i32) {
+    if setting.is_set_by_the_user() {
+        return;
+    }
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "FFI: sets a number in the allocator; where it refuses, its own rule stays")]
+    let _ = unsafe { libc::mallopt(setting as libc::c_int, value) };
+    #[cfg(not(target_env = "gnu"))]
+    let _ = value;
 }
