@@ -4,8 +4,6 @@ use crate::project::{Project, fixture};
 use image::{Rgb, RgbImage};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 const CACHE: [&str; 2] = ["--set", "data.cache_dir=\"cache\""];
 
@@ -124,14 +122,9 @@ fn a_filling_that_was_killed_goes_on_to_the_same_bytes() {
     let whole: Vec<_> = entries(&project).into_iter().map(|path| (fs::read(&path).unwrap(), path)).collect();
     fs::remove_dir_all(project.path("cache")).unwrap();
     let args = [&["dataset", "cache", "--config", "run.toml"], &CACHE[..]].concat();
-    let mut child = project.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let began = Instant::now();
-    while entries(&project).is_empty() {
-        assert!(began.elapsed() < Duration::from_secs(120), "no entry appears");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let running = project.start(&args);
+    running.wait_for(|| !entries(&project).is_empty());
+    running.kill();
     let (answer, _) = fill(&project, &[]);
     assert!(!answer.starts_with("images: 0 were in"), "{answer}");
     assert_eq!(whole, entries(&project).into_iter().map(|path| (fs::read(&path).unwrap(), path)).collect::<Vec<_>>());

@@ -3,8 +3,6 @@
 use crate::project::{Project, fixture};
 use std::fs;
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 const DREAMBOOTH: &[&str] = &[
     "--set",
@@ -71,14 +69,9 @@ fn drawing_that_was_killed_goes_on_to_the_same_pictures() {
     let whole = bytes(&project, 40);
     fs::remove_dir_all(project.path("class")).unwrap();
     let args = [&["--config", "run.toml", "--output", "killed"], DREAMBOOTH, &many].concat();
-    let mut child = project.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let began = Instant::now();
-    while !class_image(&project, 2).exists() {
-        assert!(began.elapsed() < Duration::from_secs(120), "no class image appears");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let running = project.start(&args);
+    running.wait_for(|| class_image(&project, 2).exists());
+    running.kill();
     assert!(!class_image(&project, 39).exists(), "it was killed too late to show anything");
     let said = train(&project, 0, "killed", &many);
     assert!(said.contains(" of 40 are in") && !said.contains(" 0 of 40"), "{said}");

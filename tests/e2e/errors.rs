@@ -44,15 +44,10 @@ fn a_truncated_model_file_is_named() {
 fn a_second_run_in_the_same_folder_is_refused() {
     let project = Project::new();
     let long = ["--config", "run.toml", "--set", "train.max_steps=100000", "--set", "samples.prompts=[]"];
-    let mut child = project.command(&long).stderr(std::process::Stdio::null()).spawn().unwrap();
-    let began = std::time::Instant::now();
-    while !project.path("outputs/run/config.toml").is_file() {
-        assert!(began.elapsed().as_secs() < 120);
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    let running = project.start(&long);
+    running.wait_for(|| project.path("outputs/run/config.toml").is_file());
     let (_, said) = project.expect(9, &long);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    running.kill();
     assert!(said.contains("in use"), "{said}");
 }
 

@@ -3,7 +3,8 @@
 use image::{Rgb, RgbImage};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 pub struct Project {
     folder: tempfile::TempDir,
@@ -55,6 +56,16 @@ impl Project {
         command
     }
 
+    /// Starts `sdtrain ARGS` with what it says going into a file.
+    pub fn start(&self, args: &[&str]) -> Running {
+        let said = self.path("said");
+        let log = fs::File::create(&said).expect("the temporary folder can be written to");
+        Running {
+            child: self.command(args).stdout(Stdio::null()).stderr(log).spawn().expect("the program starts"),
+            said,
+        }
+    }
+
     /// Runs, and shows what it said when it does not end with `code`.
     pub fn expect(&self, code: i32, args: &[&str]) -> (String, String) {
         let output = self.run(args);
@@ -62,6 +73,52 @@ impl Project {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{args:?}\nstdout:\n{stdout}\nstderr:\n{stderr}");
         (stdout, stderr)
+    }
+}
+
+/// The program at work.
+pub struct Running {
+    child: Child,
+    said: PathBuf,
+}
+
+impl Running {
+    /// Its standard error so far.
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.said).expect("the file is there")
+    }
+
+    /// Waits until `condition` holds; after two minutes the test fails, and shows what the program said.
+    pub fn wait_for(&self, condition: impl Fn() -> bool) {
+        let began = Instant::now();
+        while !condition() {
+            assert!(began.elapsed() < Duration::from_secs(120), "waited in vain; so far:\n{}", self.said());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits until it has said `words`.
+    pub fn wait_for_words(&self, words: &str) {
+        self.wait_for(|| self.said().contains(words));
+    }
+
+    /// Kills it, as a power cut would.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Asks it to stop, as a cluster does before its time is over.
+    pub fn terminate(&self) {
+        let asked =
+            Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("`kill` is there");
+        assert!(asked.success());
+    }
+
+    /// Waits for its end: its exit code, and all that it said.
+    pub fn end(mut self) -> (Option<i32>, String) {
+        let code = self.child.wait().expect("it ends").code();
+        (code, self.said())
     }
 }
 

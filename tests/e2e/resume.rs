@@ -2,8 +2,6 @@
 
 use crate::project::Project;
 use std::fs;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 #[test]
 fn a_killed_run_continues_to_the_same_bits() {
@@ -23,10 +21,9 @@ fn assert_continues(changes: &[&str]) {
     let config = [&["--config", "run.toml", "--set", "train.max_steps=120"], changes].concat();
     project.expect(0, &[&config[..], &["--output", "straight"]].concat());
     let args = [&config[..], &["--output", "killed", "--set", "samples.prompts=[]"]].concat();
-    let mut child = project.command(&args).stderr(Stdio::null()).spawn().unwrap();
-    wait_for(|| project.path("killed/checkpoints/step-000002/MANIFEST.json").is_file());
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let running = project.start(&args);
+    running.wait_for(|| project.path("killed/checkpoints/step-000002/MANIFEST.json").is_file());
+    running.kill();
     // Whatever came after the last checkpoint is done again.
     let (_, said) = project.expect(0, &args);
     assert!(said.contains("continuing after step"), "it was over before it was killed: {said}");
@@ -103,13 +100,13 @@ fn a_place_for_checkpoints_that_cannot_be_written_to_is_found_at_the_start() {
 fn a_stopped_run_saves_and_ends_with_75() {
     let project = Project::new();
     let args = ["--config", "run.toml", "--set", "train.max_steps=100000", "--set", "samples.prompts=[]"];
-    let mut child = project.command(&args).stderr(Stdio::null()).spawn().unwrap();
-    wait_for(|| {
+    let running = project.start(&args);
+    running.wait_for(|| {
         fs::read_to_string(project.path("outputs/run/metrics.jsonl")).is_ok_and(|text| text.lines().count() > 2)
     });
-    let killed = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(killed.success());
-    assert_eq!(child.wait().unwrap().code(), Some(75));
+    running.terminate();
+    let (code, said) = running.end();
+    assert_eq!(code, Some(75), "{said}");
     assert!(project.path("outputs/run/checkpoints/latest").is_file());
 }
 
@@ -127,10 +124,9 @@ fn another_configuration_in_the_same_folder_is_refused_with_its_keys() {
 fn changed_images_are_noticed() {
     let project = Project::new();
     let args = ["--config", "run.toml", "--set", "samples.prompts=[]", "--set", "train.max_steps=100000"];
-    let mut child = project.command(&args).stderr(Stdio::null()).spawn().unwrap();
-    wait_for(|| project.path("outputs/run/checkpoints/step-000002/MANIFEST.json").is_file());
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let running = project.start(&args);
+    running.wait_for(|| project.path("outputs/run/checkpoints/step-000002/MANIFEST.json").is_file());
+    running.kill();
     fs::remove_file(project.path("images/5.png")).unwrap();
     let (_, said) = project.expect(4, &args);
     assert!(said.contains("have changed"), "{said}");
@@ -181,19 +177,12 @@ fn products_on_the_way_are_counted_across_a_continuation() {
         let step =
             || fs::read_to_string(project.path("outputs/run/metrics.jsonl")).map_or(0, |text| text.lines().count());
         let began = step();
-        let mut child = project.command(&args).stderr(Stdio::null()).spawn().unwrap();
-        wait_for(|| step() > began + 3);
-        assert!(std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
-        assert_eq!(child.wait().unwrap().code(), Some(75));
+        let running = project.start(&args);
+        running.wait_for(|| step() > began + 3);
+        running.terminate();
+        let (code, said) = running.end();
+        assert_eq!(code, Some(75), "{said}");
         assert_eq!(numbered(), 2);
-    }
-}
-
-fn wait_for(mut condition: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !condition() {
-        assert!(began.elapsed() < Duration::from_secs(120), "waited for two minutes");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -201,30 +190,19 @@ fn wait_for(mut condition: impl FnMut() -> bool) {
 fn a_checkpoint_that_the_disk_refuses_is_kept_in_memory_until_it_takes_it() {
     let project = Project::new();
     let long = ["--config", "run.toml", "--set", "train.max_steps=100000", "--set", "samples.prompts=[]"];
-    let said = project.path("said");
-    let log = fs::File::create(&said).expect("there is room");
-    let mut child = project.command(&long).stderr(log).spawn().expect("the program starts");
-    let said_so_far = || fs::read_to_string(&said).expect("the file is there");
-    let wait_for = |what: &dyn Fn() -> bool| {
-        let began = std::time::Instant::now();
-        while !what() {
-            assert!(began.elapsed().as_secs() < 120, "{}", said_so_far());
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-    };
+    let running = project.start(&long);
     let checkpoints = project.path("outputs/run/checkpoints");
-    wait_for(&|| said_so_far().contains("step-000002"));
+    running.wait_for_words("step-000002");
     // A file in the place of the folder refuses everything, whoever runs the test.
     let away = project.path("away");
     fs::rename(&checkpoints, &away).expect("the same disk");
     fs::write(&checkpoints, "").expect("there is room");
-    wait_for(&|| said_so_far().contains("trying again"));
-    let refused = said_so_far();
+    running.wait_for_words("trying again");
+    let refused = running.said();
     fs::remove_file(&checkpoints).expect("it is there");
     fs::rename(&away, &checkpoints).expect("the same disk");
-    wait_for(&|| said_so_far().len() > refused.len() && said_so_far()[refused.len()..].contains("saved "));
-    child.kill().expect("it runs");
-    child.wait().expect("it ends");
+    running.wait_for(|| running.said().get(refused.len()..).is_some_and(|more| more.contains("saved ")));
+    running.kill();
 }
 
 #[test]
@@ -232,19 +210,12 @@ fn a_disk_that_goes_on_refusing_ends_the_run_with_its_own_exit_code() {
     let project = Project::new();
     fs::create_dir_all(project.path("outputs/run/checkpoints")).expect("there is room");
     let changes = ["--set", "checkpoint.retry_minutes=0", "--set", "samples.prompts=[]"];
-    let said = project.path("said");
     let long = ["--config", "run.toml", "--set", "train.max_steps=100000"];
-    let log = fs::File::create(&said).expect("there is room");
-    let mut child = project.command(&[&long, &changes[..]].concat()).stderr(log).spawn().expect("the program starts");
-    let began = std::time::Instant::now();
-    while !fs::read_to_string(&said).expect("the file is there").contains("step-000002") {
-        assert!(began.elapsed().as_secs() < 120);
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    let running = project.start(&[&long, &changes[..]].concat());
+    running.wait_for_words("step-000002");
     fs::rename(project.path("outputs/run/checkpoints"), project.path("away")).expect("the same disk");
     fs::write(project.path("outputs/run/checkpoints"), "").expect("there is room");
-    let status = child.wait().expect("it ends");
-    let said = fs::read_to_string(&said).expect("the file is there");
-    assert_eq!(status.code(), Some(7), "{said}");
+    let (code, said) = running.end();
+    assert_eq!(code, Some(7), "{said}");
     assert!(said.contains("checkpoints") && !said.contains("trying again"), "{said}");
 }
