@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-use crate::extends::{merge_bases, read_with_bases};
+use crate::extends::{merge_bases, read_text, read_with_bases};
+use crate::json::parse_json_file;
 use crate::lint::lint;
 use crate::overrides;
 use crate::problem::{Problem, Problems};
@@ -62,6 +63,12 @@ impl Document {
             true => Ok(Document::new(root)),
             false => Err(Problems(problems)),
         }
+    }
+
+    /// Reads a JSON file, which extends nothing.
+    pub fn load_json(path: &Path) -> Result<Document, Problems> {
+        let text = read_text(path).map_err(|problem| Problems(vec![problem]))?;
+        parse_json_file(&text, path).map(Document::new).map_err(|problems| Problems(problems).sorted())
     }
 
     /// Reads text as if it were the file `name`.

@@ -12,9 +12,7 @@ pub(crate) const EXTENDS: &str = "extends";
 
 /// Reads a file and everything it continues, merged.
 pub(crate) fn read_with_bases(path: &Path) -> Result<Node, Vec<Problem>> {
-    let text = read_text(path).map_err(|message| {
-        vec![Problem::new(format!("cannot read the configuration `{}`: {message}", path.display()))]
-    })?;
+    let text = read_text(path).map_err(|problem| vec![problem])?;
     let mut chain = vec![path.to_owned()];
     merge_bases(parse_file(&text, path, chain.len())?, path, &mut chain)
 }
@@ -62,7 +60,7 @@ fn read_base(path: &Path, extends: &Node, chain: &mut Vec<PathBuf>) -> Result<No
         let message = format!("`extends` goes in a circle: {}", circle.join(" → "));
         return Err(vec![extends.origin.problem(message)]);
     }
-    let text = read_text(path).map_err(|message| {
+    let text = text_of(path).map_err(|message| {
         vec![
             extends
                 .origin
@@ -84,7 +82,13 @@ fn names_of(extends: &Node) -> Option<Vec<String>> {
     }
 }
 
-fn read_text(path: &Path) -> Result<String, String> {
+/// The text of a configuration, or why it cannot be read.
+pub(crate) fn read_text(path: &Path) -> Result<String, Problem> {
+    text_of(path)
+        .map_err(|message| Problem::new(format!("cannot read the configuration `{}`: {message}", path.display())))
+}
+
+fn text_of(path: &Path) -> Result<String, String> {
     let bytes = std::fs::read(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
         std::io::ErrorKind::IsADirectory => "it is a folder".to_owned(),

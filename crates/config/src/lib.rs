@@ -7,6 +7,7 @@
 mod document;
 mod extends;
 mod field_order;
+mod json;
 mod lint;
 mod overrides;
 mod problem;

@@ -250,17 +250,17 @@ fn float(number: &DeFloat<'_>) -> Option<Value> {
 }
 
 /// Byte positions to line numbers.
-struct Lines {
+pub(crate) struct Lines {
     starts: Vec<usize>,
 }
 
 impl Lines {
-    fn new(text: &str) -> Lines {
+    pub fn new(text: &str) -> Lines {
         let after_newlines = text.match_indices('\n').map(|(at, _)| at + 1);
         Lines { starts: std::iter::once(0).chain(after_newlines).collect() }
     }
 
-    fn line_at(&self, position: usize) -> usize {
+    pub fn line_at(&self, position: usize) -> usize {
         self.starts.partition_point(|&start| start <= position)
     }
 }

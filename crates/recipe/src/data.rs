@@ -25,7 +25,7 @@ pub struct DataConfig {
     #[schemars(extend("x-other-names" = ["datasets"]))]
     pub subsets: Vec<Subset>,
 
-    /// Dataset file of kohya's sd-scripts (`[general]`, `[[datasets]]`, `[[datasets.subsets]]`) to take subsets, sizes and
+    /// Dataset file of kohya's sd-scripts, TOML or JSON (`[general]`, `[[datasets]]`, `[[datasets.subsets]]`) to take subsets, sizes and
     /// buckets from, in place of `subsets`; several datasets may differ in them. It is read as those scripts read it, with their defaults; what it does not say about
     /// resolution, batch size and buckets may be written in `[data]`. Relative paths in it start at the current folder, or at the
     /// file's own folder where the current one has no such path. A key that cannot be honoured is refused by name.

@@ -1,4 +1,4 @@
-//! `data.kohya_config`: the dataset file of kohya's sd-scripts, read as those scripts read it.
+//! `data.kohya_config`: the dataset file of kohya's sd-scripts, TOML or JSON, read as those scripts read it.
 //!
 //! A value is looked up in the subset, its dataset, `[general]`, our own `[data]` (which stands where the scripts have their
 //! command line), and last in the scripts' defaults. Which of our keys a key becomes is said by the names in our schema.
@@ -43,7 +43,9 @@ pub(crate) fn apply(
     path: &Path,
     is_written: impl Fn(&str) -> bool,
 ) -> (Option<KohyaFile>, Vec<Problem>) {
-    let document = match Document::load(path, &[]) {
+    // The scripts tell by the name too.
+    let is_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+    let document = match if is_json { Document::load_json(path) } else { Document::load(path, &[]) } {
         Ok(document) => document,
         Err(problems) => return (None, problems.0),
     };

@@ -67,6 +67,21 @@ batch_size = 4
 ";
 
 #[test]
+fn a_json_file_says_the_same_and_its_mistakes_have_lines() {
+    let project = project("", TWO);
+    let file = project.path("configs/dataset.json");
+    let json: serde_json::Value = toml::from_str(TWO).unwrap();
+    std::fs::write(&file, serde_json::to_string_pretty(&json).unwrap()).unwrap();
+    let from_json = format!("data.kohya_config={}", file.display());
+    assert_eq!(project.load_with(&[&from_json]).unwrap().config.data, project.load().data);
+
+    let wrong = "{\n  \"general\": {\n    \"keep_token\": 1\n  },\n  \"datasets\": [{\"subsets\": [{\"image_dir\": \"a\"}]}]\n}";
+    std::fs::write(&file, wrong).unwrap();
+    let messages = project.load_with(&[&from_json]).unwrap_err().to_string();
+    assert!(messages.contains("dataset.json:3") && messages.contains("did you mean `keep_tokens`?"), "{messages}");
+}
+
+#[test]
 fn the_nearest_place_decides_and_the_defaults_are_kohyas() {
     let project = project("", TWO);
     let data = project.load().data;
