@@ -5,9 +5,10 @@
 TRACE is what `[debug] trace` wrote. Each step starts from the recorded latents, noise, masks, timesteps and prompts; the loss
 with its weights is worked out anew from the configuration; the trained weights follow diffusers' own gradients from the
 recorded initial ones. Exit status 1 when a loss or a trained weight differs by more than its tolerance. AdamW divides a gradient
-by its own size, so one that is almost zero makes a whole step of its rounding. Where a tensor differs in fp32, both sides are
-therefore held against the same steps in fp64: ours may be up to twice as far from these as diffusers' fp32 is (two draws of the
-same rounding), and of all that training moved no more than the tolerance may differ.
+by its own size, so one that is almost zero makes a whole step of its rounding, and a tensor that holds such numbers is off by
+luck. Where a tensor differs in fp32, of all that training moved no more than the tolerance may differ (a thousandth of what one
+tensor of a hundred learned would), and both sides are held against the same steps in fp64: over the tensors, the median of our
+distance from these divided by that of diffusers' fp32 may be at most 1.25.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from safetensors import safe_open
 
 # Without a stated tolerance: rounding of fp32 over ten steps, and of 16 bits in two orders of the same sums.
 LOSS_TOLERANCE = {"fp64": 1e-5, "fp32": 1e-5, "bf16": 2e-2, "fp16": 5e-3}
+NEARNESS = 1.25
 WEIGHT_TOLERANCE = {"fp64": 1e-4, "fp32": 1e-4, "bf16": 1e-1, "fp16": 5e-2}
 
 
@@ -157,20 +159,23 @@ def print_weights(trace, weights):
     return rows[0][0], of_moved
 
 
-def farthest(weights, exact):
-    """The largest difference of a tensor, relative to its norm, and the tensor's name."""
-    return max((float((weights[name] - value).norm() / value.norm().clamp(min=1e-12)), name) for name, value in exact.items())
-
-
 def is_as_near_to_fp64(trace, weights, trainee):
-    """Whether our trained weights are no farther from the steps in fp64 than diffusers' in fp32, but for the luck of rounding.
+    """Whether our trained weights are as near to the steps in fp64 as diffusers' in fp32, but for the luck of single numbers.
     `trainee`: in fp64."""
     _, _, exact = replay(trace, trainee, 1)
-    (ours, name), (theirs, their_name) = farthest(trace.final, exact), farthest(weights, exact)
+    ratios, farthest = [], {"ours": (0.0, ""), "diffusers fp32": (0.0, "")}
+    for name, value in exact.items():
+        size = value.norm().clamp(min=1e-12)
+        apart = {"ours": trace.final[name], "diffusers fp32": weights[name]}
+        apart = {who: float((tensor.to(value.dtype) - value).norm() / size) for who, tensor in apart.items()}
+        farthest = {who: max(farthest[who], (distance, name)) for who, distance in apart.items()}
+        ratios.append(apart["ours"] / max(apart["diffusers fp32"], 1e-12))
     print("\nfrom the same steps in fp64, the tensor farthest off")
-    print(f"  ours           {ours:9.1e}  {name}")
-    print(f"  diffusers fp32 {theirs:9.1e}  {their_name}")
-    return ours <= 2 * theirs
+    for who, (distance, name) in farthest.items():
+        print(f"  {who:<14} {distance:9.1e}  {name}")
+    ratio = statistics.median(ratios)
+    print(f"  our distance divided by diffusers', median of {len(ratios)} tensors: {ratio:.2f} (at most {NEARNESS})")
+    return ratio <= NEARNESS
 
 
 def main():
