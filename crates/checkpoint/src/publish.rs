@@ -220,10 +220,14 @@ impl<'a> Publication<'a> {
             }
             self.check_name(&entry.name)?;
             let path = self.folder.join(&entry.name);
-            if !seeded(Bug::AdoptedSync) {
-                self.vfs.sync_file(&path).context("force to disk", &path)?;
+            let mut hashed = None;
+            let mut read_back = || hashed = Some(hash(self.vfs, &path));
+            if seeded(Bug::AdoptedSync) {
+                read_back();
+            } else {
+                self.vfs.sync_file_and(&path, &mut read_back).context("force to disk", &path)?;
             }
-            let (length, blake3) = hash(self.vfs, &path).context("read", &path)?;
+            let (length, blake3) = hashed.expect("it was read back").context("read", &path)?;
             self.files.push(FileEntry { name: entry.name, length, blake3 });
         }
         Ok(())

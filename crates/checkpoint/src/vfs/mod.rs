@@ -34,6 +34,12 @@ pub trait Vfs {
     fn create_file(&self, path: &Path) -> io::Result<Box<dyn VfsFile + '_>>;
     /// Forces the content of an existing file to disk.
     fn sync_file(&self, path: &Path) -> io::Result<()>;
+    /// Forces the content of an existing file to disk, and does something with it `meanwhile`, at the latest afterwards.
+    fn sync_file_and(&self, path: &Path, meanwhile: &mut dyn FnMut()) -> io::Result<()> {
+        self.sync_file(path)?;
+        meanwhile();
+        Ok(())
+    }
     /// Forces the names in a folder to disk.
     fn sync_folder(&self, path: &Path) -> io::Result<()>;
     /// Gives a file or folder another name in the same folder. A file in its place is replaced; a folder is not.

@@ -3,8 +3,12 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
+use std::thread;
 
 use super::{Entry, Vfs, VfsFile};
+
+/// From this length on it pays to wait for the disk in a thread of its own.
+const LARGE: u64 = 8 << 20;
 
 /// Calls the operating system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,6 +31,19 @@ impl Vfs for RealVfs {
 
     fn sync_file(&self, path: &Path) -> io::Result<()> {
         File::open(path)?.sync_all()
+    }
+
+    fn sync_file_and(&self, path: &Path, meanwhile: &mut dyn FnMut()) -> io::Result<()> {
+        if self.length(path)? < LARGE {
+            self.sync_file(path)?;
+            meanwhile();
+            return Ok(());
+        }
+        thread::scope(|scope| {
+            let sync = thread::Builder::new().name("sync".into()).spawn_scoped(scope, || self.sync_file(path))?;
+            meanwhile();
+            sync.join().unwrap_or_else(|_| Err(io::Error::other("the thread that forces a file to disk ended early")))
+        })
     }
 
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
@@ -69,5 +86,24 @@ impl Vfs for RealVfs {
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn Read + '_>> {
         Ok(Box::new(File::open(path)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_any_length_is_forced_to_disk_once_and_the_other_work_is_done_once() {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let path = folder.path().join("file");
+        for length in [0, LARGE - 1, LARGE] {
+            File::create(&path).and_then(|file| file.set_len(length)).expect("there is room");
+            let mut times = 0;
+            RealVfs.sync_file_and(&path, &mut || times += 1).expect("it is there");
+            assert_eq!(times, 1, "{length}");
+        }
+        fs::remove_file(&path).expect("it is there");
+        RealVfs.sync_file_and(&path, &mut || {}).expect_err("it is not there");
     }
 }
