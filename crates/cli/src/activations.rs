@@ -32,7 +32,8 @@ struct Block {
 }
 
 impl Kept {
-    /// With the blocks of `checkpointing` computed again: of those their inputs, and the largest of them once.
+    /// With the blocks of `checkpointing` computed again: of those their inputs, and once the largest with the gradients that go
+    /// back through it.
     pub fn under(&self, checkpointing: GradientCheckpointing) -> f64 {
         let again = |block: &Block| match checkpointing {
             GradientCheckpointing::None => false,
@@ -42,7 +43,7 @@ impl Kept {
         let blocks = self.blocks.values();
         let kept: f64 = blocks.clone().map(|block| if again(block) { block.input } else { block.kept }).sum();
         let largest = blocks.filter(|block| again(block)).map(|block| block.kept).fold(0.0, f64::max);
-        self.outside + kept + largest
+        self.outside + kept + 2.0 * largest
     }
 
     fn add(&mut self, block: Option<&str>, at_full_size: bool, kept: f64) {

@@ -2,7 +2,7 @@
 //!
 //! The time is meant to be right within a factor of two; what memory is made of is in `activations.rs` and here.
 
-use sdtrain_recipe::{Batching, FloatType, StoredType, TrainConfig, TrainableKind};
+use sdtrain_recipe::{AdapterKind, Batching, FloatType, ObjectiveKind, Prior, StoredType, TrainConfig, TrainableKind};
 
 use crate::activations::{self, Kept};
 use crate::architecture::Shapes;
@@ -27,15 +27,19 @@ const SECONDS_BESIDE: f64 = 8e-5;
 /// What the program itself and libtorch take before there is a model.
 const PROGRAM_BYTES: f64 = 1.85e8;
 
+/// What libtorch adds to that when it computes in 16 bits: oneDNN's kernels and what they reorder.
+const NARROW_KERNEL_BYTES: f64 = 7.5e7;
+
 /// Room that weights in 16 bits leave between them, as a share of their own: they are read or drawn in fp32 and converted, and what
 /// that took is not all used again. Measured with two UNets of 211 and 860 million parameters.
 const ROOM_BETWEEN: f64 = 0.55;
 
 /// What stands beside each byte that is kept for the backward pass: gradients on their way back, what operators need while they work,
 /// and room between pieces that are freed in another order. Measured with the built-in base (docs/guides/memory.md).
-fn beside_kept(trainable: TrainableKind) -> f64 {
-    match trainable {
-        // Every adapted layer has its own products beside those of the layer.
+fn beside_kept(config: &TrainConfig) -> f64 {
+    match config.trainable_kind() {
+        // Every adapted layer has its own products beside those of the layer, and DoRA scales both.
+        TrainableKind::Lora if config.lora.kind == AdapterKind::Dora => 2.8,
         TrainableKind::Lora => 1.85,
         TrainableKind::Full | TrainableKind::TextualInversion | TrainableKind::Vae => 1.3,
     }
@@ -114,7 +118,14 @@ pub(crate) fn estimate(config: &TrainConfig, parts: &ModelParts, trained: Traine
     // Weights in fp32 that are computed with in 16 bits are there in both while a pass lasts.
     let is_cast = precision_is_mixed(config);
     let casts = if is_cast { trained.parameters as f64 * number } else { 0.0 };
-    let kept = kept * batch * number * beside_kept(config.trainable_kind());
+    let asks_base =
+        config.objective_kind() == ObjectiveKind::Dreambooth && config.dreambooth.prior == Prior::BasePrediction;
+    // The prior's pass is kept beside the other until both go back; what works on one of them is there once.
+    let second_graph = if asks_base { 1.3 } else { 0.0 };
+    let kept = kept * batch * number * (beside_kept(config) + second_graph);
+    // An adapter is switched off to ask the base; weights that are trained themselves have a copy beside them.
+    let has_base = asks_base && config.trainable_kind() == TrainableKind::Full && config.full.train_unet;
+    let frozen = frozen + if has_base { count_parameters(&parts.unet) as f64 } else { 0.0 };
     let narrow_trained = match (config.precision.weights, config.trainable_kind()) {
         (StoredType::Bf16, TrainableKind::Full | TrainableKind::Vae) => trained.parameters as f64,
         _ => 0.0,
@@ -123,10 +134,19 @@ pub(crate) fn estimate(config: &TrainConfig, parts: &ModelParts, trained: Traine
     let training = frozen * number + learning_bytes(config, trained) + kept + casts + narrow * 2.0 * ROOM_BETWEEN;
     let all: usize = networks(parts).map(|(_, shapes)| count_parameters(shapes)).sum();
     let encoding = match (&parts.vae, config.objective_kind().denoises()) {
-        (Some(vae), true) => all as f64 * number + activations::of_encoding(vae, pixels) * batch * number,
+        // For the cache one by one, before there is anything to train; without it a batch at each step.
+        (Some(vae), true) if config.data.cache_latents => {
+            all as f64 * number + activations::of_encoding(vae, pixels) * number
+        }
+        (Some(vae), true) => {
+            let beside = frozen * number + learning_bytes(config, trained);
+            beside + activations::of_encoding(vae, pixels) * batch * number
+        }
         _ => 0.0,
     };
-    let bytes = PROGRAM_BYTES + training.max(encoding);
+    let is_narrow = config.precision.compute != FloatType::Fp32;
+    let program = PROGRAM_BYTES + if is_narrow { NARROW_KERNEL_BYTES } else { 0.0 };
+    let bytes = program + training.max(encoding);
     let network = if config.objective_kind().denoises() { Some(&parts.unet) } else { parts.vae.as_ref() };
     let tensors = network.map_or(0, Shapes::len) as f64;
     let beside = SECONDS_BESIDE * tensors * passes * config.train.gradient_accumulation_steps as f64;
@@ -155,14 +175,15 @@ fn precision_is_mixed(config: &TrainConfig) -> bool {
     config.precision.compute != FloatType::Fp32 && config.precision.weights == StoredType::Fp32
 }
 
-/// Weights that are trained, their gradients, and what the optimizer keeps for them.
+/// Weights that are trained, their gradients, what the optimizer keeps for them, and their average.
 fn learning_bytes(config: &TrainConfig, trained: Trained) -> f64 {
     let precision = &config.precision;
     let gradient = if config.train.fused_backward { 0 } else { precision.weights.bytes() };
     // Running means in fp32 become half; those in 8 bits stay.
     let halves = precision.optimizer_state == StoredType::Bf16 && !config.optimizer.settings().quantizes_state();
     let state = trained.state_bytes as f64 * if halves { 0.5 } else { 1.0 };
-    trained.parameters as f64 * (precision.weight_bytes() + gradient) as f64 + state
+    let average = if config.ema.enabled { StoredType::Fp32.bytes() } else { 0 };
+    trained.parameters as f64 * (precision.weight_bytes() + gradient + average) as f64 + state
 }
 
 fn unet_pass(shapes: &Shapes, latents: f64, levels: usize) -> Pass {

@@ -293,6 +293,9 @@ fn summary(
             line("", rate);
         }
     }
+    if config.ema.enabled {
+        line("average", average(config));
+    }
     line("precision", precision(config));
     line("writes", written(config));
     line("validates", validated(config));
@@ -302,7 +305,7 @@ fn summary(
     let cores = cores(config);
     let estimate = estimate(config, parts, Trained { parameters: total, state_bytes }, cores);
     let all_steps = data.total_steps(&config.train) as f64;
-    line("memory", format!("about {:.1} GB at the highest point", estimate.bytes / 1e9));
+    line("memory", format!("about {:.2} GB at the highest point", estimate.bytes / 1e9));
     line(
         "time",
         format!(
@@ -313,6 +316,21 @@ fn summary(
             with_prefix(estimate.step_operations)
         ),
     );
+    text
+}
+
+fn average(config: &TrainConfig) -> String {
+    let ema = &config.ema;
+    let mut text = format!("products hold the mean of the trained weights, decay {}", ema.decay);
+    if ema.update_every > 1 {
+        let _ = write!(text, ", every {} steps", ema.update_every);
+    }
+    if ema.update_after_step > 0 {
+        let _ = write!(text, ", after step {}", ema.update_after_step);
+    }
+    if ema.save_raw {
+        text.push_str("; the weights themselves are saved as `-raw`");
+    }
     text
 }
 
