@@ -10,7 +10,7 @@ use crate::scene::{End, Scene, copy_folder, start, wait};
 use crate::{Extent, Report};
 
 /// Every call by which the driver can reach a file system.
-const CALLS: &str = "openat,read,write,pread64,pwrite64,fsync,fdatasync,rename,renameat,renameat2,mkdir,mkdirat,unlink,\
+pub(crate) const CALLS: &str = "openat,read,write,pread64,pwrite64,fsync,fdatasync,rename,renameat,renameat2,mkdir,mkdirat,unlink,\
                      unlinkat,rmdir,ftruncate,flock,getdents64,statx,fstat,newfstatat,lseek,copy_file_range";
 
 /// What disks say that fail, with the number that Linux gives it.
@@ -174,7 +174,7 @@ fn points(scene: &Scene, scratch: &Path) -> Result<Vec<Point>, String> {
 }
 
 /// Whether `strace` is here and may inject.
-fn can_trace() -> Result<(), String> {
+pub(crate) fn can_trace() -> Result<(), String> {
     let probe = ["-qqq", "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:error=EIO:when=1", "true"];
     let mut command = Command::new("strace");
     command.args(probe).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -14,7 +14,7 @@ const ROW: &str = "power";
 const SIZE: u64 = 48 << 20;
 /// `EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH`: from here on nothing reaches the disk, and what only the memory
 /// knows is lost. Python makes the call, as the standard library of Rust has none for it.
-const SHUTDOWN: &str = "import fcntl, os, struct, sys\n\
+pub(crate) const SHUTDOWN: &str = "import fcntl, os, struct, sys\n\
                         fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack('I', 2))";
 
 /// Cuts the power of the driver, on as many disks at a time as `at_once` says; most of a cut is waiting.
@@ -48,7 +48,7 @@ fn panicked() -> Report {
 fn one_disk(driver: &Path, place: &Path, worker: u64, extent: Extent) -> Report {
     let mut report = Report::default();
     let mut scene: Option<Scene> = None;
-    let disk = match Disk::make(place) {
+    let disk = match Disk::make(place, SIZE) {
         Ok(disk) => disk,
         Err(reason) => return Report { failures: vec![reason], ..report },
     };
@@ -101,28 +101,28 @@ fn one_cut(driver: &Path, disk: &Disk, scene: &mut Option<Scene>, case: u64) -> 
 }
 
 /// A file with an ext4 in it, and where it is mounted.
-struct Disk {
+pub(crate) struct Disk {
     image: PathBuf,
-    mount: PathBuf,
+    pub(crate) mount: PathBuf,
 }
 
 impl Disk {
-    fn make(place: &Path) -> Result<Disk, String> {
+    pub(crate) fn make(place: &Path, size: u64) -> Result<Disk, String> {
         clear(place)?;
         let disk = Disk { image: place.join("image"), mount: place.join("mount") };
         fs::create_dir(&disk.mount).map_err(|error| error.to_string())?;
-        File::create(&disk.image).and_then(|file| file.set_len(SIZE)).map_err(|error| error.to_string())?;
+        File::create(&disk.image).and_then(|file| file.set_len(size)).map_err(|error| error.to_string())?;
         command("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), disk.image.as_os_str()])?;
         Ok(disk)
     }
 
-    fn mount(&self) -> Result<(), String> {
+    pub(crate) fn mount(&self) -> Result<(), String> {
         // A commit each second, so that the journal holds more than what was forced to it.
         let (image, mount) = (self.image.as_os_str(), self.mount.as_os_str());
         command("mount", &["-o".as_ref(), "loop,commit=1".as_ref(), image, mount])
     }
 
-    fn unmount(&self) -> Result<(), String> {
+    pub(crate) fn unmount(&self) -> Result<(), String> {
         command("umount", &[self.mount.as_os_str()])
     }
 }
@@ -135,7 +135,7 @@ impl Drop for Disk {
     }
 }
 
-fn command(program: &str, arguments: &[&std::ffi::OsStr]) -> Result<(), String> {
+pub(crate) fn command(program: &str, arguments: &[&std::ffi::OsStr]) -> Result<(), String> {
     let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
     let output = output.map_err(|error| format!("`{program}` cannot be started: {error}"))?;
     match output.status.success() {
@@ -145,9 +145,9 @@ fn command(program: &str, arguments: &[&std::ffi::OsStr]) -> Result<(), String> 
 }
 
 /// Whether a disk can be made, mounted and shut down here.
-fn can_mount(scratch: &Path) -> Result<(), String> {
+pub(crate) fn can_mount(scratch: &Path) -> Result<(), String> {
     let place = scratch.join("probe");
-    let disk = Disk::make(&place)?;
+    let disk = Disk::make(&place, SIZE)?;
     let tried = disk.mount().and_then(|()| {
         let shut_down = command("python3", &["-c".as_ref(), SHUTDOWN.as_ref(), disk.mount.as_os_str()]);
         disk.unmount().and(shut_down)

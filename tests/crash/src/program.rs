@@ -1,89 +1,289 @@
-//! (a) SIGKILL of the whole program at random moments, on the tiny built-in base: the product is the same bits.
+//! The whole program on the tiny built-in base: killed at random moments and at every call of its saves, and its power cut. What it
+//! said to be saved is there, and the product is the same bits.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::calls::{CALLS, can_trace};
 use crate::draw::draw;
-use crate::scene::{clear, start, wait};
+use crate::power::{Disk, SHUTDOWN, can_mount, command};
+use crate::scene::{End, clear, start, wait};
 use crate::{Extent, Report};
 
-const ROW: &str = "program";
+/// Bytes of the disk whose power is cut: a run of the tiny base takes a tenth of it.
+const DISK: u64 = 256 << 20;
 
-/// Kills `program` (`sdtrain`), which trains with the configuration of this repository that is called `tiny_cpu`.
-pub fn kills_of_the_program(program: &Path, repository: &Path, scratch: &Path, extent: Extent) -> Report {
-    let mut report = Report::default();
-    let train = |folder: &Path| {
-        let mut command = Command::new(program);
-        command.arg("train").arg("--config").arg(repository.join("configs/tiny_cpu.toml"));
-        for setting in ["train.max_steps=30", "checkpoint.every_steps=2", "samples.prompts=[]", "train.threads=1"] {
+/// The program with the configuration of this repository that is called `tiny_cpu`.
+#[derive(Clone, Copy)]
+pub struct Program<'a> {
+    /// `sdtrain`.
+    pub path: &'a Path,
+    /// Where its configuration is.
+    pub repository: &'a Path,
+    /// Steps of the run; a checkpoint is saved at every second one.
+    pub steps: u32,
+}
+
+/// A run that nothing disturbed.
+struct Undisturbed {
+    products: Vec<(PathBuf, Vec<u8>)>,
+    lasted: Duration,
+}
+
+impl Program<'_> {
+    /// The command that trains into `folder`, behind a tracer if there is one.
+    fn command(&self, tracer: &[&OsStr], folder: &Path) -> Command {
+        let mut words = tracer.iter().copied().chain([self.path.as_os_str()]);
+        let mut command = Command::new(words.next().expect("the program is one"));
+        command.args(words).arg("train").arg("--config").arg(self.repository.join("configs/tiny_cpu.toml"));
+        let steps = format!("train.max_steps={}", self.steps);
+        for setting in [&steps, "checkpoint.every_steps=2", "samples.prompts=[]", "train.threads=1"] {
             command.args(["--set", setting]);
         }
         command.arg("--output").arg(folder);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
-    };
-    let straight = scratch.join("straight");
-    let began = Instant::now();
-    let undisturbed =
-        clear(scratch).and_then(|()| wait(start(train(&straight))?)).and_then(|end| match end.status.code() {
-            Some(0) => products(&straight),
+    }
+
+    fn undisturbed(&self, folder: &Path) -> Result<Undisturbed, String> {
+        let began = Instant::now();
+        clear(folder)?;
+        let end = wait(start(self.command(&[], folder))?)?;
+        match end.status.code() {
+            Some(0) => Ok(Undisturbed { products: products(folder)?, lasted: began.elapsed() }),
             _ => Err(format!("a run that nothing disturbs ended with {}: {}", end.status, end.errors.trim())),
-        });
-    let longest = began.elapsed();
-    let undisturbed = match undisturbed {
-        Ok(products) => products,
-        Err(reason) => {
-            report.failures.push(reason);
-            return report;
-        }
-    };
-    let mut ends = 0u64;
-    let mut case = extent.from;
-    while extent.goes_on(&report) {
-        let folder = scratch.join("killed");
-        let ended = one_run(&train, &folder, longest, ends, &mut case, &extent, &mut report).and_then(|()| {
-            ends += 1;
-            match products(&folder)? == undisturbed {
-                true => Ok(()),
-                false => Err("the product has other bits".to_owned()),
-            }
-        });
-        if let Err(reason) = ended {
-            report.failures.push(format!("before kill {case}: {reason}"));
         }
     }
-    report.note = format!("{ends} runs came to the bits of the run that nothing disturbed");
-    report
+
+    /// Lets a run go on to its end and looks at its bits.
+    fn finish(&self, folder: &Path, expected: &Undisturbed) -> Result<(), String> {
+        let end = wait(start(self.command(&[], folder))?)?;
+        match end.status.code() {
+            Some(0) => has_the_bits(folder, expected),
+            _ => Err(format!("the run cannot go on: {}, {}", end.status, end.errors.trim())),
+        }
+    }
+
+    /// (a) SIGKILL at random moments, again and again until a run is at its end.
+    pub fn kills(self, scratch: &Path, extent: Extent) -> Report {
+        with_undisturbed(self, scratch, |expected| {
+            let mut report = Report::default();
+            let (mut ends, mut case) = (0u64, extent.from);
+            while extent.goes_on(&report) {
+                let folder = scratch.join("killed");
+                let ended = self
+                    .one_run(&folder, expected.lasted, ends, &mut case, &extent, &mut report)
+                    .and_then(|()| has_the_bits(&folder, expected));
+                ends += 1;
+                if let Err(reason) = ended {
+                    report.failures.push(format!("before kill {case}: {reason}"));
+                }
+            }
+            report.note = format!("{ends} runs came to the bits of the run that nothing disturbed");
+            report
+        })
+    }
+
+    fn one_run(
+        self,
+        folder: &Path,
+        longest: Duration,
+        run: u64,
+        case: &mut u64,
+        extent: &Extent,
+        report: &mut Report,
+    ) -> Result<(), String> {
+        clear(folder)?;
+        let mut saved = None;
+        loop {
+            let mut child = start(self.command(&[], folder))?;
+            // The last run is let through, so that the bits after the last kill are looked at too.
+            if extent.goes_on(report) {
+                let longest = longest.as_micros() as u64;
+                std::thread::sleep(Duration::from_micros(draw("program", *case, &run.to_string(), longest)));
+                let _ = child.kill();
+            }
+            let end = wait(child)?;
+            saved = saved.max(last_saved(&end));
+            match end.status.code() {
+                None if end.was_killed() => {
+                    *case += 1;
+                    report.tried += 1;
+                    holds_what_was_saved(folder, saved)?;
+                }
+                Some(0) => return Ok(()),
+                _ => return Err(format!("it ended with {}: {}", end.status, end.errors.trim())),
+            }
+        }
+    }
+
+    /// (b) SIGKILL at every file-system call by which the main thread saves: two checkpoints and the product.
+    pub fn kills_at_calls(self, scratch: &Path, extent: Extent) -> Report {
+        if let Err(reason) = can_trace() {
+            return Report::skipped(reason);
+        }
+        with_undisturbed(self, scratch, |expected| {
+            let folder = scratch.join("traced");
+            let points = match self.points(&folder, scratch) {
+                Ok(points) => points,
+                Err(reason) => return Report { failures: vec![reason], ..Report::default() },
+            };
+            let mut report = Report { note: format!("{} calls", points.len()), ..Report::default() };
+            let left = (points.len() as u64).saturating_sub(extent.from);
+            let stride = left.checked_div(extent.count).unwrap_or_default().max(1);
+            for (call, number) in points.iter().skip(extent.from as usize).step_by(stride as usize) {
+                if !extent.goes_on(&report) {
+                    break;
+                }
+                let killed = self.kill_at(&folder, call, *number);
+                let result = killed.and_then(|()| self.finish(&folder, expected));
+                report.tried(|| format!("kill at {call} {number}"), result);
+            }
+            report
+        })
+    }
+
+    fn kill_at(self, folder: &Path, call: &str, number: u64) -> Result<(), String> {
+        clear(folder)?;
+        let (only, inject) = (format!("trace={call}"), format!("inject={call}:signal=KILL:when={number}"));
+        let tracer = ["strace", "-f", "-qqq", "-o", "/dev/null", "-e", &only, "-e", &inject].map(OsStr::new);
+        let end = wait(start(self.command(&tracer, folder))?)?;
+        match end.was_killed() {
+            true => holds_what_was_saved(folder, last_saved(&end)),
+            false => Err(format!("it was not killed: {} {}", end.status, end.errors.trim())),
+        }
+    }
+
+    /// The calls of the main thread on the run's folder from its first checkpoint on, each with its number among those of its name.
+    fn points(self, folder: &Path, scratch: &Path) -> Result<Vec<(String, u64)>, String> {
+        clear(folder)?;
+        let trace = scratch.join("calls.txt");
+        let (only, trace_path) = (format!("trace={CALLS}"), trace.to_string_lossy());
+        let tracer = ["strace", "-f", "-qqq", "-y", "-o", &*trace_path, "-e", &only].map(OsStr::new);
+        let end = wait(start(self.command(&tracer, folder))?)?;
+        if end.status.code() != Some(0) {
+            return Err(format!("a traced run ended with {}: {}", end.status, end.errors.trim()));
+        }
+        let text = fs::read_to_string(&trace).map_err(|error| format!("cannot read `{}`: {error}", trace.display()))?;
+        let main = text.split_whitespace().next().unwrap_or_default();
+        let folder = folder.to_string_lossy();
+        let mut numbers: BTreeMap<&str, u64> = BTreeMap::new();
+        let (mut points, mut saves) = (Vec::new(), false);
+        for line in text.lines() {
+            // `4711 openat(AT_FDCWD</somewhere>, "…", …) = 3</…>`; strace counts each thread's calls by themselves.
+            let Some((thread, rest)) = line.split_once(char::is_whitespace) else { continue };
+            let Some((call, _)) = rest.trim_start().split_once('(') else { continue };
+            if thread != main {
+                continue;
+            }
+            let number = numbers.entry(call).or_default();
+            *number += 1;
+            saves |= line.contains("step-000002");
+            if saves && line.contains(&*folder) {
+                points.push((call.to_owned(), *number));
+            }
+        }
+        if points.is_empty() { Err("no call of a save was seen".to_owned()) } else { Ok(points) }
+    }
+
+    /// (d) Power cuts on a loop-mounted ext4, again and again until a run is at its end.
+    pub fn power_cuts(self, scratch: &Path, extent: Extent) -> Report {
+        if let Err(reason) = can_mount(scratch) {
+            return Report::skipped(reason);
+        }
+        with_undisturbed(self, scratch, |expected| {
+            let mut report = Report::default();
+            let disk = match Disk::make(&scratch.join("disk"), DISK) {
+                Ok(disk) => disk,
+                Err(reason) => return Report { failures: vec![reason], ..report },
+            };
+            let (mut ends, mut saved) = (0, None);
+            while extent.goes_on(&report) {
+                let case = extent.from + report.tried;
+                let result = self.one_cut(&disk, expected, &mut saved, case);
+                ends += u64::from(matches!(result, Ok(true)));
+                report.tried(|| format!("cut {case}"), result.map(|_| ()));
+            }
+            report.note = format!("{ends} runs came to the bits of the run that nothing disturbed");
+            report
+        })
+    }
+
+    /// Lets the run work for a while, cuts the power, and looks at what the disk kept. True where the run then came to its end.
+    fn one_cut(
+        self,
+        disk: &Disk,
+        expected: &Undisturbed,
+        saved: &mut Option<u64>,
+        case: u64,
+    ) -> Result<bool, String> {
+        disk.mount()?;
+        let folder = disk.mount.join("run");
+        if saved.is_none() {
+            clear(&folder)?;
+        }
+        let mut child = start(self.command(&[], &folder))?;
+        let longest = expected.lasted.as_millis() as u64;
+        std::thread::sleep(Duration::from_millis(longest / 4 + draw("program-power", case, "delay", longest)));
+        let shut_down = command("python3", &["-c".as_ref(), SHUTDOWN.as_ref(), disk.mount.as_os_str()]);
+        let _ = child.kill();
+        let end = wait(child)?;
+        disk.unmount()?;
+        shut_down?;
+        disk.mount()?;
+        *saved = (*saved).max(last_saved(&end));
+        let mut result = holds_what_was_saved(&folder, *saved).map(|()| false);
+        // A run that was at its end, or each fifth: the bits are those of a run that nothing disturbed.
+        if result.is_ok() && (end.status.code() == Some(0) || case % 5 == 4) {
+            result = self.finish(&folder, expected).map(|()| true);
+            *saved = None;
+        }
+        disk.unmount()?;
+        result
+    }
 }
 
-fn one_run(
-    train: &dyn Fn(&Path) -> Command,
-    folder: &Path,
-    longest: Duration,
-    run: u64,
-    case: &mut u64,
-    extent: &Extent,
-    report: &mut Report,
-) -> Result<(), String> {
-    let _ = fs::remove_dir_all(folder);
-    loop {
-        let mut child = start(train(folder))?;
-        // The last run is let through, so that the bits after the last kill are looked at too.
-        if extent.goes_on(report) {
-            std::thread::sleep(Duration::from_micros(draw(ROW, *case, &run.to_string(), longest.as_micros() as u64)));
-            let _ = child.kill();
+/// What every row needs first.
+fn with_undisturbed(program: Program, scratch: &Path, row: impl FnOnce(&Undisturbed) -> Report) -> Report {
+    match program.undisturbed(&scratch.join("straight")) {
+        Ok(expected) => row(&expected),
+        Err(reason) => Report { failures: vec![reason], ..Report::default() },
+    }
+}
+
+/// The newest checkpoint that the program said to have saved.
+fn last_saved(end: &End) -> Option<u64> {
+    let steps = end.errors.lines().filter(|line| line.contains("saved ")).filter_map(|line| {
+        let step = line.rsplit_once("step-")?.1;
+        step.get(..6)?.parse().ok()
+    });
+    steps.max()
+}
+
+/// Every checkpoint that has its name is whole, and the newest is at least the one that was said to be saved.
+fn holds_what_was_saved(folder: &Path, saved: Option<u64>) -> Result<(), String> {
+    let mut newest = None;
+    for entry in fs::read_dir(folder.join("checkpoints")).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse::<u64>().ok()) {
+            sdtrain_checkpoint::verify(&entry.path()).map_err(|error| error.to_string())?;
+            newest = newest.max(Some(step));
         }
-        let end = wait(child)?;
-        match end.status.code() {
-            None if end.was_killed() => {
-                *case += 1;
-                report.tried += 1;
-            }
-            Some(0) => return Ok(()),
-            _ => return Err(format!("it ended with {}: {}", end.status, end.errors.trim())),
-        }
+    }
+    match newest >= saved {
+        true => Ok(()),
+        false => Err(format!("it said that step {saved:?} is saved, and the newest checkpoint is {newest:?}")),
+    }
+}
+
+fn has_the_bits(folder: &Path, expected: &Undisturbed) -> Result<(), String> {
+    match products(folder)? == expected.products {
+        true => Ok(()),
+        false => Err("the product has other bits".to_owned()),
     }
 }
 

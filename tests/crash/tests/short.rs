@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use sdtrain_crash::program::Program;
 use sdtrain_crash::{Extent, Report, calls, flips, kills, power, states};
 
 fn driver() -> &'static Path {
@@ -58,4 +59,30 @@ fn thousands_of_states_after_power_cuts() {
 fn every_bit_of_a_small_checkpoint() {
     survived("flips", 15_000, flips::small_checkpoint(Extent::short(u64::MAX)));
     survived("flips-1m", 300, flips::large_checkpoint(Extent::short(300)));
+}
+
+/// The row of the whole program, where `scripts/test` has built that beside the driver.
+fn of_the_program(steps: u32, row: impl FnOnce(Program<'_>, &Path) -> Report) -> Report {
+    let path = driver().with_file_name("sdtrain");
+    if !path.is_file() {
+        return Report::skipped(format!("there is no `{}`; `scripts/test` builds it", path.display()));
+    }
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    in_scratch(|scratch| row(Program { path: &path, repository: &repository, steps }, scratch))
+}
+
+#[test]
+fn the_program_is_killed_five_times() {
+    survived("program", 5, of_the_program(12, |program, scratch| program.kills(scratch, Extent::short(5))));
+}
+
+#[test]
+fn the_program_is_killed_at_four_calls_of_its_saves() {
+    let report = of_the_program(4, |program, scratch| program.kills_at_calls(scratch, Extent::short(4)));
+    survived("program-calls", 4, report);
+}
+
+#[test]
+fn the_power_of_the_program_is_cut_twice() {
+    survived("program-power", 2, of_the_program(12, |program, scratch| program.power_cuts(scratch, Extent::short(2))));
 }

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use sdtrain_crash::ledger::Ledger;
-use sdtrain_crash::{Extent, Report, calls, flips, kills, power, program, states};
+use sdtrain_crash::program::Program;
+use sdtrain_crash::{Extent, Report, calls, flips, kills, power, states};
 
 const USAGE: &str = "\
 usage: crash ROW [--count N] [--seconds S] [--ledger] [--stop] [--scratch FOLDER] [--program SDTRAIN]
@@ -18,6 +19,8 @@ usage: crash ROW [--count N] [--seconds S] [--ledger] [--stop] [--scratch FOLDER
   flips      every bit of a small checkpoint, every length of its files              all
   flips-1m   a bit of every byte of a checkpoint of 1 MiB                            all
   program    SIGKILL of `sdtrain train` on the tiny base                             500
+  program-calls  the same at every call by which it saves, by strace                 all
+  program-power  power cuts of it on a loop-mounted ext4 (needs root)                30
   bugs       every seeded bug with every row (built with --features seeded-bugs)     all
   table      what the ledger adds up to
 
@@ -94,7 +97,8 @@ fn run(arguments: &Arguments) -> Result<u8, String> {
         "power" => 1000,
         "states" => 1_000_000,
         "program" => 500,
-        "calls" | "errors" | "memory" | "flips" | "flips-1m" | "bugs" => u64::MAX,
+        "program-power" => 30,
+        "calls" | "errors" | "memory" | "flips" | "flips-1m" | "program-calls" | "bugs" => u64::MAX,
         _ => return Err(USAGE.to_owned()),
     };
     let ledger = if arguments.ledger { Some(Ledger::open(&repository)?) } else { None };
@@ -113,6 +117,8 @@ fn run(arguments: &Arguments) -> Result<u8, String> {
     let scratch = arguments.scratch.as_deref().unwrap_or(temporary.path());
     let here = std::env::current_exe().map_err(|error| error.to_string())?;
     let driver = here.with_file_name("crash-driver");
+    let program = arguments.program.clone().unwrap_or_else(|| here.with_file_name("sdtrain"));
+    let whole = |steps| Program { path: &program, repository: &repository, steps };
     let report = match row {
         "kills" => kills::kills(&driver, scratch, extent),
         "calls" => calls::kills_at_calls(&driver, scratch, extent),
@@ -122,10 +128,9 @@ fn run(arguments: &Arguments) -> Result<u8, String> {
         "states" => states::power_cut_states(extent),
         "flips" => flips::small_checkpoint(extent),
         "flips-1m" => flips::large_checkpoint(extent),
-        "program" => {
-            let program = arguments.program.clone().unwrap_or_else(|| here.with_file_name("sdtrain"));
-            program::kills_of_the_program(&program, &repository, scratch, extent)
-        }
+        "program" => whole(30).kills(scratch, extent),
+        "program-calls" => whole(4).kills_at_calls(scratch, extent),
+        "program-power" => whole(30).power_cuts(scratch, extent),
         _ => bugs(&here, arguments, extent)?,
     };
     let seconds = began.elapsed().as_secs();
