@@ -12,6 +12,7 @@ pub mod power;
 pub mod program;
 pub mod run;
 pub mod scene;
+pub mod soak;
 pub mod states;
 
 /// What a method found.

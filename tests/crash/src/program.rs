@@ -214,13 +214,7 @@ impl Program<'_> {
     }
 
     /// Lets the run work for a while, cuts the power, and looks at what the disk kept. True where the run then came to its end.
-    fn one_cut(
-        self,
-        disk: &Disk,
-        expected: &Undisturbed,
-        saved: &mut Option<u64>,
-        case: u64,
-    ) -> Result<bool, String> {
+    fn one_cut(self, disk: &Disk, expected: &Undisturbed, saved: &mut Option<u64>, case: u64) -> Result<bool, String> {
         disk.mount()?;
         let folder = disk.mount.join("run");
         if saved.is_none() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use sdtrain_crash::ledger::Ledger;
 use sdtrain_crash::program::Program;
-use sdtrain_crash::{Extent, Report, calls, flips, kills, power, states};
+use sdtrain_crash::{Extent, Report, calls, flips, kills, power, soak, states};
 
 const USAGE: &str = "\
 usage: crash ROW [--count N] [--seconds S] [--ledger] [--stop] [--scratch FOLDER] [--program SDTRAIN]
@@ -21,6 +21,7 @@ usage: crash ROW [--count N] [--seconds S] [--ledger] [--stop] [--scratch FOLDER
   program    SIGKILL of `sdtrain train` on the tiny base                             500
   program-calls  the same at every call by which it saves, by strace                 all
   program-power  power cuts of it on a loop-mounted ext4 (needs root)                30
+  soak       the whole program with every feature on for --seconds: does it grow?    1
   bugs       every seeded bug with every row (built with --features seeded-bugs)     all
   table      what the ledger adds up to
 
@@ -98,6 +99,7 @@ fn run(arguments: &Arguments) -> Result<u8, String> {
         "states" => 1_000_000,
         "program" => 500,
         "program-power" => 30,
+        "soak" => 1,
         "calls" | "errors" | "memory" | "flips" | "flips-1m" | "program-calls" | "bugs" => u64::MAX,
         _ => return Err(USAGE.to_owned()),
     };
@@ -130,6 +132,7 @@ fn run(arguments: &Arguments) -> Result<u8, String> {
         "flips-1m" => flips::large_checkpoint(extent),
         "program" => whole(30).kills(scratch, extent),
         "program-calls" => whole(4).kills_at_calls(scratch, extent),
+        "soak" => soak::soak(&program, &repository, scratch, Duration::from_secs(arguments.seconds)),
         "program-power" => whole(30).power_cuts(scratch, extent),
         _ => bugs(&here, arguments, extent)?,
     };
