@@ -1,7 +1,7 @@
 //! An update rule for each tensor by itself: in bf16 between steps, one tensor in fp32 at a time; or in the midst of the backward
 //! pass, each as soon as its gradient is complete.
 
-use crate::stored::{Storage, Stored, no_infinity, working_copy};
+use crate::stored::{Scratch, Storage, Stored, no_infinity, working_copy};
 use crate::update::{Commit, device_of};
 use crate::{Optimizer, ParamGroup, Weights, build};
 use sdtrain_recipe::{OptimizerConfig, Rounding, StoredType};
@@ -27,6 +27,7 @@ struct Parts {
     steps: Tensor,
     /// The backward pass that updates are made in.
     pass: Option<Pass>,
+    scratch: Scratch,
 }
 
 /// An update rule with its parameters.
@@ -82,7 +83,7 @@ impl Apart {
             }
         }
         let steps = Tensor::zeros([1], (Kind::Int64, Device::Cpu));
-        let parts = Arc::new(Mutex::new(Parts { list, storage, steps, pass: None }));
+        let parts = Arc::new(Mutex::new(Parts { list, storage, steps, pass: None, scratch: Scratch::default() }));
         let hooks = if fused { hooks(&parts)? } else { Vec::new() };
         Ok(Apart { groups, parts, _hooks: hooks, training: None })
     }
@@ -159,7 +160,7 @@ impl Parts {
     /// Updates part `index` from the gradient of its one parameter.
     fn apply(&mut self, index: usize) -> Result<()> {
         let step = self.step_number();
-        let Parts { list, storage, pass: Some(pass), .. } = self else { return Ok(()) };
+        let Parts { list, storage, pass: Some(pass), scratch, .. } = self else { return Ok(()) };
         let part = &mut list[index];
         if pass.norms[index].is_some() {
             let message = "a gradient came in two parts, which `train.fused_backward` cannot wait for; set it to false";
@@ -170,7 +171,7 @@ impl Parts {
         let norm = clip_grad_norm(&[gradient], None)?;
         let found_inf = catch(|| (&norm + &pass.loss).isfinite().logical_not().to_kind(Kind::Float).reshape([1]))?;
         pass.norms[index] = Some(norm);
-        part.step(&pass.rates, &found_inf, storage, step)
+        part.step(&pass.rates, &found_inf, storage, step, scratch)
     }
 
     fn step_number(&self) -> u64 {
@@ -221,15 +222,25 @@ impl Part {
     }
 
     /// One step from the gradients that the parameters have; those that have none, or are trained no more, are left alone.
-    fn step(&mut self, rates: &[f64], found_inf: &Tensor, storage: &Storage, step: u64) -> Result<()> {
+    fn step(
+        &mut self,
+        rates: &[f64],
+        found_inf: &Tensor,
+        storage: &Storage,
+        step: u64,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
         let is_due = |parameter: &Tensor| parameter.requires_grad() && parameter.grad().defined();
         if !self.parameters.iter().any(is_due) {
             return Ok(());
         }
-        self.unpack()?;
+        // A rule that knows all tensors has them all in fp32 at once: kept, that would be there during the next pass too.
+        let mut of_this_step = Scratch::default();
+        let scratch = if self.parameters.len() == 1 { scratch } else { &mut of_this_step };
+        self.unpack(scratch)?;
         for (weight, parameter) in self.weights.iter().zip(&self.parameters) {
             let gradient = match is_due(parameter) {
-                true => Some(catch(|| parameter.grad().detach().to_kind(Kind::Float))?),
+                true => Some(catch(|| tch::no_grad(|| scratch.in_fp32(&parameter.grad().detach())))?),
                 false => None,
             };
             set_gradient(&weight.working, gradient.as_ref())?;
@@ -242,8 +253,9 @@ impl Part {
         self.pack(storage, step, &commit)
     }
 
-    fn unpack(&mut self) -> Result<()> {
-        self.weights.iter_mut().chain(&mut self.state).try_for_each(Stored::unpack)
+    fn unpack(&mut self, scratch: &mut Scratch) -> Result<()> {
+        scratch.take_back();
+        self.weights.iter_mut().chain(&mut self.state).try_for_each(|stored| stored.unpack(scratch))
     }
 
     fn pack(&mut self, storage: &Storage, step: u64, commit: &Commit) -> Result<()> {
@@ -266,7 +278,7 @@ impl Part {
     /// Puts the weights to evaluate into the parameters; everything else stays as it is.
     fn show_evaluation(&mut self, storage: &Storage) -> Result<()> {
         let evaluated: Vec<Tensor> = {
-            self.unpack()?;
+            self.unpack(&mut Scratch::default())?;
             self.rule.hold(Weights::Evaluation)?;
             let working = self.rule.groups().iter().flat_map(|group| &group.parameters);
             let evaluated = working.map(|(_, tensor)| tensor.detach().copy()).collect();
@@ -292,8 +304,9 @@ impl Optimizer for Apart {
         let mut parts = self.parts();
         parts.steps += 1;
         let step = parts.step_number();
-        let Parts { list, storage, .. } = &mut *parts;
-        list.iter_mut().try_for_each(|part| part.step(learning_rates, found_inf.unwrap_or(&none), storage, step))
+        let Parts { list, storage, scratch, .. } = &mut *parts;
+        let found_inf = found_inf.unwrap_or(&none);
+        list.iter_mut().try_for_each(|part| part.step(learning_rates, found_inf, storage, step, scratch))
     }
 
     fn groups(&self) -> &[ParamGroup] {

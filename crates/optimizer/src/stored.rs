@@ -57,12 +57,12 @@ impl Stored {
         Ok(stored)
     }
 
-    /// Fills `working` for a step.
-    pub fn unpack(&mut self) -> Result<()> {
+    /// Fills `working` for a step, in memory of `scratch`.
+    pub fn unpack(&mut self, scratch: &mut Scratch) -> Result<()> {
         let Stored { working, kept, compensation, .. } = self;
         catch(|| {
             tch::no_grad(|| {
-                let mut values = kept.detach().to_kind(Kind::Float);
+                let mut values = scratch.in_fp32(&kept.detach());
                 if let Some(compensation) = compensation {
                     values += compensation.to_kind(Kind::Float);
                 }
@@ -102,6 +102,39 @@ impl Stored {
     /// What checkpoints call it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+}
+
+/// Memory for tensors in fp32 that one update after the other uses. Asked for anew each time, the system would clear all of it first,
+/// which took longer than the updates.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    buffers: Vec<Tensor>,
+    lent: usize,
+}
+
+impl Scratch {
+    /// From here on everything that was lent is used again.
+    pub fn take_back(&mut self) {
+        self.lent = 0;
+    }
+
+    /// `values` in fp32, contiguous, until they are taken back.
+    pub fn in_fp32(&mut self, values: &Tensor) -> Tensor {
+        let size = values.numel() as i64;
+        if self.lent == self.buffers.len() {
+            self.buffers.push(Tensor::empty([0], (Kind::Float, values.device())));
+        }
+        let buffer = &mut self.buffers[self.lent];
+        self.lent += 1;
+        if (buffer.numel() as i64) < size || buffer.device() != values.device() {
+            // The old one first, so that both are never there at once.
+            *buffer = Tensor::empty([0], (Kind::Float, values.device()));
+            *buffer = Tensor::empty([size], (Kind::Float, values.device()));
+        }
+        let mut lent = buffer.narrow(0, 0, size).view(values.size().as_slice());
+        lent.copy_(values);
+        lent
     }
 }
 
