@@ -6,7 +6,8 @@
 //! and rate, the last checkpoint's tensors and position, and the product must be equal to the bit.
 //!
 //! `cargo test --release -p sdtrain-trainer --test continuation` takes steps 1, 7 and 16 of the first two tables; with
-//! `-- --ignored` it takes every step of them, and steps 1, 7 and 16 of all other combinations.
+//! `-- --ignored` it takes every step of them, and steps 1, 7 and 16 of all other combinations. `SDTRAIN_SWEEP_STEPS=64` makes all
+//! of these runs longer.
 
 use sdtrain_recipe::TrainConfig;
 use sdtrain_torch_test_support::fixture_folder;
@@ -16,6 +17,13 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 const STEPS: u64 = 24;
+
+/// How long each run is.
+fn all_steps() -> u64 {
+    let asked = std::env::var("SDTRAIN_SWEEP_STEPS").ok().map(|text| text.parse().expect("a number of steps"));
+    asked.unwrap_or(STEPS).max(STEPS)
+}
+
 const SOME: [u64; 3] = [1, 7, 16];
 
 const METHODS: [(&str, &[&str]); 6] = [
@@ -81,12 +89,13 @@ impl Project {
             fs::write(images.join(format!("{number}.txt")), caption).expect("there is room");
         }
         let model = fixture_folder().join("tiny_sd1").canonicalize().expect("a fixture");
+        let steps = all_steps();
         let text = format!(
             "name = \"run\"\n[model]\npath = \"{}\"\n[data]\nresolution = 32\nbatch_size = 2\n[data.bucketing]\n\
              enabled = true\nstep = 8\nmin = 16\n[[data.subsets]]\npath = \"images\"\nshuffle_caption = true\nflip = true\n\
              caption_dropout_rate = 0.1\n[lora]\nrank = 2\n[lr_schedule]\ntype = \"cosine\"\nwarmup_steps = 4\n\
-             [ema]\nenabled = true\n[train]\nmax_steps = {STEPS}\ngradient_accumulation_steps = 2\n\
-             threads = 1\n[checkpoint]\nevery_steps = 1\nkeep_last = {STEPS}\n[log]\ntensorboard = false\n",
+             [ema]\nenabled = true\n[train]\nmax_steps = {steps}\ngradient_accumulation_steps = 2\n\
+             threads = 1\n[checkpoint]\nevery_steps = 1\nkeep_last = {steps}\n[log]\ntensorboard = false\n",
             model.display()
         );
         fs::write(folder.path().join("run.toml"), text).expect("there is room");
@@ -112,7 +121,7 @@ impl Project {
         let whole = self.0.path().join("whole");
         self.train(&whole, &settings);
         let expected = Remains::of(&whole, 0);
-        assert_eq!(expected.metrics.len() as u64, STEPS, "{name}");
+        assert_eq!(expected.metrics.len() as u64, all_steps(), "{name}");
         for &step in steps {
             let continued = self.0.path().join("continued");
             let checkpoint = Path::new("checkpoints").join(format!("step-{step:06}"));
@@ -145,9 +154,9 @@ impl Remains {
             format!("{} {} {} {} {}", line["step"], line["epoch"], line["loss"], line["grad_norm"], line["lr"])
         });
         let metrics: Vec<String> = metrics.collect();
-        assert_eq!(metrics.len() as u64, STEPS - after);
+        assert_eq!(metrics.len() as u64, all_steps() - after);
         let mut files = Vec::new();
-        let last = format!("checkpoints/step-{STEPS:06}");
+        let last = format!("checkpoints/step-{:06}", all_steps());
         let products = fs::read_dir(folder).expect("a run writes there").map(|entry| entry.expect("readable").path());
         let products = products.filter(|path| path.extension().is_some_and(|ending| ending == "safetensors"));
         let names = products.map(|path| path.file_name().expect("a file").to_string_lossy().into_owned());
@@ -209,13 +218,13 @@ fn each_optimizer_and_each_precision_continue_to_the_bit() {
 #[test]
 #[ignore = "minutes: every step of both tables"]
 fn each_method_continues_to_the_bit_from_every_step() {
-    check(&first_table(), &(1..STEPS).collect::<Vec<_>>());
+    check(&first_table(), &(1..all_steps()).collect::<Vec<_>>());
 }
 
 #[test]
 #[ignore = "minutes: every step of both tables"]
 fn each_optimizer_and_each_precision_continue_to_the_bit_from_every_step() {
-    check(&second_table(), &(1..STEPS).collect::<Vec<_>>());
+    check(&second_table(), &(1..all_steps()).collect::<Vec<_>>());
 }
 
 #[test]
