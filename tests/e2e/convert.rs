@@ -1,7 +1,9 @@
 //! Models in other formats draw the same pictures.
 
-use crate::project::Project;
+use crate::project::{Project, fixture};
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 #[test]
 fn the_built_in_base_draws_the_same_as_a_folder_and_as_a_file() {
@@ -37,4 +39,59 @@ fn nothing_of_anybody_else_is_lost() {
     let (_, said) = project.expect(7, &["convert", "model/whole.safetensors", "model", "--to", "diffusers"]);
     assert!(said.contains("whole.safetensors"), "{said}");
     assert!(project.path("model/whole.safetensors").is_file());
+}
+
+/// Every weight file below a folder with its content.
+fn weights(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for part in ["unet", "vae", "text_encoder"] {
+        for entry in fs::read_dir(folder.join(part)).expect("a part of a model").flatten() {
+            let name = format!("{part}/{}", entry.file_name().to_string_lossy());
+            if name.ends_with(".safetensors") {
+                found.insert(name, fs::read(entry.path()).expect("readable"));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_model_of_the_sd2_family_is_recognised_converted_there_and_back_and_trained() {
+    let project = Project::new();
+    let sd2 = fixture("tiny_sd2").display().to_string();
+    let (said, _) = project.expect(0, &["inspect", &sd2]);
+    assert!(said.contains("sd2"), "{said}");
+    project.expect(0, &["convert", &sd2, "single.safetensors", "--to", "single-file"]);
+    let (said, _) = project.expect(0, &["inspect", "single.safetensors"]);
+    assert!(said.contains("SD2 checkpoint"), "{said}");
+    project.expect(0, &["convert", "single.safetensors", "again", "--to", "diffusers"]);
+    assert!(weights(&project.path("again")) == weights(&fixture("tiny_sd2")));
+    // Ten steps from either form are the same, and the LoRA says what it is for.
+    let product = |model: &str, folder: &str| {
+        let path = format!("model.path={model}");
+        project.expect(0, &["--config", "run.toml", "--set", &path, "--output", folder]);
+        let (said, _) = project.expect(0, &["inspect", &format!("{folder}/run.safetensors")]);
+        assert!(said.contains("stable-diffusion-v2-768-v/lora") && said.contains("sd_v2_v"), "{said}");
+        project.path(folder).join("evaluation.json")
+    };
+    let losses = |path| -> serde_json::Value {
+        let text = fs::read_to_string(path).expect("a run writes it");
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let of_folder = losses(product(&sd2, "of-folder"));
+    let single = project.path("single.safetensors").display().to_string();
+    assert_eq!(losses(product(&single, "of-file"))["rows"], of_folder["rows"]);
+}
+
+#[test]
+fn a_family_that_is_not_supported_is_refused_by_name() {
+    let project = Project::new();
+    fs::create_dir_all(project.path("xl/unet")).expect("there is room");
+    project.write(
+        "xl/model_index.json",
+        r#"{"_class_name": "StableDiffusionXLPipeline", "text_encoder": ["transformers", "CLIPTextModel"]}"#,
+    );
+    project.write("xl/unet/config.json", r#"{"in_channels": 4, "use_linear_projection": true}"#);
+    let (_, said) = project.expect(4, &["--config", "run.toml", "--set", "model.path=xl"]);
+    assert!(said.contains("SDXL family; only the SD1 and SD2 families"), "{said}");
 }

@@ -21,8 +21,6 @@ pub fn kohya_metadata(lora: &Lora, config: &LoraConfig) -> BTreeMap<String, Stri
         ("ss_network_module".to_string(), if plain { "networks.lora" } else { "lycoris.kohya" }.to_string()),
         ("ss_network_dim".to_string(), or_none(first.and_then(|m| m.rank()).map(|rank| rank.to_string()))),
         ("ss_network_alpha".to_string(), or_none(alpha.map(|alpha| alpha.to_string()))),
-        ("ss_base_model_version".to_string(), "sd_v1".to_string()),
-        ("ss_v2".to_string(), "False".to_string()),
         ("ss_network_dropout".to_string(), or_none((config.dropout > 0.0).then(|| config.dropout.to_string()))),
         ("ss_scale_weight_norms".to_string(), or_none(config.max_weight_norm.map(|norm| norm.to_string()))),
     ]);

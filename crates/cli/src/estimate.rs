@@ -253,7 +253,7 @@ mod tests {
     fn sd15() -> ModelParts {
         ModelParts {
             kind: String::new(),
-            family: "sd1",
+            family: sdtrain_state_dict::Family::Sd1,
             unet: architecture::unet(&json!({
                 "block_out_channels": [320, 640, 1280, 1280],
                 "cross_attention_dim": 768,

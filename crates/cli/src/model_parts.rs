@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use sdtrain_recipe::{Init, ModelConfig, ModelLocation};
 use sdtrain_state_dict::{
-    FileKind, Reader, SafetensorsFile, UnetInput, canonical_text_encoder, canonical_unet, canonical_vae,
-    check_sd1_folder, ldm_single_file, load_report::parameters_of, open_component, read_json, recognise,
+    Family, FileKind, Reader, SafetensorsFile, canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file,
+    load_report::parameters_of, open_component, read_json, recognise,
 };
 use serde_json::Value as Json;
 
@@ -20,7 +20,7 @@ const POSTER_TINY_HEADER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/post
 pub(crate) struct ModelParts {
     /// What it is, as a user names it.
     pub kind: String,
-    pub family: &'static str,
+    pub family: Family,
     pub unet: Shapes,
     pub vae: Option<Shapes>,
     pub text_encoder: Option<Shapes>,
@@ -42,15 +42,15 @@ impl ModelParts {
         if let Some(vae) = &config.vae {
             parts.vae = Some(vae_at(vae)?);
         }
-        if let Some(family) = config.family.filter(|family| family.name() != parts.family) {
+        if let Some(family) = config.family.filter(|family| family.name() != parts.family.name()) {
             let message = format!(
                 "`{}` looks like `{}`, but the configuration says `{}`",
                 config.path,
-                parts.family,
+                parts.family.name(),
                 family.name()
             );
             return Err(Failure::new(ExitCode::Model, message)
-                .hint(format!("set `model.family = \"{}\"` or remove the key", parts.family)));
+                .hint(format!("set `model.family = \"{}\"` or remove the key", parts.family.name())));
         }
         Ok(parts)
     }
@@ -99,17 +99,15 @@ fn data_length(header: &[u8]) -> Option<usize> {
 
 fn from_file(file: Arc<dyn Reader>, name: &str) -> Result<ModelParts, Failure> {
     let kind = recognise(&file);
-    if !matches!(kind, FileKind::LdmSd1 { input: UnetInput::Plain, .. }) {
-        return Err(Failure::new(
-            ExitCode::Model,
-            format!("`{name}` is a {kind}; training starts from a model of the SD1 family"),
-        )
-        .maybe_hint(lora_hint(&kind)));
-    }
+    let FileKind::Ldm { family, input, .. } = kind else {
+        let message = format!("`{name}` is a {kind}; training starts from a model of the SD1 or SD2 family");
+        return Err(Failure::new(ExitCode::Model, message).maybe_hint(lora_hint(&kind)));
+    };
+    family.check_trainable(input, Path::new(name))?;
     let parts = ldm_single_file(file)?;
     Ok(ModelParts {
         kind: kind.to_string(),
-        family: "sd1",
+        family,
         unet: parameters_of(&parts.unet),
         vae: parts.vae.as_ref().map(|vae| parameters_of(vae)),
         text_encoder: parts.text_encoder.as_ref().map(|encoder| parameters_of(encoder)),
@@ -123,14 +121,14 @@ fn lora_hint(kind: &FileKind) -> Option<String> {
 }
 
 fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failure> {
-    check_sd1_folder(folder)?;
+    let family = Family::of_trainable_folder(folder)?;
     let open = |part: &str, stem: &str| open_component(&folder.join(part), stem, variant);
     let unet = canonical_unet(open("unet", "diffusion_pytorch_model")?)?;
     let vae = canonical_vae(open("vae", "diffusion_pytorch_model")?)?;
     let text_encoder = canonical_text_encoder(open("text_encoder", "model")?)?;
     Ok(ModelParts {
         kind: "diffusers folder".to_owned(),
-        family: "sd1",
+        family,
         unet: parameters_of(&unet),
         vae: Some(parameters_of(&vae)),
         text_encoder: Some(parameters_of(&text_encoder)),
@@ -139,7 +137,7 @@ fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failu
 
 /// A folder of which only the configurations count.
 fn from_configs(folder: &Path) -> Result<ModelParts, Failure> {
-    check_sd1_folder(folder)?;
+    let family = Family::of_trainable_folder(folder)?;
     let read = |part: &str, shapes: fn(&Json) -> Option<Shapes>| {
         let path = folder.join(part).join("config.json");
         shapes(&read_json(&path)?).ok_or_else(|| {
@@ -151,7 +149,7 @@ fn from_configs(folder: &Path) -> Result<ModelParts, Failure> {
     };
     Ok(ModelParts {
         kind: "diffusers configurations, weights drawn from the seed".to_owned(),
-        family: "sd1",
+        family,
         unet: read("unet", architecture::unet)?,
         vae: Some(read("vae", architecture::vae)?),
         text_encoder: Some(read("text_encoder", architecture::text_encoder)?),

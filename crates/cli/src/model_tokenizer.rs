@@ -1,7 +1,7 @@
 //! The tokenizer of a model, to count the tokens of captions without loading the model.
 
 use sdtrain_recipe::{ModelConfig, ModelLocation};
-use sdtrain_state_dict::{Reader, SafetensorsFile};
+use sdtrain_state_dict::{Family, Reader, SafetensorsFile, recognise};
 use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
 
 use crate::commands::convert::model::embedded;
@@ -31,5 +31,9 @@ pub(crate) fn token_limit(tokenizer: &dyn Tokenizer, max_token_length: Option<u3
 }
 
 fn of_file(file: &dyn Reader) -> Result<ClipTokenizer, Failure> {
-    Ok(embedded(file)?.map_or_else(ClipTokenizer::builtin, |(_, tokenizer)| tokenizer))
+    let family = recognise(file).family().unwrap_or(Family::Sd1);
+    match embedded(file, family)? {
+        Some((_, tokenizer)) => Ok(tokenizer),
+        None => Ok(ClipTokenizer::builtin_padded_with(family.pad_token())?),
+    }
 }

@@ -12,7 +12,7 @@ use sdtrain_diffusion::PredictionType;
 use sdtrain_model::{LearnedWord, LoadOptions, StableDiffusion, load};
 use sdtrain_state_dict::maps::textual_inversion::bundled_words;
 use sdtrain_state_dict::metadata::{ModelSpec, architecture};
-use sdtrain_state_dict::{Reader, SafetensorsFile};
+use sdtrain_state_dict::{Family, Reader, SafetensorsFile};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use tch::{Device, Kind};
@@ -62,7 +62,7 @@ fn fold_into(model: &StableDiffusion, adapters: &[WeightedAdapter], args: &Merge
     let side = model.unet.config().sample_size.as_u64().map(|side| side as u32 * model.downscale_factor() as u32);
     let base = args.model.as_deref().unwrap_or_default();
     let spec = ModelSpec {
-        architecture: architecture("sd1", velocity, None),
+        architecture: architecture(model.family, velocity, None),
         // Whose names a single file follows; kohya's scripts write this address, too.
         implementation: "https://github.com/Stability-AI/generative-models".into(),
         resolution: side.map(|side| (side, side)),
@@ -204,7 +204,7 @@ impl Inherited {
 
     /// Files of kohya's scripts and of ours say it; most others are of the family that this program trains.
     fn architecture(&self) -> String {
-        self.architecture.clone().unwrap_or_else(|| architecture("sd1", false, Some("lora")))
+        self.architecture.clone().unwrap_or_else(|| architecture(Family::Sd1, false, Some("lora")))
     }
 }
 

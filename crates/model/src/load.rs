@@ -2,16 +2,17 @@
 
 use crate::builder::{Builder, Source};
 use crate::builtin;
+use crate::config_json::PerBlock;
 use crate::error::{Error, Result};
 use crate::learned_words::LearnedWords;
 use crate::stable_diffusion::{Origin, StableDiffusion};
 use crate::text_encoder::{ClipTextConfig, ClipTextModel};
 use crate::unet::{UNet2DConditionModel, UNetConfig};
 use crate::vae::{AutoencoderKL, VaeConfig};
-use sdtrain_diffusion::{SchedulerClass, SchedulerConfig};
+use sdtrain_diffusion::{PredictionType, SchedulerClass, SchedulerConfig};
 use sdtrain_state_dict::{
-    FileKind, PipelineConfigs, Reader, SafetensorsFile, UnetInput, canonical_text_encoder, canonical_vae,
-    check_sd1_folder, ldm_single_file, open_component, read_json, recognise,
+    Family, FileKind, PipelineConfigs, Reader, SafetensorsFile, canonical_text_encoder, canonical_vae, ldm_single_file,
+    open_component, read_json, recognise, sd2_predicts_noise,
 };
 use sdtrain_tokenizer::ClipTokenizer;
 use serde_json::json;
@@ -107,26 +108,68 @@ impl ModelConfigs {
         ModelConfigs { unet, vae, text_encoder, scheduler: SchedulerConfig::stable_diffusion() }
     }
 
-    /// Whether this is what a reader assumes of a single file that carries no configuration: SD1's sizes, latents and
-    /// noise schedule. Sizes it was trained on, token ids and the sampler make no difference to that.
-    pub(crate) fn is_sd1(&self) -> bool {
+    /// Stable Diffusion 2.x, likewise (<https://huggingface.co/stabilityai/stable-diffusion-2-1>). Whether it predicts the noise or the
+    /// velocity is not said by sizes: see [`sd2_predicts_noise`].
+    pub fn sd2(prediction_type: PredictionType) -> ModelConfigs {
         let sd1 = ModelConfigs::sd1();
-        let unet = UNetConfig { sample_size: sd1.unet.sample_size.clone(), ..self.unet.clone() };
+        let unet = UNetConfig {
+            cross_attention_dim: 1024,
+            attention_head_dim: PerBlock::Each(vec![5, 10, 20, 20]),
+            use_linear_projection: true,
+            upcast_attention: prediction_type == PredictionType::VPrediction,
+            sample_size: json!(if prediction_type == PredictionType::VPrediction { 96 } else { 64 }),
+            ..sd1.unet
+        };
+        let text_encoder = ClipTextConfig {
+            hidden_size: 1024,
+            intermediate_size: 4096,
+            num_hidden_layers: 23,
+            num_attention_heads: 16,
+            hidden_act: "gelu".into(),
+            projection_dim: 512,
+            ..sd1.text_encoder
+        };
+        let scheduler = SchedulerConfig { prediction_type: Some(prediction_type), ..sd1.scheduler };
+        ModelConfigs { unet, vae: sd1.vae, text_encoder, scheduler }
+    }
+
+    /// What a reader assumes of a single file of `family` that carries no configuration.
+    pub fn of_family(family: Family, file: &dyn Reader) -> Result<ModelConfigs> {
+        Ok(match family {
+            Family::Sd2 if sd2_predicts_noise(file)? => ModelConfigs::sd2(PredictionType::Epsilon),
+            Family::Sd2 => ModelConfigs::sd2(PredictionType::VPrediction),
+            _ => ModelConfigs::sd1(),
+        })
+    }
+
+    /// Whether this is what a reader assumes of a single file of `family` that carries no configuration: its sizes, latents and
+    /// noise schedule. Sizes it was trained on, token ids and the sampler make no difference to that.
+    pub(crate) fn is_plain(&self, family: Family) -> bool {
+        let plain = match family {
+            Family::Sd2 => ModelConfigs::sd2(self.scheduler.prediction_type.unwrap_or(PredictionType::Epsilon)),
+            _ => ModelConfigs::sd1(),
+        };
+        let unet = UNetConfig {
+            sample_size: plain.unet.sample_size.clone(),
+            // In f32 either way, here and where it is fused.
+            upcast_attention: plain.unet.upcast_attention,
+            ..self.unet.clone()
+        };
         let vae = VaeConfig {
-            sample_size: sd1.vae.sample_size.clone(),
-            force_upcast: sd1.vae.force_upcast,
+            sample_size: plain.vae.sample_size.clone(),
+            force_upcast: plain.vae.force_upcast,
             ..self.vae.clone()
         };
         let text_encoder = ClipTextConfig {
-            bos_token_id: sd1.text_encoder.bos_token_id,
-            eos_token_id: sd1.text_encoder.eos_token_id,
-            pad_token_id: sd1.text_encoder.pad_token_id,
-            projection_dim: sd1.text_encoder.projection_dim,
+            bos_token_id: plain.text_encoder.bos_token_id,
+            eos_token_id: plain.text_encoder.eos_token_id,
+            pad_token_id: plain.text_encoder.pad_token_id,
+            projection_dim: plain.text_encoder.projection_dim,
             ..self.text_encoder.clone()
         };
         let schedule = |config: &SchedulerConfig| config.for_stable_diffusion().settings(SchedulerClass::Ddim).ok();
-        (unet, vae, text_encoder) == (sd1.unet, sd1.vae, sd1.text_encoder)
-            && schedule(&self.scheduler).is_some_and(|own| Some(own) == schedule(&sd1.scheduler))
+        (unet, vae, text_encoder) == (plain.unet, plain.vae, plain.text_encoder)
+            && schedule(&self.scheduler).is_some_and(|own| Some(own) == schedule(&plain.scheduler))
     }
 }
 
@@ -178,8 +221,8 @@ fn open<T>(location: &str, options: &LoadOptions, build: impl FnOnce(Parts) -> R
 }
 
 fn from_folder<T>(folder: &Path, options: &LoadOptions, build: impl FnOnce(Parts) -> Result<T>) -> Result<T> {
-    let (configs, tokenizer) = described_by(folder)?;
-    let parts = |files| Parts { path: folder, configs, tokenizer, files, options };
+    let (family, configs, tokenizer) = described_by(folder)?;
+    let parts = |files| Parts { path: folder, family, configs, tokenizer, files, options };
     if options.random.is_some() {
         return build(parts(None));
     }
@@ -192,16 +235,16 @@ fn from_folder<T>(folder: &Path, options: &LoadOptions, build: impl FnOnce(Parts
     build(parts(Some(Files { unet: &unet, vae: &vae, text_encoder: &text_encoder })))
 }
 
-/// The configurations and the tokenizer of a diffusers folder.
-fn described_by(folder: &Path) -> Result<(ModelConfigs, ClipTokenizer)> {
-    check_sd1_folder(folder)?;
+/// Family, configurations and tokenizer of a diffusers folder.
+fn described_by(folder: &Path) -> Result<(Family, ModelConfigs, ClipTokenizer)> {
+    let family = Family::of_trainable_folder(folder)?;
     let configs = ModelConfigs {
         unet: UNetConfig::from_json(&read_json(&folder.join("unet/config.json"))?)?,
         vae: VaeConfig::from_json(&read_json(&folder.join("vae/config.json"))?)?,
         text_encoder: ClipTextConfig::from_json(&read_json(&folder.join("text_encoder/config.json"))?)?,
         scheduler: SchedulerConfig::from_file(&folder.join("scheduler/scheduler_config.json"))?,
     };
-    Ok((configs, ClipTokenizer::from_folder(folder.join("tokenizer"))?))
+    Ok((family, configs, ClipTokenizer::from_folder(folder.join("tokenizer"))?))
 }
 
 fn from_single_file<T>(
@@ -211,28 +254,24 @@ fn from_single_file<T>(
 ) -> Result<T> {
     let path = file.path().to_path_buf();
     let kind = recognise(file.as_ref());
-    if kind.family() != Some("sd1") {
-        return Err(Error::Family(format!(
-            "`{}` is a {kind}; only models of the SD1 family are supported",
-            path.display()
-        )));
-    }
-    let (configs, tokenizer) = match (&options.config, embedded(file.as_ref())?) {
-        (Some(folder), _) => described_by(folder)?,
-        (None, Some(embedded)) => embedded,
-        (None, None) => (ModelConfigs::sd1(), ClipTokenizer::builtin()),
+    let FileKind::Ldm { family, input, .. } = kind else {
+        let families = "only whole models of the SD1 and SD2 families can be loaded";
+        return Err(Error::Family(format!("`{}` is a {kind}; {families}", path.display())));
     };
-    let described = |files| Parts { path: &path, configs, tokenizer, files, options };
+    family.check_trainable(input, &path)?;
+    let (configs, tokenizer) = match (&options.config, embedded(file.as_ref(), family)?) {
+        (Some(folder), _) => {
+            let (_, configs, tokenizer) = described_by(folder)?;
+            (configs, tokenizer)
+        }
+        (None, Some(embedded)) => embedded,
+        (None, None) => {
+            (ModelConfigs::of_family(family, file.as_ref())?, ClipTokenizer::builtin_padded_with(family.pad_token())?)
+        }
+    };
+    let described = |files| Parts { path: &path, family, configs, tokenizer, files, options };
     if options.random.is_some() {
         return build(described(None));
-    }
-    if let FileKind::LdmSd1 { input, .. } = &kind
-        && *input != UnetInput::Plain
-    {
-        return Err(Error::Family(format!(
-            "`{}` is a {kind}; only those with plain latents are supported so far",
-            path.display()
-        )));
     }
     let parts = ldm_single_file(file)?;
     let lacks = |part: &str| Error::Family(format!("`{}` holds no {part}", path.display()));
@@ -243,7 +282,7 @@ fn from_single_file<T>(
 
 /// Configurations and tokenizer in the metadata of a single file that this program wrote for a model that differs from SD1
 /// in more than its weights, which a reader could not know.
-fn embedded(file: &dyn Reader) -> Result<Option<(ModelConfigs, ClipTokenizer)>> {
+fn embedded(file: &dyn Reader, family: Family) -> Result<Option<(ModelConfigs, ClipTokenizer)>> {
     let Some((configs, [vocab, merges])) = PipelineConfigs::from_metadata(file.path(), file.metadata())? else {
         return Ok(None);
     };
@@ -254,7 +293,7 @@ fn embedded(file: &dyn Reader) -> Result<Option<(ModelConfigs, ClipTokenizer)>> 
         scheduler: SchedulerConfig::from_json(&configs.scheduler.to_string())?,
     };
     let window = configs.text_encoder.max_position_embeddings as usize;
-    let tokenizer = ClipTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), "<|endoftext|>", window)?;
+    let tokenizer = ClipTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), family.pad_token(), window)?;
     Ok(Some((configs, tokenizer)))
 }
 
@@ -269,6 +308,7 @@ struct Files<'a> {
 /// What a model is made of, found but not read yet.
 struct Parts<'a> {
     path: &'a Path,
+    family: Family,
     configs: ModelConfigs,
     tokenizer: ClipTokenizer,
     /// Absent: weights are drawn from `options.random`.
@@ -307,6 +347,7 @@ impl<'a> Parts<'a> {
         let (vae, text_encoder, unet) = (self.vae()?, self.text_encoder()?, self.unet()?);
         Ok(StableDiffusion {
             path: self.path.to_path_buf(),
+            family: self.family,
             tokenizer: Rc::new(self.tokenizer),
             learned: LearnedWords::default(),
             text_encoder,
@@ -331,7 +372,7 @@ fn other_vae(path: &Path, config: &VaeConfig, kind: Kind, device: Device) -> Res
     } else {
         let file = SafetensorsFile::open(path)?;
         // A whole model of this program says how its VAE is made.
-        own_config = embedded(&file)?.map_or_else(|| config.clone(), |(configs, _)| configs.vae);
+        own_config = embedded(&file, Family::Sd1)?.map_or_else(|| config.clone(), |(configs, _)| configs.vae);
         (Box::new(file), &own_config)
     };
     let reader = canonical_vae(file)?;
@@ -341,17 +382,15 @@ fn other_vae(path: &Path, config: &VaeConfig, kind: Kind, device: Device) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config_json::PerBlock;
-    use sdtrain_diffusion::PredictionType;
 
     #[test]
     fn what_a_reader_cannot_know_of_a_single_file_makes_it_no_plain_sd1() {
         let sd1 = ModelConfigs::sd1();
-        assert!(sd1.is_sd1());
+        assert!(sd1.is_plain(Family::Sd1));
         let mut trained_larger = sd1.clone();
         trained_larger.unet.sample_size = json!(96);
         trained_larger.scheduler.class_name = Some("DDIMScheduler".into());
-        assert!(trained_larger.is_sd1());
+        assert!(trained_larger.is_plain(Family::Sd1));
         let mut other_heads = sd1.clone();
         other_heads.unet.attention_head_dim = PerBlock::All(4);
         let mut other_latents = sd1.clone();
@@ -361,7 +400,7 @@ mod tests {
         let mut zero_snr = sd1.clone();
         zero_snr.scheduler.rescale_betas_zero_snr = Some(true);
         for other in [other_heads, other_latents, velocity, zero_snr] {
-            assert!(!other.is_sd1());
+            assert!(!other.is_plain(Family::Sd1));
         }
     }
 }

@@ -99,14 +99,14 @@ impl StableDiffusion {
     }
 
     /// Writes one `.safetensors` file with the original (LDM) names, in `kind` or as kept. `metadata` joins the header.
-    /// Models that differ from SD1 in sizes or noise schedule carry their configurations and tokenizer in it, too.
+    /// Models that differ from their family in sizes or noise schedule carry their configurations and tokenizer in it, too.
     pub fn save_single_file(&self, path: &Path, kind: Option<Kind>, metadata: &BTreeMap<String, String>) -> Result<()> {
         let [unet, vae, text_encoder] = self.networks(kind)?;
         let mut metadata = metadata.clone();
-        if !self.configs().is_sd1() {
+        if !self.configs().is_plain(self.family) {
             metadata.extend(self.pipeline_configs().to_metadata(&self.tokenizer.files()));
         }
-        let joined = to_ldm(&unet, &vae, &text_encoder)?;
+        let joined = to_ldm(self.family, &unet, &vae, &text_encoder)?;
         Ok(write_source(path, &FromReader(&joined), &metadata)?)
     }
 

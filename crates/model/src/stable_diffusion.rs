@@ -8,6 +8,7 @@ use crate::text_encoder::ClipTextModel;
 use crate::unet::UNet2DConditionModel;
 use crate::vae::AutoencoderKL;
 use sdtrain_diffusion::SchedulerConfig;
+use sdtrain_state_dict::Family;
 use sdtrain_tokenizer::ClipTokenizer;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -15,10 +16,12 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
-/// A loaded model of the SD1 family.
+/// A loaded model of a family with one CLIP text encoder.
 pub struct StableDiffusion {
     /// Where it came from, for messages and metadata.
     pub path: PathBuf,
+    /// What it is one of: what its files are called like, and adapters for it say of themselves.
+    pub family: Family,
     /// Text to ids, with the vocabulary that the model came with.
     pub tokenizer: Rc<ClipTokenizer>,
     /// Words beyond it.

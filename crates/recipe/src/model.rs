@@ -81,6 +81,8 @@ impl Default for ModelConfig {
 pub enum Family {
     /// Stable Diffusion 1.x and every model of its shape.
     Sd1,
+    /// Stable Diffusion 2.x, of the noise or in v-prediction.
+    Sd2,
 }
 
 impl Family {
@@ -88,6 +90,7 @@ impl Family {
     pub fn name(self) -> &'static str {
         match self {
             Family::Sd1 => "sd1",
+            Family::Sd2 => "sd2",
         }
     }
 }

@@ -78,33 +78,6 @@ impl PipelineConfigs {
     }
 }
 
-/// That `folder` is a diffusers folder of a model that can be trained: of the SD1 family, with plain latents as input.
-pub fn check_sd1_folder(folder: &Path) -> Result<()> {
-    let wrong = |reason: String| Err(Error::WrongKind { path: folder.to_path_buf(), reason });
-    let index = folder.join("model_index.json");
-    if !index.is_file() {
-        return wrong("is no diffusers folder: it has no `model_index.json`".to_string());
-    }
-    let index = read_json(&index)?;
-    let class = index["_class_name"].as_str().unwrap_or_default();
-    let text_encoder = index["text_encoder"][1].as_str().unwrap_or("CLIPTextModel");
-    if !class.starts_with("StableDiffusion") || class.contains("XL") || text_encoder != "CLIPTextModel" {
-        return wrong(format!(
-            "is a `{class}` with a `{text_encoder}`; only models of the SD1 family are supported so far"
-        ));
-    }
-    let unet = read_json(&folder.join("unet/config.json"))?;
-    if unet["cross_attention_dim"] == 1024 {
-        return wrong("is a model of the SD2 family; only the SD1 family is supported so far".to_string());
-    }
-    match unet["in_channels"].as_u64().unwrap_or(4) {
-        4 => Ok(()),
-        channels => wrong(format!(
-            "has a UNet with {channels} input channels, for inpainting or editing; only those with 4 are supported so far"
-        )),
-    }
-}
-
 /// A parsed JSON file of a model folder.
 pub fn read_json(path: &Path) -> Result<Json> {
     let parsed = fs::read(path).and_then(|text| serde_json::from_slice(&text).map_err(std::io::Error::other));

@@ -8,6 +8,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::family::Family;
 use crate::write::{TensorSource, write_to};
 
 /// kohya's legacy hashes look at 64 KiB from here on.
@@ -143,13 +144,13 @@ pub struct ModelSpec {
 }
 
 /// The ModelSpec architecture of a family, with `adapter` such as `lora` or `textual-inversion` where it is one.
-pub fn architecture(family: &str, v_prediction: bool, adapter: Option<&str>) -> String {
+pub fn architecture(family: Family, v_prediction: bool, adapter: Option<&str>) -> String {
     let base = match (family, v_prediction) {
-        ("sd1", _) => "stable-diffusion-v1",
-        ("sd2", false) => "stable-diffusion-v2-512",
-        ("sd2", true) => "stable-diffusion-v2-768-v",
-        ("sdxl", _) => "stable-diffusion-xl-v1-base",
-        (other, _) => other,
+        (Family::Sd1, _) => "stable-diffusion-v1",
+        (Family::Sd2, false) => "stable-diffusion-v2-512",
+        (Family::Sd2, true) => "stable-diffusion-v2-768-v",
+        (Family::Sdxl, _) => "stable-diffusion-xl-v1-base",
+        (Family::SdxlRefiner, _) => "stable-diffusion-xl-v1-refiner",
     };
     match adapter {
         Some(adapter) => format!("{base}/{adapter}"),

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use crate::family::Family;
 use crate::maps::lora_tensor::{LoraKind, LoraTensor};
-use crate::maps::{clip, lora_kohya, lora_peft, textual_inversion, vae};
+use crate::maps::{clip, lora_kohya, lora_peft, open_clip, textual_inversion, vae};
 use crate::reader::{Reader, TensorInfo};
 
 /// What a UNet takes in besides the noisy latents, told by its input channels.
@@ -20,12 +21,27 @@ pub enum UnetInput {
 }
 
 impl UnetInput {
+    /// That of a UNet with so many input channels.
+    pub fn of_channels(channels: usize) -> UnetInput {
+        match channels {
+            4 => UnetInput::Plain,
+            8 => UnetInput::Edit,
+            9 => UnetInput::Inpaint,
+            other => UnetInput::Other(other),
+        }
+    }
+
     fn from_conv_in(info: &TensorInfo) -> UnetInput {
-        match info.shape.get(1) {
-            Some(4) => UnetInput::Plain,
-            Some(8) => UnetInput::Edit,
-            Some(9) => UnetInput::Inpaint,
-            other => UnetInput::Other(other.copied().unwrap_or(0)),
+        UnetInput::of_channels(info.shape.get(1).copied().unwrap_or(0))
+    }
+
+    /// In words behind a kind of model; empty for plain latents.
+    pub fn note(self) -> String {
+        match self {
+            UnetInput::Plain => String::new(),
+            UnetInput::Inpaint => " for inpainting".to_string(),
+            UnetInput::Edit => " for editing by instruction".to_string(),
+            UnetInput::Other(channels) => format!(" with {channels} input channels"),
         }
     }
 }
@@ -33,8 +49,10 @@ impl UnetInput {
 /// The kinds of files that are told apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileKind {
-    /// A single-file SD1 checkpoint.
-    LdmSd1 {
+    /// A whole model in one file, under the original names.
+    Ldm {
+        /// Its family.
+        family: Family,
         /// What the UNet takes in.
         input: UnetInput,
         /// Whether a VAE is inside.
@@ -42,18 +60,6 @@ pub enum FileKind {
         /// Whether a text encoder is inside.
         text_encoder: bool,
     },
-    /// A single-file SD2 checkpoint.
-    LdmSd2 {
-        /// What the UNet takes in.
-        input: UnetInput,
-    },
-    /// A single-file SDXL checkpoint.
-    LdmSdxl {
-        /// What the UNet takes in.
-        input: UnetInput,
-    },
-    /// The single-file SDXL refiner.
-    LdmSdxlRefiner,
     /// A ControlNet, in either naming.
     ControlNet,
     /// A UNet under diffusers' names.
@@ -110,19 +116,13 @@ pub enum FileKind {
 impl FileKind {
     /// Whether it is a whole model in one file.
     pub fn is_model(&self) -> bool {
-        matches!(
-            self,
-            FileKind::LdmSd1 { .. } | FileKind::LdmSd2 { .. } | FileKind::LdmSdxl { .. } | FileKind::LdmSdxlRefiner
-        )
+        matches!(self, FileKind::Ldm { .. })
     }
 
-    /// The model family of a whole checkpoint, as `model.family` is written.
-    pub fn family(&self) -> Option<&'static str> {
+    /// The family of a whole model.
+    pub fn family(&self) -> Option<Family> {
         match self {
-            FileKind::LdmSd1 { .. } => Some("sd1"),
-            FileKind::LdmSd2 { .. } => Some("sd2"),
-            FileKind::LdmSdxl { .. } => Some("sdxl"),
-            FileKind::LdmSdxlRefiner => Some("sdxl_refiner"),
+            FileKind::Ldm { family, .. } => Some(*family),
             _ => None,
         }
     }
@@ -131,12 +131,11 @@ impl FileKind {
 impl fmt::Display for FileKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            FileKind::LdmSd1 { input, .. } => write!(f, "single-file SD1 checkpoint{}", note(*input)),
-            FileKind::LdmSd2 { input } => write!(f, "single-file SD2 checkpoint{}", note(*input)),
-            FileKind::LdmSdxl { input } => write!(f, "single-file SDXL checkpoint{}", note(*input)),
-            FileKind::LdmSdxlRefiner => f.write_str("single-file SDXL refiner checkpoint"),
+            FileKind::Ldm { family, input, .. } => {
+                write!(f, "single-file {} checkpoint{}", family.title(), input.note())
+            }
             FileKind::ControlNet => f.write_str("ControlNet"),
-            FileKind::DiffusersUnet { input, .. } => write!(f, "diffusers UNet{}", note(*input)),
+            FileKind::DiffusersUnet { input, .. } => write!(f, "diffusers UNet{}", input.note()),
             FileKind::Vae { diffusers: true } => f.write_str("diffusers VAE"),
             FileKind::Vae { diffusers: false } => f.write_str("VAE under the original names"),
             FileKind::ClipText { .. } => f.write_str("CLIP text encoder"),
@@ -149,15 +148,6 @@ impl fmt::Display for FileKind {
     }
 }
 
-fn note(input: UnetInput) -> String {
-    match input {
-        UnetInput::Plain => String::new(),
-        UnetInput::Inpaint => " for inpainting".to_string(),
-        UnetInput::Edit => " for editing by instruction".to_string(),
-        UnetInput::Other(channels) => format!(" with {channels} input channels"),
-    }
-}
-
 /// Says what a file is. The order of the questions matters: a checkpoint contains the names of smaller files.
 pub fn recognise(reader: &dyn Reader) -> FileKind {
     let names = reader.names();
@@ -166,19 +156,20 @@ pub fn recognise(reader: &dyn Reader) -> FileKind {
 
     if let Some(conv_in) = reader.info("model.diffusion_model.input_blocks.0.0.weight") {
         let input = UnetInput::from_conv_in(conv_in);
-        if has("conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias") {
-            return FileKind::LdmSdxl { input };
-        }
-        if has("conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias") {
-            return FileKind::LdmSdxlRefiner;
-        }
         let context = reader
             .info("model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight")
             .and_then(|info| info.shape.last());
-        if context == Some(&1024) || any("cond_stage_model.model.") {
-            return FileKind::LdmSd2 { input };
-        }
-        return FileKind::LdmSd1 { input, vae: any("first_stage_model."), text_encoder: any(clip::LDM_PREFIX) };
+        let family = if has("conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias") {
+            Family::Sdxl
+        } else if has("conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias") {
+            Family::SdxlRefiner
+        } else if context == Some(&1024) || any(open_clip::LDM_PREFIX) {
+            Family::Sd2
+        } else {
+            Family::Sd1
+        };
+        let text_encoder = any(clip::LDM_PREFIX) || any(open_clip::LDM_PREFIX) || any("conditioner.embedders.");
+        return FileKind::Ldm { family, input, vae: any("first_stage_model."), text_encoder };
     }
     if has("control_model.time_embed.0.weight")
         || has("controlnet_cond_embedding.conv_in.weight")

@@ -7,24 +7,26 @@ use std::sync::Arc;
 use crate::canonical::{UNET_PREFIX, VAE_PREFIX, canonical_text_encoder, canonical_unet, canonical_vae, has_prefix};
 
 use crate::error::{Error, Result};
+use crate::family::Family;
 use crate::maps::ldm_sd::{self, UnetLayout};
 use crate::maps::{clip, vae};
+use crate::open_clip::{FromOpenClip, ToOpenClip};
 use crate::reader::{Joined, Reader};
 use crate::renamed::Renamed;
 
-/// The networks of a single-file SD1 checkpoint under diffusers' names.
+/// The networks of a single-file checkpoint of a family with one text encoder under diffusers' names.
 pub struct LdmSingleFile {
     /// The UNet.
     pub unet: Renamed<Arc<dyn Reader>>,
     /// The VAE; many files leave it out.
     pub vae: Option<Renamed<Arc<dyn Reader>>>,
     /// The text encoder, with `text_model.` in front of its names.
-    pub text_encoder: Option<Renamed<Arc<dyn Reader>>>,
+    pub text_encoder: Option<Box<dyn Reader>>,
     /// Tensors that belong to none of them and are not known to be needless.
     pub leftover: Vec<String>,
 }
 
-/// Reads a single-file SD1 checkpoint. How deep the networks are is read off their names.
+/// Reads a single-file checkpoint of the SD1 or SD2 family. How deep the networks are is read off their names.
 pub fn ldm_single_file(file: Arc<dyn Reader>) -> Result<LdmSingleFile> {
     if !has_prefix(&file, UNET_PREFIX) {
         return Err(Error::WrongKind {
@@ -36,27 +38,34 @@ pub fn ldm_single_file(file: Arc<dyn Reader>) -> Result<LdmSingleFile> {
     let vae = has_prefix(&file, VAE_PREFIX).then(|| canonical_vae(file.clone())).transpose()?;
     // Position numbers alone are no text encoder.
     let is_text = |name: &&str| name.starts_with(clip::LDM_PREFIX) && clip::canonical_name(name).is_some();
-    let with_text = file.names().iter().any(is_text);
-    let text_encoder = with_text.then(|| canonical_text_encoder(file.clone())).transpose()?;
-
-    let parts = [Some(&unet), vae.as_ref(), text_encoder.as_ref()];
+    let text_encoder: Option<Box<dyn Reader>> =
+        if file.names().into_iter().any(FromOpenClip::<Arc<dyn Reader>>::is_of_it) {
+            Some(Box::new(FromOpenClip::new(file.clone())?))
+        } else if file.names().iter().any(is_text) {
+            Some(Box::new(canonical_text_encoder(file.clone())?))
+        } else {
+            None
+        };
     let originals = |part| -> Vec<&str> {
         let part: &Renamed<Arc<dyn Reader>> = part;
         part.names().into_iter().filter_map(|name| part.original_name(name)).collect()
     };
-    let used: HashSet<&str> = parts.into_iter().flatten().flat_map(originals).collect();
+    let mut used: HashSet<&str> = [Some(&unet), vae.as_ref()].into_iter().flatten().flat_map(originals).collect();
+    let of_text = |name: &&str| is_text(name) || FromOpenClip::<Arc<dyn Reader>>::is_of_it(name);
+    used.extend(file.names().into_iter().filter(of_text));
     let left = |name: &&str| !used.contains(name) && !is_needless(name);
     let leftover = file.names().into_iter().filter(left).map(str::to_string).collect();
     Ok(LdmSingleFile { unet, vae, text_encoder, leftover })
 }
 
-/// Three networks under diffusers' names as one reader under the names of a single-file SD1 checkpoint, ready for
+/// Three networks under diffusers' names as one reader under the names of a single-file checkpoint of `family`, ready for
 /// [`crate::write_source`] through [`crate::FromReader`].
 pub fn to_ldm<'r>(
+    family: Family,
     unet: &'r dyn Reader,
     vae: &'r dyn Reader,
     text_encoder: &'r dyn Reader,
-) -> Result<Joined<Renamed<&'r dyn Reader>>> {
+) -> Result<Joined<Box<dyn Reader + 'r>>> {
     let layout = UnetLayout::from_diffusers_names(unet.names()).ok_or_else(|| Error::WrongKind {
         path: unet.path().to_path_buf(),
         reason: "is no diffusers UNet: no `down_blocks` were found".to_string(),
@@ -70,9 +79,13 @@ pub fn to_ldm<'r>(
         let shape = vae::shape_in_ldm(&current, shape);
         Some((format!("{VAE_PREFIX}{}", vae::vae_to_ldm(&current, levels)?), shape))
     })?;
-    let text_encoder =
-        renamed_fully(text_encoder, |name, shape| Some((clip::to_ldm(&clip::canonical_name(name)?)?, shape.to_vec())))?;
-    Joined::new(Path::new("single-file checkpoint"), vec![unet, vae, text_encoder])
+    let text_encoder: Box<dyn Reader> = match family {
+        Family::Sd2 => Box::new(ToOpenClip::new(text_encoder)?),
+        _ => Box::new(renamed_fully(text_encoder, |name, shape| {
+            Some((clip::to_ldm(&clip::canonical_name(name)?)?, shape.to_vec()))
+        })?),
+    };
+    Joined::new(Path::new("single-file checkpoint"), vec![Box::new(unet), Box::new(vae), text_encoder])
 }
 
 // What is about to be saved must not lose a tensor silently.
@@ -95,7 +108,7 @@ fn renamed_fully(
 
 /// Tensors that files carry although nobody needs them: schedules, averaged copies, position numbers, training losses.
 pub fn is_needless(name: &str) -> bool {
-    const STARTS: [&str; 11] = [
+    const STARTS: [&str; 12] = [
         "betas",
         "alphas_cumprod",
         "sqrt_",
@@ -105,6 +118,7 @@ pub fn is_needless(name: &str) -> bool {
         "lvlb_weights",
         "model_ema.",
         "cond_stage_model.model.logit_scale",
+        "cond_stage_model.model.text_projection",
         "first_stage_model.loss.",
         "loss.",
     ];

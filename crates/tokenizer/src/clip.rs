@@ -48,6 +48,15 @@ impl ClipTokenizer {
             .expect("the built-in vocabulary holds its marks")
     }
 
+    /// The same with another token to fill a window with: SD2 has `!`.
+    ///
+    /// # Errors
+    /// Where the vocabulary does not hold it.
+    pub fn builtin_padded_with(pad_token: &str) -> Result<ClipTokenizer> {
+        ClipTokenizer::new(Vocabulary::builtin(), SpecialTokens::with_pad(pad_token), DEFAULT_WINDOW)
+            .map_err(|reason| Error::bad_file("the built-in vocabulary", reason))
+    }
+
     /// From the content of `vocab.json` and `merges.txt`.
     pub fn from_parts(vocab_json: &[u8], merges_txt: &[u8], pad_token: &str, window: usize) -> Result<ClipTokenizer> {
         let vocab = (Path::new("vocab.json"), vocab_json);

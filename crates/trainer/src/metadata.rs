@@ -3,6 +3,7 @@
 use sdtrain_diffusion::PredictionType;
 use sdtrain_optimizer::ParamGroup;
 use sdtrain_recipe::{FloatType, TrainConfig};
+use sdtrain_state_dict::Family;
 use sdtrain_state_dict::metadata::{ModelSpec, architecture};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,6 +20,8 @@ pub struct RunFacts<'a> {
     pub max_train_steps: u64,
     /// The trained groups.
     pub groups: &'a [ParamGroup],
+    /// The model's family.
+    pub family: Family,
     /// What the model predicts.
     pub prediction_type: PredictionType,
     /// Whether the last timestep is pure noise.
@@ -46,7 +49,10 @@ pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch
         FloatType::Fp32 => "no",
         other => other.name(),
     };
+    let v_prediction = facts.prediction_type == PredictionType::VPrediction;
     let entries = [
+        ("ss_v2", python_bool(facts.family == Family::Sd2)),
+        ("ss_base_model_version", facts.family.kohya_version(v_prediction).to_string()),
         ("ss_output_name", config.name.clone()),
         ("ss_learning_rate", config.optimizer.learning_rate().to_string()),
         ("ss_unet_lr", or_none(unet_rate)),
@@ -90,13 +96,11 @@ pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch
         ("sdtrain.version", env!("CARGO_PKG_VERSION").to_string()),
     ];
     let spec = ModelSpec {
-        architecture: architecture("sd1", facts.prediction_type == PredictionType::VPrediction, facts.adapter),
+        architecture: architecture(facts.family, v_prediction, facts.adapter),
         implementation: "diffusers".into(),
         title: config.name.clone(),
         resolution: Some(resolution),
-        prediction_type: Some(
-            if facts.prediction_type == PredictionType::VPrediction { "v" } else { "epsilon" }.into(),
-        ),
+        prediction_type: Some(if v_prediction { "v" } else { "epsilon" }.into()),
         encoder_layer: facts.clip_skip,
         ..ModelSpec::default()
     };

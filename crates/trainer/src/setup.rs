@@ -105,6 +105,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         num_batches_per_epoch: data.report().batches_per_epoch,
         max_train_steps: total_steps,
         groups: optimizer.groups(),
+        family: model.family,
         prediction_type,
         zero_terminal_snr: model.scheduler.rescale_betas_zero_snr == Some(true),
         adapter: trainable.adapter_kind(),

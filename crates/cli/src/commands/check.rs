@@ -262,7 +262,7 @@ fn summary(
         let _ = writeln!(text, "{label:<10} {value}");
     };
     line("run", format!("`{}`, method `{}`, seed {}", config.name, config.method.name(), config.seed));
-    line("model", format!("`{}`: {}, family `{}`", config.model.path, parts.kind, parts.family));
+    line("model", format!("`{}`: {}, family `{}`", config.model.path, parts.kind, parts.family.name()));
     let networks =
         [("unet", Some(&parts.unet)), ("vae", parts.vae.as_ref()), ("text_encoder", parts.text_encoder.as_ref())];
     let counts: Vec<String> = networks

@@ -2,7 +2,7 @@
 
 use sdtrain_diffusion::PredictionType;
 use sdtrain_model::{Frozen, LoadOptions, Parameters, PromptReading, StableDiffusion, load};
-use sdtrain_state_dict::{Reader, SafetensorsFile};
+use sdtrain_state_dict::{FromReader, Reader, SafetensorsFile, sd2_predicts_noise, write_source};
 use sdtrain_tokenizer::Tokenizer;
 use sdtrain_torch_test_support::{assert_equal, fixture_folder};
 use std::collections::BTreeMap;
@@ -24,6 +24,9 @@ fn refused(path: &Path, options: &LoadOptions) -> String {
         Err(error) => error.to_string(),
     }
 }
+
+/// The tiny models of the families with one text encoder.
+const TINY: [&str; 2] = ["tiny_sd1", "tiny_sd2"];
 
 fn tiny_folder() -> StableDiffusion {
     loaded(&fixture_folder().join("tiny_sd1"), &options())
@@ -57,35 +60,64 @@ fn assert_same_model(found: &StableDiffusion, expected: &StableDiffusion) {
 
 #[test]
 fn a_folder_and_a_single_file_of_one_model_are_equal() {
-    let single = LoadOptions { config: Some(fixture_folder().join("tiny_sd1")), ..options() };
-    assert_same_model(&loaded(&fixture_folder().join("tiny_sd1.safetensors"), &single), &tiny_folder());
+    for name in TINY {
+        let folder = fixture_folder().join(name);
+        let single = LoadOptions { config: Some(folder.clone()), ..options() };
+        let file = fixture_folder().join(format!("{name}.safetensors"));
+        assert_same_model(&loaded(&file, &single), &loaded(&folder, &options()));
+    }
 }
 
 #[test]
 fn a_saved_folder_loads_as_the_same_model() {
-    let scratch = tempfile::tempdir().expect("a temporary folder");
-    let (model, folder) = (tiny_folder(), scratch.path().join("model"));
-    model.save_folder(&folder, None).expect("there is room");
-    assert_same_model(&loaded(&folder, &options()), &model);
-    // Saving over it replaces it and leaves nothing else behind.
-    model.save_folder(&folder, None).expect("there is room");
-    assert_eq!(std::fs::read_dir(scratch.path()).expect("it exists").count(), 1);
+    for name in TINY {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let (model, folder) = (loaded(&fixture_folder().join(name), &options()), scratch.path().join("model"));
+        model.save_folder(&folder, None).expect("there is room");
+        assert_same_model(&loaded(&folder, &options()), &model);
+        // Saving over it replaces it and leaves nothing else behind.
+        model.save_folder(&folder, None).expect("there is room");
+        assert_eq!(std::fs::read_dir(scratch.path()).expect("it exists").count(), 1);
+    }
 }
 
 #[test]
 fn a_saved_single_file_describes_itself_and_loads_as_the_same_model() {
+    for name in TINY {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let model = loaded(&fixture_folder().join(name), &options());
+        let path = scratch.path().join("model.safetensors");
+        let metadata = BTreeMap::from([("modelspec.title".to_string(), "a test".to_string())]);
+        model.save_single_file(&path, None, &metadata).expect("there is room");
+        assert_same_model(&loaded(&path, &options()), &model);
+        let file = SafetensorsFile::open(&path).expect("it was just written");
+        assert_eq!(file.metadata()["modelspec.title"], "a test");
+        // The same names and shapes as the file that was written beside diffusers.
+        let theirs = fixture_folder().join(format!("{name}.safetensors"));
+        let theirs = SafetensorsFile::open(theirs).expect("a fixture");
+        assert_eq!(file.names(), theirs.names());
+        for name in file.names() {
+            assert_eq!(file.info(name), theirs.info(name), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_single_file_of_sd2_says_what_it_predicts_or_predicts_the_velocity() {
     let scratch = tempfile::tempdir().expect("a temporary folder");
-    let (model, path) = (tiny_folder(), scratch.path().join("model.safetensors"));
-    let metadata = BTreeMap::from([("modelspec.title".to_string(), "a test".to_string())]);
-    model.save_single_file(&path, None, &metadata).expect("there is room");
-    assert_same_model(&loaded(&path, &options()), &model);
-    let file = SafetensorsFile::open(&path).expect("it was just written");
-    assert_eq!(file.metadata()["modelspec.title"], "a test");
-    // The same names and shapes as the file that was written beside diffusers.
-    let theirs = SafetensorsFile::open(fixture_folder().join("tiny_sd1.safetensors")).expect("a fixture");
-    assert_eq!(file.names(), theirs.names());
-    for name in file.names() {
-        assert_eq!(file.info(name), theirs.info(name), "{name}");
+    let theirs = SafetensorsFile::open(fixture_folder().join("tiny_sd2.safetensors")).expect("a fixture");
+    let said = |key: &str, value: &str| BTreeMap::from([(key.to_string(), value.to_string())]);
+    for (metadata, predicts_noise) in [
+        (BTreeMap::new(), false),
+        (said("modelspec.prediction_type", "epsilon"), true),
+        (said("modelspec.prediction_type", "v"), false),
+        (said("modelspec.architecture", "stable-diffusion-v2-512"), true),
+        (said("modelspec.architecture", "stable-diffusion-v2-768-v"), false),
+    ] {
+        let path = scratch.path().join("model.safetensors");
+        write_source(&path, &FromReader(&theirs), &metadata).expect("there is room");
+        let file = SafetensorsFile::open(&path).expect("it was just written");
+        assert_eq!(sd2_predicts_noise(&file).expect("readable"), predicts_noise, "{metadata:?}");
     }
 }
 

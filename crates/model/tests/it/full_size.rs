@@ -1,10 +1,11 @@
-//! Names and shapes of SD1.5 at its full size, in both namings, without its gigabytes.
+//! Names and shapes of SD1.5 and SD2.1 at their full size, in both namings, without their gigabytes.
 
+use sdtrain_diffusion::PredictionType;
 use sdtrain_model::text_encoder::ClipTextModel;
 use sdtrain_model::unet::UNet2DConditionModel;
 use sdtrain_model::vae::AutoencoderKL;
 use sdtrain_model::{Builder, ModelConfigs, Parameters, Source, TensorReader};
-use sdtrain_state_dict::{Reader, to_ldm};
+use sdtrain_state_dict::{Family, Reader, to_ldm};
 use sdtrain_torch_test_support::fixture_folder;
 use std::collections::BTreeMap;
 use tch::{Device, Kind};
@@ -17,8 +18,7 @@ struct Networks {
     text_encoder: ClipTextModel,
 }
 
-fn networks() -> Networks {
-    let configs = ModelConfigs::sd1();
+fn networks(configs: ModelConfigs) -> Networks {
     let b = || Builder::new(Source::Shapes, Kind::Float, Device::Cpu);
     Networks {
         unet: UNet2DConditionModel::new(b(), &configs.unet).expect("no weights are needed"),
@@ -48,7 +48,7 @@ fn listed(name: &str) -> (Shapes, Shapes) {
 
 #[test]
 fn sd15_has_diffusers_names_and_shapes() {
-    let networks = networks();
+    let networks = networks(ModelConfigs::sd1());
     let of = |parameters: &Parameters| shapes(&TensorReader::of(parameters, None));
     assert_eq!(of(networks.unet.parameters()), listed("unet_sd15.tsv").0);
     assert_eq!(of(networks.vae.parameters()), listed("vae.tsv").0);
@@ -60,11 +60,11 @@ fn sd15_has_diffusers_names_and_shapes() {
 
 #[test]
 fn sd15_has_the_names_and_shapes_of_single_files() {
-    let networks = networks();
+    let networks = networks(ModelConfigs::sd1());
     let [unet, vae, text_encoder] =
         [networks.unet.parameters(), networks.vae.parameters(), networks.text_encoder.parameters()]
             .map(|parameters| TensorReader::of(parameters, None));
-    let joined = to_ldm(&unet, &vae, &text_encoder).expect("every tensor has its place");
+    let joined = to_ldm(Family::Sd1, &unet, &vae, &text_encoder).expect("every tensor has its place");
     let lists = ["unet_sd15.tsv", "vae.tsv", "te_clip_l.tsv"].map(|name| listed(name).1);
     let expected: Shapes = lists.into_iter().flatten().collect();
     assert_eq!(shapes(&joined), expected);
@@ -73,8 +73,48 @@ fn sd15_has_the_names_and_shapes_of_single_files() {
 #[test]
 fn sd15_has_as_many_parameters_as_is_known() {
     // diffusers: sum(p.numel() for p in module.parameters())
-    let networks = networks();
+    let networks = networks(ModelConfigs::sd1());
     assert_eq!(networks.unet.parameters().count(), 859_520_964);
     assert_eq!(networks.vae.parameters().count(), 83_653_863);
     assert_eq!(networks.text_encoder.parameters().count(), 123_060_480);
+}
+
+#[test]
+fn sd21_has_diffusers_names_and_shapes() {
+    let networks = networks(ModelConfigs::sd2(PredictionType::VPrediction));
+    let of = |parameters: &Parameters| shapes(&TensorReader::of(parameters, None));
+    assert_eq!(of(networks.unet.parameters()), listed("unet_sd21.tsv").0);
+    let with_prefix = |(name, shape): (String, Vec<usize>)| (format!("text_model.{name}"), shape);
+    let text_encoder: Shapes = listed("te_openclip_h_sd2.tsv").0.into_iter().map(with_prefix).collect();
+    assert_eq!(of(networks.text_encoder.parameters()), text_encoder);
+    assert_eq!(networks.unet.parameters().count(), 865_910_724);
+    assert_eq!(networks.text_encoder.parameters().count(), 340_387_840);
+}
+
+#[test]
+fn sd21_has_the_names_and_shapes_of_single_files() {
+    let networks = networks(ModelConfigs::sd2(PredictionType::VPrediction));
+    let [unet, vae, text_encoder] =
+        [networks.unet.parameters(), networks.vae.parameters(), networks.text_encoder.parameters()]
+            .map(|parameters| TensorReader::of(parameters, None));
+    let joined = to_ldm(Family::Sd2, &unet, &vae, &text_encoder).expect("every tensor has its place");
+    let mut expected: Shapes = ["unet_sd21.tsv", "vae.tsv"].into_iter().flat_map(|name| listed(name).1).collect();
+    for (name, mut shape) in listed("te_openclip_h_sd2.tsv").1 {
+        // `….attn.in_proj_weight [1]`: the second third of its rows.
+        let name = match name.split_once(" [") {
+            Some((whole, _)) => {
+                shape[0] *= 3;
+                whole.to_string()
+            }
+            None => name,
+        };
+        // The last layer of OpenCLIP's, which files hold and SD2 does not use.
+        if name.contains(".resblocks.22.") {
+            expected.insert(name.replace(".22.", ".23."), shape.clone());
+        }
+        expected.insert(name, shape);
+    }
+    expected.insert("cond_stage_model.model.text_projection".into(), vec![1024, 1024]);
+    expected.insert("cond_stage_model.model.logit_scale".into(), Vec::new());
+    assert_eq!(shapes(&joined), expected);
 }

@@ -14,7 +14,11 @@ use tch::{Device, Kind, Tensor};
 const LATENTS: f64 = 2e-5;
 
 fn tiny_model() -> StableDiffusion {
-    let folder = fixture_folder().join("tiny_sd1");
+    tiny("tiny_sd1")
+}
+
+fn tiny(name: &str) -> StableDiffusion {
+    let folder = fixture_folder().join(name);
     load(&folder.display().to_string(), &LoadOptions::new(Device::Cpu, Kind::Float)).expect("a fixture")
 }
 
@@ -36,7 +40,10 @@ fn request(case: &Value) -> Request {
 
 /// The model with the case's changes to its `scheduler_config.json`.
 fn model_of(case: &Value) -> StableDiffusion {
-    let mut model = tiny_model();
+    with_changes(tiny_model(), case)
+}
+
+fn with_changes(mut model: StableDiffusion, case: &Value) -> StableDiffusion {
     let mut scheduler: Value = serde_json::from_str(&model.scheduler.to_json()).expect("JSON");
     for (key, value) in case["scheduler_changes"].as_object().expect("changed keys") {
         scheduler[key] = value.clone();
@@ -54,10 +61,21 @@ fn pixels(picture: &RgbImage) -> Tensor {
 
 #[test]
 fn pictures_match_diffusers_with_every_sampler_and_setting() {
-    let golden = Golden::open("pictures.safetensors");
+    let samplers = assert_pictures("pictures.safetensors", "tiny_sd1");
+    assert_eq!(samplers.len(), SamplerName::ALL.len(), "every sampler: {samplers:?}");
+}
+
+#[test]
+fn pictures_of_sd2_match_diffusers() {
+    assert_pictures("pictures_sd2.safetensors", "tiny_sd2");
+}
+
+/// Holds every case of a golden file against the tiny model of its family; the samplers in it.
+fn assert_pictures(file: &str, tiny_name: &str) -> BTreeSet<&'static str> {
+    let golden = Golden::open(file);
     let mut samplers = BTreeSet::new();
     for (name, case) in golden.config().as_object().expect("settings by case") {
-        let (model, request) = (model_of(case), request(case));
+        let (model, request) = (with_changes(tiny(tiny_name), case), request(case));
         let latents = denoised_latents(&model, &request).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_near(
             &format!("{name}: latents"),
@@ -76,7 +94,7 @@ fn pictures_match_diffusers_with_every_sampler_and_setting() {
         assert!(apart.max().int64_value(&[]) <= 1, "{name}: a channel is off by {}", apart.max().int64_value(&[]));
         samplers.extend(request.sampler.map(SamplerName::name));
     }
-    assert_eq!(samplers.len(), SamplerName::ALL.len(), "every sampler: {samplers:?}");
+    samplers
 }
 
 #[test]

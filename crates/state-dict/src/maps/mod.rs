@@ -6,6 +6,7 @@ pub mod ldm_sd;
 pub mod lora_kohya;
 pub mod lora_peft;
 pub mod lora_tensor;
+pub mod open_clip;
 pub mod peft_metadata;
 pub mod textual_inversion;
 pub mod vae;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use sdtrain_state_dict::maps::ldm_sd::{UnetLayout, ldm_to_unet, unet_to_ldm};
+use sdtrain_state_dict::maps::open_clip::{self, Place};
 use sdtrain_state_dict::maps::{clip, vae};
 
 use crate::fixtures::keys;
@@ -170,4 +171,27 @@ fn a_vae_of_two_levels_numbers_its_decoder_from_the_fine_end() {
     );
     assert_eq!(vae::vae_to_ldm("decoder.up_blocks.2.resnets.1.conv1.bias", 2), None);
     assert_eq!(vae::ldm_to_vae("decoder.up.18446744073709551615.upsample.conv.weight", 2), None);
+}
+
+#[test]
+fn every_name_of_sd2s_text_encoder_has_its_place_in_open_clips() {
+    let rows = keys("te_openclip_h_sd2.tsv");
+    assert_eq!(rows.len(), 372);
+    for row in &rows {
+        let canonical = format!("text_model.{}", row.name);
+        let original = row.original.strip_prefix(open_clip::LDM_PREFIX).unwrap();
+        let expected = match original.split_once(" [") {
+            Some((whole, part)) => Place::Third(whole.to_string(), part.trim_end_matches(']').parse().unwrap()),
+            None => Place::Whole(original.to_string()),
+        };
+        assert_eq!(open_clip::place(&canonical).as_ref(), Some(&expected));
+        let (whole, part) = match expected {
+            Place::Whole(whole) => (whole, 0),
+            Place::Third(whole, part) => (whole, part),
+        };
+        assert_eq!(open_clip::canonical_names(&whole).unwrap()[part], canonical);
+    }
+    for other in ["logit_scale", "text_projection", "transformer.resblocks.x.ln_1.weight", "visual.proj"] {
+        assert_eq!(open_clip::canonical_names(other), None, "{other}");
+    }
 }

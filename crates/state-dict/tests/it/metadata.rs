@@ -6,7 +6,7 @@ use std::fs;
 use sdtrain_state_dict::metadata::{
     ModelSpec, architecture, full_model_hash, legacy_model_hash, sshs_hashes, sshs_model_hash,
 };
-use sdtrain_state_dict::{Dtype, TensorEntry, write, write_to};
+use sdtrain_state_dict::{Dtype, Family, TensorEntry, write, write_to};
 use sha2::{Digest, Sha256};
 
 use crate::fixtures::entry;
@@ -52,7 +52,7 @@ fn small_files_have_the_legacy_hash_of_nothing() {
 #[test]
 fn model_spec_keys_are_complete_and_unset_ones_absent() {
     let spec = ModelSpec {
-        architecture: architecture("sd1", false, Some("lora")),
+        architecture: architecture(Family::Sd1, false, Some("lora")),
         implementation: "diffusers".to_string(),
         title: "posters".to_string(),
         resolution: Some((512, 768)),
@@ -71,5 +71,5 @@ fn model_spec_keys_are_complete_and_unset_ones_absent() {
     ];
     let expected: BTreeMap<_, _> = expected.map(|(key, value)| (key.to_string(), value.to_string())).into();
     assert_eq!(spec.keys(), expected);
-    assert_eq!(architecture("sd2", true, None), "stable-diffusion-v2-768-v");
+    assert_eq!(architecture(Family::Sd2, true, None), "stable-diffusion-v2-768-v");
 }

@@ -1,7 +1,7 @@
 //! Files are told apart by their tensors.
 
 use sdtrain_state_dict::maps::lora_tensor::LoraKind;
-use sdtrain_state_dict::{Dtype, FileKind, TensorEntry, UnetInput, recognise};
+use sdtrain_state_dict::{Dtype, Family, FileKind, TensorEntry, UnetInput, recognise};
 
 use crate::fixtures::{entry, in_memory, keys, shrunk};
 
@@ -16,19 +16,25 @@ const CONTEXT: &str = "model.diffusion_model.input_blocks.2.1.transformer_blocks
 #[test]
 fn whole_checkpoints_by_family() {
     let sd1 = kind(&[(CONV_IN, &[8, 4, 3, 3]), (CONTEXT, &[8, 768])]);
-    assert_eq!(sd1, FileKind::LdmSd1 { input: UnetInput::Plain, vae: false, text_encoder: false });
-    assert_eq!(sd1.family(), Some("sd1"));
+    assert_eq!(sd1, FileKind::Ldm { family: Family::Sd1, input: UnetInput::Plain, vae: false, text_encoder: false });
+    assert_eq!(sd1.family(), Some(Family::Sd1));
     let edit = kind(&[(CONV_IN, &[8, 8, 3, 3]), ("first_stage_model.x", &[1])]);
-    assert_eq!(edit, FileKind::LdmSd1 { input: UnetInput::Edit, vae: true, text_encoder: false });
+    assert_eq!(edit, FileKind::Ldm { family: Family::Sd1, input: UnetInput::Edit, vae: true, text_encoder: false });
     assert_eq!(edit.to_string(), "single-file SD1 checkpoint for editing by instruction");
     assert_eq!(
         kind(&[(CONV_IN, &[8, 9, 3, 3]), (CONTEXT, &[8, 1024])]),
-        FileKind::LdmSd2 { input: UnetInput::Inpaint }
+        FileKind::Ldm { family: Family::Sd2, input: UnetInput::Inpaint, vae: false, text_encoder: false }
     );
     let sdxl = "conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias";
-    assert_eq!(kind(&[(CONV_IN, &[8, 4, 3, 3]), (sdxl, &[1])]), FileKind::LdmSdxl { input: UnetInput::Plain });
+    assert_eq!(
+        kind(&[(CONV_IN, &[8, 4, 3, 3]), (sdxl, &[1])]),
+        FileKind::Ldm { family: Family::Sdxl, input: UnetInput::Plain, vae: false, text_encoder: true }
+    );
     let refiner = "conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias";
-    assert_eq!(kind(&[(CONV_IN, &[8, 4, 3, 3]), (refiner, &[1])]), FileKind::LdmSdxlRefiner);
+    assert_eq!(
+        kind(&[(CONV_IN, &[8, 4, 3, 3]), (refiner, &[1])]),
+        FileKind::Ldm { family: Family::SdxlRefiner, input: UnetInput::Plain, vae: false, text_encoder: true }
+    );
 }
 
 #[test]
@@ -94,6 +100,6 @@ fn anything_else_is_unknown() {
     assert_eq!(kind(&[("layer.weight", &[768, 768]), ("layer.bias", &[768])]), FileKind::Unknown);
     assert_eq!(
         kind(&[(CONV_IN, &[])]),
-        FileKind::LdmSd1 { input: UnetInput::Other(0), vae: false, text_encoder: false }
+        FileKind::Ldm { family: Family::Sd1, input: UnetInput::Other(0), vae: false, text_encoder: false }
     );
 }

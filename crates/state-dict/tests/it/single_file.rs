@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sdtrain_state_dict::{Dtype, Error, Reader, SafetensorsFile, ldm_single_file, open_component, to_ldm};
+use sdtrain_state_dict::{Dtype, Error, Family, Reader, SafetensorsFile, ldm_single_file, open_component, to_ldm};
 
 use crate::fixtures::{bytes_of, entry, fixture_folder, in_memory, keys, shrunk};
 
@@ -24,7 +24,7 @@ fn a_full_size_checkpoint_splits_into_the_three_networks_and_joins_again() {
             assert_eq!(reader.bytes(&name).unwrap(), checkpoint.bytes(&row.original).unwrap());
         }
     }
-    let joined = to_ldm(&parts.unet, &vae, &text_encoder).unwrap();
+    let joined = to_ldm(Family::Sd1, &parts.unet, &vae, &text_encoder).unwrap();
     assert_eq!(bytes_of(&joined), bytes_of(&checkpoint));
 }
 
@@ -34,7 +34,7 @@ fn a_diffusers_folder_becomes_the_checkpoint_that_its_golden_file_holds() {
     let part = |name: &str, stem: &str| open_component(&folder.join("tiny_sd1").join(name), stem, None).unwrap();
     let (unet, vae) = (part("unet", "diffusion_pytorch_model"), part("vae", "diffusion_pytorch_model"));
     let text_encoder = part("text_encoder", "model");
-    let checkpoint = to_ldm(&unet, &vae, &text_encoder).unwrap();
+    let checkpoint = to_ldm(Family::Sd1, &unet, &vae, &text_encoder).unwrap();
     let expected = SafetensorsFile::open(folder.join("tiny_sd1.safetensors")).unwrap();
     assert_eq!(checkpoint.names(), expected.names());
     for name in expected.names() {
@@ -73,6 +73,6 @@ fn a_tensor_with_no_place_in_a_checkpoint_is_not_lost_silently() {
         entry("class_embedding.weight", Dtype::F16, &[1]),
     ]);
     let empty = in_memory(&[]);
-    let error = to_ldm(&unet, &empty, &empty).err().expect("refused");
+    let error = to_ldm(Family::Sd1, &unet, &empty, &empty).err().expect("refused");
     assert!(matches!(&error, Error::BrokenTensor { tensor, .. } if tensor == "class_embedding.weight"), "{error}");
 }

@@ -64,8 +64,10 @@ pub fn run(name: &str, folder: &Path, changes: &[&str]) -> Result<SafetensorsFil
     let golden = Golden::open(&format!("{name}.safetensors"));
     let (file, trace) = (folder.join(format!("{name}.toml")), folder.join("ours.safetensors"));
     std::fs::write(&file, golden.metadata("config")).expect("there is room");
+    let config: toml::Table = golden.metadata("config").parse().expect("TOML");
+    let model = config["model"]["path"].as_str().expect("the name of a fixture");
     let mut overrides = vec![
-        format!("model.path={}", fixture_folder().join("tiny_sd1").canonicalize().expect("a fixture").display()),
+        format!("model.path={}", fixture_folder().join(model).canonicalize().expect("a fixture").display()),
         format!("data.subsets.0.path={}", folder.join("posters").display()),
         format!("debug.trace={}", trace.display()),
         format!("debug.trace_inputs={}", fixture_folder().join(format!("{name}.safetensors")).display()),
@@ -155,6 +157,11 @@ fn accumulated_steps_with_masks_perturbed_inputs_and_a_weighted_huber_loss_match
 #[test]
 fn steps_with_a_trained_text_encoder_match_diffusers() {
     assert_same_steps("trace_text_encoder", &[], FP32);
+}
+
+#[test]
+fn steps_of_sd2_in_velocity_with_a_trained_text_encoder_match_diffusers_and_peft() {
+    assert_same_steps("trace_sd2", &[], FP32);
 }
 
 #[test]

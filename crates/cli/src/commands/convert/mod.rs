@@ -2,7 +2,7 @@
 
 mod lora;
 pub(crate) mod model;
-mod sd1;
+mod plain;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Converts the whole model in `file`, a single file of the SD1 family, as `args` says.
+/// Converts the whole model in `file`, a single file, as `args` says.
 pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Failure> {
     make_parent(&args.output)?;
     match args.to {

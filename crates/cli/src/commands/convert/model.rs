@@ -5,36 +5,42 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sdtrain_state_dict::{
-    FileKind, FromReader, PipelineConfigs, Reader, canonical_text_encoder, canonical_unet, canonical_vae,
-    ldm_single_file, open_component, read_json, recognise, to_ldm, write_diffusers_folder, write_source,
+    Family, FileKind, FromReader, PipelineConfigs, Reader, canonical_text_encoder, canonical_unet, canonical_vae,
+    ldm_single_file, open_component, read_json, recognise, sd2_predicts_noise, to_ldm, write_diffusers_folder,
+    write_source,
 };
 use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
 
-use super::sd1;
+use super::plain::{self, Kind};
 use crate::{ExitCode, Failure};
 
 pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<(), Failure> {
     let path = file.path().to_path_buf();
     let kind = recognise(&file);
-    if !matches!(kind, FileKind::LdmSd1 { .. }) {
-        let message =
-            format!("`{}` is a {kind}; only single files of the SD1 family become a diffusers folder", path.display());
+    let FileKind::Ldm { family: family @ (Family::Sd1 | Family::Sd2), .. } = kind else {
+        let message = format!(
+            "`{}` is a {kind}; only single files of the SD1 and SD2 families become a diffusers folder",
+            path.display()
+        );
         return Err(Failure::new(ExitCode::Model, message));
-    }
+    };
     let parts = ldm_single_file(file.clone())?;
     let lacks = |part: &str| Failure::new(ExitCode::Model, format!("`{}` holds no {part}", path.display()));
     let vae = parts.vae.as_ref().ok_or_else(|| lacks("VAE"))?;
     let text_encoder = parts.text_encoder.as_ref().ok_or_else(|| lacks("text encoder"))?;
-    let (configs, tokenizer) = match embedded(file.as_ref())? {
+    let (configs, tokenizer) = match embedded(file.as_ref(), family)? {
         Some(embedded) => embedded,
-        None => (sd1_configs(&parts.unet, &path)?, ClipTokenizer::builtin()),
+        None => {
+            let configs = plain_configs(family, file.as_ref(), &parts.unet)?;
+            (configs, ClipTokenizer::builtin_padded_with(family.pad_token())?)
+        }
     };
-    let sources = [FromReader(&parts.unet), FromReader(vae), FromReader(text_encoder)];
-    let [unet, vae, text_encoder] = &sources;
-    Ok(write_diffusers_folder(folder, &configs, &tokenizer.files(), [unet, vae, text_encoder])?)
+    let (unet, vae, text_encoder) = (FromReader(&parts.unet), FromReader(vae), FromReader(&**text_encoder));
+    Ok(write_diffusers_folder(folder, &configs, &tokenizer.files(), [&unet, &vae, &text_encoder])?)
 }
 
 pub(crate) fn to_single_file(folder: &Path, output: &Path) -> Result<(), Failure> {
+    let family = Family::of_trainable_folder(folder)?;
     let unet = canonical_unet(open_component(&folder.join("unet"), "diffusion_pytorch_model", None)?)?;
     let vae = canonical_vae(open_component(&folder.join("vae"), "diffusion_pytorch_model", None)?)?;
     let text_encoder = canonical_text_encoder(open_component(&folder.join("text_encoder"), "model", None)?)?;
@@ -45,34 +51,37 @@ pub(crate) fn to_single_file(folder: &Path, output: &Path) -> Result<(), Failure
         scheduler: read_json(&folder.join("scheduler/scheduler_config.json"))?,
     };
     let mut metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    if !sd1::is_plain(&configs) {
+    if !plain::is_plain(&configs, family) {
         let tokenizer = ClipTokenizer::from_folder(folder.join("tokenizer"))?;
         metadata.extend(configs.to_metadata(&tokenizer.files()));
     }
-    let joined = to_ldm(&unet, &vae, &text_encoder)?;
+    let joined = to_ldm(family, &unet, &vae, &text_encoder)?;
     Ok(write_source(output, &FromReader(&joined), &metadata)?)
 }
 
 /// The configurations and the tokenizer that a single file carries, since it has other sizes than SD1.
-pub(crate) fn embedded(file: &dyn Reader) -> Result<Option<(PipelineConfigs, ClipTokenizer)>, Failure> {
+pub(crate) fn embedded(file: &dyn Reader, family: Family) -> Result<Option<(PipelineConfigs, ClipTokenizer)>, Failure> {
     let Some((configs, [vocab, merges])) = PipelineConfigs::from_metadata(file.path(), file.metadata())? else {
         return Ok(None);
     };
     let window = configs.text_encoder["max_position_embeddings"].as_u64().unwrap_or(77) as usize;
-    let tokenizer = ClipTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), "<|endoftext|>", window);
+    let tokenizer = ClipTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), family.pad_token(), window);
     Ok(Some((configs, tokenizer?)))
 }
 
-/// A file without configurations must have the sizes of SD1, or a reader could not know them.
-fn sd1_configs(unet: &dyn Reader, path: &Path) -> Result<PipelineConfigs, Failure> {
+/// A file without configurations must have the sizes of its family, or a reader could not know them.
+fn plain_configs(family: Family, file: &dyn Reader, unet: &dyn Reader) -> Result<PipelineConfigs, Failure> {
     let shape = |name: &str| unet.info(name).map(|info| info.shape.clone()).unwrap_or_default();
     let conv_in = shape("conv_in.weight");
     let context = shape("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight");
-    if conv_in.first() != Some(&320) || context.get(1) != Some(&768) {
-        let message = format!("`{}` has other sizes than SD1 and carries no configuration", path.display());
+    let width = context.get(1).copied().and_then(Family::of_text_width);
+    if conv_in.first() != Some(&320) || width != Some(family) {
+        let (path, title) = (file.path().display(), family.title());
+        let message = format!("`{path}` has other sizes than {title} and carries no configuration");
         return Err(Failure::new(ExitCode::Model, message));
     }
-    Ok(PipelineConfigs { unet: sd1::unet(conv_in[1]), ..sd1::configs() })
+    let v_prediction = family == Family::Sd2 && !sd2_predicts_noise(file)?;
+    Ok(plain::configs(Kind { family, in_channels: conv_in[1], v_prediction }))
 }
 
 #[cfg(test)]
@@ -89,16 +98,16 @@ pub(crate) mod tests {
 
     /// A diffusers folder with very small networks, weights of any kind.
     pub(crate) fn write_tiny_folder(folder: &Path) {
-        let mut unet = sd1::unet(4);
+        let mut unet = plain::unet(4);
         unet["block_out_channels"] = json!([32, 64]);
         unet["down_block_types"] = json!(["CrossAttnDownBlock2D", "DownBlock2D"]);
         unet["up_block_types"] = json!(["UpBlock2D", "CrossAttnUpBlock2D"]);
         unet["layers_per_block"] = json!(1);
         unet["cross_attention_dim"] = json!(32);
-        let mut vae = sd1::vae();
+        let mut vae = plain::vae();
         vae["block_out_channels"] = json!([32, 32]);
         vae["layers_per_block"] = json!(1);
-        let mut text_encoder = sd1::text_encoder();
+        let mut text_encoder = plain::text_encoder();
         for (key, value) in
             [("vocab_size", 300), ("hidden_size", 32), ("intermediate_size", 64), ("num_hidden_layers", 2)]
         {
@@ -116,7 +125,7 @@ pub(crate) mod tests {
             write_weights(&path, &shapes.expect("complete"));
             SafetensorsFile::open(&path).expect("it was just written")
         });
-        let configs = PipelineConfigs { unet, vae, text_encoder, scheduler: sd1::scheduler() };
+        let configs = PipelineConfigs { unet, vae, text_encoder, scheduler: plain::scheduler() };
         let [unet, vae, text_encoder] = [0, 1, 2].map(|part: usize| FromReader(&parts[part]));
         write_diffusers_folder(folder, &configs, &tokenizer.files(), [&unet, &vae, &text_encoder])
             .expect("a writable folder");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sdtrain_state_dict::maps::lora_kohya::{is_kohya_name, parse_by_words};
 use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor, Part};
-use sdtrain_state_dict::{FileKind, Reader, read_floats, recognise};
+use sdtrain_state_dict::{Family, FileKind, Reader, read_floats, recognise};
 use serde_json::{Map, Value as Json, json};
 
 use super::Description;
@@ -15,14 +15,12 @@ pub(super) fn describe(file: &dyn Reader, description: &mut Description) -> Resu
     let kind = recognise(file);
     description.data("kind", short_name(&kind));
     description.fact("description", "kind", kind.to_string());
-    if let Some(family) = kind.family().map(str::to_owned).or_else(|| family_of_parts(file, &kind)) {
-        description.fact("family", "family", family);
+    if let Some(family) = kind.family().or_else(|| family_of_parts(file, &kind)) {
+        description.fact("family", "family", family.name());
     }
     sizes(file, description);
     match &kind {
-        FileKind::LdmSd1 { .. } | FileKind::LdmSd2 { .. } | FileKind::LdmSdxl { .. } | FileKind::LdmSdxlRefiner => {
-            networks(file, description);
-        }
+        FileKind::Ldm { .. } => networks(file, description),
         FileKind::KohyaLora { kind, modules, rank } | FileKind::PeftLora { kind, modules, rank } => {
             description.data("adapter", kind.name());
             description.fact("modules", "modules", *modules);
@@ -133,7 +131,7 @@ fn key_of(name: &str) -> Option<LoraKey> {
 }
 
 /// The family told by the width of the text states that attention reads.
-fn family_of_parts(file: &dyn Reader, kind: &FileKind) -> Option<String> {
+fn family_of_parts(file: &dyn Reader, kind: &FileKind) -> Option<Family> {
     let width = match kind {
         FileKind::DiffusersUnet { cross_attention_dim, .. } => (*cross_attention_dim)?,
         FileKind::KohyaLora { .. } | FileKind::PeftLora { .. } => {
@@ -145,13 +143,7 @@ fn family_of_parts(file: &dyn Reader, kind: &FileKind) -> Option<String> {
         FileKind::TextualInversion { width, .. } => *width,
         _ => return None,
     };
-    let family = match width {
-        768 => "sd1",
-        1024 => "sd2",
-        2048 | 1280 => "sdxl",
-        _ => return None,
-    };
-    Some(family.to_owned())
+    Family::of_text_width(width)
 }
 
 fn metadata(file: &dyn Reader, description: &mut Description) {
@@ -177,9 +169,7 @@ fn tensors(file: &dyn Reader, description: &mut Description) {
 
 fn short_name(kind: &FileKind) -> &'static str {
     match kind {
-        FileKind::LdmSd1 { .. } | FileKind::LdmSd2 { .. } | FileKind::LdmSdxl { .. } | FileKind::LdmSdxlRefiner => {
-            "single_file"
-        }
+        FileKind::Ldm { .. } => "single_file",
         FileKind::ControlNet => "controlnet",
         FileKind::DiffusersUnet { .. } => "unet",
         FileKind::Vae { .. } => "vae",

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use sdtrain_state_dict::{open_component, read_json};
+use sdtrain_state_dict::{Family, open_component, read_json};
 use serde_json::{Map, Value as Json, json};
 
 use super::{Description, file};
@@ -60,16 +60,8 @@ fn diffusers(folder: &Path, description: &mut Description) -> Result<(), Failure
         description.line(name, line);
         parts.insert(name.clone(), part);
     }
-    if let Ok(unet) = read_json(&folder.join("unet/config.json")) {
-        let family = match unet["cross_attention_dim"].as_u64() {
-            Some(1024) => Some("sd2"),
-            Some(2048 | 1280) => Some("sdxl"),
-            Some(_) => Some("sd1"),
-            None => None,
-        };
-        if let Some(family) = family {
-            description.fact("family", "family", family);
-        }
+    if let Ok((family, _)) = Family::of_folder(folder) {
+        description.fact("family", "family", family.name());
     }
     description.data("parts", parts);
     Ok(())

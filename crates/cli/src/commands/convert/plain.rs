@@ -1,18 +1,66 @@
-//! The configuration files of Stable Diffusion 1.5's folder, for single files that carry none.
+//! The configuration files of Stable Diffusion 1.5's and 2's folders, for single files that carry none.
 //!
-//! <https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5>
+//! <https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5>, <https://huggingface.co/stabilityai/stable-diffusion-2-1>
 
-use sdtrain_state_dict::PipelineConfigs;
+use sdtrain_state_dict::{Family, PipelineConfigs};
 use serde_json::{Value as Json, json};
 
-/// All of them.
-pub(super) fn configs() -> PipelineConfigs {
-    PipelineConfigs { unet: unet(4), vae: vae(), text_encoder: text_encoder(), scheduler: scheduler() }
+/// What a single file says of itself that its sizes do not.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kind {
+    pub family: Family,
+    /// Of the UNet.
+    pub in_channels: usize,
+    /// Whether it predicts the velocity, in place of the noise.
+    pub v_prediction: bool,
 }
 
-/// Whether a reader that takes a single file for SD1 gets everything right that changes a number: where it does not, the
-/// configurations travel in the metadata.
-pub(super) fn is_plain(configs: &PipelineConfigs) -> bool {
+/// All of them.
+pub(super) fn configs(kind: Kind) -> PipelineConfigs {
+    let sd1 = PipelineConfigs {
+        unet: unet(kind.in_channels),
+        vae: vae(),
+        text_encoder: text_encoder(),
+        scheduler: scheduler(),
+    };
+    match kind.family {
+        Family::Sd2 => as_sd2(sd1, kind.v_prediction),
+        _ => sd1,
+    }
+}
+
+fn as_sd2(mut configs: PipelineConfigs, v_prediction: bool) -> PipelineConfigs {
+    let unet = json!({
+        "attention_head_dim": [5, 10, 20, 20],
+        "cross_attention_dim": 1024,
+        "sample_size": if v_prediction { 96 } else { 64 },
+        "upcast_attention": v_prediction,
+        "use_linear_projection": true,
+    });
+    let text_encoder = json!({
+        "hidden_act": "gelu",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 23,
+        "projection_dim": 512,
+    });
+    let scheduler = json!({"prediction_type": if v_prediction { "v_prediction" } else { "epsilon" }});
+    let parts =
+        [(&mut configs.unet, unet), (&mut configs.text_encoder, text_encoder), (&mut configs.scheduler, scheduler)];
+    for (config, other) in parts {
+        for (key, value) in other.as_object().into_iter().flatten() {
+            config[key] = value.clone();
+        }
+    }
+    configs
+}
+
+/// Whether a reader that takes a single file for a plain one of its family gets everything right that changes a number: where it does
+/// not, the configurations travel in the metadata.
+pub(super) fn is_plain(configs: &PipelineConfigs, family: Family) -> bool {
+    let v_prediction = configs.scheduler["prediction_type"] == "v_prediction";
+    let plain = self::configs(Kind { family, in_channels: 4, v_prediction: v_prediction && family == Family::Sd2 });
     // A key that is not there has its default, which is SD1's for all of these.
     let agrees = |ours: &Json, plain: &Json, left_out: &[&str]| {
         let keys = plain.as_object().into_iter().flat_map(|plain| plain.iter());
@@ -22,10 +70,11 @@ pub(super) fn is_plain(configs: &PipelineConfigs) -> bool {
     // Only what training sees of a schedule counts; the class of the sampler and its details are a choice.
     let sampler = ["_class_name", "clip_sample", "set_alpha_to_one", "skip_prk_steps", "steps_offset"];
     let tokens = ["architectures", "model_type", "bos_token_id", "eos_token_id", "pad_token_id"];
-    agrees(&configs.unet, &unet(4), &["_class_name", "sample_size"])
-        && agrees(&configs.vae, &vae(), &["_class_name", "sample_size"])
-        && agrees(&configs.text_encoder, &text_encoder(), &tokens)
-        && agrees(&configs.scheduler, &scheduler(), &sampler)
+    // Fused attention has its scores in f32 in any case.
+    agrees(&configs.unet, &plain.unet, &["_class_name", "sample_size", "upcast_attention"])
+        && agrees(&configs.vae, &plain.vae, &["_class_name", "sample_size"])
+        && agrees(&configs.text_encoder, &plain.text_encoder, &tokens)
+        && agrees(&configs.scheduler, &plain.scheduler, &sampler)
         && configs.scheduler["rescale_betas_zero_snr"] != true
 }
 

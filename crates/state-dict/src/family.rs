@@ -1,0 +1,143 @@
+//! Model families: how one is told from another, and what files call it.
+
+use std::path::Path;
+
+use crate::diffusers_folder::read_json;
+use crate::error::{Error, Result};
+use crate::reader::{Reader, read_integers};
+use crate::recognise::UnetInput;
+
+/// Networks of one shape: what a checkpoint of another family cannot be loaded into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// Stable Diffusion 1.x and every model of its shape.
+    Sd1,
+    /// Stable Diffusion 2.x: OpenCLIP-H, linear projections round the attention.
+    Sd2,
+    /// Stable Diffusion XL: two text encoders, sizes and crops as conditions.
+    Sdxl,
+    /// Its refiner.
+    SdxlRefiner,
+}
+
+impl Family {
+    /// As `model.family` is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::Sd1 => "sd1",
+            Family::Sd2 => "sd2",
+            Family::Sdxl => "sdxl",
+            Family::SdxlRefiner => "sdxl_refiner",
+        }
+    }
+
+    /// As people say it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Family::Sd1 => "SD1",
+            Family::Sd2 => "SD2",
+            Family::Sdxl => "SDXL",
+            Family::SdxlRefiner => "SDXL refiner",
+        }
+    }
+
+    /// What its tokenizer fills a window with.
+    pub fn pad_token(self) -> &'static str {
+        match self {
+            Family::Sd2 => "!",
+            Family::Sd1 | Family::Sdxl | Family::SdxlRefiner => "<|endoftext|>",
+        }
+    }
+
+    /// The one whose UNet attends to text states of `width`, where its files say no more.
+    pub fn of_text_width(width: usize) -> Option<Family> {
+        match width {
+            768 => Some(Family::Sd1),
+            1024 => Some(Family::Sd2),
+            1280 => Some(Family::SdxlRefiner),
+            2048 => Some(Family::Sdxl),
+            _ => None,
+        }
+    }
+
+    /// What kohya's scripts write as `ss_base_model_version`.
+    pub fn kohya_version(self, v_prediction: bool) -> &'static str {
+        match (self, v_prediction) {
+            (Family::Sd1, false) => "sd_v1",
+            (Family::Sd1, true) => "sd_v1_v",
+            (Family::Sd2, false) => "sd_v2",
+            (Family::Sd2, true) => "sd_v2_v",
+            (Family::Sdxl | Family::SdxlRefiner, _) => "sdxl_base_v1-0",
+        }
+    }
+
+    /// That models of this family with this input can be trained.
+    ///
+    /// # Errors
+    /// For `path`, with what it is.
+    pub fn check_trainable(self, input: UnetInput, path: &Path) -> Result<()> {
+        let wrong = |reason: String| Err(Error::WrongKind { path: path.to_path_buf(), reason });
+        match (self, input) {
+            (Family::Sd1 | Family::Sd2, UnetInput::Plain) => Ok(()),
+            (Family::Sd1 | Family::Sd2, _) => wrong(format!(
+                "is a model of the {} family{}; only those with 4 input channels are supported so far",
+                self.title(),
+                input.note()
+            )),
+            _ => wrong(format!(
+                "is a model of the {} family; only the SD1 and SD2 families are supported so far",
+                self.title()
+            )),
+        }
+    }
+
+    /// The family of the model in a diffusers folder, and what its UNet takes in.
+    ///
+    /// # Errors
+    /// Where `folder` is none, or of a pipeline or text encoder that is not known.
+    pub fn of_folder(folder: &Path) -> Result<(Family, UnetInput)> {
+        let wrong = |reason: String| Err(Error::WrongKind { path: folder.to_path_buf(), reason });
+        let index = folder.join("model_index.json");
+        if !index.is_file() {
+            return wrong("is no diffusers folder: it has no `model_index.json`".to_string());
+        }
+        let index = read_json(&index)?;
+        let class = index["_class_name"].as_str().unwrap_or_default();
+        let text_encoder = index["text_encoder"][1].as_str().unwrap_or("CLIPTextModel");
+        if !class.starts_with("StableDiffusion") || text_encoder != "CLIPTextModel" {
+            return wrong(format!(
+                "is a `{class}` with a `{text_encoder}`; only the SD1 and SD2 families are supported so far"
+            ));
+        }
+        let unet = read_json(&folder.join("unet/config.json"))?;
+        let family = match (class.contains("XL"), unet["use_linear_projection"].as_bool()) {
+            (true, _) if index["text_encoder"][1].is_null() => Family::SdxlRefiner,
+            (true, _) => Family::Sdxl,
+            // Of the families with one CLIP encoder only SD2's UNet has them, whatever its sizes.
+            (false, Some(true)) => Family::Sd2,
+            (false, _) => Family::Sd1,
+        };
+        Ok((family, UnetInput::of_channels(unet["in_channels"].as_u64().unwrap_or(4) as usize)))
+    }
+
+    /// The family of a model in a diffusers folder that can be trained.
+    pub fn of_trainable_folder(folder: &Path) -> Result<Family> {
+        let (family, input) = Family::of_folder(folder)?;
+        family.check_trainable(input, folder)?;
+        Ok(family)
+    }
+}
+
+/// Whether a single-file SD2 checkpoint predicts the noise: by what its metadata say, or, as diffusers tells it, by the number of steps
+/// that it was trained for. Most others predict the velocity; `model.prediction_type` decides against either.
+pub fn sd2_predicts_noise(file: &dyn Reader) -> Result<bool> {
+    const STEPS_OF_BASE: i64 = 875_000;
+    let says = |key: &str| file.metadata().get(key).map(String::as_str);
+    match (says("modelspec.prediction_type"), says("modelspec.architecture")) {
+        (Some(kind), _) => return Ok(kind.starts_with("eps")),
+        (None, Some(architecture)) if architecture.contains("-v2-") => return Ok(architecture.ends_with("-512")),
+        _ => {}
+    }
+    let steps = file.info("global_step").map(|_| read_integers(file, "global_step")).transpose()?;
+    Ok(steps.is_some_and(|steps| steps == [STEPS_OF_BASE]))
+}

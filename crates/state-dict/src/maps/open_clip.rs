@@ -1,0 +1,68 @@
+//! OpenCLIP's text tower, as single-file SD2 checkpoints have it, under transformers' names. Queries, keys and values lie in one tensor
+//! there, one behind the other; the last layer is there too, though SD2 takes the states of the one before it.
+
+/// What SD2 checkpoints put in front of the text encoder's names.
+pub const LDM_PREFIX: &str = "cond_stage_model.model.";
+
+const OUTSIDE: [(&str, &str); 4] = [
+    ("token_embedding.weight", "text_model.embeddings.token_embedding.weight"),
+    ("positional_embedding", "text_model.embeddings.position_embedding.weight"),
+    ("ln_final.weight", "text_model.final_layer_norm.weight"),
+    ("ln_final.bias", "text_model.final_layer_norm.bias"),
+];
+
+const INSIDE: [(&str, &str); 5] = [
+    ("ln_1", "layer_norm1"),
+    ("ln_2", "layer_norm2"),
+    ("mlp.c_fc", "mlp.fc1"),
+    ("mlp.c_proj", "mlp.fc2"),
+    ("attn.out_proj", "self_attn.out_proj"),
+];
+
+/// The parts of `attn.in_proj_weight` and `attn.in_proj_bias`, in their order.
+pub const JOINED: [&str; 3] = ["q_proj", "k_proj", "v_proj"];
+
+/// Where one of transformers' tensors lies in a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// By itself, under this name.
+    Whole(String),
+    /// As this third of the rows of a tensor.
+    Third(String, usize),
+}
+
+/// Where transformers' `name` lies, without the checkpoint's prefix.
+pub fn place(name: &str) -> Option<Place> {
+    if let Some((original, _)) = OUTSIDE.iter().find(|(_, canonical)| *canonical == name) {
+        return Some(Place::Whole((*original).to_string()));
+    }
+    let (layer, rest) = name.strip_prefix("text_model.encoder.layers.")?.split_once('.')?;
+    let (module, kind) = rest.rsplit_once('.')?;
+    let root = format!("transformer.resblocks.{layer}");
+    if let Some((original, _)) = INSIDE.iter().find(|(_, canonical)| *canonical == module) {
+        return Some(Place::Whole(format!("{root}.{original}.{kind}")));
+    }
+    let part = JOINED.iter().position(|part| module.strip_prefix("self_attn.") == Some(part))?;
+    Some(Place::Third(format!("{root}.attn.in_proj_{kind}"), part))
+}
+
+/// transformers' names for what lies at `name` of a checkpoint, without its prefix: three for a joined tensor, one for others.
+pub fn canonical_names(name: &str) -> Option<Vec<String>> {
+    if let Some((_, canonical)) = OUTSIDE.iter().find(|(original, _)| *original == name) {
+        return Some(vec![(*canonical).to_string()]);
+    }
+    let (layer, rest) = name.strip_prefix("transformer.resblocks.")?.split_once('.')?;
+    layer.parse::<usize>().ok()?;
+    let root = format!("text_model.encoder.layers.{layer}");
+    if let Some(kind) = rest.strip_prefix("attn.in_proj_") {
+        return Some(JOINED.map(|part| format!("{root}.self_attn.{part}.{kind}")).to_vec());
+    }
+    let (module, kind) = rest.rsplit_once('.')?;
+    let (_, canonical) = INSIDE.iter().find(|(original, _)| *original == module)?;
+    Some(vec![format!("{root}.{canonical}.{kind}")])
+}
+
+/// The layer that a name of a checkpoint belongs to.
+pub fn layer(name: &str) -> Option<usize> {
+    name.strip_prefix("transformer.resblocks.")?.split('.').next()?.parse().ok()
+}

@@ -1,0 +1,200 @@
+//! OpenCLIP's text encoder as transformers has it, and back: tensors taken apart and put together.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::Dtype;
+use crate::error::{Error, Result, shown};
+use crate::maps::open_clip::{JOINED, LDM_PREFIX, Place, canonical_names, layer, place};
+use crate::reader::{Reader, TensorInfo, no_such_tensor};
+
+const FINAL_NORM: &str = "text_model.final_layer_norm.weight";
+
+/// The text encoder of a single-file SD2 checkpoint under transformers' names, without its last layer: the UNet was trained on the
+/// states of the one before it, and diffusers' folders hold no more.
+pub struct FromOpenClip<R> {
+    inner: R,
+    tensors: BTreeMap<String, (Place, TensorInfo)>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl<R: Reader> FromOpenClip<R> {
+    /// Looks through `inner` for names behind `cond_stage_model.model.`.
+    pub fn new(inner: R) -> Result<FromOpenClip<R>> {
+        let inside = || inner.names().into_iter().filter_map(|name| Some((name, name.strip_prefix(LDM_PREFIX)?)));
+        let last = inside().filter_map(|(_, name)| layer(name)).max();
+        let mut tensors = BTreeMap::new();
+        for (original, name) in inside() {
+            let Some(names) = canonical_names(name).filter(|_| layer(name).is_none_or(|layer| Some(layer) != last))
+            else {
+                continue;
+            };
+            let info = inner.info(original).expect("a listed tensor has its info");
+            if names.len() == 1 {
+                tensors
+                    .extend(names.into_iter().map(|name| (name, (Place::Whole(original.to_string()), info.clone()))));
+                continue;
+            }
+            let rows = info.shape.first().copied().unwrap_or_default();
+            if rows == 0 || !rows.is_multiple_of(JOINED.len()) {
+                return Err(Error::BrokenTensor {
+                    path: inner.path().to_path_buf(),
+                    tensor: shown(original),
+                    reason: format!("has {rows} rows, which are no queries, keys and values"),
+                });
+            }
+            for (part, name) in names.into_iter().enumerate() {
+                let mut shape = info.shape.clone();
+                shape[0] = rows / JOINED.len();
+                let place = Place::Third(original.to_string(), part);
+                tensors.insert(name, (place, TensorInfo { dtype: info.dtype, shape }));
+            }
+        }
+        let metadata = inner.metadata().clone();
+        Ok(FromOpenClip { inner, tensors, metadata })
+    }
+
+    /// The names in the file of what is read here, and of the last layer, which is not.
+    pub fn is_of_it(name: &str) -> bool {
+        name.strip_prefix(LDM_PREFIX).is_some_and(|name| canonical_names(name).is_some())
+    }
+}
+
+impl<R: Reader> Reader for FromOpenClip<R> {
+    fn names(&self) -> Vec<&str> {
+        self.tensors.keys().map(String::as_str).collect()
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(name).map(|entry| &entry.1)
+    }
+
+    fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
+        match self.tensors.get(name) {
+            None => Err(no_such_tensor(self.path(), name)),
+            Some((Place::Whole(original), _)) => self.inner.bytes(original),
+            Some((Place::Third(original, part), info)) => {
+                let range = part * info.byte_length()..(part + 1) * info.byte_length();
+                Ok(match self.inner.bytes(original)? {
+                    Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[range]),
+                    Cow::Owned(bytes) => Cow::Owned(bytes[range].to_vec()),
+                })
+            }
+        }
+    }
+
+    fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    fn path(&self) -> &Path {
+        self.inner.path()
+    }
+}
+
+/// A text encoder under transformers' names as a single-file SD2 checkpoint has it. That has one layer more, of which nothing is read:
+/// it is a copy of the last one here, beside a projection of ones, as kohya's scripts write them: A1111's interface asks for both.
+pub struct ToOpenClip<R> {
+    inner: R,
+    tensors: BTreeMap<String, (Made, TensorInfo)>,
+}
+
+/// How a tensor of a checkpoint comes about.
+enum Made {
+    /// Of these, one behind the other.
+    Of(Vec<String>),
+    Ones,
+}
+
+impl<R: Reader> ToOpenClip<R> {
+    /// Finds the place of every tensor of `inner`.
+    ///
+    /// # Errors
+    /// Where one has none, or queries, keys and values are not all there.
+    pub fn new(inner: R) -> Result<ToOpenClip<R>> {
+        let broken = |name: &str, reason: &str| Error::BrokenTensor {
+            path: inner.path().to_path_buf(),
+            tensor: shown(name),
+            reason: reason.to_string(),
+        };
+        let mut parts: BTreeMap<String, Vec<(usize, String)>> = BTreeMap::new();
+        for name in inner.names().into_iter().filter(|name| !name.ends_with("position_ids")) {
+            let place = place(name).ok_or_else(|| broken(name, "has no place in a single-file checkpoint"))?;
+            let (original, part) = match place {
+                Place::Whole(original) => (original, 0),
+                Place::Third(original, part) => (original, part),
+            };
+            parts.entry(original).or_default().push((part, name.to_string()));
+        }
+        let last = parts.keys().filter_map(|name| layer(name)).max();
+        let mut tensors = BTreeMap::new();
+        if let Some(&TensorInfo { dtype, ref shape }) = inner.info(FINAL_NORM) {
+            let width = shape.first().copied().unwrap_or_default();
+            for (name, shape) in [("text_projection", vec![width, width]), ("logit_scale", Vec::new())] {
+                tensors.insert(format!("{LDM_PREFIX}{name}"), (Made::Ones, TensorInfo { dtype, shape }));
+            }
+        }
+        for (original, mut sources) in parts {
+            sources.sort();
+            let joined = original.contains(".attn.in_proj_");
+            if sources.len() != if joined { JOINED.len() } else { 1 } {
+                return Err(broken(&sources[0].1, "stands without the queries, keys or values beside it"));
+            }
+            let names: Vec<String> = sources.into_iter().map(|(_, name)| name).collect();
+            let mut info = inner.info(&names[0]).expect("a listed tensor has its info").clone();
+            if let Some(rows) = info.shape.first_mut() {
+                *rows *= names.len();
+            }
+            if let (Some(last), true) = (last, layer(&original) == last) {
+                let copy = original.replacen(&format!(".{last}."), &format!(".{}.", last + 1), 1);
+                tensors.insert(format!("{LDM_PREFIX}{copy}"), (Made::Of(names.clone()), info.clone()));
+            }
+            tensors.insert(format!("{LDM_PREFIX}{original}"), (Made::Of(names), info));
+        }
+        Ok(ToOpenClip { inner, tensors })
+    }
+}
+
+impl<R: Reader> Reader for ToOpenClip<R> {
+    fn names(&self) -> Vec<&str> {
+        self.tensors.keys().map(String::as_str).collect()
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(name).map(|entry| &entry.1)
+    }
+
+    fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
+        let names = match self.tensors.get(name) {
+            None => return Err(no_such_tensor(self.path(), name)),
+            Some((Made::Ones, info)) => return ones(info).ok_or_else(|| no_such_tensor(self.path(), name)),
+            Some((Made::Of(names), _)) => names,
+        };
+        if let [name] = &names[..] {
+            return self.inner.bytes(name);
+        }
+        let parts = names.iter().map(|name| self.inner.bytes(name)).collect::<Result<Vec<_>>>()?;
+        Ok(Cow::Owned(parts.concat()))
+    }
+
+    fn metadata(&self) -> &BTreeMap<String, String> {
+        self.inner.metadata()
+    }
+
+    fn path(&self) -> &Path {
+        self.inner.path()
+    }
+}
+
+/// Ones of a floating-point type.
+fn ones(info: &TensorInfo) -> Option<Cow<'static, [u8]>> {
+    let one = match info.dtype {
+        Dtype::F64 => 1f64.to_le_bytes().to_vec(),
+        Dtype::F32 => 1f32.to_le_bytes().to_vec(),
+        Dtype::F16 => half::f16::ONE.to_le_bytes().to_vec(),
+        Dtype::Bf16 => half::bf16::ONE.to_le_bytes().to_vec(),
+        _ => return None,
+    };
+    Some(Cow::Owned(one.repeat(info.elements())))
+}
