@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use sdtrain_recipe::ExtraImages;
 
 use super::ImageLocation;
-use super::image_folder::{files_below, is_image};
+use super::image_folder::is_image;
+use super::walk::files_below;
 use crate::DataError;
 
 /// The images that belong to those of one folder.
@@ -32,7 +33,7 @@ impl Beside {
             let (folder, files) = match &config.path {
                 None => (root, files),
                 Some(folder) => {
-                    own = files_below(folder, recursive)?;
+                    own = files_below(folder, recursive)?.regular;
                     (folder.as_path(), own.as_slice())
                 }
             };

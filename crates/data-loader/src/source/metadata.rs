@@ -1,12 +1,13 @@
 //! A table of images and captions, `metadata.jsonl` or `metadata.csv`, as Hugging Face's image folders have it.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use sdtrain_recipe::{SourceFormat, Subset};
 
 use super::columns::{self, CAPTION_COLUMNS, CONDITIONING_IMAGE, IMAGE_FILE_COLUMNS, Row};
-use super::image_folder::{files_below, is_image};
+use super::unnamed::{self, Place};
+use super::walk::{Files, files_below};
 use super::{ExampleSource, ImageLocation, Listing, SourceCaption, SourceExample, SourceKind, sort_by_path, table};
 use crate::{DataError, ImageProblem};
 
@@ -35,14 +36,17 @@ impl ExampleSource for Metadata {
         if let Some(file) = metadata_file {
             let folder = if path.as_os_str().is_empty() { parent(file) } else { path };
             reading.read(file, folder)?;
+            let place = if path.is_dir() { Place::Folder(path, *recursive) } else { Place::Around(file) };
+            unnamed::note(place, &mut reading.listing);
         } else if !path.is_dir() {
             reading.read(path, parent(path))?;
+            unnamed::note(Place::Around(path), &mut reading.listing);
         } else {
-            let files = files_below(path, *recursive)?;
+            let Files { regular: files, .. } = files_below(path, *recursive)?;
             for table in tables_among(&files)? {
                 reading.read(table, parent(table))?;
             }
-            reading.note_unnamed(files.iter().filter(|file| is_image(file)));
+            unnamed::note_among(&files, &mut reading.listing);
         }
         reading.finish();
         reading.into_listing(path)
@@ -151,23 +155,6 @@ impl<'a> Reading<'a> {
             }
             same
         });
-    }
-
-    fn note_unnamed<'f>(&mut self, images: impl Iterator<Item = &'f PathBuf>) {
-        let examples = self.listing.examples.iter();
-        let named: HashSet<&Path> = examples
-            .flat_map(|example| example.extra_images.values().chain([&example.image]))
-            .map(ImageLocation::path)
-            .chain(self.listing.rejected.iter().map(|problem| problem.path.as_path()))
-            .collect();
-        let unnamed: Vec<&PathBuf> = images.filter(|file| !named.contains(file.as_path())).collect();
-        if let Some(first) = unnamed.first() {
-            self.listing.warnings.push(format!(
-                "{} images are not named in the table and left out, the first is `{}`",
-                unnamed.len(),
-                first.display()
-            ));
-        }
     }
 
     fn into_listing(mut self, path: &Path) -> Result<Listing, DataError> {

@@ -14,6 +14,8 @@ mod remote;
 mod shards;
 mod table;
 mod tar;
+mod unnamed;
+mod walk;
 mod webdataset;
 
 use std::collections::BTreeMap;
