@@ -2,14 +2,14 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sdtrain_recipe::{SourceFormat, Subset};
 use serde_json::Value;
 
 use super::columns::{self, CAPTION_COLUMNS, CONDITIONING_IMAGE};
-use super::image_folder::{EXTENSIONS, is_image};
+use super::image_folder::{EXTENSIONS, is_image, is_unread_image, unread_images};
 use super::metadata::listed;
 use super::tar::{self, Member, Tar};
 use super::{Container, ExampleSource, ImageLocation, Listing, SourceCaption, SourceExample, SourceKind, shards};
@@ -39,14 +39,16 @@ impl ExampleSource for Webdataset {
         let (files, warnings) = shards::files_of(&self.subset, ENDING)?;
         let mut listing = Listing { warnings, ..Listing::default() };
         let mut columns = BTreeSet::new();
+        let mut left = LeftOut::default();
         let mut errors = Vec::new();
         for file in &files {
             match tar::index(file) {
-                Ok(index) => self.take(file, index, &mut columns, &mut listing),
+                Ok(index) => self.take(file, index, &mut columns, &mut left, &mut listing),
                 Err(reason) => errors.push(DataError::source_file(file, None, reason)),
             }
         }
         DataError::all(errors)?;
+        listing.warnings.extend(left.in_words());
         let asked = [
             ("image_column", &self.subset.image_column),
             ("caption_column", &self.subset.caption_column),
@@ -75,8 +77,43 @@ impl ExampleSource for Webdataset {
     }
 }
 
+/// Entries that belong to no example and may have been meant to.
+#[derive(Default)]
+struct LeftOut {
+    /// Names without an ending, which could be anything.
+    without_ending: Vec<PathBuf>,
+    /// Images of a name that has one already.
+    second_images: Vec<PathBuf>,
+    /// Images of kinds that are not read.
+    unread: Vec<PathBuf>,
+}
+
+impl LeftOut {
+    fn in_words(&self) -> Vec<String> {
+        let several = |entries: &[PathBuf], what: &str| {
+            let first = entries.first()?;
+            Some(format!("{} entries {what}, and are left out; the first is `{}`", entries.len(), first.display()))
+        };
+        let second = "are images beside another one of their name (`image_column` says which counts)";
+        let all = [
+            several(&self.without_ending, "have no ending that says what they are"),
+            several(&self.second_images, second),
+            unread_images(&self.unread),
+        ];
+        all.into_iter().flatten().collect()
+    }
+}
+
 impl Webdataset {
-    fn take(&self, shard: &Path, index: tar::Index, columns: &mut BTreeSet<String>, listing: &mut Listing) {
+    fn take(
+        &self,
+        shard: &Path,
+        index: tar::Index,
+        columns: &mut BTreeSet<String>,
+        left: &mut LeftOut,
+        listing: &mut Listing,
+    ) {
+        listing.warnings.extend(index.notes.iter().map(|note| format!("`{}` {note}", shard.display())));
         for (name, reason) in index.rejected {
             let path = shard.join(name.trim_start_matches('/'));
             match is_image(&path) || name.starts_with("byte ") {
@@ -88,7 +125,12 @@ impl Webdataset {
         let container: Arc<dyn Container> = Arc::new(Tar { path: shard.to_owned(), spans });
         let mut examples: BTreeMap<&str, BTreeMap<String, (u64, &Member)>> = BTreeMap::new();
         for (number, member) in index.members.iter().enumerate() {
-            let Some((key, ending)) = key_and_ending(&member.name) else { continue };
+            let Some((key, ending)) = key_and_ending(&member.name) else {
+                if !is_hidden(&member.name) {
+                    left.without_ending.push(shard.join(&member.name));
+                }
+                continue;
+            };
             if !columns.contains(&ending) {
                 columns.insert(ending.clone());
             }
@@ -108,8 +150,25 @@ impl Webdataset {
             }
         }
         for entries in examples.values() {
+            self.note_left_out(shard, entries, left);
             self.take_example(shard, &container, entries, columns, listing);
         }
+    }
+
+    /// Images of one example that are neither its image nor asked for.
+    fn note_left_out(&self, shard: &Path, entries: &BTreeMap<String, (u64, &Member)>, left: &mut LeftOut) {
+        let name = |(_, member): &(u64, &Member)| shard.join(&member.name);
+        let is_unread = |ending: &str| is_unread_image(Path::new("a").with_extension(ending).as_path());
+        left.unread.extend(entries.iter().filter(|(ending, _)| is_unread(ending)).map(|(_, entry)| name(entry)));
+        if self.subset.image_column.is_none() {
+            let images = EXTENSIONS.iter().filter(|ending| !self.is_asked_for(ending));
+            left.second_images.extend(images.filter_map(|ending| entries.get(*ending)).skip(1).map(name));
+        }
+    }
+
+    /// Whether a key of the configuration names this ending.
+    fn is_asked_for(&self, ending: &str) -> bool {
+        self.subset.conditioning_image_column.as_deref() == Some(ending)
     }
 
     fn take_example(
@@ -128,7 +187,8 @@ impl Webdataset {
             None => EXTENSIONS.iter().find_map(|ending| entries.get(*ending)),
         };
         let Some(image) = image.map(location) else {
-            let texts = entries.iter().filter(|(ending, _)| self.text_endings().any(|text| text == ending.as_str()));
+            let is_text = |ending: &str| ending == "json" || self.text_endings().any(|text| text == ending);
+            let texts = entries.iter().filter(|(ending, _)| is_text(ending));
             listing.captions_without_image.extend(texts.map(|(_, (_, member))| shard.join(&member.name)));
             return;
         };
@@ -200,12 +260,16 @@ fn read(shard: &Path, member: &Member, largest: u64) -> Result<Vec<u8>, String> 
 
 /// `in/0001.seg.PNG` is the entry `seg.png` of the example `in/0001`. Files whose name begins with a dot are not looked at.
 fn key_and_ending(name: &str) -> Option<(&str, String)> {
-    let last = name.rfind('/').map_or(0, |slash| slash + 1);
-    if name[last..].starts_with('.') {
+    if is_hidden(name) {
         return None;
     }
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = last + name[last..].find('.')?;
     Some((&name[..dot], name[dot + 1..].to_ascii_lowercase()))
+}
+
+fn is_hidden(name: &str) -> bool {
+    name.rsplit('/').next().is_some_and(|last| last.starts_with('.'))
 }
 
 #[cfg(test)]

@@ -116,6 +116,46 @@ fn a_shard_says_which_of_its_endings_were_not_found() {
     assert!(open(folder.subset()).unwrap_err().to_string().contains("holds no image; its entries end in `txt`"));
 }
 
+#[test]
+fn what_a_shard_holds_beside_its_examples_is_said() {
+    let folder = Folder::new();
+    let warnings = |members: &[(&str, &[u8])], cut: usize, behind: &[u8]| {
+        let mut bytes = tar_of(members);
+        bytes.truncate(bytes.len() - cut);
+        bytes.extend(behind);
+        folder.file("a.tar", &bytes);
+        let listing = open_source(&folder.subset()).list().unwrap();
+        (listing.examples.len(), listing.captions_without_image.len(), listing.warnings)
+    };
+    let first: [(&str, &[u8]); 2] = [("1.png", &png(1)), ("1.txt", b"a")];
+    assert_eq!(warnings(&first, 0, b""), (1, 0, Vec::new()));
+    let said = |further: &[(&str, &[u8])]| warnings(&[&first[..], further].concat(), 0, b"");
+
+    let (kept, without_image, heic) = said(&[("2.heic", b"x"), ("2.json", b"{}")]);
+    assert_eq!((kept, without_image, heic.len()), (1, 1, 1), "{heic:?}");
+    assert!(
+        heic[0].starts_with("1 images are of kinds that are not read") && heic[0].contains("a.tar/2.heic"),
+        "{heic:?}"
+    );
+    let (kept, _, twice) = said(&[("1.jpg", &png(2)), ("1.depth.png", &png(3))]);
+    assert_eq!((kept, twice.len()), (1, 1), "{twice:?}");
+    assert!(
+        twice[0].starts_with("1 entries are images beside another one of their name") && twice[0].contains("1.png"),
+        "{twice:?}"
+    );
+    let (_, _, nameless) = said(&[("2", &png(2)), ("in/README", b"x"), (".hidden", b"x")]);
+    assert!(nameless.len() == 1 && nameless[0].starts_with("2 entries have no ending"), "{nameless:?}");
+
+    // Exactly between two entries: nothing but the missing mark shows it.
+    let (kept, _, cut) = warnings(&first, 1024, b"");
+    assert!(kept == 1 && cut.len() == 1 && cut[0].contains("a.tar` has no mark at its end"), "{cut:?}");
+    let (kept, _, joined) = warnings(&first, 0, &tar_of(&[("2.png", &png(2)), ("2.txt", b"b")]));
+    assert!(
+        kept == 1 && joined.len() == 1 && joined[0].contains("holds more behind the mark at its end"),
+        "{joined:?}"
+    );
+}
+
 /// A tar file with one good example, one entry as given, and another good one behind it.
 fn with_entry(change: impl FnOnce(&mut tar::Header), content: &[u8]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
