@@ -7,6 +7,7 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use super::format::{Decoded, Format, Header, LONGEST_SIDE, MOST_MEMORY, Pixels, sensible};
 use super::jpeg::TRUNCATED;
+use super::profile::{Kind, is_ignored};
 use crate::source::ReadSeek;
 
 /// A format that the `image` crate decodes, with what it does not tell.
@@ -28,7 +29,12 @@ impl Format for ByImageCrate {
         let mut decoder = self.reader(file).into_decoder().map_err(describe)?;
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
         let (width, height) = decoder.dimensions();
-        Ok(Header { width, height, orientation, animated })
+        let kind = if decoder.color_type().has_color() { Kind::Rgb } else { Kind::Grey };
+        let ignores_profile = match decoder.icc_profile() {
+            Ok(profile) => profile.is_some_and(|profile| is_ignored(&profile, kind)),
+            Err(_) => true,
+        };
+        Ok(Header { width, height, orientation, animated, ignores_profile })
     }
 
     fn decode(&self, bytes: &[u8]) -> Result<Decoded, String> {

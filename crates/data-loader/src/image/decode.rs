@@ -21,6 +21,8 @@ pub(crate) struct Look {
     pub animated: bool,
     /// Whether it is turned or mirrored when it is decoded.
     pub turned: bool,
+    /// Whether it has a colour profile that cannot be followed, so that its colours are taken for those of sRGB.
+    pub ignores_profile: bool,
 }
 
 /// A decoded image.
@@ -36,7 +38,8 @@ pub(crate) fn look(location: &ImageLocation) -> Result<Look, String> {
     guarded(|| {
         let header: Header = format::of(&mut *file)?.look(&mut *file)?;
         let turned = header.orientation != Orientation::NoTransforms;
-        Ok(Look { size: header.size()?, animated: header.animated, turned })
+        let Header { animated, ignores_profile, .. } = header;
+        Ok(Look { size: header.size()?, animated, turned, ignores_profile })
     })
 }
 

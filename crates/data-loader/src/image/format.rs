@@ -32,6 +32,8 @@ pub(super) struct Header {
     pub orientation: Orientation,
     /// Whether there are more images behind the first.
     pub animated: bool,
+    /// Whether it has a colour profile that cannot be followed.
+    pub ignores_profile: bool,
 }
 
 impl Header {
