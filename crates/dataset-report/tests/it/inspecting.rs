@@ -108,6 +108,19 @@ fn what_would_stop_a_run_is_said_and_the_rest_is_still_counted() {
 }
 
 #[test]
+fn warnings_are_told_beside_what_would_stop_a_run() {
+    let folder = with_copies();
+    folder.file("b.txt", "poster, blue\nsecond line");
+    folder.file("d.heic", "x");
+    let warnings = inspect(&folder.config()).warnings;
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    folder.file("e.png", "no picture");
+    let inspection = inspect(&folder.config());
+    assert_eq!((inspection.errors.len(), inspection.batches_per_epoch), (2, None), "{:?}", inspection.errors);
+    assert_eq!(inspection.warnings, warnings);
+}
+
+#[test]
 fn a_file_broken_behind_its_header_is_found_by_decoding_alone() {
     let folder = with_copies();
     // 5 images and 200 more, so that one broken one is still allowed.
