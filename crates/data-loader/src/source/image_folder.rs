@@ -94,6 +94,7 @@ impl ExampleSource for ImageFolder {
             listing.examples.push(SourceExample { image: ImageLocation::file(file), captions: found, extra_images });
         }
         listing.warnings.extend(captions.keep(&listing.examples));
+        listing.warnings.extend(beside.warnings().iter().cloned());
         listing.extra_images_without_image = beside.unused();
         Ok(listing)
     }

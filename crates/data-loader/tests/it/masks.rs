@@ -88,6 +88,22 @@ fn a_mask_in_a_folder_of_its_own_may_be_missing_and_is_then_whole() {
 }
 
 #[test]
+fn of_two_masks_of_an_image_the_second_is_no_image_either() {
+    let folder = Folder::with_images(1);
+    for name in ["00-m.png", "00-m.bmp"] {
+        mask_of_picture().save(folder.join(name)).unwrap();
+    }
+    let config = DataConfig {
+        batch_size: 1,
+        ..config(&folder, Subset { extra_images: vec![mask(None, "-m")], ..folder.subset() })
+    };
+    let data = DataSet::open(&config, 3, 64).unwrap();
+    assert_eq!((data.images(), data.report().extra_images["mask"]), (1, 1));
+    let [warning] = &data.report().warnings[..] else { panic!("{:?}", data.report().warnings) };
+    assert!(warning.starts_with("1 `mask` images are left out") && warning.contains("00-m.png` beside"), "{warning}");
+}
+
+#[test]
 fn a_mask_is_taken_from_transparency() {
     let folder = Folder::new();
     let image = ImageBuffer::from_fn(32, 32, |x, _| Rgba([200, 10, 30, [0, 51, 255, 255][(x / 8) as usize]]));
