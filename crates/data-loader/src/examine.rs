@@ -27,6 +27,12 @@ pub fn read_size(image: &ImageLocation) -> Result<(usize, usize), String> {
     Ok(pixels::look(image)?.size)
 }
 
+/// What an image is by its first bytes, as a run recognises it: `JPEG`, `PNG`, `JPEG XL`; its name proves nothing. None where it is
+/// nothing that is known.
+pub fn format_name(image: &ImageLocation) -> Option<&'static str> {
+    pixels::format_name(image)
+}
+
 /// Digest of an image's bytes: equal for copies, whatever they are called. `validation.split` goes by the same.
 pub fn content_digest(bytes: &[u8]) -> [u8; 32] {
     content::digest(bytes)

@@ -13,12 +13,17 @@ use crate::source::ReadSeek;
 /// A format that the `image` crate decodes, with what it does not tell.
 pub(super) struct ByImageCrate {
     pub format: ImageFormat,
+    pub name: &'static str,
     pub begins: fn(&[u8]) -> bool,
     /// Whether the image moves; an error where the end of the file is missing and the format says where it should be.
     pub is_animated: fn(&mut dyn ReadSeek) -> Result<bool, String>,
 }
 
 impl Format for ByImageCrate {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
     fn begins(&self, start: &[u8]) -> bool {
         (self.begins)(start)
     }

@@ -43,6 +43,11 @@ pub(crate) fn look(location: &ImageLocation) -> Result<Look, String> {
     })
 }
 
+/// What the file is, by its first bytes; none where it is nothing that is known, or cannot be opened.
+pub(crate) fn format_name(location: &ImageLocation) -> Option<&'static str> {
+    format::of(&mut *location.open().ok()?).ok().map(|format| format.name())
+}
+
 /// Decodes the whole file, or says why it cannot be.
 pub(crate) fn decode(location: &ImageLocation, alpha: &AlphaConfig) -> Result<Picture, String> {
     let bytes = location.read().map_err(|e| e.to_string())?;

@@ -11,6 +11,9 @@ use crate::source::ReadSeek;
 
 /// One file format.
 pub(super) trait Format: Sync {
+    /// Its name as people write it.
+    fn name(&self) -> &'static str;
+
     /// Whether a file that begins like this is of this format; the name of a file proves nothing.
     fn begins(&self, start: &[u8]) -> bool;
 

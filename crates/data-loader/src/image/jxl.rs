@@ -6,6 +6,10 @@ use crate::source::ReadSeek;
 pub(super) struct JpegXl;
 
 impl Format for JpegXl {
+    fn name(&self) -> &'static str {
+        "JPEG XL"
+    }
+
     fn begins(&self, start: &[u8]) -> bool {
         // A bare codestream, or the container of ISO/IEC 18181-2.
         start.starts_with(&[0xFF, 0x0A]) || start.starts_with(b"\0\0\0\x0cJXL \r\n\x87\n")

@@ -12,6 +12,7 @@ use crate::source::ReadSeek;
 
 pub(super) const TIFF: ByImageCrate = ByImageCrate {
     format: ImageFormat::Tiff,
+    name: "TIFF",
     begins: |start| start.starts_with(b"II*\0") || start.starts_with(b"MM\0*"),
     is_animated: check,
 };

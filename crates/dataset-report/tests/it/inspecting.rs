@@ -77,6 +77,24 @@ fn buckets_captions_and_tags_are_counted() {
 }
 
 #[test]
+fn formats_are_those_that_the_loader_recognises() {
+    let folder = Folder::new();
+    folder.jpeg("a.png", &picture(64, 64, 0), 90);
+    folder.file("b.png", include_bytes!("../../../data-loader/tests/it/files/lossless.jxl"));
+    folder.file("c.png", "no picture");
+    for name in ["a.txt", "b.txt", "c.txt"] {
+        folder.file(name, "a");
+    }
+    let config = folder.config();
+    for depth in [Depth::Pixels, Depth::Header] {
+        let survey = Survey::of(&config, depth, &|_, _| ()).unwrap();
+        let formats = inspected(&survey, depth, &config, 75).formats;
+        let formats: Vec<_> = formats.iter().map(|f| (f.format.as_str(), f.images)).collect();
+        assert_eq!(formats, [("JPEG", 1), ("JPEG XL", 1), ("no image (.png)", 1)], "{depth:?}");
+    }
+}
+
+#[test]
 fn captions_longer_than_the_text_encoder_reads_are_named() {
     let folder = with_copies();
     folder.file("c.txt", "red ".repeat(76));
