@@ -2,8 +2,10 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use sdtrain_recipe::Subset;
 use serde_json::Value;
 
+use super::SourceCaption;
 use crate::caption::sidecar;
 
 /// One row of a table, by column.
@@ -46,6 +48,27 @@ pub(super) fn caption_of(value: &Value) -> Result<Option<String>, String> {
         }
         other => Err(format!("is {}, not text", described(other))),
     }
+}
+
+/// The captions of a row: of the column that was asked for or of a usual one, or of each of several. None from an empty cell.
+pub(super) fn captions_of(row: &Row, subset: &Subset) -> Result<Vec<SourceCaption>, String> {
+    let mut captions = Vec::with_capacity(1);
+    let cells: Vec<Option<&Value>> = match subset.captions.as_slice() {
+        [] => vec![cell(row, subset.caption_column.as_deref(), CAPTION_COLUMNS)],
+        several => several.iter().map(|caption| caption.column.as_ref().and_then(|column| row.get(column))).collect(),
+    };
+    for (source, value) in cells.into_iter().enumerate() {
+        if let Some(text) = value.map_or(Ok(None), caption_of)? {
+            captions.push(SourceCaption { source, text });
+        }
+    }
+    Ok(captions)
+}
+
+/// The keys of a subset that name columns of captions, with the columns.
+pub(super) fn caption_columns(subset: &Subset) -> impl Iterator<Item = (&'static str, &str)> {
+    let several = subset.captions.iter().filter_map(|caption| Some(("captions", caption.column.as_deref()?)));
+    subset.caption_column.iter().map(|column| ("caption_column", column.as_str())).chain(several)
 }
 
 /// A cell as the factor of a loss; CSV has it as text. None for a cell that is empty.

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use sdtrain_recipe::{SourceFormat, Subset};
 
-use super::columns::{self, CAPTION_COLUMNS, CONDITIONING_IMAGE, IMAGE_FILE_COLUMNS, Row};
+use super::columns::{self, CONDITIONING_IMAGE, IMAGE_FILE_COLUMNS, Row};
 use super::unnamed::{self, Place};
 use super::walk::{Files, files_below};
-use super::{ExampleSource, ImageLocation, Listing, SourceCaption, SourceExample, SourceKind, sort_by_path, table};
+use super::{ExampleSource, ImageLocation, Listing, SourceExample, SourceKind, sort_by_path, table};
 use crate::{DataError, ImageProblem};
 
 /// Names of tables that lie beside their images.
@@ -128,17 +128,10 @@ impl<'a> Reading<'a> {
                 }
             };
         }
-        let caption = match columns::cell(row, self.subset.caption_column.as_deref(), CAPTION_COLUMNS) {
-            None => None,
-            Some(value) => match columns::caption_of(value) {
-                Ok(caption) => caption,
-                Err(reason) => {
-                    self.listing.broken_captions.push(ImageProblem { path: image.clone(), reason });
-                    None
-                }
-            },
-        };
-        let captions = caption.into_iter().map(|text| SourceCaption { source: 0, text }).collect();
+        let captions = columns::captions_of(row, self.subset).unwrap_or_else(|reason| {
+            self.listing.broken_captions.push(ImageProblem { path: image.clone(), reason });
+            Vec::new()
+        });
         self.listing.examples.push(SourceExample { image: ImageLocation::file(image), captions, extra_images });
         Ok(())
     }
@@ -158,13 +151,12 @@ impl<'a> Reading<'a> {
     }
 
     fn into_listing(mut self, path: &Path) -> Result<Listing, DataError> {
-        let asked = [
-            ("caption_column", &self.subset.caption_column),
-            ("conditioning_image_column", &self.subset.conditioning_image_column),
-            ("loss_weight_column", &self.subset.loss_weight_column),
+        let others = [
+            ("conditioning_image_column", self.subset.conditioning_image_column.as_deref()),
+            ("loss_weight_column", self.subset.loss_weight_column.as_deref()),
         ];
-        for (key, column) in asked {
-            let Some(column) = column else { continue };
+        let others = others.into_iter().filter_map(|(key, column)| Some((key, column?)));
+        for (key, column) in columns::caption_columns(self.subset).chain(others) {
             let known = |name: &String| name == column || *name == format!("{column}_file_name");
             if !self.columns.is_empty() && !self.columns.iter().any(known) {
                 let table = self.tables.first().map_or(path, PathBuf::as_path);
@@ -177,7 +169,7 @@ impl<'a> Reading<'a> {
             let table = self.tables.first().map_or(path, PathBuf::as_path);
             return Err(DataError::source_file(table, None, "names no image".to_owned()));
         }
-        if self.subset.caption_column.is_none() {
+        if self.subset.caption_column.is_none() && self.subset.captions.is_empty() {
             self.listing.caption_hint =
                 Some(format!("set `caption_column` to one of the table's columns: {}", listed(&self.columns)));
         }

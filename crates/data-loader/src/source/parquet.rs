@@ -67,7 +67,7 @@ impl ExampleSource for Parquet {
 
 impl Parquet {
     fn take(&self, table: Arc<Table>, listing: &mut Listing) -> Result<(), DataError> {
-        let Subset { image_column, caption_column, conditioning_image_column, .. } = &self.subset;
+        let Subset { image_column, conditioning_image_column, .. } = &self.subset;
         let fault = |reason: String| DataError::source_file(&table.path, None, reason);
         let names = || format!("its columns are {}", listed(&table.names()));
         let no_column = |key: &str, column: &str| {
@@ -88,31 +88,36 @@ impl Parquet {
             }
             None => None,
         };
-        let caption = match caption_column {
-            Some(column) => Some(table.text_column(column).ok_or_else(|| no_column("caption_column", column))?),
-            None => CAPTION_COLUMNS.iter().find_map(|column| table.text_column(column)),
-        };
-        for column in [Some(image), conditioning, caption].into_iter().flatten() {
+        // The column of each source of captions.
+        let mut captions = Vec::new();
+        for (key, column) in columns::caption_columns(&self.subset) {
+            captions.push(table.text_column(column).ok_or_else(|| no_column(key, column))?);
+        }
+        if captions.is_empty() {
+            captions.extend(CAPTION_COLUMNS.iter().find_map(|column| table.text_column(column)));
+        }
+        for column in [Some(image), conditioning].into_iter().flatten().chain(captions.iter().copied()) {
             table.check_compression(column)?;
         }
         listing.caption_hint = Some(format!("set `caption_column`; {}", names()));
 
         let images: Arc<dyn Container> = Arc::new(Column::new(table.clone(), image));
         let extras = conditioning.map(|column| Arc::new(Column::new(table.clone(), column)) as Arc<dyn Container>);
-        let captions = match caption {
-            Some(column) => table.texts(column).map_err(&fault)?,
-            None => vec![Vec::new(); table.rows as usize],
-        };
-        for (row, texts) in captions.into_iter().enumerate() {
-            // As many digits as every file can need, so that byte order is the order of the rows.
-            let path = table.path.join(format!("{row:09}"));
-            let text = match columns::checked(&texts.join("\n")) {
-                Ok(text) => Some(text).filter(|_| !texts.is_empty()),
-                Err(reason) => {
-                    listing.broken_captions.push(ImageProblem { path: path.clone(), reason });
-                    None
+        let mut of_rows: Vec<Vec<SourceCaption>> = vec![Vec::new(); table.rows as usize];
+        for (source, column) in captions.into_iter().enumerate() {
+            for (row, texts) in
+                table.texts(column).map_err(&fault)?.into_iter().enumerate().filter(|(_, t)| !t.is_empty())
+            {
+                match columns::checked(&texts.join("\n")) {
+                    Ok(text) => of_rows[row].push(SourceCaption { source, text }),
+                    Err(reason) => {
+                        listing.broken_captions.push(ImageProblem { path: path_of(&table, row), reason });
+                    }
                 }
-            };
+            }
+        }
+        for (row, captions) in of_rows.into_iter().enumerate() {
+            let path = path_of(&table, row);
             let mut extra_images = BTreeMap::new();
             if let Some(container) = &extras {
                 let location = ImageLocation::part(path.join(CONDITIONING_IMAGE), container.clone(), row as u64);
@@ -120,12 +125,17 @@ impl Parquet {
             }
             listing.examples.push(SourceExample {
                 image: ImageLocation::part(path, images.clone(), row as u64),
-                captions: text.into_iter().map(|text| SourceCaption { source: 0, text }).collect(),
+                captions,
                 extra_images,
             });
         }
         Ok(())
     }
+}
+
+/// The name of a row: as many digits as every file can need, so that byte order is the order of the rows.
+fn path_of(table: &Table, row: usize) -> PathBuf {
+    table.path.join(format!("{row:09}"))
 }
 
 /// A file and what its footer says.

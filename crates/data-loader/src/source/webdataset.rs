@@ -8,7 +8,7 @@ use std::sync::Arc;
 use sdtrain_recipe::{SourceFormat, Subset};
 use serde_json::Value;
 
-use super::columns::{self, CAPTION_COLUMNS, CONDITIONING_IMAGE};
+use super::columns::{self, CONDITIONING_IMAGE};
 use super::image_folder::{EXTENSIONS, is_image, is_unread_image, unread_images};
 use super::metadata::listed;
 use super::tar::{self, Member, Tar};
@@ -49,13 +49,12 @@ impl ExampleSource for Webdataset {
         }
         DataError::all(errors)?;
         listing.warnings.extend(left.in_words());
-        let asked = [
-            ("image_column", &self.subset.image_column),
-            ("caption_column", &self.subset.caption_column),
-            ("conditioning_image_column", &self.subset.conditioning_image_column),
+        let images = [
+            ("image_column", self.subset.image_column.as_deref()),
+            ("conditioning_image_column", self.subset.conditioning_image_column.as_deref()),
         ];
-        for (key, column) in asked {
-            let Some(column) = column else { continue };
+        let images = images.into_iter().filter_map(|(key, column)| Some((key, column?)));
+        for (key, column) in images.chain(columns::caption_columns(&self.subset)) {
             if !columns.is_empty() && !columns.contains(column) {
                 let reason = format!("has no entry that ends in `.{column}`, which `{key}` names");
                 let hint = format!("there is {}", listed(&columns));
@@ -187,7 +186,8 @@ impl Webdataset {
             None => EXTENSIONS.iter().find_map(|ending| entries.get(*ending)),
         };
         let Some(image) = image.map(location) else {
-            let is_text = |ending: &str| ending == "json" || self.text_endings().any(|text| text == ending);
+            let texts = self.text_endings().concat();
+            let is_text = |ending: &str| ending == "json" || texts.contains(&ending);
             let texts = entries.iter().filter(|(ending, _)| is_text(ending));
             listing.captions_without_image.extend(texts.map(|(_, (_, member))| shard.join(&member.name)));
             return;
@@ -201,37 +201,46 @@ impl Webdataset {
             };
             extra_images.insert(CONDITIONING_IMAGE.to_owned(), location(entry));
         }
-        let caption = match self.caption_of(shard, entries, columns) {
-            Ok(caption) => caption,
-            Err(problem) => {
-                listing.broken_captions.push(problem);
-                None
-            }
-        };
-        let captions = caption.into_iter().map(|text| SourceCaption { source: 0, text }).collect();
+        let captions = self.captions_of(shard, entries, columns).unwrap_or_else(|problem| {
+            listing.broken_captions.push(problem);
+            Vec::new()
+        });
         listing.examples.push(SourceExample { image, captions, extra_images });
     }
 
-    /// Endings of entries that are captions, the one asked for first.
-    fn text_endings(&self) -> impl Iterator<Item = &str> {
-        let asked = self.subset.caption_column.as_deref();
-        let usual = [self.subset.caption_extension.trim_start_matches('.')].into_iter().chain(TEXT_ENDINGS);
-        asked.into_iter().chain(usual.filter(move |_| asked.is_none()))
+    /// Endings of entries that may be captions, for each source of captions; the first that is there counts.
+    fn text_endings(&self) -> Vec<Vec<&str>> {
+        match (self.subset.captions.as_slice(), &self.subset.caption_column) {
+            ([], Some(column)) => vec![vec![column]],
+            ([], None) => {
+                let usual = [self.subset.caption_extension.trim_start_matches('.')];
+                vec![usual.into_iter().chain(TEXT_ENDINGS).collect()]
+            }
+            (several, _) => several.iter().map(|caption| vec![caption.name().trim_start_matches('.')]).collect(),
+        }
     }
 
-    fn caption_of(
+    /// The captions of an example: each in an entry of its own, or else under a key of the `.json` entry.
+    fn captions_of(
         &self,
         shard: &Path,
         entries: &BTreeMap<String, (u64, &Member)>,
         columns: &mut BTreeSet<String>,
-    ) -> Result<Option<String>, ImageProblem> {
-        if let Some((_, member)) = self.text_endings().find_map(|ending| entries.get(ending)) {
-            let text = read(shard, member, sidecar::LARGEST)
-                .and_then(|bytes| sidecar::decode(&bytes))
-                .and_then(|text| columns::checked(&text));
-            return text.map(Some).map_err(|reason| ImageProblem { path: shard.join(&member.name), reason });
+    ) -> Result<Vec<SourceCaption>, ImageProblem> {
+        let endings = self.text_endings();
+        let mut captions = Vec::with_capacity(1);
+        for (source, endings) in endings.iter().enumerate() {
+            if let Some((_, member)) = endings.iter().find_map(|ending| entries.get(*ending)) {
+                let text = read(shard, member, sidecar::LARGEST)
+                    .and_then(|bytes| sidecar::decode(&bytes))
+                    .and_then(|text| columns::checked(&text))
+                    .map_err(|reason| ImageProblem { path: shard.join(&member.name), reason })?;
+                captions.push(SourceCaption { source, text });
+            }
         }
-        let Some((_, member)) = entries.get("json") else { return Ok(None) };
+        let Some((_, member)) = entries.get("json").filter(|_| captions.len() < endings.len()) else {
+            return Ok(captions);
+        };
         let problem = |reason| ImageProblem { path: shard.join(&member.name), reason };
         let bytes = read(shard, member, LARGEST_JSON).map_err(problem)?;
         let row = match serde_json::from_slice(&bytes) {
@@ -244,10 +253,15 @@ impl Webdataset {
                 columns.insert(column.clone());
             }
         }
-        match columns::cell(&row, self.subset.caption_column.as_deref(), CAPTION_COLUMNS) {
-            Some(value) => columns::caption_of(value).map_err(|reason| problem(format!("its caption {reason}"))),
-            None => Ok(None),
+        let of_row =
+            columns::captions_of(&row, &self.subset).map_err(|reason| problem(format!("its caption {reason}")))?;
+        for caption in of_row {
+            if captions.iter().all(|other| other.source != caption.source) {
+                captions.push(caption);
+            }
         }
+        captions.sort_by_key(|caption| caption.source);
+        Ok(captions)
     }
 }
 

@@ -10,7 +10,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use sdtrain_data_loader::{CONDITIONING_IMAGE, DataError, DataSet, open_source};
-use sdtrain_recipe::{DataConfig, SourceFormat, Subset};
+use sdtrain_recipe::{CaptionFile, DataConfig, SourceFormat, Subset};
 
 use crate::folder::{Folder, picture};
 use crate::sources::captions;
@@ -21,7 +21,7 @@ fn png(blue: u8) -> Vec<u8> {
     bytes.into_inner()
 }
 
-fn tar_of(members: &[(&str, &[u8])]) -> Vec<u8> {
+pub fn tar_of(members: &[(&str, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, content) in members {
         let mut header = tar::Header::new_gnu();
@@ -392,6 +392,12 @@ fn a_data_set_written_by_pyarrow_is_read() {
     });
     let listing = listing.list().unwrap();
     assert_eq!(listing.examples[5].captions[0].text, "picture 5\nthe same, five");
+    // The file has one column of texts: twice asked for, it is there twice.
+    let both = ["captions", "captions"]
+        .map(|column| CaptionFile { column: Some(column.to_owned()), ..CaptionFile::default() });
+    let twice = open_source(&Subset { captions: both.to_vec(), ..at(by_pyarrow("images.parquet")) }).list().unwrap();
+    let sources: Vec<usize> = twice.examples[5].captions.iter().map(|caption| caption.source).collect();
+    assert_eq!((sources, twice.examples[5].captions[1].text.as_str()), (vec![0, 1], "picture 5\nthe same, five"));
     // The generator gives picture i the grey value 40·i, and its edges 255 − 40·i.
     for (index, example) in listing.examples.iter().enumerate() {
         let grey = |bytes: Vec<u8>| image::load_from_memory(&bytes).unwrap().to_luma8().get_pixel(5, 5)[0];

@@ -234,7 +234,7 @@ fn of_several_caption_files_each_is_counted_and_the_longest_decides() {
     folder.file("a.txt", "red");
     folder.file("a.long", "red ".repeat(80));
     let mut config = folder.config();
-    let file = |extension: &str, weight| CaptionFile { extension: extension.to_owned(), weight };
+    let file = |extension: &str, weight| CaptionFile { extension: extension.to_owned(), column: None, weight };
     config.subsets[0].captions = vec![file(".txt", 3.0), file(".long", 1.0)];
     let captions = inspect(&config).captions;
     assert_eq!(captions.by_extension, [(".long".to_owned(), 1), (".txt".to_owned(), 1)].into());
