@@ -78,7 +78,7 @@ impl Checker<'_> {
         }
     }
 
-    fn not_empty(&mut self, key: &str, text: Option<&str>) {
+    pub(crate) fn not_empty(&mut self, key: &str, text: Option<&str>) {
         if text == Some("") {
             self.report(key, format!("`{key}` must not be empty"));
         }

@@ -62,10 +62,16 @@ const KEYS: &[Key] = &[
     },
     Key {
         name: "extra_images",
-        is_set: |subset| !subset.extra_images.is_empty(),
+        is_set: |subset| subset.extra_images.iter().any(|extra| extra.source_column.is_none()),
         read_by: &[Folder],
-        instead: "a second image of each row is a column, `conditioning_image_column`; a loss mask may be the transparency of its \
-                  image, `alpha_mask = true`",
+        instead: "masks and other images in a table, Parquet file or shard are a column of it: set `source_column` in place of `path` \
+                  and `suffix`; a loss mask may also be the transparency of its image, `alpha_mask = true`",
+    },
+    Key {
+        name: "extra_images.source_column",
+        is_set: |subset| subset.extra_images.iter().any(|extra| extra.source_column.is_some()),
+        read_by: &[Metadata, Parquet, Webdataset],
+        instead: "images beside those of a folder have a `suffix`, or a folder of their own, `path`",
     },
 ];
 
@@ -100,10 +106,16 @@ mod tests {
             conditioning_image_column: text(),
             loss_weight_column: text(),
             captions: vec![CaptionFile::default(), CaptionFile { column: text(), ..CaptionFile::default() }],
-            extra_images: vec![ExtraImages::default()],
+            extra_images: vec![ExtraImages::default(), ExtraImages { source_column: text(), ..ExtraImages::default() }],
             ..Subset::default()
         };
-        let columns = ["image_column", "caption_column", "conditioning_image_column", "captions.column"];
+        let columns = [
+            "image_column",
+            "caption_column",
+            "conditioning_image_column",
+            "captions.column",
+            "extra_images.source_column",
+        ];
         for (format, read) in [
             (Folder, &["extra_images", "captions.extension"][..]),
             (Metadata, &[&columns[..], &["metadata_file", "loss_weight_column"]].concat()),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sdtrain_recipe::{SourceFormat, Subset};
 
-use super::columns::{self, CONDITIONING_IMAGE, IMAGE_FILE_COLUMNS, Row};
+use super::columns::{self, IMAGE_FILE_COLUMNS, Row};
 use super::unnamed::{self, Place};
 use super::walk::{Files, files_below};
 use super::{ExampleSource, ImageLocation, Listing, SourceExample, SourceKind, sort_by_path, table};
@@ -115,13 +115,15 @@ impl<'a> Reading<'a> {
             self.listing.loss_weights.entry(image.clone()).or_insert(weight);
         }
         let mut extra_images = BTreeMap::new();
-        if let Some(column) = &self.subset.conditioning_image_column {
-            let file = match columns::cell(row, Some(column), &[]) {
+        for extra in columns::extra_columns(self.subset) {
+            let column = extra.column;
+            let file = match columns::cell(row, Some(column), &[]).filter(|cell| !columns::is_empty(cell)) {
                 Some(value) => columns::file_in(folder, value).map_err(|reason| format!("`{column}` {reason}")),
+                None if extra.may_be_absent() => continue,
                 None => Err(format!("line {line} of its table has no `{column}`")),
             };
             match file {
-                Ok(file) => extra_images.insert(CONDITIONING_IMAGE.to_owned(), ImageLocation::file(file)),
+                Ok(file) => extra_images.insert(extra.name.to_owned(), ImageLocation::file(file)),
                 Err(reason) => {
                     self.listing.rejected.push(ImageProblem { path: image, reason });
                     return Ok(());
@@ -151,12 +153,9 @@ impl<'a> Reading<'a> {
     }
 
     fn into_listing(mut self, path: &Path) -> Result<Listing, DataError> {
-        let others = [
-            ("conditioning_image_column", self.subset.conditioning_image_column.as_deref()),
-            ("loss_weight_column", self.subset.loss_weight_column.as_deref()),
-        ];
-        let others = others.into_iter().filter_map(|(key, column)| Some((key, column?)));
-        for (key, column) in columns::caption_columns(self.subset).chain(others) {
+        let weight = self.subset.loss_weight_column.iter().map(|column| ("loss_weight_column", column.as_str()));
+        let extra = columns::extra_columns(self.subset).into_iter().map(|extra| (extra.key, extra.column));
+        for (key, column) in columns::caption_columns(self.subset).chain(extra).chain(weight) {
             let known = |name: &String| name == column || *name == format!("{column}_file_name");
             if !self.columns.is_empty() && !self.columns.iter().any(known) {
                 let table = self.tables.first().map_or(path, PathBuf::as_path);

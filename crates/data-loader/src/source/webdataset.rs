@@ -8,7 +8,7 @@ use std::sync::Arc;
 use sdtrain_recipe::{SourceFormat, Subset};
 use serde_json::Value;
 
-use super::columns::{self, CONDITIONING_IMAGE};
+use super::columns;
 use super::image_folder::{EXTENSIONS, is_image, is_unread_image, unread_images};
 use super::metadata::listed;
 use super::tar::{self, Member, Tar};
@@ -49,12 +49,9 @@ impl ExampleSource for Webdataset {
         }
         DataError::all(errors)?;
         listing.warnings.extend(left.in_words());
-        let images = [
-            ("image_column", self.subset.image_column.as_deref()),
-            ("conditioning_image_column", self.subset.conditioning_image_column.as_deref()),
-        ];
-        let images = images.into_iter().filter_map(|(key, column)| Some((key, column?)));
-        for (key, column) in images.chain(columns::caption_columns(&self.subset)) {
+        let image = self.subset.image_column.iter().map(|column| ("image_column", column.as_str()));
+        let extra = columns::extra_columns(&self.subset).into_iter().map(|extra| (extra.key, extra.column));
+        for (key, column) in image.chain(extra).chain(columns::caption_columns(&self.subset)) {
             if !columns.is_empty() && !columns.contains(column) {
                 let reason = format!("has no entry that ends in `.{column}`, which `{key}` names");
                 let hint = format!("there is {}", listed(&columns));
@@ -167,7 +164,7 @@ impl Webdataset {
 
     /// Whether a key of the configuration names this ending.
     fn is_asked_for(&self, ending: &str) -> bool {
-        self.subset.conditioning_image_column.as_deref() == Some(ending)
+        columns::extra_columns(&self.subset).iter().any(|extra| extra.column == ending)
     }
 
     fn take_example(
@@ -193,13 +190,17 @@ impl Webdataset {
             return;
         };
         let mut extra_images = BTreeMap::new();
-        if let Some(ending) = &self.subset.conditioning_image_column {
+        for extra in columns::extra_columns(&self.subset) {
+            let ending = extra.column;
             let Some(entry) = entries.get(ending) else {
+                if extra.may_be_absent() {
+                    continue;
+                }
                 let reason = format!("has no entry with the ending `.{ending}` beside it");
                 listing.rejected.push(ImageProblem { path: image.path().to_owned(), reason });
                 return;
             };
-            extra_images.insert(CONDITIONING_IMAGE.to_owned(), location(entry));
+            extra_images.insert(extra.name.to_owned(), location(entry));
         }
         let captions = self.captions_of(shard, entries, columns).unwrap_or_else(|problem| {
             listing.broken_captions.push(problem);

@@ -10,7 +10,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use sdtrain_data_loader::{CONDITIONING_IMAGE, DataError, DataSet, open_source};
-use sdtrain_recipe::{CaptionFile, DataConfig, SourceFormat, Subset};
+use sdtrain_recipe::{CaptionFile, DataConfig, ExtraImages, SourceFormat, Subset};
 
 use crate::folder::{Folder, picture};
 use crate::sources::captions;
@@ -243,6 +243,7 @@ fn write_parquet(path: &Path, groups: &[&[Row<'_>]], compression: Compression) {
     let schema = "message schema {
         optional group image { optional binary bytes; optional binary path (UTF8); }
         optional binary text (UTF8);
+        optional binary mask;
         required int64 label; }";
     let schema = Arc::new(parse_message_type(schema).unwrap());
     let properties = WriterProperties::builder().set_compression(compression).set_data_page_row_count_limit(2);
@@ -254,7 +255,10 @@ fn write_parquet(path: &Path, groups: &[&[Row<'_>]], compression: Compression) {
         let images: Vec<Option<ByteArray>> = rows.iter().map(|(image, _)| image.clone().map(ByteArray::from)).collect();
         let paths = vec![Some(ByteArray::from("x.png")); rows.len()];
         let texts: Vec<Option<ByteArray>> = rows.iter().map(|(_, text)| text.map(ByteArray::from)).collect();
-        for (cells, depth) in [(images, 2), (paths, 2), (texts, 1)] {
+        let is_masked = |text: &Option<&str>| text.is_some_and(|text| text.starts_with("masked"));
+        let masks =
+            rows.iter().map(|(image, text)| image.clone().filter(|_| is_masked(text)).map(ByteArray::from)).collect();
+        for (cells, depth) in [(images, 2), (paths, 2), (texts, 1), (masks, 1)] {
             let mut column = group.next_column().unwrap().unwrap();
             let levels: Vec<i16> = cells.iter().map(|cell| if cell.is_some() { depth } else { depth - 1 }).collect();
             let values: Vec<ByteArray> = cells.into_iter().flatten().collect();
@@ -303,6 +307,28 @@ fn rows_of_a_parquet_file_are_examples() {
 }
 
 #[test]
+fn a_row_of_a_parquet_file_may_have_a_mask() {
+    let folder = Folder::new();
+    let row = |blue: u8, text: &'static str| (Some(png(blue)), Some(text));
+    let groups: [&[Row<'_>]; 2] =
+        [&[row(0, "masked, zero"), row(1, "one"), row(2, "masked, two")], &[row(3, "three"), row(4, "masked, four")]];
+    write_parquet(&folder.join("a.parquet"), &groups, Compression::SNAPPY);
+    let mask = |column: &str| ExtraImages {
+        column: column.to_owned(),
+        source_column: Some("mask".to_owned()),
+        ..ExtraImages::default()
+    };
+    let of = |column: &str| Subset { extra_images: vec![mask(column)], ..at(folder.join("a.parquet")) };
+    let listing = open_source(&of("mask")).list().unwrap();
+    let masks: Vec<Option<Vec<u8>>> =
+        listing.examples.iter().map(|example| Some(example.extra_images.get("mask")?.read().unwrap())).collect();
+    assert_eq!(masks, [Some(png(0)), None, Some(png(2)), None, Some(png(4))]);
+    // Every image needs any other kind of image.
+    let error = open(of("control")).unwrap_err().to_string();
+    assert!(error.contains("2 of 5 images cannot be read") && error.contains("its `control` image"), "{error}");
+}
+
+#[test]
 fn a_parquet_file_names_what_is_wrong() {
     let folder = Folder::new();
     let file = folder.join("a.parquet");
@@ -313,7 +339,7 @@ fn a_parquet_file_names_what_is_wrong() {
     let column = |name: &str| Some(name.to_owned());
     let error = open(Subset { image_column: column("label"), ..at(file.clone()) }).unwrap_err();
     assert!(error.to_string().ends_with("has no column `label`, which `image_column` names"), "{error}");
-    assert_eq!(error.hint().unwrap(), "its columns are `image`, `text`, `label`");
+    assert_eq!(error.hint().unwrap(), "its columns are `image`, `text`, `mask`, `label`");
     assert!(open(Subset { caption_column: column("image"), ..at(file.clone()) }).is_err());
 
     // Cut at every stage, and with bytes of the footer damaged one by one: an error, never a panic.

@@ -288,7 +288,7 @@ fn with_control_images() -> (Folder, DataConfig) {
     let mut config = folder.config();
     config.caption.missing = MissingCaption::Empty;
     config.subsets[0].extra_images =
-        vec![ExtraImages { column: "edges".to_owned(), path: None, suffix: "-edges".to_owned() }];
+        vec![ExtraImages { column: "edges".to_owned(), path: None, suffix: "-edges".to_owned(), source_column: None }];
     (folder, config)
 }
 
