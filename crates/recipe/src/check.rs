@@ -316,7 +316,7 @@ impl Checker<'_> {
     fn check_validation(&mut self, config: &TrainConfig) {
         let validation = &config.validation;
         if let Some(path) = &validation.path {
-            self.existing_folder("validation.path", path);
+            self.check_subset_path("validation.path", path);
         }
         if let Some(split) = validation.split {
             if !(split > 0.0 && split < 1.0) {

@@ -27,6 +27,7 @@ mod every;
 mod full;
 mod fuse;
 mod gradient_checkpointing;
+mod held_out;
 mod ia3;
 mod image;
 mod kohya;

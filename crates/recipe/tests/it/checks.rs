@@ -138,7 +138,8 @@ fn paths_that_do_not_exist_are_shown_with_the_part_that_does() {
         Project::new(&text).messages_with(&[]),
         "error: configs/run.toml:2: `model.path`: `models/sd.safetensors` does not exist\n  hint: `.` has no `models`\n\
          error: configs/run.toml:4: `data.subsets.0.path`: `imags/cats` does not exist\n  hint: `.` has no `imags`\n\
-         error: configs/run.toml:8: `validation.path`: `configs/run.toml` is a file, not a folder"
+         error: configs/run.toml:8: `validation.path`: `configs/run.toml` is a file, not a folder\n  \
+         hint: files that hold or name images end in `.tar`, `.parquet`, `.jsonl`, `.csv`, `.json`"
     );
 }
 
