@@ -3,7 +3,7 @@
 //! The sizes and the choice are those of kohya's sd-scripts (`model_util.make_bucket_resolutions`,
 //! `BucketManager.select_bucket`), for any step, so that a data set falls into the same buckets here and there.
 
-use sdtrain_recipe::{Batching, DataConfig};
+use sdtrain_recipe::{Batching, DataConfig, Subset};
 
 use crate::DataError;
 
@@ -41,6 +41,8 @@ enum Rule {
     Nearest(Vec<Size>),
     /// The image's own shape, never enlarged.
     OwnSize,
+    /// The resolution is cut out of every image as it is.
+    Unscaled,
 }
 
 impl Buckets {
@@ -51,7 +53,7 @@ impl Buckets {
         for subset in &config.subsets {
             let batching = config.batching(subset);
             if let Some((_, same)) = known.iter().find(|(other, _)| *other == batching) {
-                buckets.push(same.clone());
+                buckets.push(same.clone().cropped_as(subset));
                 continue;
             }
             let made =
@@ -59,10 +61,18 @@ impl Buckets {
                     true => error,
                     false => error.of_images_in(&subset.path),
                 })?;
-            buckets.push(made.clone());
+            buckets.push(made.clone().cropped_as(subset));
             known.push((batching, made));
         }
         Ok(buckets)
+    }
+
+    /// Those of a subset, which may have its images cut without scaling them.
+    fn cropped_as(self, subset: &Subset) -> Self {
+        match self.rule {
+            Rule::Single if subset.crop_unscaled => Self { rule: Rule::Unscaled, ..self },
+            _ => self,
+        }
     }
 
     /// The buckets of one group of subsets; `default_step` is what the model needs where `bucketing.step` is absent.
@@ -117,7 +127,7 @@ impl Buckets {
     /// The fixed list of sizes, sorted; empty where every image brings its own (`no_upscale`).
     pub fn sizes(&self) -> Vec<Size> {
         match &self.rule {
-            Rule::Single => vec![self.resolution],
+            Rule::Single | Rule::Unscaled => vec![self.resolution],
             Rule::Nearest(sizes) => sizes.clone(),
             Rule::OwnSize => Vec::new(),
         }
@@ -129,6 +139,13 @@ impl Buckets {
             Rule::Single => cover(image, self.resolution),
             Rule::Nearest(sizes) => cover(image, nearest(sizes, image)),
             Rule::OwnSize => self.own_size(image),
+            Rule::Unscaled if image.0 < self.resolution.0 || image.1 < self.resolution.1 => {
+                return Err(format!(
+                    "{} × {} pixels are too few to cut {} × {} out of them without scaling (`crop_unscaled`)",
+                    image.0, image.1, self.resolution.0, self.resolution.1
+                ));
+            }
+            Rule::Unscaled => Placement { bucket: self.resolution, resized: image },
         };
         let Placement { bucket, resized } = placement;
         if bucket.0 == 0 || bucket.1 == 0 {
@@ -217,7 +234,7 @@ fn cover(image: Size, bucket: Size) -> Placement {
 
 #[cfg(test)]
 mod tests {
-    use sdtrain_recipe::{BucketingConfig, Resolution, Subset};
+    use sdtrain_recipe::{BucketingConfig, Resolution};
 
     use super::*;
 
@@ -328,6 +345,20 @@ mod tests {
         let buckets = Buckets::new(&config(Resolution::Size([96, 64]), off), 64).unwrap();
         assert_eq!(buckets.sizes(), [(96, 64)]);
         assert_eq!(placed(&buckets, (300, 300)), ((96, 64), (96, 96)));
+    }
+
+    #[test]
+    fn an_image_that_is_cut_unscaled_keeps_its_size() {
+        let off = BucketingConfig { enabled: false, ..BucketingConfig::default() };
+        let unscaled = Subset { crop_unscaled: true, ..Subset::default() };
+        let subsets = vec![Subset::default(), unscaled];
+        let config =
+            DataConfig { resolution: Resolution::Size([96, 64]), bucketing: off, subsets, ..DataConfig::default() };
+        let [scaled, unscaled] = &Buckets::of_subsets(&config, 64).unwrap()[..] else { panic!() };
+        assert_eq!(placed(scaled, (300, 300)), ((96, 64), (96, 96)));
+        assert_eq!(placed(unscaled, (300, 300)), ((96, 64), (300, 300)));
+        assert_eq!(placed(unscaled, (96, 64)), ((96, 64), (96, 64)));
+        assert!(unscaled.place((95, 300)).unwrap_err().starts_with("95 × 300 pixels are too few to cut 96 × 64"));
     }
 
     #[test]

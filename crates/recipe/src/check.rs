@@ -121,6 +121,12 @@ impl Checker<'_> {
                 self.report(&key("random_crop"), "random crops cannot be taken from cached latents").hint =
                     Some("set `data.cache_latents = false`".to_owned());
             }
+            if subset.crop_unscaled && (!subset.random_crop || data.batching(subset).bucketing.enabled) {
+                let message =
+                    format!("`{}` needs `random_crop = true`, and buckets that are off", key("crop_unscaled"));
+                self.report(&key("crop_unscaled"), message).hint =
+                    Some("remove it: images are scaled to their buckets".to_owned());
+            }
             self.check_images(index, subset, data.cache_latents && config.objective_kind().denoises());
         }
     }

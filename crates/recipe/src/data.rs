@@ -286,6 +286,10 @@ pub struct Subset {
     }))]
     pub random_crop: bool,
 
+    /// With `random_crop`, and with buckets off: cut out of the image as it is, without scaling it to the resolution before. Images with
+    /// a side shorter than the resolution's are left out by name. kohya's scripts do so, and a dataset file of theirs sets it.
+    pub crop_unscaled: bool,
+
     /// Change colours at random each time an image is seen. Absent: never. Needs `data.cache_latents = false`.
     #[schemars(extend("x-other-names" = ["color_aug"]))]
     pub color_augmentation: Option<ColorAugmentation>,
@@ -378,6 +382,7 @@ impl Default for Subset {
             caption_suffix: None,
             flip: false,
             random_crop: false,
+            crop_unscaled: false,
             color_augmentation: None,
             resize_kernel: None,
             alpha_mask: false,

@@ -38,6 +38,7 @@ impl TrainConfig {
             bucketing: plain.bucketing,
             flip: plain.flip,
             random_crop: plain.random_crop,
+            crop_unscaled: plain.crop_unscaled,
             color_augmentation: plain.color_augmentation,
             extra_images: first.extra_images.into_iter().filter(|extra| is_alike && belongs(extra)).collect(),
             ..first

@@ -402,6 +402,19 @@ fn a_subset_is_a_folder_a_file_of_images_or_a_pattern() {
 }
 
 #[test]
+fn cropping_unscaled_images_needs_random_crops_and_no_buckets() {
+    let messages = |settings: &str| {
+        let text = SMALLEST.replace("[train]", &format!("crop_unscaled = true\n{settings}\n[train]"));
+        Project::new(&text).load_with(&["data.cache_latents=false"]).map_err(|problems| problems.to_string())
+    };
+    assert!(messages("random_crop = true\nbucketing = { enabled = false }").is_ok());
+    for wrong in ["random_crop = true", "bucketing = { enabled = false }"] {
+        let message = messages(wrong).unwrap_err();
+        assert!(message.contains("`data.subsets.0.crop_unscaled` needs `random_crop = true`"), "{message}");
+    }
+}
+
+#[test]
 fn an_extra_image_lies_in_one_place() {
     for (extra, expected) in [
         ("{ column = \"mask\", suffix = \"-m\", source_column = \"m\" }", "is set beside `path` or `suffix`"),
