@@ -234,6 +234,7 @@ fn cover(image: Size, bucket: Size) -> Placement {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use sdtrain_recipe::{BucketingConfig, Resolution};
 
     use super::*;
@@ -336,6 +337,63 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    /// Buckets of any resolution, limits and step that a configuration may have.
+    fn any_buckets() -> impl Strategy<Value = (Buckets, Batching)> {
+        let sides = (48_u32..700, 48_u32..700, prop::sample::select(vec![8_u32, 16, 32, 48, 64]));
+        (sides, 0.3_f64..1.0, 1.0_f64..3.0, any::<bool>()).prop_filter_map(
+            "limits that no configuration may have",
+            |((width, height, step), least, most, no_upscale)| {
+                let bucketing = BucketingConfig {
+                    min: Some((f64::from(width.min(height)) * least) as u32),
+                    max: Some((f64::from(width.max(height)) * most) as u32),
+                    step: Some(step),
+                    no_upscale,
+                    ..BucketingConfig::default()
+                };
+                let config = config(Resolution::Size([width, height]), bucketing);
+                Some((Buckets::new(&config, 64).ok()?, config))
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn every_bucket_keeps_to_step_limits_and_area((buckets, config) in any_buckets()) {
+            let step = buckets.step;
+            let area = buckets.resolution.0 * buckets.resolution.1;
+            let (min, max) = config.bucketing.side_range(config.resolution);
+            let sizes = buckets.sizes();
+            prop_assert!(sizes.is_sorted() && (!sizes.is_empty() || config.bucketing.no_upscale));
+            for &(width, height) in &sizes {
+                prop_assert!(width % step == 0 && height % step == 0 && width * height <= area, "{width} × {height}");
+                let (shorter, longer) = (width.min(height), width.max(height));
+                // The least is rounded down to whole steps, and the most up.
+                prop_assert!(shorter + step > min as usize && longer < max as usize + step, "{width} × {height}");
+                prop_assert!(sizes.contains(&(height, width)));
+            }
+        }
+
+        #[test]
+        fn every_image_covers_its_bucket_and_no_other_bucket_is_nearer(
+            (buckets, config) in any_buckets(), width in 1_usize..3000, height in 1_usize..3000
+        ) {
+            let Ok(Placement { bucket, resized }) = buckets.place((width, height)) else { return Ok(()) };
+            prop_assert!(resized.0 >= bucket.0 && resized.1 >= bucket.1, "{bucket:?} {resized:?}");
+            prop_assert!(bucket.0 % buckets.step == 0 && bucket.1 % buckets.step == 0);
+            if config.bucketing.no_upscale {
+                prop_assert!(resized.0 <= width && resized.1 <= height, "{resized:?} of {width} × {height}");
+                prop_assert!(resized.0 < bucket.0 + buckets.step && resized.1 < bucket.1 + buckets.step);
+                return Ok(());
+            }
+            prop_assert!(buckets.sizes().contains(&bucket));
+            // One side fits exactly, and the other is scaled by the same factor.
+            prop_assert!(resized.0 == bucket.0 || resized.1 == bucket.1, "{bucket:?} {resized:?}");
+            let error = |size: Size| (size.0 as f64 / size.1 as f64 - width as f64 / height as f64).abs();
+            let is_own_size = bucket == (width, height);
+            prop_assert!(is_own_size || buckets.sizes().into_iter().all(|other| error(bucket) <= error(other)));
         }
     }
 
