@@ -262,8 +262,8 @@ fn settings_that_contradict_each_other_are_refused() {
     assert_eq!(
         message(&["data.subsets.0.extra_images=[{ column = \"mask\" }]"]),
         "`--set data.subsets.0.extra_images=[{ column = \"mask\" }]`: `data.subsets.0.extra_images.0.suffix` is not set, and \
-         neither is `path`\n  hint: without a folder of their own, extra images need a suffix to be told apart; those of a table, of Parquet files or of \
-         shards have a `source_column`"
+         neither is `path`\n  hint: without a folder of their own, extra images need a suffix to be told apart; \
+         those of a table, of Parquet files or of shards have a `source_column`"
     );
     assert_eq!(
         message(&[
