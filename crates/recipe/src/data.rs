@@ -174,7 +174,8 @@ pub struct Subset {
     pub caption_column: Option<String>,
 
     /// Column with a second image that belongs to the first: a control image, or the picture before an edit. It
-    /// is known as `conditioning_image`; masks, and further images, are `extra_images` with a `source_column`. For `"webdataset"` the ending of its entry. Absent: there is none.
+    /// is known as `conditioning_image`; masks, and further images, are `extra_images` with a `source_column`. For
+    /// `"webdataset"` the ending of its entry. Absent: there is none.
     #[schemars(extend("x-other-names" = ["original_image_column"]))]
     pub conditioning_image_column: Option<String>,
 
