@@ -165,7 +165,7 @@ fn bad_files_leave_no_partial_entry() {
         let path = project.path(&format!("images/bad-{number:03}-{}", name.replace(['/', '"', ' '], "_")));
         match case.verdict {
             Verdict::Accepted(_) => continue,
-            Verdict::LeftOut(_) => shown_by_header.push(path.clone()),
+            Verdict::LeftOut(_) => shown_by_header.push((path.clone(), case.verdict.words())),
             Verdict::LeftOutWhenRead(_) => shown_by_decoding.push(path.clone()),
         }
         fs::write(&path, bytes).unwrap_or_else(|error| panic!("{}: {error}", case.name));
@@ -173,12 +173,14 @@ fn bad_files_leave_no_partial_entry() {
     assert!(shown_by_header.len() > 50 && shown_by_decoding.len() > 2);
     let fill_in_vain = || {
         let args = [&["dataset", "cache", "--config", "run.toml"], &CACHE[..], &set[..]].concat();
-        project.expect(3, &args);
-        files_below(&project.path("cache"))
+        let (_, said) = project.expect(3, &args);
+        (files_below(&project.path("cache")), said)
     };
-    assert_eq!(fill_in_vain(), Vec::<PathBuf>::new(), "nothing is begun where headers show it");
-    shown_by_header.iter().for_each(|path| fs::remove_file(path).unwrap());
-    let kept = fill_in_vain();
+    let (kept, said) = fill_in_vain();
+    assert_eq!(kept, Vec::<PathBuf>::new(), "nothing is begun where headers show it");
+    assert!(said.contains(shown_by_header[0].1), "{said}");
+    shown_by_header.iter().for_each(|(path, _)| fs::remove_file(path).unwrap());
+    let (kept, _) = fill_in_vain();
     shown_by_decoding.iter().for_each(|path| fs::remove_file(path).unwrap());
     let (answer, _) = fill(&project, &set);
     assert!(answer.starts_with(&format!("images: {} were in ", kept.len())), "{kept:?}: {answer}");

@@ -10,6 +10,14 @@ pub enum Verdict {
     LeftOutWhenRead(&'static str),
 }
 
+impl Verdict {
+    /// A part of what is said about the file.
+    pub fn words(&self) -> &'static str {
+        let (Verdict::Accepted(words) | Verdict::LeftOut(words) | Verdict::LeftOutWhenRead(words)) = self;
+        words
+    }
+}
+
 /// A bad image, or an odd one.
 pub struct Case {
     pub name: String,
