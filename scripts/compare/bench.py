@@ -7,7 +7,7 @@ sd15    a step of Stable Diffusion 1.5's architecture with random weights, bf16,
 start   from the start of `scripts/run --config configs/lora_poster.toml` to its first optimizer step
 help    `sdtrain --help`
 images  a JPEG of 1536 × 1024 pixels to the tensor of a 512-bucket, beside Pillow and torch
-captions  CLIP tokens of 10,000 captions, beside transformers' fast tokenizer
+captions  CLIP tokens of 10,000 captions, beside transformers' fast tokenizer; with CLIP's vocabulary and with another one
 optimizers  a step over 40 million parameters and the bytes of its state, beside torch's AdamW
 saving  a durable checkpoint, beside a plain write of the same bytes
 
@@ -98,8 +98,8 @@ def answer_of(command):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def data_speed(task, path):
-    return answer_of([sys.executable, ROOT / "scripts" / "compare" / "data_speed.py", task, path])
+def data_speed(task, *paths):
+    return answer_of([sys.executable, ROOT / "scripts" / "compare" / "data_speed.py", task, *paths])
 
 
 def rows_of_images(programs, work):
@@ -121,15 +121,21 @@ def rows_of_images(programs, work):
 def rows_of_captions(programs, work):
     say("captions")
     file = work / "captions.txt"
+    folder = work / "vocabulary"
     data_speed("make-captions", file)
-    ours = answer_of([programs / "examples" / "tokenizer_speed", file])
-    theirs = data_speed("captions", file)
-    if ours["tokens"] != theirs["tokens"]:
-        raise Failed(f"the captions have {ours['tokens']} tokens here and {theirs['tokens']} in transformers")
-    return [
-        f"| tokens of a caption, CLIP, one at a time | {ours['microseconds']:.1f} µs | {theirs['microseconds']:.1f} µs (transformers) |",
-        f"| the same, in one call for all | | {theirs['batch_microseconds']:.1f} µs |",
-    ]
+    data_speed("make-vocabulary", folder)
+    rows = []
+    for title, paths in [("CLIP", [file]), ("byte pairs of its own", [file, folder])]:
+        ours = answer_of([programs / "examples" / "tokenizer_speed", *paths])
+        theirs = data_speed("captions", *paths)
+        if ours["tokens"] != theirs["tokens"]:
+            raise Failed(f"the captions have {ours['tokens']} tokens here and {theirs['tokens']} in transformers ({title})")
+        rows += [
+            f"| tokens of a caption, {title}, one at a time | {ours['microseconds']:.1f} µs "
+            f"| {theirs['microseconds']:.1f} µs (transformers) |",
+            f"| the same, in one call for all | | {theirs['batch_microseconds']:.1f} µs |",
+        ]
+    return rows
 
 
 def rows_of_optimizers(programs):

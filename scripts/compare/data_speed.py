@@ -1,8 +1,9 @@
 """Times what a Python trainer does to images and captions, as the other side of the rows `images` and `captions`.
 
     python scripts/compare/data_speed.py images FOLDER     JPEG → 512-bucket tensor, with Pillow and torch, one thread
-    python scripts/compare/data_speed.py captions FILE     a caption a line → ids, with transformers' fast CLIP tokenizer
-    python scripts/compare/data_speed.py make-images FOLDER | make-captions FILE
+    python scripts/compare/data_speed.py captions FILE [FOLDER]    a caption a line → ids, with transformers' fast CLIP tokenizer,
+                                                           with CLIP's vocabulary or that of a folder
+    python scripts/compare/data_speed.py make-images FOLDER | make-captions FILE | make-vocabulary FOLDER
 
 Prints one JSON object. Images are 1536 × 1024 photographs as a program draws them: slopes, edges and grain.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 IMAGES, SIDES = 16, (1536, 1024)
 CAPTIONS = 10_000
 PASSES = 7
+VOCABULARY = 6_000
 SUBJECTS = ["a woman", "an old fisherman", "two dogs", "a red bicycle", "a castle", "the Eiffel tower", "a bowl of ramen"]
 PLACES = ["on a beach", "in a misty forest", "at night", "beside a river", "in a crowded market", "under cherry trees"]
 TAGS = ["masterpiece", "best quality", "highly detailed", "8k", "soft light", "bokeh", "sharp focus", "35mm photograph", "oil on canvas",
@@ -23,13 +25,48 @@ TAGS = ["masterpiece", "best quality", "highly detailed", "8k", "soft light", "b
 OTHER = ["一个女孩站在樱花树下，水墨画", "桜の木の下に立つ着物の女性", "🎨✨ watercolour 🌸", "café à Paris, crème brûlée"]
 
 
-def make_captions(path):
-    draw = random.Random(0)
+def fixtures():
+    """The module that builds CLIP tokenizers for golden files."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fixtures"))
+    import tokenizer
+
+    return tokenizer
+
+
+def captions_of(seed):
+    draw = random.Random(seed)
     lines = []
     for _ in range(CAPTIONS):
         words = [f"{draw.choice(SUBJECTS)} {draw.choice(PLACES)}", *draw.sample(TAGS, draw.randint(3, 10))]
         lines.append(", ".join(words + draw.sample(OTHER, 1) * (draw.random() < 0.1)))
-    path.write_text("\n".join(lines), encoding="utf-8")
+    return lines
+
+
+def make_captions(path):
+    path.write_text("\n".join(captions_of(0)), encoding="utf-8")
+
+
+def make_vocabulary(folder):
+    """A tokenizer folder with byte pairs of its own, learned from other captions and this project's guides."""
+    from tokenizers import Tokenizer, models, trainers
+
+    ours = fixtures()
+    marks = [ours.BOS, ours.EOS]
+    clip = ours.clip_tokenizer(ours.EOS).backend_tokenizer
+    learner = Tokenizer(models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>"))
+    learner.normalizer, learner.pre_tokenizer = clip.normalizer, clip.pre_tokenizer
+    letters = ours.byte_letters()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, initial_alphabet=letters, end_of_word_suffix="</w>", continuing_subword_prefix="", show_progress=False
+    )
+    guides = Path(__file__).resolve().parents[2] / "docs"
+    texts = captions_of(1) + [line for page in sorted(guides.rglob("*.md")) for line in page.read_text(encoding="utf-8").split("\n")]
+    learner.train_from_iterator(texts, trainer)
+    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    tokens = list(dict.fromkeys(letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges] + marks))
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    ours.CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=ours.EOS, model_max_length=ours.WINDOW).save_pretrained(folder)
+    return {"tokens": len(tokens), "merges": len(merges)}
 
 
 def make_images(folder):
@@ -64,11 +101,9 @@ def time_images(folder):
     return {"milliseconds": 1000 * sorted(times)[len(times) // 2]}
 
 
-def time_captions(path):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fixtures"))
-    from tokenizer import EOS, clip_tokenizer
-
-    tokenizer = clip_tokenizer(EOS)
+def time_captions(path, folder=None):
+    ours = fixtures()
+    tokenizer = ours.CLIPTokenizer.from_pretrained(folder) if folder else ours.clip_tokenizer(ours.EOS)
     captions = path.read_text(encoding="utf-8").split("\n")
 
     def fastest(encode):
@@ -87,9 +122,15 @@ def time_captions(path):
 
 
 def main():
-    task, path = sys.argv[1], Path(sys.argv[2])
-    tasks = {"images": time_images, "captions": time_captions, "make-images": make_images, "make-captions": make_captions}
-    print(json.dumps(tasks[task](path)))
+    task, *paths = sys.argv[1:]
+    tasks = {
+        "images": time_images,
+        "captions": time_captions,
+        "make-images": make_images,
+        "make-captions": make_captions,
+        "make-vocabulary": make_vocabulary,
+    }
+    print(json.dumps(tasks[task](*map(Path, paths))))
 
 
 if __name__ == "__main__":

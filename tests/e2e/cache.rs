@@ -1,5 +1,7 @@
 //! Latents on disk: the same run to the bit, and never a stale or damaged one.
 
+use crate::bad_images;
+use crate::corpus::Verdict;
 use crate::project::{Project, fixture};
 use image::{Rgb, RgbImage};
 use std::fs;
@@ -150,6 +152,41 @@ fn latents_of_kohyas_scripts_are_taken_where_they_fit() {
     assert!(said.contains("images/turned.npz`: its image is turned when it is read"), "{said}");
     let (_, said) = project.expect(0, &[&["--config", "run.toml"], &CACHE[..], &set[..]].concat());
     assert!(said.contains("8 of 8 images are in `") && said.contains("(1 from kohya's files"), "{said}");
+}
+
+#[test]
+fn bad_files_leave_no_partial_entry() {
+    let project = Project::new();
+    let set = ["--set", "data.caption.missing=\"empty\""];
+    let mut shown_by_header = Vec::new();
+    let mut shown_by_decoding = Vec::new();
+    for (number, case) in bad_images::cases().into_iter().enumerate() {
+        let Some((name, bytes)) = case.file else { continue };
+        let path = project.path(&format!("images/bad-{number:03}-{}", name.replace(['/', '"', ' '], "_")));
+        match case.verdict {
+            Verdict::Accepted(_) => continue,
+            Verdict::LeftOut(_) => shown_by_header.push((path.clone(), case.verdict.words())),
+            Verdict::LeftOutWhenRead(_) => shown_by_decoding.push(path.clone()),
+        }
+        fs::write(&path, bytes).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+    }
+    assert!(shown_by_header.len() > 50 && shown_by_decoding.len() > 2);
+    let fill_in_vain = || {
+        let args = [&["dataset", "cache", "--config", "run.toml"], &CACHE[..], &set[..]].concat();
+        let (_, said) = project.expect(3, &args);
+        (files_below(&project.path("cache")), said)
+    };
+    let (kept, said) = fill_in_vain();
+    assert_eq!(kept, Vec::<PathBuf>::new(), "nothing is begun where headers show it");
+    assert!(said.contains(shown_by_header[0].1), "{said}");
+    shown_by_header.iter().for_each(|(path, _)| fs::remove_file(path).unwrap());
+    let (kept, _) = fill_in_vain();
+    shown_by_decoding.iter().for_each(|path| fs::remove_file(path).unwrap());
+    let (answer, _) = fill(&project, &set);
+    assert!(answer.starts_with(&format!("images: {} were in ", kept.len())), "{kept:?}: {answer}");
+    assert!(!answer.contains("damaged"), "{answer}");
+    // No file but the entries: an image has one.
+    assert_eq!(files_below(&project.path("cache")).len(), 6);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! The sizes and the choice are those of kohya's sd-scripts (`model_util.make_bucket_resolutions`,
 //! `BucketManager.select_bucket`), for any step, so that a data set falls into the same buckets here and there.
 
-use sdtrain_recipe::{Batching, DataConfig};
+use sdtrain_recipe::{Batching, DataConfig, Subset};
 
 use crate::DataError;
 
@@ -41,6 +41,8 @@ enum Rule {
     Nearest(Vec<Size>),
     /// The image's own shape, never enlarged.
     OwnSize,
+    /// The resolution is cut out of every image as it is.
+    Unscaled,
 }
 
 impl Buckets {
@@ -51,7 +53,7 @@ impl Buckets {
         for subset in &config.subsets {
             let batching = config.batching(subset);
             if let Some((_, same)) = known.iter().find(|(other, _)| *other == batching) {
-                buckets.push(same.clone());
+                buckets.push(same.clone().cropped_as(subset));
                 continue;
             }
             let made =
@@ -59,10 +61,18 @@ impl Buckets {
                     true => error,
                     false => error.of_images_in(&subset.path),
                 })?;
-            buckets.push(made.clone());
+            buckets.push(made.clone().cropped_as(subset));
             known.push((batching, made));
         }
         Ok(buckets)
+    }
+
+    /// Those of a subset, which may have its images cut without scaling them.
+    fn cropped_as(self, subset: &Subset) -> Self {
+        match self.rule {
+            Rule::Single if subset.crop_unscaled => Self { rule: Rule::Unscaled, ..self },
+            _ => self,
+        }
     }
 
     /// The buckets of one group of subsets; `default_step` is what the model needs where `bucketing.step` is absent.
@@ -117,7 +127,7 @@ impl Buckets {
     /// The fixed list of sizes, sorted; empty where every image brings its own (`no_upscale`).
     pub fn sizes(&self) -> Vec<Size> {
         match &self.rule {
-            Rule::Single => vec![self.resolution],
+            Rule::Single | Rule::Unscaled => vec![self.resolution],
             Rule::Nearest(sizes) => sizes.clone(),
             Rule::OwnSize => Vec::new(),
         }
@@ -129,6 +139,13 @@ impl Buckets {
             Rule::Single => cover(image, self.resolution),
             Rule::Nearest(sizes) => cover(image, nearest(sizes, image)),
             Rule::OwnSize => self.own_size(image),
+            Rule::Unscaled if image.0 < self.resolution.0 || image.1 < self.resolution.1 => {
+                return Err(format!(
+                    "{} × {} pixels are too few to cut {} × {} out of them without scaling (`crop_unscaled`)",
+                    image.0, image.1, self.resolution.0, self.resolution.1
+                ));
+            }
+            Rule::Unscaled => Placement { bucket: self.resolution, resized: image },
         };
         let Placement { bucket, resized } = placement;
         if bucket.0 == 0 || bucket.1 == 0 {
@@ -217,7 +234,8 @@ fn cover(image: Size, bucket: Size) -> Placement {
 
 #[cfg(test)]
 mod tests {
-    use sdtrain_recipe::{BucketingConfig, Resolution, Subset};
+    use proptest::prelude::*;
+    use sdtrain_recipe::{BucketingConfig, Resolution};
 
     use super::*;
 
@@ -322,12 +340,83 @@ mod tests {
         }
     }
 
+    /// Buckets of any resolution, limits and step that a configuration may have.
+    fn any_buckets() -> impl Strategy<Value = (Buckets, Batching)> {
+        let sides = (48_u32..700, 48_u32..700, prop::sample::select(vec![8_u32, 16, 32, 48, 64]));
+        (sides, 0.3_f64..1.0, 1.0_f64..3.0, any::<bool>()).prop_filter_map(
+            "limits that no configuration may have",
+            |((width, height, step), least, most, no_upscale)| {
+                let bucketing = BucketingConfig {
+                    min: Some((f64::from(width.min(height)) * least) as u32),
+                    max: Some((f64::from(width.max(height)) * most) as u32),
+                    step: Some(step),
+                    no_upscale,
+                    ..BucketingConfig::default()
+                };
+                let config = config(Resolution::Size([width, height]), bucketing);
+                Some((Buckets::new(&config, 64).ok()?, config))
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn every_bucket_keeps_to_step_limits_and_area((buckets, config) in any_buckets()) {
+            let step = buckets.step;
+            let area = buckets.resolution.0 * buckets.resolution.1;
+            let (min, max) = config.bucketing.side_range(config.resolution);
+            let sizes = buckets.sizes();
+            prop_assert!(sizes.is_sorted() && (!sizes.is_empty() || config.bucketing.no_upscale));
+            for &(width, height) in &sizes {
+                prop_assert!(width % step == 0 && height % step == 0 && width * height <= area, "{width} × {height}");
+                let (shorter, longer) = (width.min(height), width.max(height));
+                // The least is rounded down to whole steps, and the most up.
+                prop_assert!(shorter + step > min as usize && longer < max as usize + step, "{width} × {height}");
+                prop_assert!(sizes.contains(&(height, width)));
+            }
+        }
+
+        #[test]
+        fn every_image_covers_its_bucket_and_no_other_bucket_is_nearer(
+            (buckets, config) in any_buckets(), width in 1_usize..3000, height in 1_usize..3000
+        ) {
+            let Ok(Placement { bucket, resized }) = buckets.place((width, height)) else { return Ok(()) };
+            prop_assert!(resized.0 >= bucket.0 && resized.1 >= bucket.1, "{bucket:?} {resized:?}");
+            prop_assert!(bucket.0 % buckets.step == 0 && bucket.1 % buckets.step == 0);
+            if config.bucketing.no_upscale {
+                prop_assert!(resized.0 <= width && resized.1 <= height, "{resized:?} of {width} × {height}");
+                prop_assert!(resized.0 < bucket.0 + buckets.step && resized.1 < bucket.1 + buckets.step);
+                return Ok(());
+            }
+            prop_assert!(buckets.sizes().contains(&bucket));
+            // One side fits exactly, and the other is scaled by the same factor.
+            prop_assert!(resized.0 == bucket.0 || resized.1 == bucket.1, "{bucket:?} {resized:?}");
+            let error = |size: Size| (size.0 as f64 / size.1 as f64 - width as f64 / height as f64).abs();
+            let is_own_size = bucket == (width, height);
+            prop_assert!(is_own_size || buckets.sizes().into_iter().all(|other| error(bucket) <= error(other)));
+        }
+    }
+
     #[test]
     fn without_bucketing_there_is_one_size() {
         let off = BucketingConfig { enabled: false, ..BucketingConfig::default() };
         let buckets = Buckets::new(&config(Resolution::Size([96, 64]), off), 64).unwrap();
         assert_eq!(buckets.sizes(), [(96, 64)]);
         assert_eq!(placed(&buckets, (300, 300)), ((96, 64), (96, 96)));
+    }
+
+    #[test]
+    fn an_image_that_is_cut_unscaled_keeps_its_size() {
+        let off = BucketingConfig { enabled: false, ..BucketingConfig::default() };
+        let unscaled = Subset { crop_unscaled: true, ..Subset::default() };
+        let subsets = vec![Subset::default(), unscaled];
+        let config =
+            DataConfig { resolution: Resolution::Size([96, 64]), bucketing: off, subsets, ..DataConfig::default() };
+        let [scaled, unscaled] = &Buckets::of_subsets(&config, 64).unwrap()[..] else { panic!() };
+        assert_eq!(placed(scaled, (300, 300)), ((96, 64), (96, 96)));
+        assert_eq!(placed(unscaled, (300, 300)), ((96, 64), (300, 300)));
+        assert_eq!(placed(unscaled, (96, 64)), ((96, 64), (96, 64)));
+        assert!(unscaled.place((95, 300)).unwrap_err().starts_with("95 × 300 pixels are too few to cut 96 × 64"));
     }
 
     #[test]

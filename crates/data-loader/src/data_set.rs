@@ -50,7 +50,7 @@ impl DataSet {
     ///
     /// Every problem of the data is reported at once.
     pub fn open(config: &DataConfig, seed: u64, bucket_step: usize) -> Result<DataSet, DataError> {
-        let (config, scan) = look_through(config, bucket_step)?;
+        let (config, scan) = look_through(config, bucket_step)?.or_errors()?;
         let data = DataSet::new(&config, config.subsets.clone(), seed, scan)?;
         check_batch_sizes(&data.order, data.leftovers, 1)?;
         Ok(data)
@@ -425,13 +425,33 @@ impl DataSet {
     }
 }
 
-/// The configuration with a subset for each set of images, and what they hold.
-fn look_through(config: &DataConfig, bucket_step: usize) -> Result<(DataConfig, Scan), DataError> {
+/// What the data of a configuration are.
+struct LookedThrough {
+    /// The configuration with a subset for each set of images.
+    config: DataConfig,
+    scan: Scan,
+    /// Why a run would not start.
+    errors: Vec<DataError>,
+}
+
+impl LookedThrough {
+    fn or_errors(self) -> Result<(DataConfig, Scan), DataError> {
+        DataError::all(self.errors)?;
+        Ok((self.config, self.scan))
+    }
+}
+
+fn look_through(config: &DataConfig, bucket_step: usize) -> Result<LookedThrough, DataError> {
     let (config, notes) = source::expand(config)?;
     let buckets = Buckets::of_subsets(&config, bucket_step)?;
-    let mut scan = scan(&config, &buckets)?;
+    let (mut scan, errors) = scan(&config, &buckets);
     scan.warnings.splice(0..0, notes);
-    Ok((config, scan))
+    Ok(LookedThrough { config, scan, errors })
+}
+
+/// What there is to say about the data of a configuration beside why a run would not start, if it would not.
+pub(crate) fn warnings(config: &DataConfig, bucket_step: usize) -> Result<Vec<String>, DataError> {
+    Ok(look_through(config, bucket_step)?.scan.warnings)
 }
 
 /// How one visit looks at an image.

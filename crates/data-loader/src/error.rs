@@ -251,9 +251,11 @@ impl DataError {
     }
 }
 
-/// Twenty files on lines of their own; a list of thousands helps nobody.
+/// Files that are named one by one; a list of thousands helps nobody.
+pub(crate) const SHOWN: usize = 20;
+
+/// Files on lines of their own.
 fn list(problems: &[ImageProblem]) -> String {
-    const SHOWN: usize = 20;
     let mut text: String = problems.iter().take(SHOWN).map(|problem| format!("\n  {problem}")).collect();
     if problems.len() > SHOWN {
         text += &format!("\n  … and {} more", problems.len() - SHOWN);

@@ -5,11 +5,16 @@ use sdtrain_recipe::{AlphaConfig, DataConfig, ResizeKernel, SourceFormat, Subset
 
 use crate::image::{self as pixels, Transform};
 use crate::source::{self, ImageLocation, Listing, SourceCaption, SourceExample};
-use crate::{DataError, Placement, caption, content, extra_images, scan};
+use crate::{DataError, Placement, caption, content, data_set, extra_images, scan};
 
 /// The subsets of a data set, each folder of DreamBooth folders replaced by the subsets it stands for.
 pub fn subsets(config: &DataConfig) -> Result<Vec<Subset>, DataError> {
     Ok(source::expand(config)?.0.subsets)
+}
+
+/// What a run would warn of before it starts, also where it would not start.
+pub fn warnings(config: &DataConfig, bucket_step: usize) -> Result<Vec<String>, DataError> {
+    data_set::warnings(config, bucket_step)
 }
 
 /// Everything a subset holds.
@@ -20,6 +25,12 @@ pub fn list(subset: &Subset) -> Result<Listing, DataError> {
 /// `(width, height)` as the image is looked at, from its header; or why a run would not use it.
 pub fn read_size(image: &ImageLocation) -> Result<(usize, usize), String> {
     Ok(pixels::look(image)?.size)
+}
+
+/// What an image is by its first bytes, as a run recognises it: `JPEG`, `PNG`, `JPEG XL`; its name proves nothing. None where it is
+/// nothing that is known.
+pub fn format_name(image: &ImageLocation) -> Option<&'static str> {
+    pixels::format_name(image)
 }
 
 /// Digest of an image's bytes: equal for copies, whatever they are called. `validation.split` goes by the same.

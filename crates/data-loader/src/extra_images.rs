@@ -75,7 +75,10 @@ pub(crate) fn missing(config: &DataConfig, images: &[Image]) -> Vec<DataError> {
                 continue;
             }
             let folder = extra.path.as_ref().unwrap_or(&subset.path);
-            let hint = format!("that of `NAME.jpg` is looked for as `{}/NAME{}.png`", folder.display(), extra.suffix);
+            let hint = match &extra.source_column {
+                Some(source) => format!("`{source}` is empty for every image of `{}`", subset.path.display()),
+                None => format!("that of `NAME.jpg` is looked for as `{}/NAME{}.png`", folder.display(), extra.suffix),
+            };
             errors.extend(error(column, own.iter(), own.len(), hint));
         }
     }

@@ -158,12 +158,12 @@ fn names(examples: &[SourceExample]) -> impl Iterator<Item = (Vec<u8>, usize)> {
     })
 }
 
-/// Width, height, whether it is animated (1) and turned when it is decoded (2), length of the file.
-fn value_of(&(Look { size, animated, turned }, length): &(Look, u64)) -> [u8; 17] {
+/// Width, height, whether it is animated (1), turned when it is decoded (2) and its profile ignored (4), length of the file.
+fn value_of(&(Look { size, animated, turned, ignores_profile }, length): &(Look, u64)) -> [u8; 17] {
     let mut value = [0; 17];
     value[..4].copy_from_slice(&(size.0 as u32).to_le_bytes());
     value[4..8].copy_from_slice(&(size.1 as u32).to_le_bytes());
-    value[8] = u8::from(animated) | u8::from(turned) << 1;
+    value[8] = u8::from(animated) | u8::from(turned) << 1 | u8::from(ignores_profile) << 2;
     value[9..].copy_from_slice(&length.to_le_bytes());
     value
 }
@@ -172,7 +172,9 @@ fn look_in(value: &[u8]) -> Option<(Look, u64)> {
     let value: &[u8; 17] = value.try_into().ok()?;
     let side = |at: usize| Some(u32::from_le_bytes(value[at..at + 4].try_into().ok()?) as usize);
     let length = u64::from_le_bytes(value[9..].try_into().ok()?);
-    Some((Look { size: (side(0)?, side(4)?), animated: value[8] & 1 != 0, turned: value[8] & 2 != 0 }, length))
+    let has = |flag: u8| value[8] & flag != 0;
+    let look = Look { size: (side(0)?, side(4)?), animated: has(1), turned: has(2), ignores_profile: has(4) };
+    Some((look, length))
 }
 
 #[cfg(test)]
@@ -214,7 +216,7 @@ mod tests {
         let state: Vec<Now> = examples.iter().map(|example| state_of(example, SystemTime::now())).collect();
         let mut writer = manifest.write().unwrap();
         for (name, index) in names(&examples) {
-            let found = (Look { size: (9, 9), animated: false, turned: true }, 1);
+            let found = (Look { size: (9, 9), animated: false, turned: true, ignores_profile: true }, 1);
             writer.add(&name, &state[index].key.unwrap(), &value_of(&found)).unwrap();
         }
         writer.finish().unwrap();

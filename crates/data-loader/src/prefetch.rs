@@ -22,6 +22,8 @@ struct Shared {
     contents: Contents,
     /// How many batches may lie ready or be in the making.
     capacity: u64,
+    /// Apart from the state, since the next epoch is planned under its lock, and the consumer need not wait for that.
+    cursor: Mutex<Cursor>,
     state: Mutex<State>,
     /// A batch became ready.
     ready: Condvar,
@@ -30,7 +32,8 @@ struct Shared {
 }
 
 struct State {
-    cursor: Cursor,
+    /// Batches that a worker has begun, or is about to.
+    begun: u64,
     /// Batches handed out so far.
     handed_out: u64,
     ready: BTreeMap<u64, Result<HostBatch, DataError>>,
@@ -69,7 +72,8 @@ impl Prefetcher {
             contents,
             // Every worker busy with one, and two lying ready.
             capacity: workers as u64 + 2,
-            state: Mutex::new(State { cursor, handed_out: 0, ready: BTreeMap::new(), stop: false }),
+            cursor: Mutex::new(cursor),
+            state: Mutex::new(State { begun: 0, handed_out: 0, ready: BTreeMap::new(), stop: false }),
             ready: Condvar::new(),
             taken: Condvar::new(),
         });
@@ -82,12 +86,11 @@ impl Prefetcher {
     }
 
     fn receive(&self) -> Result<HostBatch, DataError> {
-        let mut state = self.shared.lock();
         if self.workers.is_empty() {
-            let (_, epoch, plan) = state.cursor.advance(&self.shared.data);
-            drop(state);
+            let (_, epoch, plan) = self.shared.advance();
             return self.shared.load(&plan, epoch);
         }
+        let mut state = self.shared.lock();
         loop {
             if let Some(batch) = state.ready.remove(&self.next) {
                 state.handed_out += 1;
@@ -128,14 +131,15 @@ impl Shared {
     fn work(&self) {
         loop {
             let mut state = self.lock();
-            while !state.stop && state.cursor.number >= state.handed_out + self.capacity {
+            while !state.stop && state.begun >= state.handed_out + self.capacity {
                 state = self.taken.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             if state.stop {
                 return;
             }
-            let (number, epoch, plan) = state.cursor.advance(&self.data);
+            state.begun += 1;
             drop(state);
+            let (number, epoch, plan) = self.advance();
             // A thread that dies silently would leave the trainer waiting for ever.
             let batch = catch_unwind(AssertUnwindSafe(|| self.load(&plan, epoch)))
                 .unwrap_or(Err(DataError::Internal { what: "a thread that reads images panicked" }));
@@ -144,11 +148,57 @@ impl Shared {
         }
     }
 
+    /// The next batch. Another worker may have begun later and be here earlier: as many have begun as are taken all the same.
+    fn advance(&self) -> (u64, u64, BatchPlan) {
+        self.cursor.lock().unwrap_or_else(PoisonError::into_inner).advance(&self.data)
+    }
+
     fn load(&self, plan: &BatchPlan, epoch: u64) -> Result<HostBatch, DataError> {
         self.data.load_only(self.contents, plan, epoch)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use sdtrain_recipe::{DataConfig, Resolution, Subset};
+
+    use super::*;
+
+    /// While the next epoch is planned, which the lock of the cursor stands for here, batches that lie ready are handed out.
+    #[test]
+    fn planning_an_epoch_keeps_no_one_from_a_batch_that_is_ready() {
+        let folder = tempfile::tempdir().unwrap();
+        for index in 0..8 {
+            image::RgbImage::new(64, 64).save(folder.path().join(format!("{index}.png"))).unwrap();
+            std::fs::write(folder.path().join(format!("{index}.txt")), "a").unwrap();
+        }
+        let subsets = vec![Subset { path: folder.path().to_owned(), ..Subset::default() }];
+        let config = DataConfig { resolution: Resolution::Square(64), subsets, ..DataConfig::default() };
+        let data = Arc::new(DataSet::open(&config, 1, 64).unwrap());
+        let mut batches = data.prefetch(0, 0, 1);
+        let shared = Arc::clone(&batches.shared);
+        while (shared.lock().ready.len() as u64) < shared.capacity {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let (taken, is_taken) = mpsc::channel();
+        let planning = shared.cursor.lock().unwrap();
+        let consumer = thread::spawn(move || {
+            for _ in 0..3 {
+                let _ = taken.send(batches.next().unwrap().is_ok());
+            }
+            batches
+        });
+        for _ in 0..3 {
+            assert_eq!(is_taken.recv_timeout(Duration::from_secs(20)), Ok(true));
+        }
+        drop(planning);
+        drop(consumer.join().unwrap());
     }
 }

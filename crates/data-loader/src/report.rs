@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::ImageProblem;
+use crate::error::SHOWN;
 use crate::order::Order;
 
 /// One bucket that holds images.
@@ -148,8 +149,12 @@ impl fmt::Display for DataReport {
         if !self.extra_images.is_empty() {
             write!(f, "\n  extra images: {}", extra_images_in_words(&self.extra_images))?;
         }
-        for problem in &self.dropped {
+        for problem in self.dropped.iter().take(SHOWN) {
             write!(f, "\n  left out: {problem}")?;
+        }
+        if self.dropped.len() > SHOWN {
+            let more = self.dropped.len() - SHOWN;
+            write!(f, "\n  left out: … and {more} more; `sdtrain dataset inspect --json` lists them all")?;
         }
         for warning in &self.warnings {
             write!(f, "\n  warning: {warning}")?;
@@ -231,6 +236,10 @@ mod tests {
             \n  left out: `a.png`: is an empty file\
             \n  warning: look here";
         assert_eq!(report.to_string(), expected);
+
+        let many = DataReport { dropped: vec![report.dropped[0].clone(); SHOWN + 3], ..report.clone() };
+        assert_eq!(many.to_string().matches("left out: `a.png`").count(), SHOWN);
+        assert!(many.to_string().contains("\n  left out: … and 3 more; "), "{many}");
 
         let other = BucketCount { size: (128, 128), images: 1, visits: 1, batches: 1, batch_size: 1 };
         let report = DataReport {

@@ -241,7 +241,11 @@ impl Inspection {
                     inspection.errors.push(DataError::TooManyUnreadable { found, unreadable }.to_string());
                 }
             }
-            Err(error) => inspection.errors = error.each().into_iter().map(DataError::to_string).collect(),
+            Err(error) => {
+                inspection.errors = error.each().into_iter().map(DataError::to_string).collect();
+                // What else may not be meant is worth mending at the same time.
+                inspection.warnings = examine::warnings(config, bucket_step).unwrap_or_default();
+            }
         }
         inspection.errors.extend(config.check_images_are_used().err().map(|(message, _)| message));
         Ok(inspection)

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use image::ImageFormat;
 use sdtrain_data_loader::{Buckets, DataError, ImageLocation, ImageProblem, SourceCaption, SourceExample, examine};
 use sdtrain_recipe::{AlphaConfig, DataConfig, Subset};
 
@@ -222,15 +221,15 @@ fn fill_in(facts: &mut ImageFacts, example: &SourceExample, depth: Depth, alpha:
     if facts.bytes > LONGEST_FILE {
         return Err(format!("is longer than {} GiB", LONGEST_FILE >> 30));
     }
+    let inside = examine::format_name(&facts.location);
+    facts.format = inside.map_or_else(|| format_by_name(&facts.relative), str::to_owned);
     if depth == Depth::Header {
-        facts.format = format_by_name(&facts.relative);
         let size = examine::read_size(&facts.location)?;
         facts.size = Some(size);
         return examine::look_at_extra_images(example, size);
     }
     let bytes = facts.location.read().map_err(|e| e.to_string())?;
     facts.content = Some(examine::content_digest(&bytes));
-    facts.format = format_inside(&bytes).unwrap_or_else(|| format_by_name(&facts.relative));
     facts.dpi = dots_per_inch(&bytes);
     drop(bytes);
     let size = examine::read_size(&facts.location)?;
@@ -240,22 +239,10 @@ fn fill_in(facts: &mut ImageFacts, example: &SourceExample, depth: Depth, alpha:
     examine::decode_extra_images(example, alpha)
 }
 
-fn format_inside(bytes: &[u8]) -> Option<String> {
-    Some(match image::guess_format(bytes).ok()? {
-        ImageFormat::Jpeg => "JPEG".to_owned(),
-        ImageFormat::WebP => "WebP".to_owned(),
-        other => other.extensions_str().first()?.to_uppercase(),
-    })
-}
-
-/// The format that the ending of a name stands for.
+/// What the ending of a name says about a file that is no image.
 fn format_by_name(path: &Path) -> String {
-    let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    match ending.as_str() {
-        "jpg" | "jpeg" => "JPEG".to_owned(),
-        "tif" | "tiff" => "TIFF".to_owned(),
-        "webp" => "WebP".to_owned(),
-        "" => "unknown".to_owned(),
-        other => other.to_uppercase(),
+    match path.extension() {
+        Some(ending) => format!("no image (.{})", ending.to_string_lossy().to_ascii_lowercase()),
+        None => "no image".to_owned(),
     }
 }

@@ -7,8 +7,8 @@ use sdtrain_config::{Document, Fault, Parsed, Problem};
 use crate::kohya::KohyaFile;
 use crate::location::nearest_folder_hint;
 use crate::{
-    CleanConfig, DataConfig, Init, MASK_COLUMN, ModelLocation, PredictionType, SOURCE_FILE_ENDINGS, Subset,
-    TrainConfig, TrainableKind, address_mistake, is_address, is_pattern,
+    CONDITIONING_IMAGE, CleanConfig, DataConfig, Init, MASK_COLUMN, ModelLocation, PredictionType, SOURCE_FILE_ENDINGS,
+    Subset, TrainConfig, TrainableKind, address_mistake, is_address, is_pattern,
 };
 
 /// More threads than this are a slip; each holds a decoded image.
@@ -121,6 +121,12 @@ impl Checker<'_> {
                 self.report(&key("random_crop"), "random crops cannot be taken from cached latents").hint =
                     Some("set `data.cache_latents = false`".to_owned());
             }
+            if subset.crop_unscaled && (!subset.random_crop || data.batching(subset).bucketing.enabled) {
+                let message =
+                    format!("`{}` needs `random_crop = true`, and buckets that are off", key("crop_unscaled"));
+                self.report(&key("crop_unscaled"), message).hint =
+                    Some("remove it: images are scaled to their buckets".to_owned());
+            }
             self.check_images(index, subset, data.cache_latents && config.objective_kind().denoises());
         }
     }
@@ -165,9 +171,18 @@ impl Checker<'_> {
             let key = |name: &str| key(&format!("extra_images.{extra_index}.{name}"));
             if let Some(path) = &extra.path {
                 self.existing_folder(&key("path"), path);
-            } else if extra.suffix.is_empty() {
-                self.report(&key("suffix"), format!("`{}` is not set, and neither is `path`", key("suffix"))).hint =
-                    Some("without a folder of their own, extra images need a suffix to be told apart".to_owned());
+            } else if extra.suffix.is_empty() && extra.source_column.is_none() {
+                self.report(&key("suffix"), format!("`{}` is not set, and neither is `path`", key("suffix"))).hint = Some(
+                    "without a folder of their own, extra images need a suffix to be told apart; those of a table, of Parquet \
+                     files or of shards have a `source_column`"
+                        .to_owned(),
+                );
+            }
+            self.not_empty(&key("source_column"), extra.source_column.as_deref());
+            if extra.source_column.is_some() && (extra.path.is_some() || !extra.suffix.is_empty()) {
+                let message = format!("`{}` is set beside `path` or `suffix`", key("source_column"));
+                self.report(&key("source_column"), message).hint =
+                    Some("images lie in a column or in files of their own: keep the one that is meant".to_owned());
             }
             if extra.suffix.contains(['/', '\\', '.']) {
                 let message = format!(
@@ -180,7 +195,9 @@ impl Checker<'_> {
             if extra.column.is_empty() {
                 self.report(&key("column"), format!("`{}` is empty", key("column"))).hint =
                     Some("`mask` is the loss mask; other names are those that the method asks for".to_owned());
-            } else if subset.extra_images[..extra_index].iter().any(|other| other.column == extra.column) {
+            } else if subset.extra_images[..extra_index].iter().any(|other| other.column == extra.column)
+                || (extra.column == CONDITIONING_IMAGE && subset.conditioning_image_column.is_some())
+            {
                 self.report(&key("column"), format!("there are two columns `{}`", extra.column));
             }
             if extra.column == MASK_COLUMN && subset.alpha_mask {
@@ -305,7 +322,7 @@ impl Checker<'_> {
     fn check_validation(&mut self, config: &TrainConfig) {
         let validation = &config.validation;
         if let Some(path) = &validation.path {
-            self.existing_folder("validation.path", path);
+            self.check_subset_path("validation.path", path);
         }
         if let Some(split) = validation.split {
             if !(split > 0.0 && split < 1.0) {

@@ -30,17 +30,36 @@ impl Checker<'_> {
                 self.report(&key("caption_extension"), message).hint =
                     Some(format!("give `{}` to one of `captions`", subset.caption_extension));
             }
+            if let Some(column) = &subset.caption_column {
+                let message = format!("`{}` and `{}` are both set", key("caption_column"), key("captions"));
+                self.report(&key("caption_column"), message).hint =
+                    Some(format!("give it to one of `captions`: `column = \"{column}\"`"));
+            }
         }
     }
 
     fn check_caption_files(&mut self, key: &str, files: &[CaptionFile]) {
         let mut endings = BTreeSet::new();
         for (index, file) in files.iter().enumerate() {
-            let extension = format!("{key}.{index}.extension");
-            self.begins_with_a_dot(&extension, &file.extension);
-            if !endings.insert(&file.extension) {
-                let message = format!("`{extension}`: \"{}\" is listed already", file.extension);
-                self.report(&extension, message);
+            let (extension, column) = (format!("{key}.{index}.extension"), format!("{key}.{index}.column"));
+            let name = match &file.column {
+                None => {
+                    self.begins_with_a_dot(&extension, &file.extension);
+                    &extension
+                }
+                Some(_) => {
+                    self.not_empty(&column, file.column.as_deref());
+                    if !file.extension.is_empty() {
+                        self.report(&extension, format!("`{extension}` and `{column}` are both set")).hint = Some(
+                            "captions lie in files of their own or in a column: keep the one that is meant".to_owned(),
+                        );
+                    }
+                    &column
+                }
+            };
+            if !endings.insert(file.name()) {
+                let message = format!("`{name}`: \"{}\" is listed already", file.name());
+                self.report(name, message);
             }
             self.not_negative(&format!("{key}.{index}.weight"), Some(file.weight));
         }
@@ -51,14 +70,15 @@ impl Checker<'_> {
 
     fn begins_with_a_dot(&mut self, key: &str, extension: &str) {
         if extension.trim_start_matches('.').is_empty() {
-            self.report(key, format!("`{key}` is empty")).hint = Some("write \".txt\"".to_owned());
+            self.report(key, format!("`{key}` is empty")).hint =
+                Some("write \".txt\"; captions in a table or in Parquet files have a `column` instead".to_owned());
         } else if !extension.starts_with('.') {
             let message = format!("`{key}` must begin with a dot, not \"{extension}\"");
             self.report(key, message).hint = Some(format!("write \".{extension}\""));
         }
     }
 
-    fn not_empty(&mut self, key: &str, text: Option<&str>) {
+    pub(crate) fn not_empty(&mut self, key: &str, text: Option<&str>) {
         if text == Some("") {
             self.report(key, format!("`{key}` must not be empty"));
         }

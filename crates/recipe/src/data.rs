@@ -174,7 +174,8 @@ pub struct Subset {
     pub caption_column: Option<String>,
 
     /// Column with a second image that belongs to the first: a control image, or the picture before an edit. It
-    /// is known as `conditioning_image`. For `"webdataset"` the ending of its entry. Absent: there is none.
+    /// is known as `conditioning_image`; masks, and further images, are `extra_images` with a `source_column`. For
+    /// `"webdataset"` the ending of its entry. Absent: there is none.
     #[schemars(extend("x-other-names" = ["original_image_column"]))]
     pub conditioning_image_column: Option<String>,
 
@@ -286,6 +287,10 @@ pub struct Subset {
     }))]
     pub random_crop: bool,
 
+    /// With `random_crop`, and with buckets off: cut out of the image as it is, without scaling it to the resolution before. Images with
+    /// a side shorter than the resolution's are left out by name. kohya's scripts do so, and a dataset file of theirs sets it.
+    pub crop_unscaled: bool,
+
     /// Change colours at random each time an image is seen. Absent: never. Needs `data.cache_latents = false`.
     #[schemars(extend("x-other-names" = ["color_aug"]))]
     pub color_augmentation: Option<ColorAugmentation>,
@@ -306,19 +311,25 @@ pub struct Subset {
     #[schemars(extend("x-other-names" = ["instance_prompt", "class_prompt"]))]
     pub class_tokens: Option<String>,
 
-    /// Several caption files for an image, of which one is chosen each time the image is seen, as often as its `weight` says:
-    /// long written descriptions beside short original ones, for instance. An image that lacks some of them chooses among the
-    /// others. Absent: the one file that ends in `caption_extension`.
+    /// Several captions for an image, in files beside it or in columns of its table, Parquet file or shard, of which one is chosen
+    /// each time the image is seen, as often as its `weight` says: long written descriptions beside short original ones, for
+    /// instance. An image that lacks some of them chooses among the others. Absent: the one file that ends in
+    /// `caption_extension`, or the one column that `caption_column` names.
     pub captions: Vec<CaptionFile>,
 }
 
-/// One of several caption files of an image.
+/// One of several captions of an image: a file beside it (`extension`), or a cell of a column (`column`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-#[schemars(extend("required" = ["extension"]))]
 pub struct CaptionFile {
-    /// Ending of these caption files, such as `".long"` or `".tags.txt"`.
+    /// Ending of these caption files, such as `".long"` or `".tags.txt"`, beside the images of a folder or among the entries of a
+    /// shard. One of `extension` and `column` is set.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub extension: String,
+
+    /// Column of the table or of the Parquet files that holds these captions; for `"webdataset"` the ending of its entry, or a key of
+    /// its `.json` entry. A list of captions becomes the lines of one. Absent: `extension` says where they are.
+    pub column: Option<String>,
 
     /// How often they are chosen, in proportion to the weights of the others: 95 and 5 are the same as 0.95 and 0.05.
     pub weight: f64,
@@ -326,7 +337,14 @@ pub struct CaptionFile {
 
 impl Default for CaptionFile {
     fn default() -> Self {
-        CaptionFile { extension: String::new(), weight: 1.0 }
+        CaptionFile { extension: String::new(), column: None, weight: 1.0 }
+    }
+}
+
+impl CaptionFile {
+    /// What tells it from the others: its column, or the ending of its files.
+    pub fn name(&self) -> &str {
+        self.column.as_deref().unwrap_or(&self.extension)
     }
 }
 
@@ -365,6 +383,7 @@ impl Default for Subset {
             caption_suffix: None,
             flip: false,
             random_crop: false,
+            crop_unscaled: false,
             color_augmentation: None,
             resize_kernel: None,
             alpha_mask: false,
@@ -381,11 +400,12 @@ impl Subset {
         self.shuffle_caption || self.token_warmup_step > 0.0 || self.caption_tag_dropout_rate > 0.0
     }
 
-    /// Endings of the caption files of an image, with their dots; the place of one is the number of its source.
+    /// Endings of the caption files of an image, with their dots, or the columns in their place; the place of one is the number of
+    /// its source.
     pub fn caption_extensions(&self) -> Vec<String> {
         match self.captions.as_slice() {
             [] => vec![self.caption_extension.clone()],
-            files => files.iter().map(|file| file.extension.clone()).collect(),
+            files => files.iter().map(|file| file.name().to_owned()).collect(),
         }
     }
 }

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// The loss mask's column among the extra images of a subset.
 pub const MASK_COLUMN: &str = "mask";
 
+/// Column of the second image that `conditioning_image_column` of a subset names.
+pub const CONDITIONING_IMAGE: &str = "conditioning_image";
+
 /// How an image is scaled. Where it shrinks every kernel widens with the scale, as in Pillow, so that nothing aliases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -96,8 +99,9 @@ pub enum ColorChanges {
     All,
 }
 
-/// Images that belong to the images of a subset, one each: loss masks, control images, pictures before an edit. They are scaled,
-/// cut and mirrored exactly as their image.
+/// Images that belong to the images of a subset, one each: loss masks, control images, pictures before an edit. They lie beside the
+/// images of a folder (`suffix`), in a folder of their own (`path`), or in a column of a table, of Parquet files or of shards
+/// (`source_column`). They are scaled, cut and mirrored exactly as their image.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("required" = ["column"]))]
@@ -113,4 +117,8 @@ pub struct ExtraImages {
     /// What their names have behind those of their images, in front of the ending: with `-masklabel`, the mask of `a.jpg` is
     /// `a-masklabel.png`.
     pub suffix: String,
+
+    /// Column that names their files in a table, or holds them in Parquet files; for `"webdataset"` the ending of their entries, such
+    /// as `mask.png`. Where a cell is empty or an entry absent the image has none.
+    pub source_column: Option<String>,
 }

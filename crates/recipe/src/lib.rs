@@ -27,6 +27,7 @@ mod every;
 mod full;
 mod fuse;
 mod gradient_checkpointing;
+mod held_out;
 mod ia3;
 mod image;
 mod kohya;
@@ -73,7 +74,9 @@ pub use full::{FullConfig, ModelFormat};
 pub use fuse::FusedAdapter;
 pub use gradient_checkpointing::GradientCheckpointing;
 pub use ia3::Ia3Config;
-pub use image::{AlphaConfig, ColorAugmentation, ColorChanges, ExtraImages, MASK_COLUMN, ResizeKernel};
+pub use image::{
+    AlphaConfig, CONDITIONING_IMAGE, ColorAugmentation, ColorChanges, ExtraImages, MASK_COLUMN, ResizeKernel,
+};
 pub use load::Loaded;
 pub use location::{BUILTIN_MODELS, ModelLocation};
 pub use log::LogConfig;

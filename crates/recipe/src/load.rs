@@ -7,7 +7,7 @@ use sdtrain_config::{Document, Fault, Parsed, Problems};
 use crate::check::check;
 use crate::kohya::{self, KohyaFile};
 use crate::sample_prompt::take_over_lines;
-use crate::{ModelLocation, Picture, Subset, TrainConfig, is_address};
+use crate::{ModelLocation, Picture, TrainConfig, is_address};
 
 /// A checked configuration with the document it came from.
 #[derive(Debug, Clone)]
@@ -60,35 +60,6 @@ impl TrainConfig {
         parsed.faults.extend(found);
         parsed.faults.sort_by(|a, b| a.problem.place().cmp(&b.problem.place()));
         Parsed { value: parsed.value.map(|config| Loaded { config, document }), faults: parsed.faults }
-    }
-
-    /// How the images at `path` are held out: captioned as the first training folder's, without what belongs to that folder
-    /// alone and with nothing random about the images. Held-out captions are read without chance, whatever stands here.
-    pub fn held_out_subset(&self, path: &Path) -> Subset {
-        let first = self.data.subsets.first().cloned().unwrap_or_default();
-        let plain = Subset::default();
-        Subset {
-            path: path.to_owned(),
-            format: plain.format,
-            recursive: plain.recursive,
-            metadata_file: plain.metadata_file,
-            image_column: plain.image_column,
-            caption_column: plain.caption_column,
-            conditioning_image_column: plain.conditioning_image_column,
-            repeats: plain.repeats,
-            weight: plain.weight,
-            is_regularization: plain.is_regularization,
-            loss_weight: plain.loss_weight,
-            loss_weight_column: plain.loss_weight_column,
-            resolution: plain.resolution,
-            batch_size: plain.batch_size,
-            bucketing: plain.bucketing,
-            flip: plain.flip,
-            random_crop: plain.random_crop,
-            color_augmentation: plain.color_augmentation,
-            extra_images: plain.extra_images,
-            ..first
-        }
     }
 
     /// The pictures that `[samples]` asks for, in order.
@@ -184,13 +155,15 @@ fn make_paths_absolute(config: &mut TrainConfig, document: &Document) {
             fused.path = absolute(&fused.path, &format!("model.fuse.{index}.path"));
         }
     }
+    if let Some(path) = config.validation.path.as_mut().filter(|path| !is_address(path)) {
+        *path = absolute(path, "validation.path");
+    }
     let inputs = [
         (&mut config.data.kohya_config, "data.kohya_config"),
         (&mut config.data.download_dir, "data.download_dir"),
         (&mut config.model.vae, "model.vae"),
         (&mut config.lora.initial, "lora.initial"),
         (&mut config.samples.prompts_file, "samples.prompts_file"),
-        (&mut config.validation.path, "validation.path"),
         (&mut config.dreambooth.class_data_dir, "dreambooth.class_data_dir"),
         (&mut config.debug.trace_inputs, "debug.trace_inputs"),
     ];

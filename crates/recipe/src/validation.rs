@@ -11,8 +11,10 @@ use crate::Every;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ValidationConfig {
-    /// Folder with held-out images and captions, laid out as a training folder. Relative to the file it is written in. Images that
-    /// are trained on as well, under any name, are named in a warning.
+    /// Folder with held-out images and captions, laid out as a training folder; or a table, Parquet or tar files, by name or by
+    /// pattern (`…/validation-*.parquet`), as `path` of a subset. Where they are stored as those of the first subset, its columns,
+    /// its `captions` and its masks hold for them, except for masks in a folder of their own. Relative to the file it is written in.
+    /// Images that are trained on as well, under any name, are named in a warning.
     pub path: Option<PathBuf>,
 
     /// Part of the training images that is held out instead, 0 to 1, chosen by the seed. Files with the same bytes stay

@@ -65,12 +65,19 @@ fn missing() -> Vec<Case> {
         none("a hidden caption").data(".a.txt", "text"),
         none("a folder in place of the caption").prepare(|root| fs::create_dir(root.join("data/a.txt")).unwrap()),
         none("a link that leads nowhere in place of the caption")
-            .prepare(|root| std::os::unix::fs::symlink("nowhere", root.join("data/a.txt")).unwrap()),
+            .prepare(|root| std::os::unix::fs::symlink("nowhere", root.join("data/a.txt")).unwrap())
+            .verdict(refused("is a link that leads nowhere"))
+            .names("data/a.txt"),
         none("a device in place of the caption")
-            .prepare(|root| std::os::unix::fs::symlink("/dev/zero", root.join("data/a.txt")).unwrap()),
-        none("a pipe in place of the caption").prepare(|root| {
-            assert!(Command::new("mkfifo").arg(root.join("data/a.txt")).status().unwrap().success());
-        }),
+            .prepare(|root| std::os::unix::fs::symlink("/dev/zero", root.join("data/a.txt")).unwrap())
+            .verdict(refused("is a pipe or a device, not a file"))
+            .names("data/a.txt"),
+        none("a pipe in place of the caption")
+            .prepare(|root| {
+                assert!(Command::new("mkfifo").arg(root.join("data/a.txt")).status().unwrap().success());
+            })
+            .verdict(refused("is a pipe or a device, not a file"))
+            .names("data/a.txt"),
         none("no caption where that is allowed")
             .config(empty)
             .verdict(Verdict::Accepted("1 missing, trained on the empty prompt")),

@@ -11,6 +11,8 @@ use crate::images::png;
 
 const NO_IMAGES: Verdict = Verdict::Refused(3, "no images found in");
 const ONE: Verdict = Verdict::Accepted("1 image found, 1 kept");
+const NOWHERE: Verdict = Verdict::LeftOut("is a link that leads nowhere");
+const NO_FILE: Verdict = Verdict::LeftOut("is a pipe or a device, not a file");
 
 pub fn cases() -> Vec<Case> {
     let mut cases = nothing_there();
@@ -38,6 +40,13 @@ fn nothing_there() -> Vec<Case> {
         case("endings that are not read", Verdict::Refused(3, "1 .heic, 1 .psd"))
             .data("a.heic", "x")
             .data("b.psd", "x"),
+        case(
+            "an image and one that ends in what is not read",
+            Verdict::Accepted("1 images are of kinds that are not read"),
+        )
+        .data("a.png", png())
+        .data("a.txt", "a")
+        .data("b.HEIC", "x"),
         case("hidden images alone", NO_IMAGES).data(".a.png", png()).data(".b/a.png", png()),
         case("folders without end and no image", NO_IMAGES).data(&format!("{}a.md", "d/".repeat(100)), "x"),
         case("images only in folders within, where these are not looked into", NO_IMAGES)
@@ -64,18 +73,27 @@ fn links() -> Vec<Case> {
     vec![
         with_image("a link to its own folder").prepare(|root| symlink(".", root.join("data/loop")).unwrap()),
         with_image("a link to the folder above").prepare(|root| symlink("..", root.join("data/up")).unwrap()),
-        with_image("two links to each other").prepare(|root| {
-            symlink("y.png", root.join("data/x.png")).unwrap();
-            symlink("x.png", root.join("data/y.png")).unwrap();
-        }),
+        with_image("two links to each other")
+            .prepare(|root| {
+                symlink("y.png", root.join("data/x.png")).unwrap();
+                symlink("x.png", root.join("data/y.png")).unwrap();
+            })
+            .verdict(Verdict::Refused(3, "2 of 3 images cannot be read"))
+            .names("data/x.png"),
         with_image("two folders with links to each other").prepare(|root| {
             for (folder, other) in [("one", "two"), ("two", "one")] {
                 fs::create_dir(root.join("data").join(folder)).unwrap();
                 symlink(format!("../{other}"), root.join("data").join(folder).join("link")).unwrap();
             }
         }),
-        with_image("a link that leads nowhere").prepare(|root| symlink("nowhere", root.join("data/b.png")).unwrap()),
-        with_image("a link to a device").prepare(|root| symlink("/dev/zero", root.join("data/b.png")).unwrap()),
+        with_image("a link that leads nowhere")
+            .prepare(|root| symlink("nowhere", root.join("data/b.png")).unwrap())
+            .verdict(NOWHERE)
+            .names("data/b.png"),
+        with_image("a link to a device")
+            .prepare(|root| symlink("/dev/zero", root.join("data/b.png")).unwrap())
+            .verdict(NO_FILE)
+            .names("data/b.png"),
         Case::new("the same image by a link", Verdict::Accepted("1 images are listed more than once"))
             .image("a.png", png())
             .prepare(|root| {
@@ -87,7 +105,7 @@ fn links() -> Vec<Case> {
                 symlink("../else", root.join("data/in")).unwrap();
             },
         ),
-        Case::new("links to nothing else", NO_IMAGES).names("data").prepare(|root| {
+        Case::new("links to nothing else", NOWHERE).prepare(|root| {
             symlink("a.png", root.join("data/a.png")).unwrap();
         }),
     ]
@@ -112,13 +130,19 @@ fn no_files() -> Vec<Case> {
             .names("data")
             .prepare(|root| fs::create_dir(root.join("data/a.png")).unwrap()),
         Case::new("an image in a folder named like an image", ONE).image("b.png/a.png", png()),
-        with_image("a pipe named like an image").prepare(|root| {
-            assert!(Command::new("mkfifo").arg(root.join("data/b.png")).status().unwrap().success());
-        }),
-        with_image("a socket named like an image").prepare(|root| {
-            // It stays behind its listener.
-            std::os::unix::net::UnixListener::bind(root.join("data/b.png")).unwrap();
-        }),
+        with_image("a pipe named like an image")
+            .prepare(|root| {
+                assert!(Command::new("mkfifo").arg(root.join("data/b.png")).status().unwrap().success());
+            })
+            .verdict(NO_FILE)
+            .names("data/b.png"),
+        with_image("a socket named like an image")
+            .prepare(|root| {
+                // It stays behind its listener.
+                std::os::unix::net::UnixListener::bind(root.join("data/b.png")).unwrap();
+            })
+            .verdict(NO_FILE)
+            .names("data/b.png"),
         Case::new("names that are not UTF-8", ONE).prepare(|root| {
             let name = |ending: &str| {
                 let bytes = [b"\xff\xfe".as_slice(), ending.as_bytes()].concat();

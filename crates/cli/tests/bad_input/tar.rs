@@ -115,7 +115,24 @@ fn hostile() -> Vec<Case> {
             [plain("a.png", &png), plain("a.txt", b"a"), vec![b'?'; 512]].concat(),
         ),
     ];
-    let whole = archive(&[plain("a.txt", b"a"), plain("a.png", &png)]);
+    let example = [plain("a.txt", b"a"), plain("a.png", &png)].concat();
+    let said = |name: &str, part, bytes: Vec<u8>| shard(name, Verdict::Accepted(part), bytes);
+    cases.extend([
+        said("tar: cut between two entries", "has no mark at its end", example.clone()),
+        said(
+            "tar: two in one file",
+            "holds more behind the mark",
+            [archive(&[example.clone()]), example.clone()].concat(),
+        ),
+        said("tar: a HEIC", "are of kinds that are not read", archive(&[example.clone(), plain("b.heic", b"x")])),
+        said(
+            "tar: two images of a name",
+            "beside another one of their name",
+            archive(&[example.clone(), plain("a.jpg", &png)]),
+        ),
+        said("tar: a name without ending", "have no ending", archive(&[example.clone(), plain("b", &png)])),
+    ]);
+    let whole = archive(&[example]);
     for (what, length) in [("a header", 1024 + 100), ("an image", 1024 + 512 + 700)] {
         let case = shard(&format!("tar: cut in {what}"), Verdict::LeftOut(""), whole[..length].to_vec());
         cases.push(case.names("data/a.tar/"));

@@ -25,7 +25,7 @@ impl DataSet {
         bucket_step: usize,
         held_out: f64,
     ) -> Result<(DataSet, DataSet), DataError> {
-        let (config, mut whole) = look_through(config, bucket_step)?;
+        let (config, mut whole) = look_through(config, bucket_step)?.or_errors()?;
         // Regularization images are no sample of what is to be learned.
         let is_sample = |image: &Image| !config.subsets[image.subset].is_regularization;
         let Split { is_held_out, warnings } = choose(&whole.images, &config.subsets, seed, held_out, is_sample)?;

@@ -14,6 +14,10 @@ pub(super) struct Avif;
 const REFUSAL: &str = "is AVIF, which is not read; convert it to PNG, WebP or JPEG XL";
 
 impl Format for Avif {
+    fn name(&self) -> &'static str {
+        "AVIF"
+    }
+
     fn begins(&self, start: &[u8]) -> bool {
         start.get(4..8) == Some(b"ftyp") && matches!(start.get(8..12), Some(b"avif" | b"avis"))
     }

@@ -8,8 +8,12 @@ use super::by_image_crate::ByImageCrate;
 use super::jpeg::TRUNCATED;
 use crate::source::ReadSeek;
 
-pub(super) const BMP: ByImageCrate =
-    ByImageCrate { format: ImageFormat::Bmp, begins: |start| start.starts_with(b"BM"), is_animated: check };
+pub(super) const BMP: ByImageCrate = ByImageCrate {
+    format: ImageFormat::Bmp,
+    name: "BMP",
+    begins: |start| start.starts_with(b"BM"),
+    is_animated: check,
+};
 
 /// Length of the headers of Windows 3 and later; OS/2's is shorter and has no compression.
 const INFO_HEADER: u32 = 40;

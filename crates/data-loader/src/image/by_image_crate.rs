@@ -7,17 +7,23 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use super::format::{Decoded, Format, Header, LONGEST_SIDE, MOST_MEMORY, Pixels, sensible};
 use super::jpeg::TRUNCATED;
+use super::profile::{Kind, is_ignored};
 use crate::source::ReadSeek;
 
 /// A format that the `image` crate decodes, with what it does not tell.
 pub(super) struct ByImageCrate {
     pub format: ImageFormat,
+    pub name: &'static str,
     pub begins: fn(&[u8]) -> bool,
     /// Whether the image moves; an error where the end of the file is missing and the format says where it should be.
     pub is_animated: fn(&mut dyn ReadSeek) -> Result<bool, String>,
 }
 
 impl Format for ByImageCrate {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
     fn begins(&self, start: &[u8]) -> bool {
         (self.begins)(start)
     }
@@ -28,7 +34,12 @@ impl Format for ByImageCrate {
         let mut decoder = self.reader(file).into_decoder().map_err(describe)?;
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
         let (width, height) = decoder.dimensions();
-        Ok(Header { width, height, orientation, animated })
+        let kind = if decoder.color_type().has_color() { Kind::Rgb } else { Kind::Grey };
+        let ignores_profile = match decoder.icc_profile() {
+            Ok(profile) => profile.is_some_and(|profile| is_ignored(&profile, kind)),
+            Err(_) => true,
+        };
+        Ok(Header { width, height, orientation, animated, ignores_profile })
     }
 
     fn decode(&self, bytes: &[u8]) -> Result<Decoded, String> {

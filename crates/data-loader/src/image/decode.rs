@@ -21,6 +21,8 @@ pub(crate) struct Look {
     pub animated: bool,
     /// Whether it is turned or mirrored when it is decoded.
     pub turned: bool,
+    /// Whether it has a colour profile that cannot be followed, so that its colours are taken for those of sRGB.
+    pub ignores_profile: bool,
 }
 
 /// A decoded image.
@@ -36,8 +38,14 @@ pub(crate) fn look(location: &ImageLocation) -> Result<Look, String> {
     guarded(|| {
         let header: Header = format::of(&mut *file)?.look(&mut *file)?;
         let turned = header.orientation != Orientation::NoTransforms;
-        Ok(Look { size: header.size()?, animated: header.animated, turned })
+        let Header { animated, ignores_profile, .. } = header;
+        Ok(Look { size: header.size()?, animated, turned, ignores_profile })
     })
+}
+
+/// What the file is, by its first bytes; none where it is nothing that is known, or cannot be opened.
+pub(crate) fn format_name(location: &ImageLocation) -> Option<&'static str> {
+    format::of(&mut *location.open().ok()?).ok().map(|format| format.name())
 }
 
 /// Decodes the whole file, or says why it cannot be.

@@ -11,6 +11,9 @@ use crate::source::ReadSeek;
 
 /// One file format.
 pub(super) trait Format: Sync {
+    /// Its name as people write it.
+    fn name(&self) -> &'static str;
+
     /// Whether a file that begins like this is of this format; the name of a file proves nothing.
     fn begins(&self, start: &[u8]) -> bool;
 
@@ -32,6 +35,8 @@ pub(super) struct Header {
     pub orientation: Orientation,
     /// Whether there are more images behind the first.
     pub animated: bool,
+    /// Whether it has a colour profile that cannot be followed.
+    pub ignores_profile: bool,
 }
 
 impl Header {

@@ -10,6 +10,7 @@ use crate::source::ReadSeek;
 
 pub(super) const GIF: ByImageCrate = ByImageCrate {
     format: ImageFormat::Gif,
+    name: "GIF",
     begins: |start| start.starts_with(b"GIF87a") || start.starts_with(b"GIF89a"),
     is_animated: has_second_frame,
 };

@@ -6,6 +6,10 @@ use crate::source::ReadSeek;
 pub(super) struct JpegXl;
 
 impl Format for JpegXl {
+    fn name(&self) -> &'static str {
+        "JPEG XL"
+    }
+
     fn begins(&self, start: &[u8]) -> bool {
         // A bare codestream, or the container of ISO/IEC 18181-2.
         start.starts_with(&[0xFF, 0x0A]) || start.starts_with(b"\0\0\0\x0cJXL \r\n\x87\n")
@@ -33,6 +37,7 @@ mod decoder {
 
     use crate::image::format::{Decoded, Header, MOST_MEMORY, Pixels, sensible};
     use crate::image::jpeg::TRUNCATED;
+    use crate::image::profile::{Kind, is_ignored};
     use crate::source::ReadSeek;
 
     pub(super) fn look(file: &mut dyn ReadSeek) -> Result<Header, String> {
@@ -82,7 +87,7 @@ mod decoder {
             return Err(TRUNCATED.to_owned());
         }
         // What was made from light has no profile of its own any more; the decoder gives any colours that are asked for.
-        let profile = image.original_icc().filter(|_| !image.image_header().metadata.xyb_encoded).map(<[u8]>::to_vec);
+        let profile = profile_of(&image).map(<[u8]>::to_vec);
         let format = image.pixel_format();
         if profile.is_none() {
             let intent = RenderingIntent::Relative;
@@ -118,13 +123,19 @@ mod decoder {
         JxlImage::builder().pool(JxlThreadPool::none()).alloc_tracker(tracker).build_uninit()
     }
 
+    fn profile_of(image: &JxlImage) -> Option<&[u8]> {
+        image.original_icc().filter(|_| !image.image_header().metadata.xyb_encoded)
+    }
+
     fn header(image: &JxlImage) -> Header {
+        let kind = if image.pixel_format().is_grayscale() { Kind::Grey } else { Kind::Rgb };
         Header {
             width: image.width(),
             height: image.height(),
             // It is in these numbers already.
             orientation: Orientation::NoTransforms,
             animated: image.image_header().metadata.animation.is_some(),
+            ignores_profile: profile_of(image).is_some_and(|profile| is_ignored(profile, kind)),
         }
     }
 

@@ -24,7 +24,7 @@ mod transform;
 mod webp;
 
 pub(crate) use color::ColorChange;
-pub(crate) use decode::{Look, Picture, decode, decode_mask, look};
+pub(crate) use decode::{Look, Picture, decode, decode_mask, format_name, look};
 pub(crate) use transform::Transform;
 
 /// `[3, height, width]` from −1 to 1, as the autoencoder takes it.

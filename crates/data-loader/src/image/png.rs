@@ -10,6 +10,7 @@ use crate::source::ReadSeek;
 
 pub(super) const PNG: ByImageCrate = ByImageCrate {
     format: ImageFormat::Png,
+    name: "PNG",
     begins: |start| start.starts_with(b"\x89PNG\r\n\x1a\n"),
     is_animated: check,
 };

@@ -1,6 +1,6 @@
 //! Colour profiles: from the colours a file means to those of sRGB, which models were trained on.
 //!
-//! A profile that is broken or is for another kind of pixels is ignored, as browsers do.
+//! A profile that is broken or is for another kind of pixels is ignored, as browsers do, and a look at the image says so.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -8,23 +8,36 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use image::RgbImage;
 use moxcms::{ColorProfile, DataColorSpace, Layout, Transform8BitExecutor, TransformOptions};
 
-/// A profile ready for use; absent where there is nothing to change.
-type Conversion = Option<Arc<Transform8BitExecutor>>;
+/// What there is to do for a profile.
+#[derive(Clone)]
+enum Conversion {
+    /// Nothing: its colours are those of sRGB.
+    None,
+    By(Arc<Transform8BitExecutor>),
+    /// It is broken, or for other pixels.
+    Impossible,
+}
 
 /// Conversions by the digest of their profile.
 type Conversions = BTreeMap<([u8; 32], Kind), Conversion>;
 
 /// What one kind of pixels is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
+pub(super) enum Kind {
     Rgb,
     Grey,
     Cmyk,
 }
 
+/// Whether a profile has to be ignored for pixels of this kind. Grey ones may have one for colours.
+pub(super) fn is_ignored(icc: &[u8], kind: Kind) -> bool {
+    let is_impossible = |kind| matches!(conversion(icc, kind), Conversion::Impossible);
+    is_impossible(kind) && (kind != Kind::Grey || is_impossible(Kind::Rgb))
+}
+
 /// Converts the colours; `is_grey` when all three channels are the same and the profile is one for grey.
 pub(super) fn rgb_to_srgb(image: &mut RgbImage, is_grey: bool, icc: &[u8]) {
-    if is_grey && let Some(conversion) = conversion(icc, Kind::Grey) {
+    if is_grey && let Conversion::By(conversion) = conversion(icc, Kind::Grey) {
         // One byte a pixel has 256 values: the table of all of them is the conversion.
         let greys: Vec<u8> = (0..=255).collect();
         let mut table = vec![0; 3 * 256];
@@ -34,7 +47,7 @@ pub(super) fn rgb_to_srgb(image: &mut RgbImage, is_grey: bool, icc: &[u8]) {
                 pixel.0.copy_from_slice(&table[3 * grey..3 * grey + 3]);
             }
         }
-    } else if let Some(conversion) = conversion(icc, Kind::Rgb) {
+    } else if let Conversion::By(conversion) = conversion(icc, Kind::Rgb) {
         let mut converted = vec![0; image.as_raw().len()];
         if conversion.transform(image.as_raw(), &mut converted).is_ok() {
             image.copy_from_slice(&converted);
@@ -45,7 +58,7 @@ pub(super) fn rgb_to_srgb(image: &mut RgbImage, is_grey: bool, icc: &[u8]) {
 /// Red, green and blue of inks: by their profile, or each ink as a filter where there is none.
 pub(super) fn cmyk_to_srgb(cmyk: &[u8], icc: Option<&[u8]>) -> Vec<u8> {
     let mut rgb = vec![0; cmyk.len() / 4 * 3];
-    if let Some(conversion) = icc.and_then(|icc| conversion(icc, Kind::Cmyk))
+    if let Some(Conversion::By(conversion)) = icc.map(|icc| conversion(icc, Kind::Cmyk))
         && conversion.transform(cmyk, &mut rgb).is_ok()
     {
         return rgb;
@@ -68,7 +81,7 @@ fn conversion(icc: &[u8], kind: Kind) -> Conversion {
     if let Some(known) = conversions.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
         return known.clone();
     }
-    let made = make(icc, kind);
+    let made = make(icc, kind).unwrap_or(Conversion::Impossible);
     let mut conversions = conversions.lock().unwrap_or_else(PoisonError::into_inner);
     if conversions.len() >= KEPT {
         conversions.clear();
@@ -77,7 +90,7 @@ fn conversion(icc: &[u8], kind: Kind) -> Conversion {
     made
 }
 
-fn make(icc: &[u8], kind: Kind) -> Conversion {
+fn make(icc: &[u8], kind: Kind) -> Option<Conversion> {
     let profile = ColorProfile::new_from_slice(icc).ok()?;
     let (space, layout) = match kind {
         Kind::Rgb => (DataColorSpace::Rgb, Layout::Rgb),
@@ -90,7 +103,10 @@ fn make(icc: &[u8], kind: Kind) -> Conversion {
     let conversion = profile
         .create_transform_8bit(layout, &ColorProfile::new_srgb(), Layout::Rgb, TransformOptions::default())
         .ok()?;
-    (kind != Kind::Rgb || changes_something(&*conversion)).then_some(conversion)
+    Some(match kind != Kind::Rgb || changes_something(&*conversion) {
+        true => Conversion::By(conversion),
+        false => Conversion::None,
+    })
 }
 
 /// Whether any of 1000 colours all over the cube moves by more than rounding; the many versions of sRGB do not.

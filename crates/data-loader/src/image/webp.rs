@@ -10,6 +10,7 @@ use crate::source::ReadSeek;
 
 pub(super) const WEBP: ByImageCrate = ByImageCrate {
     format: ImageFormat::WebP,
+    name: "WebP",
     begins: |start| start.starts_with(b"RIFF") && start.get(8..12) == Some(b"WEBP"),
     is_animated: check,
 };

@@ -16,7 +16,7 @@ use sdtrain_files::{PendingFile, remove_abandoned};
 use super::Digest;
 
 /// Another number: another form of the file. Count up when a header that was fine may now be refused, or is read otherwise.
-const MAGIC: &[u8; 16] = b"sdtrain scan  1\n";
+const MAGIC: &[u8; 16] = b"sdtrain scan  2\n";
 const HEAD: usize = 16 + 32 + 8 + 16;
 /// A block is closed once it is as long.
 const BLOCK: usize = 64 * 1024;

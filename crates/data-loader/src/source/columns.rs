@@ -2,8 +2,10 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use sdtrain_recipe::{CONDITIONING_IMAGE, MASK_COLUMN, Subset};
 use serde_json::Value;
 
+use super::SourceCaption;
 use crate::caption::sidecar;
 
 /// One row of a table, by column.
@@ -14,9 +16,6 @@ pub(super) const IMAGE_FILE_COLUMNS: &[&str] = &["file_name", "image", "image_pa
 
 /// Usual names of the caption's column.
 pub(super) const CAPTION_COLUMNS: &[&str] = &["text", "caption", "prompt"];
-
-/// Name of the second image in `SourceExample::extra_images`, whatever its column is called.
-pub const CONDITIONING_IMAGE: &str = "conditioning_image";
 
 /// The cell of the column that was asked for, or of the first usual one. Hugging Face's image folders call a column of files
 /// `NAME_file_name` in the table and `NAME` afterwards; both are found.
@@ -46,6 +45,61 @@ pub(super) fn caption_of(value: &Value) -> Result<Option<String>, String> {
         }
         other => Err(format!("is {}, not text", described(other))),
     }
+}
+
+/// The captions of a row: of the column that was asked for or of a usual one, or of each of several. None from an empty cell.
+pub(super) fn captions_of(row: &Row, subset: &Subset) -> Result<Vec<SourceCaption>, String> {
+    let mut captions = Vec::with_capacity(1);
+    let cells: Vec<Option<&Value>> = match subset.captions.as_slice() {
+        [] => vec![cell(row, subset.caption_column.as_deref(), CAPTION_COLUMNS)],
+        several => several.iter().map(|caption| caption.column.as_ref().and_then(|column| row.get(column))).collect(),
+    };
+    for (source, value) in cells.into_iter().enumerate() {
+        if let Some(text) = value.map_or(Ok(None), caption_of)? {
+            captions.push(SourceCaption { source, text });
+        }
+    }
+    Ok(captions)
+}
+
+/// The keys of a subset that name columns of captions, with the columns.
+pub(super) fn caption_columns(subset: &Subset) -> impl Iterator<Item = (&'static str, &str)> {
+    let several = subset.captions.iter().filter_map(|caption| Some(("captions", caption.column.as_deref()?)));
+    subset.caption_column.iter().map(|column| ("caption_column", column.as_str())).chain(several)
+}
+
+/// A column of images that belong to the images.
+pub(super) struct ExtraColumn<'a> {
+    /// The key of the subset that asks for it.
+    pub key: &'static str,
+    /// What its images are to a run.
+    pub name: &'a str,
+    /// What it is called where it lies.
+    pub column: &'a str,
+}
+
+impl ExtraColumn<'_> {
+    /// Whether an image may be without one: a mask is, and is then trained whole.
+    pub fn may_be_absent(&self) -> bool {
+        self.name == MASK_COLUMN
+    }
+}
+
+/// The columns of further images that a subset asks for.
+pub(super) fn extra_columns(subset: &Subset) -> Vec<ExtraColumn<'_>> {
+    let conditioning = subset.conditioning_image_column.iter();
+    let conditioning =
+        conditioning.map(|column| ExtraColumn { key: "conditioning_image_column", name: CONDITIONING_IMAGE, column });
+    let named = subset.extra_images.iter().filter_map(|extra| {
+        let column = extra.source_column.as_deref()?;
+        Some(ExtraColumn { key: "extra_images", name: &extra.column, column })
+    });
+    conditioning.chain(named).collect()
+}
+
+/// Whether a cell holds nothing; CSV has it as text.
+pub(super) fn is_empty(cell: &Value) -> bool {
+    matches!(cell, Value::Null) || cell.as_str().is_some_and(|text| text.trim().is_empty())
 }
 
 /// A cell as the factor of a loss; CSV has it as text. None for a cell that is empty.

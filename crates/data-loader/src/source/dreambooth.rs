@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use sdtrain_recipe::{DataConfig, ExtraImages, SourceFormat, Subset};
 
 use super::SOURCES;
-use super::image_folder::{folders_in, is_image};
+use super::image_folder::is_image;
+use super::walk::{folders_in, no_folder};
 use crate::DataError;
 
 /// More repeats than this in a folder's name are a year or a serial number, unless `format` says that they are repeats.
@@ -70,7 +71,7 @@ fn of_recognised(subset: &Subset, notes: &mut Vec<String>) -> Option<Vec<Subset>
 /// The subsets of a folder that is said to consist of such folders; others in it are left out with a note.
 fn of_parent(subset: &Subset, notes: &mut Vec<String>) -> Result<Vec<Subset>, DataError> {
     if !subset.path.is_dir() {
-        return Err(super::image_folder::no_folder(&subset.path));
+        return Err(no_folder(&subset.path));
     }
     let (named, others): (Vec<String>, Vec<String>) =
         folders_in(&subset.path).into_iter().partition(|name| parts_of(name).is_some());

@@ -1,20 +1,27 @@
 //! A folder of images, nested or not, each with its caption in a text file of the same name.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use sdtrain_recipe::{ExtraImages, SourceFormat, Subset};
 
 use super::beside::Beside;
 use super::kept_captions::KeptCaptions;
+use super::walk::{Files, files_below};
 use super::{ExampleSource, ImageLocation, Listing, SourceExample, SourceKind};
-use crate::{DataError, manifest};
+use crate::{DataError, ImageProblem, manifest};
 
 /// Endings of the image files that are looked for, in either case.
-pub const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "jxl", "avif"];
+pub const EXTENSIONS: &[&str] =
+    &["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "jxl", "avif", "jfif", "jpe", "apng"];
+
+/// Endings of image files that no decoder here reads: what has one is named, for it looks as if it were trained on.
+#[rustfmt::skip]
+const UNREAD_EXTENSIONS: &[&str] = &[
+    "heic", "heif", "hif", "jp2", "j2k", "jpx", "jxr", "svg", "psd", "psb", "xcf", "kra", "ai", "eps", "tga", "dds", "exr",
+    "hdr", "qoi", "ico", "pcx", "pbm", "pgm", "ppm", "pnm", "pam", "dng", "cr2", "cr3", "nef", "arw", "raf", "orf", "rw2", "pef",
+];
 
 pub(super) const KIND: SourceKind =
     SourceKind { format: SourceFormat::Folder, recognises: |_| true, open: |subset| Box::new(ImageFolder::of(subset)) };
@@ -37,14 +44,15 @@ pub struct ImageFolder {
 
 impl ExampleSource for ImageFolder {
     fn list(&self) -> Result<Listing, DataError> {
-        let files = files_below(&self.path, self.recursive)?;
+        let Files { regular: files, unreachable } = files_below(&self.path, self.recursive)?;
         let endings: Vec<&str> =
             self.caption_extensions.iter().map(|extension| extension.trim_start_matches('.')).collect();
         let is_caption = |file: &Path| endings.iter().any(|ending| has_ending(file, ending));
         let mut beside = Beside::find(&self.path, &self.extra_images, &files, self.recursive)?;
         let is_example = |file: &Path| is_image(file) && !beside.is_one(file);
         let count = files.iter().filter(|file| is_example(file)).count();
-        if count == 0 {
+        let lost: Vec<ImageProblem> = unreachable.iter().filter(|entry| is_image(&entry.path)).cloned().collect();
+        if count + lost.len() == 0 {
             return Err(DataError::NoImages {
                 path: self.path.clone(),
                 extensions: EXTENSIONS.iter().map(|e| format!(".{e}")).collect::<Vec<_>>().join(" "),
@@ -52,7 +60,9 @@ impl ExampleSource for ImageFolder {
             });
         }
 
-        let mut listing = Listing::default();
+        let mut listing = Listing { rejected: lost, ..Listing::default() };
+        listing.broken_captions = unreachable.into_iter().filter(|entry| is_caption(&entry.path)).collect();
+        listing.warnings.extend(unread_images(&files));
         // Which files are the captions of each image, found while all paths are still in their places.
         let mut has_caption = Vec::with_capacity(count * endings.len());
         let mut used = vec![false; files.len()];
@@ -84,6 +94,7 @@ impl ExampleSource for ImageFolder {
             listing.examples.push(SourceExample { image: ImageLocation::file(file), captions: found, extra_images });
         }
         listing.warnings.extend(captions.keep(&listing.examples));
+        listing.warnings.extend(beside.warnings().iter().cloned());
         listing.extra_images_without_image = beside.unused();
         Ok(listing)
     }
@@ -118,113 +129,27 @@ fn other_endings(files: &[PathBuf], is_caption: impl Fn(&Path) -> bool) -> Vec<S
     endings.into_iter().map(|ending| format!(".{}", ending.to_string_lossy())).collect()
 }
 
-/// Every regular file in `folder` and, if `recursive`, in the folders within, in byte order of the path, so that no language
-/// setting and no file system decides what is trained when.
-pub(super) fn files_below(folder: &Path, recursive: bool) -> Result<Vec<PathBuf>, DataError> {
-    if !folder.is_dir() {
-        return Err(no_folder(folder));
-    }
-    let mut files = Vec::new();
-    walk(folder, recursive, &mut Vec::new(), &mut files)?;
-    Ok(files)
-}
-
-/// The names of the folders in `folder`, sorted; hidden ones are not looked at.
-pub(super) fn folders_in(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .filter_map(Result::ok)
-        .filter(|entry| kind_of(entry) == Some(Kind::Folder))
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| !name.starts_with('.'))
-        .collect();
-    names.sort();
-    names
-}
-
-/// The error for a folder that is not there.
-pub(super) fn no_folder(path: &Path) -> DataError {
-    let what = if path.exists() { "is not a folder" } else { "does not exist" };
-    let nearest = path
-        .ancestors()
-        .skip(1)
-        .map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p })
-        .find(|p| p.exists())
-        .unwrap_or(Path::new("."));
-    let folders = folders_in(nearest);
-    const SHOWN: usize = 8;
-    let hint = (!folders.is_empty()).then(|| {
-        let names: Vec<String> = folders.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
-        let more = if folders.len() > SHOWN { ", …" } else { "" };
-        format!("folders there: {}{more}", names.join(", "))
-    });
-    DataError::NoFolder { path: path.to_owned(), what, nearest: nearest.to_owned(), hint }
-}
-
-/// Appends every regular file below `folder`. `above` holds the real paths of the folders on the way, to notice a loop.
-fn walk(folder: &Path, recursive: bool, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
-    let error = |e: std::io::Error| DataError::Folder { path: folder.to_owned(), reason: e.to_string() };
-    let real = fs::canonicalize(folder).map_err(error)?;
-    if above.contains(&real) {
-        return Ok(());
-    }
-    above.push(real);
-    let mut entries = Vec::new();
-    for entry in fs::read_dir(folder).map_err(error)? {
-        let entry = entry.map_err(error)?;
-        let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(b".") {
-            continue;
-        }
-        let Some(kind) = kind_of(&entry) else { continue };
-        entries.push((name, kind));
-    }
-    // Folders with the separator behind their name, so that this order is that of the whole paths.
-    entries.sort_unstable_by(in_path_order);
-    for (name, kind) in entries {
-        match kind {
-            Kind::File => files.push(folder.join(name)),
-            Kind::Folder if recursive => walk(&folder.join(name), recursive, above, files)?,
-            Kind::Folder => {}
-        }
-    }
-    above.pop();
-    Ok(())
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    File,
-    Folder,
-}
-
-/// What an entry is, links followed; a link that leads nowhere is nothing, and neither is a device.
-fn kind_of(entry: &fs::DirEntry) -> Option<Kind> {
-    let kind = entry.file_type().ok()?;
-    let kind = if kind.is_symlink() { fs::metadata(entry.path()).ok()?.file_type() } else { kind };
-    match (kind.is_file(), kind.is_dir()) {
-        (true, _) => Some(Kind::File),
-        (_, true) => Some(Kind::Folder),
-        _ => None,
-    }
-}
-
-/// Sorts the entries of a folder so that all paths below it are in byte order: folders as if the separator stood behind them.
-fn in_path_order((a, a_kind): &(OsString, Kind), (b, b_kind): &(OsString, Kind)) -> Ordering {
-    let end = |kind: &Kind| if *kind == Kind::Folder { b"/".as_slice() } else { b"" };
-    let (a, b) = (a.as_encoded_bytes(), b.as_encoded_bytes());
-    let common = a.len().min(b.len());
-    // Slices are compared much faster than byte after byte.
-    a[..common].cmp(&b[..common]).then_with(|| {
-        let rest_of_b = b[common..].iter().chain(end(b_kind));
-        a[common..].iter().chain(end(a_kind)).cmp(rest_of_b)
-    })
-}
-
 pub(super) fn is_image(path: &Path) -> bool {
     let ending = path.extension().and_then(OsStr::to_str);
     ending.is_some_and(|ending| EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(ending)))
+}
+
+/// Whether a file is an image by its name, of a kind that is not read.
+pub(super) fn is_unread_image(path: &Path) -> bool {
+    let ending = path.extension().and_then(OsStr::to_str);
+    ending.is_some_and(|ending| UNREAD_EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(ending)))
+}
+
+/// A warning about the images among these files that are of a kind that is not read, if there are any.
+pub(super) fn unread_images<P: AsRef<Path>>(files: &[P]) -> Option<String> {
+    let unread: Vec<&Path> = files.iter().map(AsRef::as_ref).filter(|file| is_unread_image(file)).collect();
+    let first = unread.first()?;
+    Some(format!(
+        "{} images are of kinds that are not read, and left out: {}; the first is `{}`; convert them to PNG or JPEG",
+        unread.len(),
+        counted_endings(&unread),
+        first.display()
+    ))
 }
 
 fn has_ending(path: &Path, ending: &str) -> bool {
@@ -233,22 +158,30 @@ fn has_ending(path: &Path, ending: &str) -> bool {
     name.strip_suffix(ending.as_bytes()).is_some_and(|stem| stem.ends_with(b"."))
 }
 
-/// "12 .heic, 3 .txt" or "no file at all".
+/// "12 .heic, 3 .txt (files by ending)" or "no file at all".
 fn endings(files: &[PathBuf]) -> String {
+    match files.is_empty() {
+        true => "no file at all".to_owned(),
+        false => format!("{} (files by ending)", counted_endings(files)),
+    }
+}
+
+/// "12 .heic, 3 .txt", at most eight of them.
+fn counted_endings<P: AsRef<Path>>(files: &[P]) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for file in files {
-        let ending = file.extension().map_or("without ending".to_owned(), |e| format!(".{}", e.to_string_lossy()));
+        let ending = file.as_ref().extension();
+        let ending = ending.map_or("without ending".to_owned(), |e| format!(".{}", e.to_string_lossy()));
         *counts.entry(ending).or_default() += 1;
     }
-    if counts.is_empty() {
-        return "no file at all".to_owned();
-    }
     let counts: Vec<String> = counts.iter().take(8).map(|(ending, n)| format!("{n} {ending}")).collect();
-    format!("{} (files by ending)", counts.join(", "))
+    counts.join(", ")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn folder_with(files: &[(&str, &[u8])]) -> tempfile::TempDir {
@@ -355,7 +288,35 @@ mod tests {
     fn a_link_back_upwards_is_not_followed_for_ever() {
         let folder = folder_with(&[("in/a.png", b"")]);
         std::os::unix::fs::symlink(folder.path(), folder.path().join("in/up")).unwrap();
-        std::os::unix::fs::symlink("nowhere", folder.path().join("gone.png")).unwrap();
         assert_eq!(names(&list(folder.path()).unwrap(), folder.path()), ["in/a.png"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_that_leads_nowhere_is_an_image_or_a_caption_that_cannot_be_read() {
+        let folder = folder_with(&[("in/a.png", b"")]);
+        for name in ["gone.png", "in/a.txt", "notes.md"] {
+            std::os::unix::fs::symlink("nowhere", folder.path().join(name)).unwrap();
+        }
+        let listing = list(folder.path()).unwrap();
+        assert_eq!(names(&listing, folder.path()), ["in/a.png"]);
+        let [image] = &listing.rejected[..] else { panic!("{:?}", listing.rejected) };
+        assert!(
+            image.path.ends_with("gone.png") && image.reason.starts_with("is a link that leads nowhere"),
+            "{image}"
+        );
+        let [caption] = &listing.broken_captions[..] else { panic!("{:?}", listing.broken_captions) };
+        assert!(caption.path.ends_with("in/a.txt"), "{caption}");
+        assert!(listing.warnings.is_empty(), "{:?}", listing.warnings);
+    }
+
+    #[test]
+    fn images_of_kinds_that_are_not_read_are_counted_and_jfif_is_jpeg() {
+        let folder = folder_with(&[("a.JFIF", b""), ("b.heic", b""), ("c.PSD", b""), ("d.heic", b""), ("e.md", b"")]);
+        let listing = list(folder.path()).unwrap();
+        assert_eq!(names(&listing, folder.path()), ["a.JFIF"]);
+        let [warning] = &listing.warnings[..] else { panic!("{:?}", listing.warnings) };
+        let start = "3 images are of kinds that are not read, and left out: 1 .PSD, 2 .heic; the first is `";
+        assert!(warning.starts_with(start) && warning.contains("b.heic"), "{warning}");
     }
 }

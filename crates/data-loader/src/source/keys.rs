@@ -49,11 +49,29 @@ const KEYS: &[Key] = &[
         instead: "remove it, or name the table as `metadata_file`",
     },
     Key {
+        name: "captions.extension",
+        is_set: |subset| subset.captions.iter().any(|caption| caption.column.is_none()),
+        read_by: &[Folder, Webdataset],
+        instead: "captions in a table or in Parquet files are columns: `{ column = \"NAME\", weight = … }`",
+    },
+    Key {
+        name: "captions.column",
+        is_set: |subset| subset.captions.iter().any(|caption| caption.column.is_some()),
+        read_by: &[Metadata, Parquet, Webdataset],
+        instead: "captions in files beside their images have an ending: `{ extension = \".txt\", weight = … }`",
+    },
+    Key {
         name: "extra_images",
-        is_set: |subset| !subset.extra_images.is_empty(),
+        is_set: |subset| subset.extra_images.iter().any(|extra| extra.source_column.is_none()),
         read_by: &[Folder],
-        instead: "a second image of each row is a column, `conditioning_image_column`; a loss mask may be the transparency of its \
-                  image, `alpha_mask = true`",
+        instead: "masks and other images in a table, Parquet file or shard are a column of it: set `source_column` in place of `path` \
+                  and `suffix`; a loss mask may also be the transparency of its image, `alpha_mask = true`",
+    },
+    Key {
+        name: "extra_images.source_column",
+        is_set: |subset| subset.extra_images.iter().any(|extra| extra.source_column.is_some()),
+        read_by: &[Metadata, Parquet, Webdataset],
+        instead: "images beside those of a folder have a `suffix`, or a folder of their own, `path`",
     },
 ];
 
@@ -73,7 +91,7 @@ pub(crate) fn unread(subset: &Subset) -> Vec<DataError> {
 
 #[cfg(test)]
 mod tests {
-    use sdtrain_recipe::ExtraImages;
+    use sdtrain_recipe::{CaptionFile, ExtraImages};
 
     use super::*;
 
@@ -87,16 +105,23 @@ mod tests {
             caption_column: text(),
             conditioning_image_column: text(),
             loss_weight_column: text(),
-            extra_images: vec![ExtraImages::default()],
+            captions: vec![CaptionFile::default(), CaptionFile { column: text(), ..CaptionFile::default() }],
+            extra_images: vec![ExtraImages::default(), ExtraImages { source_column: text(), ..ExtraImages::default() }],
             ..Subset::default()
         };
-        let columns = ["image_column", "caption_column", "conditioning_image_column"];
+        let columns = [
+            "image_column",
+            "caption_column",
+            "conditioning_image_column",
+            "captions.column",
+            "extra_images.source_column",
+        ];
         for (format, read) in [
-            (Folder, &["extra_images"][..]),
+            (Folder, &["extra_images", "captions.extension"][..]),
             (Metadata, &[&columns[..], &["metadata_file", "loss_weight_column"]].concat()),
             (KohyaMetadata, &["metadata_file"]),
             (Parquet, &columns),
-            (Webdataset, &columns),
+            (Webdataset, &[&columns[..], &["captions.extension"]].concat()),
         ] {
             let errors: Vec<String> = unread(&all(format)).iter().map(DataError::to_string).collect();
             for key in KEYS.iter().map(|key| key.name) {

@@ -11,6 +11,7 @@ use super::columns::{self, Row};
 use super::image_folder::EXTENSIONS;
 use super::metadata::has_ending;
 use super::table::{self, without_place};
+use super::unnamed::{self, Place};
 use super::{ExampleSource, Listing, SourceExample, SourceKind, read_regular, sort_by_path};
 use crate::{DataError, ImageProblem};
 
@@ -68,6 +69,11 @@ impl ExampleSource for KohyaMetadata {
             }
             same
         });
+        let place = match self.subset.path.is_dir() {
+            true => Place::Folder(folder, self.subset.recursive),
+            false => Place::Around(table),
+        };
+        unnamed::note(place, &mut listing);
         listing.caption_hint = Some("the entries have neither `caption` nor `tags`".to_owned());
         Ok(listing)
     }

@@ -1,13 +1,14 @@
 //! A table of images and captions, `metadata.jsonl` or `metadata.csv`, as Hugging Face's image folders have it.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use sdtrain_recipe::{SourceFormat, Subset};
 
-use super::columns::{self, CAPTION_COLUMNS, CONDITIONING_IMAGE, IMAGE_FILE_COLUMNS, Row};
-use super::image_folder::{files_below, is_image};
-use super::{ExampleSource, ImageLocation, Listing, SourceCaption, SourceExample, SourceKind, sort_by_path, table};
+use super::columns::{self, IMAGE_FILE_COLUMNS, Row};
+use super::unnamed::{self, Place};
+use super::walk::{Files, files_below};
+use super::{ExampleSource, ImageLocation, Listing, SourceExample, SourceKind, sort_by_path, table};
 use crate::{DataError, ImageProblem};
 
 /// Names of tables that lie beside their images.
@@ -35,14 +36,17 @@ impl ExampleSource for Metadata {
         if let Some(file) = metadata_file {
             let folder = if path.as_os_str().is_empty() { parent(file) } else { path };
             reading.read(file, folder)?;
+            let place = if path.is_dir() { Place::Folder(path, *recursive) } else { Place::Around(file) };
+            unnamed::note(place, &mut reading.listing);
         } else if !path.is_dir() {
             reading.read(path, parent(path))?;
+            unnamed::note(Place::Around(path), &mut reading.listing);
         } else {
-            let files = files_below(path, *recursive)?;
+            let Files { regular: files, .. } = files_below(path, *recursive)?;
             for table in tables_among(&files)? {
                 reading.read(table, parent(table))?;
             }
-            reading.note_unnamed(files.iter().filter(|file| is_image(file)));
+            unnamed::note_among(&files, &mut reading.listing);
         }
         reading.finish();
         reading.into_listing(path)
@@ -111,30 +115,25 @@ impl<'a> Reading<'a> {
             self.listing.loss_weights.entry(image.clone()).or_insert(weight);
         }
         let mut extra_images = BTreeMap::new();
-        if let Some(column) = &self.subset.conditioning_image_column {
-            let file = match columns::cell(row, Some(column), &[]) {
+        for extra in columns::extra_columns(self.subset) {
+            let column = extra.column;
+            let file = match columns::cell(row, Some(column), &[]).filter(|cell| !columns::is_empty(cell)) {
                 Some(value) => columns::file_in(folder, value).map_err(|reason| format!("`{column}` {reason}")),
+                None if extra.may_be_absent() => continue,
                 None => Err(format!("line {line} of its table has no `{column}`")),
             };
             match file {
-                Ok(file) => extra_images.insert(CONDITIONING_IMAGE.to_owned(), ImageLocation::file(file)),
+                Ok(file) => extra_images.insert(extra.name.to_owned(), ImageLocation::file(file)),
                 Err(reason) => {
                     self.listing.rejected.push(ImageProblem { path: image, reason });
                     return Ok(());
                 }
             };
         }
-        let caption = match columns::cell(row, self.subset.caption_column.as_deref(), CAPTION_COLUMNS) {
-            None => None,
-            Some(value) => match columns::caption_of(value) {
-                Ok(caption) => caption,
-                Err(reason) => {
-                    self.listing.broken_captions.push(ImageProblem { path: image.clone(), reason });
-                    None
-                }
-            },
-        };
-        let captions = caption.into_iter().map(|text| SourceCaption { source: 0, text }).collect();
+        let captions = columns::captions_of(row, self.subset).unwrap_or_else(|reason| {
+            self.listing.broken_captions.push(ImageProblem { path: image.clone(), reason });
+            Vec::new()
+        });
         self.listing.examples.push(SourceExample { image: ImageLocation::file(image), captions, extra_images });
         Ok(())
     }
@@ -153,31 +152,10 @@ impl<'a> Reading<'a> {
         });
     }
 
-    fn note_unnamed<'f>(&mut self, images: impl Iterator<Item = &'f PathBuf>) {
-        let examples = self.listing.examples.iter();
-        let named: HashSet<&Path> = examples
-            .flat_map(|example| example.extra_images.values().chain([&example.image]))
-            .map(ImageLocation::path)
-            .chain(self.listing.rejected.iter().map(|problem| problem.path.as_path()))
-            .collect();
-        let unnamed: Vec<&PathBuf> = images.filter(|file| !named.contains(file.as_path())).collect();
-        if let Some(first) = unnamed.first() {
-            self.listing.warnings.push(format!(
-                "{} images are not named in the table and left out, the first is `{}`",
-                unnamed.len(),
-                first.display()
-            ));
-        }
-    }
-
     fn into_listing(mut self, path: &Path) -> Result<Listing, DataError> {
-        let asked = [
-            ("caption_column", &self.subset.caption_column),
-            ("conditioning_image_column", &self.subset.conditioning_image_column),
-            ("loss_weight_column", &self.subset.loss_weight_column),
-        ];
-        for (key, column) in asked {
-            let Some(column) = column else { continue };
+        let weight = self.subset.loss_weight_column.iter().map(|column| ("loss_weight_column", column.as_str()));
+        let extra = columns::extra_columns(self.subset).into_iter().map(|extra| (extra.key, extra.column));
+        for (key, column) in columns::caption_columns(self.subset).chain(extra).chain(weight) {
             let known = |name: &String| name == column || *name == format!("{column}_file_name");
             if !self.columns.is_empty() && !self.columns.iter().any(known) {
                 let table = self.tables.first().map_or(path, PathBuf::as_path);
@@ -190,7 +168,7 @@ impl<'a> Reading<'a> {
             let table = self.tables.first().map_or(path, PathBuf::as_path);
             return Err(DataError::source_file(table, None, "names no image".to_owned()));
         }
-        if self.subset.caption_column.is_none() {
+        if self.subset.caption_column.is_none() && self.subset.captions.is_empty() {
             self.listing.caption_hint =
                 Some(format!("set `caption_column` to one of the table's columns: {}", listed(&self.columns)));
         }

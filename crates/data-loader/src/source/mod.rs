@@ -14,6 +14,8 @@ mod remote;
 mod shards;
 mod table;
 mod tar;
+mod unnamed;
+mod walk;
 mod webdataset;
 
 use std::collections::BTreeMap;
@@ -22,7 +24,6 @@ use std::path::PathBuf;
 use sdtrain_recipe::{DataConfig, SourceFormat, Subset};
 
 pub use self::parquet::Parquet;
-pub use columns::CONDITIONING_IMAGE;
 pub use image_folder::{EXTENSIONS, ImageFolder};
 pub(crate) use keys::unread;
 pub use kohya_metadata::KohyaMetadata;
@@ -30,6 +31,7 @@ pub(crate) use location::ReadSeek;
 pub use location::{Container, ImageLocation};
 use location::{open_regular, read_regular};
 pub use metadata::Metadata;
+pub use sdtrain_recipe::CONDITIONING_IMAGE;
 pub use webdataset::Webdataset;
 
 use crate::{DataError, ImageProblem};

@@ -3,7 +3,7 @@
 //! Captions are read when the set is opened, images one at a time: pages in front of a row are skipped without being unpacked, so
 //! memory holds no more than a page or two a thread.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use parquet::basic::{Compression, Type};
 use parquet::column::reader::ColumnReaderImpl;
 use parquet::data_type::{ByteArray, ByteArrayType};
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::file::serialized_reader::SerializedPageReader;
 use sdtrain_recipe::{SourceFormat, Subset};
 
-use super::columns::{self, CAPTION_COLUMNS, CONDITIONING_IMAGE};
+use super::columns::{self, CAPTION_COLUMNS};
 use super::metadata::listed;
 use super::{Container, ExampleSource, ImageLocation, Listing, SourceCaption, SourceExample, SourceKind, shards};
 use crate::caption::sidecar;
@@ -28,6 +28,8 @@ const ENDING: &str = "parquet";
 const IMAGE_COLUMNS: [&str; 7] = ["image", "img", "jpg", "png", "jpeg", "webp", "image_bytes"];
 /// Rows whose captions are read at a time.
 const ROWS_AT_A_TIME: usize = 1024;
+/// Rows of which it is looked at a time whether they hold an image.
+const IMAGES_AT_A_TIME: usize = 16;
 
 pub(super) const KIND: SourceKind = SourceKind {
     format: SourceFormat::Parquet,
@@ -67,7 +69,7 @@ impl ExampleSource for Parquet {
 
 impl Parquet {
     fn take(&self, table: Arc<Table>, listing: &mut Listing) -> Result<(), DataError> {
-        let Subset { image_column, caption_column, conditioning_image_column, .. } = &self.subset;
+        let image_column = &self.subset.image_column;
         let fault = |reason: String| DataError::source_file(&table.path, None, reason);
         let names = || format!("its columns are {}", listed(&table.names()));
         let no_column = |key: &str, column: &str| {
@@ -81,51 +83,67 @@ impl Parquet {
                     .with_hint(format!("set `image_column`; {}", names()))
             })?,
         };
-        let conditioning = match conditioning_image_column {
-            Some(column) => {
-                let no_column = || no_column("conditioning_image_column", column);
-                Some(table.bytes_column(column).ok_or_else(no_column)?)
-            }
-            None => None,
-        };
-        let caption = match caption_column {
-            Some(column) => Some(table.text_column(column).ok_or_else(|| no_column("caption_column", column))?),
-            None => CAPTION_COLUMNS.iter().find_map(|column| table.text_column(column)),
-        };
-        for column in [Some(image), conditioning, caption].into_iter().flatten() {
+        let mut extras = Vec::new();
+        for extra in columns::extra_columns(&self.subset) {
+            let column = table.bytes_column(extra.column).ok_or_else(|| no_column(extra.key, extra.column))?;
+            extras.push((extra, column));
+        }
+        // The column of each source of captions.
+        let mut captions = Vec::new();
+        for (key, column) in columns::caption_columns(&self.subset) {
+            captions.push(table.text_column(column).ok_or_else(|| no_column(key, column))?);
+        }
+        if captions.is_empty() {
+            captions.extend(CAPTION_COLUMNS.iter().find_map(|column| table.text_column(column)));
+        }
+        let read = extras.iter().map(|(_, column)| *column).chain(captions.iter().copied());
+        for column in read.chain([image]) {
             table.check_compression(column)?;
         }
         listing.caption_hint = Some(format!("set `caption_column`; {}", names()));
 
         let images: Arc<dyn Container> = Arc::new(Column::new(table.clone(), image));
-        let extras = conditioning.map(|column| Arc::new(Column::new(table.clone(), column)) as Arc<dyn Container>);
-        let captions = match caption {
-            Some(column) => table.texts(column).map_err(&fault)?,
-            None => vec![Vec::new(); table.rows as usize],
-        };
-        for (row, texts) in captions.into_iter().enumerate() {
-            // As many digits as every file can need, so that byte order is the order of the rows.
-            let path = table.path.join(format!("{row:09}"));
-            let text = match columns::checked(&texts.join("\n")) {
-                Ok(text) => Some(text).filter(|_| !texts.is_empty()),
-                Err(reason) => {
-                    listing.broken_captions.push(ImageProblem { path: path.clone(), reason });
-                    None
+        let mut extra_columns: Vec<(&str, Arc<dyn Container>, BTreeSet<u64>)> = Vec::new();
+        for (extra, column) in &extras {
+            let absent =
+                if extra.may_be_absent() { table.rows_without(*column).map_err(&fault)? } else { BTreeSet::new() };
+            extra_columns.push((extra.name, Arc::new(Column::new(table.clone(), *column)), absent));
+        }
+        let mut of_rows: Vec<Vec<SourceCaption>> = vec![Vec::new(); table.rows as usize];
+        for (source, column) in captions.into_iter().enumerate() {
+            for (row, texts) in
+                table.texts(column).map_err(&fault)?.into_iter().enumerate().filter(|(_, t)| !t.is_empty())
+            {
+                match columns::checked(&texts.join("\n")) {
+                    Ok(text) => of_rows[row].push(SourceCaption { source, text }),
+                    Err(reason) => {
+                        listing.broken_captions.push(ImageProblem { path: path_of(&table, row), reason });
+                    }
                 }
-            };
+            }
+        }
+        for (row, captions) in of_rows.into_iter().enumerate() {
+            let path = path_of(&table, row);
             let mut extra_images = BTreeMap::new();
-            if let Some(container) = &extras {
-                let location = ImageLocation::part(path.join(CONDITIONING_IMAGE), container.clone(), row as u64);
-                extra_images.insert(CONDITIONING_IMAGE.to_owned(), location);
+            for (name, container, absent) in &extra_columns {
+                if !absent.contains(&(row as u64)) {
+                    let location = ImageLocation::part(path.join(name), container.clone(), row as u64);
+                    extra_images.insert((*name).to_owned(), location);
+                }
             }
             listing.examples.push(SourceExample {
                 image: ImageLocation::part(path, images.clone(), row as u64),
-                captions: text.into_iter().map(|text| SourceCaption { source: 0, text }).collect(),
+                captions,
                 extra_images,
             });
         }
         Ok(())
     }
+}
+
+/// The name of a row: as many digits as every file can need, so that byte order is the order of the rows.
+fn path_of(table: &Table, row: usize) -> PathBuf {
+    table.path.join(format!("{row:09}"))
 }
 
 /// A file and what its footer says.
@@ -210,6 +228,37 @@ impl Table {
             }
         }
         Ok(())
+    }
+
+    /// The rows of a column of images that hold none. The footer mostly says that there are none of these; else the column is read.
+    fn rows_without(&self, column: usize) -> Result<BTreeSet<u64>, String> {
+        let has_none = |group: &RowGroupMetaData| {
+            let nulls = group.column(column).statistics().and_then(|statistics| statistics.null_count_opt());
+            nulls == Some(0)
+        };
+        let full = self.metadata.file_metadata().schema_descr().column(column).max_def_level();
+        if full == 0 || self.metadata.row_groups().iter().all(has_none) {
+            return Ok(BTreeSet::new());
+        }
+        without_panic(|| {
+            let mut without = BTreeSet::new();
+            for (group, &start) in self.starts.iter().enumerate() {
+                let mut reader = self.reader(group, column).map_err(|e| e.to_string())?;
+                let mut row = start;
+                loop {
+                    let (mut present, mut values) = (Vec::new(), Vec::new());
+                    let (records, ..) = reader
+                        .read_records(IMAGES_AT_A_TIME, Some(&mut present), None, &mut values)
+                        .map_err(reason_of)?;
+                    if records == 0 {
+                        break;
+                    }
+                    without.extend((row..).zip(&present).filter(|(_, depth)| **depth < full).map(|(row, _)| row));
+                    row += records as u64;
+                }
+            }
+            Ok(without)
+        })
     }
 
     /// The texts of every row: none where the cell is empty, several for a list.

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use sdtrain_recipe::{Subset, is_pattern};
 
-use super::image_folder::{files_below, is_image};
+use super::image_folder::is_image;
 use super::metadata::has_ending;
+use super::walk::{Files, files_below};
 use crate::DataError;
 
 /// A pattern that stands for more files than this is a slip.
@@ -40,8 +41,7 @@ pub(super) fn files_of(subset: &Subset, ending: &str) -> Result<(Vec<PathBuf>, V
     if path.is_file() {
         return Ok((vec![path.clone()], Vec::new()));
     }
-    let mut files = files_below(path, subset.recursive)?;
-    files.retain(|file| has_ending(file, ending));
+    let files = reachable(files_below(path, subset.recursive)?, |file| has_ending(file, ending))?;
     if files.is_empty() {
         return Err(DataError::source_file(path, None, format!("holds no `.{ending}` file")));
     }
@@ -96,9 +96,15 @@ fn of_pattern(pattern: &Path) -> Result<Vec<PathBuf>, DataError> {
 
 /// The files in `folder` whose name fits one with stars.
 fn matching(folder: &Path, wanted: &str) -> Result<Vec<PathBuf>, DataError> {
-    let mut files = files_below(folder, false)?;
-    files.retain(|file| file.file_name().is_some_and(|name| fits(&name.to_string_lossy(), wanted)));
-    Ok(files)
+    let is_wanted = |file: &Path| file.file_name().is_some_and(|name| fits(&name.to_string_lossy(), wanted));
+    reachable(files_below(folder, false)?, is_wanted)
+}
+
+/// Those of the files that are wanted; an error for each that is there and cannot be opened.
+fn reachable(files: Files, is_wanted: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, DataError> {
+    let lost = files.unreachable.into_iter().filter(|entry| is_wanted(&entry.path));
+    DataError::all(lost.map(|entry| DataError::source_file(&entry.path, None, entry.reason)).collect())?;
+    Ok(files.regular.into_iter().filter(|file| is_wanted(file)).collect())
 }
 
 /// Whether a name fits one in which a star stands for anything.

@@ -29,6 +29,8 @@ pub(super) struct Index {
     pub members: Vec<Member>,
     /// Name and reason of every entry that cannot be had.
     pub rejected: Vec<(String, String)>,
+    /// What may be missing although every entry that is there is whole.
+    pub notes: Vec<String>,
 }
 
 /// Where the entries of a tar file lie; the entry number is the place in this list.
@@ -90,6 +92,7 @@ pub(super) fn index(path: &Path) -> Result<Index, String> {
             break;
         }
         if header.iter().all(|&byte| byte == 0) {
+            index.notes.extend(behind_the_end(&mut file, at, length)?);
             break;
         }
         if !checksum_fits(&header) {
@@ -152,7 +155,21 @@ pub(super) fn index(path: &Path) -> Result<Index, String> {
         }
         at = start + size.div_ceil(BLOCK) * BLOCK;
     }
+    // Whatever ended the walk before says so itself.
+    if at >= length && length > 0 {
+        let note = "has no mark at its end, as every whole tar file has: if it was cut off, entries are missing behind its last";
+        index.notes.push(note.to_owned());
+    }
     Ok(index)
+}
+
+/// Says so where there is more than zeros behind the end mark: tar files put one behind another.
+fn behind_the_end(file: &mut File, at: u64, length: u64) -> Result<Option<String>, String> {
+    /// Programs that write tar files fill up their last record with zeros; usual are 10 KiB.
+    const LOOKED_AT: u64 = 64 * 1024;
+    let rest = read_block(file, at, (length - at).min(LOOKED_AT))?;
+    let note = "holds more behind the mark at its end, which is not read: it looks like several tar files in one; keep them apart";
+    Ok(rest.iter().any(|&byte| byte != 0).then(|| note.to_owned()))
 }
 
 /// What a header of its own says about the entry behind it.

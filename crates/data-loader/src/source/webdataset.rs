@@ -2,14 +2,14 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sdtrain_recipe::{SourceFormat, Subset};
 use serde_json::Value;
 
-use super::columns::{self, CAPTION_COLUMNS, CONDITIONING_IMAGE};
-use super::image_folder::{EXTENSIONS, is_image};
+use super::columns;
+use super::image_folder::{EXTENSIONS, is_image, is_unread_image, unread_images};
 use super::metadata::listed;
 use super::tar::{self, Member, Tar};
 use super::{Container, ExampleSource, ImageLocation, Listing, SourceCaption, SourceExample, SourceKind, shards};
@@ -39,21 +39,19 @@ impl ExampleSource for Webdataset {
         let (files, warnings) = shards::files_of(&self.subset, ENDING)?;
         let mut listing = Listing { warnings, ..Listing::default() };
         let mut columns = BTreeSet::new();
+        let mut left = LeftOut::default();
         let mut errors = Vec::new();
         for file in &files {
             match tar::index(file) {
-                Ok(index) => self.take(file, index, &mut columns, &mut listing),
+                Ok(index) => self.take(file, index, &mut columns, &mut left, &mut listing),
                 Err(reason) => errors.push(DataError::source_file(file, None, reason)),
             }
         }
         DataError::all(errors)?;
-        let asked = [
-            ("image_column", &self.subset.image_column),
-            ("caption_column", &self.subset.caption_column),
-            ("conditioning_image_column", &self.subset.conditioning_image_column),
-        ];
-        for (key, column) in asked {
-            let Some(column) = column else { continue };
+        listing.warnings.extend(left.in_words());
+        let image = self.subset.image_column.iter().map(|column| ("image_column", column.as_str()));
+        let extra = columns::extra_columns(&self.subset).into_iter().map(|extra| (extra.key, extra.column));
+        for (key, column) in image.chain(extra).chain(columns::caption_columns(&self.subset)) {
             if !columns.is_empty() && !columns.contains(column) {
                 let reason = format!("has no entry that ends in `.{column}`, which `{key}` names");
                 let hint = format!("there is {}", listed(&columns));
@@ -75,8 +73,43 @@ impl ExampleSource for Webdataset {
     }
 }
 
+/// Entries that belong to no example and may have been meant to.
+#[derive(Default)]
+struct LeftOut {
+    /// Names without an ending, which could be anything.
+    without_ending: Vec<PathBuf>,
+    /// Images of a name that has one already.
+    second_images: Vec<PathBuf>,
+    /// Images of kinds that are not read.
+    unread: Vec<PathBuf>,
+}
+
+impl LeftOut {
+    fn in_words(&self) -> Vec<String> {
+        let several = |entries: &[PathBuf], what: &str| {
+            let first = entries.first()?;
+            Some(format!("{} entries {what}, and are left out; the first is `{}`", entries.len(), first.display()))
+        };
+        let second = "are images beside another one of their name (`image_column` says which counts)";
+        let all = [
+            several(&self.without_ending, "have no ending that says what they are"),
+            several(&self.second_images, second),
+            unread_images(&self.unread),
+        ];
+        all.into_iter().flatten().collect()
+    }
+}
+
 impl Webdataset {
-    fn take(&self, shard: &Path, index: tar::Index, columns: &mut BTreeSet<String>, listing: &mut Listing) {
+    fn take(
+        &self,
+        shard: &Path,
+        index: tar::Index,
+        columns: &mut BTreeSet<String>,
+        left: &mut LeftOut,
+        listing: &mut Listing,
+    ) {
+        listing.warnings.extend(index.notes.iter().map(|note| format!("`{}` {note}", shard.display())));
         for (name, reason) in index.rejected {
             let path = shard.join(name.trim_start_matches('/'));
             match is_image(&path) || name.starts_with("byte ") {
@@ -88,7 +121,12 @@ impl Webdataset {
         let container: Arc<dyn Container> = Arc::new(Tar { path: shard.to_owned(), spans });
         let mut examples: BTreeMap<&str, BTreeMap<String, (u64, &Member)>> = BTreeMap::new();
         for (number, member) in index.members.iter().enumerate() {
-            let Some((key, ending)) = key_and_ending(&member.name) else { continue };
+            let Some((key, ending)) = key_and_ending(&member.name) else {
+                if !is_hidden(&member.name) {
+                    left.without_ending.push(shard.join(&member.name));
+                }
+                continue;
+            };
             if !columns.contains(&ending) {
                 columns.insert(ending.clone());
             }
@@ -108,8 +146,25 @@ impl Webdataset {
             }
         }
         for entries in examples.values() {
+            self.note_left_out(shard, entries, left);
             self.take_example(shard, &container, entries, columns, listing);
         }
+    }
+
+    /// Images of one example that are neither its image nor asked for.
+    fn note_left_out(&self, shard: &Path, entries: &BTreeMap<String, (u64, &Member)>, left: &mut LeftOut) {
+        let name = |(_, member): &(u64, &Member)| shard.join(&member.name);
+        let is_unread = |ending: &str| is_unread_image(Path::new("a").with_extension(ending).as_path());
+        left.unread.extend(entries.iter().filter(|(ending, _)| is_unread(ending)).map(|(_, entry)| name(entry)));
+        if self.subset.image_column.is_none() {
+            let images = EXTENSIONS.iter().filter(|ending| !self.is_asked_for(ending));
+            left.second_images.extend(images.filter_map(|ending| entries.get(*ending)).skip(1).map(name));
+        }
+    }
+
+    /// Whether a key of the configuration names this ending.
+    fn is_asked_for(&self, ending: &str) -> bool {
+        columns::extra_columns(&self.subset).iter().any(|extra| extra.column == ending)
     }
 
     fn take_example(
@@ -128,50 +183,65 @@ impl Webdataset {
             None => EXTENSIONS.iter().find_map(|ending| entries.get(*ending)),
         };
         let Some(image) = image.map(location) else {
-            let texts = entries.iter().filter(|(ending, _)| self.text_endings().any(|text| text == ending.as_str()));
+            let texts = self.text_endings().concat();
+            let is_text = |ending: &str| ending == "json" || texts.contains(&ending);
+            let texts = entries.iter().filter(|(ending, _)| is_text(ending));
             listing.captions_without_image.extend(texts.map(|(_, (_, member))| shard.join(&member.name)));
             return;
         };
         let mut extra_images = BTreeMap::new();
-        if let Some(ending) = &self.subset.conditioning_image_column {
+        for extra in columns::extra_columns(&self.subset) {
+            let ending = extra.column;
             let Some(entry) = entries.get(ending) else {
+                if extra.may_be_absent() {
+                    continue;
+                }
                 let reason = format!("has no entry with the ending `.{ending}` beside it");
                 listing.rejected.push(ImageProblem { path: image.path().to_owned(), reason });
                 return;
             };
-            extra_images.insert(CONDITIONING_IMAGE.to_owned(), location(entry));
+            extra_images.insert(extra.name.to_owned(), location(entry));
         }
-        let caption = match self.caption_of(shard, entries, columns) {
-            Ok(caption) => caption,
-            Err(problem) => {
-                listing.broken_captions.push(problem);
-                None
-            }
-        };
-        let captions = caption.into_iter().map(|text| SourceCaption { source: 0, text }).collect();
+        let captions = self.captions_of(shard, entries, columns).unwrap_or_else(|problem| {
+            listing.broken_captions.push(problem);
+            Vec::new()
+        });
         listing.examples.push(SourceExample { image, captions, extra_images });
     }
 
-    /// Endings of entries that are captions, the one asked for first.
-    fn text_endings(&self) -> impl Iterator<Item = &str> {
-        let asked = self.subset.caption_column.as_deref();
-        let usual = [self.subset.caption_extension.trim_start_matches('.')].into_iter().chain(TEXT_ENDINGS);
-        asked.into_iter().chain(usual.filter(move |_| asked.is_none()))
+    /// Endings of entries that may be captions, for each source of captions; the first that is there counts.
+    fn text_endings(&self) -> Vec<Vec<&str>> {
+        match (self.subset.captions.as_slice(), &self.subset.caption_column) {
+            ([], Some(column)) => vec![vec![column]],
+            ([], None) => {
+                let usual = [self.subset.caption_extension.trim_start_matches('.')];
+                vec![usual.into_iter().chain(TEXT_ENDINGS).collect()]
+            }
+            (several, _) => several.iter().map(|caption| vec![caption.name().trim_start_matches('.')]).collect(),
+        }
     }
 
-    fn caption_of(
+    /// The captions of an example: each in an entry of its own, or else under a key of the `.json` entry.
+    fn captions_of(
         &self,
         shard: &Path,
         entries: &BTreeMap<String, (u64, &Member)>,
         columns: &mut BTreeSet<String>,
-    ) -> Result<Option<String>, ImageProblem> {
-        if let Some((_, member)) = self.text_endings().find_map(|ending| entries.get(ending)) {
-            let text = read(shard, member, sidecar::LARGEST)
-                .and_then(|bytes| sidecar::decode(&bytes))
-                .and_then(|text| columns::checked(&text));
-            return text.map(Some).map_err(|reason| ImageProblem { path: shard.join(&member.name), reason });
+    ) -> Result<Vec<SourceCaption>, ImageProblem> {
+        let endings = self.text_endings();
+        let mut captions = Vec::with_capacity(1);
+        for (source, endings) in endings.iter().enumerate() {
+            if let Some((_, member)) = endings.iter().find_map(|ending| entries.get(*ending)) {
+                let text = read(shard, member, sidecar::LARGEST)
+                    .and_then(|bytes| sidecar::decode(&bytes))
+                    .and_then(|text| columns::checked(&text))
+                    .map_err(|reason| ImageProblem { path: shard.join(&member.name), reason })?;
+                captions.push(SourceCaption { source, text });
+            }
         }
-        let Some((_, member)) = entries.get("json") else { return Ok(None) };
+        let Some((_, member)) = entries.get("json").filter(|_| captions.len() < endings.len()) else {
+            return Ok(captions);
+        };
         let problem = |reason| ImageProblem { path: shard.join(&member.name), reason };
         let bytes = read(shard, member, LARGEST_JSON).map_err(problem)?;
         let row = match serde_json::from_slice(&bytes) {
@@ -184,10 +254,15 @@ impl Webdataset {
                 columns.insert(column.clone());
             }
         }
-        match columns::cell(&row, self.subset.caption_column.as_deref(), CAPTION_COLUMNS) {
-            Some(value) => columns::caption_of(value).map_err(|reason| problem(format!("its caption {reason}"))),
-            None => Ok(None),
+        let of_row =
+            columns::captions_of(&row, &self.subset).map_err(|reason| problem(format!("its caption {reason}")))?;
+        for caption in of_row {
+            if captions.iter().all(|other| other.source != caption.source) {
+                captions.push(caption);
+            }
         }
+        captions.sort_by_key(|caption| caption.source);
+        Ok(captions)
     }
 }
 
@@ -200,12 +275,16 @@ fn read(shard: &Path, member: &Member, largest: u64) -> Result<Vec<u8>, String> 
 
 /// `in/0001.seg.PNG` is the entry `seg.png` of the example `in/0001`. Files whose name begins with a dot are not looked at.
 fn key_and_ending(name: &str) -> Option<(&str, String)> {
-    let last = name.rfind('/').map_or(0, |slash| slash + 1);
-    if name[last..].starts_with('.') {
+    if is_hidden(name) {
         return None;
     }
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = last + name[last..].find('.')?;
     Some((&name[..dot], name[dot + 1..].to_ascii_lowercase()))
+}
+
+fn is_hidden(name: &str) -> bool {
+    name.rsplit('/').next().is_some_and(|last| last.starts_with('.'))
 }
 
 #[cfg(test)]

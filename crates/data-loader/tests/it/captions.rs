@@ -13,7 +13,11 @@ fn open(subset: Subset, folder: &Folder) -> DataSet {
 }
 
 fn file(extension: &str, weight: f64) -> CaptionFile {
-    CaptionFile { extension: extension.to_owned(), weight }
+    CaptionFile { extension: extension.to_owned(), weight, ..CaptionFile::default() }
+}
+
+fn column(column: &str, weight: f64) -> CaptionFile {
+    CaptionFile { column: Some(column.to_owned()), weight, ..CaptionFile::default() }
 }
 
 /// Captions of an epoch by image and the number of its batch.
@@ -53,6 +57,73 @@ fn an_image_chooses_among_the_caption_files_it_has() {
     assert_eq!((report.from_file, report.empty, report.missing), (4, 0, 0));
     assert_eq!(report.by_extension, BTreeMap::from([(".tags.txt".to_owned(), 2), (".txt".to_owned(), 3)]));
     assert!(report.without_image.is_empty(), "{report:?}");
+}
+
+/// Image 1 has both captions, image 0 the first alone and image 2 the second.
+fn assert_chooses(subset: Subset, folder: &Folder) {
+    let data = open(Subset { repeats: 100.0, ..subset }, folder);
+    let mut counts: BTreeMap<(usize, String), usize> = BTreeMap::new();
+    for (_, image, caption) in captions(&data, 0) {
+        *counts.entry((image, caption)).or_default() += 1;
+    }
+    let count = |image, caption: &str| counts.get(&(image, caption.to_owned())).copied().unwrap_or(0);
+    assert_eq!((count(0, "long 0"), count(2, "short 2")), (100, 100), "{counts:?}");
+    // 75 expected, standard deviation 4.3: five of them.
+    assert!((54..=96).contains(&count(1, "long 1")) && count(1, "long 1") + count(1, "short 1") == 100, "{counts:?}");
+    assert_eq!(data.report().captions.by_extension.values().collect::<Vec<_>>(), [&2, &2]);
+}
+
+#[test]
+fn captions_are_weighed_in_tables_and_shards_as_they_are_beside_images() {
+    let folder = Folder::with_images(3);
+    let both = vec![column("long", 3.0), column("short", 1.0)];
+    let rows = "{\"file_name\": \"00.png\", \"long\": \"long 0\", \"short\": null}\n\
+                {\"file_name\": \"01.png\", \"long\": \"long 1\", \"short\": \"short 1\"}\n\
+                {\"file_name\": \"02.png\", \"short\": \"short 2\"}\n";
+    folder.file("metadata.jsonl", rows.as_bytes());
+    assert_chooses(Subset { captions: both.clone(), ..folder.subset() }, &folder);
+
+    let images: Vec<Vec<u8>> =
+        (0..3).map(|index| std::fs::read(folder.join(&format!("{index:02}.png"))).unwrap()).collect();
+    let shards = Folder::new();
+    let json: &[u8] = br#"{"short": "short 1", "n": 1}"#;
+    shards.file(
+        "a.tar",
+        &crate::containers::tar_of(&[
+            ("0.png", &images[0]),
+            ("0.long.txt", b"long 0"),
+            ("1.png", &images[1]),
+            ("1.long.txt", b"long 1"),
+            ("1.json", json),
+            ("2.png", &images[2]),
+            ("2.short", b"short 2"),
+        ]),
+    );
+    let captions = vec![file(".long.txt", 3.0), column("short", 1.0)];
+    assert_chooses(Subset { captions, ..shards.subset() }, &shards);
+
+    // What a source has no place for is refused by name.
+    for (subset, part) in [
+        (
+            Subset { captions: vec![file(".long", 1.0)], ..folder.subset() },
+            "has `captions.extension`, which is not read",
+        ),
+        (
+            Subset { captions: vec![column("lnog", 1.0)], ..folder.subset() },
+            "has no column `lnog`, which `captions` names",
+        ),
+        (Subset { captions: vec![column("lnog", 1.0)], ..shards.subset() }, "has no entry that ends in `.lnog`"),
+    ] {
+        let error = DataSet::open(&DataConfig { subsets: vec![subset], ..folder.config() }, 42, 64).unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    std::fs::remove_file(folder.join("metadata.jsonl")).unwrap();
+    let subset = Subset { captions: both, ..folder.subset() };
+    let error = DataSet::open(&DataConfig { subsets: vec![subset], ..folder.config() }, 42, 64).unwrap_err();
+    assert!(
+        error.to_string().contains("has `captions.column`, which is not read where `format` is \"folder\""),
+        "{error}"
+    );
 }
 
 #[test]

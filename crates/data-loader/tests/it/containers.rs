@@ -10,7 +10,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use sdtrain_data_loader::{CONDITIONING_IMAGE, DataError, DataSet, open_source};
-use sdtrain_recipe::{DataConfig, SourceFormat, Subset};
+use sdtrain_recipe::{CaptionFile, DataConfig, ExtraImages, SourceFormat, Subset};
 
 use crate::folder::{Folder, picture};
 use crate::sources::captions;
@@ -21,7 +21,7 @@ fn png(blue: u8) -> Vec<u8> {
     bytes.into_inner()
 }
 
-fn tar_of(members: &[(&str, &[u8])]) -> Vec<u8> {
+pub fn tar_of(members: &[(&str, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, content) in members {
         let mut header = tar::Header::new_gnu();
@@ -116,6 +116,46 @@ fn a_shard_says_which_of_its_endings_were_not_found() {
     assert!(open(folder.subset()).unwrap_err().to_string().contains("holds no image; its entries end in `txt`"));
 }
 
+#[test]
+fn what_a_shard_holds_beside_its_examples_is_said() {
+    let folder = Folder::new();
+    let warnings = |members: &[(&str, &[u8])], cut: usize, behind: &[u8]| {
+        let mut bytes = tar_of(members);
+        bytes.truncate(bytes.len() - cut);
+        bytes.extend(behind);
+        folder.file("a.tar", &bytes);
+        let listing = open_source(&folder.subset()).list().unwrap();
+        (listing.examples.len(), listing.captions_without_image.len(), listing.warnings)
+    };
+    let first: [(&str, &[u8]); 2] = [("1.png", &png(1)), ("1.txt", b"a")];
+    assert_eq!(warnings(&first, 0, b""), (1, 0, Vec::new()));
+    let said = |further: &[(&str, &[u8])]| warnings(&[&first[..], further].concat(), 0, b"");
+
+    let (kept, without_image, heic) = said(&[("2.heic", b"x"), ("2.json", b"{}")]);
+    assert_eq!((kept, without_image, heic.len()), (1, 1, 1), "{heic:?}");
+    assert!(
+        heic[0].starts_with("1 images are of kinds that are not read") && heic[0].contains("a.tar/2.heic"),
+        "{heic:?}"
+    );
+    let (kept, _, twice) = said(&[("1.jpg", &png(2)), ("1.depth.png", &png(3))]);
+    assert_eq!((kept, twice.len()), (1, 1), "{twice:?}");
+    assert!(
+        twice[0].starts_with("1 entries are images beside another one of their name") && twice[0].contains("1.png"),
+        "{twice:?}"
+    );
+    let (_, _, nameless) = said(&[("2", &png(2)), ("in/README", b"x"), (".hidden", b"x")]);
+    assert!(nameless.len() == 1 && nameless[0].starts_with("2 entries have no ending"), "{nameless:?}");
+
+    // Exactly between two entries: nothing but the missing mark shows it.
+    let (kept, _, cut) = warnings(&first, 1024, b"");
+    assert!(kept == 1 && cut.len() == 1 && cut[0].contains("a.tar` has no mark at its end"), "{cut:?}");
+    let (kept, _, joined) = warnings(&first, 0, &tar_of(&[("2.png", &png(2)), ("2.txt", b"b")]));
+    assert!(
+        kept == 1 && joined.len() == 1 && joined[0].contains("holds more behind the mark at its end"),
+        "{joined:?}"
+    );
+}
+
 /// A tar file with one good example, one entry as given, and another good one behind it.
 fn with_entry(change: impl FnOnce(&mut tar::Header), content: &[u8]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
@@ -203,6 +243,7 @@ fn write_parquet(path: &Path, groups: &[&[Row<'_>]], compression: Compression) {
     let schema = "message schema {
         optional group image { optional binary bytes; optional binary path (UTF8); }
         optional binary text (UTF8);
+        optional binary mask;
         required int64 label; }";
     let schema = Arc::new(parse_message_type(schema).unwrap());
     let properties = WriterProperties::builder().set_compression(compression).set_data_page_row_count_limit(2);
@@ -214,7 +255,10 @@ fn write_parquet(path: &Path, groups: &[&[Row<'_>]], compression: Compression) {
         let images: Vec<Option<ByteArray>> = rows.iter().map(|(image, _)| image.clone().map(ByteArray::from)).collect();
         let paths = vec![Some(ByteArray::from("x.png")); rows.len()];
         let texts: Vec<Option<ByteArray>> = rows.iter().map(|(_, text)| text.map(ByteArray::from)).collect();
-        for (cells, depth) in [(images, 2), (paths, 2), (texts, 1)] {
+        let is_masked = |text: &Option<&str>| text.is_some_and(|text| text.starts_with("masked"));
+        let masks =
+            rows.iter().map(|(image, text)| image.clone().filter(|_| is_masked(text)).map(ByteArray::from)).collect();
+        for (cells, depth) in [(images, 2), (paths, 2), (texts, 1), (masks, 1)] {
             let mut column = group.next_column().unwrap().unwrap();
             let levels: Vec<i16> = cells.iter().map(|cell| if cell.is_some() { depth } else { depth - 1 }).collect();
             let values: Vec<ByteArray> = cells.into_iter().flatten().collect();
@@ -263,6 +307,28 @@ fn rows_of_a_parquet_file_are_examples() {
 }
 
 #[test]
+fn a_row_of_a_parquet_file_may_have_a_mask() {
+    let folder = Folder::new();
+    let row = |blue: u8, text: &'static str| (Some(png(blue)), Some(text));
+    let groups: [&[Row<'_>]; 2] =
+        [&[row(0, "masked, zero"), row(1, "one"), row(2, "masked, two")], &[row(3, "three"), row(4, "masked, four")]];
+    write_parquet(&folder.join("a.parquet"), &groups, Compression::SNAPPY);
+    let mask = |column: &str| ExtraImages {
+        column: column.to_owned(),
+        source_column: Some("mask".to_owned()),
+        ..ExtraImages::default()
+    };
+    let of = |column: &str| Subset { extra_images: vec![mask(column)], ..at(folder.join("a.parquet")) };
+    let listing = open_source(&of("mask")).list().unwrap();
+    let masks: Vec<Option<Vec<u8>>> =
+        listing.examples.iter().map(|example| Some(example.extra_images.get("mask")?.read().unwrap())).collect();
+    assert_eq!(masks, [Some(png(0)), None, Some(png(2)), None, Some(png(4))]);
+    // Every image needs any other kind of image.
+    let error = open(of("control")).unwrap_err().to_string();
+    assert!(error.contains("2 of 5 images cannot be read") && error.contains("its `control` image"), "{error}");
+}
+
+#[test]
 fn a_parquet_file_names_what_is_wrong() {
     let folder = Folder::new();
     let file = folder.join("a.parquet");
@@ -273,7 +339,7 @@ fn a_parquet_file_names_what_is_wrong() {
     let column = |name: &str| Some(name.to_owned());
     let error = open(Subset { image_column: column("label"), ..at(file.clone()) }).unwrap_err();
     assert!(error.to_string().ends_with("has no column `label`, which `image_column` names"), "{error}");
-    assert_eq!(error.hint().unwrap(), "its columns are `image`, `text`, `label`");
+    assert_eq!(error.hint().unwrap(), "its columns are `image`, `text`, `mask`, `label`");
     assert!(open(Subset { caption_column: column("image"), ..at(file.clone()) }).is_err());
 
     // Cut at every stage, and with bytes of the footer damaged one by one: an error, never a panic.
@@ -352,6 +418,12 @@ fn a_data_set_written_by_pyarrow_is_read() {
     });
     let listing = listing.list().unwrap();
     assert_eq!(listing.examples[5].captions[0].text, "picture 5\nthe same, five");
+    // The file has one column of texts: twice asked for, it is there twice.
+    let both = ["captions", "captions"]
+        .map(|column| CaptionFile { column: Some(column.to_owned()), ..CaptionFile::default() });
+    let twice = open_source(&Subset { captions: both.to_vec(), ..at(by_pyarrow("images.parquet")) }).list().unwrap();
+    let sources: Vec<usize> = twice.examples[5].captions.iter().map(|caption| caption.source).collect();
+    assert_eq!((sources, twice.examples[5].captions[1].text.as_str()), (vec![0, 1], "picture 5\nthe same, five"));
     // The generator gives picture i the grey value 40·i, and its edges 255 − 40·i.
     for (index, example) in listing.examples.iter().enumerate() {
         let grey = |bytes: Vec<u8>| image::load_from_memory(&bytes).unwrap().to_luma8().get_pixel(5, 5)[0];

@@ -112,7 +112,24 @@ fn a_profile_that_is_broken_or_that_of_other_pixels_changes_nothing() {
         image.write_with_encoder(encoder).unwrap();
         let loaded = load("a.png", &bytes, (WIDTH, HEIGHT)).unwrap();
         assert_eq!(at(&loaded, 40, 20), image.get_pixel(40, 20).0.map(i32::from));
+        assert_eq!(ignored_profiles("a.png", &bytes), 1);
     }
+    for (name, bytes) in [
+        ("adobe_rgb.png", &include_bytes!("files/adobe_rgb.png")[..]),
+        ("grey_profile.png", grey_profile),
+        ("cmyk_profile.jpg", include_bytes!("files/cmyk_profile.jpg")),
+    ] {
+        assert_eq!(ignored_profiles(name, bytes), 0, "{name}");
+    }
+}
+
+/// Files of which it is said that their colour profile is not followed.
+fn ignored_profiles(name: &str, bytes: &[u8]) -> usize {
+    let folder = Folder::new();
+    folder.file(name, bytes);
+    folder.file(&format!("{}.txt", name.split('.').next().unwrap()), b"a");
+    let data = DataSet::open(&folder.config_of_size(WIDTH, HEIGHT), 0, 64).unwrap();
+    data.report().warnings.iter().filter(|warning| warning.starts_with("1 files have a colour profile")).count()
 }
 
 #[test]
@@ -153,8 +170,7 @@ fn animations_show_their_first_image_and_are_reported() {
         folder.file(name, bytes);
         folder.file(&format!("{}.txt", name.split('.').next().unwrap()), b"a");
         let data = DataSet::open(&folder.config_of_size(WIDTH, HEIGHT), 0, 64).unwrap();
-        let warned =
-            data.report().warnings.iter().any(|w| w.starts_with("1 files are animations, of which only the first"));
+        let warned = data.report().warnings.iter().any(|w| w.starts_with("1 files hold several images"));
         assert_eq!(warned, name.starts_with("animated"), "{name}: {:?}", data.report().warnings);
     }
 }

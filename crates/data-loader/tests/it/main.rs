@@ -8,6 +8,7 @@ mod formats;
 mod masks;
 mod mutations;
 mod order;
+mod pixels;
 mod prefetch;
 mod sources;
 mod split;

@@ -25,7 +25,7 @@ fn first_batch(config: &DataConfig) -> HostBatch {
 }
 
 fn mask(path: Option<std::path::PathBuf>, suffix: &str) -> ExtraImages {
-    ExtraImages { column: "mask".to_owned(), path, suffix: suffix.to_owned() }
+    ExtraImages { column: "mask".to_owned(), path, suffix: suffix.to_owned(), source_column: None }
 }
 
 /// White where the picture's red is over 127.
@@ -88,6 +88,84 @@ fn a_mask_in_a_folder_of_its_own_may_be_missing_and_is_then_whole() {
 }
 
 #[test]
+fn of_two_masks_of_an_image_the_second_is_no_image_either() {
+    let folder = Folder::with_images(1);
+    for name in ["00-m.png", "00-m.bmp"] {
+        mask_of_picture().save(folder.join(name)).unwrap();
+    }
+    let config = DataConfig {
+        batch_size: 1,
+        ..config(&folder, Subset { extra_images: vec![mask(None, "-m")], ..folder.subset() })
+    };
+    let data = DataSet::open(&config, 3, 64).unwrap();
+    assert_eq!((data.images(), data.report().extra_images["mask"]), (1, 1));
+    let [warning] = &data.report().warnings[..] else { panic!("{:?}", data.report().warnings) };
+    assert!(warning.starts_with("1 `mask` images are left out") && warning.contains("00-m.png` beside"), "{warning}");
+}
+
+/// Images of a table, a shard or a Parquet file by the columns that hold them.
+fn by_column(columns: &[(&str, &str)]) -> Vec<ExtraImages> {
+    let extra = |&(column, source): &(&str, &str)| ExtraImages {
+        column: column.to_owned(),
+        source_column: Some(source.to_owned()),
+        ..ExtraImages::default()
+    };
+    columns.iter().map(extra).collect()
+}
+
+#[test]
+fn a_table_and_a_shard_have_masks_and_other_images_in_columns_of_their_own() {
+    let folder = Folder::with_images(2);
+    mask_of_picture().save(folder.join("m.png")).unwrap();
+    let table = "file_name,text,weight_file_name,edges,depth\n00.png,a,m.png,00.png,01.png\n01.png,b,,01.png,00.png\n";
+    folder.file("metadata.csv", table.as_bytes());
+    let extra = |mask: &str| by_column(&[("mask", mask), ("control", "edges"), ("depth", "depth")]);
+    let of_table = Subset { extra_images: extra("weight"), ..folder.subset() };
+    let beside = first_batch(&config(&folder, of_table.clone()));
+
+    let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let (first, second, mask) = (read("00.png"), read("01.png"), read("m.png"));
+    let shards = Folder::new();
+    shards.file(
+        "a.tar",
+        &crate::containers::tar_of(&[
+            ("00.png", &first),
+            ("00.txt", b"a"),
+            ("00.mask.png", &mask),
+            ("00.edges", &first),
+            ("00.depth", &second),
+            ("01.png", &second),
+            ("01.txt", b"b"),
+            ("01.edges", &second),
+            ("01.depth", &first),
+        ]),
+    );
+    let inside = first_batch(&config(&shards, Subset { extra_images: extra("mask.png"), ..shards.subset() }));
+
+    for batch in [&beside, &inside] {
+        let place = |image| batch.examples.iter().position(|example| example.image == image).unwrap();
+        let weights = batch.mask.as_ref().unwrap().chunks_exact(1024).collect::<Vec<_>>();
+        assert!(weights[place(0)].contains(&0.0) && weights[place(1)].iter().all(|&weight| weight == 1.0));
+        assert_eq!(batch.extra_images["control"], batch.pixels);
+        assert_ne!(batch.extra_images["depth"], batch.pixels);
+    }
+    assert_eq!(beside.extra_images, inside.extra_images);
+    assert_eq!(beside.mask, inside.mask);
+
+    let data = DataSet::open(&config(&folder, of_table), 3, 64).unwrap();
+    assert!(data.report().warnings.join("\n").contains("1 images of"), "{:?}", data.report().warnings);
+    let missing = |source| {
+        DataSet::open(
+            &config(&folder, Subset { extra_images: by_column(&[("mask", source)]), ..folder.subset() }),
+            3,
+            64,
+        )
+    };
+    let error = missing("wieght").unwrap_err().to_string();
+    assert!(error.contains("has no column `wieght`, which `extra_images` names"), "{error}");
+}
+
+#[test]
 fn a_mask_is_taken_from_transparency() {
     let folder = Folder::new();
     let image = ImageBuffer::from_fn(32, 32, |x, _| Rgba([200, 10, 30, [0, 51, 255, 255][(x / 8) as usize]]));
@@ -129,7 +207,8 @@ fn control_images_come_in_step_and_by_name() {
         // The same picture in another size and format, so that it must come out nearly the same.
         DynamicImage::from(picture(64, 48, index)).save(folder.join(&format!("edges/{index:02}.bmp"))).unwrap();
     }
-    let control = ExtraImages { column: "control".to_owned(), path: Some(folder.join("edges")), suffix: String::new() };
+    let control =
+        ExtraImages { column: "control".to_owned(), path: Some(folder.join("edges")), ..ExtraImages::default() };
     let subset = Subset { flip: true, random_crop: true, extra_images: vec![control], ..folder.subset() };
     let batch = first_batch(&config(&folder, subset.clone()));
     assert_eq!(batch.extra_images.keys().collect::<Vec<_>>(), ["control"]);

@@ -156,6 +156,47 @@ fn kohyas_table_joins_caption_and_tags() {
     assert_eq!(captions(&open(&of(subset)).unwrap(), folder.path()), pairs(&[("a.png", "x,y")]));
 }
 
+/// The warning about images that no table names, if there is one: how many, and the first.
+fn unnamed(subset: Subset) -> Option<String> {
+    let data = open(&of(subset)).unwrap();
+    data.report().warnings.iter().find(|warning| warning.contains("not named in the table")).cloned()
+}
+
+#[test]
+fn images_beside_a_table_that_it_does_not_name_are_said_whichever_table_it_is() {
+    let folder = with_pictures(&["a.png", "b.png", "in/c.png", "in/d.png", "far/e.png"]);
+    let elsewhere = Folder::new();
+    let named = |name: &str| Some(elsewhere.join(name));
+    let rows = "{\"file_name\": \"a.png\", \"text\": \"a\"}\n{\"file_name\": \"in/c.png\", \"text\": \"c\"}\n";
+    let entries = b"{\"a\": {\"caption\": \"a\"}, \"in/../in/c.png\": {\"caption\": \"c\"}}";
+    elsewhere.file("rows.jsonl", rows.as_bytes());
+    elsewhere.file("meta.json", entries);
+    for metadata_file in [named("rows.jsonl"), named("meta.json")] {
+        let all = unnamed(Subset { metadata_file: metadata_file.clone(), ..folder.subset() }).unwrap();
+        assert!(all.starts_with("3 images are not named") && all.contains("b.png"), "{all}");
+        let flat = unnamed(Subset { metadata_file, recursive: false, ..folder.subset() }).unwrap();
+        assert!(flat.starts_with("1 images are not named") && flat.contains("b.png"), "{flat}");
+    }
+    // A table without a folder speaks of where it lies and of the folders that it names.
+    folder.file("rows.jsonl", rows.as_bytes());
+    folder.file("meta.json", entries);
+    folder.file("in/f.heic", b"x");
+    for table in ["rows.jsonl", "meta.json"] {
+        let path = folder.join(table);
+        let around = unnamed(Subset { path: path.clone(), ..Subset::default() }).unwrap();
+        assert!(around.starts_with("2 images are not named") && around.contains("b.png"), "{around}");
+        let data = open(&of(Subset { path, ..Subset::default() })).unwrap();
+        assert!(
+            data.report().warnings.iter().any(|warning| warning.contains("f.heic")),
+            "{:?}",
+            data.report().warnings
+        );
+    }
+    std::fs::remove_file(folder.join("b.png")).unwrap();
+    std::fs::remove_file(folder.join("in/d.png")).unwrap();
+    assert_eq!(unnamed(Subset { path: folder.join("meta.json"), ..Subset::default() }), None);
+}
+
 #[test]
 fn kohyas_table_names_what_is_wrong() {
     let folder = with_pictures(&["a.png"]);

@@ -179,8 +179,8 @@ fn with_extra_images(folder: &Folder) -> DataConfig {
     }
     let mut config = at_least_64(folder);
     config.subsets[0].extra_images = vec![
-        ExtraImages { column: MASK_COLUMN.to_owned(), path: None, suffix: "-mask".to_owned() },
-        ExtraImages { column: "control".to_owned(), path: Some(control), suffix: String::new() },
+        ExtraImages { column: MASK_COLUMN.to_owned(), path: None, suffix: "-mask".to_owned(), source_column: None },
+        ExtraImages { column: "control".to_owned(), path: Some(control), suffix: String::new(), source_column: None },
     ];
     config
 }
@@ -213,7 +213,8 @@ fn a_mask_that_an_image_which_stays_has_too_stays() {
     folder.jpeg("a.jpg", &picture(32, 32, 1), 90);
     folder.image("a-mask.png", &picture(96, 96, 2));
     let mut config = at_least_64(&folder);
-    let mask = ExtraImages { column: MASK_COLUMN.to_owned(), path: None, suffix: "-mask".to_owned() };
+    let mask =
+        ExtraImages { column: MASK_COLUMN.to_owned(), path: None, suffix: "-mask".to_owned(), source_column: None };
     config.subsets[0].extra_images = vec![mask];
     let plan = plan(&config);
     assert_eq!(taken_out(&plan), [("a.jpg", vec!["min_side"])]);

@@ -77,6 +77,24 @@ fn buckets_captions_and_tags_are_counted() {
 }
 
 #[test]
+fn formats_are_those_that_the_loader_recognises() {
+    let folder = Folder::new();
+    folder.jpeg("a.png", &picture(64, 64, 0), 90);
+    folder.file("b.png", include_bytes!("../../../data-loader/tests/it/files/lossless.jxl"));
+    folder.file("c.png", "no picture");
+    for name in ["a.txt", "b.txt", "c.txt"] {
+        folder.file(name, "a");
+    }
+    let config = folder.config();
+    for depth in [Depth::Pixels, Depth::Header] {
+        let survey = Survey::of(&config, depth, &|_, _| ()).unwrap();
+        let formats = inspected(&survey, depth, &config, 75).formats;
+        let formats: Vec<_> = formats.iter().map(|f| (f.format.as_str(), f.images)).collect();
+        assert_eq!(formats, [("JPEG", 1), ("JPEG XL", 1), ("no image (.png)", 1)], "{depth:?}");
+    }
+}
+
+#[test]
 fn captions_longer_than_the_text_encoder_reads_are_named() {
     let folder = with_copies();
     folder.file("c.txt", "red ".repeat(76));
@@ -105,6 +123,19 @@ fn what_would_stop_a_run_is_said_and_the_rest_is_still_counted() {
     assert_eq!(inspection.errors.len(), 3, "{:?}", inspection.errors);
     assert!(inspection.dropped[0].path.ends_with("d.png"));
     assert!(inspection.text(80).contains("a training would not start:\n  1 of 6 images cannot be read"));
+}
+
+#[test]
+fn warnings_are_told_beside_what_would_stop_a_run() {
+    let folder = with_copies();
+    folder.file("b.txt", "poster, blue\nsecond line");
+    folder.file("d.heic", "x");
+    let warnings = inspect(&folder.config()).warnings;
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    folder.file("e.png", "no picture");
+    let inspection = inspect(&folder.config());
+    assert_eq!((inspection.errors.len(), inspection.batches_per_epoch), (1, None), "{:?}", inspection.errors);
+    assert_eq!(inspection.warnings, warnings);
 }
 
 #[test]
@@ -203,7 +234,7 @@ fn of_several_caption_files_each_is_counted_and_the_longest_decides() {
     folder.file("a.txt", "red");
     folder.file("a.long", "red ".repeat(80));
     let mut config = folder.config();
-    let file = |extension: &str, weight| CaptionFile { extension: extension.to_owned(), weight };
+    let file = |extension: &str, weight| CaptionFile { extension: extension.to_owned(), column: None, weight };
     config.subsets[0].captions = vec![file(".txt", 3.0), file(".long", 1.0)];
     let captions = inspect(&config).captions;
     assert_eq!(captions.by_extension, [(".long".to_owned(), 1), (".txt".to_owned(), 1)].into());
@@ -257,7 +288,7 @@ fn with_control_images() -> (Folder, DataConfig) {
     let mut config = folder.config();
     config.caption.missing = MissingCaption::Empty;
     config.subsets[0].extra_images =
-        vec![ExtraImages { column: "edges".to_owned(), path: None, suffix: "-edges".to_owned() }];
+        vec![ExtraImages { column: "edges".to_owned(), path: None, suffix: "-edges".to_owned(), source_column: None }];
     (folder, config)
 }
 

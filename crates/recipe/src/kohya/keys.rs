@@ -109,6 +109,19 @@ pub(super) const KEYS: &[Key] = &[
     ours("alpha_mask", Level::Subset, Kind::Boolean),
 ];
 
+/// The one of the `custom_attributes` that kohya's own scripts read, where it is set: its name, why it is refused, and what to do
+/// instead.
+pub(super) fn known_attribute(key: &Key, value: &Value) -> Option<(&'static str, &'static str, &'static str)> {
+    let name = "diff_output_preservation";
+    let attributes = (key.name == "custom_attributes").then(|| value.as_table())??;
+    let is_on = attributes.get(name).is_some_and(|value| value.as_bool() != Some(false));
+    is_on.then_some((
+        name,
+        "what the untrained model answers is kept for the whole run, not for some folders",
+        "remove it, and set `method = \"dreambooth\"` with `prior = \"base_prediction\"` and `class_prompt` in `[dreambooth]`",
+    ))
+}
+
 /// The key of this name.
 pub(super) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
@@ -120,7 +133,7 @@ impl Key {
         match value {
             Value::Boolean(on) => !on,
             Value::String(text) => text.is_empty(),
-            Value::Table(table) => table.is_empty(),
+            Value::Table(table) => table.values().all(|value| value.as_bool() == Some(false)),
             Value::Integer(number) => *number == self.neutral_number() as i64,
             Value::Float(number) => *number == self.neutral_number(),
             Value::Array(_) | Value::Datetime(_) => false,

@@ -163,6 +163,11 @@ impl<'a> Import<'a> {
         if key.is_neutral(value) {
             return;
         }
+        if let Some((attribute, why, instead)) = keys::known_attribute(key, value) {
+            let path = format!("{path}.{attribute}");
+            self.report(&path, format!("`{path}` is not supported: {why}")).hint = Some(instead.to_owned());
+            return;
+        }
         match key.fate {
             Fate::NoEffect => {}
             Fate::Ours if is_ours(key) => {}
@@ -206,6 +211,10 @@ impl<'a> Import<'a> {
             };
             let settings = self.dataset_settings(&outer, &sections);
             let Some(batching) = self.batching(&place, &own, settings, is_written) else { continue };
+            for subset in &mut subsets[first..] {
+                // Without buckets the scripts scale only what goes into a cache, where random crops cannot come from.
+                subset.crop_unscaled = subset.random_crop && !batching.bucketing.enabled;
+            }
             if number == 0 {
                 (data.resolution, data.batch_size) = (batching.resolution, batching.batch_size);
                 data.bucketing = batching.bucketing;

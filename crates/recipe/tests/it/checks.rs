@@ -138,7 +138,8 @@ fn paths_that_do_not_exist_are_shown_with_the_part_that_does() {
         Project::new(&text).messages_with(&[]),
         "error: configs/run.toml:2: `model.path`: `models/sd.safetensors` does not exist\n  hint: `.` has no `models`\n\
          error: configs/run.toml:4: `data.subsets.0.path`: `imags/cats` does not exist\n  hint: `.` has no `imags`\n\
-         error: configs/run.toml:8: `validation.path`: `configs/run.toml` is a file, not a folder"
+         error: configs/run.toml:8: `validation.path`: `configs/run.toml` is a file, not a folder\n  \
+         hint: files that hold or name images end in `.tar`, `.parquet`, `.jsonl`, `.csv`, `.json`"
     );
 }
 
@@ -261,7 +262,8 @@ fn settings_that_contradict_each_other_are_refused() {
     assert_eq!(
         message(&["data.subsets.0.extra_images=[{ column = \"mask\" }]"]),
         "`--set data.subsets.0.extra_images=[{ column = \"mask\" }]`: `data.subsets.0.extra_images.0.suffix` is not set, and \
-         neither is `path`\n  hint: without a folder of their own, extra images need a suffix to be told apart"
+         neither is `path`\n  hint: without a folder of their own, extra images need a suffix to be told apart; \
+         those of a table, of Parquet files or of shards have a `source_column`"
     );
     assert_eq!(
         message(&[
@@ -400,6 +402,37 @@ fn a_subset_is_a_folder_a_file_of_images_or_a_pattern() {
 }
 
 #[test]
+fn cropping_unscaled_images_needs_random_crops_and_no_buckets() {
+    let messages = |settings: &str| {
+        let text = SMALLEST.replace("[train]", &format!("crop_unscaled = true\n{settings}\n[train]"));
+        Project::new(&text).load_with(&["data.cache_latents=false"]).map_err(|problems| problems.to_string())
+    };
+    assert!(messages("random_crop = true\nbucketing = { enabled = false }").is_ok());
+    for wrong in ["random_crop = true", "bucketing = { enabled = false }"] {
+        let message = messages(wrong).unwrap_err();
+        assert!(message.contains("`data.subsets.0.crop_unscaled` needs `random_crop = true`"), "{message}");
+    }
+}
+
+#[test]
+fn an_extra_image_lies_in_one_place() {
+    for (extra, expected) in [
+        ("{ column = \"mask\", suffix = \"-m\", source_column = \"m\" }", "is set beside `path` or `suffix`"),
+        (
+            "{ column = \"mask\", source_column = \"\" }",
+            "`data.subsets.0.extra_images.0.source_column` must not be empty",
+        ),
+        ("{ column = \"conditioning_image\", source_column = \"m\" }", "there are two columns `conditioning_image`"),
+    ] {
+        let settings = format!("conditioning_image_column = \"edge\"\nextra_images = [{extra}]\n[train]");
+        let messages = Project::new(&SMALLEST.replace("[train]", &settings)).messages_with(&[]);
+        assert!(messages.contains(expected), "{messages}");
+    }
+    let settings = "extra_images = [{ column = \"mask\", source_column = \"m\" }]\n[train]";
+    assert_eq!(Project::new(&SMALLEST.replace("[train]", settings)).load().data.subsets[0].extra_images.len(), 1);
+}
+
+#[test]
 fn several_caption_files_are_told_apart_and_one_can_be_chosen() {
     let listed = |captions: &str, expected: &str| {
         let text = SMALLEST.replace("[train]", &format!("captions = [{captions}]\n[train]"));
@@ -421,6 +454,15 @@ fn several_caption_files_are_told_apart_and_one_can_be_chosen() {
     listed(
         "{ extension = \"long\" }",
         "`data.subsets.0.captions.0.extension` must begin with a dot, not \"long\"\n  hint: write \".long\"",
+    );
+    listed(
+        "{ column = \"long\", extension = \".long\" }",
+        "`data.subsets.0.captions.0.extension` and `data.subsets.0.captions.0.column` are both set\n  \
+         hint: captions lie in files of their own or in a column: keep the one that is meant",
+    );
+    listed(
+        "{ column = \"long\" }, { column = \"long\" }",
+        "`data.subsets.0.captions.1.column`: \"long\" is listed already",
     );
     let text = SMALLEST
         .replace("[train]", "caption_extension = \".caption\"\ncaptions = [{ extension = \".long\" }]\n[train]");

@@ -403,3 +403,27 @@ fn a_value_that_does_not_fit_is_named_at_its_line() {
         "{messages}"
     );
 }
+
+#[test]
+fn random_crops_without_buckets_are_cut_out_of_the_unscaled_image() {
+    let dataset = |bucket: bool, crop: bool| {
+        let text = format!(
+            "[[datasets]]\nresolution = 64\nenable_bucket = {bucket}\n[[datasets.subsets]]\nimage_dir = 'a'\nrandom_crop = {crop}\n"
+        );
+        project("", &text).load().data.subsets[0].crop_unscaled
+    };
+    assert_eq!([dataset(false, true), dataset(true, true), dataset(false, false)], [true, false, false]);
+}
+
+#[test]
+fn keeping_the_base_models_output_is_pointed_to_where_it_is_set() {
+    let text = "[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = 'a'\n\
+                custom_attributes.diff_output_preservation = true\n";
+    let messages = project("", text).messages_with(&[]);
+    assert!(
+        messages.contains("custom_attributes.diff_output_preservation` is not supported: what the untrained"),
+        "{messages}"
+    );
+    assert!(messages.contains("`prior = \"base_prediction\"`"), "{messages}");
+    project("", &text.replace("true", "false")).load();
+}

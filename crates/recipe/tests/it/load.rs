@@ -198,3 +198,57 @@ fn held_out_images_take_over_captions_but_nothing_that_belongs_to_the_training_f
     };
     assert_eq!(config.held_out_subset("held-out".as_ref()), expected);
 }
+
+#[test]
+fn held_out_images_that_are_stored_alike_are_read_alike() {
+    let project = Project::new(SMALLEST);
+    let config = project.load();
+    for folder in ["data", "masked"] {
+        std::fs::create_dir(project.path(folder)).unwrap();
+    }
+    project.write("data/train-0.parquet", "");
+    project.write("data/validation-0.parquet", "");
+    project.write("masked/a.png", "");
+    let column = |name: &str| Some(name.to_owned());
+    let extra = |source: Option<&str>, suffix: &str| ExtraImages {
+        column: "mask".to_owned(),
+        source_column: source.map(str::to_owned),
+        suffix: suffix.to_owned(),
+        path: None,
+    };
+    let of = |first: Subset, path: &str| {
+        let data = DataConfig { subsets: vec![first], ..config.data.clone() };
+        TrainConfig { data, ..config.clone() }.held_out_subset(&project.path(path))
+    };
+    let parquet = |path: &str| Subset {
+        path: project.path(path),
+        image_column: column("picture"),
+        caption_column: column("words"),
+        extra_images: vec![extra(Some("m"), "")],
+        ..Subset::default()
+    };
+    for training in ["data/train-*.parquet", "data/train-0.parquet"] {
+        let expected = parquet("data/validation-*.parquet");
+        assert_eq!(of(parquet(training), "data/validation-*.parquet"), expected, "{training}");
+    }
+    // Shards have nothing of a folder's names, and a folder nothing of theirs.
+    let plain = Subset { path: project.path("masked"), ..Subset::default() };
+    assert_eq!(of(parquet("data"), "masked"), plain);
+    let beside = Subset { extra_images: vec![extra(None, "-m")], ..plain };
+    assert_eq!(of(Subset { path: project.path("images"), ..beside.clone() }, "masked"), beside);
+    let own =
+        Subset { extra_images: vec![ExtraImages { path: Some("masks".into()), ..extra(None, "") }], ..beside.clone() };
+    assert_eq!(of(own, "masked").extra_images, Vec::new());
+}
+
+#[test]
+fn held_out_images_may_be_files_or_a_pattern() {
+    for path in ["../data/validation-*.parquet", "../data/v-{0..3}.tar", "https://host/v-{0..3}.tar"] {
+        let text = format!("{SMALLEST}[validation]\npath = \"{path}\"\n");
+        let config = Project::new(&text).load();
+        let address = path.starts_with("https");
+        assert_eq!(config.validation.path.unwrap().starts_with("https://host"), address, "{path}");
+    }
+    let text = format!("{SMALLEST}[validation]\npath = \"../gone\"\n");
+    assert!(Project::new(&text).messages_with(&[]).contains("`validation.path`: `gone` does not exist"));
+}

@@ -8,11 +8,13 @@ use std::io::{BufRead, Seek, SeekFrom};
 use image::metadata::Orientation;
 
 use crate::image::format::Header;
+use crate::image::profile::{Kind, is_ignored};
 
 const SOI: u8 = 0xD8;
 const EOI: u8 = 0xD9;
 const SOS: u8 = 0xDA;
 const APP1: u8 = 0xE1;
+const APP2: u8 = 0xE2;
 
 /// A Huffman-coded file spends at least one bit on the DC term of each 8 × 8 block of each component; even with the colours
 /// at half resolution and every AC term skipped that is 6 bits for 256 pixels, 342 pixels a byte.
@@ -38,28 +40,33 @@ pub(super) fn check<R: BufRead + Seek + ?Sized>(reader: &mut R, depth: Depth) ->
     if byte(reader)? != 0xFF || byte(reader)? != SOI {
         return Err("is not a JPEG".to_owned());
     }
-    let mut size = None;
+    let mut frame = None;
+    let mut profile = Profile::default();
     let mut orientation = Orientation::NoTransforms;
     loop {
         match next_marker(reader)? {
             // Start of frame of every coding process; C4, C8 and CC are tables in the same range.
             0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => {
                 let segment = segment(reader)?;
-                let [_, h1, h0, w1, w0, ..] = segment[..] else { return Err("has a broken frame header".to_owned()) };
-                size = Some((u32::from(u16::from_be_bytes([w1, w0])), u32::from(u16::from_be_bytes([h1, h0]))));
+                let [_, h1, h0, w1, w0, components, ..] = segment[..] else {
+                    return Err("has a broken frame header".to_owned());
+                };
+                let side = |bytes| u32::from(u16::from_be_bytes(bytes));
+                frame = Some((side([w1, w0]), side([h1, h0]), components));
             }
             APP1 => {
                 if let Some(exif) = segment(reader)?.strip_prefix(b"Exif\0\0") {
                     orientation = Orientation::from_exif_chunk(exif).unwrap_or(orientation);
                 }
             }
+            APP2 => profile.add(&segment(reader)?),
             SOS => break,
             EOI => return Err("has an end but no image".to_owned()),
             marker => skip_segment(reader, marker)?,
         }
     }
     skip_segment(reader, SOS)?;
-    let (width, height) = size.ok_or("has no frame header before its first scan")?;
+    let (width, height, components) = frame.ok_or("has no frame header before its first scan")?;
     let scan_start = reader.stream_position().map_err(text)?;
     let scan_bytes = length.saturating_sub(scan_start);
     if u64::from(width) * u64::from(height) > scan_bytes.saturating_mul(MOST_PIXELS_A_BYTE) {
@@ -68,7 +75,36 @@ pub(super) fn check<R: BufRead + Seek + ?Sized>(reader: &mut R, depth: Depth) ->
     if depth == Depth::Whole || !ends_with_marker {
         while next_marker_in_scan(reader)? != EOI {}
     }
-    Ok(Header { width, height, orientation, animated: false })
+    Ok(Header { width, height, orientation, animated: false, ignores_profile: profile.is_ignored(components) })
+}
+
+/// A colour profile in its pieces (ICC.1:2022, B.4): a mark, which of how many it is, its bytes.
+#[derive(Default)]
+struct Profile {
+    pieces: Vec<(u8, Vec<u8>)>,
+    count: u8,
+}
+
+impl Profile {
+    fn add(&mut self, segment: &[u8]) {
+        if let Some([number, count, bytes @ ..]) = segment.strip_prefix(b"ICC_PROFILE\0") {
+            self.count = *count;
+            self.pieces.push((*number, bytes.to_vec()));
+        }
+    }
+
+    /// Whether there is one that does not fit an image of so many components, or of which a piece is missing.
+    fn is_ignored(mut self, components: u8) -> bool {
+        self.pieces.sort_by_key(|(number, _)| *number);
+        let kind = match components {
+            1 => Kind::Grey,
+            4 => Kind::Cmyk,
+            _ => Kind::Rgb,
+        };
+        let is_whole = self.pieces.iter().map(|(number, _)| *number).eq(1..=self.count);
+        let bytes: Vec<u8> = self.pieces.iter().flat_map(|(_, bytes)| bytes).copied().collect();
+        !self.pieces.is_empty() && (!is_whole || is_ignored(&bytes, kind))
+    }
 }
 
 /// Whether the last bytes are the end marker; a scan cannot contain it, though a thumbnail in the header can.
@@ -170,7 +206,13 @@ mod tests {
             let header = look(&sample(), depth).unwrap();
             assert_eq!(
                 header,
-                Header { width: 40, height: 24, orientation: Orientation::NoTransforms, animated: false }
+                Header {
+                    width: 40,
+                    height: 24,
+                    orientation: Orientation::NoTransforms,
+                    animated: false,
+                    ignores_profile: false
+                }
             );
         }
     }
@@ -231,6 +273,21 @@ mod tests {
         let frame = jpeg.windows(2).position(|w| w == [0xFF, 0xC0]).unwrap();
         jpeg[frame + 5..frame + 9].copy_from_slice(&[0x2E, 0xE0, 0x2E, 0xE0]);
         assert!(look(&jpeg, Depth::Ends).unwrap_err().contains("12000 × 12000"));
+    }
+
+    #[test]
+    fn a_profile_that_is_broken_or_lacks_a_piece_is_noticed() {
+        let piece = |number: u8, count: u8, bytes: &[u8]| [&b"ICC_PROFILE\0"[..], &[number, count], bytes].concat();
+        let srgb = moxcms::ColorProfile::new_srgb().encode().unwrap();
+        for (payload, ignored) in [
+            (piece(1, 1, &srgb), false),
+            (piece(1, 1, b"no profile"), true),
+            (piece(1, 2, &srgb), true),
+            (b"MPF\0 no profile either".to_vec(), false),
+        ] {
+            let header = look(&with_segment(&sample(), APP2, &payload), Depth::Ends).unwrap();
+            assert_eq!(header.ignores_profile, ignored, "{} bytes", payload.len());
+        }
     }
 
     #[test]

@@ -18,6 +18,10 @@ pub(super) use markers::TRUNCATED;
 pub(super) struct Jpeg;
 
 impl Format for Jpeg {
+    fn name(&self) -> &'static str {
+        "JPEG"
+    }
+
     fn begins(&self, start: &[u8]) -> bool {
         start.starts_with(&[0xFF, 0xD8, 0xFF])
     }
