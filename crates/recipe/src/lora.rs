@@ -132,8 +132,9 @@ pub struct LoraConfig {
     /// How the product's tensors are named.
     pub format: LoraFormat,
 
-    /// An adapter file of this kind, in either format, that training continues from. Absent: a new adapter, which changes
-    /// nothing at first.
+    /// An adapter file of this kind, in either format, that training continues from. The file decides rank and alpha of the
+    /// layers that it has; layers that it lacks, and the rest of `[lora]` names, get new adapters. Absent: new adapters
+    /// everywhere, which change nothing at first.
     #[schemars(extend("x-other-names" = ["network_weights"]))]
     pub initial: Option<PathBuf>,
 }

@@ -261,3 +261,52 @@ fn rates_of_networks_are_told_apart() {
         ("0.0002", "0.00005")
     );
 }
+#[test]
+fn layers_that_an_adapter_file_lacks_get_the_adapters_that_a_new_run_would_give_them() {
+    let project = Project::new(LORA);
+    let first = project.trace("first", &["lora.alpha=1"]);
+    let file = format!("lora.initial={}", project.path("first/run.safetensors").display());
+    let more = ["lora.train_text_encoder=true", "lora.convolutions=true", "precision.save=fp32"];
+    let mut changes = vec![file.as_str()];
+    changes.extend(more);
+    let (second, new) = (project.trace("second", &changes), project.trace("new", &more));
+    let (of_file, began, new) = (tensors(&first, "final."), tensors(&second, "initial."), tensors(&new, "initial."));
+    assert!(began.keys().eq(new.keys()), "every layer that is asked for has one");
+    let (mut kept, mut added) = (0, 0);
+    for (name, tensor) in &began {
+        match of_file.get(name) {
+            // The product holds 16 bits of it.
+            Some(learned) => {
+                kept += 1;
+                assert!(tensor.isclose(learned, 1e-2, 1e-6, false).all().int64_value(&[]) == 1, "{name}");
+            }
+            None => {
+                added += 1;
+                assert!(tensor.equal(&new[name]), "{name}");
+            }
+        }
+    }
+    assert!(kept == of_file.len() && added > 0, "{kept} and {added}");
+    // Alphas of the file stay, new ones follow the rank.
+    let product = SafetensorsFile::open(project.path("second/run.safetensors")).expect("the product");
+    let alpha = |name: &str| tensor(&product, name).double_value(&[]);
+    let of_unet = product.names().into_iter().find(|name| name.contains("attn1_to_q.alpha")).expect("it has one");
+    let of_text = product.names().into_iter().find(|name| name.starts_with("lora_te_") && name.ends_with(".alpha"));
+    assert_eq!((alpha(of_unet), alpha(of_text.expect("it has one"))), (1.0, 2.0));
+}
+
+#[test]
+fn a_number_that_an_adapter_file_decides_otherwise_is_refused() {
+    let project = Project::new(LORA);
+    project.trace("first", &["lora.alpha=1"]);
+    let file = format!("lora.initial={}", project.path("first/run.safetensors").display());
+    for (change, expected) in [
+        ("lora.alpha=8", "has alpha 1, but `lora.alpha` is 8"),
+        ("lora.rank=4", "has rank 2, but `lora.rank` is 4"),
+        ("lora.kind=loha", "is of kind `lora`, but `lora.kind` is `loha`"),
+    ] {
+        let message = project.run("second", &[&file, change]).err().expect("somebody is mistaken");
+        assert!(message.ends_with(expected), "{message}");
+    }
+}
+
