@@ -80,7 +80,7 @@ pub use load::Loaded;
 pub use location::{BUILTIN_MODELS, ModelLocation};
 pub use log::LogConfig;
 pub use lokr::{LokrConfig, LokrFactors};
-pub use lora::{KOHYA_BLOCKS, LoraConfig, LoraFormat, TEXT_ENCODER_TARGETS, UNET_TARGETS};
+pub use lora::{DropoutPlace, KOHYA_BLOCKS, LoraConfig, LoraFormat, TEXT_ENCODER_TARGETS, UNET_TARGETS};
 pub use loss::{HuberSchedule, LossConfig, LossType};
 pub use lr_schedule::{
     ConstantSchedule, CosineSchedule, CosineWithRestartsSchedule, DecayType, InverseSqrtSchedule, LinearSchedule,

@@ -43,9 +43,15 @@ pub struct LoraConfig {
     #[schemars(extend("x-other-names" = ["use_rslora", "rs_lora", "rslora"]))]
     pub rank_stabilized: bool,
 
-    /// How often a number of the adapter's input is dropped during training, 0 to 1.
-    #[schemars(extend("x-other-names" = ["network_dropout", "lora_dropout", "neuron_dropout"]))]
+    /// How often a number that goes through the adapter is dropped during training, 0 to 1; the others are scaled up. Where,
+    /// `dropout_at` says.
+    #[schemars(extend("x-other-names" = ["lora_dropout", "neuron_dropout"], "x-refused-names" = {
+        "network_dropout": "it is `lora.dropout`, with `lora.dropout_at = \"rank_activations\"`"
+    }))]
     pub dropout: f64,
+
+    /// Where `dropout` acts.
+    pub dropout_at: DropoutPlace,
 
     /// How often a rank of the adapter is dropped during training, 0 to 1: of `lora` and `dora` for each example, of the
     /// other kinds a row of the weight's change.
@@ -147,6 +153,7 @@ impl Default for LoraConfig {
             alpha: None,
             rank_stabilized: false,
             dropout: 0.0,
+            dropout_at: DropoutPlace::Input,
             rank_dropout: 0.0,
             module_dropout: 0.0,
             max_weight_norm: None,
@@ -260,6 +267,17 @@ fn kohya_block(path: &str) -> Option<usize> {
         "up_blocks" => inside(number(words.get(1))?).map(|block| 13 + block),
         _ => None,
     }
+}
+
+/// Which numbers of an adapter `lora.dropout` drops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DropoutPlace {
+    /// Those that go into it, as PEFT's `lora_dropout`: what is dropped is missing in every rank.
+    Input,
+    /// Those between its two matrices, as `network_dropout` of kohya's scripts: each rank of each place by itself. Of kinds
+    /// `lora` and `dora`.
+    RankActivations,
 }
 
 /// How a LoRA file names its tensors.
