@@ -314,6 +314,10 @@ fn summary(
         line("class", class);
     }
     line("steps", steps(config, data));
+    if let weightings @ [_, _, ..] = &config.loss.snr_weightings()[..] {
+        let product = weightings.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" × ");
+        line("loss", format!("note: timesteps are weighed by a product, {product}, as in kohya's scripts"));
+    }
     line("optimizer", optimizer(config, trained, data.total_steps(&config.train)));
     if let Ok(rates) = GroupRates::of(config, parts) {
         for rate in rates.lines() {
