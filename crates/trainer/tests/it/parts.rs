@@ -261,6 +261,24 @@ fn rates_of_networks_are_told_apart() {
         ("0.0002", "0.00005")
     );
 }
+
+#[test]
+fn a_list_of_sd1s_length_trains_the_same_blocks_of_a_smaller_unet() {
+    let project = Project::new(FULL);
+    // Block 4 is level 1, layer 0 in SD1's numbers; 3 in the tiny model's own.
+    let rates = |count: usize, trained: usize| {
+        let list: Vec<String> = (0..count).map(|block| if block == trained { "1e-4" } else { "0" }.into()).collect();
+        format!("blocks.learning_rates=[{}]", list.join(", "))
+    };
+    let (own, sd1) = (project.trace("own", &[&rates(9, 3)]), project.trace("sd1", &[&rates(25, 4)]));
+    let moved_by_own = moved(&own);
+    assert!(!moved_by_own.is_empty() && moved_by_own.iter().all(|name| name.starts_with("unet.down_blocks.1.")));
+    assert_eq!(moved(&sd1), moved_by_own);
+    for (name, tensor) in tensors(&own, "final.") {
+        assert!(tensor.equal(&tensors(&sd1, &format!("final.{name}"))[""]), "{name}");
+    }
+}
+
 #[test]
 fn layers_that_an_adapter_file_lacks_get_the_adapters_that_a_new_run_would_give_them() {
     let project = Project::new(LORA);
