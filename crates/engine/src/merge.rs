@@ -117,6 +117,7 @@ fn merge_into_one(
     }
     let layers = match args.rank {
         None => sum.concatenated().map_err(failure::of_adapter)?,
+        _ if args.full_diff => Vec::new(),
         Some(rank) => {
             let (rank, conv_rank) = (i64::from(rank), i64::from(args.conv_rank.unwrap_or(rank)));
             let (layers, lost) = sum.truncated(rank, conv_rank).map_err(failure::of_adapter)?;
@@ -127,7 +128,11 @@ fn merge_into_one(
             layers
         }
     };
-    eprintln!("{}", sizes(&layers));
+    let whole = if args.full_diff { sum.whole().map_err(failure::of_adapter)? } else { Vec::new() };
+    match args.full_diff {
+        true => eprintln!("{} layers, whole", whole.len()),
+        false => eprintln!("{}", sizes(&layers)),
+    }
     let spec = ModelSpec {
         architecture: inherited.architecture(),
         implementation: "diffusers".into(),
@@ -140,6 +145,7 @@ fn merge_into_one(
     let kind = sdtrain_trainer::kind_of(args.dtype);
     match args.format() {
         Format::PeftLora => save_merged_peft(&args.output, &layers, kind, &metadata),
+        _ if args.full_diff => save_merged_full(&args.output, &whole, kind, &metadata),
         _ => save_merged_kohya(&args.output, &layers, kind, &metadata),
     }
     .map_err(failure::of_adapter)?;
