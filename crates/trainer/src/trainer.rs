@@ -207,7 +207,9 @@ impl Trainer {
 
     /// Whether what takes time to measure is measured in `step`, counted from 1.
     fn is_logged(&self, step: u64) -> bool {
-        step == 1 || step.is_multiple_of(self.config.log.every_steps.max(1)) || step == self.total_steps
+        let log = &self.config.log;
+        let is_due = step == 1 || step.is_multiple_of(log.every_steps.max(1)) || step == self.total_steps;
+        is_due && (log.jsonl || log.tensorboard)
     }
 
     /// Gradient norms of the groups, where there are several, and how far what was trained has moved.

@@ -328,3 +328,12 @@ fn a_number_that_an_adapter_file_decides_otherwise_is_refused() {
     }
 }
 
+#[test]
+fn lengths_of_weight_changes_are_measured_only_where_a_file_takes_them() {
+    let project = Project::new(LORA);
+    project.trace("off", &["log.jsonl=false"]);
+    assert!(!project.path("off/scalars.jsonl").exists());
+    project.trace("on", &[]);
+    let scalars = std::fs::read_to_string(project.path("on/scalars.jsonl")).expect("written");
+    assert!(scalars.contains("weight_norm/average"), "{scalars}");
+}
