@@ -2,8 +2,8 @@
 
 use crate::check::Checker;
 use crate::{
-    BiasStrategy, HuberSchedule, LossConfig, MASK_COLUMN, NoiseConfig, Subset, TimestepDistribution, TimestepsConfig,
-    TrainConfig,
+    BiasStrategy, HuberSchedule, LossConfig, MASK_COLUMN, ModelFormat, NoiseConfig, Subset, TimestepDistribution,
+    TimestepsConfig, TrainConfig, VaeProduct,
 };
 
 /// Levels beyond this many are 1 × 1 for any size of image.
@@ -205,6 +205,16 @@ impl Checker<'_> {
         for (section, _) in sections.iter().filter(|(_, is_set)| *is_set) {
             self.report(section, format!("`[{section}]` is not used by `method = \"vae\"`")).hint =
                 Some("what the autoencoder is asked for stands in `[vae_objective]`".to_owned());
+        }
+        let vae = &config.vae_objective;
+        let is_file = config.full.format == ModelFormat::SingleFile;
+        if vae.product == VaeProduct::Vae && vae.train_encoder && is_file {
+            let message = "`vae_objective.product`: a file of a VAE alone has no place for the scale of its latents, which \
+                           changes with the encoder";
+            self.report("vae_objective.product", message).hint = Some(
+                "set `full.format = \"diffusers\"`, or `vae_objective.train_encoder = false`, which keeps the scale"
+                    .to_owned(),
+            );
         }
         for (index, subset) in config.data.subsets.iter().enumerate() {
             let set = [

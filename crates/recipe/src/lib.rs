@@ -109,5 +109,5 @@ pub use timesteps::{
 pub use train::{LearningRateScale, TrainSection};
 pub use train_config::{Extends, TrainConfig};
 pub use unet_blocks::UnetBlocks;
-pub use vae_objective::VaeConfig;
+pub use vae_objective::{VaeConfig, VaeProduct};
 pub use validation::ValidationConfig;

@@ -108,7 +108,7 @@ pub struct LoraConfig {
 
     /// Rank in each of the UNet's 25 blocks, as kohya's scripts count them: twelve down (the first of which has no
     /// adapters), one in the middle, twelve up. 0 leaves a block out. Absent: `rank` in all. Every level counts three, also of a
-    /// UNet that is not as deep as SD1's, where `[blocks]` has fewer numbers: what a UNet does not have goes unused.
+    /// UNet that is not as deep as SD1's: what it does not have goes unused. `[blocks]` takes such a list, too.
     #[schemars(extend("x-other-names" = ["block_dims"]))]
     pub block_ranks: Option<Vec<u32>>,
 

@@ -410,8 +410,12 @@ fn written(config: &TrainConfig) -> String {
             };
             format!("a {} in {form}", config.lora.kind.title())
         }
-        (TrainableKind::Vae, _) | (TrainableKind::Full, ModelFormat::SingleFile) => "a single-file model".to_owned(),
-        (TrainableKind::Full, ModelFormat::Diffusers) => "a diffusers folder".to_owned(),
+        (TrainableKind::Vae, form) if config.vae_objective.product == VaeProduct::Vae => match form {
+            ModelFormat::SingleFile => "a VAE in one file".to_owned(),
+            ModelFormat::Diffusers => "a VAE in a folder of diffusers".to_owned(),
+        },
+        (TrainableKind::Vae | TrainableKind::Full, ModelFormat::SingleFile) => "a single-file model".to_owned(),
+        (TrainableKind::Vae | TrainableKind::Full, ModelFormat::Diffusers) => "a diffusers folder".to_owned(),
         (TrainableKind::TextualInversion, _) => "the words' vectors".to_owned(),
     };
     let mut parts = vec![format!("{product} at the end{}", also(config.save.every()))];

@@ -284,3 +284,12 @@ fn adapters_of_a_file_that_is_continued_are_counted_with_the_new_ones() {
     );
 }
 
+#[test]
+fn weights_of_timesteps_that_multiply_each_other_are_noted() {
+    let sets = ["loss.min_snr_gamma=5", "loss.debiased_estimation=true"];
+    let mut args = vec!["check", "run.toml"];
+    args.extend(sets.iter().flat_map(|setting| ["--set", *setting]));
+    let answer = Project::new().run(&args);
+    let expected = "timesteps are weighed by a product, `min_snr_gamma` × `debiased_estimation`";
+    assert!(answer.stdout.contains(expected), "{}{}", answer.stdout, answer.stderr);
+}

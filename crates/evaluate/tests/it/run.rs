@@ -123,7 +123,7 @@ fn a_whole_model_is_measured_by_itself() {
     let copy = folder.path().join("copy.safetensors");
     model.save_single_file(&copy, Some(Kind::Float), &BTreeMap::new()).unwrap();
     let diffusers = folder.path().join("copy");
-    model.save_folder(&diffusers, Some(Kind::Float)).unwrap();
+    model.save_folder(&diffusers, Some(Kind::Float), &BTreeMap::new()).unwrap();
     let evaluation = evaluation(&config(&posters()), &model, &[copy, diffusers]);
     assert_eq!(evaluation.rows[1].figures, evaluation.rows[0].figures);
     assert_eq!(evaluation.rows[2].figures, evaluation.rows[0].figures);

@@ -65,10 +65,10 @@ fn a_folder_and_a_single_file_of_one_model_are_equal() {
 fn a_saved_folder_loads_as_the_same_model() {
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let (model, folder) = (tiny_folder(), scratch.path().join("model"));
-    model.save_folder(&folder, None).expect("there is room");
+    model.save_folder(&folder, None, &BTreeMap::new()).expect("there is room");
     assert_same_model(&loaded(&folder, &options()), &model);
     // Saving over it replaces it and leaves nothing else behind.
-    model.save_folder(&folder, None).expect("there is room");
+    model.save_folder(&folder, None, &BTreeMap::new()).expect("there is room");
     assert_eq!(std::fs::read_dir(scratch.path()).expect("it exists").count(), 1);
 }
 

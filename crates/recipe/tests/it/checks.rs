@@ -522,3 +522,9 @@ fn a_dropout_of_kohyas_scripts_is_told_where_it_acts() {
     assert!(message(&["lora.network_dropout=0.1"]).contains("with `lora.dropout_at = \"rank_activations\"`"));
 }
 
+#[test]
+fn a_file_of_a_vae_alone_has_no_place_for_another_scale() {
+    let found = message(&["vae_objective.product=vae", "method=vae"]);
+    assert!(found.contains("`vae_objective.product`: a file of a VAE alone has no place for the scale"), "{found}");
+    assert!(found.contains("set `full.format = \"diffusers\"`, or `vae_objective.train_encoder = false`"), "{found}");
+}

@@ -329,6 +329,17 @@ fn a_number_that_an_adapter_file_decides_otherwise_is_refused() {
 }
 
 #[test]
+fn a_folder_of_diffusers_says_how_it_was_made_as_a_file_does() {
+    let project = Project::new(FULL);
+    project.trace("run", &["full.format=diffusers"]);
+    for weights in ["unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"] {
+        let file = SafetensorsFile::open(project.path("run/run").join(weights)).expect("the product");
+        let metadata = file.metadata();
+        assert_eq!((metadata["ss_steps"].as_str(), metadata["format"].as_str()), ("2", "pt"), "{weights}");
+    }
+}
+
+#[test]
 fn lengths_of_weight_changes_are_measured_only_where_a_file_takes_them() {
     let project = Project::new(LORA);
     project.trace("off", &["log.jsonl=false"]);
