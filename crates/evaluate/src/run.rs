@@ -24,7 +24,8 @@ pub fn run(
     announce: &mut dyn FnMut(&str),
 ) -> Result<Evaluation> {
     // What cannot be measured is said before anything is.
-    let products = products.iter().map(|path| Product::recognise(path)).collect::<Result<Vec<_>>>()?;
+    let of_vae = !config.objective_kind().denoises();
+    let products = products.iter().map(|path| Product::recognise(path, of_vae)).collect::<Result<Vec<_>>>()?;
     let setting = Setting { config, model, held_out };
     let mut metrics: Vec<Box<dyn Metric + '_>> = Vec::new();
     for entry in METRICS {
@@ -70,11 +71,12 @@ enum Product<'p> {
 }
 
 impl Product<'_> {
-    fn recognise(path: &Path) -> Result<Product<'_>> {
+    /// A VAE alone is a product where that is what is trained (`of_vae`): losses with other latents could not be compared.
+    fn recognise(path: &Path, of_vae: bool) -> Result<Product<'_>> {
         if path.join("model_index.json").is_file() {
             return Ok(Product::Model(path));
         }
-        if path.is_dir() && path.join("config.json").is_file() {
+        if of_vae && path.is_dir() && path.join("config.json").is_file() {
             return Ok(Product::Vae(path));
         }
         if path.is_dir() {
@@ -84,7 +86,7 @@ impl Product<'_> {
         match recognise(&SafetensorsFile::open(path)?) {
             FileKind::KohyaLora { .. } | FileKind::PeftLora { .. } => Ok(Product::Lora(path)),
             FileKind::TextualInversion { .. } => Ok(Product::Words(path)),
-            FileKind::Vae { .. } => Ok(Product::Vae(path)),
+            FileKind::Vae { .. } if of_vae => Ok(Product::Vae(path)),
             kind if kind.family().is_some() => Ok(Product::Model(path)),
             kind => Err(Error::NoProduct { path: path.to_path_buf(), kind: kind.to_string() }),
         }

@@ -31,7 +31,8 @@ fn run(folder: &Path, changes: &[&str]) -> PathBuf {
     fs::write(folder.join("run.toml"), text).expect("there is room");
     let changes: Vec<String> = changes.iter().map(|change| change.to_string()).collect();
     let loaded = TrainConfig::load(&folder.join("run.toml"), &changes).unwrap_or_else(|error| panic!("{error}"));
-    let options = RunOptions { output: folder.join("output"), device: "cpu".into(), resume: ResumePolicy::Never };
+    let output = folder.join(&loaded.config.name);
+    let options = RunOptions { output, device: "cpu".into(), resume: ResumePolicy::Never };
     match train(loaded.config, &options) {
         Ok(Outcome::Done(product)) => product[0].clone(),
         other => panic!("{changes:?}: {other:?}"),
@@ -51,12 +52,12 @@ fn weights(model: &StableDiffusion) -> Vec<(String, Tensor)> {
 fn held_out_images_are_measured_by_their_reconstruction() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     run(folder.path(), &["validation.split=0.25", "validation.every_steps=1", "validation.num_samples=0"]);
-    let scalars = fs::read_to_string(folder.path().join("output/scalars.jsonl")).expect("written");
+    let scalars = fs::read_to_string(folder.path().join("run/scalars.jsonl")).expect("written");
     for tag in ["reconstruction_l1", "reconstruction_l2", "latent_kl", "psnr"] {
         let of_tag = scalars.lines().filter(|line| line.contains(&format!("\"validation/{tag}\""))).count();
         assert_eq!(of_tag, 3, "before the first step and after both: {scalars}");
     }
-    let text = fs::read_to_string(folder.path().join("output/evaluation.json")).expect("written at the end");
+    let text = fs::read_to_string(folder.path().join("run/evaluation.json")).expect("written at the end");
     let evaluation: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let figure =
         |row: usize, key: &str| evaluation["rows"][row][key].as_f64().unwrap_or_else(|| panic!("{key}: {text}"));
@@ -108,9 +109,12 @@ fn a_product_that_is_a_vae_alone_is_evaluated_in_the_model() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let held_out = ["validation.split=0.25", "validation.num_samples=0"];
     let figures = |name: &str, changes: &[&str]| {
-        let name = format!("name={name}");
-        run(folder.path(), &[&held_out[..], &[name.as_str(), "vae_objective.train_encoder=false"], changes].concat());
-        let text = fs::read_to_string(folder.path().join("output/evaluation.json")).expect("written at the end");
+        let set_name = format!("name={name}");
+        run(
+            folder.path(),
+            &[&held_out[..], &[set_name.as_str(), "vae_objective.train_encoder=false"], changes].concat(),
+        );
+        let text = fs::read_to_string(folder.path().join(name).join("evaluation.json")).expect("written at the end");
         let evaluation: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         evaluation["rows"][1]["reconstruction_l2"].as_f64().expect("a figure")
     };
