@@ -1,9 +1,11 @@
 """Measures our program against diffusers and PEFT, in turns and in one sitting, and adds a table to docs/benchmarks.md.
 
-    scripts/bench --python VENV/bin/python [--only tiny,sd15,start,help,images,captions,optimizers,saving] [--rounds 3] [--threads N] [--base FOLDER]
+    scripts/bench --python VENV/bin/python [--only tiny,sd15,methods,start,help,images,captions,optimizers,saving] [--rounds 3] [--threads N] [--base FOLDER]
 
 tiny    steps a second on the built-in base model, fp32, 96 pixels, batch 8
 sd15    a step of Stable Diffusion 1.5's architecture with random weights, bf16, 256 pixels, batch 1
+methods a step and the memory of full fine-tuning, textual inversion, DreamBooth, LoRA, LoHa, LoKr and DoRA on the built-in base,
+        beside the same steps in diffusers, PEFT and LyCORIS (`reference_step.py`)
 start   from the start of `scripts/run --config configs/lora_poster.toml` to its first optimizer step
 help    `sdtrain --help`
 images  a JPEG of 1536 × 1024 pixels to the tensor of a 512-bucket, beside Pillow and torch
@@ -32,7 +34,7 @@ from pathlib import Path
 import side_by_side
 from side_by_side import ROOT, Case, Failed, compare, end_of, gigabytes, process, say
 
-PARTS = ["tiny", "sd15", "start", "help", "images", "captions", "optimizers", "saving"]
+PARTS = ["tiny", "sd15", "methods", "start", "help", "images", "captions", "optimizers", "saving"]
 HERE_COME_TABLES = "<!-- scripts/bench adds each sitting below this line, newest first -->"
 
 
@@ -172,9 +174,9 @@ def processor():
 
 def measure(arguments, work):
     """The lines of the section, and the facts of a diffusers run for its heading."""
-    training, other, facts = [], [], {}
+    training, methods, other, facts = [], [], [], {}
     programs = arguments.program
-    if {"tiny", "start"} & set(arguments.only):
+    if {"tiny", "methods", "start"} & set(arguments.only):
         images = side_by_side.sample_images(work, 32)
     if "tiny" in arguments.only:
         folder = arguments.base or side_by_side.small_base(work, programs)
@@ -198,6 +200,13 @@ def measure(arguments, work):
         training.append(row(found, before))
         facts = found.theirs[-1].facts
         shutil.rmtree(folder)
+    if "methods" in arguments.only:
+        folder = work / "poster-tiny"
+        folder = folder if folder.is_dir() else side_by_side.small_base(work, programs)
+        for number, (title, overrides) in enumerate(side_by_side.METHODS.items()):
+            case = Case(title, folder, images, 96, 4, "fp32", 12, threads=arguments.threads, overrides=tuple(overrides))
+            before = load()
+            methods.append(row(side_by_side.compare_method(case, programs, work, f"method-{number}", arguments.rounds), before))
     if "start" in arguments.only:
         say("start to first step")
         for title, seconds in times_of_start(programs, work, arguments.rounds).items():
@@ -213,10 +222,10 @@ def measure(arguments, work):
         other += rows_of_optimizers(programs)
     if "saving" in arguments.only:
         other += rows_of_saving(programs, work)
-    return training, other, facts
+    return training, methods, other, facts
 
 
-def section(training, other, facts, began, load_at_start):
+def section(training, methods, other, facts, began, load_at_start):
     threads = facts.get("threads", os.cpu_count())
     lines = [
         f"## {began:%Y-%m-%d %H:%M}, commit {commit()}",
@@ -232,6 +241,14 @@ def section(training, other, facts, began, load_at_start):
             "| diffusers, memory | trace | load |",
             "|---|---|---|---|---|---|---|---|",
             *training,
+            "",
+        ]
+    if methods:
+        lines += [
+            "| method, `builtin:poster-tiny`, 96 px, batch 4, fp32; adapters r16 on attention | sdtrain, a step "
+            "| diffusers, a step | faster | sdtrain, memory | diffusers, memory | trace | load |",
+            "|---|---|---|---|---|---|---|---|",
+            *methods,
             "",
         ]
     if other:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from denoising_loss import DenoisingLoss, at_least_fp32
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.utils import logging
+from reference_adapters import KINDS, Adapters, are_adapters
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -52,17 +53,17 @@ class Settings:
         optimizer = config.get("optimizer", {})
         if optimizer.get("type", "adamw") != "adamw":
             raise SystemExit(f"error: this script replays adamw only, the trace was made with `{optimizer['type']}`")
-        if config.get("textual_inversion", {}).get("preserve_norm"):
-            raise SystemExit("error: a run with `textual_inversion.preserve_norm` cannot be replayed: diffusers does not")
         for key in ["dropout", "rank_dropout", "module_dropout"]:
             if lora.get(key):
                 raise SystemExit(f"error: a run with `lora.{key}` cannot be replayed, its masks are not in the trace")
         # What decides an adapter's scale and is not in the trace.
-        other = ["rank_stabilized", "block_alphas", "conv_block_alphas", "alpha_pattern", "max_weight_norm"]
+        other = ["rank_stabilized", "block_alphas", "conv_block_alphas", "alpha_pattern"]
         for key in [key for key in other if lora.get(key)]:
             raise SystemExit(f"error: this script does not replay `lora.{key}`")
-        if lora.get("kind", "lora") not in ADAPTER_KINDS:
-            raise SystemExit(f"error: this script replays {', '.join(ADAPTER_KINDS)} adapters, not `{lora['kind']}`")
+        if lora.get("kind", "lora") not in KINDS:
+            raise SystemExit(f"error: this script replays {', '.join(KINDS)} adapters, not `{lora['kind']}`")
+        if lora.get("max_weight_norm") and lora.get("kind", "lora") != "lora":
+            raise SystemExit("error: this script replays `lora.max_weight_norm` of kind `lora` only")
         rank = lora.get("rank", 16)
         alpha = lora.get("alpha", rank)
         conv_alpha = lora.get("conv_alpha", lora["conv_rank"] if "conv_rank" in lora else alpha)
@@ -119,50 +120,28 @@ def inner_name(module, name):
     return name if hasattr(module, "text_model") else name.removeprefix("text_model.")
 
 
-# What shows that tensors are adapters of a kind, and their rank in its first dimension.
-ADAPTER_KINDS = {"lora": ".lora_A.weight", "dora": ".lora_A.weight", "loha": ".hada_w1_b"}
+def block_numbers(unet, blocks):
+    """The number of the block that a parameter of `unet` is part of, as kohya's scripts count them: by the network's own levels,
+    or by SD1's where a list of `[blocks]` has SD1's length."""
+    layers = [len(block.resnets) for block in unet.down_blocks]
+    lengths = {len(value) for value in blocks.values() if isinstance(value, list)}
+    if lengths & {12, 25} and len(layers) <= 4 and max(layers) <= 2:
+        layers = [2] * 4
+    half = sum(count + 1 for count in layers)
 
+    def number(name):
+        words = name.split(".")
+        if words[0] == "down_blocks":
+            level = int(words[1])
+            start = 1 + sum(count + 1 for count in layers[:level])
+            return start + (layers[level] if words[2] == "downsamplers" else int(words[3]))
+        if words[0] == "up_blocks":
+            level, mirrored = int(words[1]), layers[::-1]
+            start = half + 1 + sum(count + 1 for count in mirrored[:level])
+            return start + (mirrored[level] if words[2] == "upsamplers" else int(words[3]))
+        return half if words[0] == "mid_block" else 2 * half if words[0] in ("conv_norm_out", "conv_out") else 0
 
-def are_adapters(names):
-    return any(name.endswith(tuple(ADAPTER_KINDS.values())) for name in names)
-
-
-def attach_adapters(module, tensors, settings):
-    """PEFT adapters with exactly the targets, ranks and weights of `tensors` (names without the part's prefix)."""
-    from peft import LoHaConfig, LoraConfig, inject_adapter_in_model
-
-    groups = {}
-    mark = next(mark for mark in ADAPTER_KINDS.values() if any(name.endswith(mark) for name in tensors))
-    for name, value in tensors.items():
-        if name.endswith(mark):
-            path = name.removesuffix(mark)
-            weight = module.get_submodule(path).weight
-            alpha = settings.conv_alpha if weight.ndim == 4 and weight.shape[-1] > 1 else settings.alpha
-            groups.setdefault((value.shape[0], alpha), []).append(path)
-    paths = [path for group in groups.values() for path in group]
-    (rank, alpha) = max(groups, key=lambda key: len(groups[key]))
-    common = dict(
-        r=rank,
-        target_modules=paths,
-        rank_pattern={f"^{path}$": key[0] for key, group in groups.items() for path in group},
-        alpha_pattern={f"^{path}$": key[1] for key, group in groups.items() for path in group},
-    )
-    use_dora = any("lora_magnitude" in name for name in tensors)
-    of_lora = mark == ADAPTER_KINDS["lora"]
-    config = LoraConfig(lora_alpha=alpha, use_dora=use_dora, **common) if of_lora else LoHaConfig(alpha=alpha, **common)
-    inject_adapter_in_model(config, module)
-    parameters = dict(module.named_parameters())
-    trained = {}
-    for name, value in tensors.items():
-        of_dora = name.endswith(".lora_magnitude_vector")
-        inside = f"{name}.weight" if of_dora else name
-        inside = inside.replace(".weight", ".default.weight") if of_lora else f"{name}.default"
-        parameter = parameters[inside]
-        parameter.data = value.to(settings.trained_dtype(), copy=True)
-        trained[name] = parameter.requires_grad_(True)
-    attached = sum(".default" in name for name in parameters)
-    assert attached == len(tensors), f"PEFT attached {attached} tensors, the trace has {len(tensors)}"
-    return trained
+    return number
 
 
 LEARNED = "text_encoder.learned_tokens."
@@ -191,6 +170,8 @@ class LearnedWords:
         self.parameter.data = self.parameter.data.to(dtype)
         self.put(initial)
         self.original = self.parameter.data.clone()
+        # Rows that were there before; resizing may add more than the words.
+        self.others_before = torch.arange(min(list(self.rows.values()))[0])
         self.others = torch.ones(rows, dtype=torch.bool)
         for ids in self.rows.values():
             self.others[ids] = False
@@ -206,6 +187,14 @@ class LearnedWords:
 
     def put_others_back(self):
         self.parameter.data[self.others] = self.original[self.others].to(self.parameter.device)
+
+    @torch.no_grad()
+    def keep_norms(self):
+        """Gives each word's vectors the median length of the table's other rows."""
+        length = self.original[self.others_before].norm(dim=1).median()
+        for ids in self.rows.values():
+            vectors = self.parameter.data[ids]
+            self.parameter.data[ids] = vectors * length.to(vectors) / vectors.norm(dim=1, keepdim=True)
 
     def weights(self):
         return {name: self.parameter.detach()[ids].cpu() for name, ids in self.rows.items()}
@@ -226,6 +215,7 @@ class Trainee:
         self.initial = initial
         self.groups = {}
         self.trained = {}
+        self.adapters = {}
         for part, module in [("unet", self.unet), ("text_encoder", self.text_encoder)]:
             if module is None:
                 continue
@@ -236,7 +226,7 @@ class Trainee:
                 if name.startswith(f"{part}.") and not name.startswith(LEARNED)
             }
             values = {inner: value for inner, (_, value) in tensors.items()}
-            self.groups[part] = self._prepare(module, values)
+            self.groups[part] = self._prepare(module, values, part)
             self.trained |= {tensors[inner][0]: parameter for inner, parameter in self.groups[part].items()}
         # Behind the others, as the program has its groups.
         of_words = any(name.startswith(LEARNED) for name in initial)
@@ -246,7 +236,7 @@ class Trainee:
         left = set(initial) - set(self.trained) - set(self.words.rows if self.words else [])
         assert not left, f"the trace trains tensors that this script does not know: {sorted(left)[:3]}"
         self.optimizer = torch.optim.AdamW(
-            [{"params": list(group.values())} for group in self.groups.values() if group],
+            [{"params": group} for group in self._groups_of_rates() if group],
             lr=1.0,
             betas=settings.betas,
             eps=settings.eps,
@@ -259,10 +249,26 @@ class Trainee:
         # A power of two far below overflow; what the program used does not change the numbers after unscaling.
         self.loss_scale = 1024.0 if self.compute == torch.float16 else 1.0
 
-    def _prepare(self, module, values):
+    def _groups_of_rates(self):
+        """What shares a learning rate, in the order of a trace's rates: networks, the UNet's blocks, LoRA+'s upper matrices."""
+        config = self.settings.config
+        blocks, lora = config.get("blocks", {}), config.get("lora", {})
+        set_blocks = any(key != "zero_threshold" for key in blocks)
+        number = block_numbers(self.unet, blocks) if set_blocks else lambda name: 0
+        found = {}
+        for name, parameter in self.trained.items():
+            part, inner = name.split(".", 1)
+            plus = lora.get(f"loraplus_{part}_lr_ratio", lora.get("loraplus_lr_ratio"))
+            key = (part != "unet", number(inner) if part == "unet" else 0, plus is not None and ".lora_B." in name)
+            found.setdefault(key, []).append(parameter)
+        groups = [found[key] for key in sorted(found)]
+        return groups + [list(group.values()) for part, group in self.groups.items() if part == "learned_tokens"]
+
+    def _prepare(self, module, values, part="vae"):
         if are_adapters(values):
             module.to(self.compute)
-            trained = attach_adapters(module, values, self.settings)
+            self.adapters[part] = Adapters(module, values, self.settings)
+            trained = self.adapters[part].trained
         else:
             parameters = dict(module.named_parameters())
             if not values or self.compute == torch.float64:
@@ -284,6 +290,7 @@ class Trainee:
         """Back to the weights before the first step, with an empty optimizer."""
         for name, parameter in self.trained.items():
             parameter.data.copy_(self.initial[name])
+            parameter.requires_grad_(True)
         if self.words:
             self.words.put(self.initial)
         self.optimizer.state.clear()
@@ -350,19 +357,16 @@ class Trainee:
         if self.frozen is not None:
             yield self.frozen
             return
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        layers = [module for module in self.unet.modules() if isinstance(module, BaseTunerLayer)]
-        for layer in layers:
-            layer.enable_adapters(False)
+        adapters = self.adapters["unet"]
+        adapters.switch(False)
         try:
             yield self.unet
         finally:
-            for layer in layers:
-                layer.enable_adapters(True)
+            adapters.switch(True)
 
     def step(self, micro_batches, learning_rates):
         """One optimizer step; returns its loss and the norm of the gradient before clipping."""
+        self._stop_text_encoder(learning_rates)
         examples = sum(len(inputs["noise"]) for inputs in micro_batches)
         loss = 0.0
         for inputs in micro_batches:
@@ -382,10 +386,24 @@ class Trainee:
         for group, rate in zip(self.optimizer.param_groups, learning_rates):
             group["lr"] = rate
         self.optimizer.step()
+        largest = self.settings.config.get("lora", {}).get("max_weight_norm")
+        for adapters in self.adapters.values() if largest else []:
+            adapters.cap_norms(largest)
         if self.words:
             self.words.put_others_back()
+            if self.settings.config.get("textual_inversion", {}).get("preserve_norm"):
+                self.words.keep_norms()
         self.optimizer.zero_grad(set_to_none=True)
         return float(loss), float(grad_norm)
+
+    def _stop_text_encoder(self, learning_rates):
+        """Takes the text encoder out of the step, and its gradient out of the norm, once a limit has made its rate 0."""
+        train = self.settings.config.get("train", {})
+        if not {"max_text_encoder_steps", "max_text_encoder_epochs"} & set(train):
+            return
+        for group, rate in zip(self.optimizer.param_groups, learning_rates):
+            for parameter in group["params"] if rate == 0.0 else []:
+                parameter.requires_grad_(False)
 
     def _as_input(self, value):
         dtype = torch.float64 if self.compute == torch.float64 and value.is_floating_point() else value.dtype

@@ -81,10 +81,22 @@ CASES = {
     "LoRA, text encoder as well": ["lora.train_text_encoder=true", "lora.text_encoder_learning_rate=5e-5"],
     "DoRA": ["lora.kind=dora", "lora.convolutions=true"],
     "LoHa": ["lora.kind=loha", "lora.convolutions=true"],
+    "LoKr": ["lora.kind=lokr", "lora.convolutions=true"],
+    "LoKr of factor 4, both factors split": ["lora.kind=lokr", "lora.lokr.factor=4", "lora.lokr.decompose_both=true", "lora.rank=1"],
+    "(IA)³, text encoder as well": ["lora.kind=ia3", "lora.train_text_encoder=true", "optimizer.learning_rate=1e-3"],
+    "whole differences": ["lora.kind=full", "lora.convolutions=true"],
+    "LoRA+, text encoder as well": [
+        "lora.train_text_encoder=true", "lora.loraplus_lr_ratio=8", "lora.loraplus_text_encoder_lr_ratio=4"],
+    "LoRA, rates of blocks": ["blocks.down_weights=linear", "blocks.mid_weight=0.5", "blocks.up_weights=cosine+0.25"],
+    "LoRA, weight norms limited": ["lora.max_weight_norm=0.005", "optimizer.learning_rate=1e-3"],
+    "LoRA, text encoder stops after step 4": ["lora.train_text_encoder=true", "train.max_text_encoder_steps=4"],
     "full, UNet": FULL,
     "full, UNet and text encoder": [*FULL, "full.train_text_encoder=true", "full.text_encoder_learning_rate=5e-5"],
     "full, text encoder alone": [*FULL, "full.train_unet=false", "full.train_text_encoder=true"],
+    "full, rates of blocks, some frozen": [*FULL, "blocks.learning_rates=[0, 0, 1e-5, 1e-5, 2e-5, 2e-5, 5e-5, 1e-4, 0, 0, 1e-4, 5e-5, 0]"],
+    "full, text encoder stops after step 4": [*FULL, "full.train_text_encoder=true", "train.max_text_encoder_steps=4"],
     "textual inversion": ["method=textual_inversion", *SNORPS],
+    "textual inversion, lengths kept": ["method=textual_inversion", *SNORPS, "textual_inversion.preserve_norm=true"],
     "pivotal tuning: LoRA and words": [*SNORPS, "textual_inversion.learning_rate=5e-3"],
     "autoencoder": ["method=vae"],
     "autoencoder, decoder alone, all terms": [
@@ -125,6 +137,8 @@ CASES = {
     "debiased": ["loss.debiased_estimation=true"],
     "P2": ["loss.p2_gamma=1"],
     "v as noise prediction": ["loss.scale_v_pred_loss_like_noise_pred=true"],
+    "min-SNR × v as noise prediction × debiased": [
+        "loss.min_snr_gamma=5", "loss.scale_v_pred_loss_like_noise_pred=true", "loss.debiased_estimation=true"],
     "v without zero terminal SNR, min-SNR": ["model.zero_terminal_snr=false", "loss.min_snr_gamma=5"],
     "noise prediction": EPSILON,
     "noise prediction, min-SNR": [*EPSILON, "loss.min_snr_gamma=5"],
@@ -185,7 +199,7 @@ def compare(trace, model):
         found, seconds, weights = replay(trace, make_trainee(trace, model), 1)
         loss = print_steps(trace, found, seconds, {})
         norm = max(relative(trace.number(number, "grad_norm"), norm) for number, (_, norm) in found.items())
-        weight = print_weights(trace, weights)
+        weight, _ = print_weights(trace, weights)
     note = f"{weight:.0e}"
     if weight > WEIGHT_TOLERANCE["fp32"]:
         # AdamW makes a step of the rounding of a gradient that is almost zero.

@@ -1,4 +1,4 @@
-"""The same LoRA training in our program and in diffusers and PEFT, run in turns: what bench.py and gpu_check.py share.
+"""The same training in our program and in diffusers and PEFT, run in turns: what bench.py and gpu_check.py share.
 
 Nothing here imports torch: both sides run in processes of their own, so that their memory and start can be measured.
 """
@@ -34,6 +34,42 @@ class Case:
     trace_steps: int = 10
     device: str = "cpu"
     threads: int | None = None
+    # What our configuration has besides, as `--set` takes it; diffusers_step.py knows none of it.
+    overrides: tuple = ()
+
+
+DATASETS = ROOT / "datasets"
+# The methods by what they add to the configuration of a case. Each is held against the same step in `reference_step.py`.
+METHODS = {
+    "full, UNet": ["method=full"],
+    "full, UNet and text encoder": ["method=full", "full.train_text_encoder=true", "data.cache_text_encoder_outputs=false"],
+    "textual inversion, 2 vectors": [
+        "method=textual_inversion",
+        f"data.subsets.0.path={DATASETS / 'posters-word'}",
+        'textual_inversion.tokens=[{word="snorp", vectors=2, initial_words="red house"}]',
+        "data.cache_text_encoder_outputs=false",
+    ],
+    "DreamBooth, full, class images": [
+        "method=dreambooth",
+        f"data.subsets.0.path={DATASETS / 'posters-subject'}",
+        'data.subsets.0.class_tokens="poster, a sks house"',
+        'dreambooth.class_prompt="poster, a red house"',
+        "dreambooth.num_class_images=8",
+        "dreambooth.steps=4",
+        "dreambooth.guidance=1.0",
+    ],
+    "DreamBooth, full, held to the base": [
+        "method=dreambooth",
+        f"data.subsets.0.path={DATASETS / 'posters-subject'}",
+        'data.subsets.0.class_tokens="poster, a sks house"',
+        'dreambooth.class_prompt="poster, a red house"',
+        "dreambooth.prior=base_prediction",
+    ],
+    "LoRA": [],
+    "LoHa": ["lora.kind=loha"],
+    "LoKr": ["lora.kind=lokr"],
+    "DoRA": ["lora.kind=dora"],
+}
 
 
 @dataclass
@@ -135,6 +171,8 @@ def run_ours(case, programs, work, name, trace=None, model=None, timeout=600.0, 
     metrics = output / "metrics.jsonl"
     command = [programs / "sdtrain", "train", "--config", config, "--output", output]
     command += ["--resume", "never", "--device", case.device]
+    for override in case.overrides:
+        command += ["--set", override]
     first = []
 
     def watch():
@@ -166,6 +204,30 @@ def run_theirs(case, work, name, timeout=600.0):
     facts = json.loads(log.read_text().splitlines()[-1])
     first_step = facts["first_step_done_at"] - started
     return Run(facts["seconds_per_step"], first_step, peak, facts.get("peak_device_bytes"), facts)
+
+
+def run_replayed(case, trace, work, name, timeout=600.0):
+    """The traced steps once more in diffusers, PEFT and LyCORIS: their times, and the memory of a process that does nothing else
+    (the trace's inputs and two copies of what was trained lie in it)."""
+    report, log = work / f"{name}.json", work / f"{name}.log"
+    command = [sys.executable, HERE / "replay.py", trace, "--model", case.folder, "--device", case.device, "--json", report]
+    command += ["--threads", case.threads] if case.threads else []
+    status, peak = process(command, log, timeout)
+    if status not in (0, 1) or not report.is_file():
+        raise Failed(f"replay.py ended with {status}:\n{end_of(log)}")
+    seconds = [step["seconds"][1] for step in json.loads(report.read_text())["steps"]]
+    return Run(seconds, float("nan"), peak)
+
+
+def compare_method(case, programs, work, name, rounds, timeout=600.0):
+    """As `compare`, for methods that diffusers_step.py does not know: the other side does the traced steps of our first run."""
+    ours, theirs = [], []
+    trace = work / f"{name}-trace.safetensors"
+    for number in range(rounds):
+        say(f"{case.title}: round {number + 1} of {rounds}")
+        ours.append(run_ours(case, programs, work, f"{name}-{number}", None if number else trace, timeout=timeout))
+        theirs.append(run_replayed(case, trace, work, f"{name}-{number}-diffusers", timeout))
+    return Comparison(case, ours, theirs, check_trace(case, trace, work, f"{name}-replay", timeout))
 
 
 def check_trace(case, trace, work, name, timeout=600.0, environment=None):

@@ -45,7 +45,9 @@ fn a_merged_model_draws_what_the_model_draws_with_its_adapters() {
     let (_, stderr) =
         project.expect(0, &[&one[..], &["both4.safetensors", "--rank", "4", "--to", "peft-lora"]].concat());
     assert!(stderr.contains("error of the smaller rank:") && stderr.contains("layers of rank 4"), "{stderr}");
-    for lora in ["both.safetensors", "both4.safetensors"] {
+    let (_, stderr) = project.expect(0, &[&one[..], &["whole.safetensors", "--full-diff"]].concat());
+    assert!(stderr.contains(" layers, whole"), "{stderr}");
+    for lora in ["both.safetensors", "both4.safetensors", "whole.safetensors"] {
         assert!(apart(&draw(&project, &model, &[lora]), &beside) <= 1, "{lora}");
     }
 }
@@ -60,6 +62,16 @@ fn what_cannot_be_merged_is_refused_at_once() {
         (2, vec!["--lora", "a.safetensors", "--output", "a.safetensors"], "cannot be merged onto itself"),
         (2, vec!["--model", &model, "--lora", "a.safetensors", "--rank", "2", "--output", "out"], "`--rank`"),
         (2, vec!["--lora", "a.safetensors", "--conv-rank", "2", "--output", "out"], "without `--rank`"),
+        (
+            2,
+            vec!["--lora", "a.safetensors", "--full-diff", "--rank", "2", "--output", "out"],
+            "`--full-diff` keeps all",
+        ),
+        (
+            2,
+            vec!["--lora", "a.safetensors", "--full-diff", "--to", "peft-lora", "--output", "out"],
+            "only `--to kohya-lora` has a place for",
+        ),
         (
             2,
             vec!["--model", "nowhere", "--lora", "a.safetensors", "--output", "out"],

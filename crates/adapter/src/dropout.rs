@@ -1,7 +1,7 @@
-//! What of an adapter is left out in a training step: numbers of its input, ranks or rows, or all of it.
+//! What of an adapter is left out in a training step: numbers of its input or between its matrices, ranks or rows, or all of it.
 
 use sdtrain_random::{Purpose, Stream, key_of};
-use sdtrain_recipe::LoraConfig;
+use sdtrain_recipe::{DropoutPlace, LoraConfig};
 use std::cell::Cell;
 use tch::Tensor;
 
@@ -10,6 +10,7 @@ use tch::Tensor;
 #[derive(Debug)]
 pub struct Dropout {
     neuron: f64,
+    place: DropoutPlace,
     rank: f64,
     module: f64,
     seed: u64,
@@ -24,7 +25,7 @@ impl Dropout {
     pub fn new(config: &LoraConfig, seed: u64, layer: String) -> Option<Dropout> {
         let (neuron, rank, module) = (config.dropout, config.rank_dropout, config.module_dropout);
         let any = [neuron, rank, module].iter().any(|&probability| probability > 0.0);
-        any.then(|| Dropout { neuron, rank, module, seed, layer, pass: Cell::new(None) })
+        any.then(|| Dropout { neuron, place: config.dropout_at, rank, module, seed, layer, pass: Cell::new(None) })
     }
 
     /// Tells which forward pass comes next, or that training pauses.
@@ -43,10 +44,19 @@ impl Dropout {
 
     /// `input` with numbers dropped and the others scaled up; none outside training.
     pub fn of_input(&self, input: &Tensor) -> Option<Tensor> {
-        if self.neuron == 0.0 {
+        self.of_numbers(DropoutPlace::Input, input)
+    }
+
+    /// What the first matrix made, with numbers dropped and the others scaled up; none outside training.
+    pub fn of_rank_activations(&self, low: &Tensor) -> Option<Tensor> {
+        self.of_numbers(DropoutPlace::RankActivations, low)
+    }
+
+    fn of_numbers(&self, place: DropoutPlace, numbers: &Tensor) -> Option<Tensor> {
+        if self.neuron == 0.0 || self.place != place {
             return None;
         }
-        Some(input * mask(&mut self.stream("")?, self.neuron, &input.size(), input))
+        Some(numbers * mask(&mut self.stream("")?, self.neuron, &numbers.size(), numbers))
     }
 
     /// A mask for ranks or rows, in which the kept ones are scaled up; none outside training.

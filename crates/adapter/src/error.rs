@@ -39,6 +39,9 @@ pub enum Error {
     /// A change that is not the product of two small matrices, where only such can be set one after the other.
     #[error("the change of `{0}` has no low rank, so that ranks cannot be set one after the other")]
     NotLowRank(String),
+    /// A change of a bias, where only weights are changed.
+    #[error("the bias of `{0}` changes, which a low-rank adapter has no place for")]
+    ChangesBias(String),
     /// A form of file that cannot hold an adapter.
     #[error("the adapter of `{layer}` cannot be written: {reason}")]
     NoPlace {
@@ -67,7 +70,10 @@ impl Error {
             }
             Error::DoesNotFit { .. } => Some("it was probably made for another base model".into()),
             Error::NeedsModel { .. } => Some("name the model that it was trained on with `--model`".into()),
-            Error::NotLowRank(_) => Some("set the rank of the result with `--rank`".into()),
+            Error::NotLowRank(_) => {
+                Some("keep all of it with `--full-diff`, or set the rank of the result with `--rank`".into())
+            }
+            Error::ChangesBias(_) => Some("keep it with `--full-diff`, which writes whole differences".into()),
             Error::NoPlace { .. } => Some("set `lora.format` to the other form".into()),
             Error::StateDict(error) => error.hint(),
             Error::NoWords { .. } => None,

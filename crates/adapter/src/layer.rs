@@ -79,9 +79,10 @@ pub struct Pass<'p> {
 }
 
 impl Pass<'_> {
-    /// `low`, `[batch, …, rank]` or `[batch, rank, height, width]` of a convolution, with some ranks of each example left
-    /// out while training.
+    /// `low`, `[batch, …, rank]` or `[batch, rank, height, width]` of a convolution, with some of its numbers, and some ranks of
+    /// each example, left out while training.
     pub fn drop_ranks(&self, site: &Site, low: Tensor) -> Tensor {
+        let low = self.dropout.and_then(|dropout| dropout.of_rank_activations(&low)).unwrap_or(low);
         let size = low.size();
         let mut shape = vec![1; size.len()];
         let channels = if site.is_convolution() { 1 } else { size.len() - 1 };

@@ -29,7 +29,7 @@ pub use learned_tokens::{
     WordNaming, add_to_lora_file, new_word, on_device, read_bundled_words, read_learned_words, write_learned_words,
 };
 pub use lora::{Lora, LoraModule, Networks};
-pub use merged_file::{save_merged_kohya, save_merged_peft};
+pub use merged_file::{save_merged_full, save_merged_kohya, save_merged_peft};
 pub use metadata::kohya_metadata;
 pub use site::Site;
-pub use sum::{AdapterSum, MergedLayer, Truncation};
+pub use sum::{AdapterSum, MergedLayer, Truncation, WholeChange};

@@ -7,9 +7,9 @@ use crate::layer::Attached;
 use crate::site::Site;
 use sdtrain_model::{Adaptable, Parameters, StableDiffusion};
 use sdtrain_random::{Purpose, Stream, key_of};
-use sdtrain_recipe::{AdapterKind, LoraConfig};
+use sdtrain_recipe::{AdapterKind, FileAdapter, LoraConfig};
 use sdtrain_state_dict::maps::lora_peft::{LoraKey, LoraTensor, Part, peft_name};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
@@ -60,6 +60,21 @@ impl LoraModule {
         format!("{}.{}", self.part, self.path)
     }
 
+    /// What a configuration could say otherwise of it.
+    pub fn described(&self) -> FileAdapter {
+        let size = |value: &Tensor| value.size().into_iter().map(|side| side as usize).collect::<Vec<_>>();
+        let parameters = self.layer.adapter().parameters().into_iter();
+        let rank = parameters.filter_map(|(tensor, value)| tensor.rank(&size(value))).next();
+        FileAdapter {
+            part: self.part.to_string(),
+            path: self.path.clone(),
+            kernel: self.layer.site().shape().get(2).map_or(1, |&side| side as usize),
+            kind: self.kind,
+            rank: rank.map(|rank| rank as u32),
+            alpha: self.alpha(),
+        }
+    }
+
     fn name(&self, tensor: LoraTensor) -> String {
         peft_name(&LoraKey { part: self.part, module: self.path.clone(), tensor })
     }
@@ -75,21 +90,37 @@ impl Lora {
     /// New adapters on the layers that `config` names, in f32 and a pure function of `seed` and the layer's path. They
     /// change nothing at first.
     pub fn new(config: &LoraConfig, seed: u64, networks: &Networks) -> Result<Lora> {
-        let mut modules = Vec::new();
+        let mut lora = Lora { modules: Vec::new() };
+        match lora.add_missing(config, seed, networks, |_| true)? {
+            0 => Err(Error::NoTargets(config.effective_targets())),
+            _ => Ok(lora),
+        }
+    }
+
+    /// Adds new adapters on the layers that `config` names, that have none yet, and whose full path `wanted` takes; how many.
+    /// Each is the one that [`Lora::new`] would make.
+    pub fn add_missing(
+        &mut self,
+        config: &LoraConfig,
+        seed: u64,
+        networks: &Networks,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<usize> {
+        let present: BTreeSet<String> = self.modules.iter().map(LoraModule::full_path).collect();
         for (part, path, layer) in networks.layers() {
             let kernel = layer.weight().size().get(2).map_or(1, |&side| side as usize);
             let Some((rank, alpha)) = config.adapter_beside(&part.to_string(), path, kernel) else { continue };
             let (site, full_path) = (Site::of(layer), format!("{part}.{path}"));
+            if present.contains(&full_path) || !wanted(&full_path) {
+                continue;
+            }
             let stream = Stream::new(seed, Purpose::Init, 1, key_of(&full_path));
             let mut new = NewLayer { site: &site, path: &full_path, rank: i64::from(rank), alpha, config, stream };
             let adapter = sdtrain_torch::catch(|| new_layer(config.kind, &mut new))?;
             let layer = Rc::new(Attached::new(site, adapter));
-            modules.push(LoraModule { part, path: path.to_string(), kind: config.kind, layer });
+            self.modules.push(LoraModule { part, path: path.to_string(), kind: config.kind, layer });
         }
-        if modules.is_empty() {
-            return Err(Error::NoTargets(config.effective_targets()));
-        }
-        Ok(Lora { modules })
+        Ok(self.modules.len() - present.len())
     }
 
     pub(crate) fn from_modules(modules: Vec<LoraModule>) -> Lora {

@@ -1,7 +1,7 @@
 //! Files of merged adapters, in kohya's and in PEFT's form.
 
 use crate::error::Result;
-use crate::sum::MergedLayer;
+use crate::sum::{MergedLayer, WholeChange};
 use sdtrain_model::TensorReader;
 use sdtrain_state_dict::maps::lora_kohya::{TextEncoders, kohya_name};
 use sdtrain_state_dict::maps::lora_peft::{LoraKey, LoraTensor, Part, peft_name};
@@ -48,6 +48,39 @@ pub fn save_merged_peft(
     metadata.insert("format".into(), "pt".into());
     metadata.insert(peft_metadata::KEY.into(), peft_metadata::to_json(&configs));
     let tensors = tensors(layers, kind, &|key| (key.tensor != LoraTensor::Alpha).then(|| peft_name(key)));
+    Ok(write_source(path, &tensors, &metadata)?)
+}
+
+/// Writes `changes` as whole differences under LyCORIS' names (`.diff`, `.diff_b`), in kohya's form.
+pub fn save_merged_full(
+    path: &Path,
+    changes: &[WholeChange],
+    kind: Kind,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    let two = changes.iter().any(|change| change.part == Part::TextEncoder2);
+    let text_encoders = if two { TextEncoders::Two } else { TextEncoders::One };
+    let mut tensors: Vec<(String, Tensor)> = Vec::new();
+    for change in changes {
+        let bias = change.bias.iter().map(|bias| (LoraTensor::DiffBias, bias));
+        for (tensor, value) in std::iter::once((LoraTensor::Diff, &change.diff)).chain(bias) {
+            let key = LoraKey { part: change.part, module: change.path.clone(), tensor };
+            tensors.push((kohya_name(&key, text_encoders), value.shallow_clone()));
+        }
+    }
+    let tensors = TensorReader::new(tensors.iter().map(|(name, tensor)| (name.clone(), tensor)), Some(kind));
+    let mut metadata = metadata.clone();
+    for (key, value) in [
+        ("ss_network_module", "lycoris.kohya"),
+        ("ss_network_dim", "None"),
+        ("ss_network_alpha", "None"),
+        ("ss_network_args", "{\"algo\":\"full\"}"),
+    ] {
+        metadata.insert(key.into(), value.into());
+    }
+    let (model_hash, legacy_hash) = sshs_hashes(&tensors, &metadata)?;
+    metadata.insert("sshs_model_hash".into(), model_hash);
+    metadata.insert("sshs_legacy_hash".into(), legacy_hash);
     Ok(write_source(path, &tensors, &metadata)?)
 }
 

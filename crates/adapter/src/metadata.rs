@@ -1,7 +1,7 @@
 //! The strings in an adapter file's header that say what its network is: kohya's `ss_*`, and PEFT's description.
 
 use crate::lora::{Lora, LoraModule};
-use sdtrain_recipe::{AdapterKind, LoraConfig};
+use sdtrain_recipe::{AdapterKind, DropoutPlace, LoraConfig};
 use sdtrain_state_dict::maps::lora_peft::Part;
 use sdtrain_state_dict::maps::peft_metadata::{self, AdaptedLayer, PeftConfig};
 use serde_json::{Map, Value, json};
@@ -17,11 +17,13 @@ pub fn kohya_metadata(lora: &Lora, config: &LoraConfig) -> BTreeMap<String, Stri
     let kind = first.map_or(config.kind, |module| module.kind);
     let plain = kind == AdapterKind::Lora && !config.rank_stabilized;
     let arguments = arguments(kind, lora, config);
+    // That of an input is PEFT's, and no option of theirs.
+    let network_dropout = (config.dropout_at == DropoutPlace::RankActivations).then_some(config.dropout);
     let mut metadata = BTreeMap::from([
         ("ss_network_module".to_string(), if plain { "networks.lora" } else { "lycoris.kohya" }.to_string()),
         ("ss_network_dim".to_string(), or_none(first.and_then(|m| m.rank()).map(|rank| rank.to_string()))),
         ("ss_network_alpha".to_string(), or_none(alpha.map(|alpha| alpha.to_string()))),
-        ("ss_network_dropout".to_string(), or_none((config.dropout > 0.0).then(|| config.dropout.to_string()))),
+        ("ss_network_dropout".to_string(), or_none(network_dropout.map(|dropout| dropout.to_string()))),
         ("ss_scale_weight_norms".to_string(), or_none(config.max_weight_norm.map(|norm| norm.to_string()))),
     ]);
     if !arguments.is_empty() {

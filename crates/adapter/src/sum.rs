@@ -1,4 +1,4 @@
-//! Adapters merged with adapters: the weighted sum of their weight changes, as one low-rank adapter.
+//! Adapters merged with adapters: the weighted sum of their weight changes, as one low-rank adapter or as whole differences.
 //!
 //! With ranks one after the other nothing is lost: `Σ wᵢ·sᵢ·Uᵢ·Dᵢ = [w₁s₁U₁ w₂s₂U₂ …]·[D₁; D₂; …]`, where `sᵢ` is alpha/rank
 //! of the i-th adapter. The scale lies in the matrices, so that alpha is the new rank: an alpha that stays what it was while
@@ -27,6 +27,8 @@ struct LayerSum {
     low_rank: Vec<LowRank>,
     /// Changes that are no product of two small matrices, added up; f64, `[outputs, fan_in]`.
     dense: Option<Tensor>,
+    /// What the bias changes by; f64, `[outputs]`.
+    bias: Option<Tensor>,
 }
 
 /// One layer of the merged adapter; its alpha is its rank, so its change is `up · down`.
@@ -47,6 +49,19 @@ impl MergedLayer {
     pub fn rank(&self) -> i64 {
         self.down.size()[0]
     }
+}
+
+/// One layer of a sum that is kept whole.
+#[derive(Debug)]
+pub struct WholeChange {
+    /// The network.
+    pub part: Part,
+    /// The layer's path in it.
+    pub path: String,
+    /// What the weight changes by, in its size; f32.
+    pub diff: Tensor,
+    /// What the bias changes by, `[outputs]`, where it does; f32.
+    pub bias: Option<Tensor>,
 }
 
 /// What a smaller rank lost, by the Frobenius norm: the share of the weight change that is gone.
@@ -74,16 +89,15 @@ impl AdapterSum {
     pub fn add(&mut self, lora: &Lora, weight: f64, name: &str) -> Result<()> {
         lora.set_strength(1.0);
         for module in lora.modules() {
-            if module.layer.bias_delta().is_some() {
-                let reason =
-                    format!("`{}` changes a bias, which a low-rank adapter has no place for", module.full_path());
-                return Err(Error::DoesNotFit { file: name.to_string(), reason });
-            }
-            let delta = sdtrain_torch::catch(|| tch::no_grad(|| module.layer.weight_delta()))?;
+            let changes = || tch::no_grad(|| (module.layer.weight_delta(), module.layer.bias_delta()));
+            let (delta, bias) = sdtrain_torch::catch(changes)?;
             let layer = self.layer(module.part, module.path.clone(), delta.size(), name)?;
             match LowRank::of(module) {
                 Some(factors) => layer.low_rank.push(factors.times(weight)),
                 None => layer.add_dense(&delta, weight)?,
+            }
+            if let Some(bias) = bias {
+                layer.bias = Some(added(layer.bias.take(), &bias, weight)?);
             }
         }
         Ok(())
@@ -91,7 +105,7 @@ impl AdapterSum {
 
     fn layer(&mut self, part: Part, path: String, shape: Vec<i64>, file: &str) -> Result<&mut LayerSum> {
         let full_path = format!("{part}.{path}");
-        let new = || LayerSum { shape: shape.clone(), low_rank: Vec::new(), dense: None };
+        let new = || LayerSum { shape: shape.clone(), low_rank: Vec::new(), dense: None, bias: None };
         let layer = self.layers.entry((part, path)).or_insert_with(new);
         if layer.shape == shape {
             return Ok(layer);
@@ -104,6 +118,7 @@ impl AdapterSum {
     /// The sum with the ranks one after the other, exact but for the rounding of one product; an error when a change in it is of
     /// no low rank.
     pub fn concatenated(&self) -> Result<Vec<MergedLayer>> {
+        self.check_no_bias()?;
         let merged = self.layers.iter().map(|((part, path), layer)| {
             if layer.dense.is_some() {
                 return Err(Error::NotLowRank(format!("{part}.{path}")));
@@ -114,9 +129,41 @@ impl AdapterSum {
         merged.collect()
     }
 
+    /// The sum itself, exact but for the rounding of one sum, whatever the adapters are: for a file of whole differences.
+    pub fn whole(&self) -> Result<Vec<WholeChange>> {
+        let change = |((part, path), layer): (&(Part, String), &LayerSum)| -> Result<WholeChange> {
+            let product = match layer.low_rank.is_empty() {
+                true => None,
+                false => {
+                    let (up, down) = LowRank::side_by_side(&layer.low_rank, Kind::Double)?;
+                    Some(up.f_matmul(&down)?)
+                }
+            };
+            let diff = match (product, &layer.dense) {
+                (Some(product), Some(dense)) => product.f_add(dense)?,
+                (Some(product), None) => product,
+                (None, Some(dense)) => dense.shallow_clone(),
+                (None, None) => unreachable!("a layer is made for something to add to it"),
+            };
+            let bias = layer.bias.as_ref().map(|bias| bias.f_to_kind(Kind::Float)).transpose()?;
+            let diff = diff.f_to_kind(Kind::Float)?.f_reshape(&layer.shape)?;
+            Ok(WholeChange { part: *part, path: path.clone(), diff, bias })
+        };
+        self.layers.iter().map(change).collect()
+    }
+
+    /// Matrices change no bias.
+    fn check_no_bias(&self) -> Result<()> {
+        match self.layers.iter().find(|(_, layer)| layer.bias.is_some()) {
+            Some(((part, path), _)) => Err(Error::ChangesBias(format!("{part}.{path}"))),
+            None => Ok(()),
+        }
+    }
+
     /// The sum as the nearest adapter of `rank` (`conv_rank` beside kernels larger than 1), by singular values, and what
     /// that lost. Nothing is lost where the sum has no more ranks.
     pub fn truncated(&self, rank: i64, conv_rank: i64) -> Result<(Vec<MergedLayer>, Truncation)> {
+        self.check_no_bias()?;
         let mut merged = Vec::new();
         let mut truncation = Truncation { total: 0.0, worst: 0.0, worst_layer: String::new() };
         let (mut lost, mut all) = (0.0, 0.0);
@@ -139,11 +186,7 @@ impl AdapterSum {
 
 impl LayerSum {
     fn add_dense(&mut self, delta: &Tensor, weight: f64) -> Result<()> {
-        let before = self.dense.take();
-        self.dense = Some(sdtrain_torch::catch(|| {
-            let change = delta.flatten(1, -1).to_kind(Kind::Double) * weight;
-            before.map_or_else(|| change.shallow_clone(), |sum| sum + &change)
-        })?);
+        self.dense = Some(added(self.dense.take(), &delta.f_flatten(1, -1)?, weight)?);
         Ok(())
     }
 
@@ -155,6 +198,15 @@ impl LayerSum {
         let shaped = |tensor: Tensor, shape: &[i64]| tensor.f_to_kind(Kind::Float)?.f_reshape(shape);
         Ok(MergedLayer { part, path: path.to_string(), down: shaped(down, &down_shape)?, up: shaped(up, &up_shape)? })
     }
+}
+
+/// `sum + weight · change` in f64.
+fn added(sum: Option<Tensor>, change: &Tensor, weight: f64) -> Result<Tensor> {
+    let change = change.f_to_kind(Kind::Double)?.f_mul_scalar(weight)?;
+    Ok(match sum {
+        Some(sum) => sum.f_add(&change)?,
+        None => change,
+    })
 }
 
 /// The share of a norm, from squares of norms.

@@ -16,11 +16,10 @@ pub(crate) struct GroupRates<'c> {
 impl<'c> GroupRates<'c> {
     /// What `config` says for the blocks of this model.
     pub fn of(config: &'c TrainConfig, parts: &ModelParts) -> Result<GroupRates<'c>, Failure> {
-        let numbering = UnetBlocks::of_names(parts.unet.keys().map(String::as_str));
+        let numbering = config.blocks.numbering(UnetBlocks::of_names(parts.unet.keys().map(String::as_str)));
         let blocks = config.blocks.rates(config.unet_learning_rate(), &numbering).map_err(|mistake| {
             let message = format!("`blocks.{}` {}", mistake.key, mistake.message);
-            Failure::new(ExitCode::Configuration, message)
-                .hint(format!("the down half and the up half have {} blocks each", numbering.half()))
+            Failure::new(ExitCode::Configuration, message).maybe_hint(mistake.hint)
         })?;
         Ok(GroupRates { config, numbering, blocks })
     }

@@ -9,6 +9,7 @@ mod engine;
 mod estimate;
 mod exit_code;
 mod group_rates;
+mod initial_adapter;
 mod learned_words;
 mod lora_targets;
 mod model_parts;

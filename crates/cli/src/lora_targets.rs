@@ -3,19 +3,33 @@
 use sdtrain_recipe::{LoraConfig, matches_pattern};
 
 use crate::architecture::Shapes;
+use crate::initial_adapter::{Present, PresentAdapters};
 
 /// Adapters of one network.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Adapters {
     pub count: usize,
+    /// How many of them come from `lora.initial`.
+    pub of_file: usize,
     pub parameters: usize,
 }
 
-/// The adapters that `config` puts into the network called `part` (`unet` or `text_encoder`).
-pub(crate) fn adapters(config: &LoraConfig, part: &str, shapes: &Shapes) -> Adapters {
+/// The adapters that `config` puts into the network called `part` (`unet` or `text_encoder`), beside those that are `present`.
+pub(crate) fn adapters(
+    config: &LoraConfig,
+    part: &'static str,
+    shapes: &Shapes,
+    present: &PresentAdapters,
+) -> Adapters {
     let mut adapters = Adapters::default();
     for (name, shape) in shapes {
         let Some(path) = name.strip_suffix(".weight").filter(|_| is_layer(name, shape)) else { continue };
+        if let Some(Present { parameters, .. }) = present.get(&(part, path.to_owned())) {
+            adapters.count += 1;
+            adapters.of_file += 1;
+            adapters.parameters += parameters;
+            continue;
+        }
         let kernel = shape.get(2).copied().unwrap_or(1);
         let Some((rank, _)) = config.adapter_beside(part, path, kernel) else { continue };
         let (full_path, has_bias) = (format!("{part}.{path}"), shapes.contains_key(&format!("{path}.bias")));
@@ -65,19 +79,22 @@ mod tests {
     #[test]
     fn attention_and_feed_forward_of_sd15_have_160_linear_layers() {
         // 16 transformers with 8 matrices of attention and 2 of feed-forward each.
-        assert_eq!(adapters(&LoraConfig::default(), "unet", &unet()).count, 160);
+        assert_eq!(adapters(&LoraConfig::default(), "unet", &unet(), &PresentAdapters::new()).count, 160);
     }
 
     #[test]
     fn convolutions_have_their_own_rank() {
         let mut config =
             LoraConfig { targets: Some(vec!["unet.conv_in".to_owned()]), rank: 2, ..LoraConfig::default() };
-        assert_eq!(adapters(&config, "unet", &unet()), Adapters { count: 1, parameters: 2 * (4 * 9 + 320) });
+        assert_eq!(
+            adapters(&config, "unet", &unet(), &PresentAdapters::new()),
+            Adapters { count: 1, of_file: 0, parameters: 2 * (4 * 9 + 320) }
+        );
         config.targets = Some(Vec::new());
         config.convolutions = true;
         config.conv_rank = Some(1);
         // 22 residual blocks with two each, 3 that halve and 3 that double.
-        assert_eq!(adapters(&config, "unet", &unet()).count, 50);
+        assert_eq!(adapters(&config, "unet", &unet(), &PresentAdapters::new()).count, 50);
     }
 
     #[test]
@@ -87,8 +104,8 @@ mod tests {
         }))
         .expect("complete");
         let mut config = LoraConfig::default();
-        assert_eq!(adapters(&config, "text_encoder", &shapes).count, 0);
+        assert_eq!(adapters(&config, "text_encoder", &shapes, &PresentAdapters::new()).count, 0);
         config.train_text_encoder = true;
-        assert_eq!(adapters(&config, "text_encoder", &shapes).count, 72);
+        assert_eq!(adapters(&config, "text_encoder", &shapes, &PresentAdapters::new()).count, 72);
     }
 }

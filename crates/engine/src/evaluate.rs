@@ -51,7 +51,7 @@ fn products_in(folder: &Path, config: &TrainConfig) -> Vec<PathBuf> {
         .map(|entry| entry.path())
         .filter(|path| {
             path.extension().is_some_and(|extension| extension == "safetensors")
-                || path.join("model_index.json").is_file()
+                || ["model_index.json", "config.json"].iter().any(|name| path.join(name).is_file())
         })
         .filter(|path| path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name)))
         .filter(|path| !path.to_string_lossy().ends_with("-peft.safetensors"))

@@ -6,7 +6,7 @@ use sdtrain::args::{Format, MergeArgs};
 use sdtrain::{ExitCode, Failure};
 use sdtrain_adapter::{
     AdapterSum, LoraFile, MERGED_KEY, MergedLayer, Networks, WeightedAdapter, add_to_lora_file, describe, fold,
-    read_bundled_words, save_merged_kohya, save_merged_peft,
+    read_bundled_words, save_merged_full, save_merged_kohya, save_merged_peft,
 };
 use sdtrain_diffusion::PredictionType;
 use sdtrain_model::{LearnedWord, LoadOptions, StableDiffusion, load};
@@ -55,9 +55,6 @@ fn fold_into(model: &StableDiffusion, adapters: &[WeightedAdapter], args: &Merge
     }
     let kind = sdtrain_trainer::kind_of(args.dtype);
     check_range(model, kind)?;
-    if args.format() == Format::Diffusers {
-        return model.save_folder(&args.output, Some(kind)).map_err(failure::of_model);
-    }
     let velocity = model.scheduler.prediction_type == Some(PredictionType::VPrediction);
     let side = model.unet.config().sample_size.as_u64().map(|side| side as u32 * model.downscale_factor() as u32);
     let base = args.model.as_deref().unwrap_or_default();
@@ -71,7 +68,11 @@ fn fold_into(model: &StableDiffusion, adapters: &[WeightedAdapter], args: &Merge
     };
     let mut metadata = spec.keys();
     metadata.extend(origin(adapters)?);
-    model.save_single_file(&args.output, Some(kind), &metadata).map_err(failure::of_model)
+    let written = match args.format() {
+        Format::Diffusers => model.save_folder(&args.output, Some(kind), &metadata),
+        _ => model.save_single_file(&args.output, Some(kind), &metadata),
+    };
+    written.map_err(failure::of_model)
 }
 
 /// A weight that does not fit into the format would be infinite, and every picture black.
@@ -116,6 +117,7 @@ fn merge_into_one(
         added.map_err(failure::of_adapter)?;
     }
     let layers = match args.rank {
+        _ if args.full_diff => Vec::new(),
         None => sum.concatenated().map_err(failure::of_adapter)?,
         Some(rank) => {
             let (rank, conv_rank) = (i64::from(rank), i64::from(args.conv_rank.unwrap_or(rank)));
@@ -127,7 +129,11 @@ fn merge_into_one(
             layers
         }
     };
-    eprintln!("{}", sizes(&layers));
+    let whole = if args.full_diff { sum.whole().map_err(failure::of_adapter)? } else { Vec::new() };
+    match args.full_diff {
+        true => eprintln!("{} layers, whole", whole.len()),
+        false => eprintln!("{}", sizes(&layers)),
+    }
     let spec = ModelSpec {
         architecture: inherited.architecture(),
         implementation: "diffusers".into(),
@@ -139,6 +145,7 @@ fn merge_into_one(
     metadata.insert("ss_output_name".into(), title(&args.output));
     let kind = sdtrain_trainer::kind_of(args.dtype);
     match args.format() {
+        _ if args.full_diff => save_merged_full(&args.output, &whole, kind, &metadata),
         Format::PeftLora => save_merged_peft(&args.output, &layers, kind, &metadata),
         _ => save_merged_kohya(&args.output, &layers, kind, &metadata),
     }

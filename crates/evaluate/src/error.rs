@@ -6,7 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file that is nothing an evaluation can measure.
-    #[error("`{}` is {kind}; only whole models, LoRA files and learned words can be evaluated", path.display())]
+    #[error("`{}` is {kind}; only whole models, LoRA files and learned words can be evaluated, and VAEs with `method = \"vae\"`", path.display())]
     NoProduct {
         /// The file.
         path: PathBuf,

@@ -1,7 +1,7 @@
 //! What can be measured: the trait of a metric and the list of all.
 
 use crate::error::Result;
-use crate::{denoising_loss, drawing_check, subject_check, word_check};
+use crate::{denoising_loss, drawing_check, reconstruction, subject_check, word_check};
 use sdtrain_data_loader::DataSet;
 use sdtrain_model::{PromptReading, StableDiffusion};
 use sdtrain_recipe::{ModelConfig, TrainConfig};
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 /// Every metric, in the order of the table.
 pub const METRICS: &[MetricEntry] =
-    &[denoising_loss::ENTRY, drawing_check::ENTRY, subject_check::ENTRY, word_check::ENTRY];
+    &[denoising_loss::ENTRY, reconstruction::ENTRY, drawing_check::ENTRY, subject_check::ENTRY, word_check::ENTRY];
 
 /// One named metric.
 #[derive(Debug, Clone, Copy)]
@@ -19,11 +19,11 @@ pub struct MetricEntry {
     /// What it tells, in one sentence.
     pub summary: &'static str,
     /// Makes it ready, once for all models that are measured; `None` where it does not suit the model or the data.
-    pub prepare: fn(&Setting) -> Prepared,
+    pub prepare: for<'a> fn(&Setting<'a>) -> Prepared<'a>,
 }
 
 /// A metric that is ready, where it suits.
-pub type Prepared = Result<Option<Box<dyn Metric>>>;
+pub type Prepared<'a> = Result<Option<Box<dyn Metric + 'a>>>;
 
 /// What is there before anything is measured.
 #[derive(Clone, Copy)]
@@ -84,6 +84,10 @@ pub enum Form {
     Loss,
     /// A part of a whole, 0 to 1, printed in percent.
     Share,
+    /// A number of any size; less is better.
+    Number,
+    /// A ratio on a logarithmic scale; more is better.
+    Decibels,
 }
 
 impl Form {
@@ -93,6 +97,8 @@ impl Form {
             _ if !figure.is_finite() => "not finite".to_string(),
             Form::Loss => format!("{figure:.5}"),
             Form::Share => format!("{:.0} %", figure * 100.0),
+            Form::Number => format!("{figure:.1}"),
+            Form::Decibels => format!("{figure:.2} dB"),
         }
     }
 }
@@ -113,6 +119,7 @@ mod tests {
     fn a_figure_that_is_not_finite_says_so() {
         assert_eq!(Form::Loss.print(0.123456), "0.12346");
         assert_eq!(Form::Share.print(0.8125), "81 %");
+        assert_eq!((Form::Number.print(1234.56), Form::Decibels.print(31.456)), ("1234.6".into(), "31.46 dB".into()));
         assert_eq!(Form::Share.print(f64::NAN), "not finite");
     }
 }

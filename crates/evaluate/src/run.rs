@@ -6,7 +6,7 @@ use crate::metric::{METRICS, Metric, Setting};
 use sdtrain_adapter::{LoraFile, Networks, on_device, read_bundled_words, read_learned_words};
 use sdtrain_data_loader::DataSet;
 use sdtrain_model::{LearnedWord, LoadOptions, StableDiffusion, load};
-use sdtrain_recipe::TrainConfig;
+use sdtrain_recipe::{ModelLocation, TrainConfig};
 use sdtrain_state_dict::{FileKind, SafetensorsFile, recognise};
 use std::path::{Path, PathBuf};
 
@@ -24,9 +24,10 @@ pub fn run(
     announce: &mut dyn FnMut(&str),
 ) -> Result<Evaluation> {
     // What cannot be measured is said before anything is.
-    let products = products.iter().map(|path| Product::recognise(path)).collect::<Result<Vec<_>>>()?;
+    let of_vae = !config.objective_kind().denoises();
+    let products = products.iter().map(|path| Product::recognise(path, of_vae)).collect::<Result<Vec<_>>>()?;
     let setting = Setting { config, model, held_out };
-    let mut metrics: Vec<Box<dyn Metric>> = Vec::new();
+    let mut metrics: Vec<Box<dyn Metric + '_>> = Vec::new();
     for entry in METRICS {
         metrics.extend((entry.prepare)(&setting)?);
     }
@@ -52,7 +53,7 @@ pub fn detach_all(model: &StableDiffusion) {
     model.remove_words();
 }
 
-fn figures(metrics: &mut [Box<dyn Metric>], model: &StableDiffusion) -> Result<Vec<f64>> {
+fn figures(metrics: &mut [Box<dyn Metric + '_>], model: &StableDiffusion) -> Result<Vec<f64>> {
     let mut figures = Vec::new();
     for metric in metrics {
         figures.extend(metric.measure(model)?);
@@ -65,13 +66,18 @@ fn figures(metrics: &mut [Box<dyn Metric>], model: &StableDiffusion) -> Result<V
 enum Product<'p> {
     Lora(&'p Path),
     Words(&'p Path),
+    Vae(&'p Path),
     Model(&'p Path),
 }
 
 impl Product<'_> {
-    fn recognise(path: &Path) -> Result<Product<'_>> {
+    /// A VAE alone is a product where that is what is trained (`of_vae`): losses with other latents could not be compared.
+    fn recognise(path: &Path, of_vae: bool) -> Result<Product<'_>> {
         if path.join("model_index.json").is_file() {
             return Ok(Product::Model(path));
+        }
+        if of_vae && path.is_dir() && path.join("config.json").is_file() {
+            return Ok(Product::Vae(path));
         }
         if path.is_dir() {
             let kind = "a folder without `model_index.json`".to_string();
@@ -80,6 +86,7 @@ impl Product<'_> {
         match recognise(&SafetensorsFile::open(path)?) {
             FileKind::KohyaLora { .. } | FileKind::PeftLora { .. } => Ok(Product::Lora(path)),
             FileKind::TextualInversion { .. } => Ok(Product::Words(path)),
+            FileKind::Vae { .. } if of_vae => Ok(Product::Vae(path)),
             kind if kind.family().is_some() => Ok(Product::Model(path)),
             kind => Err(Error::NoProduct { path: path.to_path_buf(), kind: kind.to_string() }),
         }
@@ -87,7 +94,7 @@ impl Product<'_> {
 
     fn path(&self) -> &Path {
         match self {
-            Product::Lora(path) | Product::Words(path) | Product::Model(path) => path,
+            Product::Lora(path) | Product::Words(path) | Product::Vae(path) | Product::Model(path) => path,
         }
     }
 
@@ -108,9 +115,24 @@ impl Product<'_> {
                 with_words(base, words, measure)
             }
             Product::Words(path) => with_words(base, read_learned_words(&SafetensorsFile::open(path)?, None)?, measure),
+            Product::Vae(path) => {
+                let location = ModelLocation::find(&config.model.path).map_err(|(reason, _)| Error::NoProduct {
+                    path: path.to_path_buf(),
+                    kind: format!("a VAE without its model: {reason}"),
+                })?;
+                let options = LoadOptions {
+                    vae: Some(path.to_path_buf()),
+                    variant: config.model.variant.clone(),
+                    ..LoadOptions::new(base.device, base.compute)
+                };
+                let mut model = load(&location.to_string(), &options)?;
+                model.scheduler = base.scheduler.clone();
+                measure(&model)
+            }
             Product::Model(path) => {
-                let options =
-                    LoadOptions { vae: config.model.vae.clone(), ..LoadOptions::new(base.device, base.compute) };
+                // A model whose VAE was trained holds it.
+                let vae = config.model.vae.clone().filter(|_| config.objective_kind().denoises());
+                let options = LoadOptions { vae, ..LoadOptions::new(base.device, base.compute) };
                 let mut model = load(&path.display().to_string(), &options)?;
                 // What the configuration says about the scheduler holds for the product, too.
                 model.scheduler = base.scheduler.clone();

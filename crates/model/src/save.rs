@@ -6,7 +6,8 @@ use crate::load::ModelConfigs;
 use crate::parameters::Parameters;
 use crate::stable_diffusion::{Frozen, StableDiffusion};
 use sdtrain_state_dict::{
-    FromReader, PipelineConfigs, Reader, TensorInfo, TensorSource, to_ldm, write_diffusers_folder, write_source,
+    FromReader, PipelineConfigs, Reader, TensorInfo, TensorSource, to_ldm, to_ldm_vae, write_diffusers_folder,
+    write_source, write_vae_folder,
 };
 use sdtrain_tokenizer::Tokenizer;
 use std::borrow::Cow;
@@ -121,9 +122,29 @@ impl StableDiffusion {
     }
 
     /// Writes a diffusers folder that `StableDiffusionPipeline.from_pretrained` loads (see [`write_diffusers_folder`]).
-    pub fn save_folder(&self, folder: &Path, kind: Option<Kind>) -> Result<()> {
+    /// `metadata` joins the headers of the weights.
+    pub fn save_folder(&self, folder: &Path, kind: Option<Kind>, metadata: &BTreeMap<String, String>) -> Result<()> {
         let [unet, vae, text_encoder] = self.networks(kind)?;
         let parts: [&dyn TensorSource; 3] = [&unet, &vae, &text_encoder];
-        Ok(write_diffusers_folder(folder, &self.pipeline_configs(), &self.tokenizer.files(), parts)?)
+        Ok(write_diffusers_folder(folder, &self.pipeline_configs(), &self.tokenizer.files(), parts, metadata)?)
+    }
+
+    /// Writes the VAE alone into a folder that `AutoencoderKL.from_pretrained` loads.
+    pub fn save_vae_folder(
+        &self,
+        folder: &Path,
+        kind: Option<Kind>,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let [_, vae, _] = self.networks(kind)?;
+        Ok(write_vae_folder(folder, &self.vae.config().to_json(), &vae, metadata)?)
+    }
+
+    /// Writes the VAE alone into one `.safetensors` file with the original (LDM) names, without a prefix, as VAEs are passed
+    /// around. Such a file has no place for a configuration: readers take SD1's, or the model's that it joins.
+    pub fn save_vae_file(&self, path: &Path, kind: Option<Kind>, metadata: &BTreeMap<String, String>) -> Result<()> {
+        let [_, vae, _] = self.networks(kind)?;
+        let renamed = to_ldm_vae(&vae)?;
+        Ok(write_source(path, &FromReader(&renamed), metadata)?)
     }
 }

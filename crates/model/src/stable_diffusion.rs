@@ -1,9 +1,11 @@
 //! The bundle: tokenizer, text encoder, VAE, UNet and noise schedule of one model.
 
+use crate::builder::{Builder, Source};
 use crate::error::{Error, Result};
 use crate::learned_words::LearnedWords;
 use crate::load::{LoadOptions, load_text_encoder, load_vae};
 use crate::parameters::Parameters;
+use crate::save::TensorReader;
 use crate::text_encoder::ClipTextModel;
 use crate::unet::UNet2DConditionModel;
 use crate::vae::AutoencoderKL;
@@ -115,6 +117,13 @@ impl StableDiffusion {
                 self.vae.decode(&unscaled).to_kind(Kind::Float).clamp(-1.0, 1.0)
             })
         })?)
+    }
+
+    /// A second UNet with the weights that the model's has now, in the compute dtype and without adapters.
+    pub fn frozen_unet(&self) -> Result<UNet2DConditionModel> {
+        let weights = TensorReader::of(self.unet.parameters(), Some(self.compute));
+        let builder = Builder::new(Source::File(&weights), self.compute, self.device);
+        UNet2DConditionModel::new(builder, self.unet.config())
     }
 
     /// What `work` gives with all adapters switched off, so that the model is the base it was loaded as.

@@ -27,7 +27,7 @@ fn loading_holds_the_weights_once() {
     let load = |path: &Path, options: &LoadOptions| load(path.to_str().expect("plain"), options).expect("it loads");
     let random = LoadOptions { random: Some(1), ..LoadOptions::new(Device::Cpu, Kind::Float) };
     let written = folder.path().join("written");
-    load(&large, &random).save_folder(&written, None).expect("it can be written");
+    load(&large, &random).save_folder(&written, None, &std::collections::BTreeMap::new()).expect("it can be written");
 
     for kind in [Kind::Float, Kind::BFloat16] {
         // Resets the peak to what is held now.

@@ -7,7 +7,9 @@ use crate::UnetBlocks;
 
 /// How fast the single blocks of the UNet learn, whether their own weights or adapters beside them. Blocks are numbered as in kohya's
 /// scripts, by the original names: SD1 has 25, number 0 is `input_blocks.0` (with the time embedding), 1 to 11 the other
-/// `input_blocks`, 12 `middle_block`, 13 to 24 `output_blocks.0` to `.11` (the last with `out`). Smaller UNets have fewer.
+/// `input_blocks`, 12 `middle_block`, 13 to 24 `output_blocks.0` to `.11` (the last with `out`). Smaller UNets have fewer, and
+/// take lists of their own length, or of SD1's: then every level counts three, as in `lora.block_ranks`, and what a UNet does
+/// not have goes unused.
 /// A block whose rate is 0 is frozen; a new LoRA gets no adapters there.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -92,6 +94,19 @@ impl BlocksConfig {
         mistakes
     }
 
+    /// How the blocks of a model are numbered for these lists: as they are, or as in SD1 where a list has SD1's length.
+    pub fn numbering(&self, own: UnetBlocks) -> UnetBlocks {
+        let sd1 = UnetBlocks::sd1();
+        let half = |weights: &Option<BlockWeights>| match weights {
+            Some(BlockWeights::List(list)) => Some(list.len()),
+            _ => None,
+        };
+        let of_sd1 = self.learning_rates.as_ref().map(Vec::len) == Some(sd1.count())
+            || [&self.down_weights, &self.up_weights].into_iter().any(|weights| half(weights) == Some(sd1.half()));
+        // A UNet that is deeper has more blocks than such a list has places.
+        if of_sd1 && own.fits_into(&sd1) { sd1 } else { own }
+    }
+
     /// The rate of each of `blocks`, where the UNet's is `unet_rate`; nothing when no block has one of its own.
     pub fn rates(&self, unet_rate: f64, blocks: &UnetBlocks) -> Result<Option<Vec<f64>>, BlocksMistake> {
         if !self.is_set() {
@@ -102,7 +117,11 @@ impl BlocksConfig {
             false => Err(BlocksMistake {
                 key,
                 message: format!("has {} numbers, but the model has {length} such blocks", list.len()),
-                hint: Some("`sdtrain check` numbers them".into()),
+                hint: Some(format!(
+                    "the model has {} in each half and {} in all; SD1's 12 and 25 are right for smaller ones, too",
+                    blocks.half(),
+                    blocks.count()
+                )),
             }),
         };
         if let Some(rates) = &self.learning_rates {
@@ -209,5 +228,22 @@ mod tests {
             let mistake = config.rates(2.0, &blocks()).expect_err("nine blocks");
             assert_eq!(mistake.message, format!("has {length} numbers, but the model has 9 such blocks"));
         }
+    }
+
+    #[test]
+    fn a_list_of_sd1s_length_is_right_for_a_smaller_unet_by_the_same_numbers_as_block_ranks() {
+        let list: Vec<f64> = (0..25).map(f64::from).collect();
+        let config = BlocksConfig { learning_rates: Some(list.clone()), ..BlocksConfig::default() };
+        let numbering = config.numbering(blocks());
+        assert_eq!(config.rates(1.0, &numbering), Ok(Some(list)));
+        for (name, number) in [("down_blocks.1.resnets.0.x", 4), ("mid_block.x", 12), ("up_blocks.1.resnets.1.x", 17)] {
+            assert_eq!(numbering.number_of(name), number, "{name}");
+        }
+        let halves = BlocksConfig { down_weights: Some(BlockWeights::List(vec![0.5; 12])), ..BlocksConfig::default() };
+        assert_eq!(halves.rates(1.0, &halves.numbering(blocks())).expect("twelve").expect("set").len(), 25);
+        let own = BlocksConfig { learning_rates: Some(vec![1.0; 9]), ..BlocksConfig::default() };
+        assert_eq!(own.numbering(blocks()), blocks());
+        let deeper = UnetBlocks::of_names(["down_blocks.0.resnets.2.x"]);
+        assert_eq!(config.numbering(deeper.clone()), deeper, "three layers a level have no place in SD1's numbers");
     }
 }

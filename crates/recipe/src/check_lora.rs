@@ -1,7 +1,7 @@
 //! What the types cannot say about `[lora]`.
 
 use crate::check::Checker;
-use crate::{AdapterKind, KOHYA_BLOCKS, LoraConfig, LoraFormat};
+use crate::{AdapterKind, DropoutPlace, KOHYA_BLOCKS, LoraConfig, LoraFormat};
 
 impl Checker<'_> {
     /// Ranges, patterns, lists of blocks, and what goes with which kind.
@@ -54,9 +54,21 @@ impl Checker<'_> {
         }
         if lora.kind == AdapterKind::Ia3 && lora.dropout > 0.0 {
             let message =
-                "`lora.dropout` drops numbers of an adapter's input, which `lora.kind = \"ia3\"` does not have";
+                "`lora.dropout` drops numbers that go through an adapter, which `lora.kind = \"ia3\"` does not have";
             self.report("lora.dropout", message).hint =
                 Some("`lora.rank_dropout` leaves channels out, `lora.module_dropout` whole adapters".to_owned());
+        }
+        if lora.dropout_at == DropoutPlace::RankActivations {
+            let has_ranks = matches!(lora.kind, AdapterKind::Lora | AdapterKind::Dora);
+            if !has_ranks {
+                let kind = lora.kind.name();
+                let message =
+                    format!("`lora.dropout_at` names activations that `lora.kind = \"{kind}\"` does not have");
+                self.report("lora.dropout_at", message).hint = Some("set it to `\"input\"`".to_owned());
+            } else if lora.dropout == 0.0 {
+                self.report("lora.dropout_at", "`lora.dropout_at` is set, but `lora.dropout` is 0").hint =
+                    Some("set both, or remove it".to_owned());
+            }
         }
         if (lora.conv_block_ranks.is_some() || lora.conv_block_alphas.is_some()) && !lora.convolutions {
             let key = if lora.conv_block_ranks.is_some() { "lora.conv_block_ranks" } else { "lora.conv_block_alphas" };

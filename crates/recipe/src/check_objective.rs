@@ -2,8 +2,8 @@
 
 use crate::check::Checker;
 use crate::{
-    BiasStrategy, HuberSchedule, LossConfig, MASK_COLUMN, NoiseConfig, Subset, TimestepDistribution, TimestepsConfig,
-    TrainConfig,
+    BiasStrategy, HuberSchedule, LossConfig, MASK_COLUMN, ModelFormat, NoiseConfig, Subset, TimestepDistribution,
+    TimestepsConfig, TrainConfig, VaeProduct,
 };
 
 /// Levels beyond this many are 1 × 1 for any size of image.
@@ -130,11 +130,10 @@ impl Checker<'_> {
         self.check_huber(loss);
         self.between_zero_and_one("loss.unmasked_weight", loss.unmasked_weight);
         self.between_zero_and_one("loss.unmasked_probability", loss.unmasked_probability);
-        let weightings = weightings(loss);
-        if let [first, second, ..] = weightings[..] {
-            let key = format!("loss.{second}");
-            let message = format!("`loss.{first}` and `{key}` weigh the timesteps twice");
-            self.report(&key, message).hint = Some("keep the one that is meant".to_owned());
+        let weightings = loss.snr_weightings();
+        if let Some(other) = weightings.iter().find(|name| loss.p2_gamma.is_some() && **name != "p2_gamma") {
+            let message = format!("`loss.{other}` and `loss.p2_gamma` weigh the timesteps twice");
+            self.report("loss.p2_gamma", message).hint = Some("keep the one that is meant".to_owned());
         }
         if loss.snr_before_rescaling && weightings.is_empty() && loss.v_pred_like_loss.is_none() {
             let key = "loss.snr_before_rescaling";
@@ -207,6 +206,16 @@ impl Checker<'_> {
             self.report(section, format!("`[{section}]` is not used by `method = \"vae\"`")).hint =
                 Some("what the autoencoder is asked for stands in `[vae_objective]`".to_owned());
         }
+        let vae = &config.vae_objective;
+        let is_file = config.full.format == ModelFormat::SingleFile;
+        if vae.product == VaeProduct::Vae && vae.train_encoder && is_file {
+            let message = "`vae_objective.product`: a file of a VAE alone has no place for the scale of its latents, which \
+                           changes with the encoder";
+            self.report("vae_objective.product", message).hint = Some(
+                "set `full.format = \"diffusers\"`, or `vae_objective.train_encoder = false`, which keeps the scale"
+                    .to_owned(),
+            );
+        }
         for (index, subset) in config.data.subsets.iter().enumerate() {
             let set = [
                 ("loss_weight", subset.loss_weight != 1.0),
@@ -227,17 +236,6 @@ impl Checker<'_> {
             self.report(key, format!("`{key}` must be between {least} and {most}, not {value}"));
         }
     }
-}
-
-/// The weightings that are set and exclude each other: each has a form of its own for what the model predicts.
-fn weightings(loss: &LossConfig) -> Vec<&'static str> {
-    let all = [
-        ("min_snr_gamma", loss.min_snr_gamma.is_some()),
-        ("debiased_estimation", loss.debiased_estimation),
-        ("p2_gamma", loss.p2_gamma.is_some()),
-        ("scale_v_pred_loss_like_noise_pred", loss.scale_v_pred_loss_like_noise_pred),
-    ];
-    all.iter().filter(|(_, is_set)| *is_set).map(|(name, _)| *name).collect()
 }
 
 fn has_mask(subset: &Subset) -> bool {

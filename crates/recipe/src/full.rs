@@ -28,7 +28,7 @@ pub struct FullConfig {
     /// Learning rate of the text encoder. Absent: `optimizer.learning_rate`.
     pub text_encoder_learning_rate: Option<f64>,
 
-    /// How the product is saved.
+    /// How the product is saved, also of `method = "vae"`.
     pub format: ModelFormat,
 }
 

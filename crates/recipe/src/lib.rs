@@ -30,6 +30,7 @@ mod gradient_checkpointing;
 mod held_out;
 mod ia3;
 mod image;
+mod initial_adapter;
 mod kohya;
 mod load;
 mod location;
@@ -77,11 +78,12 @@ pub use ia3::Ia3Config;
 pub use image::{
     AlphaConfig, CONDITIONING_IMAGE, ColorAugmentation, ColorChanges, ExtraImages, MASK_COLUMN, ResizeKernel,
 };
+pub use initial_adapter::FileAdapter;
 pub use load::Loaded;
 pub use location::{BUILTIN_MODELS, ModelLocation};
 pub use log::LogConfig;
 pub use lokr::{LokrConfig, LokrFactors};
-pub use lora::{KOHYA_BLOCKS, LoraConfig, LoraFormat, TEXT_ENCODER_TARGETS, UNET_TARGETS};
+pub use lora::{DropoutPlace, KOHYA_BLOCKS, LoraConfig, LoraFormat, TEXT_ENCODER_TARGETS, UNET_TARGETS};
 pub use loss::{HuberSchedule, LossConfig, LossType};
 pub use lr_schedule::{
     ConstantSchedule, CosineSchedule, CosineWithRestartsSchedule, DecayType, InverseSqrtSchedule, LinearSchedule,
@@ -110,5 +112,5 @@ pub use timesteps::{
 pub use train::{LearningRateScale, TrainSection};
 pub use train_config::{Extends, TrainConfig};
 pub use unet_blocks::UnetBlocks;
-pub use vae_objective::VaeConfig;
+pub use vae_objective::{VaeConfig, VaeProduct};
 pub use validation::ValidationConfig;

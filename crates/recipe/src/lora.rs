@@ -43,9 +43,15 @@ pub struct LoraConfig {
     #[schemars(extend("x-other-names" = ["use_rslora", "rs_lora", "rslora"]))]
     pub rank_stabilized: bool,
 
-    /// How often a number of the adapter's input is dropped during training, 0 to 1.
-    #[schemars(extend("x-other-names" = ["network_dropout", "lora_dropout", "neuron_dropout"]))]
+    /// How often a number that goes through the adapter is dropped during training, 0 to 1; the others are scaled up. Where,
+    /// `dropout_at` says.
+    #[schemars(extend("x-other-names" = ["lora_dropout", "neuron_dropout"], "x-refused-names" = {
+        "network_dropout": "it is `lora.dropout`, with `lora.dropout_at = \"rank_activations\"`"
+    }))]
     pub dropout: f64,
+
+    /// Where `dropout` acts.
+    pub dropout_at: DropoutPlace,
 
     /// How often a rank of the adapter is dropped during training, 0 to 1: of `lora` and `dora` for each example, of the
     /// other kinds a row of the weight's change.
@@ -102,7 +108,7 @@ pub struct LoraConfig {
 
     /// Rank in each of the UNet's 25 blocks, as kohya's scripts count them: twelve down (the first of which has no
     /// adapters), one in the middle, twelve up. 0 leaves a block out. Absent: `rank` in all. Every level counts three, also of a
-    /// UNet that is not as deep as SD1's, where `[blocks]` has fewer numbers: what a UNet does not have goes unused.
+    /// UNet that is not as deep as SD1's: what it does not have goes unused. `[blocks]` takes such a list, too.
     #[schemars(extend("x-other-names" = ["block_dims"]))]
     pub block_ranks: Option<Vec<u32>>,
 
@@ -132,8 +138,9 @@ pub struct LoraConfig {
     /// How the product's tensors are named.
     pub format: LoraFormat,
 
-    /// An adapter file of this kind, in either format, that training continues from. Absent: a new adapter, which changes
-    /// nothing at first.
+    /// An adapter file of this kind, in either format, that training continues from. The file decides rank and alpha of the
+    /// layers that it has; layers that it lacks, and the rest of `[lora]` names, get new adapters. Absent: new adapters
+    /// everywhere, which change nothing at first.
     #[schemars(extend("x-other-names" = ["network_weights"]))]
     pub initial: Option<PathBuf>,
 }
@@ -146,6 +153,7 @@ impl Default for LoraConfig {
             alpha: None,
             rank_stabilized: false,
             dropout: 0.0,
+            dropout_at: DropoutPlace::Input,
             rank_dropout: 0.0,
             module_dropout: 0.0,
             max_weight_norm: None,
@@ -259,6 +267,17 @@ fn kohya_block(path: &str) -> Option<usize> {
         "up_blocks" => inside(number(words.get(1))?).map(|block| 13 + block),
         _ => None,
     }
+}
+
+/// Which numbers of an adapter `lora.dropout` drops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DropoutPlace {
+    /// Those that go into it, as PEFT's `lora_dropout`: what is dropped is missing in every rank.
+    Input,
+    /// Those between its two matrices, as `network_dropout` of kohya's scripts: each rank of each place by itself. Of kinds
+    /// `lora` and `dora`.
+    RankActivations,
 }
 
 /// How a LoRA file names its tensors.

@@ -115,6 +115,18 @@ impl LossConfig {
         self.huber_scale.unwrap_or(1.0)
     }
 
+    /// The weightings by the SNR that are set, each of which has a form of its own for what the model predicts. Those of kohya's
+    /// scripts multiply each other there, and here; P2 is no part of those scripts, and stands alone.
+    pub fn snr_weightings(&self) -> Vec<&'static str> {
+        let all = [
+            ("min_snr_gamma", self.min_snr_gamma.is_some()),
+            ("scale_v_pred_loss_like_noise_pred", self.scale_v_pred_loss_like_noise_pred),
+            ("debiased_estimation", self.debiased_estimation),
+            ("p2_gamma", self.p2_gamma.is_some()),
+        ];
+        all.iter().filter(|(_, is_set)| *is_set).map(|(name, _)| *name).collect()
+    }
+
     /// What these weights cannot be combined with, seen from what the model predicts and whether its last timestep is pure noise:
     /// `(key, message, hint)` of the first contradiction. The model's own files may say either, so it is asked twice.
     pub fn contradiction(

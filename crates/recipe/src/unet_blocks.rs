@@ -23,6 +23,11 @@ pub struct UnetBlocks {
 }
 
 impl UnetBlocks {
+    /// SD1's: four levels of two layers, 25 blocks.
+    pub fn sd1() -> UnetBlocks {
+        UnetBlocks { layers: vec![2; 4] }
+    }
+
     /// Reads the layers off diffusers' names of parameters or of layers.
     pub fn of_names<'n>(names: impl IntoIterator<Item = &'n str>) -> UnetBlocks {
         let mut layers: Vec<usize> = Vec::new();
@@ -35,6 +40,12 @@ impl UnetBlocks {
             }
         }
         UnetBlocks { layers }
+    }
+
+    /// Whether every level and layer has a place in the numbering of `other`.
+    pub fn fits_into(&self, other: &UnetBlocks) -> bool {
+        self.layers.len() <= other.layers.len()
+            && self.layers.iter().zip(&other.layers).all(|(own, other)| own <= other)
     }
 
     /// Blocks of one half; of the down half this counts `conv_in`.

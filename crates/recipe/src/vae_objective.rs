@@ -24,10 +24,31 @@ pub struct VaeConfig {
 
     /// Train the encoder as well. Off: only the decoder learns, and latents keep their meaning for an existing UNet.
     pub train_encoder: bool,
+
+    /// What the product holds. `full.format` says whether it is one file or a diffusers folder.
+    pub product: VaeProduct,
+}
+
+/// What the product of a VAE's training holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VaeProduct {
+    /// The whole model with the new autoencoder in it.
+    Model,
+    /// The autoencoder alone: a file with the original names, as `model.vae` and other programs take it, or a folder for
+    /// diffusers' `AutoencoderKL.from_pretrained`. A file has no place for the scale of the latents, which changes with the encoder.
+    Vae,
 }
 
 impl Default for VaeConfig {
     fn default() -> Self {
-        VaeConfig { l1_weight: 1.0, l2_weight: 0.0, kl_weight: 1e-6, gradient_weight: 0.0, train_encoder: true }
+        VaeConfig {
+            l1_weight: 1.0,
+            l2_weight: 0.0,
+            kl_weight: 1e-6,
+            gradient_weight: 0.0,
+            train_encoder: true,
+            product: VaeProduct::Model,
+        }
     }
 }

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Every;
 
-/// Measuring on images that are not trained on, with the same noise and timesteps every time.
+/// Measuring on images that are not trained on, with the same noise and timesteps every time; of `method = "vae"`, how far their
+/// reconstructions are from them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ValidationConfig {

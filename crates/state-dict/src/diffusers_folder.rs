@@ -85,6 +85,7 @@ pub fn read_json(path: &Path) -> Result<Json> {
 }
 
 /// Writes a folder that `StableDiffusionPipeline.from_pretrained` loads, with the weights of UNet, VAE and text encoder.
+/// `metadata` joins the header of each file of weights.
 ///
 /// Everything appears in a folder beside it first and is on the disk before that takes the name; on any error it is removed
 /// and what was at `folder` is still there. A folder that exists is replaced only when it holds nothing but what this
@@ -94,6 +95,7 @@ pub fn write_diffusers_folder(
     configs: &PipelineConfigs,
     tokenizer: &TokenizerFiles,
     [unet, vae, text_encoder]: [&dyn TensorSource; 3],
+    metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
     let class = configs.scheduler["_class_name"].as_str().unwrap_or("PNDMScheduler");
     let index = json!({
@@ -123,6 +125,27 @@ pub fn write_diffusers_folder(
         ("vae/diffusion_pytorch_model.safetensors", vae),
         ("text_encoder/model.safetensors", text_encoder),
     ];
+    write_folder(folder, &files, &weights, metadata)
+}
+
+/// Writes a folder that `AutoencoderKL.from_pretrained` loads, in the same way as [`write_diffusers_folder`].
+pub fn write_vae_folder(
+    folder: &Path,
+    config: &Json,
+    vae: &dyn TensorSource,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    let files = [("config.json".to_string(), format!("{config:#}\n").into_bytes())];
+    write_folder(folder, &files, &[("diffusion_pytorch_model.safetensors", vae)], metadata)
+}
+
+/// Writes `files` and `weights`, by their names in it, in place of what is at `folder`.
+fn write_folder(
+    folder: &Path,
+    files: &[(String, Vec<u8>)],
+    weights: &[(&str, &dyn TensorSource)],
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
     let names = files.iter().map(|(name, _)| name.as_str()).chain(weights.iter().map(|(name, _)| *name));
     check_replaceable(folder, &names.map(PathBuf::from).collect::<Vec<_>>())?;
 
@@ -131,16 +154,19 @@ pub fn write_diffusers_folder(
         let path = path.to_path_buf();
         move |source| Error::Save { path, source }
     };
-    for (name, content) in &files {
+    fs::create_dir_all(&staging.path).map_err(saved(&staging.path))?;
+    for (name, content) in files {
         let path = staging.path.join(name);
         let parent = path.parent().expect("it lies in the staging folder");
         fs::create_dir_all(parent).map_err(saved(parent))?;
         let mut file = File::create(&path).map_err(saved(&path))?;
         file.write_all(content).and_then(|()| file.sync_all()).map_err(saved(&path))?;
     }
-    let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+    let mut metadata = metadata.clone();
+    // Without it transformers refuses the file.
+    metadata.insert("format".to_string(), "pt".to_string());
     for (name, tensors) in weights {
-        write_source(&staging.path.join(name), tensors, &metadata)?;
+        write_source(&staging.path.join(name), *tensors, &metadata)?;
     }
     staging.publish(folder)
 }
@@ -238,7 +264,9 @@ mod tests {
     fn write(folder: &Path, value: u8) -> Result<()> {
         let tensors = [TensorEntry { name: "a".into(), dtype: Dtype::U8, shape: vec![1], bytes: vec![value] }];
         let source: &dyn TensorSource = &Entries(tensors.to_vec());
-        write_diffusers_folder(folder, &configs(), &vec![("vocab.json".into(), b"{}".to_vec())], [source; 3])
+        let tokenizer = vec![("vocab.json".into(), b"{}".to_vec())];
+        let metadata = BTreeMap::from([("ss_steps".to_string(), value.to_string())]);
+        write_diffusers_folder(folder, &configs(), &tokenizer, [source; 3], &metadata)
     }
 
     struct Entries(Vec<TensorEntry>);
@@ -261,6 +289,8 @@ mod tests {
         write(&folder, 2).unwrap();
         let weights = fs::read(folder.join("unet/diffusion_pytorch_model.safetensors")).unwrap();
         assert_eq!(weights.last(), Some(&2));
+        let header = String::from_utf8_lossy(&weights);
+        assert!(header.contains(r#""ss_steps":"2""#) && header.contains(r#""format":"pt""#), "{header}");
         assert!(fs::read_to_string(folder.join("model_index.json")).unwrap().contains("DDIMScheduler"));
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 1);
     }

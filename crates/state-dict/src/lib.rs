@@ -19,7 +19,7 @@ mod single_file;
 mod write;
 
 pub use canonical::{canonical_text_encoder, canonical_unet, canonical_vae};
-pub use diffusers_folder::{PipelineConfigs, TokenizerFiles, read_json, write_diffusers_folder};
+pub use diffusers_folder::{PipelineConfigs, TokenizerFiles, read_json, write_diffusers_folder, write_vae_folder};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use family::{Family, sd2_predicts_noise};
@@ -29,5 +29,5 @@ pub use load_report::LoadReport;
 pub use reader::{Joined, Reader, TensorInfo, read_floats, read_integers};
 pub use recognise::{FileKind, UnetInput, recognise};
 pub use renamed::Renamed;
-pub use single_file::{LdmSingleFile, ldm_single_file, to_ldm};
+pub use single_file::{LdmSingleFile, ldm_single_file, to_ldm, to_ldm_vae};
 pub use write::{FromReader, TensorEntry, TensorSource, write, write_source, write_to};

@@ -70,15 +70,10 @@ pub fn to_ldm<'r>(
         path: unet.path().to_path_buf(),
         reason: "is no diffusers UNet: no `down_blocks` were found".to_string(),
     })?;
-    let levels = vae::levels(vae.names());
     let unet = renamed_fully(unet, |name, shape| {
         Some((format!("{UNET_PREFIX}{}", ldm_sd::unet_to_ldm(name, &layout)?), shape.to_vec()))
     })?;
-    let vae = renamed_fully(vae, |name, shape| {
-        let current = vae::current_name(name);
-        let shape = vae::shape_in_ldm(&current, shape);
-        Some((format!("{VAE_PREFIX}{}", vae::vae_to_ldm(&current, levels)?), shape))
-    })?;
+    let vae = vae_with_prefix(vae, VAE_PREFIX)?;
     let text_encoder: Box<dyn Reader> = match family {
         Family::Sd2 => Box::new(ToOpenClip::new(text_encoder)?),
         _ => Box::new(renamed_fully(text_encoder, |name, shape| {
@@ -86,6 +81,20 @@ pub fn to_ldm<'r>(
         })?),
     };
     Joined::new(Path::new("single-file checkpoint"), vec![Box::new(unet), Box::new(vae), text_encoder])
+}
+
+/// A VAE under diffusers' names as one under the names that files of a VAE alone have.
+pub fn to_ldm_vae(vae: &dyn Reader) -> Result<Renamed<&dyn Reader>> {
+    vae_with_prefix(vae, "")
+}
+
+fn vae_with_prefix<'r>(vae: &'r dyn Reader, prefix: &str) -> Result<Renamed<&'r dyn Reader>> {
+    let levels = vae::levels(vae.names());
+    renamed_fully(vae, |name, shape| {
+        let current = vae::current_name(name);
+        let shape = vae::shape_in_ldm(&current, shape);
+        Some((format!("{prefix}{}", vae::vae_to_ldm(&current, levels)?), shape))
+    })
 }
 
 // What is about to be saved must not lose a tensor silently.

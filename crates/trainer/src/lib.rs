@@ -23,6 +23,7 @@ mod text_encoder_stop;
 mod trace;
 mod trainable;
 mod trainer;
+mod validation;
 
 pub use error::{Error, Result};
 pub use precision::kind_of;

@@ -12,11 +12,12 @@ use crate::run_folder::{ResumePolicy, RunFolder, Start};
 use crate::samples;
 use crate::trainable;
 use crate::trainer::{Outcome, Trainer};
+use crate::validation::Validation;
 use sdtrain_adapter::{WeightedAdapter, describe, fold};
 use sdtrain_checkpoint::{ManifestInfo, probe, verify};
 use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::{NoiseSchedule, PredictionType, SchedulerConfig};
-use sdtrain_evaluate::{DenoisingLoss, prompt_reading};
+use sdtrain_evaluate::prompt_reading;
 use sdtrain_model::{LoadOptions, StableDiffusion, load, load_edited};
 use sdtrain_optimizer::{Ema, GradScaler, Storage, build_stored};
 use sdtrain_pipeline::sampler_for;
@@ -79,13 +80,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     // 5 what it is asked for
     let prompt_reading = prompt_reading(&config.model);
     let prediction_type = NoiseSchedule::new(&model.scheduler)?.prediction_type();
-    let validation = match &held_out {
-        Some(data) if config.objective_kind().denoises() => {
-            let (bands, repeats) = (config.validation.timestep_bands, config.validation.repeats);
-            Some(DenoisingLoss::new(&model, data, &config.data, bands as usize, repeats as usize)?)
-        }
-        _ => None,
-    };
+    let validation = held_out.as_ref().map(|data| Validation::new(&config, &model, data)).transpose()?;
     let objective = objective::build(&config, &model, &data)?;
     // 6 how it follows its gradients
     let groups = rates::of_run(&config, trainable.param_groups(&model))?;
@@ -149,7 +144,6 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         metadata,
         trace: None,
         total_steps,
-        prompt_reading,
         started,
         inputs,
         templates,

@@ -17,10 +17,10 @@ use crate::step::{Step, StepOutcome};
 use crate::text_encoder_stop;
 use crate::trace::Trace;
 use crate::trainable::Trainable;
+use crate::validation::Validation;
 use sdtrain_checkpoint::ManifestInfo;
 use sdtrain_data_loader::{Contents, DataSet};
-use sdtrain_evaluate::DenoisingLoss;
-use sdtrain_model::{PromptReading, StableDiffusion};
+use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::{Ema, GradScaler, Optimizer, ParamGroup, Weights, build, learning_rate_factor};
 use sdtrain_pipeline::Request;
 use sdtrain_recipe::TrainConfig;
@@ -49,12 +49,11 @@ pub(crate) struct Trainer {
     pub ema: Option<Ema>,
     /// Images that are not trained on.
     pub held_out: Option<DataSet>,
-    pub validation: Option<DenoisingLoss>,
+    pub validation: Option<Validation>,
     pub sample_requests: Vec<Request>,
     pub metadata: BTreeMap<String, String>,
     pub trace: Option<Trace>,
     pub total_steps: u64,
-    pub prompt_reading: PromptReading,
     pub started: Instant,
     pub inputs: Inputs,
     /// Sentences in the place of captions.
@@ -205,9 +204,11 @@ impl Trainer {
         self.after_step(log, position, ended, stop)
     }
 
-    /// Whether what takes time to measure is measured in `step`, counted from 1.
+    /// Whether what takes time to measure is measured in `step`, counted from 1: where a file takes it.
     fn is_logged(&self, step: u64) -> bool {
-        step == 1 || step.is_multiple_of(self.config.log.every_steps.max(1)) || step == self.total_steps
+        let log = &self.config.log;
+        let is_due = step == 1 || step.is_multiple_of(log.every_steps.max(1)) || step == self.total_steps;
+        is_due && (log.jsonl || log.tensorboard)
     }
 
     /// Gradient norms of the groups, where there are several, and how far what was trained has moved.
@@ -257,7 +258,7 @@ impl Trainer {
     /// Measures base and product, as `sdtrain evaluate` does, and shows the table.
     fn evaluate(&mut self, log: &mut RunLog, product: &[PathBuf]) -> Result<()> {
         let Some(held_out) = &self.held_out else { return Ok(()) };
-        if !self.config.validation.evaluate_at_end || !self.config.objective_kind().denoises() {
+        if !self.config.validation.evaluate_at_end {
             return Ok(());
         }
         // A trained model is no base any more: the base's weights are read in its place. Adapters are only taken off.
@@ -433,21 +434,15 @@ impl Trainer {
     }
 
     fn validate(&mut self, log: &mut RunLog, step: u64) -> Result<()> {
-        if self.validation.is_none() {
-            return Ok(());
-        }
-        let losses = self.with_average(|this| {
-            let validation = this.validation.as_ref();
-            Ok(validation.map(|validation| validation.losses(&this.model, &this.prompt_reading)).transpose()?)
+        let measured = self.with_average(|this| {
+            let validation = this.validation.as_ref().zip(this.held_out.as_ref());
+            validation.map(|(validation, data)| validation.measure(&this.model, data)).transpose()
         })?;
-        let losses = losses.unwrap_or_default();
-        for (band, loss) in losses.iter().enumerate() {
-            log.scalar(&format!("validation/band_{band}"), step, *loss);
+        let Some(measured) = measured else { return Ok(()) };
+        for (tag, figure) in &measured.scalars {
+            log.scalar(&format!("validation/{tag}"), step, *figure);
         }
-        let mean = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
-        log.scalar("validation/loss", step, mean);
-        let text: Vec<String> = losses.iter().map(|loss| format!("{loss:.5}")).collect();
-        log.message(&format!("validation at step {step}: {mean:.5} (bands {})", text.join(" ")));
+        log.message(&format!("validation at step {step}: {}", measured.text));
         Ok(())
     }
 

@@ -2,8 +2,8 @@
 
 use crate::tiny_model;
 use sdtrain_adapter::{
-    AdapterSum, Lora, LoraFile, MergedLayer, Networks, WeightedAdapter, describe, fold, save_merged_kohya,
-    save_merged_peft,
+    AdapterSum, Lora, LoraFile, MergedLayer, Networks, WeightedAdapter, describe, fold, save_merged_full,
+    save_merged_kohya, save_merged_peft,
 };
 use sdtrain_recipe::{AdapterKind, LoraConfig};
 use sdtrain_state_dict::maps::lora_peft::Part;
@@ -285,4 +285,63 @@ fn adapters_of_every_kind_become_one_lora_by_their_singular_values() {
             assert_near(&format!("{kind:?} {}", layer.path), &found, &expected, 1e-5);
         }
     }
+}
+
+/// A trained adapter of this kind, with numbers in all its tensors.
+fn filled(kind: AdapterKind, seed: u64, networks: &Networks) -> Lora {
+    let targets = Some(vec!["unet.mid_block.*".to_string()]);
+    let config = LoraConfig { kind, rank: 2, alpha: Some(1.0), targets, ..LoraConfig::default() };
+    let lora = Lora::new(&config, seed, networks).expect("there are such layers");
+    for (index, (_, tensor)) in lora.parameters(Part::Unet).iter().enumerate() {
+        let wave = Tensor::arange(tensor.numel() as i64, (Kind::Float, tensor.device())) * (index as f64 + seed as f64);
+        let _ = tch::no_grad(|| tensor.shallow_clone().g_add_(&(wave.sin().reshape(tensor.size()) * 0.1)));
+    }
+    lora
+}
+
+#[test]
+fn adapters_of_every_kind_are_summed_exactly_as_whole_differences() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("whole.safetensors");
+    let model = tiny_model();
+    let networks = Networks::of(&model);
+    let kinds = [AdapterKind::Lora, AdapterKind::Loha, AdapterKind::Lokr, AdapterKind::Dora, AdapterKind::Full];
+    let mut sum = AdapterSum::default();
+    let mut expected: BTreeMap<String, (Tensor, Option<Tensor>)> = BTreeMap::new();
+    for (seed, kind) in (1..).zip(kinds) {
+        let (lora, weight) = (filled(kind, seed, &networks), 0.3 * seed as f64);
+        sum.add(&lora, weight, kind.name()).expect("it fits");
+        for module in lora.modules() {
+            let entry = expected.entry(module.path.clone()).or_insert_with(|| {
+                (Tensor::zeros(module.layer.site().shape(), (Kind::Double, tch::Device::Cpu)), None)
+            });
+            entry.0 += tch::no_grad(|| module.layer.weight_delta()).to_kind(Kind::Double) * weight;
+            if let Some(bias) = module.layer.bias_delta() {
+                entry.1 = Some(tch::no_grad(|| bias.to_kind(Kind::Double) * weight));
+            }
+        }
+    }
+    let refused = sum.concatenated().expect_err("a bias changes");
+    let hint = refused.hint().expect("there is a way out");
+    assert!(
+        refused.to_string().contains("the bias of `unet.mid_block.") && hint.contains("`--full-diff`"),
+        "{refused}"
+    );
+
+    let whole = sum.whole().expect("it has all of it");
+    save_merged_full(&path, &whole, Kind::Float, &BTreeMap::new()).expect("there is room");
+    let read =
+        LoraFile::read(&open(&path), &networks).and_then(|file| file.into_lora(&networks)).expect("a file of ours");
+    assert_eq!(read.modules().len(), expected.len());
+    for module in read.modules() {
+        let (weight, bias) = &expected[&module.path];
+        assert_eq!(module.kind, AdapterKind::Full);
+        assert_near(&module.path, &module.layer.weight_delta().to_kind(Kind::Double), weight, EXACT);
+        assert_eq!(module.layer.bias_delta().is_some(), bias.is_some(), "{}", module.path);
+        if let (Some(found), Some(bias)) = (module.layer.bias_delta(), bias) {
+            assert_near(&module.path, &found.to_kind(Kind::Double), bias, EXACT);
+        }
+    }
+    let whole = open(&path);
+    assert_eq!(whole.metadata()["ss_network_args"], "{\"algo\":\"full\"}");
 }

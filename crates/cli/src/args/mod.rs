@@ -285,6 +285,11 @@ pub struct MergeArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub conv_rank: Option<u32>,
 
+    /// Write the merged adapter as whole differences (kind `full`), with `--to kohya-lora`: exact for adapters of every kind, and
+    /// as large as the layers that they change
+    #[arg(long)]
+    pub full_diff: bool,
+
     /// Number format of the result; it is computed in fp32
     #[arg(long, default_value = "fp32", value_parser = float_type_parser())]
     pub dtype: FloatType,

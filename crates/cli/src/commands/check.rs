@@ -7,7 +7,8 @@ use std::thread::available_parallelism;
 use sdtrain_config::{Parsed, Problems};
 use sdtrain_data_loader::{DataSet, TokenReport, TokenWindow};
 use sdtrain_recipe::{
-    DataConfig, Every, GradientCheckpointing, Loaded, LoraFormat, ModelFormat, StoredType, TrainConfig, TrainableKind,
+    DataConfig, Every, FileAdapter, GradientCheckpointing, Loaded, LoraFormat, ModelFormat, StoredType, TrainConfig,
+    TrainableKind, VaeProduct,
 };
 use sdtrain_state_dict::{FileKind, SafetensorsFile, recognise};
 use sdtrain_tokenizer::Tokenizer;
@@ -16,6 +17,7 @@ use crate::architecture::Shapes;
 use crate::args::{CheckArgs, ConfigArgs};
 use crate::estimate::{Trained, estimate};
 use crate::group_rates::GroupRates;
+use crate::initial_adapter::{self, PresentAdapters};
 use crate::learned_words;
 use crate::lora_targets::{adapters, idle_targets};
 use crate::model_parts::{ModelParts, count_parameters};
@@ -40,7 +42,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
 pub(crate) struct Examined {
     parts: ModelParts,
     data: DataSet,
-    trained: Vec<TrainedPart>,
+    trained: TrainedParts,
 }
 
 /// Looks at everything that a run reads, without a tensor; whatever is wrong is in the one failure.
@@ -70,9 +72,6 @@ pub(crate) fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
         }
     }
     let trained = trained.and_then(|trained| trained.map_err(&mut keep).ok());
-    if let Some(initial) = config.lora.initial.as_ref().filter(|_| config.trainable_kind() == TrainableKind::Lora) {
-        let _ = is_adapter("lora.initial", initial).map_err(&mut keep);
-    }
     for (index, fused) in config.model.fuse.iter().enumerate() {
         let _ = is_adapter(&format!("model.fuse.{index}.path"), &fused.path).map_err(&mut keep);
     }
@@ -148,11 +147,18 @@ pub(crate) struct TrainedPart {
     state_bytes: usize,
 }
 
+/// All networks that are trained.
+pub(crate) struct TrainedParts {
+    parts: Vec<TrainedPart>,
+    /// What there is to say of the file that training goes on from.
+    notes: Vec<String>,
+}
+
 /// How the patterns of `lora.targets` name modules.
 const MODULE_PATHS: &str = "paths are those of diffusers behind `unet.` and `text_encoder.`, as \
                             `unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q`; `*` stands for any text";
 
-fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<TrainedPart>, Failure> {
+fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<TrainedParts, Failure> {
     let rates = GroupRates::of(config, parts)?;
     // A block whose rate is 0 is frozen, and gets no adapters.
     let learns = |network: &str, name: &str| !rates.freezes(network, name);
@@ -162,7 +168,7 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
         (network, shapes.into_iter().filter(|(name, _)| learns(network, name)).collect::<Shapes>())
     });
     let optimizer = config.optimizer.settings();
-    let mut trained = Vec::new();
+    let (mut trained, mut notes, mut added) = (Vec::new(), Vec::new(), 0);
     match config.trainable_kind() {
         TrainableKind::Lora => {
             if let idle @ [_, ..] = &idle_targets(&config.lora, &networks)[..] {
@@ -170,15 +176,33 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
                 let message = format!("`lora.targets`: no module of the model matches {}", named.join(", "));
                 return Err(Failure::new(ExitCode::Configuration, message).hint(MODULE_PATHS));
             }
+            let present = match &config.lora.initial {
+                Some(path) => {
+                    is_adapter("lora.initial", path)?;
+                    initial_adapter::read(path, &networks)?
+                }
+                None => PresentAdapters::new(),
+            };
             for (name, shapes) in learning {
-                let adapters = adapters(&config.lora, name, &shapes);
+                let adapters = adapters(&config.lora, name, &shapes, &present);
+                added += adapters.count - adapters.of_file;
                 if adapters.count > 0 {
-                    let what = format!("{} adapters of kind `{}`", adapters.count, config.lora.kind.name());
+                    let kind = config.lora.kind.name();
+                    let of_file = match adapters.of_file {
+                        0 => String::new(),
+                        count => format!(", {count} of them from `lora.initial`"),
+                    };
+                    let what = format!("{} adapters of kind `{kind}`{of_file}", adapters.count);
                     // All of a network's adapters taken for one: matrices of this rank.
                     let rank = config.lora.rank.max(1) as usize;
                     let state_bytes = optimizer.state_bytes(&[rank, adapters.parameters / rank]);
                     trained.push(TrainedPart { name, what, parameters: adapters.parameters, state_bytes });
                 }
+            }
+            if let Some(path) = &config.lora.initial {
+                let of_file: Vec<FileAdapter> = present.into_values().map(|present| present.adapter).collect();
+                let read = config.lora.read_initial(&path.display().to_string(), &of_file, added);
+                notes = read.map_err(|(message, hint)| Failure::new(ExitCode::Configuration, message).hint(hint))?;
             }
         }
         TrainableKind::Full => {
@@ -222,7 +246,7 @@ fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<Vec<Trained
         }
     }
     if !trained.is_empty() {
-        return Ok(trained);
+        return Ok(TrainedParts { parts: trained, notes });
     }
     let message = match config.trainable_kind() {
         TrainableKind::Lora => "the model holds no module that `lora` asks for",
@@ -253,7 +277,7 @@ fn check_patterns(config: &TrainConfig, parts: &ModelParts) -> Result<(), Failur
 fn summary(
     config: &TrainConfig,
     parts: &ModelParts,
-    trained: &[TrainedPart],
+    TrainedParts { parts: trained, notes }: &TrainedParts,
     data: &DataSet,
     tokens: &TokenReport,
 ) -> String {
@@ -273,6 +297,9 @@ fn summary(
     for part in trained {
         line("trained", format!("{}: {}, {} parameters", part.name, part.what, millions(part.parameters)));
     }
+    for note in notes {
+        line("", note.clone());
+    }
     for fused in &config.model.fuse {
         line("fused", format!("`{}`, {} times", fused.path.display(), fused.weight));
     }
@@ -287,6 +314,10 @@ fn summary(
         line("class", class);
     }
     line("steps", steps(config, data));
+    if let weightings @ [_, _, ..] = &config.loss.snr_weightings()[..] {
+        let product = weightings.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" × ");
+        line("loss", format!("note: timesteps are weighed by a product, {product}, as in kohya's scripts"));
+    }
     line("optimizer", optimizer(config, trained, data.total_steps(&config.train)));
     if let Ok(rates) = GroupRates::of(config, parts) {
         for rate in rates.lines() {
@@ -397,8 +428,12 @@ fn written(config: &TrainConfig) -> String {
             };
             format!("a {} in {form}", config.lora.kind.title())
         }
-        (TrainableKind::Vae, _) | (TrainableKind::Full, ModelFormat::SingleFile) => "a single-file model".to_owned(),
-        (TrainableKind::Full, ModelFormat::Diffusers) => "a diffusers folder".to_owned(),
+        (TrainableKind::Vae, form) if config.vae_objective.product == VaeProduct::Vae => match form {
+            ModelFormat::SingleFile => "a VAE in one file".to_owned(),
+            ModelFormat::Diffusers => "a VAE in a folder of diffusers".to_owned(),
+        },
+        (TrainableKind::Vae | TrainableKind::Full, ModelFormat::SingleFile) => "a single-file model".to_owned(),
+        (TrainableKind::Vae | TrainableKind::Full, ModelFormat::Diffusers) => "a diffusers folder".to_owned(),
         (TrainableKind::TextualInversion, _) => "the words' vectors".to_owned(),
     };
     let mut parts = vec![format!("{product} at the end{}", also(config.save.every()))];

@@ -38,6 +38,15 @@ fn check(args: &MergeArgs) -> Vec<Failure> {
     if args.conv_rank.is_some() && args.rank.is_none() {
         failures.push(wrong("`--conv-rank` is set without `--rank`", "set both, or neither to lose nothing"));
     }
+    if args.full_diff && (args.rank.is_some() || args.conv_rank.is_some()) {
+        let message = "`--full-diff` keeps all of the change, and `--rank` a part of it";
+        failures.push(wrong(message, "keep the one that is meant"));
+    }
+    if args.full_diff && args.format() != Format::KohyaLora {
+        let message =
+            "`--full-diff` writes an adapter under LyCORIS' names, which only `--to kohya-lora` has a place for";
+        failures.push(wrong(message, "set `--to kohya-lora`, or remove `--full-diff`"));
+    }
     for lora in &args.lora {
         if let Err(failure) = check_adapter(&lora.path, &args.output) {
             failures.push(failure);

@@ -13,6 +13,10 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
+fn refused(part: &'static str) -> Verdict {
+    Verdict::Refused(3, part)
+}
+
 /// `data/a.png` with this caption.
 fn with(name: &str, verdict: Verdict, caption: impl Into<Vec<u8>>) -> Case {
     Case::new(name, verdict).data("a.png", png()).data("a.txt", caption).names("data/a.txt")
@@ -23,7 +27,6 @@ fn utf16(text: &str, unit: fn(u16) -> [u8; 2]) -> Vec<u8> {
 }
 
 fn broken() -> Vec<Case> {
-    let refused = |part| Verdict::Refused(3, part);
     vec![
         with("100,000 characters", refused("100000 bytes are too many for a caption"), "x".repeat(100_000)),
         with("65,537 bytes", refused("65537 bytes are too many"), "y".repeat(65_537)),

@@ -226,3 +226,70 @@ fn weights_in_brackets_are_counted_as_training_reads_them() {
         assert_eq!(report["captions"]["tokens"]["over_long"], u64::from(!whole), "{file}");
     }
 }
+
+/// An adapter file in kohya's form: rank 2 and alpha 1 beside each of `modules`, whose weights are `[outputs, inputs]`.
+fn write_adapter(project: &Project, name: &str, modules: &[(&str, usize, usize)]) {
+    let mut header = serde_json::Map::new();
+    let mut data: Vec<u8> = Vec::new();
+    let mut put = |name: String, shape: &[usize]| {
+        let start = data.len();
+        (0..shape.iter().product::<usize>()).for_each(|_| data.extend(1f32.to_le_bytes()));
+        let entry = serde_json::json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, data.len()] });
+        header.insert(name, entry);
+    };
+    for (module, outputs, inputs) in modules {
+        put(format!("{module}.lora_down.weight"), &[2, *inputs]);
+        put(format!("{module}.lora_up.weight"), &[*outputs, 2]);
+        put(format!("{module}.alpha"), &[]);
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.into_bytes());
+    file.extend(data);
+    std::fs::write(project.path(name), file).expect("there is room");
+}
+
+#[test]
+fn adapters_of_a_file_that_is_continued_are_counted_with_the_new_ones() {
+    let project = Project::new();
+    let modules = [
+        ("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q", 64, 64),
+        ("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k", 64, 32),
+    ];
+    write_adapter(&project, "style.safetensors", &modules);
+    let initial = ["check", "run.toml", "--set", "lora.initial=style.safetensors", "--set", "lora.rank=2"];
+    let answer = project.run(&[&initial[..], &["--set", "lora.train_text_encoder=true"]].concat());
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    for part in [
+        "unet: 40 adapters of kind `lora`, 2 of them from `lora.initial`",
+        "text_encoder: 12 adapters of kind `lora`, ",
+        "50 layers that `style.safetensors` lacks get new adapters, which count once where those of the file count 0.500 times",
+    ] {
+        assert!(answer.stdout.contains(part), "`{part}` is not in\n{}", answer.stdout);
+    }
+    let answer = project.run(&[&initial[..], &["--set", "lora.alpha=8"]].concat());
+    assert_eq!(answer.code, Some(2), "{}", answer.stdout);
+    assert!(
+        answer.stderr.contains("has alpha 1, but `lora.alpha` is 8\n  hint: set `lora.alpha = 1`"),
+        "{}",
+        answer.stderr
+    );
+    write_adapter(&project, "other.safetensors", &[("lora_unet_mid_block_attentions_9_proj_in", 64, 64)]);
+    let answer = project.run(&["check", "run.toml", "--set", "lora.initial=other.safetensors"]);
+    assert_eq!(answer.code, Some(4), "{}", answer.stdout);
+    assert!(
+        answer.stderr.contains("the model has no layer for `lora_unet_mid_block_attentions_9"),
+        "{}",
+        answer.stderr
+    );
+}
+
+#[test]
+fn weights_of_timesteps_that_multiply_each_other_are_noted() {
+    let sets = ["loss.min_snr_gamma=5", "loss.debiased_estimation=true"];
+    let mut args = vec!["check", "run.toml"];
+    args.extend(sets.iter().flat_map(|setting| ["--set", *setting]));
+    let answer = Project::new().run(&args);
+    let expected = "timesteps are weighed by a product, `min_snr_gamma` × `debiased_estimation`";
+    assert!(answer.stdout.contains(expected), "{}{}", answer.stdout, answer.stderr);
+}

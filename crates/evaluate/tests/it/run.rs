@@ -10,7 +10,7 @@ use sdtrain_test_support::fixture_folder;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 fn model() -> StableDiffusion {
     let folder = fixture_folder().join("tiny_sd1");
@@ -123,7 +123,7 @@ fn a_whole_model_is_measured_by_itself() {
     let copy = folder.path().join("copy.safetensors");
     model.save_single_file(&copy, Some(Kind::Float), &BTreeMap::new()).unwrap();
     let diffusers = folder.path().join("copy");
-    model.save_folder(&diffusers, Some(Kind::Float)).unwrap();
+    model.save_folder(&diffusers, Some(Kind::Float), &BTreeMap::new()).unwrap();
     let evaluation = evaluation(&config(&posters()), &model, &[copy, diffusers]);
     assert_eq!(evaluation.rows[1].figures, evaluation.rows[0].figures);
     assert_eq!(evaluation.rows[2].figures, evaluation.rows[0].figures);
@@ -147,7 +147,36 @@ fn pictures_and_losses_can_be_left_out() {
     config.validation.num_samples = 0;
     assert_eq!(keys(&evaluation(&config, &model(), &[])), LOSSES);
     config.method = Method::Vae;
-    assert!(evaluation(&config, &model(), &[]).columns.is_empty());
+    let of_vae = evaluation(&config, &model(), &[]);
+    assert_eq!(keys(&of_vae), ["reconstruction_l1", "reconstruction_l2", "latent_kl", "psnr"]);
+}
+
+#[test]
+fn reconstruction_is_measured_by_its_formulas_whatever_the_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    captioned(folder.path(), |caption| caption.to_string());
+    let mut config = config(folder.path());
+    config.method = Method::Vae;
+    config.validation.num_samples = 0;
+    let (model, data) = (model(), held_out(&config.data, 1));
+    let found = evaluation(&config, &model, &[]);
+    let figure = |key: &str| found.figure(BASE, key).unwrap();
+    let mut sums = [0.0; 4];
+    for image in 0..data.images() {
+        let pixels = Tensor::from_slice(&data.load_image(image, false).unwrap().pixels).reshape([1, 3, 16, 16]);
+        let (mean, logvar) = model.latent_distribution(&pixels).unwrap();
+        let decoded = tch::no_grad(|| model.vae.decode(&mean)).clamp(-1.0, 1.0);
+        let difference = (decoded - pixels).to_kind(Kind::Double);
+        let of_all = |tensor: Tensor| tensor.mean(Kind::Double).double_value(&[]);
+        let (l1, l2) = (of_all(difference.abs()), of_all(difference.square()));
+        let variance = logvar.exp();
+        let kl: Tensor = (mean.square() + variance - logvar - 1.0) / 2.0;
+        let figures = [l1, l2, kl.sum(Kind::Double).double_value(&[]), 20.0 * (2.0 / l2.sqrt()).log10()];
+        sums.iter_mut().zip(figures).for_each(|(sum, figure)| *sum += figure / data.images() as f64);
+    }
+    for (key, expected) in ["reconstruction_l1", "reconstruction_l2", "latent_kl", "psnr"].into_iter().zip(sums) {
+        assert!((figure(key) / expected - 1.0).abs() < 1e-5, "{key}: {} is not {expected}", figure(key));
+    }
 }
 
 #[test]
@@ -157,5 +186,6 @@ fn a_file_that_is_no_product_is_refused_before_anything_is_measured() {
     let never = &mut |name: &str| panic!("measures {name}");
     let error = run(&config, &model(), &held_out(&config.data, 1), &[vae], never).unwrap_err();
     assert!(matches!(error, Error::NoProduct { .. }), "{error}");
-    assert!(error.to_string().ends_with("only whole models, LoRA files and learned words can be evaluated"), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("only whole models, LoRA files and learned words can be evaluated"), "{text}");
 }

@@ -73,10 +73,10 @@ fn a_saved_folder_loads_as_the_same_model() {
     for name in TINY {
         let scratch = tempfile::tempdir().expect("a temporary folder");
         let (model, folder) = (loaded(&fixture_folder().join(name), &options()), scratch.path().join("model"));
-        model.save_folder(&folder, None).expect("there is room");
+        model.save_folder(&folder, None, &BTreeMap::new()).expect("there is room");
         assert_same_model(&loaded(&folder, &options()), &model);
         // Saving over it replaces it and leaves nothing else behind.
-        model.save_folder(&folder, None).expect("there is room");
+        model.save_folder(&folder, None, &BTreeMap::new()).expect("there is room");
         assert_eq!(std::fs::read_dir(scratch.path()).expect("it exists").count(), 1);
     }
 }

@@ -234,8 +234,16 @@ fn what_an_adapter_cannot_be_is_refused() {
         ),
         (
             &["lora.dropout=0.1", "lora.kind=ia3"],
-            "`lora.dropout` drops numbers of an adapter's input, which `lora.kind = \"ia3\"` does not have\n  hint: \
+            "`lora.dropout` drops numbers that go through an adapter, which `lora.kind = \"ia3\"` does not have\n  hint: \
              `lora.rank_dropout` leaves channels out, `lora.module_dropout` whole adapters",
+        ),
+        (
+            &["lora.dropout_at=rank_activations", "lora.dropout=0.1", "lora.kind=loha"],
+            "`lora.dropout_at` names activations that `lora.kind = \"loha\"` does not have\n  hint: set it to `\"input\"`",
+        ),
+        (
+            &["lora.dropout_at=rank_activations"],
+            "`lora.dropout_at` is set, but `lora.dropout` is 0\n  hint: set both, or remove it",
         ),
     ] {
         assert_eq!(message(settings), format!("`--set {}`: {expected}", settings[0]));
@@ -549,4 +557,16 @@ fn a_subset_has_sizes_of_its_own_or_those_of_the_data() {
     assert_eq!(first, config.data.own_batching());
     assert_eq!((second.resolution.width(), second.batch_size, second.bucketing.enabled), (1024, 2, false));
     assert_eq!(config.data.batchings(), [first, second]);
+}
+
+#[test]
+fn a_dropout_of_kohyas_scripts_is_told_where_it_acts() {
+    assert!(message(&["lora.network_dropout=0.1"]).contains("with `lora.dropout_at = \"rank_activations\"`"));
+}
+
+#[test]
+fn a_file_of_a_vae_alone_has_no_place_for_another_scale() {
+    let found = message(&["vae_objective.product=vae", "method=vae"]);
+    assert!(found.contains("`vae_objective.product`: a file of a VAE alone has no place for the scale"), "{found}");
+    assert!(found.contains("set `full.format = \"diffusers\"`, or `vae_objective.train_encoder = false`"), "{found}");
 }

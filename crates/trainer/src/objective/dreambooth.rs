@@ -14,7 +14,6 @@ use super::text_to_image::TextToImage;
 use crate::batches::Batch;
 use crate::error::Result;
 use crate::inputs::{PriorInputs, Prompts, StepInputs};
-use crate::setup::load_model;
 use sdtrain_data_loader::{DataSet, ExampleId};
 use sdtrain_diffusion::NoiseSchedule;
 use sdtrain_diffusion::loss::mse;
@@ -63,13 +62,7 @@ impl BasePrediction {
         let class_prompt = config.dreambooth.class_prompt.clone();
         let states = model.without_adapters(|| model.encode_prompts(class_prompt.all(), &reading))?;
         let unet = match config.trainable_kind() {
-            TrainableKind::Full if config.full.train_unet => {
-                // Frozen, so in the compute dtype.
-                let mut frozen = config.clone();
-                frozen.full.train_unet = false;
-                frozen.full.train_text_encoder = false;
-                Some(load_model(&frozen, model.device)?.unet)
-            }
+            TrainableKind::Full if config.full.train_unet => Some(model.frozen_unet()?),
             _ => None,
         };
         Ok(BasePrediction {

@@ -72,7 +72,7 @@ impl Trainable for Full {
         let path = folder.join(&self.product_names(stem)[0]);
         match self.format {
             ModelFormat::SingleFile => model.save_single_file(&path, Some(kind), metadata)?,
-            ModelFormat::Diffusers => model.save_folder(&path, Some(kind))?,
+            ModelFormat::Diffusers => model.save_folder(&path, Some(kind), metadata)?,
         }
         Ok(vec![path])
     }

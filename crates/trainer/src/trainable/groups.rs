@@ -39,7 +39,8 @@ impl GroupRates {
         let [unet_plus, text_plus] = config.loraplus_ratios();
         let unet = NetworkRates { rate: config.unet_learning_rate(), plus_ratio: unet_plus };
         let text_encoder = NetworkRates { rate: config.text_encoder_learning_rate(), plus_ratio: text_plus };
-        let numbering = UnetBlocks::of_names(model.unet.parameters().iter().map(|(name, _)| name));
+        let own = UnetBlocks::of_names(model.unet.parameters().iter().map(|(name, _)| name));
+        let numbering = config.blocks.numbering(own);
         let rates = config.blocks.rates(unet.rate, &numbering).map_err(|mistake| Error::Config {
             message: format!("`blocks.{}` {}", mistake.key, mistake.message),
             hint: mistake.hint,

@@ -2,10 +2,10 @@
 
 use super::{GroupRates, Trainable};
 use crate::error::{Error, Result};
-use sdtrain_adapter::{Form, Lora, LoraFile, Networks, kohya_metadata};
+use sdtrain_adapter::{Form, Lora, LoraFile, LoraModule, Networks, kohya_metadata};
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::ParamGroup;
-use sdtrain_recipe::{LoraConfig, LoraFormat, TrainConfig};
+use sdtrain_recipe::{FileAdapter, LoraConfig, LoraFormat, TrainConfig};
 use sdtrain_state_dict::SafetensorsFile;
 use sdtrain_state_dict::maps::lora_peft::Part;
 use std::collections::BTreeMap;
@@ -20,20 +20,20 @@ pub struct LoraTrainable {
 }
 
 impl LoraTrainable {
-    /// Makes the adapters (or reads `lora.initial`) and attaches them. Blocks whose rate is 0 get none; those of a file stay as
-    /// they are.
+    /// Makes the adapters (or reads `lora.initial` and adds what it lacks) and attaches them. Blocks whose rate is 0 get none;
+    /// those of a file stay as they are.
     pub fn new(config: &TrainConfig, model: &StableDiffusion) -> Result<LoraTrainable> {
         let networks = Networks::of(model);
         let rates = GroupRates::new(config, model)?;
         let (seed, config) = (config.seed, &config.lora);
-        let mut lora = match &config.initial {
-            Some(path) => LoraFile::read(&SafetensorsFile::open(path)?, &networks)?.into_lora(&networks)?,
-            None => Lora::new(config, seed, &networks)?,
+        let lora = match &config.initial {
+            Some(path) => continued(path, config, seed, &networks, &rates)?,
+            None => {
+                let mut lora = Lora::new(config, seed, &networks)?;
+                lora.retain(|module| !rates.freezes(&module.full_path()));
+                lora
+            }
         };
-        match &config.initial {
-            Some(path) => check_initial(path, config, &lora)?,
-            None => lora.retain(|module| !rates.freezes(&module.full_path())),
-        }
         // Better now than after the steps.
         for form in forms(config.format) {
             lora.check_form(*form)?;
@@ -63,35 +63,19 @@ fn forms(format: LoraFormat) -> &'static [Form] {
     }
 }
 
-/// A file has its own kind, layers and ranks: where the configuration says others, somebody is mistaken.
-fn check_initial(path: &Path, config: &LoraConfig, lora: &Lora) -> Result<()> {
-    let wrong = |message: String, hint: String| Err(Error::Config { message, hint: Some(hint) });
-    for (part, trained) in [(Part::Unet, config.train_unet), (Part::TextEncoder, config.train_text_encoder)] {
-        if !trained && lora.modules().iter().any(|module| module.part == part) {
-            let message = format!("`lora.initial`: `{}` also adapts the {part}, which is not trained", path.display());
-            return wrong(message, format!("set `lora.train_{part} = true`"));
-        }
+/// The adapters of the file at `path`, and new ones where it lacks some that `config` names; what there is to say goes to the
+/// console.
+fn continued(path: &Path, config: &LoraConfig, seed: u64, networks: &Networks, rates: &GroupRates) -> Result<Lora> {
+    let mut lora = LoraFile::read(&SafetensorsFile::open(path)?, networks)?.into_lora(networks)?;
+    let of_file: Vec<FileAdapter> = lora.modules().iter().map(LoraModule::described).collect();
+    let added = lora.add_missing(config, seed, networks, |layer| !rates.freezes(layer))?;
+    let notes = config
+        .read_initial(&path.display().to_string(), &of_file, added)
+        .map_err(|(message, hint)| Error::Config { message, hint: Some(hint) })?;
+    for note in notes {
+        eprintln!("note: `lora.initial`: {note}");
     }
-    if let Some(other) = lora.modules().iter().find(|module| module.kind != config.kind) {
-        let (found, wanted) = (other.kind.name(), config.kind.name());
-        let message =
-            format!("`lora.initial`: `{}` is of kind `{found}`, but `lora.kind` is `{wanted}`", path.display());
-        return wrong(message, format!("set `lora.kind = \"{found}\"`"));
-    }
-    // Those of convolutions may differ, and kinds may have none.
-    let ranks: std::collections::BTreeSet<i64> = lora
-        .modules()
-        .iter()
-        .filter(|module| module.layer.site().shape().get(2).is_none_or(|&kernel| kernel == 1))
-        .filter_map(|module| module.rank())
-        .collect();
-    if config.kind.has_rank() && ranks.len() == 1 && !ranks.contains(&i64::from(config.rank)) {
-        let rank = ranks.first().copied().unwrap_or_default();
-        let message =
-            format!("`lora.initial`: `{}` has rank {rank}, but `lora.rank` is {}", path.display(), config.rank);
-        return wrong(message, format!("set `lora.rank = {rank}`"));
-    }
-    Ok(())
+    Ok(lora)
 }
 
 impl Trainable for LoraTrainable {

@@ -25,7 +25,7 @@ pub fn build(config: &TrainConfig, model: &StableDiffusion) -> Result<Box<dyn Tr
     let trained: Box<dyn Trainable> = match config.trainable_kind() {
         TrainableKind::Lora => Box::new(LoraTrainable::new(config, model)?),
         TrainableKind::Full => Box::new(Full::new(config, model)?),
-        TrainableKind::Vae => Box::new(Vae::new(&config.vae_objective, config.optimizer.learning_rate(), model)),
+        TrainableKind::Vae => Box::new(Vae::new(config, model)),
         TrainableKind::TextualInversion => return Ok(Box::new(TextualInversion::new(config, model)?)),
     };
     Ok(match config.learned_tokens().is_empty() {

@@ -5,24 +5,28 @@ use super::full::group;
 use crate::error::Result;
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::ParamGroup;
-use sdtrain_recipe::VaeConfig;
+use sdtrain_recipe::{ModelFormat, TrainConfig, VaeProduct};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::Kind;
 
-/// Training of the autoencoder, or of its decoder alone. The product is a whole model with the new autoencoder.
+/// Training of the autoencoder, or of its decoder alone. The product is a whole model with the new autoencoder, or that alone.
 pub struct Vae {
     learning_rate: f64,
+    product: VaeProduct,
+    format: ModelFormat,
 }
 
 impl Vae {
     /// Marks the trained parameters.
-    pub fn new(config: &VaeConfig, learning_rate: f64, model: &StableDiffusion) -> Vae {
+    pub fn new(config: &TrainConfig, model: &StableDiffusion) -> Vae {
+        let train_encoder = config.vae_objective.train_encoder;
         for (name, parameter) in model.vae.parameters().iter() {
             let is_decoder = name.starts_with("decoder.") || name.starts_with("post_quant_conv.");
-            let _ = parameter.set_requires_grad(config.train_encoder || is_decoder);
+            let _ = parameter.set_requires_grad(train_encoder || is_decoder);
         }
-        Vae { learning_rate }
+        let (product, format) = (config.vae_objective.product, config.full.format);
+        Vae { learning_rate: config.optimizer.learning_rate(), product, format }
     }
 }
 
@@ -42,11 +46,19 @@ impl Trainable for Vae {
         metadata: &BTreeMap<String, String>,
     ) -> Result<Vec<PathBuf>> {
         let path = folder.join(&self.product_names(stem)[0]);
-        model.save_single_file(&path, Some(kind), metadata)?;
+        match (self.product, self.format) {
+            (VaeProduct::Model, ModelFormat::SingleFile) => model.save_single_file(&path, Some(kind), metadata)?,
+            (VaeProduct::Model, ModelFormat::Diffusers) => model.save_folder(&path, Some(kind), metadata)?,
+            (VaeProduct::Vae, ModelFormat::SingleFile) => model.save_vae_file(&path, Some(kind), metadata)?,
+            (VaeProduct::Vae, ModelFormat::Diffusers) => model.save_vae_folder(&path, Some(kind), metadata)?,
+        }
         Ok(vec![path])
     }
 
     fn product_names(&self, stem: &str) -> Vec<String> {
-        vec![format!("{stem}.safetensors")]
+        match self.format {
+            ModelFormat::SingleFile => vec![format!("{stem}.safetensors")],
+            ModelFormat::Diffusers => vec![stem.to_string()],
+        }
     }
 }

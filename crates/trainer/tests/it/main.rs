@@ -1,5 +1,6 @@
 //! Whole runs against the golden files in `tests/fixtures`.
 
+mod autoencoder;
 mod cached_features;
 mod dreambooth;
 mod faults;

@@ -261,3 +261,90 @@ fn rates_of_networks_are_told_apart() {
         ("0.0002", "0.00005")
     );
 }
+
+#[test]
+fn a_list_of_sd1s_length_trains_the_same_blocks_of_a_smaller_unet() {
+    let project = Project::new(FULL);
+    // Block 4 is level 1, layer 0 in SD1's numbers; 3 in the tiny model's own.
+    let rates = |count: usize, trained: usize| {
+        let list: Vec<String> = (0..count).map(|block| if block == trained { "1e-4" } else { "0" }.into()).collect();
+        format!("blocks.learning_rates=[{}]", list.join(", "))
+    };
+    let (own, sd1) = (project.trace("own", &[&rates(9, 3)]), project.trace("sd1", &[&rates(25, 4)]));
+    let moved_by_own = moved(&own);
+    assert!(!moved_by_own.is_empty() && moved_by_own.iter().all(|name| name.starts_with("unet.down_blocks.1.")));
+    assert_eq!(moved(&sd1), moved_by_own);
+    for (name, tensor) in tensors(&own, "final.") {
+        assert!(tensor.equal(&tensors(&sd1, &format!("final.{name}"))[""]), "{name}");
+    }
+}
+
+#[test]
+fn layers_that_an_adapter_file_lacks_get_the_adapters_that_a_new_run_would_give_them() {
+    let project = Project::new(LORA);
+    let first = project.trace("first", &["lora.alpha=1"]);
+    let file = format!("lora.initial={}", project.path("first/run.safetensors").display());
+    let more = ["lora.train_text_encoder=true", "lora.convolutions=true", "precision.save=fp32"];
+    let mut changes = vec![file.as_str()];
+    changes.extend(more);
+    let (second, new) = (project.trace("second", &changes), project.trace("new", &more));
+    let (of_file, began, new) = (tensors(&first, "final."), tensors(&second, "initial."), tensors(&new, "initial."));
+    assert!(began.keys().eq(new.keys()), "every layer that is asked for has one");
+    let (mut kept, mut added) = (0, 0);
+    for (name, tensor) in &began {
+        match of_file.get(name) {
+            // The product holds 16 bits of it.
+            Some(learned) => {
+                kept += 1;
+                assert!(tensor.isclose(learned, 1e-2, 1e-6, false).all().int64_value(&[]) == 1, "{name}");
+            }
+            None => {
+                added += 1;
+                assert!(tensor.equal(&new[name]), "{name}");
+            }
+        }
+    }
+    assert!(kept == of_file.len() && added > 0, "{kept} and {added}");
+    // Alphas of the file stay, new ones follow the rank.
+    let product = SafetensorsFile::open(project.path("second/run.safetensors")).expect("the product");
+    let alpha = |name: &str| tensor(&product, name).double_value(&[]);
+    let of_unet = product.names().into_iter().find(|name| name.contains("attn1_to_q.alpha")).expect("it has one");
+    let of_text = product.names().into_iter().find(|name| name.starts_with("lora_te_") && name.ends_with(".alpha"));
+    assert_eq!((alpha(of_unet), alpha(of_text.expect("it has one"))), (1.0, 2.0));
+}
+
+#[test]
+fn a_number_that_an_adapter_file_decides_otherwise_is_refused() {
+    let project = Project::new(LORA);
+    project.trace("first", &["lora.alpha=1"]);
+    let file = format!("lora.initial={}", project.path("first/run.safetensors").display());
+    for (change, expected) in [
+        ("lora.alpha=8", "has alpha 1, but `lora.alpha` is 8"),
+        ("lora.rank=4", "has rank 2, but `lora.rank` is 4"),
+        ("lora.kind=loha", "is of kind `lora`, but `lora.kind` is `loha`"),
+    ] {
+        let message = project.run("second", &[&file, change]).err().expect("somebody is mistaken");
+        assert!(message.ends_with(expected), "{message}");
+    }
+}
+
+#[test]
+fn a_folder_of_diffusers_says_how_it_was_made_as_a_file_does() {
+    let project = Project::new(FULL);
+    project.trace("run", &["full.format=diffusers"]);
+    for weights in ["unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"] {
+        let file = SafetensorsFile::open(project.path("run/run").join(weights)).expect("the product");
+        let metadata = file.metadata();
+        assert_eq!((metadata["ss_steps"].as_str(), metadata["format"].as_str()), ("2", "pt"), "{weights}");
+    }
+}
+
+#[test]
+fn lengths_of_weight_changes_are_measured_only_where_a_file_takes_them() {
+    let project = Project::new(LORA);
+    project.trace("off", &["log.jsonl=false"]);
+    assert!(!project.path("off/scalars.jsonl").exists());
+    project.trace("on", &[]);
+    let scalars = std::fs::read_to_string(project.path("on/scalars.jsonl")).expect("written");
+    assert!(scalars.contains("weight_norm/average"), "{scalars}");
+}

@@ -44,16 +44,22 @@ pub fn project() -> TempDir {
 /// The adapters that the recorded run began with, as a file to begin with.
 fn write_initial(golden: &Golden, alpha: f64, path: &Path) {
     let initial = golden.under("initial.");
-    let is_adapter = |name: &str| name.contains(".lora_");
+    let is_adapter = |name: &str| name.contains(".lora_") || name.contains(".hada_");
+    let is_loha = initial.names().iter().any(|name| name.contains(".hada_"));
     let initial = Renamed::new(initial, |name, info| is_adapter(name).then(|| (name.to_string(), info.shape.clone())))
         .expect("names stay as they are");
     let rank = |part: &str| {
-        let down = initial.names().into_iter().find(|name| name.starts_with(part) && name.contains(".lora_A."));
+        let shows_rank = |name: &str| name.contains(".lora_A.") || name.ends_with(".hada_w1_b");
+        let down = initial.names().into_iter().find(|name| name.starts_with(part) && shows_rank(name));
         down.map(|name| initial.info(name).expect("listed").shape[0])
     };
-    let described = ["unet.", "text_encoder."]
-        .into_iter()
-        .filter_map(|part| Some(format!("\"{part}r\": {}, \"{part}lora_alpha\": {alpha}", rank(part)?)));
+    let described = ["unet.", "text_encoder."].into_iter().filter_map(|part| {
+        let rank = rank(part)?;
+        Some(match is_loha {
+            true => format!("\"{part}peft_type\": \"LOHA\", \"{part}r\": {rank}, \"{part}alpha\": {alpha}"),
+            false => format!("\"{part}r\": {rank}, \"{part}lora_alpha\": {alpha}"),
+        })
+    });
     let described = format!("{{{}}}", described.collect::<Vec<_>>().join(", "));
     let metadata = BTreeMap::from([(peft_metadata::KEY.to_string(), described)]);
     write_source(path, &FromReader(&initial), &metadata).expect("there is room");
@@ -76,7 +82,7 @@ pub fn run(name: &str, folder: &Path, changes: &[&str]) -> Result<SafetensorsFil
     overrides.extend(changes.iter().map(|change| change.to_string()));
     let load =
         |overrides: &[String]| TrainConfig::load(&file, overrides).unwrap_or_else(|error| panic!("{error}")).config;
-    if !golden.names_under("initial.").iter().all(|name| !name.contains(".lora_A.")) {
+    if golden.names_under("initial.").iter().any(|name| name.contains(".lora_A.") || name.contains(".hada_")) {
         let initial = folder.join("initial.safetensors");
         write_initial(&golden, load(&overrides).lora.effective_alpha(), &initial);
         overrides.push(format!("lora.initial={}", initial.display()));
@@ -192,6 +198,21 @@ fn steps_of_learned_words_match_diffusers() {
 #[test]
 fn steps_of_a_lora_with_learned_words_match_diffusers_and_peft() {
     assert_same_steps("trace_pivotal", &[], FP32);
+}
+
+#[test]
+fn dora_steps_match_peft() {
+    assert_same_steps("trace_dora", &[], FP32);
+}
+
+#[test]
+fn loha_steps_match_peft() {
+    assert_same_steps("trace_loha", &[], FP32);
+}
+
+#[test]
+fn autoencoder_steps_with_squares_divergence_and_gradients_match_diffusers() {
+    assert_same_steps("trace_vae", &[], FP32);
 }
 
 #[test]

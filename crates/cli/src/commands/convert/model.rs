@@ -36,7 +36,7 @@ pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<(), Fail
         }
     };
     let (unet, vae, text_encoder) = (FromReader(&parts.unet), FromReader(vae), FromReader(&**text_encoder));
-    Ok(write_diffusers_folder(folder, &configs, &tokenizer.files(), [&unet, &vae, &text_encoder])?)
+    Ok(write_diffusers_folder(folder, &configs, &tokenizer.files(), [&unet, &vae, &text_encoder], &BTreeMap::new())?)
 }
 
 pub(crate) fn to_single_file(folder: &Path, output: &Path) -> Result<(), Failure> {
@@ -127,7 +127,7 @@ pub(crate) mod tests {
         });
         let configs = PipelineConfigs { unet, vae, text_encoder, scheduler: plain::scheduler() };
         let [unet, vae, text_encoder] = [0, 1, 2].map(|part: usize| FromReader(&parts[part]));
-        write_diffusers_folder(folder, &configs, &tokenizer.files(), [&unet, &vae, &text_encoder])
+        write_diffusers_folder(folder, &configs, &tokenizer.files(), [&unet, &vae, &text_encoder], &BTreeMap::new())
             .expect("a writable folder");
     }
 

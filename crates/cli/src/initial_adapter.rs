@@ -1,0 +1,88 @@
+//! The adapters of `lora.initial`, told from the header of its file: the engine's rule, for `check`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use sdtrain_recipe::{AdapterKind, FileAdapter};
+use sdtrain_state_dict::maps::lora_kohya::{KohyaModules, is_kohya_name};
+use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor, Part};
+use sdtrain_state_dict::maps::lora_tensor::LoraKind;
+use sdtrain_state_dict::maps::peft_metadata;
+use sdtrain_state_dict::maps::textual_inversion::BUNDLE_PREFIX;
+use sdtrain_state_dict::{Reader, SafetensorsFile, read_floats};
+
+use crate::architecture::Shapes;
+use crate::{ExitCode, Failure};
+
+/// What a file has beside one layer.
+pub(crate) struct Present {
+    pub adapter: FileAdapter,
+    pub parameters: usize,
+}
+
+/// The adapters of a file by part and path.
+pub(crate) type PresentAdapters = BTreeMap<(&'static str, String), Present>;
+
+/// Reads the header of the file at `path`, whose layers must be among those of `networks`.
+pub(crate) fn read(path: &Path, networks: &[(&'static str, Option<&Shapes>)]) -> Result<PresentAdapters, Failure> {
+    let file = SafetensorsFile::open(path)?;
+    let part_of = |name: &str| if name == "unet" { Part::Unet } else { Part::TextEncoder };
+    let layers: BTreeMap<(Part, &str), (&'static str, &[usize])> = networks
+        .iter()
+        .filter_map(|(part, shapes)| Some((*part, (*shapes)?)))
+        .flat_map(|(part, shapes)| {
+            let weights = shapes.iter().filter_map(|(name, shape)| Some((name.strip_suffix(".weight")?, shape)));
+            weights.map(move |(path, shape)| ((part_of(part), path), (part, shape.as_slice())))
+        })
+        .collect();
+    let kohya = KohyaModules::new(layers.keys().copied());
+    let mut tensors: BTreeMap<(Part, String), Vec<(LoraTensor, String)>> = BTreeMap::new();
+    for name in file.names().into_iter().filter(|name| !name.starts_with(BUNDLE_PREFIX)) {
+        let key = if is_kohya_name(name) { kohya.parse(name) } else { lora_peft::parse(name) };
+        let known = key.filter(|key| layers.contains_key(&(key.part, key.module.as_str())));
+        let Some(LoraKey { part, module, tensor }) = known else {
+            let message = format!("`lora.initial`: the model has no layer for `{name}` of `{}`", path.display());
+            return Err(Failure::new(ExitCode::Model, message).hint("it was probably made for another base model"));
+        };
+        tensors.entry((part, module)).or_default().push((tensor, name.to_owned()));
+    }
+    let described = file.metadata().get(peft_metadata::KEY).and_then(|text| peft_metadata::from_json(text));
+    let described = described.unwrap_or_default();
+    let mut present = BTreeMap::new();
+    for ((part, module), tensors) in tensors {
+        let (part_name, weight) = layers[&(part, module.as_str())];
+        let shape = |name: &str| file.info(name).map_or(&[][..], |info| info.shape.as_slice());
+        let rank = tensors.iter().find_map(|(tensor, name)| tensor.rank(shape(name)));
+        let stored = tensors.iter().find(|(tensor, _)| *tensor == LoraTensor::Alpha);
+        let alpha = match stored {
+            Some((_, name)) => read_floats(&file, name)?.first().map(|&alpha| f64::from(alpha)),
+            None => rank
+                .map(|rank| described.get(&part).map_or(rank as f64, |config| config.effective_alpha(&module, rank))),
+        };
+        let is_trained = |tensor: LoraTensor| !matches!(tensor, LoraTensor::Alpha | LoraTensor::Ia3OnInput);
+        let trained = tensors.iter().filter(|(tensor, _)| is_trained(*tensor));
+        let adapter = FileAdapter {
+            part: part_name.to_owned(),
+            path: module.clone(),
+            kernel: weight.get(2).copied().unwrap_or(1),
+            kind: adapter_kind(LoraKind::of(tensors.iter().map(|(tensor, _)| *tensor))),
+            rank: rank.and_then(|rank| u32::try_from(rank).ok()),
+            alpha,
+        };
+        let parameters = trained.map(|(_, name)| shape(name).iter().product::<usize>()).sum();
+        present.insert((part_name, module), Present { adapter, parameters });
+    }
+    Ok(present)
+}
+
+/// What a configuration calls the kind that a file shows.
+fn adapter_kind(kind: LoraKind) -> AdapterKind {
+    match kind {
+        LoraKind::Lora => AdapterKind::Lora,
+        LoraKind::Full => AdapterKind::Full,
+        LoraKind::Ia3 => AdapterKind::Ia3,
+        LoraKind::Loha => AdapterKind::Loha,
+        LoraKind::Lokr => AdapterKind::Lokr,
+        LoraKind::Dora => AdapterKind::Dora,
+    }
+}

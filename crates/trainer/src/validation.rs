@@ -1,0 +1,56 @@
+//! What is measured on held-out images while a run goes on: the loss of the denoiser, or the autoencoder's reconstruction.
+
+use crate::error::Result;
+use sdtrain_data_loader::DataSet;
+use sdtrain_evaluate::{DenoisingLoss, Reconstruction, ReconstructionError, prompt_reading};
+use sdtrain_model::{PromptReading, StableDiffusion};
+use sdtrain_recipe::TrainConfig;
+
+/// The measurement that suits what the run is asked for.
+pub enum Validation {
+    /// By bands of timesteps.
+    Denoising(DenoisingLoss, PromptReading),
+    /// Through the autoencoder and back.
+    Reconstruction(Reconstruction),
+}
+
+/// The figures of one measurement.
+pub struct Measured {
+    /// Tag behind `validation/`, and number.
+    pub scalars: Vec<(String, f64)>,
+    /// The same for a reader.
+    pub text: String,
+}
+
+impl Validation {
+    /// For the held-out images `data`, which are encoded now where the autoencoder stays as it is.
+    pub fn new(config: &TrainConfig, model: &StableDiffusion, data: &DataSet) -> Result<Validation> {
+        if !config.objective_kind().denoises() {
+            return Ok(Validation::Reconstruction(Reconstruction::new(data)));
+        }
+        let (bands, repeats) = (config.validation.timestep_bands as usize, config.validation.repeats as usize);
+        let loss = DenoisingLoss::new(model, data, &config.data, bands, repeats)?;
+        Ok(Validation::Denoising(loss, prompt_reading(&config.model)))
+    }
+
+    /// Of `model` as it is now, on the same `data`.
+    pub fn measure(&self, model: &StableDiffusion, data: &DataSet) -> Result<Measured> {
+        match self {
+            Validation::Denoising(loss, reading) => {
+                let losses = loss.losses(model, reading)?;
+                let mean = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
+                let bands: Vec<String> = losses.iter().map(|loss| format!("{loss:.5}")).collect();
+                let of_bands = losses.iter().enumerate().map(|(band, &loss)| (format!("band_{band}"), loss));
+                let scalars = of_bands.chain([("loss".to_string(), mean)]).collect();
+                Ok(Measured { scalars, text: format!("{mean:.5} (bands {})", bands.join(" ")) })
+            }
+            Validation::Reconstruction(reconstruction) => {
+                let ReconstructionError { l1, l2, kl, psnr } = reconstruction.measure(model, data)?;
+                let figures = [("reconstruction_l1", l1), ("reconstruction_l2", l2), ("latent_kl", kl), ("psnr", psnr)];
+                let scalars = figures.into_iter().map(|(tag, figure)| (tag.to_string(), figure)).collect();
+                let text = format!("L1 {l1:.5}, L2 {l2:.5}, KL {kl:.1}, PSNR {psnr:.2} dB");
+                Ok(Measured { scalars, text })
+            }
+        }
+    }
+}
