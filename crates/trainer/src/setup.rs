@@ -152,6 +152,8 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         started,
         inputs,
         templates,
+        torn: false,
+        saved_step: None,
     };
     trainer.run()
 }

@@ -8,7 +8,7 @@ use sdtrain_state_dict::{SafetensorsFile, write_source};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tch::{Device, Tensor};
 
 /// Where a run is.
@@ -44,7 +44,7 @@ struct SmallState {
 const TENSORS: &str = "tensors.safetensors";
 const STATE: &str = "state.json";
 
-/// Publishes `folder/step-000250` with everything to continue exactly, then deletes all but the newest `keep_last`.
+/// Publishes `folder/step-000250` with everything to continue exactly, then deletes all but the newest `keep_last`; its folder.
 pub(crate) fn save(
     folder: &Path,
     info: ManifestInfo,
@@ -53,7 +53,7 @@ pub(crate) fn save(
     scaler: Option<&GradScaler>,
     ema: Option<&Ema>,
     keep_last: usize,
-) -> Result<()> {
+) -> Result<PathBuf> {
     let parameters = optimizer.groups().iter().flat_map(|group| &group.parameters);
     let mut tensors: Vec<(String, Tensor)> =
         parameters.map(|(name, tensor)| (format!("parameter.{name}"), tensor.detach())).collect();
@@ -65,14 +65,15 @@ pub(crate) fn save(
     let reader = TensorReader::new(borrowed, None);
     let small =
         SmallState { position: *position, scaler: scaler.cloned(), ema_steps: averages.map(|(_, steps)| steps) };
-    publish(folder, &format!("step-{:06}", position.step), info, &mut |path| {
+    let name = format!("step-{:06}", position.step);
+    publish(folder, &name, info, &mut |path| {
         write_source(&path.join(TENSORS), &reader, &BTreeMap::new())?;
         fs::write(path.join(STATE), serde_json::to_vec_pretty(&small)?)?;
         Ok(())
     })?;
     // A folder that cannot be deleted is only untidy: the run goes on.
     let _ = prune(folder, position.step, keep_last)?;
-    Ok(())
+    Ok(folder.join(name))
 }
 
 /// Puts a checkpoint's content into parameters, optimizer and scaler; the position to go on from.

@@ -1,6 +1,8 @@
 //! The run itself: epochs, what happens every so many steps, and the end.
 
+mod after_step;
 mod saving;
+mod trouble;
 
 use crate::batches::{Batch, Batches};
 use crate::caption_templates::TemplateCaptions;
@@ -9,8 +11,6 @@ use crate::faults::Damage;
 use crate::input_files::Inputs;
 use crate::objective::Objective;
 use crate::run_folder::{RunFolder, Start};
-use crate::samples;
-use crate::setup::load_model;
 use crate::signals::StopRequest;
 use crate::state::{self, Position};
 use crate::step::{Step, StepOutcome};
@@ -21,7 +21,7 @@ use sdtrain_checkpoint::ManifestInfo;
 use sdtrain_data_loader::{Contents, DataSet};
 use sdtrain_evaluate::DenoisingLoss;
 use sdtrain_model::{PromptReading, StableDiffusion};
-use sdtrain_optimizer::{Ema, GradScaler, Optimizer, ParamGroup, Weights, build, learning_rate_factor};
+use sdtrain_optimizer::{Ema, GradScaler, Optimizer, ParamGroup, learning_rate_factor};
 use sdtrain_pipeline::Request;
 use sdtrain_recipe::TrainConfig;
 use sdtrain_run_log::{
@@ -33,6 +33,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
+use trouble::Before;
 
 /// Everything a run works with.
 pub(crate) struct Trainer {
@@ -59,6 +60,10 @@ pub(crate) struct Trainer {
     pub inputs: Inputs,
     /// Sentences in the place of captions.
     pub templates: Option<TemplateCaptions>,
+    /// The weights, or what belongs to them, are between two states: nothing of it may be saved.
+    pub torn: bool,
+    /// The step of the newest checkpoint.
+    pub saved_step: Option<u64>,
 }
 
 /// What stands behind the name of a product that holds the weights as trained, beside the one of averaged weights.
@@ -109,6 +114,7 @@ impl Trainer {
             let (steps, config) = (self.config.debug.trace_steps, self.config.to_toml());
             self.trace = Some(Trace::new(path.clone(), steps, config, self.optimizer.groups()));
         }
+        self.saved_step = (position.step > 0).then_some(position.step);
         self.record.resumed_step = (position.step > 0).then_some(position.step);
         self.record.write(&self.folder.path).map_err(|error| Error::storage(&self.folder.path, error))?;
         let mut log = self.open_log(&position)?;
@@ -135,19 +141,34 @@ impl Trainer {
             (false, false) => None,
         };
         let mut batches = Batches::new(&self.data, contents, position.epoch, position.batch, workers);
+        let outcome = self.steps(&mut log, &mut batches, &mut position, &stop);
+        if outcome.is_err() {
+            self.rescue(&mut log, &position);
+        }
+        log.finish();
+        Ok((outcome?, position))
+    }
+
+    /// Step after step to the end, or to where somebody asks to stop.
+    fn steps(
+        &mut self,
+        log: &mut RunLog,
+        batches: &mut Batches,
+        position: &mut Position,
+        stop: &StopRequest,
+    ) -> Result<Outcome> {
         while position.step < self.total_steps {
-            self.one_step(&mut log, &mut batches, &mut position, &stop)?;
+            self.one_step(log, batches, position, stop)?;
             if stop.is_set() && position.step < self.total_steps {
                 self.finish_trace()?;
-                self.save_checkpoint(&mut log, &position, &stop)?;
-                log.finish();
-                return Ok((Outcome::Stopped(position.step), position));
+                self.save_checkpoint(log, position, stop)?;
+                return Ok(Outcome::Stopped(position.step));
             }
         }
         self.finish_trace()?;
-        let product = self.finish(&mut log, &position, &stop)?;
-        log.finish();
-        Ok((product.map_or(Outcome::Stopped(position.step), Outcome::Done), position))
+        self.trust_the_end(log, batches, position)?;
+        let product = self.finish(log, position, stop)?;
+        Ok(product.map_or(Outcome::Stopped(position.step), Outcome::Done))
     }
 
     /// One optimizer step and everything that is due after it.
@@ -172,14 +193,20 @@ impl Trainer {
         let waited = began.elapsed();
         let rates = self.learning_rates(position.step);
         let is_logged = self.is_logged(position.step + 1);
+        let before = Before { position: *position, scaler: self.scaler.clone() };
         let outcome = self.step(&taken, &rates, position, is_logged)?;
         let epoch = position.epoch + 1;
         let ended = self.advance(position, taken.len());
-        self.record.steps = position.step;
-        self.mind_skipped(log, &outcome, &taken, position)?;
+        if let Err(error) = self.mind_skipped(log, &outcome, &taken, position) {
+            // Such a step has changed nothing: what was there before it is the state to keep.
+            (*position, self.scaler, self.torn) = (before.position, before.scaler, outcome.torn);
+            return Err(error);
+        }
         if let Some(ema) = self.ema.as_mut().filter(|_| !outcome.skipped) {
             ema.update(self.optimizer.groups())?;
         }
+        self.torn = false;
+        self.record.steps = position.step;
         let names = self.optimizer.groups().iter().map(|group| group.name.clone());
         log.step(&StepMetrics {
             step: position.step,
@@ -228,52 +255,6 @@ impl Trainer {
         self.trace.take().map_or(Ok(()), |trace| trace.finish(self.optimizer.groups()))
     }
 
-    /// The product, then the last measurements and pictures: what was trained is safe before anything else is tried.
-    /// Nothing when it was asked to stop before the end of them.
-    fn finish(&mut self, log: &mut RunLog, position: &Position, stop: &StopRequest) -> Result<Option<Vec<PathBuf>>> {
-        self.record.phase("save");
-        self.optimizer.hold(Weights::Evaluation)?;
-        let product = self.save_product(log, &self.config.name.clone(), position, stop)?;
-        for path in &product {
-            log.message(&format!("saved {}", path.display()));
-        }
-        self.record.phase("samples");
-        self.validate(log, position.step)?;
-        if stop.is_set() {
-            return Ok(None);
-        }
-        self.sample(log, position.step)?;
-        let samples = self.folder.path.join("samples");
-        let of_step = |step: u64| samples.join(format!("step-{step:06}"));
-        samples::compare(&of_step(0), &of_step(position.step), &samples.join("grid.png"))?;
-        if stop.is_set() {
-            return Ok(None);
-        }
-        self.record.phase("evaluate");
-        self.evaluate(log, &product)?;
-        Ok(Some(product))
-    }
-
-    /// Measures base and product, as `sdtrain evaluate` does, and shows the table.
-    fn evaluate(&mut self, log: &mut RunLog, product: &[PathBuf]) -> Result<()> {
-        let Some(held_out) = &self.held_out else { return Ok(()) };
-        if !self.config.validation.evaluate_at_end || !self.config.objective_kind().denoises() {
-            return Ok(());
-        }
-        // A trained model is no base any more: the base's weights are read in its place. Adapters are only taken off.
-        if self.trainable.adapter_kind().is_none() {
-            self.optimizer = build(&self.config.optimizer, Vec::new());
-            self.model = load_model(&self.config, self.model.device)?;
-        }
-        let base = &self.model;
-        sdtrain_evaluate::detach_all(base);
-        let mut announce = |name: &str| log.message(&format!("evaluating {name}"));
-        let evaluation = sdtrain_evaluate::run(&self.config, base, held_out, &product[..1], &mut announce)?;
-        evaluation.write(&self.folder.path)?;
-        log.message(&evaluation.table());
-        Ok(())
-    }
-
     fn open_log(&self, position: &Position) -> Result<RunLog> {
         let folder = &self.folder.path;
         let resumed = (position.step > 0).then_some(position.step);
@@ -320,6 +301,17 @@ impl Trainer {
         position: &Position,
         measure_groups: bool,
     ) -> Result<StepOutcome> {
+        let mut step = self.step_of(position, measure_groups);
+        let outcome = step.run(batches, rates, position.passes);
+        let torn = step.torn;
+        drop(step);
+        // Until everything that belongs to the step has followed the weights.
+        self.torn = torn;
+        outcome
+    }
+
+    /// The step after `position`, ready to run.
+    fn step_of(&mut self, position: &Position, measure_groups: bool) -> Step<'_> {
         let (faults, step, model) = (&self.config.debug.faults, position.step + 1, &self.model);
         Step {
             model: &self.model,
@@ -331,9 +323,9 @@ impl Trainer {
             clip_norm: self.config.train.clip_norm(),
             fused_backward: self.config.train.fused_backward,
             measure_groups,
-            damage: &|| Damage::of_step(faults, step, model),
+            damage: Box::new(move || Damage::of_step(faults, step, model)),
+            torn: false,
         }
-        .run(batches, rates, position.passes)
     }
 
     /// Moves on by one step of `batches` batches; the numbers, from 1, of the epochs that this completed. An epoch without a
@@ -348,119 +340,5 @@ impl Trainer {
             position.batch = 0;
         }
         first..position.epoch + 1
-    }
-
-    /// Minds a step that was skipped since a loss or gradient was not finite: counted, named, and the end of the run when there
-    /// are too many in a row. In fp16 an overflow now and then is part of loss scaling.
-    fn mind_skipped(
-        &self,
-        log: &mut RunLog,
-        outcome: &StepOutcome,
-        batches: &[Batch],
-        position: &mut Position,
-    ) -> Result<()> {
-        if !outcome.skipped {
-            position.skipped_in_a_row = 0;
-            return Ok(());
-        }
-        // A loss that overflows in the forward pass is none that scaling could mend, nor is a scale without end.
-        let scaling_helps = self.scaler.as_ref().is_some_and(|scaler| scaler.scale >= 1.0);
-        if scaling_helps && outcome.loss.is_finite() {
-            return Ok(());
-        }
-        position.skipped += 1;
-        position.skipped_in_a_row += 1;
-        // Of several batches those that are to blame, where their losses tell.
-        let is_to_blame = |place: usize| outcome.not_finite.is_empty() || outcome.not_finite.contains(&place);
-        let blamed = batches.iter().enumerate().filter(|(place, _)| is_to_blame(*place));
-        let images = blamed.flat_map(|(_, batch)| &batch.examples);
-        let images: Vec<String> = images.map(|example| format!("`{}`", example.path.display())).collect();
-        let is_last = position.step == self.total_steps;
-        if position.skipped_in_a_row > self.config.train.max_skipped_steps || is_last || outcome.torn {
-            return Err(Error::NotFinite { step: position.step, images });
-        }
-        log.message(&format!(
-            "step {} is skipped, its loss or gradient is not finite (batch of {})",
-            position.step,
-            images.join(", ")
-        ));
-        log.scalar("train/skipped_steps", position.step, position.skipped as f64);
-        Ok(())
-    }
-
-    fn due(&self, every: sdtrain_recipe::Every, position: &Position, ended: &Range<u64>) -> bool {
-        every.due_after_step(position.step) || ended.clone().any(|epoch| every.due_after_epoch(epoch))
-    }
-
-    fn after_step(
-        &mut self,
-        log: &mut RunLog,
-        position: &Position,
-        ended: Range<u64>,
-        stop: &StopRequest,
-    ) -> Result<()> {
-        let last = position.step == self.total_steps;
-        if last || self.due(self.config.checkpoint.every(), position, &ended) {
-            self.save_checkpoint(log, position, stop)?;
-        }
-        if last {
-            return Ok(());
-        }
-        let every = self.config.save.every();
-        let [saves, validates, samples] = [every, self.config.validation.every(), self.config.samples.every()]
-            .map(|every| self.due(every, position, &ended));
-        if !(saves || validates || samples) {
-            return Ok(());
-        }
-        self.optimizer.hold(Weights::Evaluation)?;
-        if saves {
-            let stem = match every.due_after_step(position.step) {
-                true => format!("{}-step{:08}", self.config.name, position.step),
-                false => format!("{}-{:06}", self.config.name, position.epoch),
-            };
-            for path in self.save_product(log, &stem, position, stop)? {
-                log.message(&format!("saved {}", path.display()));
-            }
-            self.prune_products(log);
-        }
-        if validates {
-            self.validate(log, position.step)?;
-        }
-        if samples {
-            self.sample(log, position.step)?;
-        }
-        Ok(self.optimizer.hold(Weights::Training)?)
-    }
-
-    fn validate(&mut self, log: &mut RunLog, step: u64) -> Result<()> {
-        if self.validation.is_none() {
-            return Ok(());
-        }
-        let losses = self.with_average(|this| {
-            let validation = this.validation.as_ref();
-            Ok(validation.map(|validation| validation.losses(&this.model, &this.prompt_reading)).transpose()?)
-        })?;
-        let losses = losses.unwrap_or_default();
-        for (band, loss) in losses.iter().enumerate() {
-            log.scalar(&format!("validation/band_{band}"), step, *loss);
-        }
-        let mean = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
-        log.scalar("validation/loss", step, mean);
-        let text: Vec<String> = losses.iter().map(|loss| format!("{loss:.5}")).collect();
-        log.message(&format!("validation at step {step}: {mean:.5} (bands {})", text.join(" ")));
-        Ok(())
-    }
-
-    fn sample(&mut self, log: &mut RunLog, step: u64) -> Result<()> {
-        if self.sample_requests.is_empty() {
-            return Ok(());
-        }
-        let folder = self.folder.path.join("samples").join(format!("step-{step:06}"));
-        let pictures = self.with_average(|this| samples::draw(&this.model, &this.sample_requests, &folder))?;
-        for (index, picture) in pictures.iter().enumerate() {
-            log.image(&format!("samples/{index:02}"), step, picture);
-        }
-        log.message(&format!("drew {}", folder.join("grid.png").display()));
-        Ok(())
     }
 }

@@ -38,23 +38,25 @@ impl Trainer {
         Ok(1.0 / variance.sqrt())
     }
 
-    /// When a checkpoint is due.
+    /// When a checkpoint is due. A step that was skipped has left the weights as they were, and they can be saved; but whatever
+    /// spoils every step may lie in them already, so that in such a row no older checkpoint is deleted.
     pub(super) fn save_checkpoint(&mut self, log: &mut RunLog, position: &Position, stop: &StopRequest) -> Result<()> {
-        // Whatever spoils every step may lie in the weights already: then the checkpoint before is the one to keep.
-        if position.skipped_in_a_row > 0 {
-            return Ok(());
-        }
         self.check_weights(position)?;
         log.flush();
         let info = ManifestInfo { step: position.step, epoch: position.epoch, ..self.manifest.clone() };
-        let keep = self.config.checkpoint.keep_last;
-        let folder = self.folder.checkpoints();
-        let (scaler, ema) = (self.scaler.as_ref(), self.ema.as_ref());
-        until_the_disk_takes_it(self.patience(), stop, &mut |text| log.message(text), &mut || {
-            state::save(&folder, info.clone(), position, self.optimizer.as_ref(), scaler, ema, keep)
+        let keep = if position.skipped_in_a_row > 0 { usize::MAX } else { self.config.checkpoint.keep_last };
+        let path = until_the_disk_takes_it(self.patience(), stop, &mut |text| log.message(text), &mut || {
+            self.publish(info.clone(), position, keep)
         })?;
-        log.message(&format!("saved {}", folder.join(format!("step-{:06}", position.step)).display()));
+        self.saved_step = Some(position.step);
+        log.message(&format!("saved {}", path.display()));
         Ok(())
+    }
+
+    /// Writes a checkpoint, then deletes all but the newest `keep`; its folder.
+    pub(super) fn publish(&self, info: ManifestInfo, position: &Position, keep: usize) -> Result<PathBuf> {
+        let (folder, optimizer) = (self.folder.checkpoints(), self.optimizer.as_ref());
+        state::save(&folder, info, position, optimizer, self.scaler.as_ref(), self.ema.as_ref(), keep)
     }
 
     /// Weights beyond all bounds never become a file: the last good checkpoint and product stay.
@@ -87,7 +89,7 @@ impl Trainer {
                 this.trainable.save(&this.model, &this.folder.path, stem, kind, &metadata)
             })
         };
-        let mut product = self.with_average(|this| write(this, stem))?;
+        let mut product = self.with_average(|this| write(this, stem))??;
         if self.config.ema.save_raw {
             product.extend(write(self, &format!("{stem}{RAW}"))?);
         }
@@ -104,16 +106,19 @@ impl Trainer {
         Duration::from_secs(60 * self.config.checkpoint.retry_minutes)
     }
 
-    /// Does `work` with the averaged weights in the place of the trained ones, if there is an average.
-    pub(super) fn with_average<T>(&mut self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+    /// Does `work` with the averaged weights in the place of the trained ones, if there is an average: what came of it. An error of
+    /// its own where the weights could not be exchanged.
+    pub(super) fn with_average<T>(&mut self, work: impl FnOnce(&Self) -> Result<T>) -> Result<Result<T>> {
         let exchange = |this: &mut Self| match &mut this.ema {
             Some(ema) => ema.exchange(this.optimizer.groups()),
             None => Ok(()),
         };
+        self.torn = self.ema.is_some();
         exchange(self)?;
         let result = work(self);
         exchange(self)?;
-        result
+        self.torn = false;
+        Ok(result)
     }
 
     /// Deletes products on the way beyond `save.keep_last`, those that were written before a continuation included. One that

@@ -78,10 +78,6 @@ fn two_hundred_faults_never_reach_a_weight_or_a_checkpoint() {
         assert_eq!(skipped(&output), expected, "{method}: each of them is skipped, and nothing else");
         for step in 1..=STEPS {
             let path = output.join(format!("checkpoints/step-{step:06}/tensors.safetensors"));
-            assert_eq!(path.exists(), !expected.contains(&step), "{method}: the checkpoint of step {step}");
-            if !path.exists() {
-                continue;
-            }
             let file = SafetensorsFile::open(&path).expect("whole");
             let good = step - expected.iter().filter(|&&fault| fault <= step).count() as u64;
             for name in file.names() {
@@ -113,9 +109,62 @@ fn of_two_accumulated_batches_the_faulty_one_is_named() {
             Err(Error::NotFinite { step, images }) => assert_eq!((step, images), (fault.step, expected), "{fault:?}"),
             other => panic!("{fault:?}: {other:?}"),
         }
-        let after = output.join(format!("checkpoints/step-{:06}", fault.step));
-        assert!(!after.exists(), "{fault:?}");
+        let checkpoint = |step: u64| output.join(format!("checkpoints/step-{step:06}")).exists();
+        assert!(!checkpoint(fault.step) && (fault.step == 1 || checkpoint(fault.step - 1)), "{fault:?}");
     }
+}
+
+/// A skipped step leaves the weights as they were, so a checkpoint that is due then loses nothing; what is older stays, as nobody
+/// knows yet whether they spoil every step.
+#[test]
+fn a_checkpoint_is_saved_in_a_row_of_skipped_steps_and_none_is_deleted_for_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = folder.path().join("output");
+    let mut config = config(&folder, "lora", 8);
+    config.checkpoint.keep_last = 1;
+    config.debug.faults =
+        [3, 4, 5].map(|step| WeightFault { step, parameter: "unet.conv_in.weight".into() }).to_vec();
+    config.train.max_skipped_steps = 2;
+    let error = run(config.clone(), &output).expect_err("the third ends it");
+    assert!(matches!(error, Error::NotFinite { step: 5, .. }), "{error}");
+    let there = || {
+        let names = std::fs::read_dir(output.join("checkpoints")).expect("written").map(|entry| entry.expect("readable"));
+        let mut names: Vec<_> = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.retain(|name| name.starts_with("step-"));
+        names.sort();
+        names
+    };
+    assert_eq!(there(), ["step-000002", "step-000003", "step-000004"]);
+    config.train.max_skipped_steps = 3;
+    run(config, &output).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(there(), ["step-000008"], "once a step is good again, they are deleted as always");
+}
+
+/// The state before the step that ends a run is whole: nothing that was learned since the last checkpoint is lost.
+#[test]
+fn what_was_learned_before_the_step_that_ends_a_run_is_saved() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = folder.path().join("output");
+    let straight = {
+        let mut config = config(&folder, "lora", 8);
+        config.precision.compute = sdtrain_recipe::FloatType::Fp16;
+        run(config, &output).unwrap_or_else(|error| panic!("{error}"));
+        std::fs::read(output.join("run.safetensors")).expect("the product")
+    };
+    let mut config = config(&folder, "lora", 8);
+    config.precision.compute = sdtrain_recipe::FloatType::Fp16;
+    config.checkpoint.every_steps = Some(0);
+    config.train.max_skipped_steps = 0;
+    config.debug.faults = vec![WeightFault { step: 6, parameter: "unet.conv_in.weight".into() }];
+    let error = run(config.clone(), &output).expect_err("the first ends it");
+    assert!(matches!(error, Error::NotFinite { step: 6, .. }), "{error}");
+    assert!(output.join("checkpoints/step-000005").is_dir());
+    // Whoever takes the cause away goes on from there, as if nothing had happened.
+    config.debug.faults.clear();
+    let options = RunOptions { output: output.clone(), device: "cpu".into(), resume: ResumePolicy::Auto };
+    std::fs::remove_file(output.join("config.toml")).expect("written");
+    train(config, &options).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(std::fs::read(output.join("run.safetensors")).expect("the product"), straight);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod cached_features;
 mod dreambooth;
+mod failures;
 mod faults;
 mod learned_words;
 mod masks;
