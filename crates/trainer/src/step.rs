@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::faults::Damage;
 use crate::inputs::StepInputs;
 use crate::objective::Objective;
+use crate::seeded_bugs::{Bug, seeded};
 use crate::trainable::Trainable;
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::{GradScaler, Optimizer, ParamGroup, clear_gradients, gradients};
@@ -32,7 +33,7 @@ pub struct Step<'a> {
     /// Measure the gradient norm of each parameter group, too.
     pub measure_groups: bool,
     /// Weights that are damaged in the last pass of this step.
-    pub damage: Box<dyn Fn() -> Result<Damage> + 'a>,
+    pub damage: Box<dyn Fn(&[ParamGroup]) -> Result<Damage> + 'a>,
     /// Set when the weights begin to change: where an error comes out of the step after that, nobody knows how far.
     pub torn: bool,
 }
@@ -68,7 +69,7 @@ impl Step<'_> {
             let prepared = self.objective.prepare(self.model, batch, number)?;
             self.trainable.begin_pass(number);
             let is_last = inputs.len() + 1 == batches.len();
-            let damage = is_last.then(|| (self.damage)()).transpose()?;
+            let damage = is_last.then(|| (self.damage)(self.optimizer.groups())).transpose()?;
             let part = self.forward_backward(&prepared, examples, scale, learning_rates);
             drop(damage);
             self.trainable.end_pass();
@@ -153,7 +154,7 @@ impl Step<'_> {
         let sum = &norm + loss;
         let found_inf = sum.isfinite().logical_not().to_kind(Kind::Float).reshape([1]);
         self.torn = true;
-        self.optimizer.step(learning_rates, Some(&found_inf))?;
+        self.optimizer.step(learning_rates, (!seeded(Bug::ApplyNotFinite)).then_some(&found_inf))?;
         clear_gradients(self.optimizer.groups());
         let skipped = found_inf.double_value(&[0]) != 0.0;
         if let Some(scaler) = &mut self.scaler {

@@ -8,11 +8,14 @@ use crate::batches::{Batch, Batches};
 use crate::caption_templates::TemplateCaptions;
 use crate::error::{Error, Result};
 use crate::faults::Damage;
+use crate::identity::DataDigest;
 use crate::input_files::Inputs;
 use crate::objective::Objective;
 use crate::run_folder::{RunFolder, Start};
+use crate::seeded_bugs::{Bug, seeded};
 use crate::signals::StopRequest;
-use crate::state::{self, Position};
+use crate::spikes::Spikes;
+use crate::state::{self, Position, Restored};
 use crate::step::{Step, StepOutcome};
 use crate::text_encoder_stop;
 use crate::trace::Trace;
@@ -64,6 +67,8 @@ pub(crate) struct Trainer {
     pub torn: bool,
     /// The step of the newest checkpoint.
     pub saved_step: Option<u64>,
+    pub data_digest: DataDigest,
+    pub spikes: Spikes,
 }
 
 /// What stands behind the name of a product that holds the weights as trained, beside the one of averaged weights.
@@ -81,8 +86,8 @@ pub enum Outcome {
 }
 
 impl Trainer {
-    pub fn run(mut self) -> Result<Outcome> {
-        let result = self.run_to_the_end();
+    pub fn run(mut self, stop: &StopRequest) -> Result<Outcome> {
+        let result = self.run_to_the_end(stop);
         for problem in self.data.unreadable() {
             eprintln!("left out, another image took its place: {problem}");
         }
@@ -99,17 +104,24 @@ impl Trainer {
         Ok(outcome)
     }
 
-    fn run_to_the_end(&mut self) -> Result<(Outcome, Position)> {
-        let stop = StopRequest::listen()?;
-        self.folder.check_room(self.trained_bytes())?;
+    fn run_to_the_end(&mut self, stop: &StopRequest) -> Result<(Outcome, Position)> {
+        self.folder.check_room(self.state_bytes(), self.config.checkpoint.keep_last)?;
         self.folder.claim(&self.config)?;
         let mut position = match self.folder.start.clone() {
             Start::Continue(checkpoint) => {
                 let (optimizer, scaler, ema) = (self.optimizer.as_mut(), self.scaler.as_mut(), self.ema.as_mut());
-                state::restore(&checkpoint, optimizer, scaler, ema)?
+                let changes = &self.folder.changes;
+                let may_lack = |key: &str| changes.iter().any(|change| change.key == key);
+                let Restored { position, spikes } = state::restore(&checkpoint, optimizer, scaler, ema, &may_lack)?;
+                self.spikes = spikes;
+                position
             }
             Start::Fresh | Start::Finished => Position::default(),
         };
+        if self.folder.has_other_order() && position.batch > 0 && !seeded(Bug::SameEpoch) {
+            // The batches of this epoch are others now: nobody can say which of them were seen.
+            (position.epoch, position.batch) = (position.epoch + 1, 0);
+        }
         if let Some(path) = &self.config.debug.trace {
             let (steps, config) = (self.config.debug.trace_steps, self.config.to_toml());
             self.trace = Some(Trace::new(path.clone(), steps, config, self.optimizer.groups()));
@@ -129,6 +141,9 @@ impl Trainer {
                 ));
             }
             log.message(&format!("continuing after step {}", position.step));
+            for line in &self.record.changes {
+                log.message(line);
+            }
         }
         if !self.config.train.fused_backward {
             sdtrain_optimizer::prepare_gradients(self.optimizer.groups())?;
@@ -141,7 +156,10 @@ impl Trainer {
             (false, false) => None,
         };
         let mut batches = Batches::new(&self.data, contents, position.epoch, position.batch, workers);
-        let outcome = self.steps(&mut log, &mut batches, &mut position, &stop);
+        stop.begin();
+        // A defect of this program is no reason to lose what was learned either.
+        let outcome = sdtrain_torch::catch(|| self.steps(&mut log, &mut batches, &mut position, stop));
+        let outcome = outcome.unwrap_or_else(|panic| Err(panic.into()));
         if outcome.is_err() {
             self.rescue(&mut log, &position);
         }
@@ -160,6 +178,7 @@ impl Trainer {
         while position.step < self.total_steps {
             self.one_step(log, batches, position, stop)?;
             if stop.is_set() && position.step < self.total_steps {
+                self.say_why_it_stops(log, position);
                 self.finish_trace()?;
                 self.save_checkpoint(log, position, stop)?;
                 return Ok(Outcome::Stopped(position.step));
@@ -199,7 +218,10 @@ impl Trainer {
         let ended = self.advance(position, taken.len());
         if let Err(error) = self.mind_skipped(log, &outcome, &taken, position) {
             // Such a step has changed nothing: what was there before it is the state to keep.
-            (*position, self.scaler, self.torn) = (before.position, before.scaler, outcome.torn);
+            (*position, self.torn) = (before.position, outcome.torn);
+            if !seeded(Bug::ScaleOfFailed) {
+                self.scaler = before.scaler;
+            }
             return Err(error);
         }
         if let Some(ema) = self.ema.as_mut().filter(|_| !outcome.skipped) {
@@ -207,6 +229,7 @@ impl Trainer {
         }
         self.torn = false;
         self.record.steps = position.step;
+        self.mind_spikes(log, &outcome, position.step);
         let names = self.optimizer.groups().iter().map(|group| group.name.clone());
         log.step(&StepMetrics {
             step: position.step,
@@ -288,6 +311,8 @@ impl Trainer {
 
     /// The rate of each group at `step`, counted from 0; 0 where nothing learns any more.
     fn learning_rates(&self, step: u64) -> Vec<f64> {
+        let forgotten = self.record.resumed_step.filter(|_| seeded(Bug::LearningRate)).unwrap_or(0);
+        let step = step - forgotten;
         let factor = learning_rate_factor(&self.config.lr_schedule, step, self.total_steps);
         let rate =
             |group: &ParamGroup| if text_encoder_stop::learns(group) { group.learning_rate * factor } else { 0.0 };
@@ -301,6 +326,7 @@ impl Trainer {
         position: &Position,
         measure_groups: bool,
     ) -> Result<StepOutcome> {
+        self.torn = true;
         let mut step = self.step_of(position, measure_groups);
         let outcome = step.run(batches, rates, position.passes);
         let torn = step.torn;
@@ -323,7 +349,7 @@ impl Trainer {
             clip_norm: self.config.train.clip_norm(),
             fused_backward: self.config.train.fused_backward,
             measure_groups,
-            damage: Box::new(move || Damage::of_step(faults, step, model)),
+            damage: Box::new(move |trained| Damage::of_step(faults, step, model, trained)),
             torn: false,
         }
     }

@@ -2,8 +2,9 @@
 //! costs the run where it fails.
 
 use super::Trainer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::samples;
+use crate::seeded_bugs::{Bug, seeded};
 use crate::setup::load_model;
 use crate::signals::StopRequest;
 use crate::state::Position;
@@ -43,8 +44,13 @@ impl Trainer {
                 true => format!("{}-step{:08}", self.config.name, position.step),
                 false => format!("{}-{:06}", self.config.name, position.epoch),
             };
-            for path in self.save_product(log, &stem, position, stop)? {
-                log.message(&format!("saved {}", path.display()));
+            match self.save_product(log, &stem, position, stop) {
+                Ok(paths) => paths.iter().for_each(|path| log.message(&format!("saved {}", path.display()))),
+                // The last one may fit again, and is refused where it does not.
+                Err(error @ Error::DoesNotFit { .. }) => {
+                    log.message(&format!("warning: no product is saved here: {error}"))
+                }
+                Err(error) => return Err(error),
             }
             self.prune_products(log);
         }
@@ -136,6 +142,7 @@ impl Trainer {
         }
         let folder = self.folder.path.join("samples").join(format!("step-{step:06}"));
         let pictures = self.with_average(|this| samples::draw(&this.model, &this.sample_requests, &folder))?;
+        let pictures = if seeded(Bug::PicturesEndRun) { Ok(pictures?) } else { pictures };
         let Some(pictures) = go_on_without(log, "the pictures", pictures) else { return Ok(()) };
         for (index, picture) in pictures.iter().enumerate() {
             log.image(&format!("samples/{index:02}"), step, picture);

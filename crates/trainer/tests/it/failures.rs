@@ -1,6 +1,6 @@
 //! What goes wrong beside a step costs neither the run nor what it has learned.
 
-use sdtrain_recipe::{CacheMode, TrainConfig};
+use sdtrain_recipe::TrainConfig;
 use sdtrain_torch_test_support::fixture_folder;
 use sdtrain_trainer::{Error, Outcome, ResumePolicy, RunOptions, train};
 use std::fs;
@@ -59,7 +59,7 @@ fn pictures_that_cannot_be_drawn_cost_neither_the_run_nor_a_checkpoint() {
 fn data_that_vanish_in_the_middle_cost_no_step() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut config = config(&folder, 100_000, "[checkpoint]\nevery_steps = 0\n");
-    config.data.cache_latents = CacheMode::None;
+    config.data.cache_latents = false;
     let (images, away) = (folder.path().join("images"), folder.path().join("away"));
     let metrics = output(&folder).join("metrics.jsonl");
     let vanishing = std::thread::spawn(move || {

@@ -11,3 +11,7 @@ mod not_finite;
 mod parts;
 mod precision;
 mod replay;
+mod resuming;
+#[cfg(feature = "seeded-bugs")]
+mod seeded_bugs;
+mod threads;
