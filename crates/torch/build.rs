@@ -21,6 +21,7 @@ fn main() {
         .file("cpp/foreach.cpp")
         .file("cpp/gradient_hook.cpp")
         .file("cpp/rounding.cpp")
+        .file("cpp/tf32.cpp")
         .opt_level(3)
         // A product and a sum in one rounding would not be what tensor operations give.
         .flag("-ffp-contract=off")

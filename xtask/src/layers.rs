@@ -87,7 +87,17 @@ const LAYERS: &[Layer] = &[
     ),
     free(
         "cli",
-        &["checkpoint", "config", "data-loader", "dataset-report", "random", "recipe", "state-dict", "tokenizer"],
+        &[
+            "checkpoint",
+            "config",
+            "data-loader",
+            "dataset-report",
+            "files",
+            "random",
+            "recipe",
+            "state-dict",
+            "tokenizer",
+        ],
     ),
     torch(
         "engine",

@@ -1,6 +1,6 @@
 //! One writer a folder.
 
-use std::fs::{File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -35,15 +35,13 @@ impl FolderLock {
             Err(TryLockError::WouldBlock) => {
                 let mut owner = String::new();
                 // Only for the message; a lock that cannot be read is a lock all the same.
-                let _ = Read::by_ref(&mut file).take(64).read_to_string(&mut owner);
-                let owner = owner.trim();
-                let owner = if owner.is_empty() { String::new() } else { format!(" ({owner})") };
-                return Err(Error::Locked { folder: folder.to_owned(), owner });
+                let _ = Read::by_ref(&mut file).take(1024).read_to_string(&mut owner);
+                return Err(Error::Locked { folder: folder.to_owned(), owner: Owner::parse(&owner).in_words() });
             }
             Err(TryLockError::Error(error)) => return Err(Error::storage("lock", &path, error)),
         }
         // Who has it, for the message that another process prints.
-        let _ = file.set_len(0).and_then(|()| write!(file, "process {}", std::process::id()));
+        let _ = file.set_len(0).and_then(|()| file.write_all(Owner::this().to_text().as_bytes()));
         Ok(FolderLock { folder: folder.to_owned(), _file: file })
     }
 
@@ -53,9 +51,86 @@ impl FolderLock {
     }
 }
 
+/// Who holds a lock: a line for each, `process`, `host`, `boot` (the id that the kernel gives each start of the machine) and `started`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Owner {
+    process: String,
+    host: String,
+    boot: String,
+    /// Clock ticks from the start of the machine to that of the process: with the boot, what tells it from a later one of its number.
+    started: String,
+}
+
+impl Owner {
+    fn this() -> Owner {
+        let line = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+        // Behind the name, which may hold anything and ends with the last bracket, the start is the 20th.
+        let stat = line("/proc/self/stat");
+        let started = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19)).unwrap_or_default();
+        Owner {
+            process: std::process::id().to_string(),
+            host: line("/proc/sys/kernel/hostname"),
+            boot: line("/proc/sys/kernel/random/boot_id"),
+            started: started.to_owned(),
+        }
+    }
+
+    fn to_text(&self) -> String {
+        let Owner { process, host, boot, started } = self;
+        format!("process {process}\nhost {host}\nboot {boot}\nstarted {started}\n")
+    }
+
+    fn parse(text: &str) -> Owner {
+        let value = |name: &str| {
+            let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            // It goes to a terminal.
+            found.unwrap_or_default().chars().filter(|c| !c.is_control()).collect()
+        };
+        Owner { process: value("process"), host: value("host"), boot: value("boot"), started: value("started") }
+    }
+
+    /// ` (process 123)`, with the host where that is another; nothing where it is not known.
+    fn in_words(&self) -> String {
+        let here = Owner::this();
+        match (self.process.is_empty(), self.host.is_empty() || self.host == here.host) {
+            (true, _) => String::new(),
+            (false, true) => format!(" (process {})", self.process),
+            (false, false) => format!(" (process {} on {})", self.process, self.host),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lock_says_who_holds_it_where_and_since_when() {
+        let folder = tempfile::tempdir().unwrap();
+        let _lock = FolderLock::acquire(folder.path()).unwrap();
+        let owner = Owner::parse(&fs::read_to_string(folder.path().join(LOCK_NAME)).unwrap());
+        assert_eq!(owner, Owner::this());
+        assert!(!owner.host.is_empty() && owner.boot.len() == 36, "{owner:?}");
+        assert!(owner.started.parse::<u64>().unwrap() > 0, "{owner:?}");
+    }
+
+    #[test]
+    fn a_holder_on_another_machine_is_named_with_it() {
+        let owner = Owner { process: "7".to_owned(), host: "node\u{1b}3".to_owned(), ..Owner::default() };
+        assert_eq!(Owner::parse(&owner.to_text()).in_words(), " (process 7 on node3)");
+        assert_eq!(Owner::parse("process 7").in_words(), " (process 7)", "as an older version wrote it");
+        assert_eq!(Owner::parse("").in_words(), "");
+    }
+
+    #[test]
+    fn a_lock_that_a_dead_process_left_is_taken_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let dead = Owner { process: "1".to_owned(), host: "elsewhere".to_owned(), ..Owner::this() };
+        fs::write(folder.path().join(LOCK_NAME), dead.to_text() + "and more than the next one writes, by far\n")
+            .unwrap();
+        let _lock = FolderLock::acquire(folder.path()).unwrap();
+        assert_eq!(fs::read_to_string(folder.path().join(LOCK_NAME)).unwrap(), Owner::this().to_text());
+    }
 
     #[test]
     fn a_second_writer_is_refused_and_told_who_the_first_is() {

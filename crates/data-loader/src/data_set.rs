@@ -19,7 +19,7 @@ use crate::order::{Order, Rank};
 use crate::prefetch::Prefetcher;
 use crate::report::DataReport;
 use crate::scan::{Image, Scan, scan, too_many};
-use crate::{DataError, ImageProblem, extra_images, image, source};
+use crate::{DataError, ImageProblem, content, extra_images, image, source};
 
 pub use still::{PIXELS_VERSION, StillView};
 
@@ -172,25 +172,32 @@ impl DataSet {
         self.subsets[image.subset].alpha_mask || image.extra_images.contains_key(MASK_COLUMN)
     }
 
-    /// A digest of what is trained on: names, file lengths, captions and repeats, in order;
-    /// and the lengths of masks and other images that belong to them, and the weights that tables give them. It does not change when the folder is
-    /// moved, and does when a file is added, removed, exchanged for one of another length, or captioned anew.
+    /// A digest of what is trained on: names, contents, captions and repeats, in order; and masks and other images that belong to
+    /// them, and the weights that tables give them. It does not change when the folder is moved or copied, and does when a file
+    /// is added, removed, edited, or captioned anew. Reads every image that has changed since its content was last looked at.
     pub fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         let mut field = |bytes: &[u8]| {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
-        for (image, ordered) in self.images.iter().zip(self.order.images()) {
+        let digests = self.image_digests();
+        for ((image, digest), ordered) in self.images.iter().zip(&digests).zip(self.order.images()) {
             field(image.relative(&self.subsets[image.subset]).as_os_str().as_encoded_bytes());
-            field(&image.file_length.to_le_bytes());
+            match digest {
+                Some(digest) => field(digest),
+                None => field(&image.file_length.to_le_bytes()),
+            }
             for caption in &image.captions {
                 field(caption.text.as_bytes());
             }
             field(&ordered.repeats.to_bytes());
             for (column, extra) in &image.extra_images {
                 field(column.as_bytes());
-                field(&extra.length().unwrap_or_default().to_le_bytes());
+                match extra.read() {
+                    Ok(bytes) => field(&content::digest(&bytes)),
+                    Err(_) => field(&extra.length().unwrap_or_default().to_le_bytes()),
+                }
             }
             if image.loss_weight != 1.0 {
                 field(&image.loss_weight.to_le_bytes());

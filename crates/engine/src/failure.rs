@@ -23,7 +23,14 @@ pub fn of(error: Error) -> Failure {
         Error::Features(error) => of_features(error),
         Error::Storage { .. } => Failure::new(ExitCode::Storage, message),
         Error::OtherRun { .. } => Failure::new(ExitCode::Configuration, message)
-            .hint("give the run another `name`, or `--resume never` to move the old folder aside"),
+            .hint(
+                "give the run another `name`, move the old folder aside with `--resume never`, or go on with the changes by naming \
+                 them in `checkpoint.allow_changes`",
+            ),
+        Error::DoesNotFit { .. } => Failure::new(ExitCode::NonFinite, message).hint(
+            "the same command with `--set precision.save=fp32` (or bf16, which has the range of fp32) writes it from the last \
+             checkpoint",
+        ),
     }
 }
 

@@ -38,6 +38,7 @@ pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document, kohya: Op
     checker.check_outputs(config);
     checker.check_validation(config);
     checker.check_debug(config);
+    checker.check_allowed_changes(config);
     checker.faults
 }
 

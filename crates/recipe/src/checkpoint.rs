@@ -26,11 +26,23 @@ pub struct CheckpointConfig {
     /// How many minutes a checkpoint or product is tried again that the disk refuses (full, over its quota, gone), with everything
     /// kept in memory, before the run ends with exit code 7. 0: none.
     pub retry_minutes: u64,
+
+    /// Keys, or whole sections, that may have other values when the run is continued although they decide its steps:
+    /// `["train.max_steps", "lr_schedule"]` prolongs a run, `["data"]` goes on with other images, from the beginning of an epoch on, and
+    /// `["model"]` with other base weights. Each change is said and recorded in `run.json`. Keys that decide no step (`samples`,
+    /// `log`, `checkpoint`, `data.workers` …) need no permission.
+    pub allow_changes: Vec<String>,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        CheckpointConfig { every_steps: None, every_epochs: None, keep_last: 2, retry_minutes: 10 }
+        CheckpointConfig {
+            every_steps: None,
+            every_epochs: None,
+            keep_last: 2,
+            retry_minutes: 10,
+            allow_changes: Vec::new(),
+        }
     }
 }
 

@@ -20,8 +20,8 @@ pub struct DebugConfig {
     /// Relative to the file it is written in. Absent: from the data.
     pub trace_inputs: Option<PathBuf>,
 
-    /// Weights that are no number for one step, to see what a run does about it: tables with `step`, counted from 1, and
-    /// `parameter`, under its name in traces (`unet.conv_in.weight`). The weight is what it was before the update.
+    /// Weights that are no number for one step, to see what a run does about it: tables with `step`, counted from 1,
+    /// `parameter`, under its name in traces (`unet.conv_in.weight`), and `value`. The weight is what it was before the update.
     pub faults: Vec<WeightFault>,
 }
 
@@ -32,8 +32,23 @@ pub struct WeightFault {
     /// The optimizer step, counted from 1; with accumulation its last batch.
     pub step: u64,
 
-    /// The parameter whose first number it is.
+    /// The parameter whose first number it is: the model's or, under its name in a checkpoint, a trained one.
     pub parameter: String,
+
+    /// What it is.
+    #[serde(default)]
+    pub value: FaultyNumber,
+}
+
+/// A number that no weight may be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultyNumber {
+    /// Not a number.
+    #[default]
+    Nan,
+    /// Greater than all.
+    Infinity,
 }
 
 impl Default for DebugConfig {

@@ -19,6 +19,7 @@ mod check_text_cache;
 mod check_textual_inversion;
 mod checkpoint;
 mod clean;
+mod continuation;
 mod data;
 mod debug;
 mod dreambooth;
@@ -64,10 +65,11 @@ pub use blocks::{BlockWeights, BlocksConfig, BlocksMistake};
 pub use cache_folder::cache_folder;
 pub use checkpoint::CheckpointConfig;
 pub use clean::{CleanConfig, CleanMistake, Duplicates, MissingDpi};
+pub use continuation::Change;
 pub use data::{
     BucketingConfig, CaptionConfig, CaptionFile, DataConfig, Leftovers, MissingCaption, Resolution, Subset,
 };
-pub use debug::{DebugConfig, WeightFault};
+pub use debug::{DebugConfig, FaultyNumber, WeightFault};
 pub use dreambooth::{ClassPrompt, DreamboothConfig, Prior};
 pub use ema::{EmaConfig, EmaWarmup};
 pub use every::Every;

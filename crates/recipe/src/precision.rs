@@ -26,6 +26,12 @@ pub struct PrecisionConfig {
     /// halves it, always with stochastic rounding: most changes of a running mean are too small for bf16.
     pub optimizer_state: StoredType,
 
+    /// Whether a GPU may round the factors of fp32 products to TF32, with 11 bits of precision: several times faster from Ampere on.
+    /// `true`: in matrix products and convolutions. `false`: in neither. Absent: as torch does it, in convolutions alone. Processors
+    /// do not know it.
+    #[schemars(extend("x-other-names" = ["allow_tf32", "enable_tf32"]))]
+    pub tf32: Option<bool>,
+
     /// Format of the product's weights. The default loses nothing; `fp16` halves the file.
     #[schemars(extend("x-other-names" = ["save_precision"]))]
     pub save: FloatType,
@@ -38,6 +44,7 @@ impl Default for PrecisionConfig {
             weights: StoredType::Fp32,
             rounding: Rounding::Stochastic,
             optimizer_state: StoredType::Fp32,
+            tf32: None,
             save: FloatType::Fp32,
         }
     }

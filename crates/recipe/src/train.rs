@@ -49,7 +49,8 @@ pub struct TrainSection {
     pub learning_rate_scale: LearningRateScale,
 
     /// Steps in a row that may be skipped because a loss or gradient is not finite: the weights stay as they are, the images are
-    /// named, and the run goes on. One more ends it, and so does the end of the run in such a row. 0: the first one ends it.
+    /// named, and the run goes on. One more ends it. A run whose last steps were skipped is done where a batch after them has a finite
+    /// loss. 0: the first one ends it.
     /// What loss scaling skips (`precision.compute = "fp16"`) is not counted.
     pub max_skipped_steps: u64,
 

@@ -6,6 +6,7 @@ use sdtrain_checkpoint::vfs::RealVfs;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,6 +16,10 @@ use std::time::Instant;
 pub struct RunRecord {
     /// What ran.
     pub program: Program,
+    /// Which run this is: when it began, and 64 random bits, so that no two have the same.
+    pub run_id: String,
+    /// What is otherwise than when the run began, in words, with the step after which it was changed.
+    pub changes: Vec<String>,
     /// The command line.
     pub command: Vec<String>,
     /// Where it ran.
@@ -97,6 +102,8 @@ impl RunRecord {
     pub fn begin(program: Program, device: Device) -> RunRecord {
         RunRecord {
             program,
+            run_id: run_id(),
+            changes: Vec::new(),
             command: std::env::args().collect(),
             device,
             inputs: Vec::new(),
@@ -159,6 +166,13 @@ impl InputFile {
     pub fn embedded(name: &str, content: &[u8]) -> InputFile {
         InputFile { path: name.into(), bytes: content.len() as u64, blake3: blake3::hash(content).to_hex().to_string() }
     }
+}
+
+/// The time in seconds, and 64 random bits.
+fn run_id() -> String {
+    // Every `RandomState` has keys of its own, made from what the system gives as random.
+    let random = RandomState::new().hash_one((std::process::id(), std::time::SystemTime::now()));
+    format!("{}-{random:016x}", jiff::Timestamp::now().as_second())
 }
 
 fn now() -> String {
@@ -226,6 +240,12 @@ pub fn git_commit(folder: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_two_runs_have_the_same_id() {
+        let ids: std::collections::BTreeSet<String> = (0..1000).map(|_| run_id()).collect();
+        assert_eq!(ids.len(), 1000);
+    }
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 

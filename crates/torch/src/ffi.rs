@@ -62,5 +62,6 @@ unsafe extern "C" {
         call: Option<HookCall>,
         release: Option<BlockFree>,
     ) -> c_int;
+    pub fn sd_allow_tf32(allowed: c_int) -> c_int;
     pub fn sd_set_gradient(leaf: *mut C_tensor, gradient: *mut C_tensor) -> c_int;
 }

@@ -10,6 +10,7 @@ mod gradient_hook;
 mod memory;
 mod rounding;
 mod tensor_bytes;
+mod tf32;
 
 pub use adamw_8bit::{AdamW8bitStep, CodeMap, QuantizedMoment, adamw_8bit};
 pub use device::{device, set_threads};
@@ -20,3 +21,4 @@ pub use gradient_hook::{GradientHook, set_gradient};
 pub use memory::{keep_freed_memory, return_freed_memory};
 pub use rounding::round_stochastically;
 pub use tensor_bytes::{tensor_from_bytes, tensor_to_bytes};
+pub use tf32::allow_tf32;

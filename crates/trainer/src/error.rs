@@ -65,6 +65,16 @@ pub enum Error {
         /// The optimizer step.
         step: u64,
     },
+    /// The product's format has no room for a weight.
+    #[error(
+        "{count} weights are too large for fp16, which ends at 65504, and would be infinite in the product (first: `{first}`)"
+    )]
+    DoesNotFit {
+        /// How many.
+        count: u64,
+        /// The first tensor that holds one.
+        first: String,
+    },
     /// A file or folder of the run.
     #[error("`{}`: {reason}", path.display())]
     Storage {

@@ -2,21 +2,31 @@
 
 use crate::error::{Error, Result};
 use sdtrain_model::StableDiffusion;
-use sdtrain_recipe::WeightFault;
+use sdtrain_optimizer::ParamGroup;
+use sdtrain_recipe::{FaultyNumber, WeightFault};
 use tch::{Kind, Tensor};
 
 /// Damaged weights with what they were; mended when it is dropped.
 pub(crate) struct Damage(Vec<(Tensor, Tensor)>);
 
 impl Damage {
-    /// Damages what `faults` names for `step`.
-    pub fn of_step(faults: &[WeightFault], step: u64, model: &StableDiffusion) -> Result<Damage> {
+    /// Damages what `faults` names for `step`, in the model or in what is `trained`.
+    pub fn of_step(
+        faults: &[WeightFault],
+        step: u64,
+        model: &StableDiffusion,
+        trained: &[ParamGroup],
+    ) -> Result<Damage> {
         let mut damage = Damage(Vec::new());
         for fault in faults.iter().filter(|fault| fault.step == step) {
-            let first = parameter(model, &fault.parameter)?.f_detach()?.f_view([-1])?.f_narrow(0, 0, 1)?;
+            let first = parameter(model, trained, &fault.parameter)?.f_detach()?.f_view([-1])?.f_narrow(0, 0, 1)?;
             let before = sdtrain_torch::catch(|| first.copy())?;
             // Through `data`, which autograd does not watch: the value is back before anybody asks for it.
-            let _ = first.f_data()?.f_fill_(f64::NAN)?;
+            let value = match fault.value {
+                FaultyNumber::Nan => f64::NAN,
+                FaultyNumber::Infinity => f64::INFINITY,
+            };
+            let _ = first.f_data()?.f_fill_(value)?;
             damage.0.push((first, before));
         }
         Ok(damage)
@@ -31,7 +41,7 @@ impl Drop for Damage {
     }
 }
 
-fn parameter(model: &StableDiffusion, name: &str) -> Result<Tensor> {
+fn parameter(model: &StableDiffusion, trained: &[ParamGroup], name: &str) -> Result<Tensor> {
     let networks = [
         ("unet.", model.unet.parameters()),
         ("text_encoder.", model.text_encoder.parameters()),
@@ -41,8 +51,14 @@ fn parameter(model: &StableDiffusion, name: &str) -> Result<Tensor> {
         let name = name.strip_prefix(network)?;
         parameters.iter().find(|(other, _)| *other == name).map(|(_, tensor)| tensor.shallow_clone())
     });
-    found.filter(|tensor| tensor.numel() > 0 && tensor.kind() != Kind::Int64).ok_or_else(|| Error::Config {
-        message: format!("`debug.faults`: the model has no parameter `{name}`"),
-        hint: Some("names are those of diffusers behind `unet.`, `text_encoder.` and `vae.`".into()),
+    let of_trained = || {
+        let parameters = trained.iter().flat_map(|group| &group.parameters);
+        parameters.into_iter().find(|(other, _)| other == name).map(|(_, tensor)| tensor.shallow_clone())
+    };
+    found.or_else(of_trained).filter(|tensor| tensor.numel() > 0 && tensor.kind() != Kind::Int64).ok_or_else(|| {
+        Error::Config {
+            message: format!("`debug.faults`: the model has no parameter `{name}`"),
+            hint: Some("names are those of diffusers behind `unet.`, `text_encoder.` and `vae.`".into()),
+        }
     })
 }

@@ -1,9 +1,10 @@
 //! The output folder of a run: who may write to it, and whether there is a run to continue.
 
 use crate::error::{Error, Result};
+use crate::seeded_bugs::{Bug, seeded};
 use sdtrain_checkpoint::{FolderLock, Survey, recover, replace_file, verify, vfs::RealVfs};
 use sdtrain_files::{free_space, in_words};
-use sdtrain_recipe::TrainConfig;
+use sdtrain_recipe::{Change, TrainConfig};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -35,12 +36,15 @@ pub(crate) struct RunFolder {
     pub start: Start,
     /// Later checkpoints that are not whole, with the reason: their steps are done again.
     pub passed_over: Vec<(PathBuf, String)>,
+    /// Keys that are not what they were when the run began, each allowed to be.
+    pub changes: Vec<Change>,
     /// Checkpoints of later steps than this are not of the run that begins.
     newest: Option<u64>,
     _lock: FolderLock,
 }
 
-const CONFIG: &str = "config.toml";
+/// The resolved configuration, in the folder of a run and in each of its checkpoints.
+pub(crate) const CONFIG: &str = "config.toml";
 const CHECKPOINTS: &str = "checkpoints";
 const SET_ASIDE: &str = "checkpoints-set-aside";
 
@@ -64,26 +68,51 @@ impl RunFolder {
         let latest = survey.newest;
         // A run that left neither checkpoint nor product has nothing to protect.
         let has_results = latest.is_some() || is_finished(path) || has_product(path);
-        if path.join(CONFIG).exists() && has_results {
-            check_same_run(config, path)?;
-        }
+        let own = Some(path.join(CONFIG)).filter(|own| has_results && own.exists());
+        let latest = latest.map(|(checkpoint, _)| checkpoint);
+        let mut changes = Vec::new();
         let (start, newest) = match policy {
             ResumePolicy::From(checkpoint) => {
                 let step = verify(checkpoint)?.info.step;
+                let began_with = config_of(checkpoint);
+                // Another run's folder is no place to continue this one in.
+                let is_inside = checkpoint.canonicalize().ok().zip(path.canonicalize().ok());
+                let is_inside = is_inside.is_some_and(|(checkpoint, path)| checkpoint.starts_with(path));
+                if let Some(own) = own.filter(|_| !is_inside || began_with.is_none()) {
+                    changes_since(config, &own, path)?;
+                }
+                if let Some(began_with) = began_with {
+                    changes = changes_since(config, &began_with, path)?;
+                }
                 (Start::Continue(checkpoint.clone()), Some(step))
             }
-            _ if is_finished(path) => (Start::Finished, None),
-            _ => (latest.map_or(Start::Fresh, |(checkpoint, _)| Start::Continue(checkpoint)), None),
+            _ => {
+                let began_with = latest.as_deref().and_then(config_of).filter(|_| !is_finished(path)).or(own);
+                changes = began_with.map_or(Ok(Vec::new()), |file| changes_since(config, &file, path))?;
+                let is_over =
+                    is_finished(path) && (latest.is_none() || !changes.iter().any(|change| change.decides_steps));
+                let start = if is_over { Start::Finished } else { latest.map_or(Start::Fresh, Start::Continue) };
+                (start, None)
+            }
         };
-        Ok(RunFolder { path: path.to_path_buf(), start, passed_over: survey.rejected, newest, _lock: lock })
+        Ok(RunFolder { path: path.to_path_buf(), start, passed_over: survey.rejected, changes, newest, _lock: lock })
     }
 
-    /// Refuses a disk that cannot even hold the trained weights once, which are the smaller part of a checkpoint.
-    pub fn check_room(&self, weights: u64) -> Result<()> {
+    /// Refuses a disk without room for the checkpoints that are to be kept, and the one that is written before the oldest goes.
+    /// `state` is what one takes at least.
+    pub fn check_room(&self, state: u64, keep_last: usize) -> Result<()> {
+        let there = fs::read_dir(self.checkpoints()).into_iter().flatten().flatten();
+        let there = there.filter(|entry| entry.file_name().to_string_lossy().starts_with("step-")).count();
+        let coming = (keep_last.max(1) + 1).saturating_sub(there).max(1) as u64;
+        let needed = state.saturating_mul(coming);
         match free_space(&self.path) {
-            Some(free) if free < weights => Err(Error::storage(
+            Some(free) if free < needed => Err(Error::storage(
                 &self.path,
-                format!("the disk has {} left, and a checkpoint takes more than {}", in_words(free), in_words(weights)),
+                format!(
+                    "the disk has {} left, and {coming} checkpoints of at least {} are to come (`checkpoint.keep_last`)",
+                    in_words(free),
+                    in_words(state)
+                ),
             )),
             _ => Ok(()),
         }
@@ -115,31 +144,36 @@ impl RunFolder {
         Ok(())
     }
 
+    /// Whether images come in another order than when the run began.
+    pub fn has_other_order(&self) -> bool {
+        self.changes.iter().any(|change| change.changes_order)
+    }
+
     /// Where checkpoints are published.
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join(CHECKPOINTS)
     }
 }
 
-/// The same configuration gives the same run; keys that only say what is written down about it, or what `dataset clean`
-/// would take out, may differ.
-fn check_same_run(config: &TrainConfig, folder: &Path) -> Result<()> {
-    let path = folder.join(CONFIG);
+/// The configuration that a checkpoint was written with: its own, or that of the folder that it lies in.
+fn config_of(checkpoint: &Path) -> Option<PathBuf> {
+    let of_run = checkpoint.parent().and_then(Path::parent).map(|run| run.join(CONFIG));
+    [Some(checkpoint.join(CONFIG)), of_run].into_iter().flatten().find(|file| file.is_file())
+}
+
+/// In what `config` differs from the configuration in `file`. An error where that decides steps and is not allowed.
+fn changes_since(config: &TrainConfig, file: &Path, folder: &Path) -> Result<Vec<Change>> {
     // What it names may have been moved since: only its values count.
     let before =
-        TrainConfig::load_what_fits(&path, &[]).ok().and_then(|parsed| parsed.value).ok_or_else(|| Error::Config {
-            message: format!("`{}` cannot be read, so nobody can tell whether this is the same run", path.display()),
+        TrainConfig::load_what_fits(file, &[]).ok().and_then(|parsed| parsed.value).ok_or_else(|| Error::Config {
+            message: format!("`{}` cannot be read, so nobody can tell whether this is the same run", file.display()),
             hint: Some("give the run another `name`, or `--resume never` to move the old folder aside".into()),
         })?;
-    let before = before.config;
-    let keys: Vec<String> = before
-        .differing_keys(config)
-        .into_iter()
-        .filter(|key| !["log.", "data.clean."].iter().any(|section| key.starts_with(section)))
-        .filter(|key| !["debug.trace", "debug.trace_steps"].contains(&key.as_str()))
-        .collect();
-    match keys.is_empty() {
-        true => Ok(()),
+    let changes = config.changes_since(&before.config);
+    let refused = changes.iter().filter(|change| change.decides_steps && !change.is_allowed);
+    let keys: Vec<String> = refused.map(|change| change.key.clone()).collect();
+    match keys.is_empty() || seeded(Bug::AnyConfiguration) {
+        true => Ok(changes),
         false => Err(Error::OtherRun { folder: folder.to_path_buf(), keys }),
     }
 }

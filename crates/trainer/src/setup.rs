@@ -3,6 +3,7 @@
 use crate::caption_templates::TemplateCaptions;
 use crate::class_images::with_class_images;
 use crate::error::{Error, Result};
+use crate::identity::{self, DataDigest};
 use crate::input_files::Inputs;
 use crate::metadata::RunFacts;
 use crate::objective;
@@ -10,6 +11,9 @@ use crate::precision::kind_of;
 use crate::rates;
 use crate::run_folder::{ResumePolicy, RunFolder, Start};
 use crate::samples;
+use crate::seeded_bugs::{Bug, seeded};
+use crate::signals::StopRequest;
+use crate::spikes::Spikes;
 use crate::trainable;
 use crate::trainer::{Outcome, Trainer};
 use crate::validation::Validation;
@@ -21,7 +25,9 @@ use sdtrain_evaluate::prompt_reading;
 use sdtrain_model::{LoadOptions, StableDiffusion, load, load_edited};
 use sdtrain_optimizer::{Ema, GradScaler, Storage, build_stored};
 use sdtrain_pipeline::sampler_for;
-use sdtrain_recipe::{DataConfig, FloatType, Init, ModelLocation, SamplerName, StoredType, TrainConfig, TrainableKind};
+use sdtrain_recipe::{
+    Change, DataConfig, FloatType, Init, ModelLocation, SamplerName, StoredType, TrainConfig, TrainableKind,
+};
 use sdtrain_run_log::{Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name};
 use sdtrain_state_dict::SafetensorsFile;
 use sdtrain_state_dict::maps::textual_inversion::bundled_words;
@@ -45,16 +51,20 @@ pub struct RunOptions {
 /// Trains as `config` says.
 pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     let started = Instant::now();
+    let stop = StopRequest::listen()?;
     config.data.check_images_are_used().map_err(|(message, hint)| Error::Config { message, hint: Some(hint) })?;
     // 1 device and threads
     if let Some(threads) = config.train.threads {
         tch::set_num_threads(threads as i32);
     }
     let device = sdtrain_torch::device(&options.device)?;
+    if let Some(allowed) = config.precision.tf32 {
+        sdtrain_torch::allow_tf32(allowed)?;
+    }
     if config.train.fused_backward || !Storage::of(&config.precision, config.seed).is_plain() {
         sdtrain_torch::return_freed_memory();
     }
-    let folder = RunFolder::open(&config, &options.output, &options.resume)?;
+    let mut folder = RunFolder::open(&config, &options.output, &options.resume)?;
     if folder.start == Start::Finished {
         return Ok(Outcome::AlreadyDone);
     }
@@ -64,6 +74,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     // 2 model
     record.phase("load_model");
     let model = load_model(&config, device)?;
+    let base = identity::of_base(&model)?;
     // 3 data
     record.phase("open_data");
     let with_class = with_class_images(&config, &model, &folder.path)?;
@@ -113,17 +124,20 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         std::fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
     }
     let sample_requests = samples::requests(&config.sample_pictures(), prompt_reading);
-    let manifest = ManifestInfo {
-        run_id: blake3::hash(config.to_toml().as_bytes()).to_hex()[..16].to_string(),
+    let program = program();
+    let mut data_digest = DataDigest::of(&data);
+    let mut manifest = ManifestInfo {
+        run_id: record.run_id.clone(),
         config_digest: blake3::hash(config.to_toml().as_bytes()).to_hex().to_string(),
-        data_digest: data.fingerprint(),
-        build: format!("sdtrain {}", env!("CARGO_PKG_VERSION")),
+        build: build_of(&program),
         threads: tch::get_num_threads() as usize,
         instruction_set: instruction_set().unwrap_or_default(),
-        details: fused.iter().map(|fused| ("fused".to_string(), fused.clone())).collect(),
+        details: fused.iter().map(|fused| (FUSED.to_string(), fused.clone())).collect(),
         ..ManifestInfo::default()
     };
-    check_continuation(&folder.start, &manifest)?;
+    manifest.details.insert(BASE.into(), base);
+    check_continuation(&config, &mut folder, &mut manifest, &mut data_digest)?;
+    record.changes = changes_in(&manifest);
     let inputs = Inputs::hash(&config);
     let templates = TemplateCaptions::of(&config);
     let trainer = Trainer {
@@ -147,8 +161,12 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         started,
         inputs,
         templates,
+        torn: false,
+        saved_step: None,
+        data_digest,
+        spikes: Spikes::default(),
     };
-    trainer.run()
+    trainer.run(&stop)
 }
 
 /// Warnings of words in the adapter files of `config` that its run leaves behind.
@@ -156,24 +174,85 @@ fn words_left_behind(config: &TrainConfig) -> Result<Vec<String>> {
     config.words_left_behind(|path| Ok(bundled_words(&SafetensorsFile::open(path)?)))
 }
 
-/// The data of a continued run must be what they were: its order and noise are drawn for exactly these images.
-fn check_continuation(start: &Start, manifest: &ManifestInfo) -> Result<()> {
-    let Start::Continue(checkpoint) = start else { return Ok(()) };
+/// Names in a manifest's details: adapters that are a part of the base; a digest of the base; keys that were changed on the way.
+const FUSED: &str = "fused";
+const BASE: &str = "base";
+const CHANGED: &str = "changed after step ";
+
+/// A continued run must find its data and its base as they were, unless `checkpoint.allow_changes` says otherwise: order and noise
+/// are drawn for exactly these images, and the weights that were learned fit this base. What differs goes into the manifest.
+fn check_continuation(
+    config: &TrainConfig,
+    folder: &mut RunFolder,
+    manifest: &mut ManifestInfo,
+    data: &mut DataDigest,
+) -> Result<()> {
+    let Start::Continue(checkpoint) = &folder.start else { return Ok(()) };
     let before = verify(checkpoint)?.info;
-    let cannot = |reason: &str| Error::CannotContinue { checkpoint: checkpoint.clone(), reason: reason.into() };
-    if before.data_digest != manifest.data_digest {
-        return Err(cannot("the images or captions have changed since; `--resume never` starts anew"));
+    let cannot = |what: &str, section: &str| Error::CannotContinue {
+        checkpoint: checkpoint.clone(),
+        reason: format!(
+            "{what} have changed since; `--resume never` starts anew, and `checkpoint.allow_changes = [\"{section}\"]` goes on \
+             with them as they are"
+        ),
+    };
+    manifest.data_digest = data.get();
+    let mut changes = folder.changes.clone();
+    let mut content = |what: &str, section: &str, old: Option<&String>, new: Option<&String>| {
+        if old == new || seeded(Bug::AnyData) && section == "data" || seeded(Bug::AnyBase) && section == "model" {
+            return Ok(());
+        }
+        if !config.allows_change_of(section) {
+            return Err(cannot(what, section));
+        }
+        changes.push(Change {
+            key: format!("content of `{section}`"),
+            before: "other".into(),
+            now: format!("{what} have changed"),
+            decides_steps: true,
+            changes_order: section == "data",
+            is_allowed: true,
+        });
+        Ok(())
+    };
+    content("the images or captions", "data", Some(&before.data_digest), Some(&manifest.data_digest))?;
+    let (old, new) = (&before.details, &manifest.details);
+    content("the adapters of `model.fuse`", "model.fuse", old.get(FUSED), new.get(FUSED))?;
+    if old.contains_key(BASE) {
+        content("the weights of the base model", "model", old.get(BASE), new.get(BASE))?;
     }
-    if before.details.get("fused") != manifest.details.get("fused") {
-        return Err(cannot("the adapters of `model.fuse` have changed since; `--resume never` starts anew"));
+    manifest.details.extend(before.details.into_iter().filter(|(name, _)| name.starts_with(CHANGED)));
+    for change in changes.iter().filter(|change| change.key != "checkpoint.allow_changes") {
+        let name = format!("{CHANGED}{:06}: {}", before.step, change.key);
+        manifest.details.insert(name, format!("{} → {}", change.before, change.now));
     }
+    folder.changes = changes;
     if (before.threads, &before.instruction_set) != (manifest.threads, &manifest.instruction_set) {
         eprintln!(
             "note: the run was begun with {} threads ({}); with {} ({}) it goes on equal to rounding, not to the bit",
             before.threads, before.instruction_set, manifest.threads, manifest.instruction_set
         );
     }
+    if before.build != manifest.build {
+        eprintln!(
+            "note: the checkpoint was written by {}, and this is {}: where they compute alike, the run goes on to the bit",
+            before.build, manifest.build
+        );
+    }
     Ok(())
+}
+
+/// What was changed on the way, in words.
+fn changes_in(manifest: &ManifestInfo) -> Vec<String> {
+    let changes = manifest.details.iter().filter(|(name, _)| name.starts_with(CHANGED));
+    changes.map(|(name, change)| format!("{name}: {change}")).collect()
+}
+
+/// The program as a manifest names it.
+fn build_of(program: &Program) -> String {
+    let commit = program.git_commit.as_deref().map(|commit| format!(" ({commit})")).unwrap_or_default();
+    let libtorch = program.versions.get("libtorch").map(|version| format!(", libtorch {version}")).unwrap_or_default();
+    format!("{} {}{commit}{libtorch}", program.name, program.version)
 }
 
 fn program() -> Program {

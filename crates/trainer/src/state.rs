@@ -1,14 +1,17 @@
 //! What decides the next step ↔ the files of a checkpoint.
 
 use crate::error::{Error, Result};
+use crate::run_folder::CONFIG;
+use crate::seeded_bugs::{Bug, seeded};
+use crate::spikes::Spikes;
 use sdtrain_checkpoint::{ManifestInfo, prune, publish};
 use sdtrain_model::{TensorReader, read_tensor};
 use sdtrain_optimizer::{Ema, GradScaler, Optimizer};
-use sdtrain_state_dict::{SafetensorsFile, write_source};
+use sdtrain_state_dict::{Reader, SafetensorsFile, write_source};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tch::{Device, Tensor};
 
 /// Where a run is.
@@ -39,21 +42,27 @@ struct SmallState {
     /// Optimizer steps that the average of the weights has seen.
     #[serde(default)]
     ema_steps: Option<u64>,
+    #[serde(default)]
+    spikes: Spikes,
 }
 
 const TENSORS: &str = "tensors.safetensors";
 const STATE: &str = "state.json";
 
-/// Publishes `folder/step-000250` with everything to continue exactly, then deletes all but the newest `keep_last`.
-pub(crate) fn save(
-    folder: &Path,
-    info: ManifestInfo,
-    position: &Position,
-    optimizer: &dyn Optimizer,
-    scaler: Option<&GradScaler>,
-    ema: Option<&Ema>,
-    keep_last: usize,
-) -> Result<()> {
+/// What a checkpoint is made of.
+pub(crate) struct Contents<'a> {
+    pub position: &'a Position,
+    pub optimizer: &'a dyn Optimizer,
+    pub scaler: Option<&'a GradScaler>,
+    pub ema: Option<&'a Ema>,
+    pub spikes: &'a Spikes,
+    /// The resolved configuration.
+    pub config: &'a str,
+}
+
+/// Publishes `folder/step-000250` with everything to continue exactly, then deletes all but the newest `keep_last`; its folder.
+pub(crate) fn save(folder: &Path, info: ManifestInfo, contents: &Contents, keep_last: usize) -> Result<PathBuf> {
+    let Contents { position, optimizer, scaler, ema, spikes, config } = *contents;
     let parameters = optimizer.groups().iter().flat_map(|group| &group.parameters);
     let mut tensors: Vec<(String, Tensor)> =
         parameters.map(|(name, tensor)| (format!("parameter.{name}"), tensor.detach())).collect();
@@ -63,49 +72,149 @@ pub(crate) fn save(
     tensors.extend(borrowed_averages.map(|(name, tensor)| (format!("ema.{name}"), tensor.shallow_clone())));
     let borrowed: Vec<(String, &Tensor)> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
     let reader = TensorReader::new(borrowed, None);
-    let small =
-        SmallState { position: *position, scaler: scaler.cloned(), ema_steps: averages.map(|(_, steps)| steps) };
-    publish(folder, &format!("step-{:06}", position.step), info, &mut |path| {
+    let small = SmallState {
+        position: *position,
+        scaler: scaler.cloned(),
+        ema_steps: averages.map(|(_, steps)| steps),
+        spikes: spikes.clone(),
+    };
+    let name = format!("step-{:06}", position.step);
+    publish(folder, &name, info, &mut |path| {
         write_source(&path.join(TENSORS), &reader, &BTreeMap::new())?;
         fs::write(path.join(STATE), serde_json::to_vec_pretty(&small)?)?;
+        fs::write(path.join(CONFIG), config)?;
         Ok(())
     })?;
     // A folder that cannot be deleted is only untidy: the run goes on.
     let _ = prune(folder, position.step, keep_last)?;
-    Ok(())
+    Ok(folder.join(name))
 }
 
-/// Puts a checkpoint's content into parameters, optimizer and scaler; the position to go on from.
+/// Where a continued run goes on.
+pub(crate) struct Restored {
+    pub position: Position,
+    pub spikes: Spikes,
+}
+
+/// Puts a checkpoint's content into parameters, optimizer and scaler; where to go on. `may_lack` says of what the run did not have
+/// when the checkpoint was written, and now has: it begins.
 pub(crate) fn restore(
     checkpoint: &Path,
     optimizer: &mut dyn Optimizer,
     scaler: Option<&mut GradScaler>,
     ema: Option<&mut Ema>,
-) -> Result<Position> {
+    may_lack: &dyn Fn(&str) -> bool,
+) -> Result<Restored> {
     let cannot = |reason: String| Error::CannotContinue { checkpoint: checkpoint.to_path_buf(), reason };
-    let small = fs::read(checkpoint.join(STATE)).map_err(|error| cannot(error.to_string()))?;
-    let small: SmallState = serde_json::from_slice(&small).map_err(|error| cannot(error.to_string()))?;
+    let path = checkpoint.join(STATE);
+    let small = fs::read(&path).map_err(|error| Error::storage(&path, error))?;
+    let small: SmallState = serde_json::from_slice(&small).map_err(|error| cannot(format!("its {STATE}: {error}")))?;
     let file = SafetensorsFile::open(checkpoint.join(TENSORS))?;
+    let mut found = Found { file: &file, failed: None };
     for (name, parameter) in optimizer.groups().iter().flat_map(|group| &group.parameters) {
-        let saved = read(&file, &format!("parameter.{name}"))
-            .filter(|saved| saved.size() == parameter.size())
-            .ok_or_else(|| cannot(format!("it has no `{name}` of this size")))?;
-        tch::no_grad(|| parameter.shallow_clone().copy_(&saved));
+        let saved = found.tensor(&format!("parameter.{name}")).filter(|saved| saved.size() == parameter.size());
+        found.all_was_readable()?;
+        let saved = saved.ok_or_else(|| cannot(format!("it has no `{name}` of this size")))?;
+        sdtrain_torch::catch(|| tch::no_grad(|| parameter.shallow_clone().copy_(&saved)))?;
     }
-    optimizer
-        .load_state(&mut |name| read(&file, &format!("optimizer.{name}")))
-        .map_err(|error| cannot(error.to_string()))?;
-    if let (Some(scaler), Some(saved)) = (scaler, small.scaler) {
-        *scaler = saved;
+    if !seeded(Bug::Optimizer) {
+        let loaded = optimizer.load_state(&mut |name| found.tensor(&format!("optimizer.{name}")));
+        found.all_was_readable()?;
+        loaded.map_err(|error| cannot(error.to_string()))?;
     }
-    if let Some(ema) = ema {
-        let steps = small.ema_steps.ok_or_else(|| cannot("it holds no average of the weights".into()))?;
-        ema.load_state(steps, &mut |name| read(&file, &format!("ema.{name}")))
-            .map_err(|error| cannot(error.to_string()))?;
+    match (scaler, small.scaler) {
+        (Some(scaler), Some(saved)) if !seeded(Bug::Scaler) => *scaler = saved,
+        (Some(_), None) if !seeded(Bug::MissingScaler) && !may_lack("precision.compute") => {
+            return Err(cannot("it holds no loss scale".into()));
+        }
+        _ => {}
     }
-    Ok(small.position)
+    if let Some(ema) = ema.filter(|_| !seeded(Bug::Average)) {
+        let loaded = match small.ema_steps {
+            Some(steps) => ema.load_state(steps, &mut |name| found.tensor(&format!("ema.{name}"))),
+            // The average begins with the weights as they are now.
+            None if may_lack("ema.enabled") => ema.load_state(0, &mut |name| {
+                let mut parameters = optimizer.groups().iter().flat_map(|group| &group.parameters);
+                parameters.find(|(other, _)| other == name).map(|(_, weight)| weight.detach())
+            }),
+            None => return Err(cannot("it holds no average of the weights".into())),
+        };
+        found.all_was_readable()?;
+        loaded.map_err(|error| cannot(error.to_string()))?;
+    }
+    let mut position = small.position;
+    if seeded(Bug::DataPosition) || seeded(Bug::Epoch) {
+        position.batch = 0;
+        position.epoch = if seeded(Bug::Epoch) { 0 } else { position.epoch };
+    }
+    if seeded(Bug::Dropout) {
+        position.passes = 0;
+    }
+    if seeded(Bug::SkippedCount) {
+        (position.skipped, position.skipped_in_a_row) = (0, 0);
+    }
+    Ok(Restored { position, spikes: small.spikes })
 }
 
-fn read(file: &SafetensorsFile, name: &str) -> Option<Tensor> {
-    read_tensor(file, name, None, Device::Cpu).ok()
+/// Looks tensors up; one that the disk refuses is another matter than one that is not there.
+struct Found<'a> {
+    file: &'a dyn Reader,
+    failed: Option<Error>,
+}
+
+impl Found<'_> {
+    fn tensor(&mut self, name: &str) -> Option<Tensor> {
+        self.file.info(name)?;
+        match read_tensor(self.file, name, None, Device::Cpu) {
+            Ok(tensor) => Some(tensor),
+            Err(error) => {
+                self.failed.get_or_insert(error.into());
+                None
+            }
+        }
+    }
+
+    /// An error where the disk refused one of those that were asked for.
+    fn all_was_readable(&mut self) -> Result<()> {
+        self.failed.take().map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sdtrain_state_dict::{Dtype, TensorInfo};
+    use std::borrow::Cow;
+
+    /// A file whose one tensor the disk refuses.
+    struct Refusing(TensorInfo, BTreeMap<String, String>);
+
+    impl Reader for Refusing {
+        fn names(&self) -> Vec<&str> {
+            vec!["x"]
+        }
+        fn info(&self, name: &str) -> Option<&TensorInfo> {
+            (name == "x").then_some(&self.0)
+        }
+        fn bytes(&self, _: &str) -> sdtrain_state_dict::Result<Cow<'_, [u8]>> {
+            let source = std::io::Error::from_raw_os_error(5);
+            Err(sdtrain_state_dict::Error::Io { action: "read", path: "tensors.safetensors".into(), source })
+        }
+        fn metadata(&self) -> &BTreeMap<String, String> {
+            &self.1
+        }
+        fn path(&self) -> &Path {
+            Path::new("tensors.safetensors")
+        }
+    }
+
+    #[test]
+    fn a_tensor_that_the_disk_refuses_is_not_one_that_is_absent() {
+        let file = Refusing(TensorInfo { dtype: Dtype::F32, shape: vec![1] }, BTreeMap::new());
+        let mut found = Found { file: &file, failed: None };
+        assert!(found.tensor("y").is_none() && found.all_was_readable().is_ok());
+        assert!(found.tensor("x").is_none());
+        let error = found.all_was_readable().expect_err("it was refused");
+        assert!(sdtrain_checkpoint::storage_error(&error).is_some(), "{error:?}");
+    }
 }

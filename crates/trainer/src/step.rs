@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::faults::Damage;
 use crate::inputs::StepInputs;
 use crate::objective::Objective;
+use crate::seeded_bugs::{Bug, seeded};
 use crate::trainable::Trainable;
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::{GradScaler, Optimizer, ParamGroup, clear_gradients, gradients};
@@ -32,7 +33,9 @@ pub struct Step<'a> {
     /// Measure the gradient norm of each parameter group, too.
     pub measure_groups: bool,
     /// Weights that are damaged in the last pass of this step.
-    pub damage: &'a dyn Fn() -> Result<Damage>,
+    pub damage: Box<dyn Fn(&[ParamGroup]) -> Result<Damage> + 'a>,
+    /// Set when the weights begin to change: where an error comes out of the step after that, nobody knows how far.
+    pub torn: bool,
 }
 
 /// What a step measured.
@@ -66,7 +69,7 @@ impl Step<'_> {
             let prepared = self.objective.prepare(self.model, batch, number)?;
             self.trainable.begin_pass(number);
             let is_last = inputs.len() + 1 == batches.len();
-            let damage = is_last.then(|| (self.damage)()).transpose()?;
+            let damage = is_last.then(|| (self.damage)(self.optimizer.groups())).transpose()?;
             let part = self.forward_backward(&prepared, examples, scale, learning_rates);
             drop(damage);
             self.trainable.end_pass();
@@ -83,10 +86,28 @@ impl Step<'_> {
         Ok(StepOutcome { loss: loss.double_value(&[]), inputs, not_finite, ..update })
     }
 
+    /// The loss of `batches` with the weights as they are; nothing changes.
+    pub fn loss(&mut self, batches: &[Batch], first_pass: u64) -> Result<f64> {
+        let examples: usize = batches.iter().map(|batch| batch.examples.len()).sum();
+        let mut sum = 0.0;
+        for (number, batch) in (first_pass..).zip(batches) {
+            let inputs = self.objective.prepare(self.model, batch, number)?;
+            self.trainable.begin_pass(number);
+            let (objective, model) = (&*self.objective, self.model);
+            let losses = sdtrain_torch::catch(|| {
+                tch::no_grad(|| objective.losses(model, &inputs, GradientCheckpointing::None).sum(Kind::Float))
+            });
+            self.trainable.end_pass();
+            sum += losses?.double_value(&[]);
+        }
+        Ok(sum / examples.max(1) as f64)
+    }
+
     /// This batch's share of the step's loss, with its gradients added to the parameters', or applied at once. Depends on tensors
     /// alone and reads nothing back to the host.
     fn forward_backward(&mut self, inputs: &StepInputs, examples: usize, scale: f64, rates: &[f64]) -> Result<Tensor> {
         let mut fused = if self.fused_backward { self.optimizer.apart() } else { None };
+        self.torn |= fused.is_some();
         let (objective, model, checkpointing) = (&*self.objective, self.model, self.gradient_checkpointing);
         let result = sdtrain_torch::catch(|| {
             let losses = objective.losses(model, inputs, checkpointing);
@@ -132,7 +153,8 @@ impl Step<'_> {
         // A step with a gradient or loss that is not finite must not reach the parameters: decided on the device.
         let sum = &norm + loss;
         let found_inf = sum.isfinite().logical_not().to_kind(Kind::Float).reshape([1]);
-        self.optimizer.step(learning_rates, Some(&found_inf))?;
+        self.torn = true;
+        self.optimizer.step(learning_rates, (!seeded(Bug::ApplyNotFinite)).then_some(&found_inf))?;
         clear_gradients(self.optimizer.groups());
         let skipped = found_inf.double_value(&[0]) != 0.0;
         if let Some(scaler) = &mut self.scaler {

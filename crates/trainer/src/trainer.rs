@@ -1,18 +1,21 @@
 //! The run itself: epochs, what happens every so many steps, and the end.
 
+mod after_step;
 mod saving;
+mod trouble;
 
 use crate::batches::{Batch, Batches};
 use crate::caption_templates::TemplateCaptions;
 use crate::error::{Error, Result};
 use crate::faults::Damage;
+use crate::identity::DataDigest;
 use crate::input_files::Inputs;
 use crate::objective::Objective;
 use crate::run_folder::{RunFolder, Start};
-use crate::samples;
-use crate::setup::load_model;
+use crate::seeded_bugs::{Bug, seeded};
 use crate::signals::StopRequest;
-use crate::state::{self, Position};
+use crate::spikes::Spikes;
+use crate::state::{self, Position, Restored};
 use crate::step::{Step, StepOutcome};
 use crate::text_encoder_stop;
 use crate::trace::Trace;
@@ -21,7 +24,7 @@ use crate::validation::Validation;
 use sdtrain_checkpoint::ManifestInfo;
 use sdtrain_data_loader::{Contents, DataSet};
 use sdtrain_model::StableDiffusion;
-use sdtrain_optimizer::{Ema, GradScaler, Optimizer, ParamGroup, Weights, build, learning_rate_factor};
+use sdtrain_optimizer::{Ema, GradScaler, Optimizer, ParamGroup, learning_rate_factor};
 use sdtrain_pipeline::Request;
 use sdtrain_recipe::TrainConfig;
 use sdtrain_run_log::{
@@ -33,6 +36,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
+use trouble::Before;
 
 /// Everything a run works with.
 pub(crate) struct Trainer {
@@ -58,6 +62,12 @@ pub(crate) struct Trainer {
     pub inputs: Inputs,
     /// Sentences in the place of captions.
     pub templates: Option<TemplateCaptions>,
+    /// The weights, or what belongs to them, are between two states: nothing of it may be saved.
+    pub torn: bool,
+    /// The step of the newest checkpoint.
+    pub saved_step: Option<u64>,
+    pub data_digest: DataDigest,
+    pub spikes: Spikes,
 }
 
 /// What stands behind the name of a product that holds the weights as trained, beside the one of averaged weights.
@@ -75,8 +85,8 @@ pub enum Outcome {
 }
 
 impl Trainer {
-    pub fn run(mut self) -> Result<Outcome> {
-        let result = self.run_to_the_end();
+    pub fn run(mut self, stop: &StopRequest) -> Result<Outcome> {
+        let result = self.run_to_the_end(stop);
         for problem in self.data.unreadable() {
             eprintln!("left out, another image took its place: {problem}");
         }
@@ -93,21 +103,29 @@ impl Trainer {
         Ok(outcome)
     }
 
-    fn run_to_the_end(&mut self) -> Result<(Outcome, Position)> {
-        let stop = StopRequest::listen()?;
-        self.folder.check_room(self.trained_bytes())?;
+    fn run_to_the_end(&mut self, stop: &StopRequest) -> Result<(Outcome, Position)> {
+        self.folder.check_room(self.state_bytes(), self.config.checkpoint.keep_last)?;
         self.folder.claim(&self.config)?;
         let mut position = match self.folder.start.clone() {
             Start::Continue(checkpoint) => {
                 let (optimizer, scaler, ema) = (self.optimizer.as_mut(), self.scaler.as_mut(), self.ema.as_mut());
-                state::restore(&checkpoint, optimizer, scaler, ema)?
+                let changes = &self.folder.changes;
+                let may_lack = |key: &str| changes.iter().any(|change| change.key == key);
+                let Restored { position, spikes } = state::restore(&checkpoint, optimizer, scaler, ema, &may_lack)?;
+                self.spikes = spikes;
+                position
             }
             Start::Fresh | Start::Finished => Position::default(),
         };
+        if self.folder.has_other_order() && position.batch > 0 && !seeded(Bug::SameEpoch) {
+            // The batches of this epoch are others now: nobody can say which of them were seen.
+            (position.epoch, position.batch) = (position.epoch + 1, 0);
+        }
         if let Some(path) = &self.config.debug.trace {
             let (steps, config) = (self.config.debug.trace_steps, self.config.to_toml());
             self.trace = Some(Trace::new(path.clone(), steps, config, self.optimizer.groups()));
         }
+        self.saved_step = (position.step > 0).then_some(position.step);
         self.record.resumed_step = (position.step > 0).then_some(position.step);
         self.record.write(&self.folder.path).map_err(|error| Error::storage(&self.folder.path, error))?;
         let mut log = self.open_log(&position)?;
@@ -122,6 +140,9 @@ impl Trainer {
                 ));
             }
             log.message(&format!("continuing after step {}", position.step));
+            for line in &self.record.changes {
+                log.message(line);
+            }
         }
         if !self.config.train.fused_backward {
             sdtrain_optimizer::prepare_gradients(self.optimizer.groups())?;
@@ -134,19 +155,38 @@ impl Trainer {
             (false, false) => None,
         };
         let mut batches = Batches::new(&self.data, contents, position.epoch, position.batch, workers);
+        stop.begin();
+        // A defect of this program is no reason to lose what was learned either.
+        let outcome = sdtrain_torch::catch(|| self.steps(&mut log, &mut batches, &mut position, stop));
+        let outcome = outcome.unwrap_or_else(|panic| Err(panic.into()));
+        if outcome.is_err() {
+            self.rescue(&mut log, &position);
+        }
+        log.finish();
+        Ok((outcome?, position))
+    }
+
+    /// Step after step to the end, or to where somebody asks to stop.
+    fn steps(
+        &mut self,
+        log: &mut RunLog,
+        batches: &mut Batches,
+        position: &mut Position,
+        stop: &StopRequest,
+    ) -> Result<Outcome> {
         while position.step < self.total_steps {
-            self.one_step(&mut log, &mut batches, &mut position, &stop)?;
+            self.one_step(log, batches, position, stop)?;
             if stop.is_set() && position.step < self.total_steps {
+                self.say_why_it_stops(log, position);
                 self.finish_trace()?;
-                self.save_checkpoint(&mut log, &position, &stop)?;
-                log.finish();
-                return Ok((Outcome::Stopped(position.step), position));
+                self.save_checkpoint(log, position, stop)?;
+                return Ok(Outcome::Stopped(position.step));
             }
         }
         self.finish_trace()?;
-        let product = self.finish(&mut log, &position, &stop)?;
-        log.finish();
-        Ok((product.map_or(Outcome::Stopped(position.step), Outcome::Done), position))
+        self.trust_the_end(log, batches, position)?;
+        let product = self.finish(log, position, stop)?;
+        Ok(product.map_or(Outcome::Stopped(position.step), Outcome::Done))
     }
 
     /// One optimizer step and everything that is due after it.
@@ -171,14 +211,24 @@ impl Trainer {
         let waited = began.elapsed();
         let rates = self.learning_rates(position.step);
         let is_logged = self.is_logged(position.step + 1);
+        let before = Before { position: *position, scaler: self.scaler.clone() };
         let outcome = self.step(&taken, &rates, position, is_logged)?;
         let epoch = position.epoch + 1;
         let ended = self.advance(position, taken.len());
-        self.record.steps = position.step;
-        self.mind_skipped(log, &outcome, &taken, position)?;
+        if let Err(error) = self.mind_skipped(log, &outcome, &taken, position) {
+            // Such a step has changed nothing: what was there before it is the state to keep.
+            (*position, self.torn) = (before.position, outcome.torn);
+            if !seeded(Bug::ScaleOfFailed) {
+                self.scaler = before.scaler;
+            }
+            return Err(error);
+        }
         if let Some(ema) = self.ema.as_mut().filter(|_| !outcome.skipped) {
             ema.update(self.optimizer.groups())?;
         }
+        self.torn = false;
+        self.record.steps = position.step;
+        self.mind_spikes(log, &outcome, position.step);
         let names = self.optimizer.groups().iter().map(|group| group.name.clone());
         log.step(&StepMetrics {
             step: position.step,
@@ -229,52 +279,6 @@ impl Trainer {
         self.trace.take().map_or(Ok(()), |trace| trace.finish(self.optimizer.groups()))
     }
 
-    /// The product, then the last measurements and pictures: what was trained is safe before anything else is tried.
-    /// Nothing when it was asked to stop before the end of them.
-    fn finish(&mut self, log: &mut RunLog, position: &Position, stop: &StopRequest) -> Result<Option<Vec<PathBuf>>> {
-        self.record.phase("save");
-        self.optimizer.hold(Weights::Evaluation)?;
-        let product = self.save_product(log, &self.config.name.clone(), position, stop)?;
-        for path in &product {
-            log.message(&format!("saved {}", path.display()));
-        }
-        self.record.phase("samples");
-        self.validate(log, position.step)?;
-        if stop.is_set() {
-            return Ok(None);
-        }
-        self.sample(log, position.step)?;
-        let samples = self.folder.path.join("samples");
-        let of_step = |step: u64| samples.join(format!("step-{step:06}"));
-        samples::compare(&of_step(0), &of_step(position.step), &samples.join("grid.png"))?;
-        if stop.is_set() {
-            return Ok(None);
-        }
-        self.record.phase("evaluate");
-        self.evaluate(log, &product)?;
-        Ok(Some(product))
-    }
-
-    /// Measures base and product, as `sdtrain evaluate` does, and shows the table.
-    fn evaluate(&mut self, log: &mut RunLog, product: &[PathBuf]) -> Result<()> {
-        let Some(held_out) = &self.held_out else { return Ok(()) };
-        if !self.config.validation.evaluate_at_end {
-            return Ok(());
-        }
-        // A trained model is no base any more: the base's weights are read in its place. Adapters are only taken off.
-        if self.trainable.adapter_kind().is_none() {
-            self.optimizer = build(&self.config.optimizer, Vec::new());
-            self.model = load_model(&self.config, self.model.device)?;
-        }
-        let base = &self.model;
-        sdtrain_evaluate::detach_all(base);
-        let mut announce = |name: &str| log.message(&format!("evaluating {name}"));
-        let evaluation = sdtrain_evaluate::run(&self.config, base, held_out, &product[..1], &mut announce)?;
-        evaluation.write(&self.folder.path)?;
-        log.message(&evaluation.table());
-        Ok(())
-    }
-
     fn open_log(&self, position: &Position) -> Result<RunLog> {
         let folder = &self.folder.path;
         let resumed = (position.step > 0).then_some(position.step);
@@ -308,6 +312,8 @@ impl Trainer {
 
     /// The rate of each group at `step`, counted from 0; 0 where nothing learns any more.
     fn learning_rates(&self, step: u64) -> Vec<f64> {
+        let forgotten = self.record.resumed_step.filter(|_| seeded(Bug::LearningRate)).unwrap_or(0);
+        let step = step - forgotten;
         let factor = learning_rate_factor(&self.config.lr_schedule, step, self.total_steps);
         let rate =
             |group: &ParamGroup| if text_encoder_stop::learns(group) { group.learning_rate * factor } else { 0.0 };
@@ -321,6 +327,18 @@ impl Trainer {
         position: &Position,
         measure_groups: bool,
     ) -> Result<StepOutcome> {
+        self.torn = true;
+        let mut step = self.step_of(position, measure_groups);
+        let outcome = step.run(batches, rates, position.passes);
+        let torn = step.torn;
+        drop(step);
+        // Until everything that belongs to the step has followed the weights.
+        self.torn = torn;
+        outcome
+    }
+
+    /// The step after `position`, ready to run.
+    fn step_of(&mut self, position: &Position, measure_groups: bool) -> Step<'_> {
         let (faults, step, model) = (&self.config.debug.faults, position.step + 1, &self.model);
         Step {
             model: &self.model,
@@ -332,9 +350,9 @@ impl Trainer {
             clip_norm: self.config.train.clip_norm(),
             fused_backward: self.config.train.fused_backward,
             measure_groups,
-            damage: &|| Damage::of_step(faults, step, model),
+            damage: Box::new(move |trained| Damage::of_step(faults, step, model, trained)),
+            torn: false,
         }
-        .run(batches, rates, position.passes)
     }
 
     /// Moves on by one step of `batches` batches; the numbers, from 1, of the epochs that this completed. An epoch without a
@@ -349,113 +367,5 @@ impl Trainer {
             position.batch = 0;
         }
         first..position.epoch + 1
-    }
-
-    /// Minds a step that was skipped since a loss or gradient was not finite: counted, named, and the end of the run when there
-    /// are too many in a row. In fp16 an overflow now and then is part of loss scaling.
-    fn mind_skipped(
-        &self,
-        log: &mut RunLog,
-        outcome: &StepOutcome,
-        batches: &[Batch],
-        position: &mut Position,
-    ) -> Result<()> {
-        if !outcome.skipped {
-            position.skipped_in_a_row = 0;
-            return Ok(());
-        }
-        // A loss that overflows in the forward pass is none that scaling could mend, nor is a scale without end.
-        let scaling_helps = self.scaler.as_ref().is_some_and(|scaler| scaler.scale >= 1.0);
-        if scaling_helps && outcome.loss.is_finite() {
-            return Ok(());
-        }
-        position.skipped += 1;
-        position.skipped_in_a_row += 1;
-        // Of several batches those that are to blame, where their losses tell.
-        let is_to_blame = |place: usize| outcome.not_finite.is_empty() || outcome.not_finite.contains(&place);
-        let blamed = batches.iter().enumerate().filter(|(place, _)| is_to_blame(*place));
-        let images = blamed.flat_map(|(_, batch)| &batch.examples);
-        let images: Vec<String> = images.map(|example| format!("`{}`", example.path.display())).collect();
-        let is_last = position.step == self.total_steps;
-        if position.skipped_in_a_row > self.config.train.max_skipped_steps || is_last || outcome.torn {
-            return Err(Error::NotFinite { step: position.step, images });
-        }
-        log.message(&format!(
-            "step {} is skipped, its loss or gradient is not finite (batch of {})",
-            position.step,
-            images.join(", ")
-        ));
-        log.scalar("train/skipped_steps", position.step, position.skipped as f64);
-        Ok(())
-    }
-
-    fn due(&self, every: sdtrain_recipe::Every, position: &Position, ended: &Range<u64>) -> bool {
-        every.due_after_step(position.step) || ended.clone().any(|epoch| every.due_after_epoch(epoch))
-    }
-
-    fn after_step(
-        &mut self,
-        log: &mut RunLog,
-        position: &Position,
-        ended: Range<u64>,
-        stop: &StopRequest,
-    ) -> Result<()> {
-        let last = position.step == self.total_steps;
-        if last || self.due(self.config.checkpoint.every(), position, &ended) {
-            self.save_checkpoint(log, position, stop)?;
-        }
-        if last {
-            return Ok(());
-        }
-        let every = self.config.save.every();
-        let [saves, validates, samples] = [every, self.config.validation.every(), self.config.samples.every()]
-            .map(|every| self.due(every, position, &ended));
-        if !(saves || validates || samples) {
-            return Ok(());
-        }
-        self.optimizer.hold(Weights::Evaluation)?;
-        if saves {
-            let stem = match every.due_after_step(position.step) {
-                true => format!("{}-step{:08}", self.config.name, position.step),
-                false => format!("{}-{:06}", self.config.name, position.epoch),
-            };
-            for path in self.save_product(log, &stem, position, stop)? {
-                log.message(&format!("saved {}", path.display()));
-            }
-            self.prune_products(log);
-        }
-        if validates {
-            self.validate(log, position.step)?;
-        }
-        if samples {
-            self.sample(log, position.step)?;
-        }
-        Ok(self.optimizer.hold(Weights::Training)?)
-    }
-
-    fn validate(&mut self, log: &mut RunLog, step: u64) -> Result<()> {
-        let measured = self.with_average(|this| {
-            let validation = this.validation.as_ref().zip(this.held_out.as_ref());
-            validation.map(|(validation, data)| validation.measure(&this.model, data)).transpose()
-        })?;
-        let Some(measured) = measured else { return Ok(()) };
-        for (tag, figure) in &measured.scalars {
-            log.scalar(&format!("validation/{tag}"), step, *figure);
-        }
-        log.message(&format!("validation at step {step}: {}", measured.text));
-        Ok(())
-    }
-
-    fn sample(&mut self, log: &mut RunLog, step: u64) -> Result<()> {
-        if self.sample_requests.is_empty() {
-            return Ok(());
-        }
-        let folder = self.folder.path.join("samples").join(format!("step-{step:06}"));
-        let pictures = self.with_average(|this| samples::draw(&this.model, &this.sample_requests, &folder))?;
-        for (index, picture) in pictures.iter().enumerate() {
-            log.image(&format!("samples/{index:02}"), step, picture);
-        }
-        log.message(&format!("drew {}", folder.join("grid.png").display()));
-        Ok(())
     }
 }

@@ -4,10 +4,11 @@ use super::{RAW, Trainer};
 use crate::error::{Error, Result};
 use crate::patience::until_the_disk_takes_it;
 use crate::precision::kind_of;
+use crate::seeded_bugs::{Bug, seeded};
 use crate::signals::StopRequest;
-use crate::state::{self, Position};
+use crate::state::{self, Contents, Position};
 use sdtrain_checkpoint::ManifestInfo;
-use sdtrain_recipe::TrainableKind;
+use sdtrain_recipe::{FloatType, TrainSection, TrainableKind};
 use sdtrain_run_log::{MetricSink, RunLog};
 use std::fs;
 use std::path::PathBuf;
@@ -38,23 +39,45 @@ impl Trainer {
         Ok(1.0 / variance.sqrt())
     }
 
-    /// When a checkpoint is due.
+    /// When a checkpoint is due. A step that was skipped has left the weights as they were, and they can be saved; but whatever
+    /// spoils every step may lie in them already, so that in such a row no older checkpoint is deleted.
     pub(super) fn save_checkpoint(&mut self, log: &mut RunLog, position: &Position, stop: &StopRequest) -> Result<()> {
-        // Whatever spoils every step may lie in the weights already: then the checkpoint before is the one to keep.
-        if position.skipped_in_a_row > 0 {
+        if seeded(Bug::UnsavedInARow) && position.skipped_in_a_row > 0 {
             return Ok(());
         }
         self.check_weights(position)?;
         log.flush();
-        let info = ManifestInfo { step: position.step, epoch: position.epoch, ..self.manifest.clone() };
-        let keep = self.config.checkpoint.keep_last;
-        let folder = self.folder.checkpoints();
-        let (scaler, ema) = (self.scaler.as_ref(), self.ema.as_ref());
-        until_the_disk_takes_it(self.patience(), stop, &mut |text| log.message(text), &mut || {
-            state::save(&folder, info.clone(), position, self.optimizer.as_ref(), scaler, ema, keep)
+        let info = self.manifest_at(position);
+        let keep = if position.skipped_in_a_row > 0 && !seeded(Bug::PruneInARow) {
+            usize::MAX
+        } else {
+            self.config.checkpoint.keep_last
+        };
+        let path = until_the_disk_takes_it(self.patience(), stop, &mut |text| log.message(text), &mut || {
+            self.publish(info.clone(), position, keep)
         })?;
-        log.message(&format!("saved {}", folder.join(format!("step-{:06}", position.step)).display()));
+        self.saved_step = Some(position.step);
+        log.message(&format!("saved {}", path.display()));
         Ok(())
+    }
+
+    /// Writes a checkpoint, then deletes all but the newest `keep`; its folder.
+    pub(super) fn publish(&self, info: ManifestInfo, position: &Position, keep: usize) -> Result<PathBuf> {
+        let contents = Contents {
+            position,
+            optimizer: self.optimizer.as_ref(),
+            scaler: self.scaler.as_ref(),
+            ema: self.ema.as_ref(),
+            spikes: &self.spikes,
+            config: &self.config.to_toml(),
+        };
+        state::save(&self.folder.checkpoints(), info, &contents, keep)
+    }
+
+    /// What the checkpoint at `position` says of itself.
+    pub(super) fn manifest_at(&mut self, position: &Position) -> ManifestInfo {
+        self.manifest.data_digest = self.data_digest.get();
+        ManifestInfo { step: position.step, epoch: position.epoch, ..self.manifest.clone() }
     }
 
     /// Weights beyond all bounds never become a file: the last good checkpoint and product stay.
@@ -63,7 +86,11 @@ impl Trainer {
         let weights: Vec<Tensor> =
             groups.iter().flat_map(|group| &group.parameters).map(|(_, weight)| weight.detach()).collect();
         let norm = sdtrain_torch::clip_grad_norm(&weights, None)?.double_value(&[]);
-        if norm.is_finite() { Ok(()) } else { Err(Error::WeightsNotFinite { step: position.step }) }
+        if norm.is_finite() || seeded(Bug::SaveNotFinite) {
+            Ok(())
+        } else {
+            Err(Error::WeightsNotFinite { step: position.step })
+        }
     }
 
     pub(super) fn save_product(
@@ -83,37 +110,83 @@ impl Trainer {
         let epoch = position.epoch + u64::from(position.batch > 0);
         metadata.insert("ss_epoch".into(), epoch.max(1).to_string());
         let mut write = |this: &Self, stem: &str| {
+            if let Some(warning) = this.check_narrowing()? {
+                log.message(&warning);
+            }
             until_the_disk_takes_it(this.patience(), stop, &mut |text| log.message(text), &mut || {
                 this.trainable.save(&this.model, &this.folder.path, stem, kind, &metadata)
             })
         };
-        let mut product = self.with_average(|this| write(this, stem))?;
+        let mut product = self.with_average(|this| write(this, stem))??;
         if self.config.ema.save_raw {
             product.extend(write(self, &format!("{stem}{RAW}"))?);
         }
         Ok(product)
     }
 
-    /// What the trained weights take in memory, and at least in a checkpoint.
-    pub(super) fn trained_bytes(&self) -> u64 {
+    /// What saving in fp16 does to weights: one that would be infinite is an error, and many that would be zero are said.
+    fn check_narrowing(&self) -> Result<Option<String>> {
+        // Half of the smallest number that fp16 has: what is not larger is rounded to 0.
+        const NOTHING: f64 = 1.0 / (1u64 << 25) as f64;
+        const SHARE: f64 = 1e-3;
+        if self.config.precision.save != FloatType::Fp16 || seeded(Bug::Overflow) {
+            return Ok(None);
+        }
+        let (mut infinite, mut vanished, mut all, mut first) = (0, 0, 0, None);
+        for (name, weight) in self.optimizer.groups().iter().flat_map(|group| &group.parameters) {
+            let [beyond, lost, nonzero] = sdtrain_torch::catch(|| {
+                let size = weight.detach().to_kind(Kind::Float).abs();
+                // Rounded as the file will be: between the largest and the next, half go down.
+                let beyond = size.to_kind(Kind::Half).isinf().sum(Kind::Int64);
+                let is_something = size.not_equal(0.0);
+                let lost = size.less_equal(NOTHING).logical_and(&is_something).sum(Kind::Int64);
+                [beyond, lost, is_something.sum(Kind::Int64)].map(|count| count.int64_value(&[]) as u64)
+            })?;
+            if beyond > 0 {
+                first.get_or_insert(name);
+            }
+            (infinite, vanished, all) = (infinite + beyond, vanished + lost, all + nonzero);
+        }
+        if let Some(first) = first {
+            return Err(Error::DoesNotFit { count: infinite, first: first.clone() });
+        }
+        let share = vanished as f64 / all.max(1) as f64;
+        Ok((share > SHARE).then(|| {
+            format!(
+                "warning: {vanished} of {all} weights ({:.1} %) are so small that fp16 makes them 0; `precision.save = \"bf16\"` keeps \
+                 them",
+                share * 100.0
+            )
+        }))
+    }
+
+    /// What a checkpoint takes at least: the trained weights, their average, and what the optimizer keeps by now.
+    pub(super) fn state_bytes(&self) -> u64 {
+        let bytes = |tensor: &Tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
         let parameters = self.optimizer.groups().iter().flat_map(|group| &group.parameters);
-        parameters.map(|(_, tensor)| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64).sum()
+        let averages = self.ema.iter().flat_map(|ema| ema.state().0);
+        let kept = self.optimizer.state();
+        parameters.chain(averages).map(|(_, tensor)| bytes(tensor)).sum::<u64>()
+            + kept.iter().map(|(_, tensor)| bytes(tensor)).sum::<u64>()
     }
 
     fn patience(&self) -> Duration {
         Duration::from_secs(60 * self.config.checkpoint.retry_minutes)
     }
 
-    /// Does `work` with the averaged weights in the place of the trained ones, if there is an average.
-    pub(super) fn with_average<T>(&mut self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+    /// Does `work` with the averaged weights in the place of the trained ones, if there is an average: what came of it. An error of
+    /// its own where the weights could not be exchanged.
+    pub(super) fn with_average<T>(&mut self, work: impl FnOnce(&Self) -> Result<T>) -> Result<Result<T>> {
         let exchange = |this: &mut Self| match &mut this.ema {
             Some(ema) => ema.exchange(this.optimizer.groups()),
             None => Ok(()),
         };
+        self.torn = self.ema.is_some();
         exchange(self)?;
         let result = work(self);
         exchange(self)?;
-        result
+        self.torn = false;
+        Ok(result)
     }
 
     /// Deletes products on the way beyond `save.keep_last`, those that were written before a continuation included. One that
@@ -135,21 +208,69 @@ impl Trainer {
         }
     }
 
-    /// The names, without ending, of this run's products on the way, oldest first.
+    /// The names, without ending, of this run's products on the way, those of earlier steps first. What the clock says of the
+    /// files does not count: it jumps, and a copy of a folder has the times of the copying.
     fn products_on_the_way(&self) -> Vec<String> {
-        let prefix = format!("{}-", self.config.name);
         let entries = fs::read_dir(&self.folder.path).into_iter().flatten().flatten();
-        let mut found: Vec<(std::time::SystemTime, String)> = entries
-            .filter_map(|entry| {
-                let name = entry.file_name().into_string().ok()?;
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut found: Vec<(u64, String)> = names
+            .filter_map(|name| {
                 let stem = name.strip_suffix(".safetensors").unwrap_or(&name);
-                let number = stem.strip_prefix(&prefix)?;
-                let digits = number.strip_prefix("step").map_or((number, 6), |number| (number, 8));
-                let is_number = digits.0.len() >= digits.1 && digits.0.bytes().all(|byte| byte.is_ascii_digit());
-                is_number.then(|| Some((entry.metadata().ok()?.modified().ok()?, stem.to_string())))?
+                let place = place_of(stem, &self.config.name)?;
+                let step = match place {
+                    Place::Step(step) => step,
+                    Place::Epoch(epoch) => self.data.total_steps(&TrainSection {
+                        max_epochs: Some(epoch),
+                        max_steps: None,
+                        ..self.config.train.clone()
+                    }),
+                };
+                Some((step, stem.to_string()))
             })
             .collect();
         found.sort();
+        found.dedup();
+        if seeded(Bug::KeepLater) {
+            found.reverse();
+        }
         found.into_iter().map(|(_, stem)| stem).collect()
+    }
+}
+
+/// When a product on the way was written.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    Step(u64),
+    Epoch(u64),
+}
+
+/// What the name of a product on the way, without ending, says of it.
+fn place_of(stem: &str, run: &str) -> Option<Place> {
+    let number = stem.strip_prefix(run)?.strip_prefix('-')?;
+    let (digits, least, place): (_, _, fn(u64) -> Place) = match number.strip_prefix("step") {
+        Some(digits) => (digits, 8, Place::Step),
+        None => (number, 6, Place::Epoch),
+    };
+    let is_number = digits.len() >= least && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| digits.parse().ok().map(place))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_product_says_when_it_was_written() {
+        for (stem, expected) in [
+            ("run-step00000250", Some(Place::Step(250))),
+            ("run-000002", Some(Place::Epoch(2))),
+            ("run-step250", None),
+            ("run", None),
+            ("run-raw", None),
+            ("run-step00000250-raw", None),
+            ("another-000002", None),
+        ] {
+            assert_eq!(place_of(stem, "run"), expected, "{stem}");
+        }
     }
 }

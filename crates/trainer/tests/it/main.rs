@@ -3,6 +3,7 @@
 mod autoencoder;
 mod cached_features;
 mod dreambooth;
+mod failures;
 mod faults;
 mod learned_words;
 mod masks;
@@ -11,3 +12,7 @@ mod not_finite;
 mod parts;
 mod precision;
 mod replay;
+mod resuming;
+#[cfg(feature = "seeded-bugs")]
+mod seeded_bugs;
+mod threads;

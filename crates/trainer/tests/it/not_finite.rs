@@ -68,10 +68,24 @@ fn too_many_in_a_row_end_the_run_and_name_the_images() {
 }
 
 #[test]
-fn a_run_does_not_end_in_such_a_step() {
+fn a_run_may_end_in_such_a_step_where_the_next_loss_is_a_number() {
     let folder = project();
-    let last = spoiled(folder.path(), &[10], f64::NAN);
-    assert!(matches!(run("trace", folder.path(), &[&last]), Err(Error::NotFinite { step: 10, .. })));
+    let last = spoiled(folder.path(), &[8, 9], f64::NAN);
+    let trace = run("trace", folder.path(), &[&last, "train.max_steps=9"]).expect("its weights are those of step 7");
+    let folder = project();
+    let shorter = run("trace", folder.path(), &["train.max_steps=7"]).expect("a run");
+    for name in trace.names().into_iter().filter(|name| name.starts_with("final.")) {
+        assert_eq!(tensor(&trace, name), tensor(&shorter, name), "{name}");
+    }
+}
+
+#[test]
+fn a_run_does_not_end_where_no_step_shows_that_its_weights_are_good() {
+    let folder = project();
+    let last = spoiled(folder.path(), &[8, 9, 10], f64::NAN);
+    let changes = [&last[..], "train.max_steps=9", "train.max_skipped_steps=2"];
+    assert!(matches!(run("trace", folder.path(), &changes), Err(Error::NotFinite { step: 9, .. })));
+    assert!(!folder.path().join("output/trace.safetensors").exists());
 }
 
 #[test]

@@ -1,0 +1,83 @@
+//! What a continued run must find as it was: a digest of the base model, and one of the data.
+
+use crate::error::Result;
+use sdtrain_data_loader::DataSet;
+use sdtrain_model::StableDiffusion;
+use sdtrain_torch::tensor_to_bytes;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use tch::{Kind, Tensor};
+
+/// Numbers of each tensor that the digest of a model takes in.
+const SAMPLED: i64 = 64;
+
+/// A digest of a model's weights as they were loaded: equal for equal weights, wherever and however they are stored. It takes every
+/// tensor's name and shape and 64 numbers spread over it, so that it costs a hundredth of a second and no reading of the files;
+/// whatever training or merging does to a tensor changes nearly all of its numbers.
+pub(crate) fn of_base(model: &StableDiffusion) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut field = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    for parameters in [model.text_encoder.parameters(), model.unet.parameters(), model.vae.parameters()] {
+        let mut sampled = Vec::new();
+        for (name, weight) in parameters.iter() {
+            field(name.as_bytes());
+            field(format!("{:?} {:?}", weight.size(), weight.kind()).as_bytes());
+            sampled.push(sample(weight)?);
+        }
+        if !sampled.is_empty() {
+            // One way from the device for all of them.
+            field(&tensor_to_bytes(&Tensor::f_cat(&sampled, 0)?)?);
+        }
+    }
+    Ok(hasher.finalize().to_hex()[..32].to_string())
+}
+
+/// Up to 64 numbers at equal distances, the first and one near the last among them, in fp32.
+fn sample(weight: &Tensor) -> Result<Tensor> {
+    let flat = weight.f_detach()?.f_reshape([-1])?;
+    let count = flat.numel() as i64;
+    let stride = (count / SAMPLED).max(1);
+    Ok(flat.f_slice(0, 0, count, stride)?.f_to_kind(Kind::Float)?)
+}
+
+/// The data set's fingerprint, which reads every image that has changed since it was last read: beside the first steps of a run that
+/// begins.
+pub(crate) struct DataDigest {
+    data: Arc<DataSet>,
+    thread: Option<JoinHandle<String>>,
+    known: Option<String>,
+}
+
+impl DataDigest {
+    /// Begins to compute it.
+    pub fn of(data: &Arc<DataSet>) -> DataDigest {
+        let own = data.clone();
+        let thread = thread::Builder::new().name("hash-data".into()).spawn(move || own.fingerprint()).ok();
+        DataDigest { data: data.clone(), thread, known: None }
+    }
+
+    /// The digest; waits for it where it is not ready.
+    pub fn get(&mut self) -> String {
+        let thread = self.thread.take();
+        let (data, computed) = (&self.data, || thread.and_then(|thread| thread.join().ok()));
+        self.known.get_or_insert_with(|| computed().unwrap_or_else(|| data.fingerprint())).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_from_all_over_a_tensor_are_sampled() {
+        for (count, expected) in [(1, 1), (63, 63), (64, 64), (100, 100), (128, 64), (1000, 67)] {
+            let numbers = Tensor::arange(count, (Kind::Float, tch::Device::Cpu));
+            let found = sample(&numbers).expect("a slice");
+            assert_eq!(found.size(), [expected], "{count}");
+            assert!(found.max().double_value(&[]) >= count as f64 * 0.98 - 1.0, "{count}: up to its end");
+        }
+    }
+}

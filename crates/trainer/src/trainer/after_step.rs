@@ -1,0 +1,152 @@
+//! What is due after a step and at the end of a run. What was trained is saved before anything is measured or drawn, and neither
+//! costs the run where it fails.
+
+use super::Trainer;
+use crate::error::{Error, Result};
+use crate::samples;
+use crate::seeded_bugs::{Bug, seeded};
+use crate::setup::load_model;
+use crate::signals::StopRequest;
+use crate::state::Position;
+use sdtrain_optimizer::{Weights, build};
+use sdtrain_run_log::{MetricSink, RunLog};
+use std::ops::Range;
+use std::path::PathBuf;
+
+impl Trainer {
+    fn due(&self, every: sdtrain_recipe::Every, position: &Position, ended: &Range<u64>) -> bool {
+        every.due_after_step(position.step) || ended.clone().any(|epoch| every.due_after_epoch(epoch))
+    }
+
+    pub(super) fn after_step(
+        &mut self,
+        log: &mut RunLog,
+        position: &Position,
+        ended: Range<u64>,
+        stop: &StopRequest,
+    ) -> Result<()> {
+        let last = position.step == self.total_steps;
+        if last || self.due(self.config.checkpoint.every(), position, &ended) {
+            self.save_checkpoint(log, position, stop)?;
+        }
+        if last {
+            return Ok(());
+        }
+        let every = self.config.save.every();
+        let [saves, validates, samples] = [every, self.config.validation.every(), self.config.samples.every()]
+            .map(|every| self.due(every, position, &ended));
+        if !(saves || validates || samples) {
+            return Ok(());
+        }
+        self.optimizer.hold(Weights::Evaluation)?;
+        if saves {
+            let stem = match every.due_after_step(position.step) {
+                true => format!("{}-step{:08}", self.config.name, position.step),
+                false => format!("{}-{:06}", self.config.name, position.epoch),
+            };
+            match self.save_product(log, &stem, position, stop) {
+                Ok(paths) => paths.iter().for_each(|path| log.message(&format!("saved {}", path.display()))),
+                // The last one may fit again, and is refused where it does not.
+                Err(error @ Error::DoesNotFit { .. }) => {
+                    log.message(&format!("warning: no product is saved here: {error}"))
+                }
+                Err(error) => return Err(error),
+            }
+            self.prune_products(log);
+        }
+        if validates {
+            self.validate(log, position.step)?;
+        }
+        if samples {
+            self.sample(log, position.step)?;
+        }
+        Ok(self.optimizer.hold(Weights::Training)?)
+    }
+
+    /// The product, then the last measurements and pictures. Nothing when it was asked to stop before the end of them.
+    pub(super) fn finish(
+        &mut self,
+        log: &mut RunLog,
+        position: &Position,
+        stop: &StopRequest,
+    ) -> Result<Option<Vec<PathBuf>>> {
+        self.record.phase("save");
+        self.optimizer.hold(Weights::Evaluation)?;
+        let product = self.save_product(log, &self.config.name.clone(), position, stop)?;
+        for path in &product {
+            log.message(&format!("saved {}", path.display()));
+        }
+        self.record.phase("samples");
+        self.validate(log, position.step)?;
+        if stop.is_set() {
+            return Ok(None);
+        }
+        self.sample(log, position.step)?;
+        let samples = self.folder.path.join("samples");
+        let of_step = |step: u64| samples.join(format!("step-{step:06}"));
+        let compared = samples::compare(&of_step(0), &of_step(position.step), &samples.join("grid.png"));
+        go_on_without(log, "the sheet of pictures", compared);
+        if stop.is_set() {
+            return Ok(None);
+        }
+        self.record.phase("evaluate");
+        let evaluated = self.evaluate(log, &product);
+        go_on_without(log, "the evaluation, which `sdtrain evaluate` does again,", evaluated);
+        Ok(Some(product))
+    }
+
+    /// Measures base and product, as `sdtrain evaluate` does, and shows the table.
+    fn evaluate(&mut self, log: &mut RunLog, product: &[PathBuf]) -> Result<()> {
+        let Some(held_out) = &self.held_out else { return Ok(()) };
+        if !self.config.validation.evaluate_at_end {
+            return Ok(());
+        }
+        // A trained model is no base any more: the base's weights are read in its place. Adapters are only taken off.
+        if self.trainable.adapter_kind().is_none() {
+            self.optimizer = build(&self.config.optimizer, Vec::new());
+            self.model = load_model(&self.config, self.model.device)?;
+        }
+        let base = &self.model;
+        sdtrain_evaluate::detach_all(base);
+        let mut announce = |name: &str| log.message(&format!("evaluating {name}"));
+        let evaluation = sdtrain_evaluate::run(&self.config, base, held_out, &product[..1], &mut announce)?;
+        evaluation.write(&self.folder.path)?;
+        log.message(&evaluation.table());
+        Ok(())
+    }
+
+    /// Measures the loss on held-out images, and goes on where that fails; an error is one of the weights.
+    pub(super) fn validate(&mut self, log: &mut RunLog, step: u64) -> Result<()> {
+        let measured = self.with_average(|this| {
+            let validation = this.validation.as_ref().zip(this.held_out.as_ref());
+            Ok(validation.map(|(validation, data)| validation.measure(&this.model, data)).transpose()?)
+        })?;
+        let Some(measured) = go_on_without(log, "validation", measured).flatten() else { return Ok(()) };
+        for (tag, figure) in &measured.scalars {
+            log.scalar(&format!("validation/{tag}"), step, *figure);
+        }
+        log.message(&format!("validation at step {step}: {}", measured.text));
+        Ok(())
+    }
+
+    /// Draws the pictures, and goes on where that fails; an error is one of the weights.
+    pub(super) fn sample(&mut self, log: &mut RunLog, step: u64) -> Result<()> {
+        if self.sample_requests.is_empty() {
+            return Ok(());
+        }
+        let folder = self.folder.path.join("samples").join(format!("step-{step:06}"));
+        let pictures = self.with_average(|this| samples::draw(&this.model, &this.sample_requests, &folder))?;
+        let pictures = if seeded(Bug::PicturesEndRun) { Ok(pictures?) } else { pictures };
+        let Some(pictures) = go_on_without(log, "the pictures", pictures) else { return Ok(()) };
+        for (index, picture) in pictures.iter().enumerate() {
+            log.image(&format!("samples/{index:02}"), step, picture);
+        }
+        log.message(&format!("drew {}", folder.join("grid.png").display()));
+        Ok(())
+    }
+}
+
+/// What came of something that a run can do without; where it failed, a warning.
+fn go_on_without<T>(log: &mut RunLog, what: &str, result: Result<T>) -> Option<T> {
+    result.map_err(|error| log.message(&format!("warning: {what} failed, and the run goes on: {error}"))).ok()
+}

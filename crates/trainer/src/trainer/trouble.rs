@@ -1,0 +1,162 @@
+//! When something goes wrong: steps that are skipped, weights that are to be trusted, and what is saved on the way out.
+
+use super::Trainer;
+use crate::batches::{Batch, Batches};
+use crate::error::{Error, Result};
+use crate::inputs::StepInputs;
+use crate::seeded_bugs::{Bug, seeded};
+use crate::state::Position;
+use crate::step::StepOutcome;
+use sdtrain_optimizer::{GradScaler, Weights};
+use sdtrain_run_log::{MetricSink, RunLog};
+
+/// Where a step began, to go back to when it has changed nothing.
+pub(super) struct Before {
+    pub position: Position,
+    pub scaler: Option<GradScaler>,
+}
+
+impl Trainer {
+    /// Minds a step that was skipped since a loss or gradient was not finite: counted, named, and the end of the run when there
+    /// are too many in a row. In fp16 an overflow now and then is part of loss scaling.
+    pub(super) fn mind_skipped(
+        &self,
+        log: &mut RunLog,
+        outcome: &StepOutcome,
+        batches: &[Batch],
+        position: &mut Position,
+    ) -> Result<()> {
+        if !outcome.skipped {
+            position.skipped_in_a_row = 0;
+            return Ok(());
+        }
+        // A loss that overflows in the forward pass is none that scaling could mend, nor is a scale without end.
+        let scaling_helps = self.scaler.as_ref().is_some_and(|scaler| scaler.scale >= 1.0);
+        if scaling_helps && outcome.loss.is_finite() {
+            return Ok(());
+        }
+        position.skipped += 1;
+        position.skipped_in_a_row += 1;
+        // Of several batches those that are to blame, where their losses tell.
+        let is_to_blame = |place: usize| match seeded(Bug::FirstBlamed) {
+            true => place == 0,
+            false => outcome.not_finite.is_empty() || outcome.not_finite.contains(&place),
+        };
+        let blamed = batches.iter().enumerate().filter(|(place, _)| is_to_blame(*place));
+        let images = blamed.flat_map(|(_, batch)| &batch.examples);
+        let images: Vec<String> = images.map(|example| format!("`{}`", example.path.display())).collect();
+        if let Err(error) = self.keep_evidence(outcome, batches, position) {
+            log.message(&format!("warning: what the step was made of cannot be written down: {error}"));
+        }
+        if position.skipped_in_a_row > self.config.train.max_skipped_steps || outcome.torn {
+            return Err(Error::NotFinite { step: position.step, images });
+        }
+        log.message(&format!(
+            "step {} is skipped, its loss or gradient is not finite (batch of {})",
+            position.step,
+            images.join(", ")
+        ));
+        log.scalar("train/skipped_steps", position.step, position.skipped as f64);
+        Ok(())
+    }
+
+    /// Writes down what a skipped step was made of, so that it can be done again: `not-finite/step-000012.json`.
+    fn keep_evidence(&self, outcome: &StepOutcome, batches: &[Batch], position: &Position) -> Result<()> {
+        let folder = self.folder.path.join("not-finite");
+        let first_pass = position.passes - batches.len() as u64;
+        let passes = (first_pass..).zip(batches).enumerate().map(|(place, (pass, batch))| {
+            let timesteps = match outcome.inputs.get(place) {
+                Some(StepInputs::Denoising(inputs)) => Vec::<i64>::try_from(&inputs.timesteps).unwrap_or_default(),
+                _ => Vec::new(),
+            };
+            let images = batch.examples.iter().zip(&batch.captions).map(|(example, caption)| {
+                serde_json::json!({
+                    "path": example.path,
+                    "index": example.index,
+                    "epoch": example.epoch,
+                    "caption_blake3": blake3::hash(caption.as_bytes()).to_hex().as_str(),
+                })
+            });
+            serde_json::json!({
+                "pass": pass,
+                "size": batch.size,
+                "timesteps": timesteps,
+                "loss_is_finite": !outcome.not_finite.contains(&place),
+                "images": images.collect::<Vec<_>>(),
+            })
+        });
+        let evidence = serde_json::json!({
+            "step": position.step,
+            "seed": self.config.seed,
+            "loss": outcome.loss.to_string(),
+            "grad_norm": outcome.grad_norm.to_string(),
+            "loss_scale": self.scaler.as_ref().map(|scaler| scaler.scale),
+            "passes": passes.collect::<Vec<_>>(),
+        });
+        let path = folder.join(format!("step-{:06}.json", position.step));
+        let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, format!("{evidence:#}\n")));
+        written.map_err(|error| Error::storage(&path, error))
+    }
+
+    /// Counts and says where a gradient is far beyond what is usual in this run.
+    pub(super) fn mind_spikes(&mut self, log: &mut RunLog, outcome: &StepOutcome, step: u64) {
+        if outcome.skipped {
+            return;
+        }
+        if let Some(times) = self.spikes.see(outcome.grad_norm) {
+            log.message(&format!("warning: the gradient of step {step} is {times:.0} times the usual"));
+            log.scalar("train/gradient_spikes", step, self.spikes.count as f64);
+        }
+    }
+
+    /// That it was asked to, and how long the job has still, where the cluster says.
+    pub(super) fn say_why_it_stops(&self, log: &mut RunLog, position: &Position) {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let end = std::env::var("SLURM_JOB_END_TIME").ok().and_then(|end| end.parse::<u64>().ok());
+        let left = end.map(|end| format!("; the job has {} s left", end.saturating_sub(now))).unwrap_or_default();
+        log.message(&format!("a signal asks to stop: saving after step {}{left}", position.step));
+    }
+
+    /// A run that ends in steps that were skipped has not shown that its last weights are good: those that are finite and far
+    /// out of all bounds spoil every step. The batches that would come next are asked, without an update, as many as might
+    /// still be skipped: one finite loss is enough.
+    pub(super) fn trust_the_end(&mut self, log: &mut RunLog, batches: &mut Batches, position: &Position) -> Result<()> {
+        if position.skipped_in_a_row == 0 || seeded(Bug::EndInARow) {
+            return Ok(());
+        }
+        let mut ahead = *position;
+        let mut images = Vec::new();
+        for _ in position.skipped_in_a_row..=self.config.train.max_skipped_steps {
+            let taken = self.take_batches(batches, &ahead)?;
+            let loss = self.step_of(&ahead, false).loss(&taken, ahead.passes)?;
+            self.advance(&mut ahead, taken.len());
+            if loss.is_finite() {
+                log.message(&format!(
+                    "the last {} steps were skipped; the weights before them are good: the next loss is {loss:.4}",
+                    position.skipped_in_a_row
+                ));
+                return Ok(());
+            }
+            images.extend(taken.iter().flat_map(|batch| &batch.examples).map(|e| format!("`{}`", e.path.display())));
+        }
+        Err(Error::NotFinite { step: position.step, images })
+    }
+
+    /// What an error leaves is saved, where it is the whole state of a step and not saved yet. Nothing older is deleted for it,
+    /// and it is tried once: the disk may well be the cause. The error stays the run's.
+    pub(super) fn rescue(&mut self, log: &mut RunLog, position: &Position) {
+        if self.torn || position.step == 0 || seeded(Bug::NoRescue) || self.saved_step == Some(position.step) {
+            return;
+        }
+        let whole = self.optimizer.hold(Weights::Training).map_err(Error::from);
+        if whole.and_then(|()| self.check_weights(position)).is_err() {
+            return;
+        }
+        log.flush();
+        let info = self.manifest_at(position);
+        match self.publish(info, position, usize::MAX) {
+            Ok(path) => log.message(&format!("what was learned before it is saved: {}", path.display())),
+            Err(error) => log.message(&format!("warning: what was learned before it cannot be saved: {error}")),
+        }
+    }
+}

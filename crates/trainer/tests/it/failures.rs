@@ -1,0 +1,77 @@
+//! What goes wrong beside a step costs neither the run nor what it has learned.
+
+use sdtrain_recipe::TrainConfig;
+use sdtrain_torch_test_support::fixture_folder;
+use sdtrain_trainer::{Error, Outcome, ResumePolicy, RunOptions, train};
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// Four pictures and a run of `steps` steps on them; `more` is TOML behind it.
+pub fn config(folder: &TempDir, steps: u64, more: &str) -> TrainConfig {
+    let images = folder.path().join("images");
+    fs::create_dir_all(&images).expect("there is room");
+    for number in 0..4u8 {
+        let picture = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([number * 60, x as u8 * 8, y as u8 * 8]));
+        picture.save(images.join(format!("{number}.png"))).expect("there is room");
+        fs::write(images.join(format!("{number}.txt")), format!("poster {number}")).expect("there is room");
+    }
+    let model = fixture_folder().join("tiny_sd1").canonicalize().expect("a fixture");
+    let text = format!(
+        "name = \"run\"\n[model]\npath = \"{}\"\n[data]\nresolution = 32\nbatch_size = 2\n[[data.subsets]]\n\
+         path = \"images\"\n[lora]\nrank = 2\n[train]\nmax_steps = {steps}\nthreads = 1\n[log]\ntensorboard = false\n{more}",
+        model.display()
+    );
+    let file = folder.path().join("run.toml");
+    fs::write(&file, text).expect("there is room");
+    TrainConfig::load(&file, &[]).unwrap_or_else(|error| panic!("{error}")).config
+}
+
+/// Runs it, or continues what is there.
+pub fn run(config: &TrainConfig, output: &Path) -> Result<Outcome, Error> {
+    train(config.clone(), &RunOptions { output: output.into(), device: "cpu".into(), resume: ResumePolicy::Auto })
+}
+
+fn output(folder: &TempDir) -> PathBuf {
+    folder.path().join("output")
+}
+
+#[test]
+fn pictures_that_cannot_be_drawn_cost_neither_the_run_nor_a_checkpoint() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let samples = "[samples]\nprompts = [\"poster\"]\nsteps = 2\nevery_steps = 1\n[checkpoint]\nevery_steps = 1\nkeep_last = 9\n\
+                   [ema]\nenabled = true\n";
+    let config = config(&folder, 3, samples);
+    run(&config, &output(&folder)).unwrap_or_else(|error| panic!("{error}"));
+    let product = fs::read(output(&folder).join("run.safetensors")).expect("the product");
+    let other = folder.path().join("other");
+    fs::create_dir(&other).expect("there is room");
+    // A file in the place of the folder refuses every picture.
+    fs::write(other.join("samples"), "").expect("there is room");
+    run(&config, &other).unwrap_or_else(|error| panic!("{error}"));
+    for step in 1..=3 {
+        assert!(other.join(format!("checkpoints/step-{step:06}")).is_dir(), "step {step}");
+    }
+    assert!(fs::read(other.join("run.safetensors")).expect("the product") == product);
+}
+
+#[test]
+fn data_that_vanish_in_the_middle_cost_no_step() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut config = config(&folder, 100_000, "[checkpoint]\nevery_steps = 0\n");
+    config.data.cache_latents = false;
+    let (images, away) = (folder.path().join("images"), folder.path().join("away"));
+    let metrics = output(&folder).join("metrics.jsonl");
+    let vanishing = std::thread::spawn(move || {
+        while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < 3 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        fs::rename(images, away).expect("the same disk");
+    });
+    let error = run(&config, &output(&folder)).expect_err("there is nothing to train on");
+    vanishing.join().expect("it ends");
+    assert!(matches!(error, Error::Data(_)), "{error}");
+    let metrics = fs::read_to_string(output(&folder).join("metrics.jsonl")).expect("written");
+    let last = output(&folder).join(format!("checkpoints/step-{:06}", metrics.lines().count()));
+    assert!(last.is_dir(), "{} is the last step", last.display());
+}
