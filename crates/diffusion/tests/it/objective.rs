@@ -68,7 +68,7 @@ fn weights_are_those_of_the_formulas_with_either_snr() {
             compare(&rescaled, true, "");
         }
     }
-    assert_eq!(compared, 10 + 5 + 10);
+    assert_eq!(compared, 13 + 7 + 13);
 }
 
 #[test]

@@ -338,13 +338,3 @@ fn a_folder_of_diffusers_says_how_it_was_made_as_a_file_does() {
         assert_eq!((metadata["ss_steps"].as_str(), metadata["format"].as_str()), ("2", "pt"), "{weights}");
     }
 }
-
-#[test]
-fn lengths_of_weight_changes_are_measured_only_where_a_file_takes_them() {
-    let project = Project::new(LORA);
-    project.trace("off", &["log.jsonl=false"]);
-    assert!(!project.path("off/scalars.jsonl").exists());
-    project.trace("on", &[]);
-    let scalars = std::fs::read_to_string(project.path("on/scalars.jsonl")).expect("written");
-    assert!(scalars.contains("weight_norm/average"), "{scalars}");
-}
