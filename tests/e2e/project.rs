@@ -110,9 +110,15 @@ impl Running {
 
     /// Asks it to stop, as a cluster does before its time is over.
     pub fn terminate(&self) {
-        let asked =
-            Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("`kill` is there");
-        assert!(asked.success());
+        self.signal("TERM");
+    }
+
+    /// Sends it a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let signal = format!("-{name}");
+        let sent =
+            Command::new("kill").args([&signal, &self.child.id().to_string()]).status().expect("`kill` is there");
+        assert!(sent.success());
     }
 
     /// Waits for its end: its exit code, and all that it said.

@@ -98,16 +98,71 @@ fn a_place_for_checkpoints_that_cannot_be_written_to_is_found_at_the_start() {
 
 #[test]
 fn a_stopped_run_saves_and_ends_with_75() {
+    for signal in ["TERM", "INT", "USR1"] {
+        let project = Project::new();
+        let args = ["--config", "run.toml", "--set", "train.max_steps=100000", "--set", "samples.prompts=[]"];
+        let running = project.start(&[&args[..], &["--set", "checkpoint.every_steps=0"]].concat());
+        running.wait_for(|| {
+            fs::read_to_string(project.path("outputs/run/metrics.jsonl")).is_ok_and(|text| text.lines().count() > 2)
+        });
+        running.signal(signal);
+        let (code, said) = running.end();
+        assert_eq!(code, Some(75), "{signal}: {said}");
+        let steps = fs::read_to_string(project.path("outputs/run/metrics.jsonl")).unwrap().lines().count();
+        let newest = fs::read_to_string(project.path("outputs/run/checkpoints/latest")).unwrap();
+        assert_eq!(newest.trim(), format!("step-{steps:06}"), "{signal}: {said}");
+        assert!(said.contains("a signal asks to stop"), "{signal}: {said}");
+    }
+}
+
+/// Every step since the fifth is skipped: what was learned by then is saved all the same.
+#[test]
+fn a_run_that_is_stopped_in_a_row_of_skipped_steps_loses_nothing() {
     let project = Project::new();
-    let args = ["--config", "run.toml", "--set", "train.max_steps=100000", "--set", "samples.prompts=[]"];
-    let running = project.start(&args);
-    running.wait_for(|| {
-        fs::read_to_string(project.path("outputs/run/metrics.jsonl")).is_ok_and(|text| text.lines().count() > 2)
-    });
+    let faults: Vec<String> =
+        (5..1500).map(|step| format!("{{step={step},parameter=\"unet.conv_in.weight\"}}")).collect();
+    let faults = format!("debug.faults=[{}]", faults.join(","));
+    let args =
+        ["--config", "run.toml", "--set", "train.max_steps=100000", "--set", "samples.prompts=[]", "--set", &faults];
+    let more = ["--set", "checkpoint.every_steps=0", "--set", "train.max_skipped_steps=100000"];
+    let running = project.start(&[&args[..], &more].concat());
+    running.wait_for_words("step 9 is skipped");
     running.terminate();
     let (code, said) = running.end();
     assert_eq!(code, Some(75), "{said}");
-    assert!(project.path("outputs/run/checkpoints/latest").is_file());
+    let newest = fs::read_to_string(project.path("outputs/run/checkpoints/latest")).unwrap();
+    assert!(newest.trim() >= "step-000009", "{newest}: {said}");
+}
+
+#[test]
+fn a_run_that_is_stopped_before_its_first_step_ends_with_75_at_once() {
+    let project = Project::new();
+    let class = ["--set", "method=dreambooth", "--set", "trainable=lora", "--set", "dreambooth.class_prompt=a house"];
+    let many = ["--set", "dreambooth.num_class_images=100000", "--set", "samples.prompts=[]"];
+    for signal in ["TERM", "INT", "USR1"] {
+        let running = project.start(&[&["--config", "run.toml"], &class[..], &many].concat());
+        running.wait_for_words("drawing");
+        running.signal(signal);
+        let (code, said) = running.end();
+        assert_eq!(code, Some(75), "{signal}: {said}");
+        assert!(said.contains("stopped before the first step"), "{signal}: {said}");
+    }
+}
+
+#[test]
+fn a_second_interrupt_ends_a_run_at_once() {
+    let project = Project::new();
+    let slow = ["--set", "samples.steps=1000", "--set", "samples.every_steps=1", "--set", "train.max_steps=1000"];
+    let running = project.start(&[&["--config", "run.toml"], &slow[..]].concat());
+    // The pictures after the first step take seconds: nobody looks whether the run is to stop.
+    running.wait_for(|| {
+        fs::read_to_string(project.path("outputs/run/metrics.jsonl")).is_ok_and(|text| text.lines().count() == 1)
+    });
+    running.signal("INT");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    running.signal("INT");
+    let (code, said) = running.end();
+    assert_eq!(code, Some(130), "{said}");
 }
 
 #[test]

@@ -15,8 +15,10 @@ mod lora_targets;
 mod model_parts;
 mod model_tokenizer;
 mod report;
+mod room;
 
 pub use commands::convert::convert_model;
+pub use commands::train::default_output;
 pub use exit_code::ExitCode;
 pub use report::{Failure, finish, print_answer, print_failure};
 

@@ -1,9 +1,8 @@
 //! `sdtrain evaluate`.
 
 use crate::failure;
-use crate::train::default_output;
 use sdtrain::args::EvaluateArgs;
-use sdtrain::{ExitCode, Failure, print_answer};
+use sdtrain::{ExitCode, Failure, default_output, print_answer};
 use sdtrain_recipe::{Loaded, TrainConfig};
 use sdtrain_trainer::{load_model, open_held_out};
 use std::fs;

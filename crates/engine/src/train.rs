@@ -2,10 +2,9 @@
 
 use crate::failure;
 use sdtrain::args::{Resume, TrainArgs};
-use sdtrain::{ExitCode, Failure};
+use sdtrain::{ExitCode, Failure, default_output};
 use sdtrain_recipe::{Loaded, TrainConfig};
 use sdtrain_trainer::{Outcome, ResumePolicy, RunOptions, train};
-use std::path::{Path, PathBuf};
 
 /// Trains, samples and evaluates as the configuration says.
 pub fn run(args: &TrainArgs) -> Result<(), Failure> {
@@ -32,9 +31,4 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
             Err(Failure { problems: Default::default(), code: ExitCode::Stopped })
         }
     }
-}
-
-/// Where a run writes to unless told otherwise.
-pub fn default_output(name: &str) -> PathBuf {
-    Path::new("outputs").join(name)
 }

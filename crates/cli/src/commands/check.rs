@@ -21,6 +21,7 @@ use crate::initial_adapter::{self, PresentAdapters};
 use crate::learned_words;
 use crate::lora_targets::{adapters, idle_targets};
 use crate::model_parts::{ModelParts, count_parameters};
+use crate::room::Learned;
 use crate::{ExitCode, Failure, class_images, model_tokenizer, print_answer};
 
 /// The step between bucket sides when nothing is known of the model: that of SD1.5.
@@ -43,6 +44,14 @@ pub(crate) struct Examined {
     parts: ModelParts,
     data: DataSet,
     trained: TrainedParts,
+}
+
+impl Examined {
+    /// What learns.
+    pub(crate) fn learned(&self) -> Learned {
+        let sum = |of: fn(&TrainedPart) -> usize| self.trained.iter().map(of).sum::<usize>() as u64;
+        Learned { parameters: sum(|part| part.parameters), state_bytes: sum(|part| part.state_bytes) }
+    }
 }
 
 /// Looks at everything that a run reads, without a tensor; whatever is wrong is in the one failure.
@@ -379,6 +388,11 @@ fn precision(config: &TrainConfig) -> String {
         blocks => {
             let _ = write!(text, ", gradient checkpointing `{}`", blocks.name());
         }
+    }
+    match precision.tf32 {
+        Some(true) => text.push_str(", TF32 in products and convolutions (on a GPU only)"),
+        Some(false) => text.push_str(", no TF32 (which only a GPU would use)"),
+        None => {}
     }
     if config.train.fused_backward {
         text.push_str(", updates within the backward pass");

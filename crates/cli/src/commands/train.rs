@@ -3,7 +3,9 @@
 use crate::args::{ConfigArgs, Resume, TrainArgs};
 use crate::commands::check::{examine, load_or_explain};
 use crate::engine::become_engine;
+use crate::room;
 use crate::{ExitCode, Failure};
+use std::path::{Path, PathBuf};
 
 /// Comes back only with a failure.
 pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
@@ -16,8 +18,18 @@ pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
         );
     }
     // Before half a second goes into loading libtorch, and before anything is written.
-    examine(&load_or_explain(&args.config)?.config)?;
+    let config = load_or_explain(&args.config)?.config;
+    let learned = examine(&config)?.learned();
+    let output = args.output.clone().unwrap_or_else(|| default_output(&config.name));
+    if args.resume == Resume::Auto {
+        room::check(&config, learned, &output)?;
+    }
     Err(become_engine())
+}
+
+/// Where a run writes to unless told otherwise.
+pub fn default_output(name: &str) -> PathBuf {
+    Path::new("outputs").join(name)
 }
 
 /// Refuses a wrong configuration at once, before half a second goes into loading libtorch.
