@@ -12,6 +12,9 @@ use sdtrain_optimizer::{GradScaler, Optimizer, ParamGroup, clear_gradients, grad
 use sdtrain_recipe::GradientCheckpointing;
 use tch::{Kind, Tensor};
 
+/// Damages what a fault of `debug.faults` names among these groups, until it is dropped.
+type DamageTo<'a> = Box<dyn Fn(&[ParamGroup]) -> Result<Damage> + 'a>;
+
 /// Everything a step works on.
 pub struct Step<'a> {
     /// The model.
@@ -33,7 +36,7 @@ pub struct Step<'a> {
     /// Measure the gradient norm of each parameter group, too.
     pub measure_groups: bool,
     /// Weights that are damaged in the last pass of this step.
-    pub damage: Box<dyn Fn(&[ParamGroup]) -> Result<Damage> + 'a>,
+    pub damage: DamageTo<'a>,
     /// Set when the weights begin to change: where an error comes out of the step after that, nobody knows how far.
     pub torn: bool,
 }

@@ -49,7 +49,7 @@ pub(crate) struct Examined {
 impl Examined {
     /// What learns.
     pub(crate) fn learned(&self) -> Learned {
-        let sum = |of: fn(&TrainedPart) -> usize| self.trained.iter().map(of).sum::<usize>() as u64;
+        let sum = |of: fn(&TrainedPart) -> usize| self.trained.parts.iter().map(of).sum::<usize>() as u64;
         Learned { parameters: sum(|part| part.parameters), state_bytes: sum(|part| part.state_bytes) }
     }
 }

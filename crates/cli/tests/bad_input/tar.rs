@@ -122,7 +122,7 @@ fn hostile() -> Vec<Case> {
         said(
             "tar: two in one file",
             "holds more behind the mark",
-            [archive(&[example.clone()]), example.clone()].concat(),
+            [archive(std::slice::from_ref(&example)), example.clone()].concat(),
         ),
         said("tar: a HEIC", "are of kinds that are not read", archive(&[example.clone(), plain("b.heic", b"x")])),
         said(

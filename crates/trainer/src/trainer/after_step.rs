@@ -119,7 +119,7 @@ impl Trainer {
     pub(super) fn validate(&mut self, log: &mut RunLog, step: u64) -> Result<()> {
         let measured = self.with_average(|this| {
             let validation = this.validation.as_ref().zip(this.held_out.as_ref());
-            Ok(validation.map(|(validation, data)| validation.measure(&this.model, data)).transpose()?)
+            validation.map(|(validation, data)| validation.measure(&this.model, data)).transpose()
         })?;
         let Some(measured) = go_on_without(log, "validation", measured).flatten() else { return Ok(()) };
         for (tag, figure) in &measured.scalars {

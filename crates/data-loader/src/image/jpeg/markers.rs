@@ -94,16 +94,17 @@ impl Profile {
     }
 
     /// Whether there is one that does not fit an image of so many components, or of which a piece is missing.
-    fn is_ignored(mut self, components: u8) -> bool {
-        self.pieces.sort_by_key(|(number, _)| *number);
+    fn is_ignored(&self, components: u8) -> bool {
+        let mut pieces: Vec<&(u8, Vec<u8>)> = self.pieces.iter().collect();
+        pieces.sort_by_key(|(number, _)| *number);
         let kind = match components {
             1 => Kind::Grey,
             4 => Kind::Cmyk,
             _ => Kind::Rgb,
         };
-        let is_whole = self.pieces.iter().map(|(number, _)| *number).eq(1..=self.count);
-        let bytes: Vec<u8> = self.pieces.iter().flat_map(|(_, bytes)| bytes).copied().collect();
-        !self.pieces.is_empty() && (!is_whole || is_ignored(&bytes, kind))
+        let is_whole = pieces.iter().map(|(number, _)| *number).eq(1..=self.count);
+        let bytes: Vec<u8> = pieces.iter().flat_map(|(_, bytes)| bytes).copied().collect();
+        !pieces.is_empty() && (!is_whole || is_ignored(&bytes, kind))
     }
 }
 
