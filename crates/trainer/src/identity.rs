@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use tch::{Kind, Tensor};
 
-/// Numbers of each tensor that the digest of a model takes in.
+/// Numbers of each tensor that the digest of a model takes in at least, where it has so many.
 const SAMPLED: i64 = 64;
 
 /// A digest of a model's weights as they were loaded: equal for equal weights, wherever and however they are stored. It takes every
@@ -35,7 +35,7 @@ pub(crate) fn of_base(model: &StableDiffusion) -> Result<String> {
     Ok(hasher.finalize().to_hex()[..32].to_string())
 }
 
-/// Up to 64 numbers at equal distances, the first and one near the last among them, in fp32.
+/// 64 to 127 numbers at equal distances, or all of fewer, the first and one near the last among them, in fp32.
 fn sample(weight: &Tensor) -> Result<Tensor> {
     let flat = weight.f_detach()?.f_reshape([-1])?;
     let count = flat.numel() as i64;
