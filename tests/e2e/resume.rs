@@ -152,7 +152,7 @@ fn a_run_that_is_stopped_before_its_first_step_ends_with_75_at_once() {
 #[test]
 fn a_second_interrupt_ends_a_run_at_once() {
     let project = Project::new();
-    let slow = ["--set", "samples.steps=1000", "--set", "samples.every_steps=1", "--set", "train.max_steps=1000"];
+    let slow = ["--set", "samples.steps=900", "--set", "samples.every_steps=1", "--set", "train.max_steps=1000"];
     let running = project.start(&[&["--config", "run.toml"], &slow[..]].concat());
     // The pictures after the first step take seconds: nobody looks whether the run is to stop.
     running.wait_for(|| {
