@@ -1,0 +1,251 @@
+//! What `check` says of a run, in words and figures.
+
+use std::fmt::Write;
+use std::thread::available_parallelism;
+
+use sdtrain_data_loader::{DataSet, TokenReport};
+use sdtrain_recipe::{
+    Every, GradientCheckpointing, LoraFormat, ModelFormat, StoredType, TrainConfig, TrainableKind, VaeProduct,
+};
+
+use super::trained_parts::{TrainedPart, TrainedParts};
+use crate::estimate::{Trained, estimate};
+use crate::group_rates::GroupRates;
+use crate::model_parts::{ModelParts, count_parameters};
+use crate::{class_images, learned_words};
+
+pub(super) fn summary(
+    config: &TrainConfig,
+    parts: &ModelParts,
+    TrainedParts { parts: trained, notes }: &TrainedParts,
+    data: &DataSet,
+    tokens: &TokenReport,
+) -> String {
+    let mut text = String::new();
+    let mut line = |label: &str, value: String| {
+        let _ = writeln!(text, "{label:<10} {value}");
+    };
+    line("run", format!("`{}`, method `{}`, seed {}", config.name, config.method.name(), config.seed));
+    line("model", format!("`{}`: {}, family `{}`", config.model.path, parts.kind, parts.family.name()));
+    let networks =
+        [("unet", Some(&parts.unet)), ("vae", parts.vae.as_ref()), ("text_encoder", parts.text_encoder.as_ref())];
+    let counts: Vec<String> = networks
+        .iter()
+        .filter_map(|(name, shapes)| Some(format!("{name} {}", millions(count_parameters(shapes.as_ref()?)))))
+        .collect();
+    line("", format!("parameters: {}", counts.join(", ")));
+    for part in trained {
+        line("trained", format!("{}: {}, {} parameters", part.name, part.what, millions(part.parameters)));
+    }
+    for note in notes {
+        line("", note.clone());
+    }
+    for fused in &config.model.fuse {
+        line("fused", format!("`{}`, {} times", fused.path.display(), fused.weight));
+    }
+    for warning in learned_words::left_behind(config).unwrap_or_default() {
+        line("warning", warning);
+    }
+    line("data", data.report().to_string().replace("\n  ", &format!("\n{:<10} ", "")));
+    if config.objective_kind().denoises() {
+        line("tokens", tokens.to_string().replace("\n  ", &format!("\n{:<10} ", "")));
+    }
+    if let Some(class) = class_images::described(config, data.report()) {
+        line("class", class);
+    }
+    line("steps", steps(config, data));
+    if let weightings @ [_, _, ..] = &config.loss.snr_weightings()[..] {
+        let product = weightings.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" × ");
+        line("loss", format!("note: timesteps are weighed by a product, {product}, as in kohya's scripts"));
+    }
+    line("optimizer", optimizer(config, trained, data.total_steps(&config.train)));
+    if let Ok(rates) = GroupRates::of(config, parts) {
+        for rate in rates.lines() {
+            line("", rate);
+        }
+    }
+    if config.ema.enabled {
+        line("average", average(config));
+    }
+    line("precision", precision(config));
+    line("writes", written(config));
+    line("validates", validated(config));
+
+    let total = trained.iter().map(|part| part.parameters).sum();
+    let state_bytes = trained.iter().map(|part| part.state_bytes).sum();
+    let cores = cores(config);
+    let estimate = estimate(config, parts, Trained { parameters: total, state_bytes }, cores);
+    let all_steps = data.total_steps(&config.train) as f64;
+    line("memory", format!("about {:.2} GB at the highest point", estimate.bytes / 1e9));
+    line(
+        "time",
+        format!(
+            "about {} a step and {} for all steps on {cores} processor cores, without pictures and measurements \
+             ({} floating-point operations a step)",
+            duration(estimate.cpu_seconds),
+            duration(estimate.cpu_seconds * all_steps),
+            with_prefix(estimate.step_operations)
+        ),
+    );
+    text
+}
+
+fn average(config: &TrainConfig) -> String {
+    let ema = &config.ema;
+    let mut text = format!("products hold the mean of the trained weights, decay {}", ema.decay);
+    if ema.update_every > 1 {
+        let _ = write!(text, ", every {} steps", ema.update_every);
+    }
+    if ema.update_after_step > 0 {
+        let _ = write!(text, ", after step {}", ema.update_after_step);
+    }
+    if ema.save_raw {
+        text.push_str("; the weights themselves are saved as `-raw`");
+    }
+    text
+}
+
+fn precision(config: &TrainConfig) -> String {
+    let precision = &config.precision;
+    let mut text = format!("computes in {}, saves in {}", precision.compute.name(), precision.save.name());
+    if precision.weights == StoredType::Bf16 {
+        let _ = write!(text, ", trains weights in bf16 with {} rounding", precision.rounding.name());
+    }
+    if precision.optimizer_state == StoredType::Bf16 {
+        text.push_str(", optimizer state in bf16");
+    }
+    match config.train.gradient_checkpointing {
+        GradientCheckpointing::None => {}
+        blocks => {
+            let _ = write!(text, ", gradient checkpointing `{}`", blocks.name());
+        }
+    }
+    match precision.tf32 {
+        Some(true) => text.push_str(", TF32 in products and convolutions (on a GPU only)"),
+        Some(false) => text.push_str(", no TF32 (which only a GPU would use)"),
+        None => {}
+    }
+    if config.train.fused_backward {
+        text.push_str(", updates within the backward pass");
+    }
+    text
+}
+
+fn steps(config: &TrainConfig, data: &DataSet) -> String {
+    let train = &config.train;
+    let total = data.total_steps(train);
+    let largest = config.data.batchings().iter().map(|batching| batching.batch_size).max().unwrap_or(1);
+    let images = largest as u64 * train.gradient_accumulation_steps;
+    let (least, most) = data.report().batches_in_epochs;
+    let [least, most] = [least, most].map(|batches| train.steps_per_epoch(batches as u64));
+    let per_epoch = if least == most { least.to_string() } else { format!("{least} to {most}") };
+    let epochs = match train.max_epochs {
+        Some(epochs) => epochs as f64,
+        None => total as f64 * 2.0 / (least + most).max(1) as f64,
+    };
+    format!("{total} of up to {images} images, {per_epoch} an epoch, {epochs:.1} epochs")
+}
+
+fn optimizer(config: &TrainConfig, trained: &[TrainedPart], total_steps: u64) -> String {
+    let optimizer = config.optimizer.settings();
+    let rate = optimizer.learning_rate();
+    let rate = match optimizer.finds_its_rate() {
+        true if rate == 1.0 => "finds its learning rate".to_owned(),
+        true => format!("finds its learning rate, times {rate}"),
+        false => format!("learning rate {:e}", rate * config.learning_rate_scale()),
+    };
+    let bytes: usize = trained.iter().map(|part| part.state_bytes).sum();
+    let parameters: usize = trained.iter().map(|part| part.parameters).sum();
+    let each = bytes as f64 / parameters.max(1) as f64;
+    let warmup = config.lr_schedule.warmup_steps(total_steps);
+    let schedule = config.lr_schedule.name();
+    let name = optimizer.name();
+    format!("{name}, {rate}, schedule `{schedule}` with {warmup} warm-up steps; keeps {each:.1} bytes a parameter")
+}
+
+fn written(config: &TrainConfig) -> String {
+    let product = match (config.trainable_kind(), config.full.format) {
+        (TrainableKind::Lora, _) => {
+            let form = match config.lora.format {
+                LoraFormat::Kohya => "kohya's form",
+                LoraFormat::Peft => "PEFT's form",
+                LoraFormat::Both => "kohya's and in PEFT's form",
+            };
+            format!("a {} in {form}", config.lora.kind.title())
+        }
+        (TrainableKind::Vae, form) if config.vae_objective.product == VaeProduct::Vae => match form {
+            ModelFormat::SingleFile => "a VAE in one file".to_owned(),
+            ModelFormat::Diffusers => "a VAE in a folder of diffusers".to_owned(),
+        },
+        (TrainableKind::Vae | TrainableKind::Full, ModelFormat::SingleFile) => "a single-file model".to_owned(),
+        (TrainableKind::Vae | TrainableKind::Full, ModelFormat::Diffusers) => "a diffusers folder".to_owned(),
+        (TrainableKind::TextualInversion, _) => "the words' vectors".to_owned(),
+    };
+    let mut parts = vec![format!("{product} at the end{}", also(config.save.every()))];
+    parts.push(match config.checkpoint.every() {
+        every if every.is_never() => "no checkpoints".to_owned(),
+        every => format!("checkpoints {}", in_words(every)),
+    });
+    if !config.samples.prompts.is_empty() {
+        let count = config.samples.prompts.len();
+        parts.push(format!("{count} pictures at the start, at the end{}", also(config.samples.every())));
+    }
+    parts.join("; ")
+}
+
+fn validated(config: &TrainConfig) -> String {
+    let validation = &config.validation;
+    let images = match (&validation.path, validation.split) {
+        (Some(path), _) => format!("on `{}`", path.display()),
+        (None, Some(split)) => format!("on {:.0} % of the images, held out", split * 100.0),
+        (None, None) => return "on nothing: neither `validation.path` nor `validation.split` is set".to_owned(),
+    };
+    let end = if validation.evaluate_at_end { ", evaluation at the end" } else { "" };
+    match validation.every() {
+        every if every.is_never() => format!("{images}{end}"),
+        every => format!("{images} {}{end}", in_words(every)),
+    }
+}
+
+fn also(every: Every) -> String {
+    if every.is_never() { String::new() } else { format!(" and {}", in_words(every)) }
+}
+
+fn in_words(every: Every) -> String {
+    let steps = every.steps.map(|steps| format!("every {steps} steps"));
+    let epochs = every.epochs.map(|epochs| format!("every {epochs} epochs"));
+    [steps, epochs].into_iter().flatten().collect::<Vec<_>>().join(" and ")
+}
+
+fn cores(config: &TrainConfig) -> usize {
+    let all = available_parallelism().map_or(1, usize::from);
+    config.train.threads.map_or(all, |threads| threads as usize)
+}
+
+/// `859.5 M`.
+pub(crate) fn millions(count: usize) -> String {
+    match count {
+        0..10_000 => count.to_string(),
+        10_000..1_000_000 => format!("{:.0} k", count as f64 / 1e3),
+        _ => format!("{:.1} M", count as f64 / 1e6),
+    }
+}
+
+/// `12.3 giga`.
+fn with_prefix(count: f64) -> String {
+    match count {
+        ..1e12 => format!("{:.1} giga", count / 1e9),
+        _ => format!("{:.1} tera", count / 1e12),
+    }
+}
+
+/// `40 ms`, `1.5 s`, `12 min`, `3.4 h`.
+fn duration(seconds: f64) -> String {
+    match seconds {
+        ..0.1 => format!("{:.0} ms", seconds * 1e3),
+        ..10.0 => format!("{seconds:.1} s"),
+        ..120.0 => format!("{seconds:.0} s"),
+        ..7200.0 => format!("{:.0} min", seconds / 60.0),
+        _ => format!("{:.1} h", seconds / 3600.0),
+    }
+}

@@ -1,0 +1,146 @@
+//! Which parameters a run trains, told from the shapes of the networks.
+
+use sdtrain_recipe::{FileAdapter, TrainConfig, TrainableKind};
+
+use super::is_adapter;
+use crate::architecture::Shapes;
+use crate::group_rates::GroupRates;
+use crate::initial_adapter::PresentAdapters;
+use crate::lora_targets::{adapters, idle_targets};
+use crate::model_parts::{ModelParts, count_parameters};
+use crate::{ExitCode, Failure, initial_adapter, learned_words};
+
+/// One network that is trained: its name, what of it, how many parameters, and what the optimizer keeps for them.
+pub(crate) struct TrainedPart {
+    pub name: &'static str,
+    pub what: String,
+    pub parameters: usize,
+    pub state_bytes: usize,
+}
+
+/// All networks that are trained.
+pub(crate) struct TrainedParts {
+    pub parts: Vec<TrainedPart>,
+    /// What there is to say of the file that training goes on from.
+    pub notes: Vec<String>,
+}
+
+/// How the patterns of `lora.targets` name modules.
+const MODULE_PATHS: &str = "paths are those of diffusers behind `unet.` and `text_encoder.`, as \
+                            `unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q`; `*` stands for any text";
+
+pub(super) fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<TrainedParts, Failure> {
+    let rates = GroupRates::of(config, parts)?;
+    // A block whose rate is 0 is frozen, and gets no adapters.
+    let learns = |network: &str, name: &str| !rates.freezes(network, name);
+    let networks = [("unet", Some(&parts.unet)), ("text_encoder", parts.text_encoder.as_ref())];
+    let learning = networks.map(|(network, shapes)| {
+        let shapes = shapes.cloned().unwrap_or_default();
+        (network, shapes.into_iter().filter(|(name, _)| learns(network, name)).collect::<Shapes>())
+    });
+    let optimizer = config.optimizer.settings();
+    let (mut trained, mut notes, mut added) = (Vec::new(), Vec::new(), 0);
+    match config.trainable_kind() {
+        TrainableKind::Lora => {
+            if let idle @ [_, ..] = &idle_targets(&config.lora, &networks)[..] {
+                let named: Vec<String> = idle.iter().map(|pattern| format!("\"{pattern}\"")).collect();
+                let message = format!("`lora.targets`: no module of the model matches {}", named.join(", "));
+                return Err(Failure::new(ExitCode::Configuration, message).hint(MODULE_PATHS));
+            }
+            let present = match &config.lora.initial {
+                Some(path) => {
+                    is_adapter("lora.initial", path)?;
+                    initial_adapter::read(path, &networks)?
+                }
+                None => PresentAdapters::new(),
+            };
+            for (name, shapes) in learning {
+                let adapters = adapters(&config.lora, name, &shapes, &present);
+                added += adapters.count - adapters.of_file;
+                if adapters.count > 0 {
+                    let kind = config.lora.kind.name();
+                    let of_file = match adapters.of_file {
+                        0 => String::new(),
+                        count => format!(", {count} of them from `lora.initial`"),
+                    };
+                    let what = format!("{} adapters of kind `{kind}`{of_file}", adapters.count);
+                    // All of a network's adapters taken for one: matrices of this rank.
+                    let rank = config.lora.rank.max(1) as usize;
+                    let state_bytes = optimizer.state_bytes(&[rank, adapters.parameters / rank]);
+                    trained.push(TrainedPart { name, what, parameters: adapters.parameters, state_bytes });
+                }
+            }
+            if let Some(path) = &config.lora.initial {
+                let of_file: Vec<FileAdapter> = present.into_values().map(|present| present.adapter).collect();
+                let read = config.lora.read_initial(&path.display().to_string(), &of_file, added);
+                notes = read.map_err(|(message, hint)| Failure::new(ExitCode::Configuration, message).hint(hint))?;
+            }
+        }
+        TrainableKind::Full => {
+            check_patterns(config, parts)?;
+            for (name, mut shapes) in learning {
+                shapes.retain(|parameter, _| config.full.trains(&format!("{name}.{parameter}")));
+                if !shapes.is_empty() {
+                    let what = format!("{} tensors", shapes.len());
+                    trained.push(TrainedPart {
+                        name,
+                        what,
+                        parameters: count_parameters(&shapes),
+                        state_bytes: shapes.values().map(|shape| optimizer.state_bytes(shape)).sum(),
+                    });
+                }
+            }
+        }
+        // Added below, where they may stand beside a LoRA.
+        TrainableKind::TextualInversion => {}
+        TrainableKind::Vae => {
+            if let Some(mut shapes) = parts.vae.clone() {
+                if !config.vae_objective.train_encoder {
+                    shapes.retain(|name, _| !name.starts_with("encoder.") && !name.starts_with("quant_conv."));
+                }
+                let what = format!("{} tensors", shapes.len());
+                trained.push(TrainedPart {
+                    name: "vae",
+                    what,
+                    parameters: count_parameters(&shapes),
+                    state_bytes: shapes.values().map(|shape| optimizer.state_bytes(shape)).sum(),
+                });
+            }
+        }
+    }
+    let width = parts.text_encoder.as_ref().and_then(learned_words::width);
+    if let (Some(width), false) = (width, config.learned_tokens().is_empty()) {
+        for learned_words::Word { word, vectors } in learned_words::of(config, width)? {
+            let what = format!("the word `{word}`, {vectors} vectors");
+            let state_bytes = optimizer.state_bytes(&[vectors, width]);
+            trained.push(TrainedPart { name: "text_encoder", what, parameters: vectors * width, state_bytes });
+        }
+    }
+    if !trained.is_empty() {
+        return Ok(TrainedParts { parts: trained, notes });
+    }
+    let message = match config.trainable_kind() {
+        TrainableKind::Lora => "the model holds no module that `lora` asks for",
+        TrainableKind::Full => "`full.targets`, `full.freeze` and `[blocks]` leave nothing of the model to train",
+        TrainableKind::TextualInversion => "the model holds no text encoder that could learn a word",
+        TrainableKind::Vae => "the model holds none of the networks that are to be trained",
+    };
+    Err(Failure::new(ExitCode::Configuration, message).hint(MODULE_PATHS))
+}
+
+/// A pattern that matches nothing is a slip of the pen.
+fn check_patterns(config: &TrainConfig, parts: &ModelParts) -> Result<(), Failure> {
+    let of = |network: &str, shapes: &Shapes| -> Vec<String> {
+        shapes.keys().map(|name| format!("{network}.{name}")).collect()
+    };
+    let mut names = of("unet", &parts.unet);
+    names.extend(parts.text_encoder.iter().flat_map(|shapes| of("text_encoder", shapes)));
+    match config.full.idle_pattern(names.iter().map(String::as_str)) {
+        None => Ok(()),
+        Some((key, pattern)) => {
+            let message = format!("`{key}` has the pattern \"{pattern}\", which matches no parameter of the model");
+            Err(Failure::new(ExitCode::Configuration, message)
+                .hint("names are those of diffusers behind `unet.` and `text_encoder.`"))
+        }
+    }
+}
