@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::draw::draw;
 use crate::scene::{Scene, clear, wait};
@@ -12,6 +12,8 @@ use crate::{Extent, Report};
 const ROW: &str = "power";
 /// Bytes of a disk.
 const SIZE: u64 = 48 << 20;
+/// How long a disk that is busy is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// `EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH`: from here on nothing reaches the disk, and what only the memory
 /// knows is lost. Python makes the call, as the standard library of Rust has none for it.
 pub(crate) const SHUTDOWN: &str = "import fcntl, os, struct, sys\n\
@@ -122,8 +124,17 @@ impl Disk {
         command("mount", &["-o".as_ref(), "loop,commit=1".as_ref(), image, mount])
     }
 
+    /// The system may hold a disk that was just cut off for a moment longer: on a busy machine one in a few hundred is asked again.
     pub(crate) fn unmount(&self) -> Result<(), String> {
-        command("umount", &[self.mount.as_os_str()])
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match command("umount", &[self.mount.as_os_str()]) {
+                Err(reason) if reason.contains("busy") && Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                result => return result,
+            }
+        }
     }
 }
 
