@@ -2,7 +2,6 @@
 
 use crate::builder::{Builder, Source};
 use crate::builtin;
-use crate::config_json::PerBlock;
 use crate::error::{Error, Result};
 use crate::learned_words::LearnedWords;
 use crate::stable_diffusion::{Origin, StableDiffusion};
@@ -12,10 +11,9 @@ use crate::vae::{AutoencoderKL, VaeConfig};
 use sdtrain_diffusion::{PredictionType, SchedulerClass, SchedulerConfig};
 use sdtrain_state_dict::{
     Family, FileKind, PipelineConfigs, Reader, SafetensorsFile, canonical_text_encoder, canonical_vae, ldm_single_file,
-    open_component, read_json, recognise, sd2_predicts_noise,
+    open_component, read_json, recognise,
 };
 use sdtrain_tokenizer::ClipTokenizer;
-use serde_json::json;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -83,72 +81,24 @@ pub struct ModelConfigs {
 }
 
 impl ModelConfigs {
-    /// Stable Diffusion 1.x, for single files that carry no configuration
-    /// (<https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5>).
-    pub fn sd1() -> ModelConfigs {
-        let unet = UNetConfig { sample_size: json!(64), cross_attention_dim: 768, ..UNetConfig::default() };
-        let vae = VaeConfig {
-            down_block_types: vec!["DownEncoderBlock2D".into(); 4],
-            up_block_types: vec!["UpDecoderBlock2D".into(); 4],
-            block_out_channels: vec![128, 256, 512, 512],
-            layers_per_block: 2,
-            sample_size: json!(512),
-            ..VaeConfig::default()
-        };
-        // bos, eos and pad are CLIP's legacy values, which transformers treats specially; released files have them.
-        let text_encoder = ClipTextConfig {
-            hidden_size: 768,
-            intermediate_size: 3072,
-            num_attention_heads: 12,
-            projection_dim: 768,
-            bos_token_id: 0,
-            eos_token_id: 2,
-            ..ClipTextConfig::default()
-        };
-        ModelConfigs { unet, vae, text_encoder, scheduler: SchedulerConfig::stable_diffusion() }
-    }
-
-    /// Stable Diffusion 2.x, likewise (<https://huggingface.co/stabilityai/stable-diffusion-2-1>). Whether it predicts the noise or the
-    /// velocity is not said by sizes: see [`sd2_predicts_noise`].
-    pub fn sd2(prediction_type: PredictionType) -> ModelConfigs {
-        let sd1 = ModelConfigs::sd1();
-        let unet = UNetConfig {
-            cross_attention_dim: 1024,
-            attention_head_dim: PerBlock::Each(vec![5, 10, 20, 20]),
-            use_linear_projection: true,
-            upcast_attention: prediction_type == PredictionType::VPrediction,
-            sample_size: json!(if prediction_type == PredictionType::VPrediction { 96 } else { 64 }),
-            ..sd1.unet
-        };
-        let text_encoder = ClipTextConfig {
-            hidden_size: 1024,
-            intermediate_size: 4096,
-            num_hidden_layers: 23,
-            num_attention_heads: 16,
-            hidden_act: "gelu".into(),
-            projection_dim: 512,
-            ..sd1.text_encoder
-        };
-        let scheduler = SchedulerConfig { prediction_type: Some(prediction_type), ..sd1.scheduler };
-        ModelConfigs { unet, vae: sd1.vae, text_encoder, scheduler }
-    }
-
-    /// What a reader assumes of a single file of `family` that carries no configuration.
-    pub fn of_family(family: Family, file: &dyn Reader) -> Result<ModelConfigs> {
-        Ok(match family {
-            Family::Sd2 if sd2_predicts_noise(file)? => ModelConfigs::sd2(PredictionType::Epsilon),
-            Family::Sd2 => ModelConfigs::sd2(PredictionType::VPrediction),
-            _ => ModelConfigs::sd1(),
+    /// From parsed configuration files.
+    ///
+    /// # Errors
+    /// For an option that the networks or the schedule do not have, by its name.
+    pub fn from_json(configs: &PipelineConfigs) -> Result<ModelConfigs> {
+        Ok(ModelConfigs {
+            unet: UNetConfig::from_json(&configs.unet)?,
+            vae: VaeConfig::from_json(&configs.vae)?,
+            text_encoder: ClipTextConfig::from_json(&configs.text_encoder)?,
+            scheduler: SchedulerConfig::from_json(&configs.scheduler.to_string())?,
         })
     }
 
     /// Whether this is what a reader assumes of a single file of `family` that carries no configuration: its sizes, latents and
     /// noise schedule. Sizes it was trained on, token ids and the sampler make no difference to that.
     pub(crate) fn is_plain(&self, family: Family) -> bool {
-        let plain = match family {
-            Family::Sd2 => ModelConfigs::sd2(self.scheduler.prediction_type.unwrap_or(PredictionType::Epsilon)),
-            _ => ModelConfigs::sd1(),
-        };
+        let v_prediction = self.scheduler.prediction_type == Some(PredictionType::VPrediction);
+        let Ok(plain) = ModelConfigs::from_json(&PipelineConfigs::released(family, v_prediction)) else { return false };
         let unet = UNetConfig {
             sample_size: plain.unet.sample_size.clone(),
             // In f32 either way, here and where it is fused.
@@ -265,9 +215,10 @@ fn from_single_file<T>(
             (configs, tokenizer)
         }
         (None, Some(embedded)) => embedded,
-        (None, None) => {
-            (ModelConfigs::of_family(family, file.as_ref())?, ClipTokenizer::builtin_padded_with(family.pad_token())?)
-        }
+        (None, None) => (
+            ModelConfigs::from_json(&PipelineConfigs::assumed_of(file.as_ref(), family)?)?,
+            ClipTokenizer::builtin_padded_with(family.pad_token())?,
+        ),
     };
     let described = |files| Parts { path: &path, family, configs, tokenizer, files, options };
     if options.random.is_some() {
@@ -286,12 +237,7 @@ fn embedded(file: &dyn Reader, family: Family) -> Result<Option<(ModelConfigs, C
     let Some((configs, [vocab, merges])) = PipelineConfigs::from_metadata(file.path(), file.metadata())? else {
         return Ok(None);
     };
-    let configs = ModelConfigs {
-        unet: UNetConfig::from_json(&configs.unet)?,
-        vae: VaeConfig::from_json(&configs.vae)?,
-        text_encoder: ClipTextConfig::from_json(&configs.text_encoder)?,
-        scheduler: SchedulerConfig::from_json(&configs.scheduler.to_string())?,
-    };
+    let configs = ModelConfigs::from_json(&configs)?;
     let window = configs.text_encoder.max_position_embeddings as usize;
     let tokenizer = ClipTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), family.pad_token(), window)?;
     Ok(Some((configs, tokenizer)))
@@ -382,10 +328,12 @@ fn other_vae(path: &Path, config: &VaeConfig, kind: Kind, device: Device) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config_json::PerBlock;
+    use serde_json::json;
 
     #[test]
     fn what_a_reader_cannot_know_of_a_single_file_makes_it_no_plain_sd1() {
-        let sd1 = ModelConfigs::sd1();
+        let sd1 = ModelConfigs::from_json(&PipelineConfigs::sd1()).unwrap();
         assert!(sd1.is_plain(Family::Sd1));
         let mut trained_larger = sd1.clone();
         trained_larger.unet.sample_size = json!(96);

@@ -14,6 +14,7 @@ pub mod metadata;
 mod open_clip;
 mod reader;
 mod recognise;
+mod released;
 mod renamed;
 mod single_file;
 mod write;

@@ -1,11 +1,10 @@
 //! Names and shapes of SD1.5 and SD2.1 at their full size, in both namings, without their gigabytes.
 
-use sdtrain_diffusion::PredictionType;
 use sdtrain_model::text_encoder::ClipTextModel;
 use sdtrain_model::unet::UNet2DConditionModel;
 use sdtrain_model::vae::AutoencoderKL;
 use sdtrain_model::{Builder, ModelConfigs, Parameters, Source, TensorReader};
-use sdtrain_state_dict::{Family, Reader, to_ldm};
+use sdtrain_state_dict::{Family, PipelineConfigs, Reader, to_ldm};
 use sdtrain_torch_test_support::fixture_folder;
 use std::collections::BTreeMap;
 use tch::{Device, Kind};
@@ -18,7 +17,8 @@ struct Networks {
     text_encoder: ClipTextModel,
 }
 
-fn networks(configs: ModelConfigs) -> Networks {
+fn networks(configs: &PipelineConfigs) -> Networks {
+    let configs = ModelConfigs::from_json(configs).expect("configurations of released models");
     let b = || Builder::new(Source::Shapes, Kind::Float, Device::Cpu);
     Networks {
         unet: UNet2DConditionModel::new(b(), &configs.unet).expect("no weights are needed"),
@@ -48,7 +48,7 @@ fn listed(name: &str) -> (Shapes, Shapes) {
 
 #[test]
 fn sd15_has_diffusers_names_and_shapes() {
-    let networks = networks(ModelConfigs::sd1());
+    let networks = networks(&PipelineConfigs::sd1());
     let of = |parameters: &Parameters| shapes(&TensorReader::of(parameters, None));
     assert_eq!(of(networks.unet.parameters()), listed("unet_sd15.tsv").0);
     assert_eq!(of(networks.vae.parameters()), listed("vae.tsv").0);
@@ -60,7 +60,7 @@ fn sd15_has_diffusers_names_and_shapes() {
 
 #[test]
 fn sd15_has_the_names_and_shapes_of_single_files() {
-    let networks = networks(ModelConfigs::sd1());
+    let networks = networks(&PipelineConfigs::sd1());
     let [unet, vae, text_encoder] =
         [networks.unet.parameters(), networks.vae.parameters(), networks.text_encoder.parameters()]
             .map(|parameters| TensorReader::of(parameters, None));
@@ -73,7 +73,7 @@ fn sd15_has_the_names_and_shapes_of_single_files() {
 #[test]
 fn sd15_has_as_many_parameters_as_is_known() {
     // diffusers: sum(p.numel() for p in module.parameters())
-    let networks = networks(ModelConfigs::sd1());
+    let networks = networks(&PipelineConfigs::sd1());
     assert_eq!(networks.unet.parameters().count(), 859_520_964);
     assert_eq!(networks.vae.parameters().count(), 83_653_863);
     assert_eq!(networks.text_encoder.parameters().count(), 123_060_480);
@@ -81,7 +81,7 @@ fn sd15_has_as_many_parameters_as_is_known() {
 
 #[test]
 fn sd21_has_diffusers_names_and_shapes() {
-    let networks = networks(ModelConfigs::sd2(PredictionType::VPrediction));
+    let networks = networks(&PipelineConfigs::sd2(true));
     let of = |parameters: &Parameters| shapes(&TensorReader::of(parameters, None));
     assert_eq!(of(networks.unet.parameters()), listed("unet_sd21.tsv").0);
     let with_prefix = |(name, shape): (String, Vec<usize>)| (format!("text_model.{name}"), shape);
@@ -93,7 +93,7 @@ fn sd21_has_diffusers_names_and_shapes() {
 
 #[test]
 fn sd21_has_the_names_and_shapes_of_single_files() {
-    let networks = networks(ModelConfigs::sd2(PredictionType::VPrediction));
+    let networks = networks(&PipelineConfigs::sd2(true));
     let [unet, vae, text_encoder] =
         [networks.unet.parameters(), networks.vae.parameters(), networks.text_encoder.parameters()]
             .map(|parameters| TensorReader::of(parameters, None));

@@ -2,7 +2,6 @@
 
 mod lora;
 pub(crate) mod model;
-mod plain;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -6,12 +6,10 @@ use std::sync::Arc;
 
 use sdtrain_state_dict::{
     Family, FileKind, FromReader, PipelineConfigs, Reader, canonical_text_encoder, canonical_unet, canonical_vae,
-    ldm_single_file, open_component, read_json, recognise, sd2_predicts_noise, to_ldm, write_diffusers_folder,
-    write_source,
+    ldm_single_file, open_component, read_json, recognise, to_ldm, write_diffusers_folder, write_source,
 };
 use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
 
-use super::plain::{self, Kind};
 use crate::{ExitCode, Failure};
 
 pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<(), Failure> {
@@ -51,7 +49,7 @@ pub(crate) fn to_single_file(folder: &Path, output: &Path) -> Result<(), Failure
         scheduler: read_json(&folder.join("scheduler/scheduler_config.json"))?,
     };
     let mut metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    if !plain::is_plain(&configs, family) {
+    if !configs.is_plain(family) {
         let tokenizer = ClipTokenizer::from_folder(folder.join("tokenizer"))?;
         metadata.extend(configs.to_metadata(&tokenizer.files()));
     }
@@ -80,8 +78,9 @@ fn plain_configs(family: Family, file: &dyn Reader, unet: &dyn Reader) -> Result
         let message = format!("`{path}` has other sizes than {title} and carries no configuration");
         return Err(Failure::new(ExitCode::Model, message));
     }
-    let v_prediction = family == Family::Sd2 && !sd2_predicts_noise(file)?;
-    Ok(plain::configs(Kind { family, in_channels: conv_in[1], v_prediction }))
+    let mut configs = PipelineConfigs::assumed_of(file, family)?;
+    configs.unet["in_channels"] = conv_in[1].into();
+    Ok(configs)
 }
 
 #[cfg(test)]
@@ -98,16 +97,14 @@ pub(crate) mod tests {
 
     /// A diffusers folder with very small networks, weights of any kind.
     pub(crate) fn write_tiny_folder(folder: &Path) {
-        let mut unet = plain::unet(4);
+        let PipelineConfigs { mut unet, mut vae, mut text_encoder, scheduler } = PipelineConfigs::sd1();
         unet["block_out_channels"] = json!([32, 64]);
         unet["down_block_types"] = json!(["CrossAttnDownBlock2D", "DownBlock2D"]);
         unet["up_block_types"] = json!(["UpBlock2D", "CrossAttnUpBlock2D"]);
         unet["layers_per_block"] = json!(1);
         unet["cross_attention_dim"] = json!(32);
-        let mut vae = plain::vae();
         vae["block_out_channels"] = json!([32, 32]);
         vae["layers_per_block"] = json!(1);
-        let mut text_encoder = plain::text_encoder();
         for (key, value) in
             [("vocab_size", 300), ("hidden_size", 32), ("intermediate_size", 64), ("num_hidden_layers", 2)]
         {
@@ -125,7 +122,7 @@ pub(crate) mod tests {
             write_weights(&path, &shapes.expect("complete"));
             SafetensorsFile::open(&path).expect("it was just written")
         });
-        let configs = PipelineConfigs { unet, vae, text_encoder, scheduler: plain::scheduler() };
+        let configs = PipelineConfigs { unet, vae, text_encoder, scheduler };
         let [unet, vae, text_encoder] = [0, 1, 2].map(|part: usize| FromReader(&parts[part]));
         write_diffusers_folder(folder, &configs, &tokenizer.files(), [&unet, &vae, &text_encoder], &BTreeMap::new())
             .expect("a writable folder");

@@ -1,0 +1,165 @@
+//! The configuration files of Stable Diffusion 1.5's and 2's folders, for single files that carry none.
+//!
+//! <https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5>, <https://huggingface.co/stabilityai/stable-diffusion-2-1>
+
+use serde_json::{Value as Json, json};
+
+use crate::diffusers_folder::PipelineConfigs;
+use crate::error::Result;
+use crate::family::{Family, sd2_predicts_noise};
+use crate::reader::Reader;
+
+impl PipelineConfigs {
+    /// Stable Diffusion 1.5's.
+    pub fn sd1() -> PipelineConfigs {
+        PipelineConfigs { unet: unet(), vae: vae(), text_encoder: text_encoder(), scheduler: scheduler() }
+    }
+
+    /// Stable Diffusion 2's: 2.1, which predicts the velocity, or its base, which predicts the noise.
+    pub fn sd2(v_prediction: bool) -> PipelineConfigs {
+        let mut configs = PipelineConfigs::sd1();
+        let unet = json!({
+            "attention_head_dim": [5, 10, 20, 20],
+            "cross_attention_dim": 1024,
+            "sample_size": if v_prediction { 96 } else { 64 },
+            "upcast_attention": v_prediction,
+            "use_linear_projection": true,
+        });
+        let text_encoder = json!({
+            "hidden_act": "gelu",
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_attention_heads": 16,
+            "num_hidden_layers": 23,
+            "projection_dim": 512,
+        });
+        let scheduler = json!({"prediction_type": if v_prediction { "v_prediction" } else { "epsilon" }});
+        let parts =
+            [(&mut configs.unet, unet), (&mut configs.text_encoder, text_encoder), (&mut configs.scheduler, scheduler)];
+        for (config, other) in parts {
+            for (key, value) in other.as_object().into_iter().flatten() {
+                config[key] = value.clone();
+            }
+        }
+        configs
+    }
+
+    /// Those of `family`'s release, of SD1 and SD2; only SD2 was released for either prediction.
+    pub fn released(family: Family, v_prediction: bool) -> PipelineConfigs {
+        match family {
+            Family::Sd2 => PipelineConfigs::sd2(v_prediction),
+            _ => PipelineConfigs::sd1(),
+        }
+    }
+
+    /// What a reader assumes of `file`, a single file of the SD1 or SD2 family that carries no configuration.
+    ///
+    /// # Errors
+    /// Where what it says of its prediction cannot be read.
+    pub fn assumed_of(file: &dyn Reader, family: Family) -> Result<PipelineConfigs> {
+        let v_prediction = family == Family::Sd2 && !sd2_predicts_noise(file)?;
+        Ok(PipelineConfigs::released(family, v_prediction))
+    }
+
+    /// Whether they predict the velocity, in place of the noise.
+    pub fn is_v_prediction(&self) -> bool {
+        self.scheduler["prediction_type"] == "v_prediction"
+    }
+
+    /// Whether a reader that takes a single file for a plain one of its family gets everything right that changes a number: where it
+    /// does not, the configurations travel in the metadata.
+    pub fn is_plain(&self, family: Family) -> bool {
+        let plain = PipelineConfigs::released(family, self.is_v_prediction());
+        // A key that is not there has its default, which is SD1's for all of these.
+        let agrees = |ours: &Json, plain: &Json, left_out: &[&str]| {
+            let keys = plain.as_object().into_iter().flat_map(|plain| plain.iter());
+            keys.filter(|(key, _)| !left_out.contains(&key.as_str()))
+                .all(|(key, value)| ours.get(key).is_none_or(|own| own == value))
+        };
+        // Only what training sees of a schedule counts; the class of the sampler and its details are a choice.
+        let sampler = ["_class_name", "clip_sample", "set_alpha_to_one", "skip_prk_steps", "steps_offset"];
+        let tokens = ["architectures", "model_type", "bos_token_id", "eos_token_id", "pad_token_id"];
+        // Fused attention has its scores in f32 in any case.
+        agrees(&self.unet, &plain.unet, &["_class_name", "sample_size", "upcast_attention"])
+            && agrees(&self.vae, &plain.vae, &["_class_name", "sample_size"])
+            && agrees(&self.text_encoder, &plain.text_encoder, &tokens)
+            && agrees(&self.scheduler, &plain.scheduler, &sampler)
+            && self.scheduler["rescale_betas_zero_snr"] != true
+    }
+}
+
+fn unet() -> Json {
+    json!({
+        "_class_name": "UNet2DConditionModel",
+        "act_fn": "silu",
+        "attention_head_dim": 8,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "center_input_sample": false,
+        "cross_attention_dim": 768,
+        "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+        "downsample_padding": 1,
+        "flip_sin_to_cos": true,
+        "freq_shift": 0,
+        "in_channels": 4,
+        "layers_per_block": 2,
+        "mid_block_scale_factor": 1,
+        "norm_eps": 1e-5,
+        "norm_num_groups": 32,
+        "out_channels": 4,
+        "sample_size": 64,
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+    })
+}
+
+fn vae() -> Json {
+    json!({
+        "_class_name": "AutoencoderKL",
+        "act_fn": "silu",
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": vec!["DownEncoderBlock2D"; 4],
+        "in_channels": 3,
+        "latent_channels": 4,
+        "layers_per_block": 2,
+        "norm_num_groups": 32,
+        "out_channels": 3,
+        "sample_size": 512,
+        "scaling_factor": 0.18215,
+        "up_block_types": vec!["UpDecoderBlock2D"; 4],
+    })
+}
+
+/// bos, eos and pad are CLIP's legacy values, which transformers treats specially; released files have them.
+fn text_encoder() -> Json {
+    json!({
+        "architectures": ["CLIPTextModel"],
+        "attention_dropout": 0.0,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "hidden_act": "quick_gelu",
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "layer_norm_eps": 1e-5,
+        "max_position_embeddings": 77,
+        "model_type": "clip_text_model",
+        "num_attention_heads": 12,
+        "num_hidden_layers": 12,
+        "pad_token_id": 1,
+        "projection_dim": 768,
+        "vocab_size": 49408,
+    })
+}
+
+fn scheduler() -> Json {
+    json!({
+        "_class_name": "PNDMScheduler",
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "clip_sample": false,
+        "num_train_timesteps": 1000,
+        "prediction_type": "epsilon",
+        "set_alpha_to_one": false,
+        "skip_prk_steps": true,
+        "steps_offset": 1,
+    })
+}
