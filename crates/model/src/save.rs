@@ -103,9 +103,12 @@ impl StableDiffusion {
     /// Models that differ from their family in sizes or noise schedule carry their configurations and tokenizer in it, too.
     pub fn save_single_file(&self, path: &Path, kind: Option<Kind>, metadata: &BTreeMap<String, String>) -> Result<()> {
         let [unet, vae, text_encoder] = self.networks(kind)?;
-        let mut metadata = metadata.clone();
+        let (mut metadata, configs) = (metadata.clone(), self.pipeline_configs());
+        if let Some((key, prediction)) = configs.prediction_metadata(self.family) {
+            metadata.entry(key).or_insert(prediction);
+        }
         if !self.configs().is_plain(self.family) {
-            metadata.extend(self.pipeline_configs().to_metadata(&self.tokenizer.files()));
+            metadata.extend(configs.to_metadata(&self.tokenizer.files()));
         }
         let joined = to_ldm(self.family, &unet, &vae, &text_encoder)?;
         Ok(write_source(path, &FromReader(&joined), &metadata)?)

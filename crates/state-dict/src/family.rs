@@ -7,6 +7,9 @@ use crate::error::{Error, Result};
 use crate::reader::{Reader, read_integers};
 use crate::recognise::UnetInput;
 
+/// The key of a file's metadata for `epsilon` or `v` (ModelSpec 1.0.1).
+pub(crate) const PREDICTION_TYPE: &str = "modelspec.prediction_type";
+
 /// Networks of one shape: what a checkpoint of another family cannot be loaded into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
@@ -133,7 +136,7 @@ impl Family {
 pub fn sd2_predicts_noise(file: &dyn Reader) -> Result<bool> {
     const STEPS_OF_BASE: i64 = 875_000;
     let says = |key: &str| file.metadata().get(key).map(String::as_str);
-    match (says("modelspec.prediction_type"), says("modelspec.architecture")) {
+    match (says(PREDICTION_TYPE), says("modelspec.architecture")) {
         (Some(kind), _) => return Ok(kind.starts_with("eps")),
         (None, Some(architecture)) if architecture.contains("-v2-") => return Ok(architecture.ends_with("-512")),
         _ => {}

@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 
 use crate::diffusers_folder::PipelineConfigs;
 use crate::error::Result;
-use crate::family::{Family, sd2_predicts_noise};
+use crate::family::{Family, PREDICTION_TYPE, sd2_predicts_noise};
 use crate::reader::Reader;
 
 impl PipelineConfigs {
@@ -64,6 +64,13 @@ impl PipelineConfigs {
     /// Whether they predict the velocity, in place of the noise.
     pub fn is_v_prediction(&self) -> bool {
         self.scheduler["prediction_type"] == "v_prediction"
+    }
+
+    /// What a single file of `family` says of its prediction where its sizes leave it open, for readers of files that carry no
+    /// configurations: [`sd2_predicts_noise`] and kohya's scripts go by it.
+    pub fn prediction_metadata(&self, family: Family) -> Option<(String, String)> {
+        let said = if self.is_v_prediction() { "v" } else { "epsilon" };
+        (family == Family::Sd2).then(|| (PREDICTION_TYPE.to_owned(), said.to_owned()))
     }
 
     /// Whether a reader that takes a single file for a plain one of its family gets everything right that changes a number: where it

@@ -2,7 +2,9 @@
 
 use sdtrain_diffusion::PredictionType;
 use sdtrain_model::{Frozen, LoadOptions, Parameters, PromptReading, StableDiffusion, load};
-use sdtrain_state_dict::{FromReader, Reader, SafetensorsFile, sd2_predicts_noise, write_source};
+use sdtrain_state_dict::{
+    Family, FromReader, PipelineConfigs, Reader, SafetensorsFile, sd2_predicts_noise, write_source,
+};
 use sdtrain_tokenizer::Tokenizer;
 use sdtrain_torch_test_support::{assert_equal, fixture_folder};
 use std::collections::BTreeMap;
@@ -118,6 +120,21 @@ fn a_single_file_of_sd2_says_what_it_predicts_or_predicts_the_velocity() {
         write_source(&path, &FromReader(&theirs), &metadata).expect("there is room");
         let file = SafetensorsFile::open(&path).expect("it was just written");
         assert_eq!(sd2_predicts_noise(&file).expect("readable"), predicts_noise, "{metadata:?}");
+    }
+}
+
+#[test]
+fn a_saved_sd2_says_what_it_predicts_to_readers_that_know_nothing_else_of_it() {
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let path = scratch.path().join("model.safetensors");
+    let mut model = loaded(&fixture_folder().join("tiny_sd2"), &options());
+    for prediction in [PredictionType::Epsilon, PredictionType::VPrediction] {
+        model.scheduler.prediction_type = Some(prediction);
+        model.save_single_file(&path, None, &BTreeMap::new()).expect("there is room");
+        let file = SafetensorsFile::open(&path).expect("it was just written");
+        assert_eq!(sd2_predicts_noise(&file).expect("readable"), prediction == PredictionType::Epsilon);
+        let assumed = PipelineConfigs::assumed_of(&file, Family::Sd2).expect("readable");
+        assert_eq!(assumed.is_v_prediction(), prediction == PredictionType::VPrediction);
     }
 }
 

@@ -49,6 +49,7 @@ pub(crate) fn to_single_file(folder: &Path, output: &Path) -> Result<(), Failure
         scheduler: read_json(&folder.join("scheduler/scheduler_config.json"))?,
     };
     let mut metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    metadata.extend(configs.prediction_metadata(family));
     if !configs.is_plain(family) {
         let tokenizer = ClipTokenizer::from_folder(folder.join("tokenizer"))?;
         metadata.extend(configs.to_metadata(&tokenizer.files()));
@@ -172,6 +173,23 @@ pub(crate) mod tests {
         assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
         for (path, content) in &before {
             assert!(after[path] == *content, "{} differs", path.display());
+        }
+    }
+
+    #[test]
+    fn a_file_of_sd2_says_what_it_predicts() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let (folder, single) = (place.path().join("folder"), place.path().join("single.safetensors"));
+        write_tiny_folder(&folder);
+        let mut unet = read_json(&folder.join("unet/config.json")).expect("written");
+        unet["use_linear_projection"] = json!(true);
+        fs::write(folder.join("unet/config.json"), unet.to_string()).expect("a writable folder");
+        for (prediction_type, said) in [("epsilon", "epsilon"), ("v_prediction", "v")] {
+            let scheduler = json!({"prediction_type": prediction_type}).to_string();
+            fs::write(folder.join("scheduler/scheduler_config.json"), scheduler).expect("a writable folder");
+            to_single_file(&folder, &single).expect("a complete folder");
+            let file = SafetensorsFile::open(&single).expect("it was just written");
+            assert_eq!(file.metadata()["modelspec.prediction_type"], said);
         }
     }
 
