@@ -34,6 +34,11 @@ const NARROW_KERNEL_BYTES: f64 = 7.5e7;
 /// that took is not all used again. Measured with two UNets of 211 and 860 million parameters.
 const ROOM_BETWEEN: f64 = 0.55;
 
+/// What LPIPS takes: its network, always in fp32, and what it keeps of each pixel of a picture and of its reconstruction. Measured
+/// with pictures of 96 and 192 pixels (docs/guides/memory.md).
+const LPIPS_BYTES: f64 = 14_716_160.0 * 4.0;
+const LPIPS_BYTES_OF_PIXEL: f64 = 4830.0;
+
 /// What stands beside each byte that is kept for the backward pass: gradients on their way back, what operators need while they work,
 /// and room between pieces that are freed in another order. Measured with the built-in base (docs/guides/memory.md).
 fn beside_kept(config: &TrainConfig) -> f64 {
@@ -132,6 +137,7 @@ pub(crate) fn estimate(config: &TrainConfig, parts: &ModelParts, trained: Traine
     };
     let narrow = narrow_trained + if config.precision.compute == FloatType::Fp32 { 0.0 } else { frozen };
     let training = frozen * number + learning_bytes(config, trained) + kept + casts + narrow * 2.0 * ROOM_BETWEEN;
+    let training = training + lpips_bytes(config, pixels * batch);
     let all: usize = networks(parts).map(|(_, shapes)| count_parameters(shapes)).sum();
     let encoding = match (&parts.vae, config.objective_kind().denoises()) {
         // For the cache one by one, before there is anything to train; without it a batch at each step.
@@ -152,6 +158,12 @@ pub(crate) fn estimate(config: &TrainConfig, parts: &ModelParts, trained: Traine
     let beside = SECONDS_BESIDE * tensors * passes * config.train.gradient_accumulation_steps as f64;
     let cpu_seconds = step_operations / (core_speed(config.precision.compute) * cores as f64) + beside;
     Estimate { bytes, step_operations, cpu_seconds }
+}
+
+/// For so many `pixels` of a batch.
+fn lpips_bytes(config: &TrainConfig, pixels: f64) -> f64 {
+    let is_used = !config.objective_kind().denoises() && config.vae_objective.lpips_weight > 0.0;
+    if is_used { LPIPS_BYTES + LPIPS_BYTES_OF_PIXEL * pixels } else { 0.0 }
 }
 
 fn networks(parts: &ModelParts) -> impl Iterator<Item = (&'static str, &Shapes)> {

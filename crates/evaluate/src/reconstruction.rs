@@ -3,21 +3,23 @@
 use crate::error::Result;
 use crate::metric::{Column, Form, Metric, MetricEntry};
 use sdtrain_data_loader::DataSet;
-use sdtrain_model::StableDiffusion;
+use sdtrain_model::{Lpips, StableDiffusion};
+use sdtrain_recipe::TrainConfig;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::fmt;
 use tch::{Kind, Tensor};
 
 /// The list's line.
 pub const ENTRY: MetricEntry = MetricEntry {
     name: "reconstruction",
-    summary: "L1, L2, KL and PSNR of the autoencoder on the held-out images, where it is what is trained",
+    summary: "L1, L2, KL, PSNR and, with its network, LPIPS of the autoencoder on the held-out images, where it is what is trained",
     prepare: |setting| {
         if setting.config.objective_kind().denoises() {
             return Ok(None);
         }
         let data = setting.held_out;
-        Ok(Some(Box::new(Measured { reconstruction: Reconstruction::new(data), data })))
+        Ok(Some(Box::new(Measured { reconstruction: Reconstruction::new(setting.config, setting.model, data)?, data })))
     },
 };
 
@@ -30,6 +32,8 @@ const PEAK_TO_PEAK: f64 = 2.0;
 /// Held-out images by size. They are read anew for each measurement: all of them at once could be too many.
 pub struct Reconstruction {
     batches: Vec<Vec<usize>>,
+    /// Where the configuration names its network.
+    lpips: Option<Lpips>,
 }
 
 /// The mean over the images of each figure.
@@ -43,11 +47,37 @@ pub struct ReconstructionError {
     pub kl: f64,
     /// 10·log₁₀(2² / L2 of the image), in decibels: more is better.
     pub psnr: f64,
+    /// LPIPS with the VGG16; less is more alike.
+    pub lpips: Option<f64>,
+}
+
+impl ReconstructionError {
+    /// Each figure under its tag.
+    pub fn figures(&self) -> Vec<(&'static str, f64)> {
+        let always = [
+            ("reconstruction_l1", self.l1),
+            ("reconstruction_l2", self.l2),
+            ("latent_kl", self.kl),
+            ("psnr", self.psnr),
+        ];
+        always.into_iter().chain(self.lpips.map(|lpips| ("lpips", lpips))).collect()
+    }
+}
+
+impl fmt::Display for ReconstructionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ReconstructionError { l1, l2, kl, psnr, lpips } = self;
+        write!(f, "L1 {l1:.5}, L2 {l2:.5}, KL {kl:.1}, PSNR {psnr:.2} dB")?;
+        lpips.map_or(Ok(()), |lpips| write!(f, ", LPIPS {lpips:.4}"))
+    }
 }
 
 impl Reconstruction {
-    /// For the images of `data`, cut at the centre.
-    pub fn new(data: &DataSet) -> Reconstruction {
+    /// For the images of `data`, cut at the centre, and the network of LPIPS that `config` names.
+    ///
+    /// # Errors
+    /// Where that network cannot be read.
+    pub fn new(config: &TrainConfig, model: &StableDiffusion, data: &DataSet) -> Result<Reconstruction> {
         let mut of_size: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
         for image in 0..data.images() {
             of_size.entry(data.placement(image).bucket).or_default().push(image);
@@ -57,13 +87,14 @@ impl Reconstruction {
             let at_once = (PIXELS_AT_ONCE / (width * height).max(1)).max(1);
             batches.extend(images.chunks(at_once).map(<[usize]>::to_vec));
         }
-        Reconstruction { batches }
+        let lpips = config.vae_objective.lpips.as_deref().map(|path| Lpips::open(path, model.device)).transpose()?;
+        Ok(Reconstruction { batches, lpips })
     }
 
     /// Of the autoencoder of `model` as it is now, on the same `data`: the mean of the latents' distribution is decoded, and the picture limited to
     /// the values that pictures have. NaN where it makes numbers that are not finite.
     pub fn measure(&self, model: &StableDiffusion, data: &DataSet) -> Result<ReconstructionError> {
-        let (mut sums, mut count) = ([0.0; 4], 0.0);
+        let (mut sums, mut lpips, mut count) = ([0.0; 4], 0.0, 0.0);
         for batch in &self.batches {
             let mut pixels = Vec::new();
             for &image in batch {
@@ -80,7 +111,15 @@ impl Reconstruction {
             let pixels = Tensor::f_stack(&pixels, 0)?;
             let (mean, logvar) = model.latent_distribution(&pixels)?;
             let latents = (&mean * model.vae.config().scaling_factor).f_to_device(model.device)?;
-            let decoded = model.decode_latents(&latents)?.f_to_device(pixels.device())?;
+            let decoded = model.decode_latents(&latents)?;
+            if let Some(network) = &self.lpips {
+                lpips += sdtrain_torch::catch(|| {
+                    let reference = pixels.to_device(model.device);
+                    let distance = tch::no_grad(|| network.distance(&decoded, &reference));
+                    distance.sum(Kind::Double).double_value(&[])
+                })?;
+            }
+            let decoded = decoded.f_to_device(pixels.device())?;
             let figures = sdtrain_torch::catch(|| {
                 let difference = &decoded - &pixels;
                 let l1 = of_each(&difference.abs(), true);
@@ -93,7 +132,7 @@ impl Reconstruction {
             count += pixels.size()[0] as f64;
         }
         let [l1, l2, kl, psnr] = sums.map(|sum| sum / count);
-        Ok(ReconstructionError { l1, l2, kl, psnr })
+        Ok(ReconstructionError { l1, l2, kl, psnr, lpips: self.lpips.as_ref().map(|_| lpips / count) })
     }
 
     /// How many images it looks at, readable or not.
@@ -125,17 +164,19 @@ impl Metric for Measured<'_> {
             title: title.to_string(),
             form,
         };
-        vec![
+        let mut columns = vec![
             column("reconstruction_l1", "L1", Form::Loss),
             column("reconstruction_l2", "L2", Form::Loss),
             column("latent_kl", "KL of an image", Form::Number),
             column("psnr", "PSNR", Form::Decibels),
-        ]
+        ];
+        columns.extend(self.reconstruction.lpips.as_ref().map(|_| column("lpips", "LPIPS", Form::Loss)));
+        columns
     }
 
     fn measure(&mut self, model: &StableDiffusion) -> Result<Vec<f64>> {
-        let ReconstructionError { l1, l2, kl, psnr } = self.reconstruction.measure(model, self.data)?;
-        Ok(vec![l1, l2, kl, psnr])
+        let error = self.reconstruction.measure(model, self.data)?;
+        Ok(error.figures().into_iter().map(|(_, figure)| figure).collect())
     }
 
     fn settings(&self) -> Map<String, Value> {

@@ -88,6 +88,11 @@ impl<'a> Builder<'a> {
         Ok(layer)
     }
 
+    /// The weight of `nn.Conv2d(inputs, outputs, 1, bias=False)`, for who multiplies by it himself.
+    pub(crate) fn pointwise_weight(&self, inputs: i64, outputs: i64) -> Result<Tensor> {
+        self.parameter("weight", &[outputs, inputs, 1, 1], Init::Uniform { fan_in: inputs })
+    }
+
     /// `nn.GroupNorm(groups, channels, eps)`.
     pub fn group_norm(&self, groups: i64, channels: i64, eps: f64) -> Result<GroupNorm> {
         if channels % groups != 0 {

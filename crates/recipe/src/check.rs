@@ -274,9 +274,18 @@ impl Checker<'_> {
             ("l2_weight", objective.l2_weight),
             ("kl_weight", objective.kl_weight),
             ("gradient_weight", objective.gradient_weight),
+            ("lpips_weight", objective.lpips_weight),
         ];
         for (name, weight) in weights {
             self.not_negative(&format!("vae_objective.{name}"), Some(weight));
+        }
+        self.existing("vae_objective.lpips", objective.lpips.as_deref());
+        if objective.lpips_weight > 0.0 && objective.lpips.is_none() {
+            let message = "`vae_objective.lpips_weight` needs a network, and `vae_objective.lpips` names none";
+            self.report("vae_objective.lpips_weight", message).hint = Some(
+                "save `lpips.LPIPS(net=\"vgg\").state_dict()` of the Python package lpips as a safetensors file and name it there"
+                    .to_owned(),
+            );
         }
         if !config.objective_kind().denoises() && objective.l1_weight + objective.l2_weight == 0.0 {
             self.report(

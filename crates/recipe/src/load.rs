@@ -165,6 +165,7 @@ fn make_paths_absolute(config: &mut TrainConfig, document: &Document) {
         (&mut config.lora.initial, "lora.initial"),
         (&mut config.samples.prompts_file, "samples.prompts_file"),
         (&mut config.dreambooth.class_data_dir, "dreambooth.class_data_dir"),
+        (&mut config.vae_objective.lpips, "vae_objective.lpips"),
         (&mut config.debug.trace_inputs, "debug.trace_inputs"),
     ];
     for (path, key) in inputs {

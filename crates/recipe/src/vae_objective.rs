@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// What the autoencoder is asked for: the sum of these terms, each times its weight.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -17,10 +18,16 @@ pub struct VaeConfig {
     pub kl_weight: f64,
 
     /// Weight of the mean absolute difference between neighbouring-pixel differences, which sharpens edges.
-    #[schemars(extend("x-refused-names" = {
-        "lpips_weight": "a perceptual term needs a network of its own, which is not made; `gradient_weight` sharpens edges"
-    }))]
     pub gradient_weight: f64,
+
+    /// Weight of LPIPS, the difference between what a VGG16 sees in an image and in its reconstruction; needs
+    /// `vae_objective.lpips`.
+    #[schemars(extend("x-other-names" = ["lpips_scale", "perceptual_weight"]))]
+    pub lpips_weight: f64,
+
+    /// The network of LPIPS: a `.safetensors` file with the state dict of `lpips.LPIPS(net="vgg")`. With it LPIPS is also measured
+    /// on held-out images, whatever its weight.
+    pub lpips: Option<PathBuf>,
 
     /// Train the encoder as well. Off: only the decoder learns, and latents keep their meaning for an existing UNet.
     pub train_encoder: bool,
@@ -47,6 +54,8 @@ impl Default for VaeConfig {
             l2_weight: 0.0,
             kl_weight: 1e-6,
             gradient_weight: 0.0,
+            lpips_weight: 0.0,
+            lpips: None,
             train_encoder: true,
             product: VaeProduct::Model,
         }

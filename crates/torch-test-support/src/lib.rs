@@ -1,8 +1,10 @@
 #![doc = include_str!("../README.md")]
 
 mod golden;
+mod lpips_network;
 mod near;
 
 pub use golden::Golden;
+pub use lpips_network::write_lpips_network;
 pub use near::{assert_equal, assert_near, difference};
 pub use sdtrain_test_support::fixture_folder;

@@ -12,7 +12,7 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
-    /// Starts on the configuration's model, VAE, first adapter, fused adapters and first words.
+    /// Starts on the configuration's model, VAE, network of LPIPS, first adapter, fused adapters and first words.
     pub fn hash(config: &TrainConfig) -> Inputs {
         let mut files = Vec::new();
         if let Ok(ModelLocation::Path(model)) = ModelLocation::find(&config.model.path) {
@@ -20,7 +20,15 @@ impl Inputs {
         }
         let fused = config.model.fuse.iter().map(|fused| &fused.path);
         let words = config.learned_tokens().iter().filter_map(|token| token.initial.as_ref());
-        for path in config.model.vae.iter().chain(&config.lora.initial).chain(fused).chain(words) {
+        for path in config
+            .model
+            .vae
+            .iter()
+            .chain(&config.vae_objective.lpips)
+            .chain(&config.lora.initial)
+            .chain(fused)
+            .chain(words)
+        {
             weights_below(path, &mut files);
         }
         let built_in = config.model.path.strip_prefix("builtin:").map(str::to_string);

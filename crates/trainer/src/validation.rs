@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use sdtrain_data_loader::DataSet;
-use sdtrain_evaluate::{DenoisingLoss, Reconstruction, ReconstructionError, prompt_reading};
+use sdtrain_evaluate::{DenoisingLoss, Reconstruction, prompt_reading};
 use sdtrain_model::{PromptReading, StableDiffusion};
 use sdtrain_recipe::TrainConfig;
 
@@ -26,7 +26,7 @@ impl Validation {
     /// For the held-out images `data`, which are encoded now where the autoencoder stays as it is.
     pub fn new(config: &TrainConfig, model: &StableDiffusion, data: &DataSet) -> Result<Validation> {
         if !config.objective_kind().denoises() {
-            return Ok(Validation::Reconstruction(Reconstruction::new(data)));
+            return Ok(Validation::Reconstruction(Reconstruction::new(config, model, data)?));
         }
         let (bands, repeats) = (config.validation.timestep_bands as usize, config.validation.repeats as usize);
         let loss = DenoisingLoss::new(model, data, &config.data, bands, repeats)?;
@@ -45,11 +45,9 @@ impl Validation {
                 Ok(Measured { scalars, text: format!("{mean:.5} (bands {})", bands.join(" ")) })
             }
             Validation::Reconstruction(reconstruction) => {
-                let ReconstructionError { l1, l2, kl, psnr } = reconstruction.measure(model, data)?;
-                let figures = [("reconstruction_l1", l1), ("reconstruction_l2", l2), ("latent_kl", kl), ("psnr", psnr)];
-                let scalars = figures.into_iter().map(|(tag, figure)| (tag.to_string(), figure)).collect();
-                let text = format!("L1 {l1:.5}, L2 {l2:.5}, KL {kl:.1}, PSNR {psnr:.2} dB");
-                Ok(Measured { scalars, text })
+                let error = reconstruction.measure(model, data)?;
+                let scalars = error.figures().into_iter().map(|(tag, figure)| (tag.to_string(), figure)).collect();
+                Ok(Measured { scalars, text: error.to_string() })
             }
         }
     }

@@ -3,6 +3,7 @@
 mod files;
 mod full_size;
 mod gradient_checkpointing;
+mod lpips;
 mod prompts;
 mod text_encoder;
 mod unet;

@@ -565,6 +565,14 @@ fn a_dropout_of_kohyas_scripts_is_told_where_it_acts() {
 }
 
 #[test]
+fn lpips_needs_its_network() {
+    let found = message(&["vae_objective.lpips_weight=0.5", "method=vae"]);
+    assert!(found.contains("`vae_objective.lpips_weight` needs a network"), "{found}");
+    let found = message(&["vae_objective.lpips=nowhere.safetensors", "method=vae"]);
+    assert!(found.contains("`vae_objective.lpips`") && found.contains("does not exist"), "{found}");
+}
+
+#[test]
 fn a_file_of_a_vae_alone_has_no_place_for_another_scale() {
     let found = message(&["vae_objective.product=vae", "method=vae"]);
     assert!(found.contains("`vae_objective.product`: a file of a VAE alone has no place for the scale"), "{found}");

@@ -5,22 +5,27 @@ use crate::batches::Batch;
 use crate::error::Result;
 use crate::inputs::{AutoencodingInputs, StepInputs};
 use sdtrain_diffusion::noise;
-use sdtrain_model::StableDiffusion;
+use sdtrain_model::{Lpips, StableDiffusion};
 use sdtrain_random::Purpose;
 use sdtrain_recipe::{GradientCheckpointing, TrainConfig, VaeConfig};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Reconstruct the image; keep the latents near a standard normal distribution.
 pub struct Autoencoding {
     seed: u64,
     /// Weights of the terms.
     config: VaeConfig,
+    /// Where its weight is not 0.
+    lpips: Option<Lpips>,
 }
 
 impl Autoencoding {
     /// What `[vae_objective]` asks for.
-    pub fn new(config: &TrainConfig) -> Autoencoding {
-        Autoencoding { seed: config.seed, config: config.vae_objective.clone() }
+    pub fn new(config: &TrainConfig, device: Device) -> Result<Autoencoding> {
+        let objective = config.vae_objective.clone();
+        let network = objective.lpips.as_deref().filter(|_| objective.lpips_weight != 0.0);
+        let lpips = network.map(|path| Lpips::open(path, device)).transpose()?;
+        Ok(Autoencoding { seed: config.seed, config: objective, lpips })
     }
 }
 
@@ -58,6 +63,9 @@ impl Objective for Autoencoding {
             let [across, down] =
                 [3, 2].map(|dim| mean_of_each(&difference.diff(1, dim, None::<&Tensor>, None::<&Tensor>).abs()));
             losses += (across + down) * self.config.gradient_weight;
+        }
+        if let Some(lpips) = &self.lpips {
+            losses += lpips.distance(&decoded, pixels) * self.config.lpips_weight;
         }
         if self.config.kl_weight != 0.0 {
             let [mean, logvar] = [distribution.mean, distribution.logvar].map(|t| t.to_kind(Kind::Float));

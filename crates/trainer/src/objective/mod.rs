@@ -25,7 +25,7 @@ pub fn build(config: &TrainConfig, model: &StableDiffusion, data: &Arc<DataSet>)
     let objective: Box<dyn Objective> = match config.objective_kind() {
         ObjectiveKind::TextToImage => Box::new(TextToImage::new(config, model, data)?),
         ObjectiveKind::Dreambooth => Box::new(DreamBooth::new(config, model, data)?),
-        ObjectiveKind::Autoencoding => Box::new(Autoencoding::new(config)),
+        ObjectiveKind::Autoencoding => Box::new(Autoencoding::new(config, model.device)?),
     };
     Ok(match &config.debug.trace_inputs {
         Some(path) => Box::new(Replay::open(path, objective)?),

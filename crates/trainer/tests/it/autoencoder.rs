@@ -3,7 +3,7 @@
 use sdtrain_model::{LoadOptions, StableDiffusion, load};
 use sdtrain_recipe::TrainConfig;
 use sdtrain_state_dict::{FileKind, Reader, SafetensorsFile, recognise};
-use sdtrain_torch_test_support::fixture_folder;
+use sdtrain_torch_test_support::{fixture_folder, write_lpips_network};
 use sdtrain_trainer::{Outcome, ResumePolicy, RunOptions, train};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -71,6 +71,35 @@ fn held_out_images_are_measured_by_their_reconstruction() {
         assert!((figure(row, "psnr") - expected).abs() < 1e-6, "{text}");
         assert!(figure(row, "reconstruction_l2") < 4.0 && figure(row, "latent_kl") > 0.0, "{text}");
     }
+}
+
+#[test]
+fn lpips_is_a_term_of_the_loss_and_a_figure_of_held_out_images() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let network = folder.path().join("lpips.safetensors");
+    write_lpips_network(&network);
+    let first_loss = |weight: u32| {
+        let name = format!("weight_{weight}");
+        let changes = [
+            format!("name={name}"),
+            format!("vae_objective.lpips={}", network.display()),
+            format!("vae_objective.lpips_weight={weight}"),
+            "validation.split=0.25".to_owned(),
+            "validation.num_samples=0".to_owned(),
+        ];
+        run(folder.path(), &changes.each_ref().map(String::as_str));
+        let text = fs::read_to_string(folder.path().join(&name).join("evaluation.json")).expect("written at the end");
+        let evaluation: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let of_product = evaluation["rows"][1]["lpips"].as_f64().expect("a figure");
+        let metrics = fs::read_to_string(folder.path().join(&name).join("metrics.jsonl")).expect("written");
+        let first: serde_json::Value = serde_json::from_str(metrics.lines().next().expect("a step")).expect("JSON");
+        (first["loss"].as_f64().expect("a figure"), of_product)
+    };
+    let [without, once, twice] = [0, 1, 2].map(first_loss);
+    let distance = once.0 - without.0;
+    assert!(distance > 0.01, "{without:?} {once:?}");
+    assert!((twice.0 - once.0 - distance).abs() < 1e-5, "{without:?} {once:?} {twice:?}");
+    assert!(without.1 != once.1, "it decided what was learned: {without:?} {once:?}");
 }
 
 #[test]
