@@ -30,7 +30,7 @@ BASE = {
 }
 DREAMBOOTH = {
     "method": "dreambooth",
-    "data.subsets": [{"path": str(DATASETS / "posters-subject"), "class_tokens": "poster, a sks house"}],
+    "data.subsets": [{"path": str(DATASETS / "posters-subject")}],
     "dreambooth.prior": "base_prediction",
     "dreambooth.class_prompt": "poster, a house",
 }

@@ -65,7 +65,6 @@ SNORPS = [f"data.subsets.0.path={ROOT / 'datasets/posters-word'}", WORD]
 SUBJECT = [
     "method=dreambooth",
     f"data.subsets.0.path={ROOT / 'datasets/posters-subject'}",
-    'data.subsets.0.class_tokens="poster, a sks house"',
 ]
 BESIDE = [f"data.subsets=[{{path=\"{ROOT / 'datasets/posters'}\"}}, {{path=\"{ROOT / 'datasets/posters-regularization'}\", "
           "is_regularization=true, loss_weight=0.5}]", "loss.prior_loss_weight=0.4"]

@@ -52,7 +52,6 @@ METHODS = {
     "DreamBooth, full, class images": [
         "method=dreambooth",
         f"data.subsets.0.path={DATASETS / 'posters-subject'}",
-        'data.subsets.0.class_tokens="poster, a sks house"',
         'dreambooth.class_prompt="poster, a red house"',
         "dreambooth.num_class_images=8",
         "dreambooth.steps=4",
@@ -61,7 +60,6 @@ METHODS = {
     "DreamBooth, full, held to the base": [
         "method=dreambooth",
         f"data.subsets.0.path={DATASETS / 'posters-subject'}",
-        'data.subsets.0.class_tokens="poster, a sks house"',
         'dreambooth.class_prompt="poster, a red house"',
         "dreambooth.prior=base_prediction",
     ],

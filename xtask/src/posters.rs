@@ -8,9 +8,9 @@ use image::{ImageFormat, RgbImage, imageops};
 use sdtrain_posters::{
     HELD_OUT, LORA_POSTERS, LORA_VALIDATION_POSTERS, Object, Poster, REGULARIZATION_POSTERS, SUBJECT_CLASS_POSTERS,
     SUBJECT_POSTERS, SUBJECT_REGULARIZATION_POSTERS, Style, WORD_POSTERS, WORD_VALIDATION_POSTERS, base_poster,
-    draw_subject, held_out, lora_poster, lora_validation_poster, regularization_poster, subject_class_poster,
-    subject_poster, subject_regularization_poster, varied_poster, vocabulary, window, word_poster,
-    word_validation_poster,
+    draw_subject, held_out, lora_poster, lora_validation_poster, regularization_poster, subject_caption,
+    subject_class_poster, subject_poster, subject_regularization_poster, varied_poster, vocabulary, window,
+    word_poster, word_validation_poster,
 };
 use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
 
@@ -190,7 +190,7 @@ fn write_sets(options: &Options, sets: &[Set]) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The subject without captions: one prompt says what it is. Its class with captions.
+/// The subject, whose captions have a word of its own, and its class.
 fn write_subject_sets(options: &Options) -> Result<(), Box<dyn Error>> {
     let parent = options.out.clone().unwrap_or_else(|| PathBuf::from("datasets"));
     let folder = |name: &str| -> Result<PathBuf, Box<dyn Error>> {
@@ -200,8 +200,8 @@ fn write_subject_sets(options: &Options) -> Result<(), Box<dyn Error>> {
     };
     let subject = folder("posters-subject")?;
     for index in 0..SUBJECT_POSTERS {
-        let picture = draw_subject(&subject_poster(options.seed, index), options.size.0);
-        write_png(&subject.join(format!("{index:05}.png")), &picture)?;
+        let poster = subject_poster(options.seed, index);
+        write_pair(&subject, index, &draw_subject(&poster, options.size.0), &subject_caption(&poster))?;
     }
     type Drawn = fn(u64, u64) -> (Poster, String);
     let sets: [(&str, u64, Drawn); 2] = [

@@ -27,12 +27,14 @@ struct SubjectCheck {
 }
 
 impl SubjectCheck {
-    /// `None` where no pictures are wanted, or the sample subject is not what the images of the run are said to show.
+    /// `None` where no pictures are wanted, or the sample subject is neither what the images of the run are said to show nor what its
+    /// samples are of.
     fn new(setting: &Setting) -> Option<SubjectCheck> {
         let Setting { config, model, .. } = setting;
         let count = config.validation.num_samples as usize;
-        let is_subject = |text: &Option<String>| text.as_ref().is_some_and(|text| text.contains(SUBJECT));
-        if count == 0 || !config.data.subsets.iter().any(|subset| is_subject(&subset.class_tokens)) {
+        let said = config.data.subsets.iter().filter_map(|subset| subset.class_tokens.clone());
+        let asked = config.samples.prompts.iter().map(|prompt| prompt.settings().prompt);
+        if count == 0 || !said.chain(asked).any(|text| text.contains(SUBJECT)) {
             return None;
         }
         let scenes: Vec<Poster> =

@@ -6,7 +6,7 @@ use std::path::Path;
 use image::{RgbImage, imageops};
 use sdtrain_posters::{
     Poster, SUBJECT_CLASS_POSTERS, SUBJECT_POSTERS, SUBJECT_REGULARIZATION_POSTERS, Style, base_poster, check_subject,
-    draw_subject, subject_class_poster, subject_poster, subject_regularization_poster, varied_poster,
+    draw_subject, subject_caption, subject_class_poster, subject_poster, subject_regularization_poster, varied_poster,
 };
 use sdtrain_random::{Purpose, Stream};
 
@@ -83,7 +83,10 @@ fn the_sets_in_the_repository_are_what_the_generator_draws() {
             assert_eq!(written.map(|text| text.trim_end().to_owned()), caption);
         }
     };
-    compare("posters-subject", SUBJECT_POSTERS, &|index| (draw_subject(&subject_poster(SEED, index), 96), None));
+    compare("posters-subject", SUBJECT_POSTERS, &|index| {
+        let poster = subject_poster(SEED, index);
+        (draw_subject(&poster, 96), Some(subject_caption(&poster)))
+    });
     for (name, count, drawn) in [
         ("posters-subject-class", SUBJECT_CLASS_POSTERS, subject_class_poster as fn(u64, u64) -> (Poster, String)),
         ("posters-subject-regularization", SUBJECT_REGULARIZATION_POSTERS, subject_regularization_poster),

@@ -4,7 +4,7 @@ use sdtrain_adapter::{Lora, Networks};
 use sdtrain_data_loader::DataSet;
 use sdtrain_evaluate::{BASE, DenoisingLoss, Error, Evaluation, run};
 use sdtrain_model::{LoadOptions, PromptReading, StableDiffusion, load};
-use sdtrain_recipe::{DataConfig, LoraConfig, Method, Resolution, Subset, TrainConfig};
+use sdtrain_recipe::{DataConfig, LoraConfig, Method, Resolution, SamplePrompt, Subset, TrainConfig};
 use sdtrain_state_dict::maps::lora_peft::Part;
 use sdtrain_test_support::fixture_folder;
 use std::collections::BTreeMap;
@@ -139,6 +139,20 @@ fn pictures_are_drawn_only_where_captions_are_those_of_posters() {
 
     captioned(folder.path(), |_| "a photo of a red house".to_string());
     assert_eq!(keys(&evaluation(&config, &model, &[])), LOSSES);
+}
+
+#[test]
+fn the_sample_subject_is_looked_for_where_samples_or_class_tokens_name_it() {
+    const SUBJECT: [&str; 3] = ["subject_with_word", "subject_without_word", "house_without_word"];
+    let folder = tempfile::tempdir().unwrap();
+    captioned(folder.path(), |_| "a photo of a house".to_string());
+    let (model, mut config) = (model(), config(folder.path()));
+    assert_eq!(keys(&evaluation(&config, &model, &[])), LOSSES);
+    config.samples.prompts = vec![SamplePrompt::Text("poster, a sks house, on the left --s 4".into())];
+    assert_eq!(keys(&evaluation(&config, &model, &[])), [&LOSSES[..], &SUBJECT].concat());
+    config.samples.prompts.clear();
+    config.data.subsets[0].class_tokens = Some("poster, a sks house".into());
+    assert_eq!(keys(&evaluation(&config, &model, &[])), [&LOSSES[..], &SUBJECT].concat());
 }
 
 #[test]
