@@ -121,6 +121,17 @@ impl Running {
         assert!(sent.success());
     }
 
+    /// Whether it has said how it answers SIGTERM, or lets it wait: from its first moments on it does.
+    pub fn answers_signals(&self) -> bool {
+        const SIGTERM: u64 = 1 << 14;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let mask = |name: &str| {
+            let digits = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            u64::from_str_radix(digits.trim(), 16).unwrap_or_default()
+        };
+        (mask("SigCgt:") | mask("SigBlk:")) & SIGTERM != 0
+    }
+
     /// Waits for its end: its exit code, and all that it said.
     pub fn end(mut self) -> (Option<i32>, String) {
         let code = self.child.wait().expect("it ends").code();

@@ -2,6 +2,7 @@
 
 use crate::project::Project;
 use std::fs;
+use std::time::Duration;
 
 #[test]
 fn a_killed_run_continues_to_the_same_bits() {
@@ -132,6 +133,21 @@ fn a_run_that_is_stopped_in_a_row_of_skipped_steps_loses_nothing() {
     assert_eq!(code, Some(75), "{said}");
     let newest = fs::read_to_string(project.path("outputs/run/checkpoints/latest")).unwrap();
     assert!(newest.trim() >= "step-000009", "{newest}: {said}");
+}
+
+#[test]
+fn whoever_asks_while_the_program_starts_is_heard() {
+    let project = Project::new();
+    // While the configuration is looked at, while the one program becomes the other, while that loads libtorch.
+    for milliseconds in [0, 1, 2, 3, 5, 8, 12, 20, 40, 80, 160] {
+        let output = format!("after_{milliseconds}");
+        let running = project.start(&["--config", "run.toml", "--output", &output, "--set", "train.max_steps=100000"]);
+        running.wait_for(|| running.answers_signals());
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        running.terminate();
+        let (code, said) = running.end();
+        assert_eq!(code, Some(75), "after {milliseconds} ms: {said}");
+    }
 }
 
 #[test]

@@ -18,7 +18,6 @@ mod run_folder;
 mod samples;
 mod seeded_bugs;
 mod setup;
-mod signals;
 mod spikes;
 mod state;
 mod step;

@@ -1,8 +1,8 @@
 //! A disk that refuses is asked again: what a run has learned waits in memory until it can be saved.
 
 use crate::error::{Error, Result};
-use crate::signals::StopRequest;
 use sdtrain_checkpoint::{causes, storage_error};
+use sdtrain_signals::StopRequest;
 use std::time::{Duration, Instant};
 
 /// The first wait; each is twice the one before.

@@ -12,7 +12,6 @@ use crate::rates;
 use crate::run_folder::{ResumePolicy, RunFolder, Start};
 use crate::samples;
 use crate::seeded_bugs::{Bug, seeded};
-use crate::signals::StopRequest;
 use crate::spikes::Spikes;
 use crate::trainable;
 use crate::trainer::{Outcome, Trainer};
@@ -29,6 +28,7 @@ use sdtrain_recipe::{
     Change, DataConfig, FloatType, Init, ModelLocation, SamplerName, StoredType, TrainConfig, TrainableKind,
 };
 use sdtrain_run_log::{Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name};
+use sdtrain_signals::StopRequest;
 use sdtrain_state_dict::SafetensorsFile;
 use sdtrain_state_dict::maps::textual_inversion::bundled_words;
 use std::collections::BTreeMap;
@@ -51,7 +51,7 @@ pub struct RunOptions {
 /// Trains as `config` says.
 pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     let started = Instant::now();
-    let stop = StopRequest::listen()?;
+    let stop = StopRequest::listen().map_err(|error| Error::storage("signals", error))?;
     config.data.check_images_are_used().map_err(|(message, hint)| Error::Config { message, hint: Some(hint) })?;
     // 1 device and threads
     if let Some(threads) = config.train.threads {

@@ -13,7 +13,6 @@ use crate::input_files::Inputs;
 use crate::objective::Objective;
 use crate::run_folder::{RunFolder, Start};
 use crate::seeded_bugs::{Bug, seeded};
-use crate::signals::StopRequest;
 use crate::spikes::Spikes;
 use crate::state::{self, Position, Restored};
 use crate::step::{Step, StepOutcome};
@@ -31,6 +30,7 @@ use sdtrain_run_log::{
     Console, ConsoleOptions, JsonLines, MetricSink, Outcome as RecordedOutcome, RunLog, RunRecord, StepMetrics,
     TensorBoard,
 };
+use sdtrain_signals::StopRequest;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;

@@ -5,10 +5,12 @@ use crate::commands::check::{examine, load_or_explain};
 use crate::engine::become_engine;
 use crate::room;
 use crate::{ExitCode, Failure};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Comes back only with a failure.
 pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
+    sdtrain_signals::end_at_once().map_err(no_signals)?;
     if let Resume::From(path) = &args.resume
         && !path.exists()
     {
@@ -24,7 +26,13 @@ pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
     if args.resume == Resume::Auto {
         room::check(&config, learned, &output)?;
     }
+    // From here on until the engine listens nobody would answer.
+    sdtrain_signals::hold_back().map_err(no_signals)?;
     Err(become_engine())
+}
+
+fn no_signals(error: io::Error) -> Failure {
+    Failure::new(ExitCode::Internal, format!("the system does not let signals be handled: {error}"))
 }
 
 /// Where a run writes to unless told otherwise.

@@ -6,10 +6,10 @@ use crate::error::{Error, Result};
 use crate::samples;
 use crate::seeded_bugs::{Bug, seeded};
 use crate::setup::load_model;
-use crate::signals::StopRequest;
 use crate::state::Position;
 use sdtrain_optimizer::{Weights, build};
 use sdtrain_run_log::{MetricSink, RunLog};
+use sdtrain_signals::StopRequest;
 use std::ops::Range;
 use std::path::PathBuf;
 

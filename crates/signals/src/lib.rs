@@ -1,20 +1,48 @@
-//! Signals that ask a run to stop: the step is finished, a checkpoint saved, and the program ends with 75.
+#![doc = include_str!("../README.md")]
 
-use crate::error::{Error, Result};
+use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::flag;
 use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+/// Those that ask. SLURM sends the last before the time limit.
+const SIGNALS: [i32; 3] = [SIGINT, SIGTERM, SIGUSR1];
 /// Exit code of a run that was asked to stop.
 const STOPPED: i32 = 75;
 /// Exit code after a second Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
-/// Whether somebody has asked.
-pub(crate) struct StopRequest {
+/// While there is nothing to lose yet: whoever asks ends the process at once, with the exit code of a run that can be started again.
+///
+/// # Errors
+/// Where the system does not let the signals be handled.
+pub fn end_at_once() -> io::Result<()> {
+    let always = Arc::new(AtomicBool::new(true));
+    SIGNALS
+        .iter()
+        .try_for_each(|&signal| flag::register_conditional_shutdown(signal, STOPPED, always.clone()).map(drop))
+}
+
+/// Keeps the signals waiting, in this thread and in the program that it becomes, until [`StopRequest::listen`].
+///
+/// # Errors
+/// Where the system does not let them be held back.
+pub fn hold_back() -> io::Result<()> {
+    Ok(those_that_ask().thread_block()?)
+}
+
+fn those_that_ask() -> SigSet {
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1].into_iter().collect()
+}
+
+/// Whether somebody has asked to stop.
+#[derive(Debug)]
+pub struct StopRequest {
     asked: Arc<AtomicBool>,
     /// There is something to save: whoever asks is heard at the end of the step.
     has_begun: Arc<AtomicBool>,
@@ -22,11 +50,13 @@ pub(crate) struct StopRequest {
 }
 
 impl StopRequest {
-    /// Listens from now on: SIGINT, SIGTERM and SIGUSR1 (what SLURM sends before the time limit) ask for a stop; a
-    /// second SIGINT ends the process at once. Until [`StopRequest::begin`] nothing would be lost, and the first one does.
-    pub fn listen() -> Result<StopRequest> {
-        let failed = |error: std::io::Error| Error::storage("signals", error);
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1]).map_err(failed)?;
+    /// Listens from now on, also to what was held back: the first signal asks for a stop; a second SIGINT ends the process at once.
+    /// Until [`StopRequest::begin`] nothing would be lost, and the first one does.
+    ///
+    /// # Errors
+    /// Where the system does not let the signals be handled.
+    pub fn listen() -> io::Result<StopRequest> {
+        let mut signals = Signals::new(SIGNALS)?;
         let mut request = StopRequest::never();
         request.listening = Some(signals.handle());
         let (asked, has_begun) = (request.asked.clone(), request.has_begun.clone());
@@ -41,7 +71,8 @@ impl StopRequest {
                 }
             }
         };
-        thread::Builder::new().name("signals".into()).spawn(listen).map_err(failed)?;
+        thread::Builder::new().name("signals".into()).spawn(listen)?;
+        those_that_ask().thread_unblock()?;
         Ok(request)
     }
 
