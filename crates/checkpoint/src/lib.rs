@@ -28,7 +28,7 @@ pub use lock::FolderLock;
 pub use manifest::{FORMAT_VERSION, FileEntry, MANIFEST_NAME, Manifest, ManifestInfo};
 pub use publish::{Fill, LATEST_NAME, Publication, PublicationFile, probe, publish, publish_with, replace_file};
 pub use recover::{Survey, latest_valid, latest_valid_with, recover, recover_with, survey, verify, verify_with};
-pub use retention::{Pruned, prune, prune_with, retention};
+pub use retention::{Pruned, prune, prune_with, retention, still_to_come};
 #[cfg(feature = "seeded-bugs")]
 pub use seeded_bugs::{Bug, chosen as chosen_bug};
 

@@ -18,6 +18,15 @@ pub fn retention(steps: &[u64], keep_last: usize) -> Vec<u64> {
     steps
 }
 
+/// How many more checkpoints than lie in `parent` it must have room for at a time, where `kept` of them stay: those that are kept and
+/// not there yet, and the one that is written before the oldest goes. There is always one more. Changes nothing; a folder that cannot
+/// be read has none.
+pub fn still_to_come(parent: &Path, kept: usize) -> u64 {
+    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    let there = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("step-")).count();
+    (kept + 1).saturating_sub(there).max(1) as u64
+}
+
 /// What pruning did.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
@@ -92,6 +101,18 @@ mod tests {
         assert_eq!(retention(&[300, 100, 400, 200], 2), [100, 200]);
         assert!(retention(&[100, 200], 2).is_empty());
         assert!(retention(&[], 2).is_empty());
+    }
+
+    #[test]
+    fn checkpoints_that_are_there_need_no_more_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let parent = folder.path().join("checkpoints");
+        assert_eq!(still_to_come(&parent, 2), 3);
+        assert_eq!(still_to_come(&parent, 0), 1, "the last step writes one");
+        for step in ["step-000001", "step-000002", "step-000003", "step-000004"] {
+            std::fs::create_dir_all(parent.join(step)).unwrap();
+        }
+        assert_eq!(still_to_come(&parent, 2), 1, "there is always one more");
     }
 
     #[test]

@@ -67,8 +67,17 @@ struct Pass {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Trained {
     pub parameters: usize,
-    /// What the optimizer keeps for them.
+    /// What the optimizer keeps for them, where it keeps running means in fp32.
     pub state_bytes: usize,
+}
+
+impl Trained {
+    /// What the optimizer keeps for them in the format that `config` asks for.
+    pub fn kept_state_bytes(self, config: &TrainConfig) -> usize {
+        // Running means in fp32 become half; those in 8 bits stay.
+        let halves = config.precision.optimizer_state == StoredType::Bf16;
+        self.state_bytes / if halves && !config.optimizer.settings().quantizes_state() { 2 } else { 1 }
+    }
 }
 
 /// Estimates a run that trains `trained`.
@@ -179,11 +188,9 @@ fn precision_is_mixed(config: &TrainConfig) -> bool {
 fn learning_bytes(config: &TrainConfig, trained: Trained) -> f64 {
     let precision = &config.precision;
     let gradient = if config.train.fused_backward { 0 } else { precision.weights.bytes() };
-    // Running means in fp32 become half; those in 8 bits stay.
-    let halves = precision.optimizer_state == StoredType::Bf16 && !config.optimizer.settings().quantizes_state();
-    let state = trained.state_bytes as f64 * if halves { 0.5 } else { 1.0 };
     let average = if config.ema.enabled { StoredType::Fp32.bytes() } else { 0 };
-    trained.parameters as f64 * (precision.weight_bytes() + gradient + average) as f64 + state
+    let weights = trained.parameters * (precision.weight_bytes() + gradient + average);
+    (weights + trained.kept_state_bytes(config)) as f64
 }
 
 fn unet_pass(shapes: &Shapes, latents: f64, levels: usize) -> Pass {

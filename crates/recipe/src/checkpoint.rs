@@ -54,4 +54,9 @@ impl CheckpointConfig {
             (steps, epochs) => Every::new(steps, epochs),
         }
     }
+
+    /// How many a run keeps that it writes on its way: none where it writes none. The last step writes one whatever is said here.
+    pub fn kept(&self) -> usize {
+        if self.every().is_never() { 0 } else { self.keep_last.max(1) }
+    }
 }

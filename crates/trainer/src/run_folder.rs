@@ -2,7 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::seeded_bugs::{Bug, seeded};
-use sdtrain_checkpoint::{FolderLock, ManifestInfo, Survey, recover, replace_file, verify, vfs::RealVfs};
+use sdtrain_checkpoint::{
+    FolderLock, ManifestInfo, Survey, recover, replace_file, still_to_come, verify, vfs::RealVfs,
+};
 use sdtrain_files::{free_space, in_words};
 use sdtrain_recipe::{Change, TrainConfig};
 use std::fs;
@@ -125,11 +127,9 @@ impl RunFolder {
     }
 
     /// Refuses a disk without room for the checkpoints that are to be kept, and the one that is written before the oldest goes.
-    /// `state` is what one takes at least.
-    pub fn check_room(&self, state: u64, keep_last: usize) -> Result<()> {
-        let there = fs::read_dir(self.checkpoints()).into_iter().flatten().flatten();
-        let there = there.filter(|entry| entry.file_name().to_string_lossy().starts_with("step-")).count();
-        let coming = (keep_last.max(1) + 1).saturating_sub(there).max(1) as u64;
+    /// `state` is what one takes at least, `kept` how many of them stay.
+    pub fn check_room(&self, state: u64, kept: usize) -> Result<()> {
+        let coming = still_to_come(&self.checkpoints(), kept);
         let needed = state.saturating_mul(coming);
         match free_space(&self.path) {
             Some(free) if free < needed => Err(Error::storage(

@@ -104,7 +104,7 @@ impl Trainer {
     }
 
     fn run_to_the_end(&mut self, stop: &StopRequest) -> Result<(Outcome, Position)> {
-        self.folder.check_room(self.state_bytes(), self.config.checkpoint.keep_last)?;
+        self.folder.check_room(self.state_bytes(), self.config.checkpoint.kept())?;
         self.folder.claim(&self.config)?;
         let mut position = match &self.folder.start {
             Start::Continue(saved) => {

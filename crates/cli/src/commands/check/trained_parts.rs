@@ -4,6 +4,7 @@ use sdtrain_recipe::{FileAdapter, TrainConfig, TrainableKind};
 
 use super::is_adapter;
 use crate::architecture::Shapes;
+use crate::estimate::Trained;
 use crate::group_rates::GroupRates;
 use crate::initial_adapter::PresentAdapters;
 use crate::lora_targets::{adapters, idle_targets};
@@ -23,6 +24,14 @@ pub(crate) struct TrainedParts {
     pub parts: Vec<TrainedPart>,
     /// What there is to say of the file that training goes on from.
     pub notes: Vec<String>,
+}
+
+impl TrainedParts {
+    /// All of them together.
+    pub fn sum(&self) -> Trained {
+        let sum = |of: fn(&TrainedPart) -> usize| self.parts.iter().map(of).sum();
+        Trained { parameters: sum(|part| part.parameters), state_bytes: sum(|part| part.state_bytes) }
+    }
 }
 
 /// How the patterns of `lora.targets` name modules.
