@@ -8,6 +8,7 @@ use crate::seeded_bugs::{Bug, seeded};
 use crate::signals::StopRequest;
 use crate::state::{self, Contents, Position};
 use sdtrain_checkpoint::ManifestInfo;
+use sdtrain_model::vae::LatentDistribution;
 use sdtrain_recipe::{FloatType, TrainSection, TrainableKind};
 use sdtrain_run_log::{MetricSink, RunLog};
 use std::fs;
@@ -30,7 +31,7 @@ impl Trainer {
             images += batch.len();
             let shape = [batch.len() as i64, 3, batch.size.1 as i64, batch.size.0 as i64];
             let pixels = Tensor::f_from_slice(&batch.pixels)?.f_reshape(shape)?;
-            let (mean, logvar) = self.model.latent_distribution(&pixels)?;
+            let LatentDistribution { mean, logvar } = self.model.latent_distribution(&pixels)?;
             sum += mean.sum(Kind::Double).double_value(&[]);
             squares += (mean.square() + logvar.exp()).sum(Kind::Double).double_value(&[]);
             count += mean.numel() as f64;
