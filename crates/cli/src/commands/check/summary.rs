@@ -4,9 +4,7 @@ use std::fmt::Write;
 use std::thread::available_parallelism;
 
 use sdtrain_data_loader::{DataSet, TokenReport};
-use sdtrain_recipe::{
-    Every, GradientCheckpointing, LoraFormat, ModelFormat, StoredType, TrainConfig, TrainableKind, VaeProduct,
-};
+use sdtrain_recipe::{Every, GradientCheckpointing, StoredType, TrainConfig};
 
 use super::trained_parts::TrainedParts;
 use crate::estimate::{Trained, estimate};
@@ -161,23 +159,7 @@ fn optimizer(config: &TrainConfig, trained: Trained, total_steps: u64) -> String
 }
 
 fn written(config: &TrainConfig) -> String {
-    let product = match (config.trainable_kind(), config.full.format) {
-        (TrainableKind::Lora, _) => {
-            let form = match config.lora.format {
-                LoraFormat::Kohya => "kohya's form",
-                LoraFormat::Peft => "PEFT's form",
-                LoraFormat::Both => "kohya's and in PEFT's form",
-            };
-            format!("a {} in {form}", config.lora.kind.title())
-        }
-        (TrainableKind::Vae, form) if config.vae_objective.product == VaeProduct::Vae => match form {
-            ModelFormat::SingleFile => "a VAE in one file".to_owned(),
-            ModelFormat::Diffusers => "a VAE in a folder of diffusers".to_owned(),
-        },
-        (TrainableKind::Vae | TrainableKind::Full, ModelFormat::SingleFile) => "a single-file model".to_owned(),
-        (TrainableKind::Vae | TrainableKind::Full, ModelFormat::Diffusers) => "a diffusers folder".to_owned(),
-        (TrainableKind::TextualInversion, _) => "the words' vectors".to_owned(),
-    };
+    let product = (config.trainable_facts().product)(config);
     let mut parts = vec![format!("{product} at the end{}", also(config.save.every()))];
     parts.push(match config.checkpoint.every() {
         every if every.is_never() => "no checkpoints".to_owned(),
