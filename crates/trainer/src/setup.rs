@@ -26,7 +26,7 @@ use sdtrain_model::{LoadOptions, StableDiffusion, load, load_edited};
 use sdtrain_optimizer::{Ema, GradScaler, Storage, build_stored};
 use sdtrain_pipeline::sampler_for;
 use sdtrain_recipe::{
-    Change, DataConfig, FloatType, Init, ModelLocation, SamplerName, StoredType, TrainConfig, TrainableKind,
+    Change, DataConfig, FloatType, Init, Learning, ModelLocation, SamplerName, StoredType, TrainConfig,
 };
 use sdtrain_run_log::{Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name};
 use sdtrain_state_dict::SafetensorsFile;
@@ -282,13 +282,12 @@ fn device_record(device: Device) -> DeviceRecord {
 
 /// Loads the model with the trained networks in f32, unless their weights are to be bf16, and the others in the compute dtype.
 pub fn load_model(config: &TrainConfig, device: Device) -> Result<StableDiffusion> {
-    let trained = config.trainable_kind();
-    let full = trained == TrainableKind::Full;
-    let in_f32 = config.precision.weights == StoredType::Fp32;
+    let trained = config.trainable_facts();
+    let in_f32 = |network| network == Learning::Weights && config.precision.weights == StoredType::Fp32;
     let options = LoadOptions {
-        unet_in_f32: in_f32 && full && config.full.train_unet,
-        text_encoder_in_f32: in_f32 && full && config.full.train_text_encoder,
-        vae_in_f32: in_f32 && trained == TrainableKind::Vae,
+        unet_in_f32: in_f32(trained.unet),
+        text_encoder_in_f32: in_f32(trained.text_encoder),
+        vae_in_f32: in_f32(trained.vae),
         random: (config.model.init == Init::Random).then_some(config.seed),
         variant: config.model.variant.clone(),
         vae: config.model.vae.clone(),

@@ -9,7 +9,7 @@ use crate::signals::StopRequest;
 use crate::state::{self, Contents, Position};
 use sdtrain_checkpoint::ManifestInfo;
 use sdtrain_model::vae::LatentDistribution;
-use sdtrain_recipe::{FloatType, TrainSection, TrainableKind};
+use sdtrain_recipe::{FloatType, TrainSection};
 use sdtrain_run_log::{MetricSink, RunLog};
 use std::fs;
 use std::path::PathBuf;
@@ -102,7 +102,7 @@ impl Trainer {
         stop: &StopRequest,
     ) -> Result<Vec<PathBuf>> {
         self.check_weights(position)?;
-        if self.config.trainable_kind() == TrainableKind::Vae && self.config.vae_objective.train_encoder {
+        if self.trainable.moves_latents() {
             self.model.vae.set_scaling_factor(self.unit_scaling_factor()?);
         }
         let kind = kind_of(self.config.precision.save);
