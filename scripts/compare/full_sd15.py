@@ -11,6 +11,7 @@ rounded to the nearest, on latents and states that are there already. Memory is 
 import argparse
 import json
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,33 +21,30 @@ from pathlib import Path
 
 import side_by_side
 
+# What our configuration has in every case, said last: another optimizer begins with a learning rate of its own.
+PURE_BF16 = ("method=full", "optimizer.learning_rate=1e-5", "precision.weights=bf16", "precision.rounding=stochastic")
+# What it has besides, and how many GiB are to be enough.
 CASES = {
-    "weights and state in bf16, stochastic rounding": (8, ""),
-    "the same with `fused_backward` and `adamw_8bit`": (6, "[train]\nfused_backward = true\nmax_grad_norm = 0\n"),
+    "weights and state in bf16, stochastic rounding": (8, ("precision.optimizer_state=bf16",)),
+    "the same with `fused_backward` and `adamw_8bit`": (
+        6,
+        ("train.fused_backward=true", "train.max_grad_norm=0", "optimizer.type=adamw_8bit"),
+    ),
 }
 
 
 def ours(programs, folder, images, work, name, number, steps, threads):
-    limit, train = CASES[name]
-    eight = "8bit" in name
-    config = work / f"full-{number}.toml"
-    train = (train or "[train]\n") + f"max_steps = {steps}\n" + (f"threads = {threads}\n" if threads else "")
-    state = "" if eight else 'optimizer_state = "bf16"\n'
-    config.write_text(
-        f'name = "full"\nmethod = "full"\n[model]\npath = "{folder}"\n[data]\nresolution = 256\nbatch_size = 1\n'
-        f'cache_text_encoder_outputs = true\n[[data.subsets]]\npath = "{images}"\n'
-        f'[optimizer]\ntype = "{"adamw_8bit" if eight else "adamw"}"\nlearning_rate = 1e-5\n'
-        f'[precision]\ncompute = "bf16"\nweights = "bf16"\nrounding = "stochastic"\n{state}'
-        f"{train}[checkpoint]\nevery_steps = 0\n[validation]\nevaluate_at_end = false\n[log]\ntensorboard = false\n"
+    limit, overrides = CASES[name]
+    case = side_by_side.Case(
+        name, folder, images, 256, 1, "bf16", steps, threads=threads, overrides=overrides + PURE_BF16
     )
-    output = work / f"full-{number}"
-    command = [programs / "sdtrain", "--config", config, "--output", output, "--resume", "never"]
-    status, peak = side_by_side.process(command, work / f"full-{number}.log", 1800.0)
-    if status:
-        raise SystemExit(side_by_side.end_of(work / f"full-{number}.log"))
-    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    subprocess.run(["rm", "-rf", output], check=True)
-    return peak, statistics.median([row["seconds"] for row in rows][1:]), limit
+    try:
+        run = side_by_side.run_ours(case, programs, work, f"full-{number}", timeout=1800.0)
+    except side_by_side.Failed as failure:
+        raise SystemExit(str(failure)) from None
+    # The products are large.
+    shutil.rmtree(work / "outputs" / f"full-{number}")
+    return run.peak_bytes, statistics.median(run.seconds[1:]), limit
 
 
 def theirs(folder, steps, threads):

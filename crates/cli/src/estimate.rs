@@ -2,7 +2,7 @@
 //!
 //! The time is meant to be right within a factor of two; what memory is made of is in `activations.rs` and here.
 
-use sdtrain_recipe::{AdapterKind, Batching, FloatType, ObjectiveKind, Prior, StoredType, TrainConfig, TrainableKind};
+use sdtrain_recipe::{Batching, FloatType, Learning, ObjectiveKind, Prior, StoredType, TrainConfig};
 
 use crate::activations::{self, Kept};
 use crate::architecture::Shapes;
@@ -39,17 +39,6 @@ const ROOM_BETWEEN: f64 = 0.55;
 const LPIPS_BYTES: f64 = 14_716_160.0 * 4.0;
 const LPIPS_BYTES_OF_PIXEL: f64 = 4830.0;
 
-/// What stands beside each byte that is kept for the backward pass: gradients on their way back, what operators need while they work,
-/// and room between pieces that are freed in another order. Measured with the built-in base (docs/guides/memory.md).
-fn beside_kept(config: &TrainConfig) -> f64 {
-    match config.trainable_kind() {
-        // Every adapted layer has its own products beside those of the layer, and DoRA scales both.
-        TrainableKind::Lora if config.lora.kind == AdapterKind::Dora => 2.8,
-        TrainableKind::Lora => 1.85,
-        TrainableKind::Full | TrainableKind::TextualInversion | TrainableKind::Vae => 1.3,
-    }
-}
-
 /// What a run would need.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Estimate {
@@ -72,8 +61,17 @@ struct Pass {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Trained {
     pub parameters: usize,
-    /// What the optimizer keeps for them.
+    /// What the optimizer keeps for them, where it keeps running means in fp32.
     pub state_bytes: usize,
+}
+
+impl Trained {
+    /// What the optimizer keeps for them in the format that `config` asks for.
+    pub fn kept_state_bytes(self, config: &TrainConfig) -> usize {
+        // Running means in fp32 become half; those in 8 bits stay.
+        let halves = config.precision.optimizer_state == StoredType::Bf16;
+        self.state_bytes / if halves && !config.optimizer.settings().quantizes_state() { 2 } else { 1 }
+    }
 }
 
 /// Estimates a run that trains `trained`.
@@ -96,21 +94,17 @@ pub(crate) fn estimate(config: &TrainConfig, parts: &ModelParts, trained: Traine
     let checkpointing = config.train.gradient_checkpointing.is_on();
     let images = batch * config.train.gradient_accumulation_steps as f64;
     // Forward and backward to the inputs, backward to the weights where they are trained, forward again.
-    let passes = match config.trainable_kind() {
-        TrainableKind::Lora | TrainableKind::TextualInversion => 2.0,
-        TrainableKind::Full | TrainableKind::Vae => 3.0,
-    } + if checkpointing { 1.0 } else { 0.0 };
+    let facts = config.trainable_facts();
+    let passes = if facts.trains_weights() { 3.0 } else { 2.0 } + if checkpointing { 1.0 } else { 0.0 };
     let step_operations = pass.operations * passes * images;
 
     let number = config.precision.compute.bytes() as f64;
     let resident: f64 = resident_parameters(config, parts) as f64;
-    let frozen = match config.trainable_kind() {
-        TrainableKind::Lora | TrainableKind::TextualInversion => resident,
-        TrainableKind::Full | TrainableKind::Vae => (resident - trained.parameters as f64).max(0.0),
-    };
+    let own = if facts.trains_weights() { trained.parameters as f64 } else { 0.0 };
+    let frozen = (resident - own).max(0.0);
     let kept = match config.objective_kind().denoises() {
         true => {
-            let whole = config.trainable_kind() == TrainableKind::Full && config.full.train_unet;
+            let whole = facts.unet == Learning::Weights;
             let unet = activations::of_unet(&parts.unet, latents, parts.unet_levels(), whole);
             let text = match (&parts.text_encoder, config.trains_text_encoder()) {
                 (Some(encoder), true) => activations::of_text_encoder(encoder),
@@ -127,14 +121,11 @@ pub(crate) fn estimate(config: &TrainConfig, parts: &ModelParts, trained: Traine
         config.objective_kind() == ObjectiveKind::Dreambooth && config.dreambooth.prior == Prior::BasePrediction;
     // The prior's pass is kept beside the other until both go back; what works on one of them is there once.
     let second_graph = if asks_base { 1.3 } else { 0.0 };
-    let kept = kept * batch * number * (beside_kept(config) + second_graph);
+    let kept = kept * batch * number * (facts.beside_kept + second_graph);
     // An adapter is switched off to ask the base; weights that are trained themselves have a copy beside them.
-    let has_base = asks_base && config.trainable_kind() == TrainableKind::Full && config.full.train_unet;
+    let has_base = asks_base && facts.unet == Learning::Weights;
     let frozen = frozen + if has_base { count_parameters(&parts.unet) as f64 } else { 0.0 };
-    let narrow_trained = match (config.precision.weights, config.trainable_kind()) {
-        (StoredType::Bf16, TrainableKind::Full | TrainableKind::Vae) => trained.parameters as f64,
-        _ => 0.0,
-    };
+    let narrow_trained = if config.precision.weights == StoredType::Bf16 { own } else { 0.0 };
     let narrow = narrow_trained + if config.precision.compute == FloatType::Fp32 { 0.0 } else { frozen };
     let training = frozen * number + learning_bytes(config, trained) + kept + casts + narrow * 2.0 * ROOM_BETWEEN;
     let training = training + lpips_bytes(config, pixels * batch);
@@ -191,11 +182,9 @@ fn precision_is_mixed(config: &TrainConfig) -> bool {
 fn learning_bytes(config: &TrainConfig, trained: Trained) -> f64 {
     let precision = &config.precision;
     let gradient = if config.train.fused_backward { 0 } else { precision.weights.bytes() };
-    // Running means in fp32 become half; those in 8 bits stay.
-    let halves = precision.optimizer_state == StoredType::Bf16 && !config.optimizer.settings().quantizes_state();
-    let state = trained.state_bytes as f64 * if halves { 0.5 } else { 1.0 };
     let average = if config.ema.enabled { StoredType::Fp32.bytes() } else { 0 };
-    trained.parameters as f64 * (precision.weight_bytes() + gradient + average) as f64 + state
+    let weights = trained.parameters * (precision.weight_bytes() + gradient + average);
+    (weights + trained.kept_state_bytes(config)) as f64
 }
 
 fn unet_pass(shapes: &Shapes, latents: f64, levels: usize) -> Pass {

@@ -38,7 +38,7 @@ impl<'c> GroupRates<'c> {
             ("unet", config.trains_unet(), config.unet_learning_rate()),
             ("text_encoder", config.trains_text_encoder(), config.text_encoder_learning_rate()),
         ];
-        for ((network, trained, rate), plus) in networks.into_iter().zip(config.loraplus_ratios()) {
+        for ((network, trained, rate), plus) in networks.into_iter().zip(config.trainable_facts().loraplus_ratios) {
             let plus = plus.map(|ratio| format!(", its upper matrices {:e}", rate * ratio)).unwrap_or_default();
             if trained && (rate != common || !plus.is_empty()) {
                 lines.push(format!("{network}: learning rate {rate:e}{plus}"));

@@ -3,25 +3,19 @@
 use std::path::Path;
 
 use sdtrain_files::{free_space, in_words};
-use sdtrain_recipe::{StoredType, TrainConfig};
+use sdtrain_recipe::TrainConfig;
 
+use crate::estimate::Trained;
 use crate::{ExitCode, Failure};
 
-/// What learns.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Learned {
-    pub parameters: u64,
-    /// What the optimizer keeps for them in fp32.
-    pub state_bytes: u64,
-}
-
 /// Refuses an output folder on a disk that cannot hold the checkpoints of a run and its product.
-pub(crate) fn check(config: &TrainConfig, learned: Learned, output: &Path) -> Result<(), Failure> {
+pub(crate) fn check(config: &TrainConfig, trained: Trained, output: &Path) -> Result<(), Failure> {
     // The folder need not be there yet: it will lie on the disk of the first one above it that is.
     let absolute = std::path::absolute(output).unwrap_or_else(|_| output.to_owned());
     let Some(free) = absolute.ancestors().find(|folder| folder.is_dir()).and_then(free_space) else { return Ok(()) };
-    let (one, coming) = (checkpoint_bytes(config, learned), checkpoints_to_come(config, output));
-    let product = learned.parameters * config.precision.save.bytes();
+    let coming = config.checkpoint.still_to_come(&output.join("checkpoints"));
+    let one = checkpoint_bytes(config, trained);
+    let product = trained.parameters as u64 * config.precision.save.bytes();
     let needed = one.saturating_mul(coming).saturating_add(product);
     if free >= needed {
         return Ok(());
@@ -39,33 +33,22 @@ pub(crate) fn check(config: &TrainConfig, learned: Learned, output: &Path) -> Re
 }
 
 /// A checkpoint: the weights as they are kept, what the optimizer has for them, and their average.
-fn checkpoint_bytes(config: &TrainConfig, learned: Learned) -> u64 {
-    let weights = learned.parameters * config.precision.weight_bytes() as u64;
-    let state = match config.precision.optimizer_state {
-        StoredType::Fp32 => learned.state_bytes,
-        StoredType::Bf16 => learned.state_bytes / 2,
-    };
-    let average = if config.ema.enabled { learned.parameters * 4 } else { 0 };
-    weights + state + average
-}
-
-/// Those that are kept and not there yet, and the one that is written before the oldest goes; none where none are written.
-fn checkpoints_to_come(config: &TrainConfig, output: &Path) -> u64 {
-    let entries = std::fs::read_dir(output.join("checkpoints")).into_iter().flatten().flatten();
-    let there = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("step-")).count();
-    // The last step writes one whatever the configuration says.
-    let kept = if config.checkpoint.every().is_never() { 0 } else { config.checkpoint.keep_last.max(1) };
-    (kept + 1).saturating_sub(there).max(1) as u64
+fn checkpoint_bytes(config: &TrainConfig, trained: Trained) -> u64 {
+    let weights = trained.parameters * config.precision.weight_bytes();
+    let average = if config.ema.enabled { trained.parameters * 4 } else { 0 };
+    (weights + trained.kept_state_bytes(config) + average) as u64
 }
 
 #[cfg(test)]
 mod tests {
+    use sdtrain_recipe::{AdamW8bitConfig, OptimizerConfig, StoredType};
+
     use super::*;
 
-    fn refusal(parameters: u64) -> Option<String> {
+    fn refusal(parameters: usize) -> Option<String> {
         let folder = tempfile::tempdir().unwrap();
-        let learned = Learned { parameters, state_bytes: 8 * parameters };
-        let refused = check(&TrainConfig::default(), learned, &folder.path().join("outputs/run")).err()?;
+        let trained = Trained { parameters, state_bytes: 8 * parameters };
+        let refused = check(&TrainConfig::default(), trained, &folder.path().join("outputs/run")).err()?;
         assert_eq!(refused.code, ExitCode::Storage);
         Some(refused.problems.to_string())
     }
@@ -78,24 +61,22 @@ mod tests {
     }
 
     #[test]
-    fn checkpoints_that_are_there_need_no_more_room() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = TrainConfig::default();
-        assert_eq!(checkpoints_to_come(&config, folder.path()), 3);
-        for step in ["step-000001", "step-000002", "step-000003", "step-000004"] {
-            std::fs::create_dir_all(folder.path().join("checkpoints").join(step)).unwrap();
-        }
-        assert_eq!(checkpoints_to_come(&config, folder.path()), 1, "there is always one more");
-    }
-
-    #[test]
     fn everything_that_is_kept_counts() {
-        let learned = Learned { parameters: 10, state_bytes: 80 };
+        let trained = Trained { parameters: 10, state_bytes: 80 };
         let mut config = TrainConfig::default();
-        assert_eq!(checkpoint_bytes(&config, learned), 120);
+        assert_eq!(checkpoint_bytes(&config, trained), 120);
         config.ema.enabled = true;
         config.precision.weights = StoredType::Bf16;
         config.precision.optimizer_state = StoredType::Bf16;
-        assert_eq!(checkpoint_bytes(&config, learned), 20 + 40 + 40);
+        assert_eq!(checkpoint_bytes(&config, trained), 20 + 40 + 40);
+    }
+
+    #[test]
+    fn state_in_eight_bits_is_not_halved_once_more() {
+        let trained = Trained { parameters: 10, state_bytes: 20 };
+        let optimizer = OptimizerConfig::AdamW8bit(AdamW8bitConfig::default());
+        let mut config = TrainConfig { optimizer, ..TrainConfig::default() };
+        config.precision.optimizer_state = StoredType::Bf16;
+        assert_eq!(checkpoint_bytes(&config, trained), 40 + 20);
     }
 }

@@ -174,14 +174,15 @@ impl DataSet {
 
     /// A digest of what is trained on: names, contents, captions and repeats, in order; and masks and other images that belong to
     /// them, and the weights that tables give them. It does not change when the folder is moved or copied, and does when a file
-    /// is added, removed, edited, or captioned anew. Reads every image that has changed since its content was last looked at.
+    /// is added, removed, edited, or captioned anew. Reads every one of them that has changed since its content was last looked at.
     pub fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         let mut field = |bytes: &[u8]| {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
-        let digests = self.image_digests();
+        let (digests, of_extra) = content::digests_with_extra(&self.images, &self.subsets);
+        let mut of_extra = of_extra.into_iter();
         for ((image, digest), ordered) in self.images.iter().zip(&digests).zip(self.order.images()) {
             field(image.relative(&self.subsets[image.subset]).as_os_str().as_encoded_bytes());
             match digest {
@@ -194,9 +195,9 @@ impl DataSet {
             field(&ordered.repeats.to_bytes());
             for (column, extra) in &image.extra_images {
                 field(column.as_bytes());
-                match extra.read() {
-                    Ok(bytes) => field(&content::digest(&bytes)),
-                    Err(_) => field(&extra.length().unwrap_or_default().to_le_bytes()),
+                match of_extra.next().flatten() {
+                    Some(digest) => field(&digest),
+                    None => field(&extra.length().unwrap_or_default().to_le_bytes()),
                 }
             }
             if image.loss_weight != 1.0 {

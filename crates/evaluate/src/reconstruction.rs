@@ -109,8 +109,8 @@ impl Reconstruction {
                 continue;
             }
             let pixels = Tensor::f_stack(&pixels, 0)?;
-            let (mean, logvar) = model.latent_distribution(&pixels)?;
-            let latents = (&mean * model.vae.config().scaling_factor).f_to_device(model.device)?;
+            let distribution = model.latent_distribution(&pixels)?;
+            let latents = (&distribution.mean * model.vae.config().scaling_factor).f_to_device(model.device)?;
             let decoded = model.decode_latents(&latents)?;
             if let Some(network) = &self.lpips {
                 lpips += sdtrain_torch::catch(|| {
@@ -124,7 +124,7 @@ impl Reconstruction {
                 let difference = &decoded - &pixels;
                 let l1 = of_each(&difference.abs(), true);
                 let l2 = of_each(&difference.square(), true);
-                let kl = of_each(&((mean.square() + logvar.exp() - 1.0 - &logvar) * 0.5), false);
+                let kl = of_each(&distribution.kl_divergence(), false);
                 let psnr = (l2.reciprocal() * (PEAK_TO_PEAK * PEAK_TO_PEAK)).log10() * 10.0;
                 [l1, l2, kl, psnr].map(|figure| figure.sum(Kind::Double).double_value(&[]))
             })?;

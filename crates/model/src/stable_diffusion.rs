@@ -8,7 +8,7 @@ use crate::parameters::Parameters;
 use crate::save::TensorReader;
 use crate::text_encoder::ClipTextModel;
 use crate::unet::UNet2DConditionModel;
-use crate::vae::AutoencoderKL;
+use crate::vae::{AutoencoderKL, LatentDistribution};
 use sdtrain_diffusion::SchedulerConfig;
 use sdtrain_state_dict::Family;
 use sdtrain_tokenizer::ClipTokenizer;
@@ -92,16 +92,15 @@ impl StableDiffusion {
         })?)
     }
 
-    /// Mean and log-variance of the unscaled latents of `pixels` (`[batch, 3, height, width]` in -1…1): each
-    /// `[batch, latent_channels, height/f, width/f]`, f32 on the host, without gradients.
-    pub fn latent_distribution(&self, pixels: &Tensor) -> Result<(Tensor, Tensor)> {
+    /// The distribution of the unscaled latents of `pixels` (`[batch, 3, height, width]` in -1…1): f32 on the host, without gradients.
+    pub fn latent_distribution(&self, pixels: &Tensor) -> Result<LatentDistribution> {
         self.ensure_loaded(Frozen::Vae)?;
         let kind = self.vae_kind();
         Ok(sdtrain_torch::catch(|| {
             tch::no_grad(|| {
                 let distribution = self.vae.encode(&pixels.to_device(self.device).to_kind(kind));
                 let on_host = |t: Tensor| t.to_kind(Kind::Float).to_device(Device::Cpu);
-                (on_host(distribution.mean), on_host(distribution.logvar))
+                LatentDistribution { mean: on_host(distribution.mean), logvar: on_host(distribution.logvar) }
             })
         })?)
     }

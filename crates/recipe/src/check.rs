@@ -8,7 +8,7 @@ use crate::kohya::KohyaFile;
 use crate::location::nearest_folder_hint;
 use crate::{
     CONDITIONING_IMAGE, CleanConfig, DataConfig, Init, MASK_COLUMN, ModelLocation, PredictionType, SOURCE_FILE_ENDINGS,
-    Subset, TrainConfig, TrainableKind, address_mistake, is_address, is_pattern,
+    Subset, TrainConfig, address_mistake, is_address, is_pattern,
 };
 
 /// More threads than this are a slip; each holds a decoded image.
@@ -242,25 +242,8 @@ impl Checker<'_> {
         if let Some((message, hint)) = config.pair_refused() {
             self.report("trainable", message).hint = Some(hint);
         }
-        let lora = &config.lora;
-        let no_targets = lora.targets.as_ref().is_some_and(Vec::is_empty);
-        match config.trainable_kind() {
-            TrainableKind::Lora if !lora.train_unet && !lora.train_text_encoder => {
-                self.report(
-                    "lora",
-                    "nothing is trained: `lora.train_unet` and `lora.train_text_encoder` are both false",
-                );
-            }
-            TrainableKind::Lora if no_targets && !lora.convolutions && !lora.train_text_encoder => {
-                self.report("lora.targets", "nothing is trained: `lora.targets` is empty");
-            }
-            TrainableKind::Full if !config.full.train_unet && !config.full.train_text_encoder => {
-                self.report(
-                    "full",
-                    "nothing is trained: `full.train_unet` and `full.train_text_encoder` are both false",
-                );
-            }
-            _ => {}
+        if let Some((key, message)) = config.trainable_facts().nothing {
+            self.report(key, message);
         }
         self.check_vae_objective(config);
         self.check_dreambooth(config);

@@ -1,7 +1,7 @@
 //! What the types cannot say about the parts of a model: what is fused, frozen, and how fast each part learns.
 
 use crate::check::Checker;
-use crate::{AdapterKind, FullConfig, ModelConfig, TrainConfig, TrainableKind};
+use crate::{AdapterKind, FullConfig, Learning, ModelConfig, TrainConfig, Words};
 
 impl Checker<'_> {
     /// Fused adapters, patterns, rates of blocks and groups, and how long the text encoder is trained.
@@ -85,14 +85,15 @@ impl Checker<'_> {
             self.at_least_one(key, limit);
         }
         // Learned words are no part of it: they go on when its weights stand still.
-        let of_lora = config.trainable_kind() == TrainableKind::Lora;
-        let trained = if of_lora { config.lora.train_text_encoder } else { config.trains_text_encoder() };
-        if config.trainable_kind() == TrainableKind::TextualInversion {
+        let facts = config.trainable_facts();
+        if facts.words == Words::Alone {
             self.report(key, format!("`{key}` is set, but only words are trained")).hint = Some("remove it".to_owned());
-        } else if !trained {
-            let section = if config.trainable_kind() == TrainableKind::Full { "full" } else { "lora" };
+        } else if facts.text_encoder == Learning::Nothing {
             self.report(key, format!("`{key}` is set, but the text encoder is not trained")).hint =
-                Some(format!("set `{section}.train_text_encoder = true`, or remove it"));
+                Some(match facts.text_encoder_key {
+                    Some(key) => format!("set `{key} = true`, or remove it"),
+                    None => "remove it".to_owned(),
+                });
         } else if !config.trains_unet() {
             self.report(key, format!("`{key}`: nothing is trained once the text encoder stands still")).hint =
                 Some("shorten the run with `train.max_steps` instead".to_owned());

@@ -1,7 +1,7 @@
 //! What `[precision]` must be like, and `train.fused_backward`, which is refused beside what needs all gradients at once.
 
 use crate::check::Checker;
-use crate::{FloatType, ObjectiveKind, Prior, Rounding, StoredType, TrainConfig, TrainableKind};
+use crate::{FloatType, ObjectiveKind, Prior, Rounding, StoredType, TrainConfig, Words};
 
 impl Checker<'_> {
     pub(crate) fn check_precision(&mut self, config: &TrainConfig) {
@@ -58,7 +58,7 @@ impl Checker<'_> {
                 "set `train.gradient_checkpointing = \"none\"`, or `dreambooth.prior = \"class_images\"`",
             );
         }
-        if config.trainable_kind() == TrainableKind::TextualInversion {
+        if config.trainable_facts().words == Words::Alone {
             refuse("`train.fused_backward` saves nothing: a few vectors are trained", "leave it out");
         }
     }

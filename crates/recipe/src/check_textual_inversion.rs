@@ -1,7 +1,7 @@
 //! What the types cannot say about words that are learned.
 
 use crate::check::Checker;
-use crate::{CaptionTemplates, LearnedTokenConfig, TextualInversionConfig, TrainConfig, TrainableKind};
+use crate::{CaptionTemplates, LearnedTokenConfig, TextualInversionConfig, TrainConfig, Words};
 
 /// A prompt has 75 tokens in all; a word that fills it leaves no room for anything else.
 const MOST_VECTORS: u32 = 64;
@@ -10,10 +10,10 @@ impl Checker<'_> {
     /// `[textual_inversion]`, alone and beside what else is trained.
     pub(crate) fn check_textual_inversion(&mut self, config: &TrainConfig) {
         let section = &config.textual_inversion;
-        let kind = config.trainable_kind();
+        let words = config.trainable_facts().words;
         self.not_negative("textual_inversion.learning_rate", section.learning_rate);
         if section.tokens.is_empty() {
-            if kind == TrainableKind::TextualInversion {
+            if words == Words::Alone {
                 self.report("textual_inversion.tokens", "there is no word to learn").hint =
                     Some("add a section `[[textual_inversion.tokens]]` with `word = \"<mycat>\"`".to_owned());
             } else if *section != TextualInversionConfig::default() {
@@ -22,12 +22,13 @@ impl Checker<'_> {
             }
             return;
         }
-        if !matches!(kind, TrainableKind::TextualInversion | TrainableKind::Lora) {
-            let message = format!("words are learned alone or beside a LoRA, not with `{}`", kind.name());
+        if words == Words::Never {
+            let name = config.trainable_kind().name();
+            let message = format!("words are learned alone or beside a LoRA, not with `{name}`");
             self.report("textual_inversion.tokens", message).hint =
                 Some("set `method = \"textual_inversion\"`, or remove the words".to_owned());
         }
-        if section.bundle && kind != TrainableKind::Lora {
+        if section.bundle && words != Words::Beside {
             self.report("textual_inversion.bundle", "there is no LoRA that the words could be put into").hint =
                 Some("remove the key".to_owned());
         }

@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 use crate::Every;
 
@@ -53,5 +54,37 @@ impl CheckpointConfig {
             (None, None) => Every::new(Some(DEFAULT_EVERY_STEPS), None),
             (steps, epochs) => Every::new(steps, epochs),
         }
+    }
+
+    /// How many a run keeps that it writes on its way: none where it writes none. The last step writes one whatever is said here.
+    fn kept(&self) -> usize {
+        if self.every().is_never() { 0 } else { self.keep_last.max(1) }
+    }
+
+    /// How many more checkpoints than lie in `folder` it must have room for at a time: those that are kept and not there yet, and the
+    /// one that is written before the oldest goes. There is always one more. A folder that cannot be read has none.
+    pub fn still_to_come(&self, folder: &Path) -> u64 {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let there = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("step-")).count();
+        (self.kept() + 1).saturating_sub(there).max(1) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checkpoints_that_are_there_need_no_more_room() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let parent = folder.path().join("checkpoints");
+        let two = CheckpointConfig { keep_last: 2, ..CheckpointConfig::default() };
+        assert_eq!(two.still_to_come(&parent), 3);
+        let none = CheckpointConfig { every_steps: Some(0), ..two.clone() };
+        assert_eq!(none.still_to_come(&parent), 1, "the last step writes one");
+        for step in ["step-000001", "step-000002", "step-000003", "step-000004"] {
+            std::fs::create_dir_all(parent.join(step)).expect("a writable folder");
+        }
+        assert_eq!(two.still_to_come(&parent), 1, "there is always one more");
     }
 }

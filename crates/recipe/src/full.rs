@@ -56,13 +56,6 @@ impl FullConfig {
         };
         network && is_in(&self.targets) && !is_in(&self.freeze)
     }
-
-    /// The first pattern that matches none of `names`, with its key: a slip of the pen.
-    pub fn idle_pattern<'n>(&self, names: impl Iterator<Item = &'n str> + Clone) -> Option<(&'static str, &str)> {
-        let lists = [("full.targets", &self.targets), ("full.freeze", &self.freeze)];
-        let idle = |pattern: &&String| !names.clone().any(|name| matches_pattern(pattern, name));
-        lists.into_iter().find_map(|(key, patterns)| Some((key, patterns.iter().find(idle)?.as_str())))
-    }
 }
 
 /// How a whole model is saved.

@@ -55,6 +55,7 @@ mod textual_inversion;
 mod timesteps;
 mod train;
 mod train_config;
+mod trainable;
 mod unet_blocks;
 mod vae_objective;
 mod validation;
@@ -92,7 +93,7 @@ pub use lr_schedule::{
     LrScheduleConfig, LrScheduleSettings, PiecewiseConstantSchedule, PolynomialSchedule, RexSchedule,
     WarmupStableDecaySchedule,
 };
-pub use method::{Method, ObjectiveKind, TrainableKind};
+pub use method::{Method, ObjectiveKind};
 pub use model::{Family, Init, ModelConfig, PredictionType};
 pub use noise::{MultiresNorm, NoiseConfig};
 pub use optimizer::{
@@ -113,6 +114,7 @@ pub use timesteps::{
 };
 pub use train::{LearningRateScale, TrainSection};
 pub use train_config::{Extends, TrainConfig};
+pub use trainable::{Learning, TrainableFacts, TrainableKind, Words};
 pub use unet_blocks::UnetBlocks;
 pub use vae_objective::{VaeConfig, VaeProduct};
 pub use validation::ValidationConfig;

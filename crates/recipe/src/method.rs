@@ -1,9 +1,9 @@
-//! `method` and `trainable`: a method is a name for a pair of what is trained and what it is asked for.
+//! `method`: a name for a pair of what is trained (`trainable`) and what it is asked for.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::TrainConfig;
+use crate::{TrainConfig, TrainableKind};
 
 /// What a run does: a name for what is trained and what it is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -18,20 +18,6 @@ pub enum Method {
     /// The autoencoder between pixels and latents.
     Vae,
     /// Words that the frozen model does not know yet.
-    TextualInversion,
-}
-
-/// What carries the gradients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum TrainableKind {
-    /// A low-rank adapter beside the frozen model; see `[lora]`.
-    Lora,
-    /// The model's own weights; see `[full]`.
-    Full,
-    /// The autoencoder's weights; see `[vae_objective]`.
-    Vae,
-    /// Vectors of new words; see `[textual_inversion]`.
     TextualInversion,
 }
 
@@ -80,22 +66,6 @@ impl Method {
     }
 }
 
-impl TrainableKind {
-    /// All of them.
-    pub const ALL: [TrainableKind; 4] =
-        [TrainableKind::Lora, TrainableKind::Full, TrainableKind::Vae, TrainableKind::TextualInversion];
-
-    /// The name as it is written in a configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            TrainableKind::Lora => "lora",
-            TrainableKind::Full => "full",
-            TrainableKind::Vae => "vae",
-            TrainableKind::TextualInversion => "textual_inversion",
-        }
-    }
-}
-
 impl ObjectiveKind {
     /// Whether the denoiser learns: it sees latents, noise and captions.
     pub fn denoises(self) -> bool {
@@ -114,65 +84,10 @@ impl TrainConfig {
         self.method.pair().1
     }
 
-    /// Whether the text encoder or a word in it learns, so that it runs inside every step.
-    pub fn trains_text_encoder(&self) -> bool {
-        match self.trainable_kind() {
-            TrainableKind::Lora => self.lora.train_text_encoder || !self.learned_tokens().is_empty(),
-            TrainableKind::Full => self.full.train_text_encoder,
-            TrainableKind::Vae => false,
-            TrainableKind::TextualInversion => true,
-        }
-    }
-
-    /// Whether the UNet learns.
-    pub fn trains_unet(&self) -> bool {
-        match self.trainable_kind() {
-            TrainableKind::Lora => self.lora.train_unet,
-            TrainableKind::Full => self.full.train_unet,
-            TrainableKind::Vae | TrainableKind::TextualInversion => false,
-        }
-    }
-
-    /// Learning rate of the UNet or its adapters, before any schedule; its blocks may have others.
-    pub fn unet_learning_rate(&self) -> f64 {
-        let own = match self.trainable_kind() {
-            TrainableKind::Lora => self.lora.unet_learning_rate,
-            TrainableKind::Full => self.full.unet_learning_rate,
-            TrainableKind::Vae | TrainableKind::TextualInversion => None,
-        };
-        own.unwrap_or(self.optimizer.learning_rate())
-    }
-
-    /// Learning rate of the text encoder or its adapters, before any schedule.
-    pub fn text_encoder_learning_rate(&self) -> f64 {
-        let own = match self.trainable_kind() {
-            TrainableKind::Lora => self.lora.text_encoder_learning_rate,
-            TrainableKind::Full => self.full.text_encoder_learning_rate,
-            TrainableKind::Vae | TrainableKind::TextualInversion => None,
-        };
-        own.unwrap_or(self.optimizer.learning_rate())
-    }
-
-    /// How many times those rates LoRA+'s upper matrices learn, of UNet and text encoder.
-    pub fn loraplus_ratios(&self) -> [Option<f64>; 2] {
-        if self.trainable_kind() != TrainableKind::Lora {
-            return [None, None];
-        }
-        [self.lora.loraplus_unet_lr_ratio, self.lora.loraplus_text_encoder_lr_ratio]
-            .map(|own| own.or(self.lora.loraplus_lr_ratio))
-    }
-
     /// Why the pair of `method` and `trainable` can't be, and the way out, if so.
     pub(crate) fn pair_refused(&self) -> Option<(String, String)> {
         let (trainable, objective) = (self.trainable_kind(), self.objective_kind());
-        let (reason, hint) = if (trainable == TrainableKind::Vae) == objective.denoises() {
-            ("the autoencoder has a method of its own", "leave `trainable` out")
-        } else if (trainable, objective) == (TrainableKind::TextualInversion, ObjectiveKind::Dreambooth) {
-            // The class prompt does not hold the word: all that keeps the class would cost time and change nothing.
-            ("a word alone leaves its class as it is", "set `method = \"textual_inversion\"` and leave `trainable` out")
-        } else {
-            return None;
-        };
+        let (reason, hint) = (self.trainable_facts().refuses)(objective)?;
         let (method, trainable) = (self.method.name(), trainable.name());
         Some((format!("`method = \"{method}\"` cannot train `\"{trainable}\"`: {reason}"), hint.to_owned()))
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{TrainConfig, TrainableKind};
+use crate::TrainConfig;
 
 /// Words that the model does not know yet (arXiv:2208.01618): each gets vectors of its own in the text encoder's embedding, and
 /// only these are trained. With `method = "textual_inversion"` alone; where a LoRA is trained, together with it
@@ -127,11 +127,9 @@ impl TrainConfig {
     /// Warnings of the words that adapter files bring along (`bundle_emb`) and the run leaves behind: of `[[model.fuse]]` all, of
     /// `lora.initial` those that are not continued from a file. `words_in` tells the words of a file.
     pub fn words_left_behind<E>(&self, words_in: impl Fn(&Path) -> Result<Vec<String>, E>) -> Result<Vec<String>, E> {
-        let fused = self.model.fuse.iter().map(|fused| ("model.fuse", &fused.path));
-        let is_lora = self.trainable_kind() == TrainableKind::Lora;
-        let initial = self.lora.initial.iter().filter(|_| is_lora).map(|path| ("lora.initial", path));
+        let fused = self.model.fuse.iter().map(|fused| ("model.fuse", fused.path.as_path()));
         let mut warnings = Vec::new();
-        for (key, path) in fused.chain(initial) {
+        for (key, path) in fused.chain(self.trainable_facts().initial) {
             let continues = |word: &str| {
                 let token = self.learned_tokens().iter().find(|token| token.word.eq_ignore_ascii_case(word));
                 token.is_some_and(|token| token.initial.is_some())
@@ -145,13 +143,5 @@ impl TrainConfig {
             }
         }
         Ok(warnings)
-    }
-
-    /// The words that the run learns, alone or beside something else.
-    pub fn learned_tokens(&self) -> &[LearnedTokenConfig] {
-        match self.trainable_kind() {
-            TrainableKind::TextualInversion | TrainableKind::Lora => &self.textual_inversion.tokens,
-            TrainableKind::Full | TrainableKind::Vae => &[],
-        }
     }
 }

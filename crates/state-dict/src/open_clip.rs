@@ -54,11 +54,6 @@ impl<R: Reader> FromOpenClip<R> {
         let metadata = inner.metadata().clone();
         Ok(FromOpenClip { inner, tensors, metadata })
     }
-
-    /// The names in the file of what is read here, and of the last layer, which is not.
-    pub fn is_of_it(name: &str) -> bool {
-        name.strip_prefix(LDM_PREFIX).is_some_and(|name| canonical_names(name).is_some())
-    }
 }
 
 impl<R: Reader> Reader for FromOpenClip<R> {

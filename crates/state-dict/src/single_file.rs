@@ -9,7 +9,7 @@ use crate::canonical::{UNET_PREFIX, VAE_PREFIX, canonical_text_encoder, canonica
 use crate::error::{Error, Result};
 use crate::family::Family;
 use crate::maps::ldm_sd::{self, UnetLayout};
-use crate::maps::{clip, vae};
+use crate::maps::{clip, open_clip, vae};
 use crate::open_clip::{FromOpenClip, ToOpenClip};
 use crate::reader::{Joined, Reader};
 use crate::renamed::Renamed;
@@ -37,22 +37,21 @@ pub fn ldm_single_file(file: Arc<dyn Reader>) -> Result<LdmSingleFile> {
     let unet = canonical_unet(file.clone())?;
     let vae = has_prefix(&file, VAE_PREFIX).then(|| canonical_vae(file.clone())).transpose()?;
     // Position numbers alone are no text encoder.
-    let is_text = |name: &&str| name.starts_with(clip::LDM_PREFIX) && clip::canonical_name(name).is_some();
-    let text_encoder: Option<Box<dyn Reader>> =
-        if file.names().into_iter().any(FromOpenClip::<Arc<dyn Reader>>::is_of_it) {
-            Some(Box::new(FromOpenClip::new(file.clone())?))
-        } else if file.names().iter().any(is_text) {
-            Some(Box::new(canonical_text_encoder(file.clone())?))
-        } else {
-            None
-        };
+    let of_clip = |name: &&str| name.starts_with(clip::LDM_PREFIX) && clip::canonical_name(name).is_some();
+    let of_open_clip = |name: &&str| open_clip::is_text_encoder(name);
+    let text_encoder: Option<Box<dyn Reader>> = if file.names().iter().any(of_open_clip) {
+        Some(Box::new(FromOpenClip::new(file.clone())?))
+    } else if file.names().iter().any(of_clip) {
+        Some(Box::new(canonical_text_encoder(file.clone())?))
+    } else {
+        None
+    };
     let originals = |part| -> Vec<&str> {
         let part: &Renamed<Arc<dyn Reader>> = part;
         part.names().into_iter().filter_map(|name| part.original_name(name)).collect()
     };
     let mut used: HashSet<&str> = [Some(&unet), vae.as_ref()].into_iter().flatten().flat_map(originals).collect();
-    let of_text = |name: &&str| is_text(name) || FromOpenClip::<Arc<dyn Reader>>::is_of_it(name);
-    used.extend(file.names().into_iter().filter(of_text));
+    used.extend(file.names().into_iter().filter(|name| of_clip(name) || of_open_clip(name)));
     let left = |name: &&str| !used.contains(name) && !is_needless(name);
     let leftover = file.names().into_iter().filter(left).map(str::to_string).collect();
     Ok(LdmSingleFile { unet, vae, text_encoder, leftover })

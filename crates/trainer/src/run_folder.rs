@@ -2,9 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::seeded_bugs::{Bug, seeded};
-use sdtrain_checkpoint::{FolderLock, Survey, recover, replace_file, verify, vfs::RealVfs};
+use sdtrain_checkpoint::{FolderLock, ManifestInfo, Survey, recover, replace_file, verify, vfs::RealVfs};
 use sdtrain_files::{free_space, in_words};
-use sdtrain_recipe::{Change, TrainConfig};
+use sdtrain_recipe::{Change, CheckpointConfig, TrainConfig};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -25,9 +25,30 @@ pub(crate) enum Start {
     /// At the first step.
     Fresh,
     /// After the step of this checkpoint.
-    Continue(PathBuf),
+    Continue(Box<Saved>),
     /// Nowhere: everything is done.
     Finished,
+}
+
+/// A checkpoint that is whole, and what its manifest says of it: its content was hashed to know, which is done once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Saved {
+    pub folder: PathBuf,
+    pub info: ManifestInfo,
+}
+
+impl Saved {
+    /// The checkpoint in `folder`, with all hashes compared unless it is the `known` one.
+    fn verified(folder: &Path, known: Option<&Saved>) -> Result<Saved> {
+        let is_same = |known: &&Saved| {
+            folder.canonicalize().ok().is_some_and(|path| Some(path) == known.folder.canonicalize().ok())
+        };
+        let info = match known.filter(is_same) {
+            Some(known) => known.info.clone(),
+            None => verify(folder)?.info,
+        };
+        Ok(Saved { folder: folder.to_path_buf(), info })
+    }
 }
 
 /// The output folder, held against other writers as long as this lives.
@@ -65,15 +86,14 @@ impl RunFolder {
             }
             survey => survey?,
         };
-        let latest = survey.newest;
+        let latest = survey.newest.map(|(folder, manifest)| Saved { folder, info: manifest.info });
         // A run that left neither checkpoint nor product has nothing to protect.
         let has_results = latest.is_some() || is_finished(path) || has_product(path);
         let own = Some(path.join(CONFIG)).filter(|own| has_results && own.exists());
-        let latest = latest.map(|(checkpoint, _)| checkpoint);
         let mut changes = Vec::new();
         let (start, newest) = match policy {
             ResumePolicy::From(checkpoint) => {
-                let step = verify(checkpoint)?.info.step;
+                let saved = Saved::verified(checkpoint, latest.as_ref())?;
                 let began_with = config_of(checkpoint);
                 // Another run's folder is no place to continue this one in.
                 let is_inside = checkpoint.canonicalize().ok().zip(path.canonicalize().ok());
@@ -84,14 +104,20 @@ impl RunFolder {
                 if let Some(began_with) = began_with {
                     changes = changes_since(config, &began_with, path)?;
                 }
-                (Start::Continue(checkpoint.clone()), Some(step))
+                let step = saved.info.step;
+                (Start::Continue(Box::new(saved)), Some(step))
             }
             _ => {
-                let began_with = latest.as_deref().and_then(config_of).filter(|_| !is_finished(path)).or(own);
+                let began_with =
+                    latest.as_ref().and_then(|saved| config_of(&saved.folder)).filter(|_| !is_finished(path)).or(own);
                 changes = began_with.map_or(Ok(Vec::new()), |file| changes_since(config, &file, path))?;
                 let is_over =
                     is_finished(path) && (latest.is_none() || !changes.iter().any(|change| change.decides_steps));
-                let start = if is_over { Start::Finished } else { latest.map_or(Start::Fresh, Start::Continue) };
+                let start = match latest {
+                    _ if is_over => Start::Finished,
+                    Some(saved) => Start::Continue(Box::new(saved)),
+                    None => Start::Fresh,
+                };
                 (start, None)
             }
         };
@@ -100,10 +126,8 @@ impl RunFolder {
 
     /// Refuses a disk without room for the checkpoints that are to be kept, and the one that is written before the oldest goes.
     /// `state` is what one takes at least.
-    pub fn check_room(&self, state: u64, keep_last: usize) -> Result<()> {
-        let there = fs::read_dir(self.checkpoints()).into_iter().flatten().flatten();
-        let there = there.filter(|entry| entry.file_name().to_string_lossy().starts_with("step-")).count();
-        let coming = (keep_last.max(1) + 1).saturating_sub(there).max(1) as u64;
+    pub fn check_room(&self, state: u64, checkpoint: &CheckpointConfig) -> Result<()> {
+        let coming = checkpoint.still_to_come(&self.checkpoints());
         let needed = state.saturating_mul(coming);
         match free_space(&self.path) {
             Some(free) if free < needed => Err(Error::storage(

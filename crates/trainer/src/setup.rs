@@ -17,7 +17,7 @@ use crate::trainable;
 use crate::trainer::{Outcome, Trainer};
 use crate::validation::Validation;
 use sdtrain_adapter::{WeightedAdapter, describe, fold};
-use sdtrain_checkpoint::{ManifestInfo, probe, verify};
+use sdtrain_checkpoint::{ManifestInfo, probe};
 use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::{NoiseSchedule, PredictionType, SchedulerConfig};
 use sdtrain_evaluate::prompt_reading;
@@ -25,7 +25,7 @@ use sdtrain_model::{LoadOptions, StableDiffusion, load, load_edited};
 use sdtrain_optimizer::{Ema, GradScaler, Storage, build_stored};
 use sdtrain_pipeline::sampler_for;
 use sdtrain_recipe::{
-    Change, DataConfig, FloatType, Init, ModelLocation, SamplerName, StoredType, TrainConfig, TrainableKind,
+    Change, DataConfig, FloatType, Init, Learning, ModelLocation, SamplerName, StoredType, TrainConfig,
 };
 use sdtrain_run_log::{Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name};
 use sdtrain_signals::StopRequest;
@@ -70,7 +70,9 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     }
     // Better now than at the first checkpoint.
     probe(&folder.checkpoints())?;
-    let mut record = RunRecord::begin(program(), device_record(device));
+    let program = program();
+    let build = build_of(&program);
+    let mut record = RunRecord::begin(program, device_record(device));
     // 2 model
     record.phase("load_model");
     let model = load_model(&config, device)?;
@@ -124,12 +126,11 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         std::fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
     }
     let sample_requests = samples::requests(&config.sample_pictures(), prompt_reading);
-    let program = program();
     let mut data_digest = DataDigest::of(&data);
     let mut manifest = ManifestInfo {
         run_id: record.run_id.clone(),
         config_digest: blake3::hash(config.to_toml().as_bytes()).to_hex().to_string(),
-        build: build_of(&program),
+        build,
         threads: tch::get_num_threads() as usize,
         instruction_set: instruction_set().unwrap_or_default(),
         details: fused.iter().map(|fused| (FUSED.to_string(), fused.clone())).collect(),
@@ -187,10 +188,10 @@ fn check_continuation(
     manifest: &mut ManifestInfo,
     data: &mut DataDigest,
 ) -> Result<()> {
-    let Start::Continue(checkpoint) = &folder.start else { return Ok(()) };
-    let before = verify(checkpoint)?.info;
+    let Start::Continue(saved) = &folder.start else { return Ok(()) };
+    let before = &saved.info;
     let cannot = |what: &str, section: &str| Error::CannotContinue {
-        checkpoint: checkpoint.clone(),
+        checkpoint: saved.folder.clone(),
         reason: format!(
             "{what} have changed since; `--resume never` starts anew, and `checkpoint.allow_changes = [\"{section}\"]` goes on \
              with them as they are"
@@ -221,12 +222,12 @@ fn check_continuation(
     if old.contains_key(BASE) {
         content("the weights of the base model", "model", old.get(BASE), new.get(BASE))?;
     }
-    manifest.details.extend(before.details.into_iter().filter(|(name, _)| name.starts_with(CHANGED)));
+    let earlier = before.details.iter().filter(|(name, _)| name.starts_with(CHANGED));
+    manifest.details.extend(earlier.map(|(name, change)| (name.clone(), change.clone())));
     for change in changes.iter().filter(|change| change.key != "checkpoint.allow_changes") {
         let name = format!("{CHANGED}{:06}: {}", before.step, change.key);
         manifest.details.insert(name, format!("{} → {}", change.before, change.now));
     }
-    folder.changes = changes;
     if (before.threads, &before.instruction_set) != (manifest.threads, &manifest.instruction_set) {
         eprintln!(
             "note: the run was begun with {} threads ({}); with {} ({}) it goes on equal to rounding, not to the bit",
@@ -239,6 +240,7 @@ fn check_continuation(
             before.build, manifest.build
         );
     }
+    folder.changes = changes;
     Ok(())
 }
 
@@ -280,13 +282,12 @@ fn device_record(device: Device) -> DeviceRecord {
 
 /// Loads the model with the trained networks in f32, unless their weights are to be bf16, and the others in the compute dtype.
 pub fn load_model(config: &TrainConfig, device: Device) -> Result<StableDiffusion> {
-    let trained = config.trainable_kind();
-    let full = trained == TrainableKind::Full;
-    let in_f32 = config.precision.weights == StoredType::Fp32;
+    let trained = config.trainable_facts();
+    let in_f32 = |network| network == Learning::Weights && config.precision.weights == StoredType::Fp32;
     let options = LoadOptions {
-        unet_in_f32: in_f32 && full && config.full.train_unet,
-        text_encoder_in_f32: in_f32 && full && config.full.train_text_encoder,
-        vae_in_f32: in_f32 && trained == TrainableKind::Vae,
+        unet_in_f32: in_f32(trained.unet),
+        text_encoder_in_f32: in_f32(trained.text_encoder),
+        vae_in_f32: in_f32(trained.vae),
         random: (config.model.init == Init::Random).then_some(config.seed),
         variant: config.model.variant.clone(),
         vae: config.model.vae.clone(),

@@ -104,14 +104,14 @@ impl Trainer {
     }
 
     fn run_to_the_end(&mut self, stop: &StopRequest) -> Result<(Outcome, Position)> {
-        self.folder.check_room(self.state_bytes(), self.config.checkpoint.keep_last)?;
+        self.folder.check_room(self.state_bytes(), &self.config.checkpoint)?;
         self.folder.claim(&self.config)?;
-        let mut position = match self.folder.start.clone() {
-            Start::Continue(checkpoint) => {
+        let mut position = match &self.folder.start {
+            Start::Continue(saved) => {
                 let (optimizer, scaler, ema) = (self.optimizer.as_mut(), self.scaler.as_mut(), self.ema.as_mut());
                 let changes = &self.folder.changes;
                 let may_lack = |key: &str| changes.iter().any(|change| change.key == key);
-                let Restored { position, spikes } = state::restore(&checkpoint, optimizer, scaler, ema, &may_lack)?;
+                let Restored { position, spikes } = state::restore(&saved.folder, optimizer, scaler, ema, &may_lack)?;
                 self.spikes = spikes;
                 position
             }

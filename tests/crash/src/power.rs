@@ -2,11 +2,11 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::draw::draw;
-use crate::scene::{Scene, clear, wait};
+use crate::scene::{End, Scene, clear, wait};
 use crate::{Extent, Report};
 
 const ROW: &str = "power";
@@ -16,7 +16,7 @@ const SIZE: u64 = 48 << 20;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// `EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH`: from here on nothing reaches the disk, and what only the memory
 /// knows is lost. Python makes the call, as the standard library of Rust has none for it.
-pub(crate) const SHUTDOWN: &str = "import fcntl, os, struct, sys\n\
+const SHUTDOWN: &str = "import fcntl, os, struct, sys\n\
                         fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack('I', 2))";
 
 /// Cuts the power of the driver, on as many disks at a time as `at_once` says; most of a cut is waiting.
@@ -81,15 +81,9 @@ fn one_cut(driver: &Path, disk: &Disk, scene: &mut Option<Scene>, case: u64) -> 
         }
     };
     run.plan.build = case.to_string();
-    let mut child = run.start()?;
+    let child = run.start()?;
     std::thread::sleep(Duration::from_millis(50 + draw(ROW, case, "delay", 900)));
-    let shut_down = command("python3", &["-c".as_ref(), SHUTDOWN.as_ref(), disk.mount.as_os_str()]);
-    let _ = child.kill();
-    let end = wait(child)?;
-    disk.unmount()?;
-    shut_down?;
-    // What follows is the machine after it has started again.
-    disk.mount()?;
+    let end = disk.cut_off(child)?;
     run.known.hear(&end.output)?;
     let checked = run.check();
     if checked.is_ok() && run.known.finished {
@@ -124,6 +118,21 @@ impl Disk {
         command("mount", &["-o".as_ref(), "loop,commit=1".as_ref(), image, mount])
     }
 
+    /// Cuts the power that `child` and its disk live on: how it ended. What follows is the machine after it has started again.
+    pub(crate) fn cut_off(&self, mut child: Child) -> Result<End, String> {
+        let shut_down = self.shut_down();
+        let _ = child.kill();
+        let end = wait(child)?;
+        self.unmount()?;
+        shut_down?;
+        self.mount()?;
+        Ok(end)
+    }
+
+    fn shut_down(&self) -> Result<(), String> {
+        command("python3", &["-c".as_ref(), SHUTDOWN.as_ref(), self.mount.as_os_str()])
+    }
+
     /// The system may hold a disk that was just cut off for a moment longer: on a busy machine one in a few hundred is asked again.
     pub(crate) fn unmount(&self) -> Result<(), String> {
         let until = Instant::now() + PATIENCE;
@@ -146,7 +155,7 @@ impl Drop for Disk {
     }
 }
 
-pub(crate) fn command(program: &str, arguments: &[&std::ffi::OsStr]) -> Result<(), String> {
+fn command(program: &str, arguments: &[&std::ffi::OsStr]) -> Result<(), String> {
     let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
     let output = output.map_err(|error| format!("`{program}` cannot be started: {error}"))?;
     match output.status.success() {
@@ -160,7 +169,7 @@ pub(crate) fn can_mount(scratch: &Path) -> Result<(), String> {
     let place = scratch.join("probe");
     let disk = Disk::make(&place, SIZE)?;
     let tried = disk.mount().and_then(|()| {
-        let shut_down = command("python3", &["-c".as_ref(), SHUTDOWN.as_ref(), disk.mount.as_os_str()]);
+        let shut_down = disk.shut_down();
         disk.unmount().and(shut_down)
     });
     tried.map_err(|reason| format!("needs root, loop devices and ext4 with its shutdown call: {reason}"))

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::calls::{CALLS, can_trace};
 use crate::draw::draw;
-use crate::power::{Disk, SHUTDOWN, can_mount, command};
+use crate::power::{Disk, can_mount};
 use crate::scene::{End, clear, start, wait};
 use crate::{Extent, Report};
 
@@ -220,15 +220,10 @@ impl Program<'_> {
         if saved.is_none() {
             clear(&folder)?;
         }
-        let mut child = start(self.command(&[], &folder))?;
+        let child = start(self.command(&[], &folder))?;
         let longest = expected.lasted.as_millis() as u64;
         std::thread::sleep(Duration::from_millis(longest / 4 + draw("program-power", case, "delay", longest)));
-        let shut_down = command("python3", &["-c".as_ref(), SHUTDOWN.as_ref(), disk.mount.as_os_str()]);
-        let _ = child.kill();
-        let end = wait(child)?;
-        disk.unmount()?;
-        shut_down?;
-        disk.mount()?;
+        let end = disk.cut_off(child)?;
         *saved = (*saved).max(last_saved(&end));
         let mut result = holds_what_was_saved(&folder, *saved).map(|()| false);
         // A run that was at its end, or each fifth: the bits are those of a run that nothing disturbed.

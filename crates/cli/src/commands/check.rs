@@ -12,12 +12,12 @@ use sdtrain_state_dict::{FileKind, SafetensorsFile, recognise};
 use sdtrain_tokenizer::Tokenizer;
 
 use crate::args::{CheckArgs, ConfigArgs};
+use crate::estimate::Trained;
 use crate::model_parts::ModelParts;
-use crate::room::Learned;
 use crate::{ExitCode, Failure, learned_words, model_tokenizer, print_answer};
 
 use summary::summary;
-use trained_parts::{TrainedPart, TrainedParts, trained_parts};
+use trained_parts::{TrainedParts, trained_parts};
 
 pub(crate) use summary::millions;
 
@@ -45,9 +45,8 @@ pub(crate) struct Examined {
 
 impl Examined {
     /// What learns.
-    pub(crate) fn learned(&self) -> Learned {
-        let sum = |of: fn(&TrainedPart) -> usize| self.trained.parts.iter().map(of).sum::<usize>() as u64;
-        Learned { parameters: sum(|part| part.parameters), state_bytes: sum(|part| part.state_bytes) }
+    pub(crate) fn trained(&self) -> Trained {
+        self.trained.sum()
     }
 }
 

@@ -21,10 +21,10 @@ pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
     }
     // Before half a second goes into loading libtorch, and before anything is written.
     let config = load_or_explain(&args.config)?.config;
-    let learned = examine(&config)?.learned();
+    let trained = examine(&config)?.trained();
     let output = args.output.clone().unwrap_or_else(|| default_output(&config.name));
     if args.resume == Resume::Auto {
-        room::check(&config, learned, &output)?;
+        room::check(&config, trained, &output)?;
     }
     // From here on until the engine listens nobody would answer.
     sdtrain_signals::hold_back().map_err(no_signals)?;

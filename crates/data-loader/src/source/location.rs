@@ -37,6 +37,12 @@ pub trait Container: Debug + Send + Sync {
 
     /// How many bytes an entry has.
     fn length(&self, entry: u64) -> io::Result<u64>;
+
+    /// What tells an entry from all others of the file: its own number, where no other container of the same file has entries of
+    /// that number.
+    fn number_in_file(&self, entry: u64) -> u64 {
+        entry
+    }
 }
 
 /// Where an image lies.
@@ -122,7 +128,7 @@ impl ImageLocation {
     pub(crate) fn file_and_entry(&self) -> (&Path, Option<u64>) {
         match &self.part {
             None => (&self.path, None),
-            Some((container, entry)) => (container.file(), Some(*entry)),
+            Some((container, entry)) => (container.file(), Some(container.number_in_file(*entry))),
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sdtrain_recipe::{SourceFormat, Subset};
 
-use super::columns::{self, IMAGE_FILE_COLUMNS, Row};
+use super::columns::{self, ExtraColumn, IMAGE_FILE_COLUMNS, Row};
 use super::unnamed::{self, Place};
 use super::walk::{Files, files_below};
 use super::{ExampleSource, ImageLocation, Listing, SourceExample, SourceKind, sort_by_path, table};
@@ -71,6 +71,7 @@ fn tables_among(files: &[PathBuf]) -> Result<Vec<&Path>, DataError> {
 
 struct Reading<'a> {
     subset: &'a Subset,
+    extra_columns: Vec<ExtraColumn<'a>>,
     listing: Listing,
     columns: BTreeSet<String>,
     tables: Vec<PathBuf>,
@@ -78,7 +79,13 @@ struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     fn new(subset: &'a Subset) -> Self {
-        Reading { subset, listing: Listing::default(), columns: BTreeSet::new(), tables: Vec::new() }
+        Reading {
+            subset,
+            extra_columns: columns::extra_columns(subset),
+            listing: Listing::default(),
+            columns: BTreeSet::new(),
+            tables: Vec::new(),
+        }
     }
 
     fn read(&mut self, table: &Path, folder: &Path) -> Result<(), DataError> {
@@ -115,7 +122,7 @@ impl<'a> Reading<'a> {
             self.listing.loss_weights.entry(image.clone()).or_insert(weight);
         }
         let mut extra_images = BTreeMap::new();
-        for extra in columns::extra_columns(self.subset) {
+        for extra in &self.extra_columns {
             let column = extra.column;
             let file = match columns::cell(row, Some(column), &[]).filter(|cell| !columns::is_empty(cell)) {
                 Some(value) => columns::file_in(folder, value).map_err(|reason| format!("`{column}` {reason}")),
@@ -154,7 +161,7 @@ impl<'a> Reading<'a> {
 
     fn into_listing(mut self, path: &Path) -> Result<Listing, DataError> {
         let weight = self.subset.loss_weight_column.iter().map(|column| ("loss_weight_column", column.as_str()));
-        let extra = columns::extra_columns(self.subset).into_iter().map(|extra| (extra.key, extra.column));
+        let extra = self.extra_columns.iter().map(|extra| (extra.key, extra.column));
         for (key, column) in columns::caption_columns(self.subset).chain(extra).chain(weight) {
             let known = |name: &String| name == column || *name == format!("{column}_file_name");
             if !self.columns.is_empty() && !self.columns.iter().any(known) {

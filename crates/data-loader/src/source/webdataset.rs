@@ -8,7 +8,7 @@ use std::sync::Arc;
 use sdtrain_recipe::{SourceFormat, Subset};
 use serde_json::Value;
 
-use super::columns;
+use super::columns::{self, ExtraColumn};
 use super::image_folder::{EXTENSIONS, is_image, is_unread_image, unread_images};
 use super::metadata::listed;
 use super::tar::{self, Member, Tar};
@@ -37,39 +37,17 @@ pub struct Webdataset {
 impl ExampleSource for Webdataset {
     fn list(&self) -> Result<Listing, DataError> {
         let (files, warnings) = shards::files_of(&self.subset, ENDING)?;
-        let mut listing = Listing { warnings, ..Listing::default() };
-        let mut columns = BTreeSet::new();
-        let mut left = LeftOut::default();
+        let mut reading = Reading::new(&self.subset);
+        reading.listing.warnings = warnings;
         let mut errors = Vec::new();
         for file in &files {
             match tar::index(file) {
-                Ok(index) => self.take(file, index, &mut columns, &mut left, &mut listing),
+                Ok(index) => reading.take(file, index),
                 Err(reason) => errors.push(DataError::source_file(file, None, reason)),
             }
         }
         DataError::all(errors)?;
-        listing.warnings.extend(left.in_words());
-        let image = self.subset.image_column.iter().map(|column| ("image_column", column.as_str()));
-        let extra = columns::extra_columns(&self.subset).into_iter().map(|extra| (extra.key, extra.column));
-        for (key, column) in image.chain(extra).chain(columns::caption_columns(&self.subset)) {
-            if !columns.is_empty() && !columns.contains(column) {
-                let reason = format!("has no entry that ends in `.{column}`, which `{key}` names");
-                let hint = format!("there is {}", listed(&columns));
-                return Err(DataError::source_file(&self.subset.path, None, reason).with_hint(hint));
-            }
-        }
-        if listing.examples.is_empty() && listing.rejected.is_empty() {
-            let reason = match columns.is_empty() {
-                true => "holds no image".to_owned(),
-                false => format!("holds no image; its entries end in {}", listed(&columns)),
-            };
-            return Err(DataError::source_file(&self.subset.path, None, reason));
-        }
-        listing.caption_hint = Some(format!(
-            "set `caption_column` to the ending of the captions, or to a key of the `.json` entries: {}",
-            listed(&columns)
-        ));
-        Ok(listing)
+        reading.into_listing()
     }
 }
 
@@ -100,21 +78,37 @@ impl LeftOut {
     }
 }
 
-impl Webdataset {
-    fn take(
-        &self,
-        shard: &Path,
-        index: tar::Index,
-        columns: &mut BTreeSet<String>,
-        left: &mut LeftOut,
-        listing: &mut Listing,
-    ) {
-        listing.warnings.extend(index.notes.iter().map(|note| format!("`{}` {note}", shard.display())));
+/// What the tar files of a subset hold, as far as they were looked at.
+struct Reading<'a> {
+    subset: &'a Subset,
+    extra_columns: Vec<ExtraColumn<'a>>,
+    /// Endings of entries that may be captions, for each source of captions; the first that is there counts.
+    text_endings: Vec<Vec<&'a str>>,
+    /// Endings and keys that were found.
+    columns: BTreeSet<String>,
+    left: LeftOut,
+    listing: Listing,
+}
+
+impl<'a> Reading<'a> {
+    fn new(subset: &'a Subset) -> Self {
+        Reading {
+            subset,
+            extra_columns: columns::extra_columns(subset),
+            text_endings: text_endings(subset),
+            columns: BTreeSet::new(),
+            left: LeftOut::default(),
+            listing: Listing::default(),
+        }
+    }
+
+    fn take(&mut self, shard: &Path, index: tar::Index) {
+        self.listing.warnings.extend(index.notes.iter().map(|note| format!("`{}` {note}", shard.display())));
         for (name, reason) in index.rejected {
             let path = shard.join(name.trim_start_matches('/'));
             match is_image(&path) || name.starts_with("byte ") {
-                true => listing.rejected.push(ImageProblem { path, reason }),
-                false => listing.warnings.push(format!("`{}` is left out: {reason}", path.display())),
+                true => self.listing.rejected.push(ImageProblem { path, reason }),
+                false => self.listing.warnings.push(format!("`{}` is left out: {reason}", path.display())),
             }
         }
         let spans = index.members.iter().map(|member| (member.start, member.length)).collect();
@@ -123,12 +117,12 @@ impl Webdataset {
         for (number, member) in index.members.iter().enumerate() {
             let Some((key, ending)) = key_and_ending(&member.name) else {
                 if !is_hidden(&member.name) {
-                    left.without_ending.push(shard.join(&member.name));
+                    self.left.without_ending.push(shard.join(&member.name));
                 }
                 continue;
             };
-            if !columns.contains(&ending) {
-                columns.insert(ending.clone());
+            if !self.columns.contains(&ending) {
+                self.columns.insert(ending.clone());
             }
             let entries = examples.entry(key).or_default();
             match entries.entry(ending) {
@@ -139,41 +133,36 @@ impl Webdataset {
                     let path = shard.join(&member.name);
                     let reason = "the name is there twice; the first one counts".to_owned();
                     match is_image(&path) {
-                        true => listing.rejected.push(ImageProblem { path, reason }),
-                        false => listing.broken_captions.push(ImageProblem { path, reason }),
+                        true => self.listing.rejected.push(ImageProblem { path, reason }),
+                        false => self.listing.broken_captions.push(ImageProblem { path, reason }),
                     }
                 }
             }
         }
         for entries in examples.values() {
-            self.note_left_out(shard, entries, left);
-            self.take_example(shard, &container, entries, columns, listing);
+            self.note_left_out(shard, entries);
+            self.take_example(shard, &container, entries);
         }
     }
 
     /// Images of one example that are neither its image nor asked for.
-    fn note_left_out(&self, shard: &Path, entries: &BTreeMap<String, (u64, &Member)>, left: &mut LeftOut) {
+    fn note_left_out(&mut self, shard: &Path, entries: &BTreeMap<String, (u64, &Member)>) {
         let name = |(_, member): &(u64, &Member)| shard.join(&member.name);
         let is_unread = |ending: &str| is_unread_image(Path::new("a").with_extension(ending).as_path());
-        left.unread.extend(entries.iter().filter(|(ending, _)| is_unread(ending)).map(|(_, entry)| name(entry)));
+        self.left.unread.extend(entries.iter().filter(|(ending, _)| is_unread(ending)).map(|(_, entry)| name(entry)));
         if self.subset.image_column.is_none() {
-            let images = EXTENSIONS.iter().filter(|ending| !self.is_asked_for(ending));
-            left.second_images.extend(images.filter_map(|ending| entries.get(*ending)).skip(1).map(name));
+            // Whether a key of the configuration names this ending.
+            let is_asked_for = |ending: &str| self.extra_columns.iter().any(|extra| extra.column == ending);
+            let images = EXTENSIONS.iter().filter(|ending| !is_asked_for(ending));
+            self.left.second_images.extend(images.filter_map(|ending| entries.get(*ending)).skip(1).map(name));
         }
     }
 
-    /// Whether a key of the configuration names this ending.
-    fn is_asked_for(&self, ending: &str) -> bool {
-        columns::extra_columns(&self.subset).iter().any(|extra| extra.column == ending)
-    }
-
     fn take_example(
-        &self,
+        &mut self,
         shard: &Path,
         container: &Arc<dyn Container>,
         entries: &BTreeMap<String, (u64, &Member)>,
-        columns: &mut BTreeSet<String>,
-        listing: &mut Listing,
     ) {
         let location = |(number, member): &(u64, &Member)| {
             ImageLocation::part(shard.join(&member.name), container.clone(), *number)
@@ -183,54 +172,39 @@ impl Webdataset {
             None => EXTENSIONS.iter().find_map(|ending| entries.get(*ending)),
         };
         let Some(image) = image.map(location) else {
-            let texts = self.text_endings().concat();
-            let is_text = |ending: &str| ending == "json" || texts.contains(&ending);
-            let texts = entries.iter().filter(|(ending, _)| is_text(ending));
-            listing.captions_without_image.extend(texts.map(|(_, (_, member))| shard.join(&member.name)));
+            let may_be_caption = |ending: &str| self.text_endings.iter().flatten().any(|text| *text == ending);
+            let texts = entries.iter().filter(|(ending, _)| *ending == "json" || may_be_caption(ending));
+            self.listing.captions_without_image.extend(texts.map(|(_, (_, member))| shard.join(&member.name)));
             return;
         };
         let mut extra_images = BTreeMap::new();
-        for extra in columns::extra_columns(&self.subset) {
+        for extra in &self.extra_columns {
             let ending = extra.column;
             let Some(entry) = entries.get(ending) else {
                 if extra.may_be_absent() {
                     continue;
                 }
                 let reason = format!("has no entry with the ending `.{ending}` beside it");
-                listing.rejected.push(ImageProblem { path: image.path().to_owned(), reason });
+                self.listing.rejected.push(ImageProblem { path: image.path().to_owned(), reason });
                 return;
             };
             extra_images.insert(extra.name.to_owned(), location(entry));
         }
-        let captions = self.captions_of(shard, entries, columns).unwrap_or_else(|problem| {
-            listing.broken_captions.push(problem);
+        let captions = self.captions_of(shard, entries).unwrap_or_else(|problem| {
+            self.listing.broken_captions.push(problem);
             Vec::new()
         });
-        listing.examples.push(SourceExample { image, captions, extra_images });
-    }
-
-    /// Endings of entries that may be captions, for each source of captions; the first that is there counts.
-    fn text_endings(&self) -> Vec<Vec<&str>> {
-        match (self.subset.captions.as_slice(), &self.subset.caption_column) {
-            ([], Some(column)) => vec![vec![column]],
-            ([], None) => {
-                let usual = [self.subset.caption_extension.trim_start_matches('.')];
-                vec![usual.into_iter().chain(TEXT_ENDINGS).collect()]
-            }
-            (several, _) => several.iter().map(|caption| vec![caption.name().trim_start_matches('.')]).collect(),
-        }
+        self.listing.examples.push(SourceExample { image, captions, extra_images });
     }
 
     /// The captions of an example: each in an entry of its own, or else under a key of the `.json` entry.
     fn captions_of(
-        &self,
+        &mut self,
         shard: &Path,
         entries: &BTreeMap<String, (u64, &Member)>,
-        columns: &mut BTreeSet<String>,
     ) -> Result<Vec<SourceCaption>, ImageProblem> {
-        let endings = self.text_endings();
         let mut captions = Vec::with_capacity(1);
-        for (source, endings) in endings.iter().enumerate() {
+        for (source, endings) in self.text_endings.iter().enumerate() {
             if let Some((_, member)) = endings.iter().find_map(|ending| entries.get(*ending)) {
                 let text = read(shard, member, sidecar::LARGEST)
                     .and_then(|bytes| sidecar::decode(&bytes))
@@ -239,7 +213,7 @@ impl Webdataset {
                 captions.push(SourceCaption { source, text });
             }
         }
-        let Some((_, member)) = entries.get("json").filter(|_| captions.len() < endings.len()) else {
+        let Some((_, member)) = entries.get("json").filter(|_| captions.len() < self.text_endings.len()) else {
             return Ok(captions);
         };
         let problem = |reason| ImageProblem { path: shard.join(&member.name), reason };
@@ -250,12 +224,12 @@ impl Webdataset {
             Err(error) => return Err(problem(format!("is no JSON: {error}"))),
         };
         for column in row.keys() {
-            if !columns.contains(column) {
-                columns.insert(column.clone());
+            if !self.columns.contains(column) {
+                self.columns.insert(column.clone());
             }
         }
         let of_row =
-            columns::captions_of(&row, &self.subset).map_err(|reason| problem(format!("its caption {reason}")))?;
+            columns::captions_of(&row, self.subset).map_err(|reason| problem(format!("its caption {reason}")))?;
         for caption in of_row {
             if captions.iter().all(|other| other.source != caption.source) {
                 captions.push(caption);
@@ -263,6 +237,43 @@ impl Webdataset {
         }
         captions.sort_by_key(|caption| caption.source);
         Ok(captions)
+    }
+
+    fn into_listing(self) -> Result<Listing, DataError> {
+        let Reading { subset, extra_columns, columns, left, mut listing, .. } = self;
+        listing.warnings.extend(left.in_words());
+        let image = subset.image_column.iter().map(|column| ("image_column", column.as_str()));
+        let extra = extra_columns.iter().map(|extra| (extra.key, extra.column));
+        for (key, column) in image.chain(extra).chain(columns::caption_columns(subset)) {
+            if !columns.is_empty() && !columns.contains(column) {
+                let reason = format!("has no entry that ends in `.{column}`, which `{key}` names");
+                let hint = format!("there is {}", listed(&columns));
+                return Err(DataError::source_file(&subset.path, None, reason).with_hint(hint));
+            }
+        }
+        if listing.examples.is_empty() && listing.rejected.is_empty() {
+            let reason = match columns.is_empty() {
+                true => "holds no image".to_owned(),
+                false => format!("holds no image; its entries end in {}", listed(&columns)),
+            };
+            return Err(DataError::source_file(&subset.path, None, reason));
+        }
+        listing.caption_hint = Some(format!(
+            "set `caption_column` to the ending of the captions, or to a key of the `.json` entries: {}",
+            listed(&columns)
+        ));
+        Ok(listing)
+    }
+}
+
+fn text_endings(subset: &Subset) -> Vec<Vec<&str>> {
+    match (subset.captions.as_slice(), &subset.caption_column) {
+        ([], Some(column)) => vec![vec![column]],
+        ([], None) => {
+            let usual = [subset.caption_extension.trim_start_matches('.')];
+            vec![usual.into_iter().chain(TEXT_ENDINGS).collect()]
+        }
+        (several, _) => several.iter().map(|caption| vec![caption.name().trim_start_matches('.')]).collect(),
     }
 }
 

@@ -3,6 +3,7 @@
 use sdtrain_adapter::{Lora, Networks};
 use sdtrain_data_loader::DataSet;
 use sdtrain_evaluate::{BASE, DenoisingLoss, Error, Evaluation, run};
+use sdtrain_model::vae::LatentDistribution;
 use sdtrain_model::{LoadOptions, PromptReading, StableDiffusion, load};
 use sdtrain_recipe::{DataConfig, LoraConfig, Method, Resolution, SamplePrompt, Subset, TrainConfig};
 use sdtrain_state_dict::maps::lora_peft::Part;
@@ -178,7 +179,7 @@ fn reconstruction_is_measured_by_its_formulas_whatever_the_batch() {
     let mut sums = [0.0; 4];
     for image in 0..data.images() {
         let pixels = Tensor::from_slice(&data.load_image(image, false).unwrap().pixels).reshape([1, 3, 16, 16]);
-        let (mean, logvar) = model.latent_distribution(&pixels).unwrap();
+        let LatentDistribution { mean, logvar } = model.latent_distribution(&pixels).unwrap();
         let decoded = tch::no_grad(|| model.vae.decode(&mean)).clamp(-1.0, 1.0);
         let difference = (decoded - pixels).to_kind(Kind::Double);
         let of_all = |tensor: Tensor| tensor.mean(Kind::Double).double_value(&[]);

@@ -7,6 +7,7 @@
 use crate::error::{Error, Result};
 use sdtrain_data_loader::{DataError, DataSet, HostImage};
 use sdtrain_model::StableDiffusion;
+use sdtrain_model::vae::LatentDistribution;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -121,7 +122,7 @@ fn moments(model: &StableDiffusion, data: &DataSet, image: &HostImage, mirrored:
     let (width, height) = image.size;
     let pixels = Tensor::f_from_slice(&image.pixels)?.f_reshape([1, 3, height as i64, width as i64])?;
     let pixels = if mirrored { pixels.f_flip([3])? } else { pixels };
-    let (mean, logvar) = model.latent_distribution(&pixels)?;
+    let LatentDistribution { mean, logvar } = model.latent_distribution(&pixels)?;
     let is_finite = |t: &Tensor| t.f_isfinite()?.f_all()?.f_int64_value(&[]);
     if is_finite(&mean)? == 0 || is_finite(&logvar)? == 0 {
         return Err(Error::LatentsNotFinite { image: data.path(image.image).to_owned() });

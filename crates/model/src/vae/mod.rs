@@ -14,7 +14,7 @@ use crate::parameters::Parameters;
 use decoder::Decoder;
 use encoder::Encoder;
 use std::rc::Rc;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// A normal distribution over latents, per element.
 #[derive(Debug)]
@@ -29,6 +29,13 @@ impl LatentDistribution {
     /// mean + exp(logvar/2) · noise; `noise` is standard normal of the mean's shape.
     pub fn sample(&self, noise: &Tensor) -> Tensor {
         &self.mean + (&self.logvar * 0.5).exp() * noise
+    }
+
+    /// How far it is from a standard normal one, for each latent by itself: KL(N(μ, σ²) ‖ N(0, 1)) = ½ (μ² + σ² − 1 − ln σ²) in nats
+    /// (Kingma and Welling 2013, arXiv:1312.6114, appendix B). f32, of the mean's shape.
+    pub fn kl_divergence(&self) -> Tensor {
+        let [mean, logvar] = [&self.mean, &self.logvar].map(|tensor| tensor.to_kind(Kind::Float));
+        (mean.square() + logvar.exp() - 1.0 - logvar) * 0.5
     }
 }
 

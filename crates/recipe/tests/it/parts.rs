@@ -1,6 +1,6 @@
 //! Checks of what is fused, frozen and grouped, with the exact words.
 
-use sdtrain_recipe::{BlockWeights, FusedAdapter};
+use sdtrain_recipe::{BlockWeights, FusedAdapter, Method, TrainConfig};
 
 use crate::project::{Project, SMALLEST};
 
@@ -43,6 +43,10 @@ fn mistakes_in_parts_and_rates_are_refused() {
             &["train.max_text_encoder_steps=5"],
             "`train.max_text_encoder_steps` is set, but the text encoder is not trained\n  \
              hint: set `lora.train_text_encoder = true`, or remove it",
+        ),
+        (
+            &["method=vae", "train.max_text_encoder_steps=5"],
+            "`train.max_text_encoder_steps` is set, but the text encoder is not trained\n  hint: remove it",
         ),
         (
             &["train.max_text_encoder_epochs=5", "lora.train_text_encoder=true", "lora.train_unet=false"],
@@ -100,7 +104,8 @@ fn patterns_choose_among_the_parameters_of_the_trained_networks() {
     assert!(!full.trains("text_encoder.text_model.final_layer_norm.weight"), "that network is not trained");
     full.train_text_encoder = true;
     assert!(full.trains("text_encoder.text_model.final_layer_norm.weight"));
-    assert_eq!(full.idle_pattern([name].into_iter()), Some(("full.targets", "text_encoder.*")));
+    let config = TrainConfig { method: Method::Full, full, ..TrainConfig::default() };
+    assert_eq!(config.trainable_facts().idle_pattern([name].into_iter()), Some(("full.targets", "text_encoder.*")));
     let all = [name, "text_encoder.text_model.final_layer_norm.bias"];
-    assert_eq!(full.idle_pattern(all.into_iter()), None);
+    assert_eq!(config.trainable_facts().idle_pattern(all.into_iter()), None);
 }

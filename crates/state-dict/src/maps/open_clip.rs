@@ -62,6 +62,11 @@ pub fn canonical_names(name: &str) -> Option<Vec<String>> {
     Some(vec![format!("{root}.{canonical}.{kind}")])
 }
 
+/// Whether a tensor of a checkpoint, with its prefix, belongs to the text encoder: the last layer does, which is not read.
+pub fn is_text_encoder(name: &str) -> bool {
+    name.strip_prefix(LDM_PREFIX).is_some_and(|name| canonical_names(name).is_some())
+}
+
 /// The layer that a name of a checkpoint belongs to.
 pub fn layer(name: &str) -> Option<usize> {
     name.strip_prefix("transformer.resblocks.")?.split('.').next()?.parse().ok()

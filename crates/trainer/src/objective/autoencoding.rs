@@ -68,9 +68,7 @@ impl Objective for Autoencoding {
             losses += lpips.distance(&decoded, pixels) * self.config.lpips_weight;
         }
         if self.config.kl_weight != 0.0 {
-            let [mean, logvar] = [distribution.mean, distribution.logvar].map(|t| t.to_kind(Kind::Float));
-            // KL(N(μ, σ²) ‖ N(0, 1)) = ½ Σ (μ² + σ² - 1 - ln σ²)
-            let divergence = (mean.square() + logvar.exp() - 1.0 - logvar) * 0.5;
+            let divergence = distribution.kl_divergence();
             losses += divergence.sum_dim_intlist([1i64, 2, 3].as_slice(), false, Kind::Float) * self.config.kl_weight;
         }
         losses

@@ -20,7 +20,7 @@ use sdtrain_diffusion::loss::mse;
 use sdtrain_evaluate::prompt_reading;
 use sdtrain_model::unet::UNet2DConditionModel;
 use sdtrain_model::{Frozen, PromptReading, StableDiffusion};
-use sdtrain_recipe::{ClassPrompt, GradientCheckpointing, Prior, TrainConfig, TrainableKind};
+use sdtrain_recipe::{ClassPrompt, GradientCheckpointing, Learning, Prior, TrainConfig};
 use std::sync::Arc;
 use std::time::Duration;
 use tch::{Kind, Tensor};
@@ -61,9 +61,9 @@ impl BasePrediction {
         let reading = prompt_reading(&config.model);
         let class_prompt = config.dreambooth.class_prompt.clone();
         let states = model.without_adapters(|| model.encode_prompts(class_prompt.all(), &reading))?;
-        let unet = match config.trainable_kind() {
-            TrainableKind::Full if config.full.train_unet => Some(model.frozen_unet()?),
-            _ => None,
+        let unet = match config.trainable_facts().unet {
+            Learning::Weights => Some(model.frozen_unet()?),
+            Learning::Adapters | Learning::Nothing => None,
         };
         Ok(BasePrediction {
             unet,

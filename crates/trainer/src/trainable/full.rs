@@ -28,7 +28,9 @@ impl Full {
             let _ = parameter.set_requires_grad(is_trained);
         }
         let wrong = |message: String| Err(Error::Config { message, hint: Some(NAMES_HINT.into()) });
-        if let Some((key, pattern)) = full.idle_pattern(parameters.iter().map(|(name, _)| name.as_str())) {
+        if let Some((key, pattern)) =
+            config.trainable_facts().idle_pattern(parameters.iter().map(|(name, _)| name.as_str()))
+        {
             return wrong(format!("`{key}` has the pattern \"{pattern}\", which matches no parameter of the model"));
         }
         if trained == 0 {

@@ -36,7 +36,7 @@ struct BlockRates {
 impl GroupRates {
     /// What `config` says for the blocks of `model`.
     pub fn new(config: &TrainConfig, model: &StableDiffusion) -> Result<GroupRates> {
-        let [unet_plus, text_plus] = config.loraplus_ratios();
+        let [unet_plus, text_plus] = config.trainable_facts().loraplus_ratios;
         let unet = NetworkRates { rate: config.unet_learning_rate(), plus_ratio: unet_plus };
         let text_encoder = NetworkRates { rate: config.text_encoder_learning_rate(), plus_ratio: text_plus };
         let own = UnetBlocks::of_names(model.unet.parameters().iter().map(|(name, _)| name));

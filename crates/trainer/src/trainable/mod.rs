@@ -15,7 +15,7 @@ use vae::Vae;
 use crate::error::Result;
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::ParamGroup;
-use sdtrain_recipe::{TrainConfig, TrainableKind};
+use sdtrain_recipe::{TrainConfig, TrainableKind, Words};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::Kind;
@@ -26,12 +26,10 @@ pub fn build(config: &TrainConfig, model: &StableDiffusion) -> Result<Box<dyn Tr
         TrainableKind::Lora => Box::new(LoraTrainable::new(config, model)?),
         TrainableKind::Full => Box::new(Full::new(config, model)?),
         TrainableKind::Vae => Box::new(Vae::new(config, model)),
-        TrainableKind::TextualInversion => return Ok(Box::new(TextualInversion::new(config, model)?)),
+        TrainableKind::TextualInversion => Box::new(TextualInversion::new(config, model)?),
     };
-    Ok(match config.learned_tokens().is_empty() {
-        true => trained,
-        false => Box::new(WithWords::new(trained, config, model)?),
-    })
+    let words_beside = config.trainable_facts().words == Words::Beside && !config.learned_tokens().is_empty();
+    Ok(if words_beside { Box::new(WithWords::new(trained, config, model)?) } else { trained })
 }
 
 /// One way to carry gradients.
@@ -54,6 +52,11 @@ pub trait Trainable {
     /// Lengths of what was learned, for logs: tag and number. May take as long as a small part of a step.
     fn weight_norms(&self) -> Result<Vec<(String, f64)>> {
         Ok(Vec::new())
+    }
+
+    /// Whether images have other latents by now, so that what the UNet scales them by is to be found anew.
+    fn moves_latents(&self) -> bool {
+        false
     }
 
     /// Writes the product `folder/stem…` and returns its files. `metadata` describes the run.

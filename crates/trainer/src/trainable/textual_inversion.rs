@@ -175,6 +175,10 @@ impl Trainable for WithWords {
         self.words.after_optimizer_step()
     }
 
+    fn moves_latents(&self) -> bool {
+        self.other.moves_latents()
+    }
+
     fn save(
         &self,
         model: &StableDiffusion,

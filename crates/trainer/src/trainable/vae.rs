@@ -13,6 +13,7 @@ use tch::Kind;
 /// Training of the autoencoder, or of its decoder alone. The product is a whole model with the new autoencoder, or that alone.
 pub struct Vae {
     learning_rate: f64,
+    trains_encoder: bool,
     product: VaeProduct,
     format: ModelFormat,
 }
@@ -20,13 +21,13 @@ pub struct Vae {
 impl Vae {
     /// Marks the trained parameters.
     pub fn new(config: &TrainConfig, model: &StableDiffusion) -> Vae {
-        let train_encoder = config.vae_objective.train_encoder;
+        let trains_weight = config.trainable_facts().trains_weight;
         for (name, parameter) in model.vae.parameters().iter() {
-            let is_decoder = name.starts_with("decoder.") || name.starts_with("post_quant_conv.");
-            let _ = parameter.set_requires_grad(train_encoder || is_decoder);
+            let _ = parameter.set_requires_grad(trains_weight(config, &format!("vae.{name}")));
         }
         let (product, format) = (config.vae_objective.product, config.full.format);
-        Vae { learning_rate: config.optimizer.learning_rate(), product, format }
+        let trains_encoder = config.vae_objective.train_encoder;
+        Vae { learning_rate: config.optimizer.learning_rate(), trains_encoder, product, format }
     }
 }
 
@@ -35,6 +36,10 @@ impl Trainable for Vae {
         let mut group = group("vae", self.learning_rate, model.vae.parameters());
         group.parameters.retain(|(_, parameter)| parameter.requires_grad());
         vec![group]
+    }
+
+    fn moves_latents(&self) -> bool {
+        self.trains_encoder
     }
 
     fn save(

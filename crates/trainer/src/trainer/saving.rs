@@ -7,7 +7,8 @@ use crate::precision::kind_of;
 use crate::seeded_bugs::{Bug, seeded};
 use crate::state::{self, Contents, Position};
 use sdtrain_checkpoint::ManifestInfo;
-use sdtrain_recipe::{FloatType, TrainSection, TrainableKind};
+use sdtrain_model::vae::LatentDistribution;
+use sdtrain_recipe::{FloatType, TrainSection};
 use sdtrain_run_log::{MetricSink, RunLog};
 use sdtrain_signals::StopRequest;
 use std::fs;
@@ -30,7 +31,7 @@ impl Trainer {
             images += batch.len();
             let shape = [batch.len() as i64, 3, batch.size.1 as i64, batch.size.0 as i64];
             let pixels = Tensor::f_from_slice(&batch.pixels)?.f_reshape(shape)?;
-            let (mean, logvar) = self.model.latent_distribution(&pixels)?;
+            let LatentDistribution { mean, logvar } = self.model.latent_distribution(&pixels)?;
             sum += mean.sum(Kind::Double).double_value(&[]);
             squares += (mean.square() + logvar.exp()).sum(Kind::Double).double_value(&[]);
             count += mean.numel() as f64;
@@ -101,7 +102,7 @@ impl Trainer {
         stop: &StopRequest,
     ) -> Result<Vec<PathBuf>> {
         self.check_weights(position)?;
-        if self.config.trainable_kind() == TrainableKind::Vae && self.config.vae_objective.train_encoder {
+        if self.trainable.moves_latents() {
             self.model.vae.set_scaling_factor(self.unit_scaling_factor()?);
         }
         let kind = kind_of(self.config.precision.save);

@@ -4,11 +4,9 @@ use std::fmt::Write;
 use std::thread::available_parallelism;
 
 use sdtrain_data_loader::{DataSet, TokenReport};
-use sdtrain_recipe::{
-    Every, GradientCheckpointing, LoraFormat, ModelFormat, StoredType, TrainConfig, TrainableKind, VaeProduct,
-};
+use sdtrain_recipe::{Every, GradientCheckpointing, StoredType, TrainConfig};
 
-use super::trained_parts::{TrainedPart, TrainedParts};
+use super::trained_parts::TrainedParts;
 use crate::estimate::{Trained, estimate};
 use crate::group_rates::GroupRates;
 use crate::model_parts::{ModelParts, count_parameters};
@@ -17,7 +15,7 @@ use crate::{class_images, learned_words};
 pub(super) fn summary(
     config: &TrainConfig,
     parts: &ModelParts,
-    TrainedParts { parts: trained, notes }: &TrainedParts,
+    trained: &TrainedParts,
     data: &DataSet,
     tokens: &TokenReport,
 ) -> String {
@@ -34,10 +32,10 @@ pub(super) fn summary(
         .filter_map(|(name, shapes)| Some(format!("{name} {}", millions(count_parameters(shapes.as_ref()?)))))
         .collect();
     line("", format!("parameters: {}", counts.join(", ")));
-    for part in trained {
+    for part in &trained.parts {
         line("trained", format!("{}: {}, {} parameters", part.name, part.what, millions(part.parameters)));
     }
-    for note in notes {
+    for note in &trained.notes {
         line("", note.clone());
     }
     for fused in &config.model.fuse {
@@ -58,7 +56,8 @@ pub(super) fn summary(
         let product = weightings.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" × ");
         line("loss", format!("note: timesteps are weighed by a product, {product}, as in kohya's scripts"));
     }
-    line("optimizer", optimizer(config, trained, data.total_steps(&config.train)));
+    let sum = trained.sum();
+    line("optimizer", optimizer(config, sum, data.total_steps(&config.train)));
     if let Ok(rates) = GroupRates::of(config, parts) {
         for rate in rates.lines() {
             line("", rate);
@@ -71,10 +70,8 @@ pub(super) fn summary(
     line("writes", written(config));
     line("validates", validated(config));
 
-    let total = trained.iter().map(|part| part.parameters).sum();
-    let state_bytes = trained.iter().map(|part| part.state_bytes).sum();
     let cores = cores(config);
-    let estimate = estimate(config, parts, Trained { parameters: total, state_bytes }, cores);
+    let estimate = estimate(config, parts, sum, cores);
     let all_steps = data.total_steps(&config.train) as f64;
     line("memory", format!("about {:.2} GB at the highest point", estimate.bytes / 1e9));
     line(
@@ -146,7 +143,7 @@ fn steps(config: &TrainConfig, data: &DataSet) -> String {
     format!("{total} of up to {images} images, {per_epoch} an epoch, {epochs:.1} epochs")
 }
 
-fn optimizer(config: &TrainConfig, trained: &[TrainedPart], total_steps: u64) -> String {
+fn optimizer(config: &TrainConfig, trained: Trained, total_steps: u64) -> String {
     let optimizer = config.optimizer.settings();
     let rate = optimizer.learning_rate();
     let rate = match optimizer.finds_its_rate() {
@@ -154,9 +151,7 @@ fn optimizer(config: &TrainConfig, trained: &[TrainedPart], total_steps: u64) ->
         true => format!("finds its learning rate, times {rate}"),
         false => format!("learning rate {:e}", rate * config.learning_rate_scale()),
     };
-    let bytes: usize = trained.iter().map(|part| part.state_bytes).sum();
-    let parameters: usize = trained.iter().map(|part| part.parameters).sum();
-    let each = bytes as f64 / parameters.max(1) as f64;
+    let each = trained.state_bytes as f64 / trained.parameters.max(1) as f64;
     let warmup = config.lr_schedule.warmup_steps(total_steps);
     let schedule = config.lr_schedule.name();
     let name = optimizer.name();
@@ -164,23 +159,7 @@ fn optimizer(config: &TrainConfig, trained: &[TrainedPart], total_steps: u64) ->
 }
 
 fn written(config: &TrainConfig) -> String {
-    let product = match (config.trainable_kind(), config.full.format) {
-        (TrainableKind::Lora, _) => {
-            let form = match config.lora.format {
-                LoraFormat::Kohya => "kohya's form",
-                LoraFormat::Peft => "PEFT's form",
-                LoraFormat::Both => "kohya's and in PEFT's form",
-            };
-            format!("a {} in {form}", config.lora.kind.title())
-        }
-        (TrainableKind::Vae, form) if config.vae_objective.product == VaeProduct::Vae => match form {
-            ModelFormat::SingleFile => "a VAE in one file".to_owned(),
-            ModelFormat::Diffusers => "a VAE in a folder of diffusers".to_owned(),
-        },
-        (TrainableKind::Vae | TrainableKind::Full, ModelFormat::SingleFile) => "a single-file model".to_owned(),
-        (TrainableKind::Vae | TrainableKind::Full, ModelFormat::Diffusers) => "a diffusers folder".to_owned(),
-        (TrainableKind::TextualInversion, _) => "the words' vectors".to_owned(),
-    };
+    let product = (config.trainable_facts().product)(config);
     let mut parts = vec![format!("{product} at the end{}", also(config.save.every()))];
     parts.push(match config.checkpoint.every() {
         every if every.is_never() => "no checkpoints".to_owned(),

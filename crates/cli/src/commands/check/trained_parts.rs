@@ -1,9 +1,10 @@
 //! Which parameters a run trains, told from the shapes of the networks.
 
-use sdtrain_recipe::{FileAdapter, TrainConfig, TrainableKind};
+use sdtrain_recipe::{FileAdapter, Learning, TrainConfig};
 
 use super::is_adapter;
 use crate::architecture::Shapes;
+use crate::estimate::Trained;
 use crate::group_rates::GroupRates;
 use crate::initial_adapter::PresentAdapters;
 use crate::lora_targets::{adapters, idle_targets};
@@ -25,87 +26,50 @@ pub(crate) struct TrainedParts {
     pub notes: Vec<String>,
 }
 
+impl TrainedParts {
+    /// All of them together.
+    pub fn sum(&self) -> Trained {
+        let sum = |of: fn(&TrainedPart) -> usize| self.parts.iter().map(of).sum();
+        Trained { parameters: sum(|part| part.parameters), state_bytes: sum(|part| part.state_bytes) }
+    }
+}
+
 /// How the patterns of `lora.targets` name modules.
 const MODULE_PATHS: &str = "paths are those of diffusers behind `unet.` and `text_encoder.`, as \
                             `unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q`; `*` stands for any text";
 
 pub(super) fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<TrainedParts, Failure> {
+    let facts = config.trainable_facts();
     let rates = GroupRates::of(config, parts)?;
     // A block whose rate is 0 is frozen, and gets no adapters.
-    let learns = |network: &str, name: &str| !rates.freezes(network, name);
-    let networks = [("unet", Some(&parts.unet)), ("text_encoder", parts.text_encoder.as_ref())];
-    let learning = networks.map(|(network, shapes)| {
-        let shapes = shapes.cloned().unwrap_or_default();
-        (network, shapes.into_iter().filter(|(name, _)| learns(network, name)).collect::<Shapes>())
-    });
+    let learning = |network: &str, shapes: &Shapes| -> Shapes {
+        let learns = shapes.iter().filter(|(name, _)| !rates.freezes(network, name));
+        learns.map(|(name, shape)| (name.clone(), shape.clone())).collect()
+    };
+    let mut trained = TrainedParts { parts: Vec::new(), notes: Vec::new() };
+    if facts.trains_adapters() {
+        trained = adapter_parts(config, parts, learning)?;
+    }
+    if facts.trains_weights() {
+        check_patterns(config, parts)?;
+    }
+    let networks = [
+        ("unet", facts.unet, Some(&parts.unet)),
+        ("text_encoder", facts.text_encoder, parts.text_encoder.as_ref()),
+        ("vae", facts.vae, parts.vae.as_ref()),
+    ];
     let optimizer = config.optimizer.settings();
-    let (mut trained, mut notes, mut added) = (Vec::new(), Vec::new(), 0);
-    match config.trainable_kind() {
-        TrainableKind::Lora => {
-            if let idle @ [_, ..] = &idle_targets(&config.lora, &networks)[..] {
-                let named: Vec<String> = idle.iter().map(|pattern| format!("\"{pattern}\"")).collect();
-                let message = format!("`lora.targets`: no module of the model matches {}", named.join(", "));
-                return Err(Failure::new(ExitCode::Configuration, message).hint(MODULE_PATHS));
-            }
-            let present = match &config.lora.initial {
-                Some(path) => {
-                    is_adapter("lora.initial", path)?;
-                    initial_adapter::read(path, &networks)?
-                }
-                None => PresentAdapters::new(),
-            };
-            for (name, shapes) in learning {
-                let adapters = adapters(&config.lora, name, &shapes, &present);
-                added += adapters.count - adapters.of_file;
-                if adapters.count > 0 {
-                    let kind = config.lora.kind.name();
-                    let of_file = match adapters.of_file {
-                        0 => String::new(),
-                        count => format!(", {count} of them from `lora.initial`"),
-                    };
-                    let what = format!("{} adapters of kind `{kind}`{of_file}", adapters.count);
-                    // All of a network's adapters taken for one: matrices of this rank.
-                    let rank = config.lora.rank.max(1) as usize;
-                    let state_bytes = optimizer.state_bytes(&[rank, adapters.parameters / rank]);
-                    trained.push(TrainedPart { name, what, parameters: adapters.parameters, state_bytes });
-                }
-            }
-            if let Some(path) = &config.lora.initial {
-                let of_file: Vec<FileAdapter> = present.into_values().map(|present| present.adapter).collect();
-                let read = config.lora.read_initial(&path.display().to_string(), &of_file, added);
-                notes = read.map_err(|(message, hint)| Failure::new(ExitCode::Configuration, message).hint(hint))?;
-            }
-        }
-        TrainableKind::Full => {
-            check_patterns(config, parts)?;
-            for (name, mut shapes) in learning {
-                shapes.retain(|parameter, _| config.full.trains(&format!("{name}.{parameter}")));
-                if !shapes.is_empty() {
-                    let what = format!("{} tensors", shapes.len());
-                    trained.push(TrainedPart {
-                        name,
-                        what,
-                        parameters: count_parameters(&shapes),
-                        state_bytes: shapes.values().map(|shape| optimizer.state_bytes(shape)).sum(),
-                    });
-                }
-            }
-        }
-        // Added below, where they may stand beside a LoRA.
-        TrainableKind::TextualInversion => {}
-        TrainableKind::Vae => {
-            if let Some(mut shapes) = parts.vae.clone() {
-                if !config.vae_objective.train_encoder {
-                    shapes.retain(|name, _| !name.starts_with("encoder.") && !name.starts_with("quant_conv."));
-                }
-                let what = format!("{} tensors", shapes.len());
-                trained.push(TrainedPart {
-                    name: "vae",
-                    what,
-                    parameters: count_parameters(&shapes),
-                    state_bytes: shapes.values().map(|shape| optimizer.state_bytes(shape)).sum(),
-                });
-            }
+    for (name, of_network, shapes) in networks {
+        let (Learning::Weights, Some(shapes)) = (of_network, shapes) else { continue };
+        let mut shapes = learning(name, shapes);
+        shapes.retain(|parameter, _| (facts.trains_weight)(config, &format!("{name}.{parameter}")));
+        if !shapes.is_empty() {
+            trained.parts.push(TrainedPart {
+                name,
+                what: format!("{} tensors", shapes.len()),
+                parameters: count_parameters(&shapes),
+                state_bytes: shapes.values().map(|shape| optimizer.state_bytes(shape)).sum(),
+            });
         }
     }
     let width = parts.text_encoder.as_ref().and_then(learned_words::width);
@@ -113,19 +77,58 @@ pub(super) fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<
         for learned_words::Word { word, vectors } in learned_words::of(config, width)? {
             let what = format!("the word `{word}`, {vectors} vectors");
             let state_bytes = optimizer.state_bytes(&[vectors, width]);
-            trained.push(TrainedPart { name: "text_encoder", what, parameters: vectors * width, state_bytes });
+            trained.parts.push(TrainedPart { name: "text_encoder", what, parameters: vectors * width, state_bytes });
         }
     }
-    if !trained.is_empty() {
-        return Ok(TrainedParts { parts: trained, notes });
+    if trained.parts.is_empty() {
+        return Err(Failure::new(ExitCode::Configuration, facts.nothing_in_model).hint(MODULE_PATHS));
     }
-    let message = match config.trainable_kind() {
-        TrainableKind::Lora => "the model holds no module that `lora` asks for",
-        TrainableKind::Full => "`full.targets`, `full.freeze` and `[blocks]` leave nothing of the model to train",
-        TrainableKind::TextualInversion => "the model holds no text encoder that could learn a word",
-        TrainableKind::Vae => "the model holds none of the networks that are to be trained",
+    Ok(trained)
+}
+
+/// The adapters that `[lora]` asks for, beside those layers of a network that `learning` leaves.
+fn adapter_parts(
+    config: &TrainConfig,
+    parts: &ModelParts,
+    learning: impl Fn(&str, &Shapes) -> Shapes,
+) -> Result<TrainedParts, Failure> {
+    let networks = [("unet", Some(&parts.unet)), ("text_encoder", parts.text_encoder.as_ref())];
+    if let idle @ [_, ..] = &idle_targets(&config.lora, &networks)[..] {
+        let named: Vec<String> = idle.iter().map(|pattern| format!("\"{pattern}\"")).collect();
+        let message = format!("`lora.targets`: no module of the model matches {}", named.join(", "));
+        return Err(Failure::new(ExitCode::Configuration, message).hint(MODULE_PATHS));
+    }
+    let present = match &config.lora.initial {
+        Some(path) => {
+            is_adapter("lora.initial", path)?;
+            initial_adapter::read(path, &networks)?
+        }
+        None => PresentAdapters::new(),
     };
-    Err(Failure::new(ExitCode::Configuration, message).hint(MODULE_PATHS))
+    let (mut trained, mut notes, mut added) = (Vec::new(), Vec::new(), 0);
+    for (name, shapes) in networks {
+        let shapes = shapes.map(|shapes| learning(name, shapes)).unwrap_or_default();
+        let adapters = adapters(&config.lora, name, &shapes, &present);
+        added += adapters.count - adapters.of_file;
+        if adapters.count > 0 {
+            let kind = config.lora.kind.name();
+            let of_file = match adapters.of_file {
+                0 => String::new(),
+                count => format!(", {count} of them from `lora.initial`"),
+            };
+            let what = format!("{} adapters of kind `{kind}`{of_file}", adapters.count);
+            // All of a network's adapters taken for one: matrices of this rank.
+            let rank = config.lora.rank.max(1) as usize;
+            let state_bytes = config.optimizer.settings().state_bytes(&[rank, adapters.parameters / rank]);
+            trained.push(TrainedPart { name, what, parameters: adapters.parameters, state_bytes });
+        }
+    }
+    if let Some(path) = &config.lora.initial {
+        let of_file: Vec<FileAdapter> = present.into_values().map(|present| present.adapter).collect();
+        let read = config.lora.read_initial(&path.display().to_string(), &of_file, added);
+        notes = read.map_err(|(message, hint)| Failure::new(ExitCode::Configuration, message).hint(hint))?;
+    }
+    Ok(TrainedParts { parts: trained, notes })
 }
 
 /// A pattern that matches nothing is a slip of the pen.
@@ -135,7 +138,7 @@ fn check_patterns(config: &TrainConfig, parts: &ModelParts) -> Result<(), Failur
     };
     let mut names = of("unet", &parts.unet);
     names.extend(parts.text_encoder.iter().flat_map(|shapes| of("text_encoder", shapes)));
-    match config.full.idle_pattern(names.iter().map(String::as_str)) {
+    match config.trainable_facts().idle_pattern(names.iter().map(String::as_str)) {
         None => Ok(()),
         Some((key, pattern)) => {
             let message = format!("`{key}` has the pattern \"{pattern}\", which matches no parameter of the model");
