@@ -166,6 +166,18 @@ fn a_run_that_is_stopped_before_its_first_step_ends_with_75_at_once() {
 }
 
 #[test]
+fn saving_that_may_outlast_a_stop_is_said_once() {
+    let project = Project::new();
+    // No disk is that fast, and none that slow.
+    for (grace, times) in [("1e-6", 1), ("3600", 0)] {
+        let grace = format!("checkpoint.grace_seconds={grace}");
+        let args = ["--config", "run.toml", "--set", &grace, "--set", "checkpoint.every_steps=1", "--resume", "never"];
+        let (_, said) = project.expect(0, &args);
+        assert_eq!(said.matches("`checkpoint.grace_seconds`").count(), times, "{said}");
+    }
+}
+
+#[test]
 fn a_second_interrupt_ends_a_run_at_once() {
     let project = Project::new();
     let slow = ["--set", "samples.steps=900", "--set", "samples.every_steps=1", "--set", "train.max_steps=1000"];

@@ -306,6 +306,7 @@ impl Checker<'_> {
     }
 
     fn check_outputs(&mut self, config: &TrainConfig) {
+        self.not_negative("checkpoint.grace_seconds", config.checkpoint.grace_seconds);
         self.at_least_one("checkpoint.keep_last", Some(config.checkpoint.keep_last as u64));
         self.at_least_one("save.keep_last", config.save.keep_last.map(|count| count as u64));
         self.at_least_one("log.every_steps", Some(config.log.every_steps));

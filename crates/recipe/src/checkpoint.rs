@@ -28,6 +28,11 @@ pub struct CheckpointConfig {
     /// kept in memory, before the run ends with exit code 7. 0: none.
     pub retry_minutes: u64,
 
+    /// How many seconds a run has between the signal that asks it to stop and the one that ends it: what stands behind the `@` in
+    /// SLURM's `--signal=USR1@120`, or Kubernetes' `terminationGracePeriodSeconds`. A run whose saving takes more than half of it
+    /// says so. Absent: not known.
+    pub grace_seconds: Option<f64>,
+
     /// Keys, or whole sections, that may have other values when the run is continued although they decide its steps:
     /// `["train.max_steps", "lr_schedule"]` prolongs a run, `["data"]` goes on with other images, from the beginning of an epoch on, and
     /// `["model"]` with other base weights. Each change is said and recorded in `run.json`. Keys that decide no step (`samples`,
@@ -42,6 +47,7 @@ impl Default for CheckpointConfig {
             every_epochs: None,
             keep_last: 2,
             retry_minutes: 10,
+            grace_seconds: None,
             allow_changes: Vec::new(),
         }
     }

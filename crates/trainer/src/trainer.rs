@@ -66,6 +66,8 @@ pub(crate) struct Trainer {
     pub torn: bool,
     /// The step of the newest checkpoint.
     pub saved_step: Option<u64>,
+    /// Somebody was told that saving may take longer than a stop leaves.
+    pub grace_is_short: bool,
     pub data_digest: DataDigest,
     pub spikes: Spikes,
 }

@@ -13,7 +13,7 @@ use sdtrain_run_log::{MetricSink, RunLog};
 use sdtrain_signals::StopRequest;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tch::{Kind, Tensor};
 
 impl Trainer {
@@ -54,12 +54,33 @@ impl Trainer {
         } else {
             self.config.checkpoint.keep_last
         };
+        let mut took = Duration::ZERO;
         let path = until_the_disk_takes_it(self.patience(), stop, &mut |text| log.message(text), &mut || {
-            self.publish(info.clone(), position, keep)
+            let began = Instant::now();
+            let path = self.publish(info.clone(), position, keep);
+            took = began.elapsed();
+            path
         })?;
         self.saved_step = Some(position.step);
         log.message(&format!("saved {}", path.display()));
+        if let Some(warning) = self.short_grace(took) {
+            log.message(&warning);
+        }
         Ok(())
+    }
+
+    /// Once: that a checkpoint which `took` so long might not be finished when the run is asked to stop.
+    fn short_grace(&mut self, took: Duration) -> Option<String> {
+        let grace = self.config.checkpoint.grace_seconds?;
+        if self.grace_is_short || took.as_secs_f64() <= grace / 2.0 {
+            return None;
+        }
+        self.grace_is_short = true;
+        let took = took.as_secs_f64();
+        Some(format!(
+            "warning: saving took {took:.2} s, more than half of the {grace} s of `checkpoint.grace_seconds` that a stop leaves, and \
+             a step has to end before it: give the job more time after its signal, or save to a faster disk"
+        ))
     }
 
     /// Writes a checkpoint, then deletes all but the newest `keep`; its folder.
