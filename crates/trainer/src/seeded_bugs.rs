@@ -83,6 +83,21 @@ bugs! {
         "resuming::a_weight_that_fp16_cannot_hold_is_no_product_and_another_format_takes_it",
 }
 
+/// Keeps as many bytes as `SDTRAIN_SEEDED_LEAK` says, at each call: the leak that a soak must see.
+#[cfg(feature = "seeded-bugs")]
+pub(crate) fn leak() {
+    static BYTES: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    let bytes =
+        *BYTES.get_or_init(|| std::env::var("SDTRAIN_SEEDED_LEAK").ok().and_then(|it| it.parse().ok()).unwrap_or(0));
+    // Written to, or the system would not give it.
+    std::hint::black_box(Box::leak(vec![1u8; bytes].into_boxed_slice()));
+}
+
+/// Nothing is kept.
+#[cfg(not(feature = "seeded-bugs"))]
+#[inline(always)]
+pub(crate) const fn leak() {}
+
 /// Whether this process has the bug.
 #[cfg(not(feature = "seeded-bugs"))]
 #[inline(always)]

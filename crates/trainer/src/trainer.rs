@@ -12,7 +12,7 @@ use crate::identity::DataDigest;
 use crate::input_files::Inputs;
 use crate::objective::Objective;
 use crate::run_folder::{RunFolder, Start};
-use crate::seeded_bugs::{Bug, seeded};
+use crate::seeded_bugs::{self, Bug, seeded};
 use crate::spikes::Spikes;
 use crate::state::{self, Position, Restored};
 use crate::step::{Step, StepOutcome};
@@ -229,6 +229,7 @@ impl Trainer {
             ema.update(self.optimizer.groups())?;
         }
         self.torn = false;
+        seeded_bugs::leak();
         self.record.steps = position.step;
         self.mind_spikes(log, &outcome, position.step);
         let names = self.optimizer.groups().iter().map(|group| group.name.clone());

@@ -17,6 +17,9 @@ const SPANS: usize = 24;
 /// Growth that is none, MiB an hour. A leak of 4 KiB a step is 70 and more.
 const MOST: f64 = 1.0;
 
+/// Bytes of each step that the planted leak keeps (`SDTRAIN_SEEDED_LEAK`, which a build without `seeded-bugs` does not look at).
+const PLANTED: usize = 4096;
+
 /// What is switched on beside the small configuration.
 const SETTINGS: [&str; 24] = [
     "train.max_steps=100000000",
@@ -60,8 +63,7 @@ pub struct Glance {
 
 /// Runs `program` for so long and looks at what it takes.
 pub fn soak(program: &Path, repository: &Path, scratch: &Path, lasts: Duration) -> Report {
-    let folder = scratch.join("soak");
-    let watched = clear(&folder).and_then(|()| watch(program, repository, &folder, lasts));
+    let watched = watch(program, repository, &scratch.join("soak"), lasts, 0);
     let mut report = Report { tried: 1, ..Report::default() };
     match watched.and_then(|(glances, steps)| judge(&glances).map(|found| format!("{steps} steps; {found}"))) {
         Ok(found) => report.note = found,
@@ -70,14 +72,36 @@ pub fn soak(program: &Path, repository: &Path, scratch: &Path, lasts: Duration) 
     report
 }
 
-fn watch(program: &Path, repository: &Path, folder: &Path, lasts: Duration) -> Result<(Vec<Glance>, usize), String> {
+/// The same run of a program that keeps 4 KiB of each step: it must be seen to grow.
+pub fn planted_leak(program: &Path, repository: &Path, scratch: &Path, lasts: Duration) -> Report {
+    let watched = watch(program, repository, &scratch.join("leak"), lasts, PLANTED);
+    let mut report = Report { tried: 1, ..Report::default() };
+    match watched.map(|(glances, steps)| (judge(&glances), steps)) {
+        Ok((Err(seen), steps)) => report.note = format!("{steps} steps; seen: {seen}"),
+        Ok((Ok(found), steps)) => report.failures.push(format!(
+            "{PLANTED} bytes of each of {steps} steps were kept, or the program is built without `seeded-bugs`, and nobody noticed: {found}"
+        )),
+        Err(reason) => report.failures.push(reason),
+    }
+    report
+}
+
+/// Looks at a run in `folder` that keeps `leak` bytes of each step; also how many steps it came to.
+fn watch(
+    program: &Path,
+    repository: &Path,
+    folder: &Path,
+    lasts: Duration,
+    leak: usize,
+) -> Result<(Vec<Glance>, usize), String> {
+    clear(folder)?;
     let mut command = Command::new(program);
     // As its samples' paths, those of the configuration start at the folder that it is in.
     command.arg("train").arg("--config").arg("tiny_cpu.toml").current_dir(repository.join("configs"));
     for setting in SETTINGS {
         command.args(["--set", setting]);
     }
-    command.arg("--output").arg(folder.join("out"));
+    command.arg("--output").arg(folder.join("out")).env("SDTRAIN_SEEDED_LEAK", leak.to_string());
     // What it says in an hour is more than a pipe holds.
     let log = fs::File::create(folder.join("said")).map_err(|error| error.to_string())?;
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);

@@ -22,6 +22,7 @@ usage: crash ROW [--count N] [--seconds S] [--ledger] [--stop] [--scratch FOLDER
   program-calls  the same at every call by which it saves, by strace                 all
   program-power  power cuts of it on a loop-mounted ext4 (needs root)                30
   soak       the whole program with every feature on for --seconds: does it grow?    1
+  leak       the same with 4 KiB of each step kept (sdtrain-engine built with --features seeded-bugs): must be seen  1
   bugs       every seeded bug with every row (built with --features seeded-bugs)     all
   table      what the ledger adds up to
 
@@ -99,7 +100,7 @@ fn run(arguments: &Arguments) -> Result<u8, String> {
         "states" => 1_000_000,
         "program" => 500,
         "program-power" => 30,
-        "soak" => 1,
+        "soak" | "leak" => 1,
         "calls" | "errors" | "memory" | "flips" | "flips-1m" | "program-calls" | "bugs" => u64::MAX,
         _ => return Err(USAGE.to_owned()),
     };
@@ -133,6 +134,7 @@ fn run(arguments: &Arguments) -> Result<u8, String> {
         "program" => whole(30).kills(scratch, extent),
         "program-calls" => whole(4).kills_at_calls(scratch, extent),
         "soak" => soak::soak(&program, &repository, scratch, Duration::from_secs(arguments.seconds)),
+        "leak" => soak::planted_leak(&program, &repository, scratch, Duration::from_secs(arguments.seconds)),
         "program-power" => whole(30).power_cuts(scratch, extent),
         _ => bugs(&here, arguments, extent)?,
     };
