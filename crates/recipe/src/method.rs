@@ -153,6 +153,26 @@ impl TrainConfig {
         own.unwrap_or(self.optimizer.learning_rate())
     }
 
+    /// The same of the second text encoder, where the model has two.
+    pub fn text_encoder_2_learning_rate(&self) -> f64 {
+        self.own_text_encoder_2_rate().map_or_else(|| self.text_encoder_learning_rate(), |(_, rate)| rate)
+    }
+
+    /// Why there can be no rate for a second text encoder beside `text_encoders` of them, and the way out, if so.
+    pub fn second_rate_refused(&self, text_encoders: usize) -> Option<(String, String)> {
+        let (key, _) = self.own_text_encoder_2_rate().filter(|_| text_encoders < 2)?;
+        Some((format!("`{key}` is set, but the model has only one text encoder"), format!("remove `{key}`")))
+    }
+
+    fn own_text_encoder_2_rate(&self) -> Option<(&'static str, f64)> {
+        let (key, own) = match self.trainable_kind() {
+            TrainableKind::Lora => ("lora.text_encoder_2_learning_rate", self.lora.text_encoder_2_learning_rate),
+            TrainableKind::Full => ("full.text_encoder_2_learning_rate", self.full.text_encoder_2_learning_rate),
+            TrainableKind::Vae | TrainableKind::TextualInversion => return None,
+        };
+        own.map(|rate| (key, rate))
+    }
+
     /// How many times those rates LoRA+'s upper matrices learn, of UNet and text encoder.
     pub fn loraplus_ratios(&self) -> [Option<f64>; 2] {
         if self.trainable_kind() != TrainableKind::Lora {

@@ -1,4 +1,4 @@
-//! The model's own weights: UNet, text encoder, or both.
+//! The model's own weights: UNet, text encoders, or both.
 
 use super::{GroupRates, Trainable};
 use crate::error::{Error, Result};
@@ -38,15 +38,15 @@ impl Full {
     }
 }
 
-const NAMES_HINT: &str = "names are those of diffusers behind `unet.` and `text_encoder.`";
+const NAMES_HINT: &str = "names are those of diffusers behind `unet.`, `text_encoder.` and `text_encoder_2.`";
 
-/// Every parameter of UNet and text encoder under its name in traces.
+/// Every parameter of UNet and text encoders under its name in traces.
 fn all_parameters(model: &StableDiffusion) -> Vec<(String, Tensor)> {
-    let networks = [("unet", model.unet.parameters()), ("text_encoder", model.text_encoder.parameters())];
+    let networks = model.networks().into_iter().filter(|(network, _)| *network != "vae");
     let named = |(network, parameters): (&'static str, &'_ Parameters)| -> Vec<(String, Tensor)> {
         parameters.iter().map(|(name, tensor)| (format!("{network}.{name}"), tensor.shallow_clone())).collect()
     };
-    networks.into_iter().flat_map(named).collect()
+    networks.flat_map(named).collect()
 }
 
 /// All parameters of a network as one group.

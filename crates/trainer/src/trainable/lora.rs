@@ -41,7 +41,7 @@ impl LoraTrainable {
         lora.set_dropout(config, seed);
         lora.attach(&networks);
         let mut trained = 0;
-        for (name, parameter) in [Part::Unet, Part::TextEncoder].into_iter().flat_map(|part| lora.parameters(part)) {
+        for (name, parameter) in Part::ALL.into_iter().flat_map(|part| lora.parameters(part)) {
             let is_trained = !rates.freezes(&name);
             trained += usize::from(is_trained);
             let _ = parameter.set_requires_grad(is_trained);
@@ -80,7 +80,7 @@ fn continued(path: &Path, config: &LoraConfig, seed: u64, networks: &Networks, r
 
 impl Trainable for LoraTrainable {
     fn param_groups(&self, _model: &StableDiffusion) -> Vec<ParamGroup> {
-        let parameters = [Part::Unet, Part::TextEncoder].into_iter().flat_map(|part| self.lora.parameters(part));
+        let parameters = Part::ALL.into_iter().flat_map(|part| self.lora.parameters(part));
         self.rates.groups(parameters.filter(|(_, parameter)| parameter.requires_grad()).collect())
     }
 

@@ -33,10 +33,9 @@ pub(super) fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<
     let rates = GroupRates::of(config, parts)?;
     // A block whose rate is 0 is frozen, and gets no adapters.
     let learns = |network: &str, name: &str| !rates.freezes(network, name);
-    let networks = [("unet", Some(&parts.unet)), ("text_encoder", parts.text_encoder.as_ref())];
-    let learning = networks.map(|(network, shapes)| {
-        let shapes = shapes.cloned().unwrap_or_default();
-        (network, shapes.into_iter().filter(|(name, _)| learns(network, name)).collect::<Shapes>())
+    let networks: Vec<(&'static str, &Shapes)> = parts.networks().filter(|(network, _)| *network != "vae").collect();
+    let learning = networks.iter().map(|&(network, shapes)| {
+        (network, shapes.clone().into_iter().filter(|(name, _)| learns(network, name)).collect::<Shapes>())
     });
     let optimizer = config.optimizer.settings();
     let (mut trained, mut notes, mut added) = (Vec::new(), Vec::new(), 0);
@@ -108,12 +107,14 @@ pub(super) fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<
             }
         }
     }
-    let width = parts.text_encoder.as_ref().and_then(learned_words::width);
-    if let (Some(width), false) = (width, config.learned_tokens().is_empty()) {
-        for learned_words::Word { word, vectors } in learned_words::of(config, width)? {
-            let what = format!("the word `{word}`, {vectors} vectors");
-            let state_bytes = optimizer.state_bytes(&[vectors, width]);
-            trained.push(TrainedPart { name: "text_encoder", what, parameters: vectors * width, state_bytes });
+    let widths: Vec<usize> = parts.text_encoders.iter().filter_map(learned_words::width).collect();
+    if !widths.is_empty() && !config.learned_tokens().is_empty() {
+        for learned_words::Word { word, vectors } in learned_words::of(config, &widths)? {
+            for ((name, _), &width) in parts.text_networks().zip(&widths) {
+                let what = format!("the word `{word}`, {vectors} vectors");
+                let state_bytes = optimizer.state_bytes(&[vectors, width]);
+                trained.push(TrainedPart { name, what, parameters: vectors * width, state_bytes });
+            }
         }
     }
     if !trained.is_empty() {
@@ -134,7 +135,7 @@ fn check_patterns(config: &TrainConfig, parts: &ModelParts) -> Result<(), Failur
         shapes.keys().map(|name| format!("{network}.{name}")).collect()
     };
     let mut names = of("unet", &parts.unet);
-    names.extend(parts.text_encoder.iter().flat_map(|shapes| of("text_encoder", shapes)));
+    names.extend(parts.text_networks().flat_map(|(network, shapes)| of(network, shapes)));
     match config.full.idle_pattern(names.iter().map(String::as_str)) {
         None => Ok(()),
         Some((key, pattern)) => {
