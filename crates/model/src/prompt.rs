@@ -87,6 +87,20 @@ impl StableDiffusion {
         TextLayer { from_end: reading.clip_skip.unwrap_or(own.from_end), ..own }
     }
 
+    /// Whether `name` (of a parameter or a layer, behind its network's) lies past the states that the UNet attends to, in a text encoder
+    /// that makes nothing else: nothing depends on it. Of SDXL's first text encoder that is the last layer.
+    pub fn is_never_asked(&self, name: &str, reading: &PromptReading) -> bool {
+        let layer = self.text_layer(reading);
+        self.text_encoders.iter().filter(|encoder| !encoder.network.config().has_projection).any(|encoder| {
+            let inside = name.strip_prefix(encoder.name).and_then(|rest| rest.strip_prefix(".text_model."));
+            let Some(inside) = inside else { return false };
+            let used = (encoder.network.config().num_hidden_layers as usize + 1).saturating_sub(layer.from_end);
+            let number = inside.strip_prefix("encoder.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
+            number.is_some_and(|number: usize| number >= used)
+                || (inside.starts_with("final_layer_norm.") && !layer.final_norm)
+        })
+    }
+
     /// `prompts` as ids, and weights where they are read, on the model's device.
     pub fn tokenize(&self, prompts: &[String], reading: &PromptReading) -> Result<TokenizedPrompts> {
         let of_encoder = |tokenizer: &ClipTokenizer| -> Result<EncoderTokens> {

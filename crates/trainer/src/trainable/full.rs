@@ -2,6 +2,7 @@
 
 use super::{GroupRates, Trainable};
 use crate::error::{Error, Result};
+use sdtrain_evaluate::prompt_reading;
 use sdtrain_model::{Parameters, StableDiffusion};
 use sdtrain_optimizer::ParamGroup;
 use sdtrain_recipe::{ModelFormat, TrainConfig};
@@ -23,7 +24,9 @@ impl Full {
         let mut trained = 0;
         let parameters = all_parameters(model);
         for (name, parameter) in &parameters {
-            let is_trained = full.trains(name) && !rates.freezes(name);
+            // Weight decay alone would change what nothing depends on.
+            let is_asked = !model.is_never_asked(name, &prompt_reading(&config.model));
+            let is_trained = full.trains(name) && !rates.freezes(name) && is_asked;
             trained += usize::from(is_trained);
             let _ = parameter.set_requires_grad(is_trained);
         }

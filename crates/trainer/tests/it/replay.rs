@@ -174,9 +174,7 @@ fn steps_of_sd2_in_velocity_with_a_trained_text_encoder_match_diffusers_and_peft
 
 #[test]
 fn steps_of_sdxl_with_both_text_encoders_match_diffusers_and_peft() {
-    // The gradients behind the text encoders are a millionth of what they are sums of: in fp64 single numbers of the reference itself
-    // are another 2e-3 of the largest away.
-    assert_same_steps("trace_sdxl", &[], Tolerance { weights: Some(5e-3), ..FP32 });
+    assert_same_steps("trace_sdxl", &[], FP32);
 }
 
 #[test]
