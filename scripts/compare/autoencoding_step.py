@@ -25,7 +25,7 @@ class AutoencodingTrainee(Trainee):
         if not folder and config_folder:
             folder = {"config": str(config_folder), "subfolder": "vae"}
         self.vae = load(str(model), torch_dtype=torch.float32, **folder).requires_grad_(False)
-        self.initial, self.words, self.loss_scale, self.adapters = initial, None, 1.0, {}
+        self.initial, self.words, self.loss_scale, self.adapters = initial, [], 1.0, {}
         values = {name.removeprefix("vae."): value for name, value in initial.items()}
         self.trained = {f"vae.{name}": parameter for name, parameter in self._prepare(self.vae, values).items()}
         self.vae.to(self.compute)

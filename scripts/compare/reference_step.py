@@ -109,10 +109,19 @@ def load_unet(model, config_folder=None):
     return UNet2DConditionModel.from_single_file(str(model), torch_dtype=torch.float32, **config)
 
 
-def load_text_encoder(model):
-    from transformers import CLIPTextModel
+def load_text_encoder(model, part="text_encoder"):
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-    return CLIPTextModel.from_pretrained(Path(model) / "text_encoder", torch_dtype=torch.float32)
+    if part == "text_encoder":
+        return CLIPTextModel.from_pretrained(Path(model) / part, torch_dtype=torch.float32)
+    encoder = CLIPTextModelWithProjection.from_pretrained(Path(model) / part, torch_dtype=torch.float32)
+    # The released file says 2, for which transformers takes the largest id: a learned word's, where there is one.
+    encoder.text_model.eos_token_id = encoder.config.vocab_size - 1
+    return encoder
+
+
+def text_encoder_names(model):
+    return [part for part in ("text_encoder", "text_encoder_2") if (Path(model) / part).is_dir()]
 
 
 def inner_name(module, name):
@@ -144,25 +153,26 @@ def block_numbers(unet, blocks):
     return number
 
 
-LEARNED = "text_encoder.learned_tokens."
+LEARNED = ".learned_tokens."
 
 
 class LearnedWords:
-    """Words added as diffusers' textual inversion does it: the whole embedding is trained, and after each step every row but
-    the words' is put back."""
+    """Words added to one text encoder as diffusers' textual inversion does it: the whole embedding is trained, and after each step every
+    row but the words' is put back."""
 
-    def __init__(self, model, text_encoder, initial, words, dtype):
+    def __init__(self, model, part, text_encoder, initial, words, dtype):
         """`initial`: the vectors by their names in a trace; `words`: in the order in which they were added."""
         from transformers import CLIPTokenizer
 
-        tokenizer = CLIPTokenizer.from_pretrained(Path(model) / "tokenizer")
-        vectors = {name.removeprefix(LEARNED): value for name, value in initial.items() if name.startswith(LEARNED)}
+        prefix = part + LEARNED
+        tokenizer = CLIPTokenizer.from_pretrained(Path(model) / part.replace("text_encoder", "tokenizer"))
+        vectors = {name.removeprefix(prefix): value for name, value in initial.items() if name.startswith(prefix)}
         assert sorted(vectors) == sorted(words), f"the trace has {sorted(vectors)}, its configuration {sorted(words)}"
         self.rows = {}
         for word in words:
             names = [word] + [f"{word}_{index}" for index in range(1, len(vectors[word]))]
             assert tokenizer.add_tokens(names) == len(names), f"the tokenizer has `{word}` already"
-            self.rows[LEARNED + word] = tokenizer.convert_tokens_to_ids(names)
+            self.rows[prefix + word] = tokenizer.convert_tokens_to_ids(names)
         table = text_encoder.get_input_embeddings()
         rows = max(len(tokenizer), table.num_embeddings)
         text_encoder.resize_token_embeddings(rows, mean_resizing=False)
@@ -210,30 +220,34 @@ class Trainee:
         self.schedule = noise_schedule(model, settings)
         self.loss = DenoisingLoss(settings.config, self.schedule)
         self.unet = load_unet(model, config_folder)
-        of_text = any(name.startswith("text_encoder.") for name in initial)
-        self.text_encoder = load_text_encoder(model) if of_text else None
+        of_text = any(name.startswith("text_encoder") for name in initial)
+        # Which layer, and whether through the final norm: SDXL's penultimate one as it is.
+        names = text_encoder_names(model)
+        self.of_sdxl = len(names) > 1
+        self.text_encoders = {part: load_text_encoder(model, part) for part in names} if of_text else {}
         self.initial = initial
         self.groups = {}
         self.trained = {}
         self.adapters = {}
-        for part, module in [("unet", self.unet), ("text_encoder", self.text_encoder)]:
-            if module is None:
-                continue
+        for part, module in [("unet", self.unet), *self.text_encoders.items()]:
             module.requires_grad_(False)
             tensors = {
                 inner_name(module, name.removeprefix(f"{part}.")): (name, value)
                 for name, value in initial.items()
-                if name.startswith(f"{part}.") and not name.startswith(LEARNED)
+                if name.startswith(f"{part}.") and LEARNED not in name
             }
             values = {inner: value for inner, (_, value) in tensors.items()}
             self.groups[part] = self._prepare(module, values, part)
             self.trained |= {tensors[inner][0]: parameter for inner, parameter in self.groups[part].items()}
         # Behind the others, as the program has its groups.
-        of_words = any(name.startswith(LEARNED) for name in initial)
-        self.words = LearnedWords(model, self.text_encoder, initial, settings.words, settings.trained_dtype()) if of_words else None
+        of_words = any(LEARNED in name for name in initial)
+        self.words = [
+            LearnedWords(model, part, encoder, initial, settings.words, settings.trained_dtype())
+            for part, encoder in (self.text_encoders.items() if of_words else [])
+        ]
         if self.words:
-            self.groups["learned_tokens"] = {"embedding": self.words.parameter}
-        left = set(initial) - set(self.trained) - set(self.words.rows if self.words else [])
+            self.groups["learned_tokens"] = {str(index): words.parameter for index, words in enumerate(self.words)}
+        left = set(initial) - set(self.trained) - {name for words in self.words for name in words.rows}
         assert not left, f"the trace trains tensors that this script does not know: {sorted(left)[:3]}"
         self.optimizer = torch.optim.AdamW(
             [{"params": group} for group in self._groups_of_rates() if group],
@@ -258,8 +272,8 @@ class Trainee:
         found = {}
         for name, parameter in self.trained.items():
             part, inner = name.split(".", 1)
-            plus = lora.get(f"loraplus_{part}_lr_ratio", lora.get("loraplus_lr_ratio"))
-            key = (part != "unet", number(inner) if part == "unet" else 0, plus is not None and ".lora_B." in name)
+            plus = lora.get(f"loraplus_{part.removesuffix('_2')}_lr_ratio", lora.get("loraplus_lr_ratio"))
+            key = (["unet", "text_encoder", "text_encoder_2"].index(part), number(inner) if part == "unet" else 0, plus is not None and ".lora_B." in name)
             found.setdefault(key, []).append(parameter)
         groups = [found[key] for key in sorted(found)]
         return groups + [list(group.values()) for part, group in self.groups.items() if part == "learned_tokens"]
@@ -291,8 +305,8 @@ class Trainee:
         for name, parameter in self.trained.items():
             parameter.data.copy_(self.initial[name])
             parameter.requires_grad_(True)
-        if self.words:
-            self.words.put(self.initial)
+        for words in self.words:
+            words.put(self.initial)
         self.optimizer.state.clear()
 
     def objective(self):
@@ -305,28 +319,43 @@ class Trainee:
         return torch.autocast(device, dtype=dtype, enabled=self.settings.autocast and of_16_bits)
 
     def states(self, inputs, prefix=""):
-        """What the UNet attends to; `prior_` is the prefix of the class prompt's inputs."""
+        """What the UNet attends to, and the prompt as one vector (SDXL's); `prior_` is the prefix of the class prompt's inputs."""
         inputs = {name.removeprefix(prefix): value for name, value in inputs.items() if name.startswith(prefix)}
-        if "input_ids" not in inputs or self.text_encoder is None:
-            return inputs["encoder_hidden_states"]
-        ids = inputs["input_ids"]
+        if "input_ids" not in inputs or not self.text_encoders:
+            return inputs["encoder_hidden_states"], inputs.get("text_embeds")
+        found = [
+            self.states_of(encoder, inputs[f"input_ids{suffix}"], inputs.get(f"prompt_weights{suffix}"))
+            for suffix, encoder in zip(["", "_2"], self.text_encoders.values())
+        ]
+        return torch.cat([states for states, _ in found], dim=-1), found[-1][1]
+
+    def states_of(self, encoder, ids, weights):
         ids = ids if ids.dim() == 3 else ids[:, None]
-        found = self.text_encoder(ids.flatten(0, 1), output_hidden_states=True).hidden_states[-self.settings.clip_skip]
-        states = getattr(self.text_encoder, "text_model", self.text_encoder).final_layer_norm(found)
+        output = encoder(ids.flatten(0, 1), output_hidden_states=True)
+        if self.of_sdxl:
+            states = output.hidden_states[-2]
+        else:
+            states = getattr(encoder, "text_model", encoder).final_layer_norm(output.hidden_states[-self.settings.clip_skip])
         # A prompt of several windows: the first mark, what each window holds, the last mark.
         states = states.unflatten(0, ids.shape[:2])
         states = torch.cat([states[:, 0, :1], states[:, :, 1:-1].flatten(1, 2), states[:, -1, -1:]], dim=1)
-        return states * inputs["prompt_weights"][..., None] if "prompt_weights" in inputs else states
+        pooled = getattr(output, "text_embeds", None)
+        pooled = None if pooled is None else pooled.unflatten(0, ids.shape[:2])[:, 0]
+        return states if weights is None else states * weights[..., None], pooled
+
+    def predict(self, unet, noisy_latents, timesteps, states, pooled, time_ids):
+        added = None if time_ids is None else {"text_embeds": pooled, "time_ids": time_ids}
+        return unet(noisy_latents, timesteps, encoder_hidden_states=states, added_cond_kwargs=added).sample
 
     def example_losses(self, inputs):
         """Weighted loss of each example, in fp32 (fp64 where all is)."""
         latents, noise, timesteps = inputs["latents"], inputs["noise"], inputs["timesteps"]
         noisy_latents = self.schedule.add_noise(latents, inputs.get("input_noise", noise), timesteps)
         with self.autocast():
-            states = self.states(inputs)
+            states, pooled = self.states(inputs)
             if not self.settings.autocast:
                 noisy_latents, states = noisy_latents.to(self.compute), states.to(self.compute)
-            prediction = self.unet(noisy_latents, timesteps, encoder_hidden_states=states).sample
+            prediction = self.predict(self.unet, noisy_latents, timesteps, states, pooled, inputs.get("time_ids"))
         kind = self.schedule.config.prediction_type
         if kind == "epsilon":
             target = noise
@@ -342,12 +371,13 @@ class Trainee:
 
     def prior_losses(self, inputs, noisy_latents):
         """Distance of the answer to the class prompt from the untrained model's, weighted, of each example."""
-        timesteps = inputs["timesteps"]
+        timesteps, time_ids = inputs["timesteps"], inputs.get("time_ids")
         with self.autocast():
             with torch.no_grad(), self.base() as unet:
-                target = unet(noisy_latents, timesteps, encoder_hidden_states=inputs["prior_base_hidden_states"]).sample
-            states = self.states(inputs, "prior_")
-            prediction = self.unet(noisy_latents, timesteps, encoder_hidden_states=states).sample
+                states, pooled = inputs["prior_base_hidden_states"], inputs.get("prior_base_text_embeds")
+                target = self.predict(unet, noisy_latents, timesteps, states, pooled, time_ids)
+            states, pooled = self.states(inputs, "prior_")
+            prediction = self.predict(self.unet, noisy_latents, timesteps, states, pooled, time_ids)
         squares = F.mse_loss(at_least_fp32(prediction), at_least_fp32(target), reduction="none")
         return squares.flatten(1).mean(1) * inputs["prior_loss_weights"]
 
@@ -375,9 +405,9 @@ class Trainee:
             (part * self.loss_scale).backward()
             loss += part.detach()
         parameters = list(self.trained.values())
-        if self.words:
-            parameters.append(self.words.parameter)
-            self.words.own_gradient_only()
+        for words in self.words:
+            parameters.append(words.parameter)
+            words.own_gradient_only()
         if self.loss_scale != 1.0:
             for parameter in parameters:
                 parameter.grad /= self.loss_scale
@@ -389,10 +419,10 @@ class Trainee:
         largest = self.settings.config.get("lora", {}).get("max_weight_norm")
         for adapters in self.adapters.values() if largest else []:
             adapters.cap_norms(largest)
-        if self.words:
-            self.words.put_others_back()
+        for words in self.words:
+            words.put_others_back()
             if self.settings.config.get("textual_inversion", {}).get("preserve_norm"):
-                self.words.keep_norms()
+                words.keep_norms()
         self.optimizer.zero_grad(set_to_none=True)
         return float(loss), float(grad_norm)
 
@@ -411,4 +441,4 @@ class Trainee:
 
     def weights(self):
         trained = {name: parameter.detach().cpu().clone() for name, parameter in self.trained.items()}
-        return trained | (self.words.weights() if self.words else {})
+        return trained | {name: value for words in self.words for name, value in words.weights().items()}

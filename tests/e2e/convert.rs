@@ -89,9 +89,9 @@ fn a_family_that_is_not_supported_is_refused_by_name() {
     fs::create_dir_all(project.path("xl/unet")).expect("there is room");
     project.write(
         "xl/model_index.json",
-        r#"{"_class_name": "StableDiffusionXLPipeline", "text_encoder": ["transformers", "CLIPTextModel"]}"#,
+        r#"{"_class_name": "StableDiffusionXLImg2ImgPipeline", "text_encoder": [null, null]}"#,
     );
     project.write("xl/unet/config.json", r#"{"in_channels": 4, "use_linear_projection": true}"#);
     let (_, said) = project.expect(4, &["--config", "run.toml", "--set", "model.path=xl"]);
-    assert!(said.contains("SDXL family; only the SD1 and SD2 families"), "{said}");
+    assert!(said.contains("SDXL refiner family; only the SD1, SD2 and SDXL families"), "{said}");
 }

@@ -7,7 +7,7 @@ use crate::lora::{Lora, LoraModule, Networks};
 use crate::metadata::peft_metadata;
 use crate::site::Site;
 use sdtrain_model::{Adaptable, TensorReader, read_tensor};
-use sdtrain_state_dict::maps::lora_kohya::{KohyaModules, TextEncoders, is_kohya_name, kohya_name};
+use sdtrain_state_dict::maps::lora_kohya::{KohyaModules, is_kohya_name, kohya_name};
 use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor, Part, peft_name};
 use sdtrain_state_dict::maps::peft_metadata::{self, PeftConfig};
 use sdtrain_state_dict::maps::textual_inversion::BUNDLE_PREFIX;
@@ -86,7 +86,7 @@ impl LoraFile {
             let (kind, adapter) = read_layer(&site, tensors).map_err(|reason| does_not_fit(&reason))?;
             modules.push(LoraModule { part, path, kind, layer: Rc::new(Attached::new(site, adapter)) });
         }
-        Ok(Lora::from_modules(modules))
+        Ok(Lora::from_modules(modules, networks))
     }
 }
 
@@ -132,7 +132,7 @@ impl Lora {
             for (tensor, value) in of_layer.into_iter().chain(alpha) {
                 let key = LoraKey { part: module.part, module: module.path.clone(), tensor };
                 let name = match form {
-                    Form::Kohya => kohya_name(&key, TextEncoders::One),
+                    Form::Kohya => kohya_name(&key, self.kohya_naming()),
                     Form::Peft => peft_name(&key),
                 };
                 tensors.push((name, value));

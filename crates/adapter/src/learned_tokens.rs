@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use sdtrain_model::{LearnedWord, StableDiffusion, TensorReader, read_tensor};
 use sdtrain_random::{Purpose, Stream, key_of};
 use sdtrain_recipe::LearnedTokenConfig;
-use sdtrain_state_dict::maps::textual_inversion::{NAME_KEY, UNNAMED, WordEntry, bundle_name, entries};
+use sdtrain_state_dict::maps::textual_inversion::{NAME_KEY, OF_TWO, UNNAMED, WordEntry, bundle_names, entries};
 use sdtrain_state_dict::{FromReader, Joined, Reader, SafetensorsFile, write_source};
 use sdtrain_tokenizer::Tokenizer;
 use std::collections::BTreeMap;
@@ -26,10 +26,13 @@ pub fn read_learned_words(reader: &dyn Reader, name: Option<&str>) -> Result<Vec
     }
     let stem = || reader.path().file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let read = |entry: WordEntry| {
-        let WordEntry { word, tensor, vectors, width } = entry;
+        let WordEntry { word, tensors, vectors, widths } = entry;
         let word = name.map(str::to_string).or(word).unwrap_or_else(stem);
-        let values = read_tensor(reader, &tensor, Some(Kind::Float), Device::Cpu)?;
-        Ok(LearnedWord { word, vectors: values.f_reshape([vectors as i64, width as i64])? })
+        let read = |(tensor, width): (&String, usize)| -> Result<Tensor> {
+            let values = read_tensor(reader, tensor, Some(Kind::Float), Device::Cpu)?;
+            Ok(values.f_reshape([vectors as i64, width as i64])?)
+        };
+        Ok(LearnedWord { word, vectors: tensors.iter().zip(widths).map(read).collect::<Result<_>>()? })
     };
     entries.into_iter().map(read).collect()
 }
@@ -45,11 +48,13 @@ pub fn read_bundled_words(reader: &dyn Reader) -> Result<Vec<LearnedWord>> {
 
 /// The words in the form that a model on `device` takes.
 pub fn on_device(words: Vec<LearnedWord>, device: Device) -> Vec<LearnedWord> {
-    let moved = |LearnedWord { word, vectors }| LearnedWord { word, vectors: vectors.to_device(device) };
-    words.into_iter().map(moved).collect()
+    let moved = |vectors: &Tensor| vectors.to_device(device);
+    let word = |LearnedWord { word, vectors }| LearnedWord { word, vectors: vectors.iter().map(moved).collect() };
+    words.into_iter().map(word).collect()
 }
 
-/// How a file names the tensor of a word.
+/// How a file names the tensor of a word. Words of two text encoders have the names that every program reads, whatever is chosen:
+/// `clip_l` and `clip_g`, of several words as LoRAs bring them along.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WordNaming {
     /// By the word, as diffusers; any number of words.
@@ -75,11 +80,15 @@ pub fn write_learned_words(
     }
     let spoken: Vec<&str> = words.iter().map(|word| word.word.as_str()).collect();
     metadata.insert("modelspec.trigger_phrase".to_string(), spoken.join(", "));
-    let name = |word: &LearnedWord| match (naming, words.len()) {
-        (WordNaming::EmbParams, 1) => UNNAMED.to_string(),
-        _ => word.word.clone(),
+    let names = |word: &LearnedWord| -> Vec<String> {
+        match (naming, word.vectors.len(), words.len()) {
+            (WordNaming::EmbParams, 1, 1) => vec![UNNAMED.to_string()],
+            (_, 1, _) => vec![word.word.clone()],
+            (_, _, 1) => OF_TWO.map(str::to_string).to_vec(),
+            (_, encoders, _) => bundle_names(&word.word, encoders),
+        }
     };
-    let tensors: Vec<(String, Tensor)> = words.iter().map(|word| (name(word), word.vectors.detach())).collect();
+    let tensors = named_tensors(words, names);
     let reader = TensorReader::new(tensors.iter().map(|(name, tensor)| (name.clone(), tensor)), Some(kind));
     Ok(write_source(path, &reader, &metadata)?)
 }
@@ -89,8 +98,7 @@ pub fn write_learned_words(
 /// # Errors
 /// Where the file cannot be read or written.
 pub fn add_to_lora_file(path: &Path, words: &[LearnedWord], kind: Kind) -> Result<()> {
-    let tensors: Vec<(String, Tensor)> =
-        words.iter().map(|word| (bundle_name(&word.word), word.vectors.detach())).collect();
+    let tensors = named_tensors(words, |word| bundle_names(&word.word, word.vectors.len()));
     let added = TensorReader::new(tensors.iter().map(|(name, tensor)| (name.clone(), tensor)), Some(kind));
     let parts: Vec<Box<dyn Reader>> = vec![Box::new(SafetensorsFile::open(path)?), Box::new(added)];
     let joined = Joined::new(path, parts)?;
@@ -98,7 +106,15 @@ pub fn add_to_lora_file(path: &Path, words: &[LearnedWord], kind: Kind) -> Resul
     Ok(write_source(path, &FromReader(&joined), &metadata)?)
 }
 
-/// The first vectors of a word that is to be learned: f32 leaves on the model's device.
+/// The vectors of `words`, each under the name that `names` has for its text encoder.
+fn named_tensors(words: &[LearnedWord], names: impl Fn(&LearnedWord) -> Vec<String>) -> Vec<(String, Tensor)> {
+    let of_word = |word: &LearnedWord| -> Vec<(String, Tensor)> {
+        names(word).into_iter().zip(word.vectors.iter().map(Tensor::detach)).collect()
+    };
+    words.iter().flat_map(of_word).collect()
+}
+
+/// The first vectors of a word that is to be learned, for each text encoder: f32 leaves on the model's device.
 ///
 /// With `initial`, those of that file; with `initial_words`, the vocabulary's vectors of these words, over and over or cut off
 /// where the word has more or fewer; without either, drawn with the vocabulary's spread: a pure function of `seed` and the word.
@@ -109,49 +125,57 @@ pub fn new_word(config: &LearnedTokenConfig, seed: u64, model: &StableDiffusion)
     let word = config.word.clone();
     if let Some(path) = &config.initial {
         let vectors = from_file(path, config, model)?;
-        return Ok(LearnedWord { word, vectors: vectors.to_device(model.device) });
+        return Ok(LearnedWord { word, vectors: vectors.iter().map(|own| own.to_device(model.device)).collect() });
     }
-    let table = model.text_encoder.token_embedding();
-    let (count, width) = (i64::from(config.vectors.unwrap_or(1)), table.size()[1]);
-    let vectors = match &config.initial_words {
-        Some(words) => {
-            let ids = model.tokenizer.tokens(words);
-            if ids.is_empty() {
-                return Err(Error::NoInitialWords { word });
+    let count = i64::from(config.vectors.unwrap_or(1));
+    let mut stream = Stream::new(seed, Purpose::Init, 2, key_of(&word));
+    let mut vectors = Vec::new();
+    for encoder in &model.text_encoders {
+        let table = encoder.network.token_embedding();
+        let width = table.size()[1];
+        let own = match &config.initial_words {
+            Some(words) => {
+                let ids = encoder.tokenizer.tokens(words);
+                if ids.is_empty() {
+                    return Err(Error::NoInitialWords { word });
+                }
+                let ids: Vec<i64> = (0..count as usize).map(|index| ids[index % ids.len()]).collect();
+                table.f_index_select(0, &Tensor::from_slice(&ids).to_device(table.device()))?.to_kind(Kind::Float)
             }
-            let ids: Vec<i64> = (0..count as usize).map(|index| ids[index % ids.len()]).collect();
-            table.f_index_select(0, &Tensor::from_slice(&ids).to_device(table.device()))?.to_kind(Kind::Float)
-        }
-        None => {
-            let spread = table.to_kind(Kind::Float).std(false).double_value(&[]);
-            let mut stream = Stream::new(seed, Purpose::Init, 2, key_of(&word));
-            let values: Vec<f32> = (0..count * width).map(|_| stream.normal_f32() * spread as f32).collect();
-            Tensor::f_from_slice(&values)?.f_reshape([count, width])?
-        }
-    };
-    Ok(LearnedWord { word, vectors: vectors.to_device(model.device).copy() })
+            None => {
+                let spread = table.to_kind(Kind::Float).std(false).double_value(&[]);
+                let values: Vec<f32> = (0..count * width).map(|_| stream.normal_f32() * spread as f32).collect();
+                Tensor::f_from_slice(&values)?.f_reshape([count, width])?
+            }
+        };
+        vectors.push(own.to_device(model.device).copy());
+    }
+    Ok(LearnedWord { word, vectors })
 }
 
 /// The word's vectors in a file: the only ones, or those under its name.
-fn from_file(path: &Path, config: &LearnedTokenConfig, model: &StableDiffusion) -> Result<Tensor> {
+fn from_file(path: &Path, config: &LearnedTokenConfig, model: &StableDiffusion) -> Result<Vec<Tensor>> {
     let file = SafetensorsFile::open(path)?;
     let mut words = read_learned_words(&file, None)?;
     let unusable = |reason: String| Error::NoWords { file: path.display().to_string(), reason };
     if words.len() > 1 {
         words.retain(|found| found.word == config.word);
     }
-    let Some(LearnedWord { vectors, .. }) = words.pop() else {
+    let Some(found) = words.pop() else {
         return Err(unusable(format!("holds several words, but not `{}`", config.word)));
     };
-    let (count, width) = (vectors.size()[0], vectors.size()[1]);
-    let own = model.text_encoder.config().hidden_size;
-    if width != own {
-        return Err(unusable(format!("has vectors of {width} numbers; this model's text encoder has {own}")));
+    let count = found.count();
+    let widths: Vec<i64> = found.vectors.iter().map(|vectors| vectors.size()[1]).collect();
+    let own: Vec<i64> = model.text_encoders.iter().map(|encoder| encoder.network.config().hidden_size).collect();
+    if widths != own {
+        let said = |widths: &[i64]| widths.iter().map(i64::to_string).collect::<Vec<_>>().join(" and ");
+        let (found, own) = (said(&widths), said(&own));
+        return Err(unusable(format!("has vectors of {found} numbers; this model's text encoder has {own}")));
     }
     match config.vectors {
-        Some(wanted) if i64::from(wanted) != count => {
+        Some(wanted) if wanted as usize != count => {
             Err(unusable(format!("has {count} vectors for `{}`, but `vectors` is {wanted}", config.word)))
         }
-        _ => Ok(vectors),
+        _ => Ok(found.vectors),
     }
 }

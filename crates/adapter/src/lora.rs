@@ -8,6 +8,7 @@ use crate::site::Site;
 use sdtrain_model::{Adaptable, Parameters, StableDiffusion};
 use sdtrain_random::{Purpose, Stream, key_of};
 use sdtrain_recipe::{AdapterKind, FileAdapter, LoraConfig};
+use sdtrain_state_dict::maps::lora_kohya::KohyaNaming;
 use sdtrain_state_dict::maps::lora_peft::{LoraKey, LoraTensor, Part, peft_name};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -15,19 +16,27 @@ use tch::{Device, Kind, Tensor};
 
 /// The networks that adapters can be attached to.
 pub struct Networks<'m> {
-    parts: [(Part, &'m Parameters); 2],
+    parts: Vec<(Part, &'m Parameters)>,
 }
 
 impl<'m> Networks<'m> {
-    /// UNet and text encoder of `model`.
+    /// UNet and text encoders of `model`.
     pub fn of(model: &'m StableDiffusion) -> Networks<'m> {
-        let parts = [(Part::Unet, model.unet.parameters()), (Part::TextEncoder, model.text_encoder.parameters())];
-        Networks { parts }
+        let parts = Part::ALL.into_iter();
+        let networks = model.networks();
+        let found = |part: Part| networks.iter().find(|(name, _)| *name == part.folder()).map(|(_, own)| (part, *own));
+        Networks { parts: parts.filter_map(found).collect() }
+    }
+
+    /// How kohya's scripts name the layers.
+    fn kohya_naming(&self) -> KohyaNaming {
+        KohyaNaming::of_layers(&self.layers().map(|(part, path, _)| (part, path)).collect::<Vec<_>>())
     }
 
     /// Part, path and layer of everything an adapter can be attached to.
     pub fn layers(&self) -> impl Iterator<Item = (Part, &'m str, &'m Adaptable)> {
-        self.parts.into_iter().flat_map(|(part, parameters)| parameters.layers().map(move |(path, l)| (part, path, l)))
+        let parts = self.parts.iter().copied();
+        parts.flat_map(|(part, parameters)| parameters.layers().map(move |(path, layer)| (part, path, layer)))
     }
 }
 
@@ -84,13 +93,14 @@ impl LoraModule {
 #[derive(Debug)]
 pub struct Lora {
     modules: Vec<LoraModule>,
+    kohya_naming: KohyaNaming,
 }
 
 impl Lora {
     /// New adapters on the layers that `config` names, in f32 and a pure function of `seed` and the layer's path. They
     /// change nothing at first.
     pub fn new(config: &LoraConfig, seed: u64, networks: &Networks) -> Result<Lora> {
-        let mut lora = Lora { modules: Vec::new() };
+        let mut lora = Lora::from_modules(Vec::new(), networks);
         match lora.add_missing(config, seed, networks, |_| true)? {
             0 => Err(Error::NoTargets(config.effective_targets())),
             _ => Ok(lora),
@@ -123,8 +133,13 @@ impl Lora {
         Ok(self.modules.len() - present.len())
     }
 
-    pub(crate) fn from_modules(modules: Vec<LoraModule>) -> Lora {
-        Lora { modules }
+    pub(crate) fn from_modules(modules: Vec<LoraModule>, networks: &Networks) -> Lora {
+        Lora { modules, kohya_naming: networks.kohya_naming() }
+    }
+
+    /// How kohya's scripts name its layers.
+    pub(crate) fn kohya_naming(&self) -> &KohyaNaming {
+        &self.kohya_naming
     }
 
     /// The adapters.

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::sum::{MergedLayer, WholeChange};
 use sdtrain_model::TensorReader;
-use sdtrain_state_dict::maps::lora_kohya::{TextEncoders, kohya_name};
+use sdtrain_state_dict::maps::lora_kohya::{KohyaNaming, kohya_name};
 use sdtrain_state_dict::maps::lora_peft::{LoraKey, LoraTensor, Part, peft_name};
 use sdtrain_state_dict::maps::peft_metadata::{self, AdaptedLayer, PeftConfig};
 use sdtrain_state_dict::metadata::sshs_hashes;
@@ -19,9 +19,8 @@ pub fn save_merged_kohya(
     kind: Kind,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let two = layers.iter().any(|layer| layer.part == Part::TextEncoder2);
-    let text_encoders = if two { TextEncoders::Two } else { TextEncoders::One };
-    let tensors = tensors(layers, kind, &|key| Some(kohya_name(key, text_encoders)));
+    let naming = KohyaNaming::of_parts(layers.iter().map(|layer| layer.part));
+    let tensors = tensors(layers, kind, &|key| Some(kohya_name(key, &naming)));
     let mut metadata = metadata.clone();
     metadata.extend(network_metadata(layers));
     let (model_hash, legacy_hash) = sshs_hashes(&tensors, &metadata)?;
@@ -58,14 +57,13 @@ pub fn save_merged_full(
     kind: Kind,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let two = changes.iter().any(|change| change.part == Part::TextEncoder2);
-    let text_encoders = if two { TextEncoders::Two } else { TextEncoders::One };
+    let naming = KohyaNaming::of_parts(changes.iter().map(|change| change.part));
     let mut tensors: Vec<(String, Tensor)> = Vec::new();
     for change in changes {
         let bias = change.bias.iter().map(|bias| (LoraTensor::DiffBias, bias));
         for (tensor, value) in std::iter::once((LoraTensor::Diff, &change.diff)).chain(bias) {
             let key = LoraKey { part: change.part, module: change.path.clone(), tensor };
-            tensors.push((kohya_name(&key, text_encoders), value.shallow_clone()));
+            tensors.push((kohya_name(&key, &naming), value.shallow_clone()));
         }
     }
     let tensors = TensorReader::new(tensors.iter().map(|(name, tensor)| (name.clone(), tensor)), Some(kind));

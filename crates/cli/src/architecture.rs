@@ -1,4 +1,4 @@
-//! Names and shapes of the three networks from their `config.json`, without weights and without libtorch.
+//! Names and shapes of the networks from their `config.json`, without weights and without libtorch.
 //!
 //! The engine builds the networks; this list serves `check` where a model is to be trained from scratch.
 
@@ -24,6 +24,15 @@ pub(crate) fn unet(config: &Json) -> Option<Shapes> {
     list.convolution("conv_in", number(&config["in_channels"]).unwrap_or(4), first, 3);
     list.linear("time_embedding.linear_1", first, first * 4, true);
     list.linear("time_embedding.linear_2", first * 4, first * 4, true);
+    if !config["addition_embed_type"].is_null() {
+        list.linear(
+            "add_embedding.linear_1",
+            number(&config["projection_class_embeddings_input_dim"])?,
+            first * 4,
+            true,
+        );
+        list.linear("add_embedding.linear_2", first * 4, first * 4, true);
+    }
     for level in 0..levels {
         let block = format!("down_blocks.{level}");
         let output = channels[level];
@@ -108,7 +117,7 @@ pub(crate) fn vae(config: &Json) -> Option<Shapes> {
     Some(list.shapes)
 }
 
-/// `CLIPTextModel`.
+/// `CLIPTextModel`, or `CLIPTextModelWithProjection`.
 pub(crate) fn text_encoder(config: &Json) -> Option<Shapes> {
     let width = number(&config["hidden_size"])?;
     let inner = number(&config["intermediate_size"])?;
@@ -127,6 +136,9 @@ pub(crate) fn text_encoder(config: &Json) -> Option<Shapes> {
         list.linear(&format!("{layer}.mlp.fc2"), inner, width, true);
     }
     list.norm("text_model.final_layer_norm", width);
+    if config["architectures"][0] == "CLIPTextModelWithProjection" {
+        list.linear("text_projection", width, number(&config["projection_dim"])?, false);
+    }
     Some(list.shapes)
 }
 
@@ -261,6 +273,15 @@ mod tests {
         }))
         .expect("complete");
         assert_eq!((shapes.len(), count(&shapes)), (196, 123_060_480));
+    }
+
+    #[test]
+    fn the_networks_of_sdxl_have_their_known_numbers_of_parameters() {
+        let configs = sdtrain_state_dict::PipelineConfigs::sdxl(false);
+        let shapes = unet(&configs.unet).expect("complete");
+        assert_eq!((shapes.len(), count(&shapes)), (1680, 2_567_463_684));
+        let shapes = configs.text_encoders.iter().map(|config| text_encoder(config).expect("complete"));
+        assert_eq!(shapes.map(|shapes| count(&shapes)).collect::<Vec<_>>(), [123_060_480, 694_659_840]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use sdtrain_recipe::{Batching, FloatType, Learning, ObjectiveKind, Prior, StoredType, TrainConfig};
 
-use crate::activations::{self, Kept};
+use crate::activations;
 use crate::architecture::Shapes;
 use crate::model_parts::{ModelParts, count_parameters};
 
@@ -106,11 +106,10 @@ pub(crate) fn estimate(config: &TrainConfig, parts: &ModelParts, trained: Traine
         true => {
             let whole = facts.unet == Learning::Weights;
             let unet = activations::of_unet(&parts.unet, latents, parts.unet_levels(), whole);
-            let text = match (&parts.text_encoder, config.trains_text_encoder()) {
-                (Some(encoder), true) => activations::of_text_encoder(encoder),
-                _ => Kept::default(),
-            };
-            unet.under(config.train.gradient_checkpointing) + text.under(config.train.gradient_checkpointing)
+            let trained = parts.text_encoders.iter().filter(|_| config.trains_text_encoder());
+            let text =
+                trained.map(|encoder| activations::of_text_encoder(encoder).under(config.train.gradient_checkpointing));
+            unet.under(config.train.gradient_checkpointing) + text.sum::<f64>()
         }
         false => parts.vae.as_ref().map_or(0.0, |vae| activations::of_vae(vae, pixels)),
     };
@@ -129,7 +128,7 @@ pub(crate) fn estimate(config: &TrainConfig, parts: &ModelParts, trained: Traine
     let narrow = narrow_trained + if config.precision.compute == FloatType::Fp32 { 0.0 } else { frozen };
     let training = frozen * number + learning_bytes(config, trained) + kept + casts + narrow * 2.0 * ROOM_BETWEEN;
     let training = training + lpips_bytes(config, pixels * batch);
-    let all: usize = networks(parts).map(|(_, shapes)| count_parameters(shapes)).sum();
+    let all: usize = parts.networks().map(|(_, shapes)| count_parameters(shapes)).sum();
     let encoding = match (&parts.vae, config.objective_kind().denoises()) {
         // For the cache one by one, before there is anything to train; without it a batch at each step.
         (Some(vae), true) if config.data.cache_latents => {
@@ -157,21 +156,17 @@ fn lpips_bytes(config: &TrainConfig, pixels: f64) -> f64 {
     if is_used { LPIPS_BYTES + LPIPS_BYTES_OF_PIXEL * pixels } else { 0.0 }
 }
 
-fn networks(parts: &ModelParts) -> impl Iterator<Item = (&'static str, &Shapes)> {
-    let networks =
-        [("unet", Some(&parts.unet)), ("vae", parts.vae.as_ref()), ("text_encoder", parts.text_encoder.as_ref())];
-    networks.into_iter().filter_map(|(name, shapes)| Some((name, shapes?)))
-}
-
 /// Parameters of the networks that are there in every step: those whose results are cached leave.
 fn resident_parameters(config: &TrainConfig, parts: &ModelParts) -> usize {
     let denoises = config.objective_kind().denoises();
     let stays = |name: &str| match name {
         "vae" => !denoises || !config.data.cache_latents,
-        "text_encoder" => !denoises || config.trains_text_encoder() || !config.data.cache_text_encoder_outputs,
+        "text_encoder" | "text_encoder_2" => {
+            !denoises || config.trains_text_encoder() || !config.data.cache_text_encoder_outputs
+        }
         _ => true,
     };
-    networks(parts).filter(|(name, _)| stays(name)).map(|(_, shapes)| count_parameters(shapes)).sum()
+    parts.networks().filter(|(name, _)| stays(name)).map(|(_, shapes)| count_parameters(shapes)).sum()
 }
 
 fn precision_is_mixed(config: &TrainConfig) -> bool {
@@ -265,9 +260,9 @@ mod tests {
             }))
             .expect("complete"),
             vae: architecture::vae(&json!({"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2})),
-            text_encoder: architecture::text_encoder(&json!({
+            text_encoders: Vec::from_iter(architecture::text_encoder(&json!({
                 "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-            })),
+            }))),
         }
     }
 

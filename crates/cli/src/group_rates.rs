@@ -8,6 +8,7 @@ use crate::{ExitCode, Failure};
 /// What learns how fast.
 pub(crate) struct GroupRates<'c> {
     config: &'c TrainConfig,
+    text_encoders: usize,
     numbering: UnetBlocks,
     /// One a block of the UNet, where blocks have rates of their own.
     blocks: Option<Vec<f64>>,
@@ -16,12 +17,16 @@ pub(crate) struct GroupRates<'c> {
 impl<'c> GroupRates<'c> {
     /// What `config` says for the blocks of this model.
     pub fn of(config: &'c TrainConfig, parts: &ModelParts) -> Result<GroupRates<'c>, Failure> {
+        let text_encoders = parts.text_encoders.len();
+        if let Some((message, hint)) = config.second_rate_refused(text_encoders) {
+            return Err(Failure::new(ExitCode::Configuration, message).hint(hint));
+        }
         let numbering = config.blocks.numbering(UnetBlocks::of_names(parts.unet.keys().map(String::as_str)));
         let blocks = config.blocks.rates(config.unet_learning_rate(), &numbering).map_err(|mistake| {
             let message = format!("`blocks.{}` {}", mistake.key, mistake.message);
             Failure::new(ExitCode::Configuration, message).maybe_hint(mistake.hint)
         })?;
-        Ok(GroupRates { config, numbering, blocks })
+        Ok(GroupRates { config, text_encoders, numbering, blocks })
     }
 
     /// Whether the parameter `name` of `network` lies in a block whose rate is 0.
@@ -37,8 +42,14 @@ impl<'c> GroupRates<'c> {
         let networks = [
             ("unet", config.trains_unet(), config.unet_learning_rate()),
             ("text_encoder", config.trains_text_encoder(), config.text_encoder_learning_rate()),
+            (
+                "text_encoder_2",
+                config.trains_text_encoder() && self.text_encoders > 1,
+                config.text_encoder_2_learning_rate(),
+            ),
         ];
-        for ((network, trained, rate), plus) in networks.into_iter().zip(config.trainable_facts().loraplus_ratios) {
+        let [unet_plus, text_plus] = config.trainable_facts().loraplus_ratios;
+        for ((network, trained, rate), plus) in networks.into_iter().zip([unet_plus, text_plus, text_plus]) {
             let plus = plus.map(|ratio| format!(", its upper matrices {:e}", rate * ratio)).unwrap_or_default();
             if trained && (rate != common || !plus.is_empty()) {
                 lines.push(format!("{network}: learning rate {rate:e}{plus}"));

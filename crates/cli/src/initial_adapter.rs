@@ -24,13 +24,12 @@ pub(crate) struct Present {
 pub(crate) type PresentAdapters = BTreeMap<(&'static str, String), Present>;
 
 /// Reads the header of the file at `path`, whose layers must be among those of `networks`.
-pub(crate) fn read(path: &Path, networks: &[(&'static str, Option<&Shapes>)]) -> Result<PresentAdapters, Failure> {
+pub(crate) fn read(path: &Path, networks: &[(&'static str, &Shapes)]) -> Result<PresentAdapters, Failure> {
     let file = SafetensorsFile::open(path)?;
-    let part_of = |name: &str| if name == "unet" { Part::Unet } else { Part::TextEncoder };
+    let part_of = |name: &str| Part::ALL.into_iter().find(|part| part.folder() == name).unwrap_or(Part::Unet);
     let layers: BTreeMap<(Part, &str), (&'static str, &[usize])> = networks
         .iter()
-        .filter_map(|(part, shapes)| Some((*part, (*shapes)?)))
-        .flat_map(|(part, shapes)| {
+        .flat_map(|&(part, shapes)| {
             let weights = shapes.iter().filter_map(|(name, shape)| Some((name.strip_suffix(".weight")?, shape)));
             weights.map(move |(path, shape)| ((part_of(part), path), (part, shape.as_slice())))
         })

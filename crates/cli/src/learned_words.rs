@@ -23,11 +23,11 @@ pub(crate) fn width(text_encoder: &Shapes) -> Option<usize> {
     shape.get(1).copied()
 }
 
-/// The words of `config` beside a text encoder of this width.
-pub(crate) fn of(config: &TrainConfig, width: usize) -> Result<Vec<Word<'_>>, Failure> {
+/// The words of `config` beside text encoders of these widths.
+pub(crate) fn of<'c>(config: &'c TrainConfig, widths: &[usize]) -> Result<Vec<Word<'c>>, Failure> {
     let mut words = Vec::new();
     for token in config.learned_tokens() {
-        words.push(Word { word: &token.word, vectors: vectors_of(token, Some(width))? });
+        words.push(Word { word: &token.word, vectors: vectors_of(token, Some(widths))? });
     }
     Ok(words)
 }
@@ -67,14 +67,16 @@ pub(crate) fn tokenizer(config: &TrainConfig, tokenizer: ClipTokenizer) -> Resul
     Ok(tokenizer.with_words(&sizes.collect::<Result<Vec<_>, Failure>>()?)?)
 }
 
-/// How many vectors a word has; those of a file must be as wide as the text encoder's.
-fn vectors_of(token: &LearnedTokenConfig, width: Option<usize>) -> Result<usize, Failure> {
+/// How many vectors a word has; those of a file must be as wide as the text encoders'.
+fn vectors_of(token: &LearnedTokenConfig, widths: Option<&[usize]>) -> Result<usize, Failure> {
     let wanted = token.vectors.map(|vectors| vectors as usize);
     let Some(path) = &token.initial else { return Ok(wanted.unwrap_or(1)) };
     let unusable = |reason: String| Failure::new(ExitCode::Model, format!("`{}` {reason}", path.display()));
     let found = entry_of(path, &token.word)?;
-    if let Some(width) = width.filter(|width| *width != found.width) {
-        let reason = format!("has vectors of {} numbers; this model's text encoder has {width}", found.width);
+    if let Some(own) = widths.filter(|widths| *widths != found.widths) {
+        let said = |widths: &[usize]| widths.iter().map(usize::to_string).collect::<Vec<_>>().join(" and ");
+        let (found, own) = (said(&found.widths), said(own));
+        let reason = format!("has vectors of {found} numbers; this model's text encoder has {own}");
         return Err(unusable(reason).hint("it was probably made for another base model"));
     }
     match wanted {

@@ -40,10 +40,9 @@ pub(crate) fn adapters(
 }
 
 /// The patterns of `lora.targets` that match no layer of `networks`, each with the nearest path there is.
-pub(crate) fn idle_targets<'a>(config: &'a LoraConfig, networks: &[(&str, Option<&Shapes>)]) -> Vec<&'a str> {
+pub(crate) fn idle_targets<'a>(config: &'a LoraConfig, networks: &[(&str, &Shapes)]) -> Vec<&'a str> {
     let paths: Vec<String> = networks
         .iter()
-        .filter_map(|(part, shapes)| Some((part, (*shapes)?)))
         .flat_map(|(part, shapes)| {
             let layers = shapes.iter().filter(|(name, shape)| is_layer(name, shape));
             layers.filter_map(move |(name, _)| Some(format!("{part}.{}", name.strip_suffix(".weight")?)))

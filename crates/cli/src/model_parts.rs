@@ -1,9 +1,10 @@
-//! What a model consists of, from the headers of its files: names and shapes of its three networks.
+//! What a model consists of, from the headers of its files: names and shapes of its networks.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use sdtrain_recipe::{Init, ModelConfig, ModelLocation};
+use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
     Family, FileKind, Reader, SafetensorsFile, canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file,
     load_report::parameters_of, open_component, read_json, recognise,
@@ -23,7 +24,8 @@ pub(crate) struct ModelParts {
     pub family: Family,
     pub unet: Shapes,
     pub vae: Option<Shapes>,
-    pub text_encoder: Option<Shapes>,
+    /// Those that were found, the first one first.
+    pub text_encoders: Vec<Shapes>,
 }
 
 impl ModelParts {
@@ -53,6 +55,17 @@ impl ModelParts {
                 .hint(format!("set `model.family = \"{}\"` or remove the key", parts.family.name())));
         }
         Ok(parts)
+    }
+
+    /// Its text encoders with what they are called in a diffusers folder and in traces.
+    pub fn text_networks(&self) -> impl Iterator<Item = (&'static str, &Shapes)> {
+        self.family.text_folders().iter().map(|folder| folder.network).zip(&self.text_encoders)
+    }
+
+    /// Every network that was found: UNet, VAE, text encoders.
+    pub fn networks(&self) -> impl Iterator<Item = (&'static str, &Shapes)> {
+        let others = [("unet", Some(&self.unet)), ("vae", self.vae.as_ref())];
+        others.into_iter().filter_map(|(name, shapes)| Some((name, shapes?))).chain(self.text_networks())
     }
 
     /// How many pixels a latent spans in each direction.
@@ -100,7 +113,7 @@ fn data_length(header: &[u8]) -> Option<usize> {
 fn from_file(file: Arc<dyn Reader>, name: &str) -> Result<ModelParts, Failure> {
     let kind = recognise(&file);
     let FileKind::Ldm { family, input, .. } = kind else {
-        let message = format!("`{name}` is a {kind}; training starts from a model of the SD1 or SD2 family");
+        let message = format!("`{name}` is a {kind}; training starts from a model of the SD1, SD2 or SDXL family");
         return Err(Failure::new(ExitCode::Model, message).maybe_hint(lora_hint(&kind)));
     };
     family.check_trainable(input, Path::new(name))?;
@@ -110,7 +123,7 @@ fn from_file(file: Arc<dyn Reader>, name: &str) -> Result<ModelParts, Failure> {
         family,
         unet: parameters_of(&parts.unet),
         vae: parts.vae.as_ref().map(|vae| parameters_of(vae)),
-        text_encoder: parts.text_encoder.as_ref().map(|encoder| parameters_of(encoder)),
+        text_encoders: parts.text_encoders.iter().map(|encoder| parameters_of(encoder)).collect(),
     })
 }
 
@@ -125,13 +138,15 @@ fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failu
     let open = |part: &str, stem: &str| open_component(&folder.join(part), stem, variant);
     let unet = canonical_unet(open("unet", "diffusion_pytorch_model")?)?;
     let vae = canonical_vae(open("vae", "diffusion_pytorch_model")?)?;
-    let text_encoder = canonical_text_encoder(open("text_encoder", "model")?)?;
+    let text_encoder = |place: &TextFolder| -> Result<Shapes, Failure> {
+        Ok(parameters_of(&canonical_text_encoder(open(place.network, "model")?)?))
+    };
     Ok(ModelParts {
         kind: "diffusers folder".to_owned(),
         family,
         unet: parameters_of(&unet),
         vae: Some(parameters_of(&vae)),
-        text_encoder: Some(parameters_of(&text_encoder)),
+        text_encoders: family.text_folders().iter().map(text_encoder).collect::<Result<_, _>>()?,
     })
 }
 
@@ -152,7 +167,11 @@ fn from_configs(folder: &Path) -> Result<ModelParts, Failure> {
         family,
         unet: read("unet", architecture::unet)?,
         vae: Some(read("vae", architecture::vae)?),
-        text_encoder: Some(read("text_encoder", architecture::text_encoder)?),
+        text_encoders: family
+            .text_folders()
+            .iter()
+            .map(|place| read(place.network, architecture::text_encoder))
+            .collect::<Result<_, _>>()?,
     })
 }
 
@@ -189,7 +208,7 @@ mod tests {
         for other in [parts(&single, Init::Pretrained), parts(&folder, Init::Random)] {
             assert_eq!(other.unet, as_folder.unet);
             assert_eq!(other.vae, as_folder.vae);
-            assert_eq!(other.text_encoder, as_folder.text_encoder);
+            assert_eq!(other.text_encoders, as_folder.text_encoders);
         }
     }
 }

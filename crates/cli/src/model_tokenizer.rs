@@ -33,7 +33,8 @@ pub(crate) fn token_limit(tokenizer: &dyn Tokenizer, max_token_length: Option<u3
 fn of_file(file: &dyn Reader) -> Result<ClipTokenizer, Failure> {
     let family = recognise(file).family().unwrap_or(Family::Sd1);
     match embedded(file, family)? {
-        Some((_, tokenizer)) => Ok(tokenizer),
-        None => Ok(ClipTokenizer::builtin_padded_with(family.pad_token())?),
+        // All of a model's read the same words; they differ in what they fill a window with.
+        Some((_, mut tokenizers)) if !tokenizers.is_empty() => Ok(tokenizers.swap_remove(0)),
+        _ => Ok(ClipTokenizer::builtin_padded_with(family.pad_tokens()[0])?),
     }
 }

@@ -79,8 +79,7 @@ fn fold_into(model: &StableDiffusion, adapters: &[WeightedAdapter], args: &Merge
 fn check_range(model: &StableDiffusion, kind: Kind) -> Result<(), Failure> {
     const LARGEST_HALF: f64 = 65504.0;
     let largest = if kind == Kind::Half { LARGEST_HALF } else { f64::from(f32::MAX) };
-    for (network, parameters) in [("unet", model.unet.parameters()), ("text_encoder", model.text_encoder.parameters())]
-    {
+    for (network, parameters) in model.networks() {
         for (name, tensor) in parameters.iter() {
             let found = tensor.f_abs().and_then(|tensor| tensor.f_max()).and_then(|max| max.f_double_value(&[]));
             let found = found.map_err(|error| failure::of_torch(error.into()))?;
@@ -162,7 +161,7 @@ fn add_words(words: &mut Vec<LearnedWord>, file: &SafetensorsFile) -> Result<(),
     for word in read_bundled_words(file).map_err(failure::of_adapter)? {
         match words.iter().find(|other| other.word.eq_ignore_ascii_case(&word.word)) {
             None => words.push(word),
-            Some(other) if other.vectors.size() == word.vectors.size() && other.vectors.equal(&word.vectors) => {}
+            Some(other) if other.vectors == word.vectors => {}
             Some(_) => {
                 let message = format!(
                     "`{}` brings the word `{}` along, as another adapter does",

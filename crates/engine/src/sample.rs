@@ -19,8 +19,8 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
     options.vae = args.vae.clone();
     let model = load(&location(&args.model)?, &options).map_err(failure::of_model)?;
     let networks = Networks::of(&model);
-    let layers = model.text_encoder.config().num_hidden_layers;
-    if i64::from(args.clip_skip.unwrap_or(1)) > layers {
+    let layers = model.text_layers();
+    if args.clip_skip.is_some_and(|skip| skip as usize > layers) {
         return Err(Failure::new(
             ExitCode::Configuration,
             format!("`--clip-skip`: the text encoder has only {layers} layers"),
@@ -52,7 +52,7 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
     let side = default_side(&model);
     let loras: Vec<String> = args.lora.iter().map(|lora| format!("{}:{}", lora.path.display(), lora.weight)).collect();
     let prompt_reading = PromptReading {
-        clip_skip: args.clip_skip.unwrap_or(1) as usize,
+        clip_skip: args.clip_skip.map(|layers| layers as usize),
         max_token_length: args.max_token_length.map(|length| length as usize),
         weights: args.prompt_weights,
     };
@@ -126,7 +126,7 @@ pub fn location(model: &str) -> Result<String, Failure> {
 
 /// Says how much of a prompt the text encoder does not get to see.
 fn warn_of_cut_prompts(args: &SampleArgs, model: &StableDiffusion, reading: &PromptReading) -> Result<(), Failure> {
-    let tokenizer = model.prompt_tokenizer();
+    let tokenizer = &model.prompt_tokenizers()[0];
     let windows = tokenizer.windows_of(reading.max_token_length)?;
     let limit = windows * (tokenizer.window() - 2);
     for (option, prompt) in [("--prompt", &args.prompt), ("--negative", &args.negative)] {

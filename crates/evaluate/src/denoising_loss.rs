@@ -6,7 +6,7 @@ use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::loss::mse;
 use sdtrain_diffusion::{ExampleKey, NoiseSchedule, PredictionType, noise, timesteps};
 use sdtrain_features::LatentCache;
-use sdtrain_model::{PromptReading, StableDiffusion};
+use sdtrain_model::{PictureSizes, PromptReading, StableDiffusion};
 use sdtrain_pipeline::pictures_at_once;
 use sdtrain_random::Purpose;
 use sdtrain_recipe::DataConfig;
@@ -51,6 +51,8 @@ pub struct DenoisingLoss {
 struct HeldOut {
     captions: Vec<String>,
     latents: Tensor,
+    /// Where the images come from, for a UNet that is told.
+    time_ids: Option<Tensor>,
     draws: Vec<Draw>,
 }
 
@@ -98,12 +100,13 @@ impl DenoisingLoss {
         let mut sums = vec![0.0; self.bands];
         for batch in &self.batches {
             // Encoded anew every time: the text encoder may be trained.
-            let context = model.encode_prompts(&batch.captions, reading)?;
+            let text = model.encode_prompts(&batch.captions, reading)?;
+            let conditions = model.conditions(&text, batch.time_ids.as_ref());
             for Draw { band, noise, timesteps } in &batch.draws {
                 sums[*band] += sdtrain_torch::catch(|| {
                     tch::no_grad(|| {
                         let noisy = self.schedule.add_noise(&batch.latents, noise, timesteps).to_kind(model.compute);
-                        let prediction = model.unet.forward(&noisy, timesteps, &context, false);
+                        let prediction = model.unet.forward(&noisy, timesteps, &conditions, false);
                         let target = self.prediction_type.target(&self.schedule, &batch.latents, noise, timesteps);
                         mse(&prediction, &target).sum(Kind::Float).double_value(&[])
                     })
@@ -155,7 +158,15 @@ impl HeldOut {
             Draw { band, noise: noise.to_device(model.device), timesteps: timesteps.to_device(model.device) }
         });
         let captions = images.iter().map(|&image| data.caption(image)).collect();
-        Ok(HeldOut { captions, latents, draws: draws.collect() })
+        let sizes: Vec<PictureSizes> = images
+            .iter()
+            .map(|&image| {
+                let view = data.still_view(image);
+                let crop_offset = view.crop_offset(false);
+                PictureSizes { original: view.original_size, crop_offset, target: view.bucket }
+            })
+            .collect();
+        Ok(HeldOut { captions, latents, time_ids: model.time_ids(&sizes)?, draws: draws.collect() })
     }
 }
 

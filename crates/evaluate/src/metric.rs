@@ -46,7 +46,7 @@ impl Setting<'_> {
 /// How `[model]` has prompts read.
 pub fn prompt_reading(model: &ModelConfig) -> PromptReading {
     PromptReading {
-        clip_skip: model.clip_skip.unwrap_or(1) as usize,
+        clip_skip: model.clip_skip.map(|layers| layers as usize),
         max_token_length: model.max_token_length.map(|length| length as usize),
         weights: model.prompt_weights,
     }

@@ -70,12 +70,12 @@ impl LatentKey<'_> {
     }
 }
 
-/// The network that makes states of texts.
+/// The networks that make states of texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextEncoderIdentity {
-    /// A digest of its weights, and of how they are put together.
+    /// A digest of their weights, and of how they are put together.
     pub digest: [u8; 32],
-    /// The number format that it computes in.
+    /// The number format that they compute in.
     pub compute: Dtype,
     /// Numbers of a state.
     pub hidden_size: usize,
@@ -86,7 +86,7 @@ pub struct TextEncoderIdentity {
 /// Everything that decides the states of a text. The text itself is not in it: two that have the same tokens have the same states.
 #[derive(Clone, Copy, Debug)]
 pub struct TextKey<'a> {
-    /// Ids of all windows, each with its marks and padding.
+    /// Ids of all windows, each with its marks and padding; of each text encoder, one behind the other.
     pub ids: &'a [i64],
     /// What the states are multiplied by, where that is not 1.
     pub weights: Option<&'a [f32]>,

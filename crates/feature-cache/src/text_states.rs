@@ -12,6 +12,8 @@ use crate::key::EntryName;
 pub struct TextForm {
     /// `[tokens, hidden_size]`.
     pub shape: [usize; 2],
+    /// Length of the vector that the text becomes beside its states, where it becomes one.
+    pub pooled: Option<usize>,
     /// The number format that they were computed in.
     pub dtype: Dtype,
 }
@@ -23,19 +25,25 @@ pub struct TextEntry {
     pub form: TextForm,
     /// What the denoiser attends to, as safetensors has it: little-endian, row by row.
     pub states: Vec<u8>,
+    /// The text as one vector, likewise.
+    pub pooled: Option<Vec<u8>>,
 }
 
 const FORMAT: &str = "sdtrain text states";
 const STATES: &str = "states";
+const POOLED: &str = "pooled";
 
 impl TextEntry {
-    fn tensors(&self) -> [TensorEntry; 1] {
-        [TensorEntry {
-            name: STATES.to_owned(),
-            dtype: self.form.dtype,
-            shape: self.form.shape.to_vec(),
-            bytes: self.states.clone(),
-        }]
+    fn tensors(&self) -> Vec<TensorEntry> {
+        let TextForm { shape, pooled, dtype } = self.form;
+        let tensor = |name: &str, shape: Vec<usize>, bytes: &Vec<u8>| TensorEntry {
+            name: name.to_owned(),
+            dtype,
+            shape,
+            bytes: bytes.clone(),
+        };
+        let pooled = pooled.zip(self.pooled.as_ref()).map(|(length, bytes)| tensor(POOLED, vec![length], bytes));
+        std::iter::once(tensor(STATES, shape.to_vec(), &self.states)).chain(pooled).collect()
     }
 }
 
@@ -54,19 +62,23 @@ impl Entry for TextEntry {
 
     fn from_bytes(bytes: Vec<u8>, path: &Path, name: &EntryName, form: TextForm) -> Result<TextEntry, String> {
         let sealed = Sealed::open(FORMAT, bytes, path, name)?;
-        let info = sealed.file.info(STATES).ok_or_else(|| format!("has no tensor `{STATES}`"))?;
-        if info.dtype != form.dtype || info.shape != form.shape {
-            let TextForm { shape, dtype } = form;
-            return Err(format!("`{STATES}` is {} {:?}, not {dtype} {shape:?}", info.dtype, info.shape));
-        }
-        let states = sealed.file.bytes(STATES).map_err(reason_of)?.into_owned();
-        let entry = TextEntry { form, states };
+        let TextForm { shape, pooled, dtype } = form;
+        let read = |name: &str, shape: &[usize]| -> Result<Vec<u8>, String> {
+            let info = sealed.file.info(name).ok_or_else(|| format!("has no tensor `{name}`"))?;
+            if info.dtype != dtype || info.shape != shape {
+                return Err(format!("`{name}` is {} {:?}, not {dtype} {shape:?}", info.dtype, info.shape));
+            }
+            Ok(sealed.file.bytes(name).map_err(reason_of)?.into_owned())
+        };
+        let pooled = pooled.map(|length| read(POOLED, &[length])).transpose()?;
+        let entry = TextEntry { form, states: read(STATES, &shape)?, pooled };
         sealed.check(&entry.tensors())?;
         Ok(entry)
     }
 
     fn most_bytes(form: TextForm) -> u64 {
         let numbers: u64 = form.shape.iter().map(|&length| length as u64).product();
+        let numbers = numbers + form.pooled.unwrap_or(0) as u64;
         HEADER + numbers * form.dtype.size() as u64
     }
 }

@@ -48,6 +48,9 @@ const SIZES: &[&str] = &[
     "intermediate_size",
     "max_position_embeddings",
     "vocab_size",
+    "projection_dim",
+    "addition_time_embed_dim",
+    "projection_class_embeddings_input_dim",
 ];
 
 /// A number that would divide by zero or ask for all the memory there is must end here, not in libtorch.

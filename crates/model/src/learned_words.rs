@@ -15,24 +15,24 @@ use tch::Tensor;
 pub struct LearnedWord {
     /// As it is written in prompts.
     pub word: String,
-    /// `[vectors, hidden_size]`; f32 where it is trained.
-    pub vectors: Tensor,
+    /// Those of each text encoder, `[vectors, hidden_size]`, all of them as many; f32 where they are trained.
+    pub vectors: Vec<Tensor>,
 }
 
 impl LearnedWord {
     /// How many tokens of a prompt it takes.
     pub fn count(&self) -> usize {
-        self.vectors.size().first().map_or(0, |&count| count as usize)
+        self.vectors.first().and_then(|vectors| vectors.size().first().copied()).unwrap_or(0) as usize
     }
 }
 
-/// The learned words of a model, and the tokenizer that knows them.
+/// The learned words of a model, and the tokenizers that know them.
 #[derive(Default)]
 pub(crate) struct LearnedWords(RefCell<Option<Learned>>);
 
 struct Learned {
     words: Vec<LearnedWord>,
-    tokenizer: Rc<ClipTokenizer>,
+    tokenizers: Vec<Rc<ClipTokenizer>>,
 }
 
 impl StableDiffusion {
@@ -40,32 +40,43 @@ impl StableDiffusion {
     /// used as they are, so that training them changes the prompts' states.
     ///
     /// # Errors
-    /// Where a word is there already or cannot be one, and where its vectors are not as wide as the text encoder's.
+    /// Where a word is there already or cannot be one, and where its vectors are not as wide as the text encoders' or not for all of
+    /// them.
     pub fn add_words(&self, words: Vec<LearnedWord>) -> Result<()> {
-        let width = self.text_encoder.config().hidden_size;
-        for LearnedWord { word, vectors } in &words {
-            if vectors.dim() != 2 || vectors.size()[1] != width {
+        let widths: Vec<i64> = self.text_encoders.iter().map(|encoder| encoder.network.config().hidden_size).collect();
+        for word in &words {
+            let expected: Vec<Vec<i64>> = widths.iter().map(|width| vec![word.count() as i64, *width]).collect();
+            let shapes: Vec<Vec<i64>> = word.vectors.iter().map(Tensor::size).collect();
+            if shapes != expected {
+                let (word, listed) = (&word.word, |all: &[String]| all.join(" and "));
+                let shapes: Vec<String> = shapes.iter().map(|shape| format!("{shape:?}")).collect();
+                let widths: Vec<String> = widths.iter().map(i64::to_string).collect();
                 return Err(Error::Config(format!(
-                    "the vectors of `{word}` have the shape {:?}; this model's text encoder has vectors of {width} numbers",
-                    vectors.size()
+                    "the vectors of `{word}` have the shape {}; this model's text encoder has vectors of {} numbers",
+                    listed(&shapes),
+                    listed(&widths)
                 )));
             }
         }
         let names: Vec<(&str, usize)> = words.iter().map(|word| (word.word.as_str(), word.count())).collect();
-        let tokenizer = self.prompt_tokenizer().with_words(&names)?;
+        let tokenizers =
+            self.prompt_tokenizers().into_iter().map(|tokenizer| Ok(Rc::new(tokenizer.with_words(&names)?)));
+        let tokenizers = tokenizers.collect::<Result<Vec<_>>>()?;
         let mut learned = self.learned.0.borrow_mut();
         let mut all = learned.take().map(|learned| learned.words).unwrap_or_default();
         all.extend(words);
-        let vectors = all.iter().map(|word| word.vectors.shallow_clone()).collect();
-        self.text_encoder.set_learned_rows(tokenizer.first_learned_id(), vectors);
-        *learned = Some(Learned { words: all, tokenizer: Rc::new(tokenizer) });
+        for (index, (encoder, tokenizer)) in self.text_encoders.iter().zip(&tokenizers).enumerate() {
+            let vectors = all.iter().map(|word| word.vectors[index].shallow_clone()).collect();
+            encoder.network.set_learned_rows(tokenizer.first_learned_id(), vectors);
+        }
+        *learned = Some(Learned { words: all, tokenizers });
         Ok(())
     }
 
     /// Forgets all learned words.
     pub fn remove_words(&self) {
         *self.learned.0.borrow_mut() = None;
-        self.text_encoder.set_learned_rows(0, Vec::new());
+        self.text_encoders.iter().for_each(|encoder| encoder.network.set_learned_rows(0, Vec::new()));
     }
 
     /// Each learned word with the number of its vectors, in the order in which they were added.
@@ -75,9 +86,9 @@ impl StableDiffusion {
         words.map(|word| (word.word.clone(), word.count())).collect()
     }
 
-    /// The tokenizer that prompts are read with: the model's own, with the learned words.
-    pub fn prompt_tokenizer(&self) -> Rc<ClipTokenizer> {
-        let learned = self.learned.0.borrow();
-        learned.as_ref().map_or_else(|| self.tokenizer.clone(), |learned| learned.tokenizer.clone())
+    /// The tokenizer that each text encoder's prompts are read with: the model's own, with the learned words.
+    pub fn prompt_tokenizers(&self) -> Vec<Rc<ClipTokenizer>> {
+        let own = || self.text_encoders.iter().map(|encoder| encoder.tokenizer.clone()).collect();
+        self.learned.0.borrow().as_ref().map_or_else(own, |learned| learned.tokenizers.clone())
     }
 }

@@ -2,6 +2,7 @@
 
 mod builder;
 mod builtin;
+mod conditions;
 mod config_json;
 mod error;
 mod kinds;
@@ -20,6 +21,7 @@ pub mod vae;
 
 pub use builder::{Builder, Source};
 pub use builtin::{bytes as builtin_bytes, open as open_builtin};
+pub use conditions::{AddedConditions, Conditions, PictureSizes, TextStates};
 pub use config_json::PerBlock;
 pub use error::{Error, Result};
 pub use kinds::{dtype_of, kind_of};
@@ -27,7 +29,8 @@ pub use learned_words::LearnedWord;
 pub use load::{LoadOptions, ModelConfigs, load, load_edited};
 pub use lpips::Lpips;
 pub use parameters::{Adaptable, LayerAdapter, Parameters};
-pub use prompt::{PromptReading, PromptTokens, STATES_VERSION, TokenizedPrompts};
+pub use prompt::{EncoderTokens, PromptReading, PromptTokens, STATES_VERSION, TokenizedPrompts};
 pub use read_tensor::read_tensor;
 pub use save::TensorReader;
-pub use stable_diffusion::{Frozen, StableDiffusion};
+pub use sdtrain_state_dict::TextLayer;
+pub use stable_diffusion::{Frozen, PromptEncoder, StableDiffusion};

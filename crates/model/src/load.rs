@@ -4,11 +4,12 @@ use crate::builder::{Builder, Source};
 use crate::builtin;
 use crate::error::{Error, Result};
 use crate::learned_words::LearnedWords;
-use crate::stable_diffusion::{Origin, StableDiffusion};
+use crate::stable_diffusion::{Origin, PromptEncoder, StableDiffusion};
 use crate::text_encoder::{ClipTextConfig, ClipTextModel};
 use crate::unet::{UNet2DConditionModel, UNetConfig};
 use crate::vae::{AutoencoderKL, VaeConfig};
 use sdtrain_diffusion::{PredictionType, SchedulerClass, SchedulerConfig};
+use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
     Family, FileKind, PipelineConfigs, Reader, SafetensorsFile, canonical_text_encoder, canonical_vae, ldm_single_file,
     open_component, read_json, recognise,
@@ -29,7 +30,7 @@ pub struct LoadOptions {
     pub compute: Kind,
     /// The UNet's parameters are kept in f32.
     pub unet_in_f32: bool,
-    /// The text encoder's parameters are kept in f32.
+    /// The text encoders' parameters are kept in f32.
     pub text_encoder_in_f32: bool,
     /// The VAE's parameters are kept in f32.
     pub vae_in_f32: bool,
@@ -59,7 +60,7 @@ impl LoadOptions {
         }
     }
 
-    /// What the parameters of UNet, VAE and text encoder are kept in.
+    /// What the parameters of UNet, VAE and text encoders are kept in.
     fn kinds(&self, vae: &VaeConfig) -> [Kind; 3] {
         // SD's VAE overflows in fp16 (diffusers: force_upcast), so it is then kept in f32.
         let vae_in_f32 = self.vae_in_f32 || (vae.force_upcast && self.compute == Kind::Half);
@@ -74,24 +75,50 @@ pub struct ModelConfigs {
     pub unet: UNetConfig,
     /// The VAE's.
     pub vae: VaeConfig,
-    /// The text encoder's.
-    pub text_encoder: ClipTextConfig,
+    /// Those of the text encoders.
+    pub text_encoders: Vec<ClipTextConfig>,
     /// The scheduler's.
     pub scheduler: SchedulerConfig,
+    /// Where there is no negative prompt, zeros stand for the states of an empty one.
+    pub zeros_for_empty_prompt: bool,
 }
 
 impl ModelConfigs {
     /// From parsed configuration files.
     ///
     /// # Errors
-    /// For an option that the networks or the schedule do not have, by its name.
+    /// For an option that the networks or the schedule do not have, by its name, and where the networks do not go together.
     pub fn from_json(configs: &PipelineConfigs) -> Result<ModelConfigs> {
-        Ok(ModelConfigs {
+        let configs = ModelConfigs {
             unet: UNetConfig::from_json(&configs.unet)?,
             vae: VaeConfig::from_json(&configs.vae)?,
-            text_encoder: ClipTextConfig::from_json(&configs.text_encoder)?,
+            text_encoders: configs.text_encoders.iter().map(ClipTextConfig::from_json).collect::<Result<_>>()?,
             scheduler: SchedulerConfig::from_json(&configs.scheduler.to_string())?,
-        })
+            zeros_for_empty_prompt: configs.zeros_for_empty_prompt,
+        };
+        configs.check()?;
+        Ok(configs)
+    }
+
+    /// That the UNet takes what the text encoders make.
+    fn check(&self) -> Result<()> {
+        let width: i64 = self.text_encoders.iter().map(|config| config.hidden_size).sum();
+        if width != self.unet.cross_attention_dim {
+            return Err(Error::Config(format!(
+                "unet/config.json: `cross_attention_dim` is {}, but the text encoders' states have {width} numbers",
+                self.unet.cross_attention_dim
+            )));
+        }
+        let projecting = self.text_encoders.iter().rfind(|config| config.has_projection);
+        let (given, wanted) = (projecting.map(|config| config.projection_dim), self.unet.pooled_width());
+        if wanted.is_some() && given != wanted {
+            return Err(Error::Config(format!(
+                "unet/config.json: `addition_embed_type` asks for a vector of {} numbers of each prompt, but {}",
+                wanted.unwrap_or_default(),
+                given.map_or("no text encoder has a projection".into(), |given| format!("it is {given} numbers long"))
+            )));
+        }
+        Ok(())
     }
 
     /// Whether this is what a reader assumes of a single file of `family` that carries no configuration: its sizes, latents and
@@ -110,15 +137,19 @@ impl ModelConfigs {
             force_upcast: plain.vae.force_upcast,
             ..self.vae.clone()
         };
-        let text_encoder = ClipTextConfig {
-            bos_token_id: plain.text_encoder.bos_token_id,
-            eos_token_id: plain.text_encoder.eos_token_id,
-            pad_token_id: plain.text_encoder.pad_token_id,
-            projection_dim: plain.text_encoder.projection_dim,
-            ..self.text_encoder.clone()
+        if self.text_encoders.len() != plain.text_encoders.len() {
+            return false;
+        }
+        let text_encoder = |(own, plain): (&ClipTextConfig, &ClipTextConfig)| ClipTextConfig {
+            bos_token_id: plain.bos_token_id,
+            eos_token_id: plain.eos_token_id,
+            pad_token_id: plain.pad_token_id,
+            projection_dim: if own.has_projection { own.projection_dim } else { plain.projection_dim },
+            ..own.clone()
         };
+        let text_encoders: Vec<_> = self.text_encoders.iter().zip(&plain.text_encoders).map(text_encoder).collect();
         let schedule = |config: &SchedulerConfig| config.for_stable_diffusion().settings(SchedulerClass::Ddim).ok();
-        (unet, vae, text_encoder) == (plain.unet, plain.vae, plain.text_encoder)
+        (unet, vae, text_encoders) == (plain.unet, plain.vae, plain.text_encoders)
             && schedule(&self.scheduler).is_some_and(|own| Some(own) == schedule(&plain.scheduler))
     }
 }
@@ -138,10 +169,11 @@ pub fn load_edited<E: From<Error>>(
     let on_host = LoadOptions { device: Device::Cpu, compute: Kind::Float, ..options.clone() };
     let mut model = load(path, &on_host)?;
     edit(&model)?;
-    let kinds = options.kinds(model.vae.config());
-    let networks = [model.unet.parameters(), model.vae.parameters(), model.text_encoder.parameters()];
-    for (parameters, kind) in networks.into_iter().zip(kinds) {
-        parameters.convert(options.device, kind)?;
+    let [unet, vae, text] = options.kinds(model.vae.config());
+    model.unet.parameters().convert(options.device, unet)?;
+    model.vae.parameters().convert(options.device, vae)?;
+    for encoder in &model.text_encoders {
+        encoder.network.parameters().convert(options.device, text)?;
     }
     (model.device, model.compute) = (options.device, options.compute);
     model.origin = Origin { location: path.to_string(), options: options.clone(), edited: true };
@@ -153,9 +185,9 @@ pub(crate) fn load_vae(location: &str, options: &LoadOptions) -> Result<Autoenco
     open(location, options, |parts| parts.vae())
 }
 
-/// The text encoder of the model that `load` loaded with the same arguments.
-pub(crate) fn load_text_encoder(location: &str, options: &LoadOptions) -> Result<ClipTextModel> {
-    open(location, options, |parts| parts.text_encoder())
+/// The text encoders of the model that `load` loaded with the same arguments.
+pub(crate) fn load_text_encoders(location: &str, options: &LoadOptions) -> Result<Vec<ClipTextModel>> {
+    open(location, options, |parts| parts.text_encoders())
 }
 
 /// Finds everything that the model at `location` is made of, for `build` to make what it wants.
@@ -171,8 +203,8 @@ fn open<T>(location: &str, options: &LoadOptions, build: impl FnOnce(Parts) -> R
 }
 
 fn from_folder<T>(folder: &Path, options: &LoadOptions, build: impl FnOnce(Parts) -> Result<T>) -> Result<T> {
-    let (family, configs, tokenizer) = described_by(folder)?;
-    let parts = |files| Parts { path: folder, family, configs, tokenizer, files, options };
+    let (family, configs, tokenizers) = described_by(folder)?;
+    let parts = |files| Parts { path: folder, family, configs, tokenizers, files, options };
     if options.random.is_some() {
         return build(parts(None));
     }
@@ -181,20 +213,20 @@ fn from_folder<T>(folder: &Path, options: &LoadOptions, build: impl FnOnce(Parts
     };
     let unet = open("unet", "diffusion_pytorch_model")?;
     let vae = canonical_vae(open("vae", "diffusion_pytorch_model")?)?;
-    let text_encoder = canonical_text_encoder(open("text_encoder", "model")?)?;
-    build(parts(Some(Files { unet: &unet, vae: &vae, text_encoder: &text_encoder })))
+    let text_encoder = |place: &TextFolder| -> Result<Box<dyn Reader>> {
+        Ok(Box::new(canonical_text_encoder(open(place.network, "model")?)?))
+    };
+    let text_encoders = family.text_folders().iter().map(text_encoder).collect::<Result<Vec<_>>>()?;
+    build(parts(Some(Files { unet: &unet, vae: &vae, text_encoders: &text_encoders })))
 }
 
-/// Family, configurations and tokenizer of a diffusers folder.
-fn described_by(folder: &Path) -> Result<(Family, ModelConfigs, ClipTokenizer)> {
+/// Family, configurations and tokenizers of a diffusers folder.
+fn described_by(folder: &Path) -> Result<(Family, ModelConfigs, Vec<ClipTokenizer>)> {
     let family = Family::of_trainable_folder(folder)?;
-    let configs = ModelConfigs {
-        unet: UNetConfig::from_json(&read_json(&folder.join("unet/config.json"))?)?,
-        vae: VaeConfig::from_json(&read_json(&folder.join("vae/config.json"))?)?,
-        text_encoder: ClipTextConfig::from_json(&read_json(&folder.join("text_encoder/config.json"))?)?,
-        scheduler: SchedulerConfig::from_file(&folder.join("scheduler/scheduler_config.json"))?,
-    };
-    Ok((family, configs, ClipTokenizer::from_folder(folder.join("tokenizer"))?))
+    let mut configs = ModelConfigs::from_json(&PipelineConfigs::of_folder(folder, family)?)?;
+    configs.scheduler = SchedulerConfig::from_file(&folder.join("scheduler/scheduler_config.json"))?;
+    let tokenizer = |place: &TextFolder| Ok(ClipTokenizer::from_folder(folder.join(place.tokenizer))?);
+    Ok((family, configs, family.text_folders().iter().map(tokenizer).collect::<Result<_>>()?))
 }
 
 fn from_single_file<T>(
@@ -205,42 +237,49 @@ fn from_single_file<T>(
     let path = file.path().to_path_buf();
     let kind = recognise(file.as_ref());
     let FileKind::Ldm { family, input, .. } = kind else {
-        let families = "only whole models of the SD1 and SD2 families can be loaded";
+        let families = "only whole models of the SD1, SD2 and SDXL families can be loaded";
         return Err(Error::Family(format!("`{}` is a {kind}; {families}", path.display())));
     };
     family.check_trainable(input, &path)?;
-    let (configs, tokenizer) = match (&options.config, embedded(file.as_ref(), family)?) {
+    let (configs, tokenizers) = match (&options.config, embedded(file.as_ref(), family)?) {
         (Some(folder), _) => {
-            let (_, configs, tokenizer) = described_by(folder)?;
-            (configs, tokenizer)
+            let (_, configs, tokenizers) = described_by(folder)?;
+            (configs, tokenizers)
         }
         (None, Some(embedded)) => embedded,
-        (None, None) => (
-            ModelConfigs::from_json(&PipelineConfigs::assumed_of(file.as_ref(), family)?)?,
-            ClipTokenizer::builtin_padded_with(family.pad_token())?,
-        ),
+        (None, None) => {
+            let tokenizer = |pad: &&str| Ok(ClipTokenizer::builtin_padded_with(pad)?);
+            let tokenizers = family.pad_tokens().iter().map(tokenizer).collect::<Result<_>>()?;
+            (ModelConfigs::from_json(&PipelineConfigs::assumed_of(file.as_ref(), family)?)?, tokenizers)
+        }
     };
-    let described = |files| Parts { path: &path, family, configs, tokenizer, files, options };
+    let described = |files| Parts { path: &path, family, configs, tokenizers, files, options };
     if options.random.is_some() {
         return build(described(None));
     }
     let parts = ldm_single_file(file)?;
     let lacks = |part: &str| Error::Family(format!("`{}` holds no {part}", path.display()));
     let vae = parts.vae.as_ref().ok_or_else(|| lacks("VAE"))?;
-    let text_encoder = parts.text_encoder.as_ref().ok_or_else(|| lacks("text encoder"))?;
-    build(described(Some(Files { unet: &parts.unet, vae, text_encoder })))
+    match (parts.text_encoders.len(), family.text_places().len()) {
+        (0, _) => Err(lacks("text encoder")),
+        (1, 2) => Err(lacks("second text encoder")),
+        _ => build(described(Some(Files { unet: &parts.unet, vae, text_encoders: &parts.text_encoders }))),
+    }
 }
 
-/// Configurations and tokenizer in the metadata of a single file that this program wrote for a model that differs from SD1
+/// Configurations and tokenizers in the metadata of a single file that this program wrote for a model that differs from SD1
 /// in more than its weights, which a reader could not know.
-fn embedded(file: &dyn Reader, family: Family) -> Result<Option<(ModelConfigs, ClipTokenizer)>> {
+fn embedded(file: &dyn Reader, family: Family) -> Result<Option<(ModelConfigs, Vec<ClipTokenizer>)>> {
     let Some((configs, [vocab, merges])) = PipelineConfigs::from_metadata(file.path(), file.metadata())? else {
         return Ok(None);
     };
     let configs = ModelConfigs::from_json(&configs)?;
-    let window = configs.text_encoder.max_position_embeddings as usize;
-    let tokenizer = ClipTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), family.pad_token(), window)?;
-    Ok(Some((configs, tokenizer)))
+    let tokenizer = |(pad, config): (&&str, &ClipTextConfig)| {
+        let window = config.max_position_embeddings as usize;
+        Ok(ClipTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), pad, window)?)
+    };
+    let tokenizers = family.pad_tokens().iter().zip(&configs.text_encoders).map(tokenizer).collect::<Result<_>>()?;
+    Ok(Some((configs, tokenizers)))
 }
 
 /// Where the weights of each network are.
@@ -248,7 +287,7 @@ fn embedded(file: &dyn Reader, family: Family) -> Result<Option<(ModelConfigs, C
 struct Files<'a> {
     unet: &'a dyn Reader,
     vae: &'a dyn Reader,
-    text_encoder: &'a dyn Reader,
+    text_encoders: &'a [Box<dyn Reader>],
 }
 
 /// What a model is made of, found but not read yet.
@@ -256,7 +295,7 @@ struct Parts<'a> {
     path: &'a Path,
     family: Family,
     configs: ModelConfigs,
-    tokenizer: ClipTokenizer,
+    tokenizers: Vec<ClipTokenizer>,
     /// Absent: weights are drawn from `options.random`.
     files: Option<Files<'a>>,
     options: &'a LoadOptions,
@@ -269,10 +308,12 @@ impl<'a> Parts<'a> {
         Builder::new(source, kind, self.options.device)
     }
 
-    fn text_encoder(&self) -> Result<ClipTextModel> {
+    fn text_encoders(&self) -> Result<Vec<ClipTextModel>> {
         let [_, _, kind] = self.options.kinds(&self.configs.vae);
-        let builder = self.builder(|files| files.text_encoder, kind);
-        ClipTextModel::new(builder, &self.configs.text_encoder)
+        let build = |(index, config): (usize, &ClipTextConfig)| {
+            ClipTextModel::new(self.builder(|files| &*files.text_encoders[index], kind), config)
+        };
+        self.configs.text_encoders.iter().enumerate().map(build).collect()
     }
 
     fn unet(&self) -> Result<UNet2DConditionModel> {
@@ -290,16 +331,20 @@ impl<'a> Parts<'a> {
     }
 
     fn assemble(self, location: &str) -> Result<StableDiffusion> {
-        let (vae, text_encoder, unet) = (self.vae()?, self.text_encoder()?, self.unet()?);
+        let (vae, networks, unet) = (self.vae()?, self.text_encoders()?, self.unet()?);
+        let folders = self.family.text_folders().iter();
+        let text_encoders = folders.zip(self.tokenizers).zip(networks).map(|((folder, tokenizer), network)| {
+            PromptEncoder { name: folder.network, tokenizer: Rc::new(tokenizer), network }
+        });
         Ok(StableDiffusion {
             path: self.path.to_path_buf(),
             family: self.family,
-            tokenizer: Rc::new(self.tokenizer),
+            text_encoders: text_encoders.collect(),
             learned: LearnedWords::default(),
-            text_encoder,
             vae,
             unet,
             scheduler: self.configs.scheduler,
+            zeros_for_empty_prompt: self.configs.zeros_for_empty_prompt,
             device: self.options.device,
             compute: self.options.compute,
             origin: Origin { location: location.to_string(), options: self.options.clone(), edited: false },

@@ -1,15 +1,17 @@
 //! Prompts on their way to the UNet: how they are read, their token ids, and the states that come of them.
 
+use crate::conditions::TextStates;
 use crate::error::Result;
 use crate::stable_diffusion::{Frozen, StableDiffusion};
-use sdtrain_tokenizer::Tokenizer;
+use sdtrain_state_dict::TextLayer;
+use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
 use tch::Tensor;
 
 /// How prompts are read: in training, validation and pictures alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct PromptReading {
-    /// Layers from the end of the text encoder, 1 is the last.
-    pub clip_skip: usize,
+    /// Layers from the end of the text encoders, 1 is the last; without, those that the model's UNet was trained with.
+    pub clip_skip: Option<usize>,
     /// Tokens that are read, without the marks round them: a multiple of what the text encoder reads at once (75 for CLIP).
     /// One window without.
     pub max_token_length: Option<usize>,
@@ -17,17 +19,11 @@ pub struct PromptReading {
     pub weights: bool,
 }
 
-impl Default for PromptReading {
-    fn default() -> Self {
-        PromptReading { clip_skip: 1, max_token_length: None, weights: false }
-    }
-}
-
 /// Counts the ways of making states of tokens. It goes up with every change that gives any tokens other states under the same
 /// weights, so that nothing made in the old way is used any more.
 pub const STATES_VERSION: u32 = 1;
 
-/// One prompt as the text encoder reads it, on the host: all that decides its states under one text encoder.
+/// One prompt as one text encoder reads it, on the host: all that decides its states under it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PromptTokens {
     /// Those of all windows, each with its marks and padding.
@@ -36,9 +32,13 @@ pub struct PromptTokens {
     pub weights: Option<Vec<f32>>,
 }
 
-/// Prompts as the text encoder takes them.
+/// Prompts as the text encoders take them, in their order.
 #[derive(Debug)]
-pub struct TokenizedPrompts {
+pub struct TokenizedPrompts(pub Vec<EncoderTokens>);
+
+/// Prompts as one text encoder takes them.
+#[derive(Debug)]
+pub struct EncoderTokens {
     /// `[prompts, windows, window]`, integers: each window with its marks and padding.
     pub ids: Tensor,
     /// What the states are multiplied by, f32 `[prompts, windows · (window − 2) + 2]`; none where prompts have no weights.
@@ -46,73 +46,130 @@ pub struct TokenizedPrompts {
 }
 
 impl StableDiffusion {
-    /// One prompt as ids, and weights where they are read, on the host.
-    pub fn prompt_tokens(&self, prompt: &str, reading: &PromptReading) -> Result<PromptTokens> {
-        let tokenizer = self.prompt_tokenizer();
-        let windows = tokenizer.windows_of(reading.max_token_length)?;
-        if !reading.weights {
-            let ids = tokenizer.encode_chunks(prompt, windows).into_iter().flatten().collect();
-            return Ok(PromptTokens { ids, weights: None });
-        }
-        let (mut ids, mut weights) = (Vec::new(), vec![1.0]);
-        for chunk in tokenizer.encode_weighted(prompt, windows) {
-            weights.extend(&chunk.weights[1..chunk.weights.len() - 1]);
-            ids.extend(chunk.ids);
-        }
-        weights.push(1.0);
-        Ok(PromptTokens { ids, weights: Some(weights) })
+    /// One prompt as ids for each text encoder, and weights where they are read, on the host.
+    pub fn prompt_tokens(&self, prompt: &str, reading: &PromptReading) -> Result<Vec<PromptTokens>> {
+        self.prompt_tokenizers().iter().map(|tokenizer| tokens_of(tokenizer, prompt, reading)).collect()
     }
 
     /// Tokens of a window, its marks included.
     pub fn text_window(&self) -> usize {
-        self.tokenizer.window()
+        self.tokenizer().window()
     }
 
-    /// `[tokens, hidden_size]` of the states of one prompt.
+    /// `[tokens, width]` of the states of one prompt.
     pub fn text_states_shape(&self, reading: &PromptReading) -> Result<[usize; 2]> {
-        let (windows, window) = (self.tokenizer.windows_of(reading.max_token_length)?, self.tokenizer.window());
-        Ok([windows * (window - 2) + 2, self.text_encoder.config().hidden_size as usize])
+        let (windows, window) = (self.tokenizer().windows_of(reading.max_token_length)?, self.text_window());
+        let width: i64 = self.text_encoders.iter().map(|encoder| encoder.network.config().hidden_size).sum();
+        Ok([windows * (window - 2) + 2, width as usize])
+    }
+
+    /// Length of the vector that a prompt becomes beside its states, where it becomes one.
+    pub fn pooled_width(&self) -> Option<usize> {
+        let configs = self.text_encoders.iter().map(|encoder| encoder.network.config());
+        configs.filter(|config| config.has_projection).map(|config| config.projection_dim as usize).last()
+    }
+
+    /// Layers of the text encoder that has the fewest.
+    pub fn text_layers(&self) -> usize {
+        let layers = self.text_encoders.iter().map(|encoder| encoder.network.config().num_hidden_layers as usize);
+        layers.min().unwrap_or_default()
+    }
+
+    /// What of the text encoders the UNet attends to.
+    pub fn text_layer(&self, reading: &PromptReading) -> TextLayer {
+        let own = self.family.text_layer();
+        TextLayer { from_end: reading.clip_skip.unwrap_or(own.from_end), ..own }
+    }
+
+    /// Whether `name` (of a parameter or a layer, behind its network's) lies past the states that the UNet attends to, in a text encoder
+    /// that makes nothing else: nothing depends on it. Of SDXL's first text encoder that is the last layer.
+    pub fn is_never_asked(&self, name: &str, reading: &PromptReading) -> bool {
+        let layer = self.text_layer(reading);
+        self.text_encoders.iter().filter(|encoder| !encoder.network.config().has_projection).any(|encoder| {
+            let inside = name.strip_prefix(encoder.name).and_then(|rest| rest.strip_prefix(".text_model."));
+            let Some(inside) = inside else { return false };
+            let used = (encoder.network.config().num_hidden_layers as usize + 1).saturating_sub(layer.from_end);
+            let number = inside.strip_prefix("encoder.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
+            number.is_some_and(|number: usize| number >= used)
+                || (inside.starts_with("final_layer_norm.") && !layer.final_norm)
+        })
     }
 
     /// `prompts` as ids, and weights where they are read, on the model's device.
     pub fn tokenize(&self, prompts: &[String], reading: &PromptReading) -> Result<TokenizedPrompts> {
-        let tokenizer = self.prompt_tokenizer();
-        let windows = tokenizer.windows_of(reading.max_token_length)?;
-        let (mut ids, mut weights) = (Vec::new(), Vec::new());
-        for prompt in prompts {
-            let tokens = self.prompt_tokens(prompt, reading)?;
-            ids.extend(tokens.ids);
-            weights.extend(tokens.weights.into_iter().flatten());
-        }
-        let shape = [prompts.len() as i64, windows as i64, tokenizer.window() as i64];
-        let ids = Tensor::f_from_slice(&ids)?.f_reshape(shape)?.f_to_device(self.device)?;
-        let weights = match reading.weights {
-            true => Some(Tensor::f_from_slice::<f32>(&weights)?.f_reshape([shape[0], -1])?.f_to_device(self.device)?),
-            false => None,
+        let of_encoder = |tokenizer: &ClipTokenizer| -> Result<EncoderTokens> {
+            let windows = tokenizer.windows_of(reading.max_token_length)?;
+            let (mut ids, mut weights) = (Vec::new(), Vec::new());
+            for prompt in prompts {
+                let tokens = tokens_of(tokenizer, prompt, reading)?;
+                ids.extend(tokens.ids);
+                weights.extend(tokens.weights.into_iter().flatten());
+            }
+            let shape = [prompts.len() as i64, windows as i64, tokenizer.window() as i64];
+            let ids = Tensor::f_from_slice(&ids)?.f_reshape(shape)?.f_to_device(self.device)?;
+            let on_device = |weights: &[f32]| -> Result<Tensor> {
+                Ok(Tensor::f_from_slice::<f32>(weights)?.f_reshape([shape[0], -1])?.f_to_device(self.device)?)
+            };
+            Ok(EncoderTokens { ids, weights: reading.weights.then(|| on_device(&weights)).transpose()? })
         };
-        Ok(TokenizedPrompts { ids, weights })
+        let tokenizers = self.prompt_tokenizers();
+        Ok(TokenizedPrompts(tokenizers.iter().map(|tokenizer| of_encoder(tokenizer)).collect::<Result<_>>()?))
     }
 
-    /// What the UNet attends to: `[prompts, windows · (window − 2) + 2, hidden_size]` in the compute dtype. Each window goes
-    /// through the text encoder by itself; the start mark of the first and the end mark of the last stay, and the weights
-    /// multiply the states, without a correction of their mean, as in kohya's scripts. Panics as tch does where shapes do not fit.
-    pub fn text_states(&self, prompts: &TokenizedPrompts, clip_skip: usize, gradient_checkpointing: bool) -> Tensor {
-        let (count, windows, window) = prompts.ids.size3().expect("ids are [prompts, windows, window]");
-        let ids = prompts.ids.view([count * windows, window]);
-        let states = self.text_encoder.forward(&ids, self.compute, clip_skip, gradient_checkpointing);
-        let states = if windows == 1 { states } else { joined(&states, windows) };
-        match &prompts.weights {
-            None => states,
-            Some(weights) => (&states * weights.unsqueeze(-1)).to_kind(self.compute),
+    /// What the UNet is told of `prompts`, in the compute dtype, `windows · (window − 2) + 2` tokens of each. Each window goes
+    /// through the text encoders by itself; the start mark of the first and the end mark of the last stay, and the weights
+    /// multiply the states, without a correction of their mean, as in kohya's scripts. The vector of a prompt is that of its first
+    /// window. Panics as tch does where shapes do not fit.
+    pub fn text_states(
+        &self,
+        prompts: &TokenizedPrompts,
+        reading: &PromptReading,
+        gradient_checkpointing: bool,
+    ) -> TextStates {
+        let layer = self.text_layer(reading);
+        let (mut all, mut pooled) = (Vec::new(), None);
+        for (encoder, EncoderTokens { ids, weights }) in self.text_encoders.iter().zip(&prompts.0) {
+            let (count, windows, window) = ids.size3().expect("ids are [prompts, windows, window]");
+            let (end, rows) = (encoder.tokenizer.eos(), ids.view([count * windows, window]));
+            let (states, vectors) = encoder.network.encode(&rows, end, self.compute, layer, gradient_checkpointing);
+            let states = if windows == 1 { states } else { joined(&states, windows) };
+            all.push(match weights {
+                None => states,
+                Some(weights) => (&states * weights.unsqueeze(-1)).to_kind(self.compute),
+            });
+            if let Some(vectors) = vectors {
+                pooled = Some(vectors.view([count, windows, -1]).select(1, 0));
+            }
         }
+        let hidden_states = match &all[..] {
+            [only] => only.shallow_clone(),
+            all => Tensor::cat(all, -1),
+        };
+        TextStates { hidden_states, pooled }
     }
 
     /// [`StableDiffusion::text_states`] of `prompts`, without gradients.
-    pub fn encode_prompts(&self, prompts: &[String], reading: &PromptReading) -> Result<Tensor> {
+    pub fn encode_prompts(&self, prompts: &[String], reading: &PromptReading) -> Result<TextStates> {
         self.ensure_loaded(Frozen::TextEncoder)?;
         let tokenized = self.tokenize(prompts, reading)?;
-        Ok(sdtrain_torch::catch(|| tch::no_grad(|| self.text_states(&tokenized, reading.clip_skip, false)))?)
+        Ok(sdtrain_torch::catch(|| tch::no_grad(|| self.text_states(&tokenized, reading, false)))?)
     }
+}
+
+/// One prompt as `tokenizer` reads it.
+fn tokens_of(tokenizer: &ClipTokenizer, prompt: &str, reading: &PromptReading) -> Result<PromptTokens> {
+    let windows = tokenizer.windows_of(reading.max_token_length)?;
+    if !reading.weights {
+        let ids = tokenizer.encode_chunks(prompt, windows).into_iter().flatten().collect();
+        return Ok(PromptTokens { ids, weights: None });
+    }
+    let (mut ids, mut weights) = (Vec::new(), vec![1.0]);
+    for chunk in tokenizer.encode_weighted(prompt, windows) {
+        weights.extend(&chunk.weights[1..chunk.weights.len() - 1]);
+        ids.extend(chunk.ids);
+    }
+    weights.push(1.0);
+    Ok(PromptTokens { ids, weights: Some(weights) })
 }
 
 /// `[prompts · windows, window, hidden]` as one row for each prompt: the first mark, what each window holds, the last mark.

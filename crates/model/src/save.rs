@@ -5,9 +5,10 @@ use crate::kinds::dtype_of;
 use crate::load::ModelConfigs;
 use crate::parameters::Parameters;
 use crate::stable_diffusion::{Frozen, StableDiffusion};
+use crate::text_encoder::ClipTextConfig;
 use sdtrain_state_dict::{
-    FromReader, PipelineConfigs, Reader, TensorInfo, TensorSource, to_ldm, to_ldm_vae, write_diffusers_folder,
-    write_source, write_vae_folder,
+    FromReader, PipelineConfigs, PipelineWeights, Reader, TensorInfo, TensorSource, to_ldm, to_ldm_vae,
+    write_diffusers_folder, write_source, write_vae_folder,
 };
 use sdtrain_tokenizer::Tokenizer;
 use std::borrow::Cow;
@@ -86,31 +87,34 @@ impl StableDiffusion {
         ModelConfigs {
             unet: self.unet.config().clone(),
             vae: self.vae.config().clone(),
-            text_encoder: self.text_encoder.config().clone(),
+            text_encoders: self.text_encoders.iter().map(|encoder| encoder.network.config().clone()).collect(),
             scheduler: self.scheduler.clone(),
+            zeros_for_empty_prompt: self.zeros_for_empty_prompt,
         }
     }
 
-    /// UNet, VAE and text encoder as files hold them.
-    fn networks(&self, kind: Option<Kind>) -> Result<[TensorReader; 3]> {
+    /// UNet, VAE and text encoders as files hold them.
+    fn readers(&self, kind: Option<Kind>) -> Result<(TensorReader, TensorReader, Vec<TensorReader>)> {
         self.ensure_loaded(Frozen::Vae)?;
         self.ensure_loaded(Frozen::TextEncoder)?;
-        let networks = [self.unet.parameters(), self.vae.parameters(), self.text_encoder.parameters()];
-        Ok(networks.map(|parameters| TensorReader::of(parameters, kind)))
+        let [unet, vae] = [self.unet.parameters(), self.vae.parameters()].map(|own| TensorReader::of(own, kind));
+        let of_text = self.text_encoders.iter().map(|encoder| TensorReader::of(encoder.network.parameters(), kind));
+        Ok((unet, vae, of_text.collect()))
     }
 
     /// Writes one `.safetensors` file with the original (LDM) names, in `kind` or as kept. `metadata` joins the header.
     /// Models that differ from their family in sizes or noise schedule carry their configurations and tokenizer in it, too.
     pub fn save_single_file(&self, path: &Path, kind: Option<Kind>, metadata: &BTreeMap<String, String>) -> Result<()> {
-        let [unet, vae, text_encoder] = self.networks(kind)?;
+        let (unet, vae, text_encoders) = self.readers(kind)?;
         let (mut metadata, configs) = (metadata.clone(), self.pipeline_configs());
         if let Some((key, prediction)) = configs.prediction_metadata(self.family) {
             metadata.entry(key).or_insert(prediction);
         }
         if !self.configs().is_plain(self.family) {
-            metadata.extend(configs.to_metadata(&self.tokenizer.files()));
+            metadata.extend(configs.to_metadata(&self.tokenizer().files()));
         }
-        let joined = to_ldm(self.family, &unet, &vae, &text_encoder)?;
+        let text_encoders: Vec<&dyn Reader> = text_encoders.iter().map(|reader| reader as &dyn Reader).collect();
+        let joined = to_ldm(self.family, &unet, &vae, &text_encoders)?;
         Ok(write_source(path, &FromReader(&joined), &metadata)?)
     }
 
@@ -119,17 +123,21 @@ impl StableDiffusion {
         PipelineConfigs {
             unet: configs.unet.to_json(),
             vae: configs.vae.to_json(),
-            text_encoder: configs.text_encoder.to_json(),
+            text_encoders: configs.text_encoders.iter().map(ClipTextConfig::to_json).collect(),
             scheduler: serde_json::from_str(&configs.scheduler.to_json()).expect("it was written as JSON"),
+            zeros_for_empty_prompt: configs.zeros_for_empty_prompt,
         }
     }
 
-    /// Writes a diffusers folder that `StableDiffusionPipeline.from_pretrained` loads (see [`write_diffusers_folder`]).
+    /// Writes a diffusers folder that `from_pretrained` of the family's pipeline loads (see [`write_diffusers_folder`]).
     /// `metadata` joins the headers of the weights.
     pub fn save_folder(&self, folder: &Path, kind: Option<Kind>, metadata: &BTreeMap<String, String>) -> Result<()> {
-        let [unet, vae, text_encoder] = self.networks(kind)?;
-        let parts: [&dyn TensorSource; 3] = [&unet, &vae, &text_encoder];
-        Ok(write_diffusers_folder(folder, &self.pipeline_configs(), &self.tokenizer.files(), parts, metadata)?)
+        let (unet, vae, text_encoders) = self.readers(kind)?;
+        let of_text = text_encoders.iter().map(|reader| reader as &dyn TensorSource);
+        let weights = PipelineWeights { unet: &unet, vae: &vae, text_encoders: of_text.collect() };
+        let tokenizers: Vec<_> = self.text_encoders.iter().map(|encoder| encoder.tokenizer.files()).collect();
+        let configs = self.pipeline_configs();
+        Ok(write_diffusers_folder(folder, self.family, &configs, &tokenizers, &weights, metadata)?)
     }
 
     /// Writes the VAE alone into a folder that `AutoencoderKL.from_pretrained` loads.
@@ -139,14 +147,14 @@ impl StableDiffusion {
         kind: Option<Kind>,
         metadata: &BTreeMap<String, String>,
     ) -> Result<()> {
-        let [_, vae, _] = self.networks(kind)?;
+        let (_, vae, _) = self.readers(kind)?;
         Ok(write_vae_folder(folder, &self.vae.config().to_json(), &vae, metadata)?)
     }
 
     /// Writes the VAE alone into one `.safetensors` file with the original (LDM) names, without a prefix, as VAEs are passed
     /// around. Such a file has no place for a configuration: readers take SD1's, or the model's that it joins.
     pub fn save_vae_file(&self, path: &Path, kind: Option<Kind>, metadata: &BTreeMap<String, String>) -> Result<()> {
-        let [_, vae, _] = self.networks(kind)?;
+        let (_, vae, _) = self.readers(kind)?;
         let renamed = to_ldm_vae(&vae)?;
         Ok(write_source(path, &FromReader(&renamed), metadata)?)
     }

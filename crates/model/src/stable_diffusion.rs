@@ -1,9 +1,9 @@
-//! The bundle: tokenizer, text encoder, VAE, UNet and noise schedule of one model.
+//! The bundle: text encoders with their tokenizers, VAE, UNet and noise schedule of one model.
 
 use crate::builder::{Builder, Source};
 use crate::error::{Error, Result};
 use crate::learned_words::LearnedWords;
-use crate::load::{LoadOptions, load_text_encoder, load_vae};
+use crate::load::{LoadOptions, load_text_encoders, load_vae};
 use crate::parameters::Parameters;
 use crate::save::TensorReader;
 use crate::text_encoder::ClipTextModel;
@@ -18,24 +18,35 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
-/// A loaded model of a family with one CLIP text encoder.
+/// A text encoder and what it reads prompts with.
+pub struct PromptEncoder {
+    /// Its folder in a diffusers folder, and what its parameters' names begin with in traces and adapters: `text_encoder`, or
+    /// `text_encoder_2`.
+    pub name: &'static str,
+    /// Text to ids, with the vocabulary that the model came with.
+    pub tokenizer: Rc<ClipTokenizer>,
+    /// Ids to states.
+    pub network: ClipTextModel,
+}
+
+/// A loaded model of a family with CLIP text encoders.
 pub struct StableDiffusion {
     /// Where it came from, for messages and metadata.
     pub path: PathBuf,
     /// What it is one of: what its files are called like, and adapters for it say of themselves.
     pub family: Family,
-    /// Text to ids, with the vocabulary that the model came with.
-    pub tokenizer: Rc<ClipTokenizer>,
-    /// Words beyond it.
+    /// Text to states, in the order in which these stand beside each other.
+    pub text_encoders: Vec<PromptEncoder>,
+    /// Words beyond the vocabulary.
     pub(crate) learned: LearnedWords,
-    /// Ids to states.
-    pub text_encoder: ClipTextModel,
     /// Pixels to latents and back.
     pub vae: AutoencoderKL,
     /// The denoiser.
     pub unet: UNet2DConditionModel,
     /// Noise schedule and the sampler the model was made for.
     pub scheduler: SchedulerConfig,
+    /// Where there is no negative prompt, zeros stand for the states of an empty one.
+    pub zeros_for_empty_prompt: bool,
     /// Where its tensors are.
     pub device: Device,
     /// Dtype of activations.
@@ -59,11 +70,22 @@ pub(crate) struct Origin {
 pub enum Frozen {
     /// Once all latents are encoded, until a picture is decoded.
     Vae,
-    /// Once all prompts are encoded, until another one comes.
+    /// All text encoders: once all prompts are encoded, until another one comes.
     TextEncoder,
 }
 
 impl StableDiffusion {
+    /// The tokenizer that the first text encoder came with.
+    pub fn tokenizer(&self) -> &Rc<ClipTokenizer> {
+        &self.text_encoders[0].tokenizer
+    }
+
+    /// Every network with what its parameters' names begin with: UNet, VAE, text encoders.
+    pub fn networks(&self) -> Vec<(&'static str, &Parameters)> {
+        let of_text = self.text_encoders.iter().map(|encoder| (encoder.name, encoder.network.parameters()));
+        [("unet", self.unet.parameters()), ("vae", self.vae.parameters())].into_iter().chain(of_text).collect()
+    }
+
     /// How many pixels a latent spans in each direction.
     pub fn downscale_factor(&self) -> usize {
         self.vae.config().downscale_factor()
@@ -131,8 +153,8 @@ impl StableDiffusion {
         struct Off<'m>(&'m StableDiffusion);
         impl Off<'_> {
             fn switch(&self, on: bool) {
-                let networks = [self.0.unet.parameters(), self.0.text_encoder.parameters(), self.0.vae.parameters()];
-                networks.into_iter().flat_map(Parameters::layers).for_each(|(_, layer)| layer.switch_adapters(on));
+                let layers = self.0.networks().into_iter().flat_map(|(_, parameters)| parameters.layers());
+                layers.for_each(|(_, layer)| layer.switch_adapters(on));
             }
         }
         impl Drop for Off<'_> {
@@ -152,7 +174,7 @@ impl StableDiffusion {
             return;
         }
         if self.unloaded.borrow_mut().insert(network) {
-            for (_, parameter) in self.parameters_of(network).iter() {
+            for (_, parameter) in self.parameters_of(network).into_iter().flat_map(Parameters::iter) {
                 set_data(parameter, &Tensor::empty([0], (parameter.kind(), parameter.device())));
             }
         }
@@ -167,29 +189,31 @@ impl StableDiffusion {
             return Ok(());
         }
         let Origin { location, options, .. } = &self.origin;
-        let (vae, text_encoder);
+        let (vae, text_encoders);
         let again = match network {
             Frozen::Vae => {
                 vae = load_vae(location, options)?;
-                vae.parameters()
+                vec![vae.parameters()]
             }
             Frozen::TextEncoder => {
-                text_encoder = load_text_encoder(location, options)?;
-                text_encoder.parameters()
+                text_encoders = load_text_encoders(location, options)?;
+                text_encoders.iter().map(ClipTextModel::parameters).collect()
             }
         };
-        for (name, parameter) in self.parameters_of(network).iter() {
-            let missing = || Error::MissingTensors { path: self.path.clone(), names: vec![name.to_string()] };
-            set_data(parameter, again.get(name).ok_or_else(missing)?);
+        for (own, again) in self.parameters_of(network).into_iter().zip(again) {
+            for (name, parameter) in own.iter() {
+                let missing = || Error::MissingTensors { path: self.path.clone(), names: vec![name.to_string()] };
+                set_data(parameter, again.get(name).ok_or_else(missing)?);
+            }
         }
         self.unloaded.borrow_mut().remove(&network);
         Ok(())
     }
 
-    fn parameters_of(&self, network: Frozen) -> &Parameters {
+    fn parameters_of(&self, network: Frozen) -> Vec<&Parameters> {
         match network {
-            Frozen::Vae => self.vae.parameters(),
-            Frozen::TextEncoder => self.text_encoder.parameters(),
+            Frozen::Vae => vec![self.vae.parameters()],
+            Frozen::TextEncoder => self.text_encoders.iter().map(|encoder| encoder.network.parameters()).collect(),
         }
     }
 

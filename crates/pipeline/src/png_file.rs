@@ -38,7 +38,7 @@ pub fn parameters_text(
         request.seed + index as u64,
         request.width,
         request.height,
-        request.prompt_reading.clip_skip,
+        model.text_layer(reading).from_end,
         format!("{:?}", model.compute).to_lowercase(),
         env!("CARGO_PKG_VERSION"),
     )

@@ -1,10 +1,10 @@
-//! From prompts to pictures with classifier-free guidance, as diffusers' `StableDiffusionPipeline` does it.
+//! From prompts to pictures with classifier-free guidance, as diffusers' `StableDiffusionPipeline` and `StableDiffusionXLPipeline` do it.
 
 use crate::error::{Error, Result};
 use image::RgbImage;
 use sdtrain_diffusion::{Sampler, SchedulerConfig, sampler};
 use sdtrain_model::unet::repeated_timestep;
-use sdtrain_model::{PromptReading, StableDiffusion};
+use sdtrain_model::{PictureSizes, PromptReading, StableDiffusion};
 use sdtrain_recipe::SamplerName;
 use std::sync::{Mutex, PoisonError};
 use tch::{Device, Kind, Tensor};
@@ -14,7 +14,7 @@ use tch::{Device, Kind, Tensor};
 pub struct Request {
     /// One picture for each.
     pub prompts: Vec<String>,
-    /// What no picture should show.
+    /// What no picture should show; empty for nothing.
     pub negative: String,
     /// Denoising steps.
     pub steps: usize,
@@ -79,7 +79,16 @@ pub fn denoised_latents(model: &StableDiffusion, request: &Request) -> Result<Te
     if guided {
         prompts.splice(0..0, std::iter::repeat_n(request.negative.clone(), count));
     }
-    let context = model.encode_prompts(&prompts, &request.prompt_reading)?;
+    let mut text = model.encode_prompts(&prompts, &request.prompt_reading)?;
+    if guided && request.negative.is_empty() && model.zeros_for_empty_prompt {
+        text = text.map(|states| {
+            let of_prompts = states.f_narrow(0, count as i64, count as i64)?;
+            Tensor::f_cat(&[of_prompts.f_zeros_like()?, of_prompts], 0)
+        })?;
+    }
+    let size = PictureSizes::whole(width, height);
+    let time_ids = model.time_ids(&vec![size; prompts.len()])?;
+    let conditions = model.conditions(&text, time_ids.as_ref());
     let mut latents = (noise.next() * sampler.init_noise_sigma()).to_device(model.device);
     for (index, timestep) in sampler.timesteps().to_vec().into_iter().enumerate() {
         let step = sdtrain_torch::catch(|| {
@@ -89,7 +98,7 @@ pub fn denoised_latents(model: &StableDiffusion, request: &Request) -> Result<Te
                 let batch = input.size()[0];
                 let timesteps = repeated_timestep(timestep, batch, model.device);
                 let input = input.to_kind(model.compute);
-                let mut prediction = model.unet.forward(&input, &timesteps, &context, false).to_kind(Kind::Float);
+                let mut prediction = model.unet.forward(&input, &timesteps, &conditions, false).to_kind(Kind::Float);
                 if guided {
                     let halves = prediction.chunk(2, 0);
                     let [unconditional, conditional] = &halves[..] else { unreachable!("chunk(2) gives two") };

@@ -239,6 +239,7 @@ impl Checker<'_> {
     fn check_method(&mut self, config: &TrainConfig) {
         self.check_lora(&config.lora);
         self.not_negative("full.text_encoder_learning_rate", config.full.text_encoder_learning_rate);
+        self.not_negative("full.text_encoder_2_learning_rate", config.full.text_encoder_2_learning_rate);
         if let Some((message, hint)) = config.pair_refused() {
             self.report("trainable", message).hint = Some(hint);
         }

@@ -38,7 +38,9 @@ impl Checker<'_> {
         let rate = config.optimizer.learning_rate();
         let rates = [
             ("lora.text_encoder_learning_rate", config.lora.text_encoder_learning_rate),
+            ("lora.text_encoder_2_learning_rate", config.lora.text_encoder_2_learning_rate),
             ("full.text_encoder_learning_rate", config.full.text_encoder_learning_rate),
+            ("full.text_encoder_2_learning_rate", config.full.text_encoder_2_learning_rate),
         ];
         for (key, other) in rates {
             if other.is_some_and(|other| other != rate && other != 0.0) {

@@ -11,11 +11,11 @@ pub struct FullConfig {
     /// Train the UNet.
     pub train_unet: bool,
 
-    /// Train the text encoder.
+    /// Train the text encoder, or both of a model that has two; `freeze = ["text_encoder_2.*"]` leaves the second alone.
     pub train_text_encoder: bool,
 
-    /// Which parameters are trained, by their name in diffusers behind `unet.` or `text_encoder.`; `*` stands for any
-    /// text. Of the networks that are trained, a parameter is when one pattern matches its whole name:
+    /// Which parameters are trained, by their name in diffusers behind `unet.`, `text_encoder.` or `text_encoder_2.`; `*`
+    /// stands for any text. Of the networks that are trained, a parameter is when one pattern matches its whole name:
     /// `["unet.*.attn2.*"]` trains cross-attention alone.
     pub targets: Vec<String>,
 
@@ -27,6 +27,9 @@ pub struct FullConfig {
 
     /// Learning rate of the text encoder. Absent: `optimizer.learning_rate`.
     pub text_encoder_learning_rate: Option<f64>,
+
+    /// Learning rate of the second text encoder, where the model has two (SDXL). Absent: `text_encoder_learning_rate`.
+    pub text_encoder_2_learning_rate: Option<f64>,
 
     /// How the product is saved, also of `method = "vae"`.
     pub format: ModelFormat,
@@ -41,6 +44,7 @@ impl Default for FullConfig {
             freeze: Vec::new(),
             unet_learning_rate: None,
             text_encoder_learning_rate: None,
+            text_encoder_2_learning_rate: None,
             format: ModelFormat::SingleFile,
         }
     }

@@ -17,7 +17,7 @@ pub struct Ia3Config {
 
 impl Default for Ia3Config {
     fn default() -> Self {
-        Ia3Config { on_input: ["unet.*.ff.net.2", "text_encoder.*.mlp.fc2"].map(str::to_owned).to_vec() }
+        Ia3Config { on_input: ["unet.*.ff.net.2", "text_encoder*.mlp.fc2"].map(str::to_owned).to_vec() }
     }
 }
 

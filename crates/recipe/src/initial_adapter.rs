@@ -8,7 +8,7 @@ use crate::{AdapterKind, LoraConfig};
 /// One adapter of a file, as far as a configuration could say otherwise.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FileAdapter {
-    /// `unet` or `text_encoder`.
+    /// `unet`, `text_encoder` or `text_encoder_2`.
     pub part: String,
     /// The layer's path in it.
     pub path: String,
@@ -39,7 +39,7 @@ impl LoraConfig {
         added: usize,
     ) -> Result<Vec<String>, (String, String)> {
         for (part, trained) in [("unet", self.train_unet), ("text_encoder", self.train_text_encoder)] {
-            if !trained && adapters.iter().any(|adapter| adapter.part == part) {
+            if !trained && adapters.iter().any(|adapter| adapter.part.starts_with(part)) {
                 let message = format!("`lora.initial`: `{file}` also adapts the {part}, which is not trained");
                 return Err((message, format!("set `lora.train_{part} = true`")));
             }

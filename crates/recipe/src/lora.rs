@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 pub const UNET_TARGETS: [&str; 3] = ["unet.*.attn1.*", "unet.*.attn2.*", "unet.*.ff.*"];
 
 /// Modules of the text encoder that get an adapter with `lora.train_text_encoder`: attention and MLP.
-pub const TEXT_ENCODER_TARGETS: [&str; 2] = ["text_encoder.*.self_attn.*", "text_encoder.*.mlp.*"];
+pub const TEXT_ENCODER_TARGETS: [&str; 2] = ["text_encoder*.self_attn.*", "text_encoder*.mlp.*"];
 
 /// Modules that (IA)³ is put beside, as in its paper: keys, values and the end of the feed-forward.
 const IA3_UNET_TARGETS: [&str; 3] = ["unet.*.to_k", "unet.*.to_v", "unet.*.ff.net.2"];
 const IA3_TEXT_ENCODER_TARGETS: [&str; 3] =
-    ["text_encoder.*.self_attn.k_proj", "text_encoder.*.self_attn.v_proj", "text_encoder.*.mlp.fc2"];
+    ["text_encoder*.self_attn.k_proj", "text_encoder*.self_attn.v_proj", "text_encoder*.mlp.fc2"];
 
 /// Blocks of an SD UNet as kohya's scripts count them: 0 to 11 down, 12 in the middle, 13 to 24 up.
 pub const KOHYA_BLOCKS: usize = 25;
@@ -65,7 +65,7 @@ pub struct LoraConfig {
     #[schemars(extend("x-other-names" = ["scale_weight_norms", "max_norm"]))]
     pub max_weight_norm: Option<f64>,
 
-    /// Which modules get an adapter, by their path in diffusers behind `unet.` or `text_encoder.`;
+    /// Which modules get an adapter, by their path in diffusers behind `unet.`, `text_encoder.` or `text_encoder_2.`;
     /// `*` stands for any text. A module is taken when one pattern matches its whole path. Absent: attention and
     /// feed-forward of the UNet (`unet.*.attn1.*`, `unet.*.attn2.*`, `unet.*.ff.*`); of kind `ia3`, only keys, values and
     /// the end of the feed-forward.
@@ -75,7 +75,7 @@ pub struct LoraConfig {
     /// Train adapters in the UNet.
     pub train_unet: bool,
 
-    /// Train adapters in the text encoder as well: its attention and MLP layers join `targets` (of kind `ia3`, keys,
+    /// Train adapters in the text encoders as well: their attention and MLP layers join `targets` (of kind `ia3`, keys,
     /// values and the end of the MLP).
     pub train_text_encoder: bool,
 
@@ -85,6 +85,10 @@ pub struct LoraConfig {
     /// Learning rate of the text encoder's adapters. Absent: `optimizer.learning_rate`. Typical: half of it or less.
     #[schemars(extend("x-other-names" = ["text_encoder_lr"]))]
     pub text_encoder_learning_rate: Option<f64>,
+
+    /// Learning rate of the second text encoder's adapters, where the model has two (SDXL). Absent: `text_encoder_learning_rate`.
+    /// 0 leaves them as they begin.
+    pub text_encoder_2_learning_rate: Option<f64>,
 
     /// How many times the learning rate the upper matrices learn (`lora_up`, `lora_B`): LoRA+ (arXiv:2402.12354).
     /// Typical: 4 to 16. Absent: both matrices alike.
@@ -162,6 +166,7 @@ impl Default for LoraConfig {
             train_text_encoder: false,
             unet_learning_rate: None,
             text_encoder_learning_rate: None,
+            text_encoder_2_learning_rate: None,
             loraplus_lr_ratio: None,
             loraplus_unet_lr_ratio: None,
             loraplus_text_encoder_lr_ratio: None,

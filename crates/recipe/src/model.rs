@@ -83,6 +83,8 @@ pub enum Family {
     Sd1,
     /// Stable Diffusion 2.x, of the noise or in v-prediction.
     Sd2,
+    /// Stable Diffusion XL and every model of its shape.
+    Sdxl,
 }
 
 impl Family {
@@ -91,6 +93,7 @@ impl Family {
         match self {
             Family::Sd1 => "sd1",
             Family::Sd2 => "sd2",
+            Family::Sdxl => "sdxl",
         }
     }
 }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value as Json, json};
 
 use crate::error::{Error, Result};
+use crate::family::Family;
+use crate::maps::text_places::TextFolder;
 use crate::write::{TensorSource, hidden_beside, sync_parent, write_source};
 
 /// The parsed configuration files of a Stable Diffusion pipeline.
@@ -17,10 +19,23 @@ pub struct PipelineConfigs {
     pub unet: Json,
     /// `vae/config.json`.
     pub vae: Json,
-    /// `text_encoder/config.json`.
-    pub text_encoder: Json,
+    /// `text_encoder/config.json`, and `text_encoder_2/config.json` of families with two.
+    pub text_encoders: Vec<Json>,
     /// `scheduler/scheduler_config.json`.
     pub scheduler: Json,
+    /// Where there is no negative prompt, zeros stand for what a text encoder makes of an empty one (`force_zeros_for_empty_prompt` of
+    /// `model_index.json`).
+    pub zeros_for_empty_prompt: bool,
+}
+
+/// The weights of a Stable Diffusion pipeline, each under diffusers' names.
+pub struct PipelineWeights<'w> {
+    /// The UNet's.
+    pub unet: &'w dyn TensorSource,
+    /// The VAE's.
+    pub vae: &'w dyn TensorSource,
+    /// Those of each text encoder.
+    pub text_encoders: Vec<&'w dyn TensorSource>,
 }
 
 /// The files of a tokenizer, by name.
@@ -28,19 +43,41 @@ pub type TokenizerFiles = Vec<(String, Vec<u8>)>;
 
 const UNET: &str = "sdtrain.unet";
 const VAE: &str = "sdtrain.vae";
-const TEXT_ENCODER: &str = "sdtrain.text_encoder";
+const TEXT_ENCODERS: [&str; 2] = ["sdtrain.text_encoder", "sdtrain.text_encoder_2"];
 const SCHEDULER: &str = "sdtrain.scheduler";
+const ZEROS: &str = "sdtrain.force_zeros_for_empty_prompt";
 const VOCAB: &str = "sdtrain.tokenizer.vocab";
 const MERGES: &str = "sdtrain.tokenizer.merges";
 
 impl PipelineConfigs {
+    /// From the files of a diffusers folder of `family`.
+    ///
+    /// # Errors
+    /// Where one is not there or no JSON.
+    pub fn of_folder(folder: &Path, family: Family) -> Result<PipelineConfigs> {
+        let index = read_json(&folder.join("model_index.json"))?;
+        let read = |part: &str| read_json(&folder.join(part).join("config.json"));
+        let text_encoders = family.text_folders().iter().map(|place| read(place.network)).collect::<Result<_>>()?;
+        let assumed = PipelineConfigs::released(family, false).zeros_for_empty_prompt;
+        Ok(PipelineConfigs {
+            unet: read("unet")?,
+            vae: read("vae")?,
+            text_encoders,
+            scheduler: read_json(&folder.join("scheduler/scheduler_config.json"))?,
+            zeros_for_empty_prompt: index["force_zeros_for_empty_prompt"].as_bool().unwrap_or(assumed),
+        })
+    }
+
     /// Metadata for a single file whose reader could not know these configurations otherwise. Only a CLIP tokenizer's
-    /// `vocab.json` and `merges.txt` are kept.
+    /// `vocab.json` and `merges.txt` are kept, which all text encoders share.
     pub fn to_metadata(&self, tokenizer: &TokenizerFiles) -> BTreeMap<String, String> {
-        let configs =
-            [(UNET, &self.unet), (VAE, &self.vae), (TEXT_ENCODER, &self.text_encoder), (SCHEDULER, &self.scheduler)];
+        let configs = [(UNET, &self.unet), (VAE, &self.vae), (SCHEDULER, &self.scheduler)];
+        let configs = configs.into_iter().chain(TEXT_ENCODERS.into_iter().zip(&self.text_encoders));
         let mut metadata: BTreeMap<String, String> =
-            configs.into_iter().map(|(key, config)| (key.to_string(), config.to_string())).collect();
+            configs.map(|(key, config)| (key.to_string(), config.to_string())).collect();
+        if self.zeros_for_empty_prompt {
+            metadata.insert(ZEROS.to_string(), "true".to_string());
+        }
         for (name, content) in tokenizer {
             let key = match name.as_str() {
                 "vocab.json" => VOCAB,
@@ -68,11 +105,16 @@ impl PipelineConfigs {
         let parsed = |key: &str| -> Result<Json> {
             serde_json::from_str(text(key)?).map_err(|error| broken(format!("has broken metadata `{key}`: {error}")))
         };
+        let mut text_encoders = vec![parsed(TEXT_ENCODERS[0])?];
+        if metadata.contains_key(TEXT_ENCODERS[1]) {
+            text_encoders.push(parsed(TEXT_ENCODERS[1])?);
+        }
         let configs = PipelineConfigs {
             unet: parsed(UNET)?,
             vae: parsed(VAE)?,
-            text_encoder: parsed(TEXT_ENCODER)?,
+            text_encoders,
             scheduler: parsed(SCHEDULER)?,
+            zeros_for_empty_prompt: metadata.get(ZEROS).is_some_and(|said| said == "true"),
         };
         Ok(Some((configs, [text(VOCAB)?.clone(), text(MERGES)?.clone()])))
     }
@@ -84,48 +126,61 @@ pub fn read_json(path: &Path) -> Result<Json> {
     parsed.map_err(|source| Error::io("read", path, source))
 }
 
-/// Writes a folder that `StableDiffusionPipeline.from_pretrained` loads, with the weights of UNet, VAE and text encoder.
-/// `metadata` joins the header of each file of weights.
+/// Writes a folder that the `from_pretrained` of the family's pipeline loads, with a tokenizer for each text encoder. `metadata` joins the
+/// header of each file of weights.
 ///
 /// Everything appears in a folder beside it first and is on the disk before that takes the name; on any error it is removed
 /// and what was at `folder` is still there. A folder that exists is replaced only when it holds nothing but what this
 /// function writes.
 pub fn write_diffusers_folder(
     folder: &Path,
+    family: Family,
     configs: &PipelineConfigs,
-    tokenizer: &TokenizerFiles,
-    [unet, vae, text_encoder]: [&dyn TensorSource; 3],
+    tokenizers: &[TokenizerFiles],
+    weights: &PipelineWeights,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
     let class = configs.scheduler["_class_name"].as_str().unwrap_or("PNDMScheduler");
-    let index = json!({
-        "_class_name": "StableDiffusionPipeline",
+    let mut index = json!({
+        "_class_name": family.pipeline_class(),
         "_diffusers_version": "0.42.0",
         "feature_extractor": [null, null],
-        "requires_safety_checker": false,
-        "safety_checker": [null, null],
         "scheduler": ["diffusers", class],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     });
-    let jsons = [
-        ("model_index.json", &index),
-        ("unet/config.json", &configs.unet),
-        ("vae/config.json", &configs.vae),
-        ("text_encoder/config.json", &configs.text_encoder),
-        ("scheduler/scheduler_config.json", &configs.scheduler),
+    match configs.text_encoders.len() {
+        1 => {
+            index["safety_checker"] = json!([null, null]);
+            index["requires_safety_checker"] = json!(false);
+        }
+        _ => {
+            index["image_encoder"] = json!([null, null]);
+            index["force_zeros_for_empty_prompt"] = json!(configs.zeros_for_empty_prompt);
+        }
+    }
+    let mut jsons = vec![
+        ("unet/config.json".to_string(), &configs.unet),
+        ("vae/config.json".to_string(), &configs.vae),
+        ("scheduler/scheduler_config.json".to_string(), &configs.scheduler),
     ];
-    let mut files: Vec<(String, Vec<u8>)> =
-        jsons.into_iter().map(|(name, json)| (name.to_string(), format!("{json:#}\n").into_bytes())).collect();
-    files.extend(tokenizer.iter().map(|(name, content)| (format!("tokenizer/{name}"), content.clone())));
-    let weights = [
-        ("unet/diffusion_pytorch_model.safetensors", unet),
-        ("vae/diffusion_pytorch_model.safetensors", vae),
-        ("text_encoder/model.safetensors", text_encoder),
+    let mut files: Vec<(String, Vec<u8>)> = Vec::new();
+    let mut tensors = vec![
+        ("unet/diffusion_pytorch_model.safetensors".to_string(), weights.unet),
+        ("vae/diffusion_pytorch_model.safetensors".to_string(), weights.vae),
     ];
-    write_folder(folder, &files, &weights, metadata)
+    for (number, TextFolder { network, tokenizer }) in family.text_folders().iter().enumerate() {
+        let config = &configs.text_encoders[number];
+        let class = config["architectures"][0].as_str().unwrap_or("CLIPTextModel");
+        index[network] = json!(["transformers", class]);
+        index[tokenizer] = json!(["transformers", "CLIPTokenizer"]);
+        jsons.push((format!("{network}/config.json"), config));
+        tensors.push((format!("{network}/model.safetensors"), weights.text_encoders[number]));
+        files.extend(tokenizers[number].iter().map(|(name, content)| (format!("{tokenizer}/{name}"), content.clone())));
+    }
+    jsons.push(("model_index.json".to_string(), &index));
+    files.extend(jsons.into_iter().map(|(name, json)| (name, format!("{json:#}\n").into_bytes())));
+    write_folder(folder, &files, &tensors, metadata)
 }
 
 /// Writes a folder that `AutoencoderKL.from_pretrained` loads, in the same way as [`write_diffusers_folder`].
@@ -136,17 +191,17 @@ pub fn write_vae_folder(
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
     let files = [("config.json".to_string(), format!("{config:#}\n").into_bytes())];
-    write_folder(folder, &files, &[("diffusion_pytorch_model.safetensors", vae)], metadata)
+    write_folder(folder, &files, &[("diffusion_pytorch_model.safetensors".to_string(), vae)], metadata)
 }
 
 /// Writes `files` and `weights`, by their names in it, in place of what is at `folder`.
 fn write_folder(
     folder: &Path,
     files: &[(String, Vec<u8>)],
-    weights: &[(&str, &dyn TensorSource)],
+    weights: &[(String, &dyn TensorSource)],
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let names = files.iter().map(|(name, _)| name.as_str()).chain(weights.iter().map(|(name, _)| *name));
+    let names = files.iter().map(|(name, _)| name.as_str()).chain(weights.iter().map(|(name, _)| name.as_str()));
     check_replaceable(folder, &names.map(PathBuf::from).collect::<Vec<_>>())?;
 
     let staging = Staging::beside(folder)?;
@@ -256,17 +311,19 @@ mod tests {
         PipelineConfigs {
             unet: config("unet"),
             vae: config("vae"),
-            text_encoder: config("text"),
+            text_encoders: vec![config("text"), config("text 2")],
             scheduler: config("DDIMScheduler"),
+            zeros_for_empty_prompt: true,
         }
     }
 
     fn write(folder: &Path, value: u8) -> Result<()> {
         let tensors = [TensorEntry { name: "a".into(), dtype: Dtype::U8, shape: vec![1], bytes: vec![value] }];
         let source: &dyn TensorSource = &Entries(tensors.to_vec());
-        let tokenizer = vec![("vocab.json".into(), b"{}".to_vec())];
+        let tokenizers = [0, 1].map(|_| vec![("vocab.json".into(), b"{}".to_vec())]);
         let metadata = BTreeMap::from([("ss_steps".to_string(), value.to_string())]);
-        write_diffusers_folder(folder, &configs(), &tokenizer, [source; 3], &metadata)
+        let weights = PipelineWeights { unet: source, vae: source, text_encoders: vec![source; 2] };
+        write_diffusers_folder(folder, Family::Sdxl, &configs(), &tokenizers, &weights, &metadata)
     }
 
     struct Entries(Vec<TensorEntry>);

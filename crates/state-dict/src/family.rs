@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::diffusers_folder::read_json;
 use crate::error::{Error, Result};
+use crate::maps::text_places::{self, FOLDERS, TextFolder, TextPlace};
 use crate::reader::{Reader, read_integers};
 use crate::recognise::UnetInput;
 
@@ -44,11 +45,45 @@ impl Family {
         }
     }
 
-    /// What its tokenizer fills a window with.
-    pub fn pad_token(self) -> &'static str {
+    /// What the tokenizer of each of its text encoders fills a window with.
+    pub fn pad_tokens(self) -> &'static [&'static str] {
         match self {
-            Family::Sd2 => "!",
-            Family::Sd1 | Family::Sdxl | Family::SdxlRefiner => "<|endoftext|>",
+            Family::Sd1 => &["<|endoftext|>"],
+            Family::Sd2 | Family::SdxlRefiner => &["!"],
+            Family::Sdxl => &["<|endoftext|>", "!"],
+        }
+    }
+
+    /// Where its text encoders lie in a single file.
+    pub fn text_places(self) -> &'static [TextPlace] {
+        match self {
+            Family::Sd1 => text_places::SD1,
+            Family::Sd2 => text_places::SD2,
+            Family::Sdxl => text_places::SDXL,
+            Family::SdxlRefiner => text_places::SDXL_REFINER,
+        }
+    }
+
+    /// What of a text encoder its UNet attends to.
+    pub fn text_layer(self) -> TextLayer {
+        match self {
+            Family::Sd1 | Family::Sd2 => TextLayer { from_end: 1, final_norm: true },
+            // Podell et al. 2023 (arXiv:2307.01952), section 2.1: the penultimate outputs of both.
+            Family::Sdxl | Family::SdxlRefiner => TextLayer { from_end: 2, final_norm: false },
+        }
+    }
+
+    /// The folders of its text encoders and their tokenizers, in a diffusers folder.
+    pub fn text_folders(self) -> &'static [TextFolder] {
+        &FOLDERS[..self.text_places().len()]
+    }
+
+    /// diffusers' pipeline for it.
+    pub fn pipeline_class(self) -> &'static str {
+        match self {
+            Family::Sd1 | Family::Sd2 => "StableDiffusionPipeline",
+            Family::Sdxl => "StableDiffusionXLPipeline",
+            Family::SdxlRefiner => "StableDiffusionXLImg2ImgPipeline",
         }
     }
 
@@ -60,6 +95,14 @@ impl Family {
             1280 => Some(Family::SdxlRefiner),
             2048 => Some(Family::Sdxl),
             _ => None,
+        }
+    }
+
+    /// Whose names and shapes its products follow, as kohya's scripts write it (`modelspec.implementation`).
+    pub fn implementation(self) -> &'static str {
+        match self {
+            Family::Sd1 | Family::Sd2 => "diffusers",
+            Family::Sdxl | Family::SdxlRefiner => "https://github.com/Stability-AI/generative-models",
         }
     }
 
@@ -81,14 +124,14 @@ impl Family {
     pub fn check_trainable(self, input: UnetInput, path: &Path) -> Result<()> {
         let wrong = |reason: String| Err(Error::WrongKind { path: path.to_path_buf(), reason });
         match (self, input) {
-            (Family::Sd1 | Family::Sd2, UnetInput::Plain) => Ok(()),
-            (Family::Sd1 | Family::Sd2, _) => wrong(format!(
+            (Family::Sd1 | Family::Sd2 | Family::Sdxl, UnetInput::Plain) => Ok(()),
+            (Family::Sd1 | Family::Sd2 | Family::Sdxl, _) => wrong(format!(
                 "is a model of the {} family{}; only those with 4 input channels are supported so far",
                 self.title(),
                 input.note()
             )),
-            _ => wrong(format!(
-                "is a model of the {} family; only the SD1 and SD2 families are supported so far",
+            (Family::SdxlRefiner, _) => wrong(format!(
+                "is a model of the {} family; only the SD1, SD2 and SDXL families are supported so far",
                 self.title()
             )),
         }
@@ -109,7 +152,7 @@ impl Family {
         let text_encoder = index["text_encoder"][1].as_str().unwrap_or("CLIPTextModel");
         if !class.starts_with("StableDiffusion") || text_encoder != "CLIPTextModel" {
             return wrong(format!(
-                "is a `{class}` with a `{text_encoder}`; only the SD1 and SD2 families are supported so far"
+                "is a `{class}` with a `{text_encoder}`; only the SD1, SD2 and SDXL families are supported so far"
             ));
         }
         let unet = read_json(&folder.join("unet/config.json"))?;
@@ -129,6 +172,29 @@ impl Family {
         family.check_trainable(input, folder)?;
         Ok(family)
     }
+}
+
+/// What of a text encoder a UNet attends to, where nothing else is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextLayer {
+    /// Counted from the end, 1 is the last.
+    pub from_end: usize,
+    /// Whether its states go through the encoder's final norm.
+    pub final_norm: bool,
+}
+
+/// Whether a single file of `family` predicts the velocity, as far as it can be known: SD2's mostly do and SD1's never; SDXL's say so in
+/// their metadata or by an empty tensor `v_pred`, as the programs that sample from them ask for.
+///
+/// # Errors
+/// Where what it says of it cannot be read.
+pub fn predicts_velocity(file: &dyn Reader, family: Family) -> Result<bool> {
+    let says_v = || file.metadata().get(PREDICTION_TYPE).is_some_and(|kind| kind.starts_with('v'));
+    Ok(match family {
+        Family::Sd1 => false,
+        Family::Sd2 => !sd2_predicts_noise(file)?,
+        Family::Sdxl | Family::SdxlRefiner => says_v() || file.info("v_pred").is_some(),
+    })
 }
 
 /// Whether a single-file SD2 checkpoint predicts the noise: by what its metadata say, or, as diffusers tells it, by the number of steps

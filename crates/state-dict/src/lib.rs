@@ -20,10 +20,12 @@ mod single_file;
 mod write;
 
 pub use canonical::{canonical_text_encoder, canonical_unet, canonical_vae};
-pub use diffusers_folder::{PipelineConfigs, TokenizerFiles, read_json, write_diffusers_folder, write_vae_folder};
+pub use diffusers_folder::{
+    PipelineConfigs, PipelineWeights, TokenizerFiles, read_json, write_diffusers_folder, write_vae_folder,
+};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
-pub use family::{Family, sd2_predicts_noise};
+pub use family::{Family, TextLayer, predicts_velocity, sd2_predicts_noise};
 pub use file::SafetensorsFile;
 pub use folder::{component_files, open_component};
 pub use load_report::LoadReport;

@@ -6,13 +6,14 @@ use std::path::Path;
 
 use crate::Dtype;
 use crate::error::{Error, Result, shown};
-use crate::maps::open_clip::{JOINED, LDM_PREFIX, Place, canonical_names, layer, place};
+use crate::maps::open_clip::{JOINED, PROJECTION, Place, canonical_names, layer, place};
+use crate::maps::text_places::{Naming, TextPlace};
 use crate::reader::{Reader, TensorInfo, no_such_tensor};
 
 const FINAL_NORM: &str = "text_model.final_layer_norm.weight";
 
-/// The text encoder of a single-file SD2 checkpoint under transformers' names, without its last layer: the UNet was trained on the
-/// states of the one before it, and diffusers' folders hold no more.
+/// A text encoder of a single-file checkpoint under transformers' names. Where it goes beyond what is read of it (SD2), its last layer
+/// and its projection are left out: diffusers' folders hold no more.
 pub struct FromOpenClip<R> {
     inner: R,
     tensors: BTreeMap<String, (Place, TensorInfo)>,
@@ -20,20 +21,25 @@ pub struct FromOpenClip<R> {
 }
 
 impl<R: Reader> FromOpenClip<R> {
-    /// Looks through `inner` for names behind `cond_stage_model.model.`.
-    pub fn new(inner: R) -> Result<FromOpenClip<R>> {
-        let inside = || inner.names().into_iter().filter_map(|name| Some((name, name.strip_prefix(LDM_PREFIX)?)));
-        let last = inside().filter_map(|(_, name)| layer(name)).max();
+    /// Looks through `inner` for the names at `at`.
+    pub fn new(inner: R, at: TextPlace) -> Result<FromOpenClip<R>> {
+        let inside = || inner.names().into_iter().filter_map(|name| Some((name, name.strip_prefix(at.prefix)?)));
+        let last = inside().filter_map(|(_, name)| layer(name)).max().filter(|_| at.naming == Naming::OpenClipBeyond);
+        let is_beyond = |name: &str| last.is_some_and(|last| layer(name) == Some(last) || name == PROJECTION.0);
         let mut tensors = BTreeMap::new();
         for (original, name) in inside() {
-            let Some(names) = canonical_names(name).filter(|_| layer(name).is_none_or(|layer| Some(layer) != last))
-            else {
-                continue;
-            };
+            let Some(names) = canonical_names(name).filter(|_| !is_beyond(name)) else { continue };
             let info = inner.info(original).expect("a listed tensor has its info");
-            if names.len() == 1 {
-                tensors
-                    .extend(names.into_iter().map(|name| (name, (Place::Whole(original.to_string()), info.clone()))));
+            if let [name] = &names[..] {
+                let (place, mut info) = (place(name), info.clone());
+                let place = match place {
+                    Some(Place::Transposed(_)) if info.shape.len() == 2 => {
+                        info.shape.reverse();
+                        Place::Transposed(original.to_string())
+                    }
+                    _ => Place::Whole(original.to_string()),
+                };
+                tensors.insert(name.clone(), (place, info));
                 continue;
             }
             let rows = info.shape.first().copied().unwrap_or_default();
@@ -69,6 +75,7 @@ impl<R: Reader> Reader for FromOpenClip<R> {
         match self.tensors.get(name) {
             None => Err(no_such_tensor(self.path(), name)),
             Some((Place::Whole(original), _)) => self.inner.bytes(original),
+            Some((Place::Transposed(original), info)) => Ok(transposed(&self.inner.bytes(original)?, info)),
             Some((Place::Third(original, part), info)) => {
                 let range = part * info.byte_length()..(part + 1) * info.byte_length();
                 Ok(match self.inner.bytes(original)? {
@@ -88,8 +95,8 @@ impl<R: Reader> Reader for FromOpenClip<R> {
     }
 }
 
-/// A text encoder under transformers' names as a single-file SD2 checkpoint has it. That has one layer more, of which nothing is read:
-/// it is a copy of the last one here, beside a projection of ones, as kohya's scripts write them: A1111's interface asks for both.
+/// A text encoder under transformers' names as a single-file checkpoint has it. Where that goes beyond what is read of it (SD2), its last
+/// layer is a copy of the one before, beside a projection of ones, as kohya's scripts write them: A1111's interface asks for both.
 pub struct ToOpenClip<R> {
     inner: R,
     tensors: BTreeMap<String, (Made, TensorInfo)>,
@@ -99,6 +106,7 @@ pub struct ToOpenClip<R> {
 enum Made {
     /// Of these, one behind the other.
     Of(Vec<String>),
+    Transposed(String),
     Ones,
 }
 
@@ -107,27 +115,36 @@ impl<R: Reader> ToOpenClip<R> {
     ///
     /// # Errors
     /// Where one has none, or queries, keys and values are not all there.
-    pub fn new(inner: R) -> Result<ToOpenClip<R>> {
+    pub fn new(inner: R, at: TextPlace) -> Result<ToOpenClip<R>> {
         let broken = |name: &str, reason: &str| Error::BrokenTensor {
             path: inner.path().to_path_buf(),
             tensor: shown(name),
             reason: reason.to_string(),
         };
+        let prefix = at.prefix;
         let mut parts: BTreeMap<String, Vec<(usize, String)>> = BTreeMap::new();
+        let mut tensors = BTreeMap::new();
         for name in inner.names().into_iter().filter(|name| !name.ends_with("position_ids")) {
             let place = place(name).ok_or_else(|| broken(name, "has no place in a single-file checkpoint"))?;
             let (original, part) = match place {
                 Place::Whole(original) => (original, 0),
                 Place::Third(original, part) => (original, part),
+                Place::Transposed(original) => {
+                    let mut info = inner.info(name).expect("a listed tensor has its info").clone();
+                    info.shape.reverse();
+                    tensors.insert(format!("{prefix}{original}"), (Made::Transposed(name.to_string()), info));
+                    continue;
+                }
             };
             parts.entry(original).or_default().push((part, name.to_string()));
         }
-        let last = parts.keys().filter_map(|name| layer(name)).max();
-        let mut tensors = BTreeMap::new();
+        let is_beyond = at.naming == Naming::OpenClipBeyond;
+        let last = parts.keys().filter_map(|name| layer(name)).max().filter(|_| is_beyond);
         if let Some(&TensorInfo { dtype, ref shape }) = inner.info(FINAL_NORM) {
             let width = shape.first().copied().unwrap_or_default();
-            for (name, shape) in [("text_projection", vec![width, width]), ("logit_scale", Vec::new())] {
-                tensors.insert(format!("{LDM_PREFIX}{name}"), (Made::Ones, TensorInfo { dtype, shape }));
+            let (scale, projection) = (("logit_scale", Vec::new()), (PROJECTION.0, vec![width, width]));
+            for (name, shape) in [scale].into_iter().chain(is_beyond.then_some(projection)) {
+                tensors.insert(format!("{prefix}{name}"), (Made::Ones, TensorInfo { dtype, shape }));
             }
         }
         for (original, mut sources) in parts {
@@ -143,9 +160,9 @@ impl<R: Reader> ToOpenClip<R> {
             }
             if let (Some(last), true) = (last, layer(&original) == last) {
                 let copy = original.replacen(&format!(".{last}."), &format!(".{}.", last + 1), 1);
-                tensors.insert(format!("{LDM_PREFIX}{copy}"), (Made::Of(names.clone()), info.clone()));
+                tensors.insert(format!("{prefix}{copy}"), (Made::Of(names.clone()), info.clone()));
             }
-            tensors.insert(format!("{LDM_PREFIX}{original}"), (Made::Of(names), info));
+            tensors.insert(format!("{prefix}{original}"), (Made::Of(names), info));
         }
         Ok(ToOpenClip { inner, tensors })
     }
@@ -164,6 +181,7 @@ impl<R: Reader> Reader for ToOpenClip<R> {
         let names = match self.tensors.get(name) {
             None => return Err(no_such_tensor(self.path(), name)),
             Some((Made::Ones, info)) => return ones(info).ok_or_else(|| no_such_tensor(self.path(), name)),
+            Some((Made::Transposed(name), info)) => return Ok(transposed(&self.inner.bytes(name)?, info)),
             Some((Made::Of(names), _)) => names,
         };
         if let [name] = &names[..] {
@@ -180,6 +198,14 @@ impl<R: Reader> Reader for ToOpenClip<R> {
     fn path(&self) -> &Path {
         self.inner.path()
     }
+}
+
+/// A matrix with rows and columns exchanged; `info` is of what comes out, `[rows, columns]`.
+fn transposed(bytes: &[u8], info: &TensorInfo) -> Cow<'static, [u8]> {
+    let [rows, columns] = info.shape[..] else { return Cow::Owned(bytes.to_vec()) };
+    let size = info.dtype.size();
+    let places = (0..rows).flat_map(|row| (0..columns).map(move |column| (column * rows + row) * size));
+    Cow::Owned(places.flat_map(|at| bytes[at..at + size].iter().copied()).collect())
 }
 
 /// Ones of a floating-point type.

@@ -159,9 +159,9 @@ pub fn recognise(reader: &dyn Reader) -> FileKind {
         let context = reader
             .info("model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight")
             .and_then(|info| info.shape.last());
-        let family = if has("conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias") {
+        let family = if any(open_clip::SGM_PREFIX) || any(clip::SGM_PREFIX) {
             Family::Sdxl
-        } else if has("conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias") {
+        } else if any(open_clip::SGM_REFINER_PREFIX) {
             Family::SdxlRefiner
         } else if context == Some(&1024) || any(open_clip::LDM_PREFIX) {
             Family::Sd2
@@ -228,7 +228,7 @@ fn learned_words(reader: &dyn Reader, names: &[&str]) -> Option<FileKind> {
     let name = ["emb_params", "emp_params", "clip_l"].into_iter().find(|name| reader.info(name).is_some());
     if let (Ok(entries), true) = (textual_inversion::entries(reader), says_so) {
         let vectors = entries.iter().map(|entry| entry.vectors).sum();
-        return Some(FileKind::TextualInversion { vectors, width: entries.first()?.width });
+        return Some(FileKind::TextualInversion { vectors, width: entries.first()?.widths[0] });
     }
     let name = match (name, names) {
         (Some(name), _) => name,

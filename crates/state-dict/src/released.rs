@@ -1,18 +1,25 @@
-//! The configuration files of Stable Diffusion 1.5's and 2's folders, for single files that carry none.
+//! The configuration files of Stable Diffusion 1.5's, 2's and XL's folders, for single files that carry none.
 //!
-//! <https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5>, <https://huggingface.co/stabilityai/stable-diffusion-2-1>
+//! <https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5>, <https://huggingface.co/stabilityai/stable-diffusion-2-1>,
+//! <https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0>
 
 use serde_json::{Value as Json, json};
 
 use crate::diffusers_folder::PipelineConfigs;
 use crate::error::Result;
-use crate::family::{Family, PREDICTION_TYPE, sd2_predicts_noise};
+use crate::family::{Family, PREDICTION_TYPE, predicts_velocity};
 use crate::reader::Reader;
 
 impl PipelineConfigs {
     /// Stable Diffusion 1.5's.
     pub fn sd1() -> PipelineConfigs {
-        PipelineConfigs { unet: unet(), vae: vae(), text_encoder: text_encoder(), scheduler: scheduler() }
+        PipelineConfigs {
+            unet: unet(),
+            vae: vae(),
+            text_encoders: vec![text_encoder()],
+            scheduler: scheduler(),
+            zeros_for_empty_prompt: false,
+        }
     }
 
     /// Stable Diffusion 2's: 2.1, which predicts the velocity, or its base, which predicts the noise.
@@ -34,31 +41,67 @@ impl PipelineConfigs {
             "projection_dim": 512,
         });
         let scheduler = json!({"prediction_type": if v_prediction { "v_prediction" } else { "epsilon" }});
-        let parts =
-            [(&mut configs.unet, unet), (&mut configs.text_encoder, text_encoder), (&mut configs.scheduler, scheduler)];
-        for (config, other) in parts {
-            for (key, value) in other.as_object().into_iter().flatten() {
-                config[key] = value.clone();
-            }
-        }
+        set(&mut configs.unet, &unet);
+        set(&mut configs.text_encoders[0], &text_encoder);
+        set(&mut configs.scheduler, &scheduler);
         configs
     }
 
-    /// Those of `family`'s release, of SD1 and SD2; only SD2 was released for either prediction.
+    /// Stable Diffusion XL 1.0's base, or one that was made of it to predict the velocity.
+    pub fn sdxl(v_prediction: bool) -> PipelineConfigs {
+        let mut configs = PipelineConfigs::sd1();
+        let unet = json!({
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "attention_head_dim": [5, 10, 20],
+            "block_out_channels": [320, 640, 1280],
+            "cross_attention_dim": 2048,
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+            "projection_class_embeddings_input_dim": 2816,
+            "sample_size": 128,
+            "transformer_layers_per_block": [1, 2, 10],
+            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+            "use_linear_projection": true,
+        });
+        let open_clip = json!({
+            "architectures": ["CLIPTextModelWithProjection"],
+            "hidden_act": "gelu",
+            "hidden_size": 1280,
+            "intermediate_size": 5120,
+            "num_attention_heads": 20,
+            "num_hidden_layers": 32,
+            "projection_dim": 1280,
+        });
+        let scheduler = json!({
+            "_class_name": "EulerDiscreteScheduler",
+            "prediction_type": if v_prediction { "v_prediction" } else { "epsilon" },
+            "timestep_spacing": "leading",
+        });
+        set(&mut configs.unet, &unet);
+        set(&mut configs.vae, &json!({"sample_size": 1024, "scaling_factor": 0.13025}));
+        configs.text_encoders.push(text_encoder());
+        set(&mut configs.text_encoders[1], &open_clip);
+        set(&mut configs.scheduler, &scheduler);
+        configs.zeros_for_empty_prompt = true;
+        configs
+    }
+
+    /// Those of `family`'s release; SD1 was not released to predict the velocity.
     pub fn released(family: Family, v_prediction: bool) -> PipelineConfigs {
         match family {
+            Family::Sd1 => PipelineConfigs::sd1(),
             Family::Sd2 => PipelineConfigs::sd2(v_prediction),
-            _ => PipelineConfigs::sd1(),
+            // The refiner's own are not known here; it is refused wherever they would be asked for.
+            Family::Sdxl | Family::SdxlRefiner => PipelineConfigs::sdxl(v_prediction),
         }
     }
 
-    /// What a reader assumes of `file`, a single file of the SD1 or SD2 family that carries no configuration.
+    /// What a reader assumes of `file`, a single file of `family` that carries no configuration.
     ///
     /// # Errors
     /// Where what it says of its prediction cannot be read.
     pub fn assumed_of(file: &dyn Reader, family: Family) -> Result<PipelineConfigs> {
-        let v_prediction = family == Family::Sd2 && !sd2_predicts_noise(file)?;
-        Ok(PipelineConfigs::released(family, v_prediction))
+        Ok(PipelineConfigs::released(family, predicts_velocity(file, family)?))
     }
 
     /// Whether they predict the velocity, in place of the noise.
@@ -67,10 +110,10 @@ impl PipelineConfigs {
     }
 
     /// What a single file of `family` says of its prediction where its sizes leave it open, for readers of files that carry no
-    /// configurations: [`sd2_predicts_noise`] and kohya's scripts go by it.
+    /// configurations: [`predicts_velocity`] and kohya's scripts go by it.
     pub fn prediction_metadata(&self, family: Family) -> Option<(String, String)> {
         let said = if self.is_v_prediction() { "v" } else { "epsilon" };
-        (family == Family::Sd2).then(|| (PREDICTION_TYPE.to_owned(), said.to_owned()))
+        (family != Family::Sd1).then(|| (PREDICTION_TYPE.to_owned(), said.to_owned()))
     }
 
     /// Whether a reader that takes a single file for a plain one of its family gets everything right that changes a number: where it
@@ -84,14 +127,23 @@ impl PipelineConfigs {
                 .all(|(key, value)| ours.get(key).is_none_or(|own| own == value))
         };
         // Only what training sees of a schedule counts; the class of the sampler and its details are a choice.
-        let sampler = ["_class_name", "clip_sample", "set_alpha_to_one", "skip_prk_steps", "steps_offset"];
+        let sampler =
+            ["_class_name", "clip_sample", "set_alpha_to_one", "skip_prk_steps", "steps_offset", "timestep_spacing"];
         let tokens = ["architectures", "model_type", "bos_token_id", "eos_token_id", "pad_token_id"];
         // Fused attention has its scores in f32 in any case.
         agrees(&self.unet, &plain.unet, &["_class_name", "sample_size", "upcast_attention"])
             && agrees(&self.vae, &plain.vae, &["_class_name", "sample_size"])
-            && agrees(&self.text_encoder, &plain.text_encoder, &tokens)
+            && self.text_encoders.len() == plain.text_encoders.len()
+            && self.text_encoders.iter().zip(&plain.text_encoders).all(|(ours, plain)| agrees(ours, plain, &tokens))
             && agrees(&self.scheduler, &plain.scheduler, &sampler)
             && self.scheduler["rescale_betas_zero_snr"] != true
+    }
+}
+
+/// `config` with the keys of `other` in place of its own.
+fn set(config: &mut Json, other: &Json) {
+    for (key, value) in other.as_object().into_iter().flatten() {
+        config[key] = value.clone();
     }
 }
 

@@ -1,4 +1,4 @@
-//! Single-file (LDM) checkpoints as the three networks of a diffusers folder, and back.
+//! Single-file (LDM, sgm) checkpoints as the networks of a diffusers folder, and back.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -9,24 +9,25 @@ use crate::canonical::{UNET_PREFIX, VAE_PREFIX, canonical_text_encoder, canonica
 use crate::error::{Error, Result};
 use crate::family::Family;
 use crate::maps::ldm_sd::{self, UnetLayout};
-use crate::maps::{clip, open_clip, vae};
+use crate::maps::text_places::{Naming, SD1, SD2, SDXL, SDXL_REFINER, TextPlace};
+use crate::maps::{clip, vae};
 use crate::open_clip::{FromOpenClip, ToOpenClip};
 use crate::reader::{Joined, Reader};
 use crate::renamed::Renamed;
 
-/// The networks of a single-file checkpoint of a family with one text encoder under diffusers' names.
+/// The networks of a single-file checkpoint under diffusers' names.
 pub struct LdmSingleFile {
     /// The UNet.
     pub unet: Renamed<Arc<dyn Reader>>,
     /// The VAE; many files leave it out.
     pub vae: Option<Renamed<Arc<dyn Reader>>>,
-    /// The text encoder, with `text_model.` in front of its names.
-    pub text_encoder: Option<Box<dyn Reader>>,
+    /// The text encoders that are there, the first one first, with `text_model.` in front of their names.
+    pub text_encoders: Vec<Box<dyn Reader>>,
     /// Tensors that belong to none of them and are not known to be needless.
     pub leftover: Vec<String>,
 }
 
-/// Reads a single-file checkpoint of the SD1 or SD2 family. How deep the networks are is read off their names.
+/// Reads a single-file checkpoint of any family. How deep the networks are is read off their names.
 pub fn ldm_single_file(file: Arc<dyn Reader>) -> Result<LdmSingleFile> {
     if !has_prefix(&file, UNET_PREFIX) {
         return Err(Error::WrongKind {
@@ -36,50 +37,72 @@ pub fn ldm_single_file(file: Arc<dyn Reader>) -> Result<LdmSingleFile> {
     }
     let unet = canonical_unet(file.clone())?;
     let vae = has_prefix(&file, VAE_PREFIX).then(|| canonical_vae(file.clone())).transpose()?;
-    // Position numbers alone are no text encoder.
-    let of_clip = |name: &&str| name.starts_with(clip::LDM_PREFIX) && clip::canonical_name(name).is_some();
-    let of_open_clip = |name: &&str| open_clip::is_text_encoder(name);
-    let text_encoder: Option<Box<dyn Reader>> = if file.names().iter().any(of_open_clip) {
-        Some(Box::new(FromOpenClip::new(file.clone())?))
-    } else if file.names().iter().any(of_clip) {
-        Some(Box::new(canonical_text_encoder(file.clone())?))
-    } else {
-        None
-    };
+    let places = text_places(&file);
+    let text_encoders = places.iter().map(|place| text_encoder(&file, *place)).collect::<Result<_>>()?;
     let originals = |part| -> Vec<&str> {
         let part: &Renamed<Arc<dyn Reader>> = part;
         part.names().into_iter().filter_map(|name| part.original_name(name)).collect()
     };
     let mut used: HashSet<&str> = [Some(&unet), vae.as_ref()].into_iter().flatten().flat_map(originals).collect();
-    used.extend(file.names().into_iter().filter(|name| of_clip(name) || of_open_clip(name)));
+    used.extend(file.names().into_iter().filter(|name| places.iter().any(|place| place.holds(name))));
     let left = |name: &&str| !used.contains(name) && !is_needless(name);
     let leftover = file.names().into_iter().filter(left).map(str::to_string).collect();
-    Ok(LdmSingleFile { unet, vae, text_encoder, leftover })
+    Ok(LdmSingleFile { unet, vae, text_encoders, leftover })
 }
 
-/// Three networks under diffusers' names as one reader under the names of a single-file checkpoint of `family`, ready for
-/// [`crate::write_source`] through [`crate::FromReader`].
+/// Where the text encoders lie that `file` holds: at most one for each of a family's.
+fn text_places(file: &dyn Reader) -> Vec<TextPlace> {
+    let names = file.names();
+    let first = [SD2, SD1, SDXL_REFINER, SDXL].map(|places| places[0]);
+    let is_there = |place: &&TextPlace| names.iter().any(|name| place.holds(name));
+    first.iter().find(is_there).into_iter().chain(SDXL[1..].iter().filter(is_there)).copied().collect()
+}
+
+fn text_encoder(file: &Arc<dyn Reader>, place: TextPlace) -> Result<Box<dyn Reader>> {
+    Ok(match place.naming {
+        Naming::Transformers => Box::new(canonical_text_encoder(file.clone())?),
+        Naming::OpenClip | Naming::OpenClipBeyond => Box::new(FromOpenClip::new(file.clone(), place)?),
+    })
+}
+
+/// Networks under diffusers' names as one reader under the names of a single-file checkpoint of `family`, ready for
+/// [`crate::write_source`] through [`crate::FromReader`]. There must be as many text encoders as the family has.
 pub fn to_ldm<'r>(
     family: Family,
     unet: &'r dyn Reader,
     vae: &'r dyn Reader,
-    text_encoder: &'r dyn Reader,
+    text_encoders: &[&'r dyn Reader],
 ) -> Result<Joined<Box<dyn Reader + 'r>>> {
     let layout = UnetLayout::from_diffusers_names(unet.names()).ok_or_else(|| Error::WrongKind {
         path: unet.path().to_path_buf(),
         reason: "is no diffusers UNet: no `down_blocks` were found".to_string(),
     })?;
-    let unet = renamed_fully(unet, |name, shape| {
+    let renamed = renamed_fully(unet, |name, shape| {
         Some((format!("{UNET_PREFIX}{}", ldm_sd::unet_to_ldm(name, &layout)?), shape.to_vec()))
     })?;
-    let vae = vae_with_prefix(vae, VAE_PREFIX)?;
-    let text_encoder: Box<dyn Reader> = match family {
-        Family::Sd2 => Box::new(ToOpenClip::new(text_encoder)?),
-        _ => Box::new(renamed_fully(text_encoder, |name, shape| {
-            Some((clip::to_ldm(&clip::canonical_name(name)?)?, shape.to_vec()))
-        })?),
-    };
-    Joined::new(Path::new("single-file checkpoint"), vec![Box::new(unet), Box::new(vae), text_encoder])
+    let places = family.text_places();
+    if places.len() != text_encoders.len() {
+        return Err(Error::WrongKind {
+            path: unet.path().to_path_buf(),
+            reason: format!(
+                "has {} text encoders beside it; a single file of the {} family holds {}",
+                text_encoders.len(),
+                family.title(),
+                places.len()
+            ),
+        });
+    }
+    let mut parts: Vec<Box<dyn Reader + 'r>> = vec![Box::new(renamed), Box::new(vae_with_prefix(vae, VAE_PREFIX)?)];
+    for (place, text_encoder) in places.iter().zip(text_encoders.iter().copied()) {
+        parts.push(match place.naming {
+            Naming::OpenClip | Naming::OpenClipBeyond => Box::new(ToOpenClip::new(text_encoder, *place)?),
+            Naming::Transformers => Box::new(renamed_fully(text_encoder, |name, shape| {
+                let name = clip::canonical_name(name).filter(|name| name.starts_with("text_model."))?;
+                Some((format!("{}{name}", place.prefix), shape.to_vec()))
+            })?),
+        });
+    }
+    Joined::new(Path::new("single-file checkpoint"), parts)
 }
 
 /// A VAE under diffusers' names as one under the names that files of a VAE alone have.
@@ -116,7 +139,7 @@ fn renamed_fully(
 
 /// Tensors that files carry although nobody needs them: schedules, averaged copies, position numbers, training losses.
 pub fn is_needless(name: &str) -> bool {
-    const STARTS: [&str; 12] = [
+    const STARTS: [&str; 14] = [
         "betas",
         "alphas_cumprod",
         "sqrt_",
@@ -127,6 +150,8 @@ pub fn is_needless(name: &str) -> bool {
         "model_ema.",
         "cond_stage_model.model.logit_scale",
         "cond_stage_model.model.text_projection",
+        "conditioner.embedders.0.model.logit_scale",
+        "conditioner.embedders.1.model.logit_scale",
         "first_stage_model.loss.",
         "loss.",
     ];

@@ -3,6 +3,7 @@
 use crate::error::Result;
 use sdtrain_data_loader::{BatchPlan, Contents, DataSet, ExampleId, HostBatch, Prefetcher};
 use sdtrain_diffusion::ExampleKey;
+use sdtrain_model::PictureSizes;
 use std::sync::Arc;
 
 /// One batch before it goes to the device.
@@ -16,6 +17,8 @@ pub struct Batch {
     pub captions: Vec<String>,
     /// Factor of each example's loss.
     pub loss_weights: Vec<f32>,
+    /// Where each image comes from, for denoisers that are told.
+    pub sizes: Vec<PictureSizes>,
     /// `[batch, 3, height, width]`; absent where latents are cached.
     pub pixels: Option<Vec<f32>>,
     /// `[batch, 1, height, width]` in pixels, 0 to 1; absent where no example has a mask, or nobody asked for them.
@@ -31,7 +34,10 @@ impl Batch {
 
 impl From<HostBatch> for Batch {
     fn from(batch: HostBatch) -> Batch {
+        let pairs = batch.original_sizes.into_iter().zip(batch.crop_offsets);
+        let sizes = pairs.map(|(original, crop_offset)| PictureSizes { original, crop_offset, target: batch.size });
         Batch {
+            sizes: sizes.collect(),
             size: batch.size,
             examples: batch.examples,
             captions: batch.captions,
@@ -77,7 +83,13 @@ impl Batches {
                 let examples = data.examples_of(batch, *epoch)?;
                 let captions = data.captions_of(batch, *epoch)?;
                 let loss_weights = examples.iter().map(|example| data.loss_weight(example.image)).collect();
-                Ok(Batch { size: batch.size, examples, captions, loss_weights, pixels: None, mask: None })
+                let size_of = |example: &ExampleId| {
+                    let view = data.still_view(example.image);
+                    let crop_offset = view.crop_offset(example.flipped);
+                    PictureSizes { original: view.original_size, crop_offset, target: view.bucket }
+                };
+                let sizes = examples.iter().map(size_of).collect();
+                Ok(Batch { size: batch.size, examples, captions, loss_weights, sizes, pixels: None, mask: None })
             }
         }
     }

@@ -115,6 +115,7 @@ mod tests {
             examples: (0..200).map(example).collect(),
             captions: vec!["of the file".into(); 200],
             loss_weights: vec![1.0; 200],
+            sizes: Vec::new(),
             pixels: None,
             mask: None,
         };

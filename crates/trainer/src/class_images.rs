@@ -142,7 +142,7 @@ fn marks(model: &StableDiffusion, model_digest: &str, batch: &Request, index: us
         "width": batch.width,
         "height": batch.height,
         "sampler": sampler_name(model, batch),
-        "clip_skip": reading.clip_skip,
+        "clip_skip": model.text_layer(reading).from_end,
         "max_token_length": reading.max_token_length,
         "prompt_weights": reading.weights,
         "compute": format!("{:?}", model.compute).to_lowercase(),
@@ -186,7 +186,8 @@ fn digest(model: &StableDiffusion) -> Result<String> {
         hasher.update(bytes);
     };
     field(serde_json::to_string(&model.scheduler).unwrap_or_default().as_bytes());
-    for parameters in [model.text_encoder.parameters(), model.unet.parameters(), model.vae.parameters()] {
+    let of_text = model.text_encoders.iter().map(|encoder| encoder.network.parameters());
+    for parameters in of_text.chain([model.unet.parameters(), model.vae.parameters()]) {
         for (name, weight) in parameters.iter() {
             field(name.as_bytes());
             field(&tensor_to_bytes(&weight.detach().to_kind(model.compute))?);

@@ -42,13 +42,8 @@ impl Drop for Damage {
 }
 
 fn parameter(model: &StableDiffusion, trained: &[ParamGroup], name: &str) -> Result<Tensor> {
-    let networks = [
-        ("unet.", model.unet.parameters()),
-        ("text_encoder.", model.text_encoder.parameters()),
-        ("vae.", model.vae.parameters()),
-    ];
-    let found = networks.into_iter().find_map(|(network, parameters)| {
-        let name = name.strip_prefix(network)?;
+    let found = model.networks().into_iter().find_map(|(network, parameters)| {
+        let name = name.strip_prefix(network)?.strip_prefix('.')?;
         parameters.iter().find(|(other, _)| *other == name).map(|(_, tensor)| tensor.shallow_clone())
     });
     let of_trained = || {

@@ -20,7 +20,8 @@ pub(crate) fn of_base(model: &StableDiffusion) -> Result<String> {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
         hasher.update(bytes);
     };
-    for parameters in [model.text_encoder.parameters(), model.unet.parameters(), model.vae.parameters()] {
+    let of_text = model.text_encoders.iter().map(|encoder| encoder.network.parameters());
+    for parameters in of_text.chain([model.unet.parameters(), model.vae.parameters()]) {
         let mut sampled = Vec::new();
         for (name, weight) in parameters.iter() {
             field(name.as_bytes());

@@ -1,6 +1,6 @@
 //! Everything one forward pass needs, on the device.
 
-use sdtrain_model::{StableDiffusion, TokenizedPrompts};
+use sdtrain_model::{PromptReading, StableDiffusion, TextStates, TokenizedPrompts};
 use tch::Tensor;
 
 /// What `prepare` hands to `forward_backward`.
@@ -26,18 +26,18 @@ impl StepInputs {
 /// Text as the denoiser's forward pass takes it.
 #[derive(Debug)]
 pub enum Prompts {
-    /// States of a frozen text encoder: `[batch, tokens, hidden_size]`.
-    Encoded(Tensor),
-    /// For a text encoder that is trained and therefore runs inside the step.
+    /// States of frozen text encoders.
+    Encoded(TextStates),
+    /// For text encoders that are trained and therefore run inside the step.
     Tokenized(TokenizedPrompts),
 }
 
 impl Prompts {
-    /// What the denoiser attends to, `[batch, tokens, hidden_size]`. Panics as tch does.
-    pub fn states(&self, model: &StableDiffusion, clip_skip: usize, gradient_checkpointing: bool) -> Tensor {
+    /// What the denoiser is told of the text. Panics as tch does.
+    pub fn states(&self, model: &StableDiffusion, reading: &PromptReading, gradient_checkpointing: bool) -> TextStates {
         match self {
             Prompts::Encoded(states) => states.shallow_clone(),
-            Prompts::Tokenized(prompts) => model.text_states(prompts, clip_skip, gradient_checkpointing),
+            Prompts::Tokenized(prompts) => model.text_states(prompts, reading, gradient_checkpointing),
         }
     }
 }
@@ -55,6 +55,8 @@ pub struct DenoisingInputs {
     pub timesteps: Tensor,
     /// The text.
     pub prompts: Prompts,
+    /// Where the images come from, f32 `[batch, 6]`, for a denoiser that is told.
+    pub time_ids: Option<Tensor>,
     /// What each example's loss is multiplied by, f32 `[batch]`.
     pub loss_weights: Tensor,
     /// How much each place counts, 0 to 1, f32 `[batch, 1, height, width]`; absent where no image has a mask.
@@ -68,8 +70,8 @@ pub struct DenoisingInputs {
 pub struct PriorInputs {
     /// The text for what is trained.
     pub prompts: Prompts,
-    /// The text for the base: states of its own text encoder, `[batch, tokens, hidden_size]`.
-    pub base_states: Tensor,
+    /// The text for the base: states of its own text encoders.
+    pub base_states: TextStates,
     /// What each example's distance from the base is multiplied by, f32 `[batch]`.
     pub loss_weights: Tensor,
 }

@@ -97,7 +97,7 @@ pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch
     ];
     let spec = ModelSpec {
         architecture: architecture(facts.family, v_prediction, facts.adapter),
-        implementation: "diffusers".into(),
+        implementation: facts.family.implementation().into(),
         title: config.name.clone(),
         resolution: Some(resolution),
         prediction_type: Some(if v_prediction { "v" } else { "epsilon" }.into()),

@@ -346,8 +346,8 @@ fn check_against_model(config: &TrainConfig, model: &StableDiffusion) -> Result<
             return wrong(format!("`{section}.steps`, `{section}.sampler`: {error}"), "20 to 50 steps are usual");
         }
     }
-    let layers = model.text_encoder.config().num_hidden_layers;
-    if i64::from(config.model.clip_skip.unwrap_or(1)) > layers {
+    let layers = model.text_layers();
+    if config.model.clip_skip.is_some_and(|skip| skip as usize > layers) {
         return wrong(format!("`model.clip_skip`: the text encoder has only {layers} layers"), "2 is the usual value");
     }
     Ok(())

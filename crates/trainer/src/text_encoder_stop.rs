@@ -1,12 +1,12 @@
-//! A text encoder that learns for the first part of a run only (`train.max_text_encoder_steps`).
+//! Text encoders that learn for the first part of a run only (`train.max_text_encoder_steps`).
 
 use sdtrain_optimizer::ParamGroup;
 
-/// Freezes what is trained of the text encoder: it gets no more gradients, and the optimizer leaves it alone. Whether this
+/// Freezes what is trained of the text encoders: it gets no more gradients, and the optimizer leaves it alone. Whether this
 /// changed anything.
 pub(crate) fn stop(groups: &[ParamGroup]) -> bool {
     let mut changed = false;
-    for group in groups.iter().filter(|group| network(group) == "text_encoder") {
+    for group in groups.iter().filter(|group| network(group).starts_with("text_encoder")) {
         for (_, parameter) in &group.parameters {
             changed |= parameter.requires_grad();
             let _ = parameter.set_requires_grad(false);

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::inputs::{Prompts, StepInputs};
 use crate::step::StepOutcome;
-use sdtrain_model::TensorReader;
+use sdtrain_model::{EncoderTokens, TensorReader, TextStates, TokenizedPrompts};
 use sdtrain_optimizer::ParamGroup;
 use sdtrain_state_dict::write_source;
 use std::collections::BTreeMap;
@@ -50,9 +50,12 @@ impl Trace {
                         }
                     }
                     put_prompts("", &inputs.prompts, &mut put);
+                    if let Some(time_ids) = &inputs.time_ids {
+                        put("time_ids", time_ids, Kind::Float);
+                    }
                     if let Some(prior) = &inputs.prior {
                         put_prompts("prior_", &prior.prompts, &mut put);
-                        put("prior_base_hidden_states", &prior.base_states, Kind::Float);
+                        put_states("prior_base_hidden_states", "prior_base_text_embeds", &prior.base_states, &mut put);
                         put("prior_loss_weights", &prior.loss_weights, Kind::Float);
                     }
                 }
@@ -85,15 +88,34 @@ impl Trace {
 
 fn put_prompts(prefix: &str, prompts: &Prompts, put: &mut dyn FnMut(&str, &Tensor, Kind)) {
     match prompts {
-        Prompts::Encoded(states) => put(&format!("{prefix}encoder_hidden_states"), states, Kind::Float),
-        Prompts::Tokenized(prompts) => {
-            // `[batch, window]` where a prompt is one window, else `[batch, windows, window]`.
-            put(&format!("{prefix}input_ids"), &prompts.ids.squeeze_dim(1), Kind::Int64);
-            if let Some(weights) = &prompts.weights {
-                put(&format!("{prefix}prompt_weights"), weights, Kind::Float);
+        Prompts::Encoded(states) => {
+            let [hidden_states, pooled] =
+                ["encoder_hidden_states", "text_embeds"].map(|name| format!("{prefix}{name}"));
+            put_states(&hidden_states, &pooled, states, put);
+        }
+        Prompts::Tokenized(TokenizedPrompts(of_encoders)) => {
+            for (number, EncoderTokens { ids, weights }) in of_encoders.iter().enumerate() {
+                let name = |name: &str| format!("{prefix}{name}{}", suffix_of(number));
+                // `[batch, window]` where a prompt is one window, else `[batch, windows, window]`.
+                put(&name("input_ids"), &ids.squeeze_dim(1), Kind::Int64);
+                if let Some(weights) = weights {
+                    put(&name("prompt_weights"), weights, Kind::Float);
+                }
             }
         }
     }
+}
+
+fn put_states(name: &str, pooled_name: &str, states: &TextStates, put: &mut dyn FnMut(&str, &Tensor, Kind)) {
+    put(name, &states.hidden_states, Kind::Float);
+    if let Some(pooled) = &states.pooled {
+        put(pooled_name, pooled, Kind::Float);
+    }
+}
+
+/// What stands behind the names of what belongs to text encoder `number`, counted from 0: nothing, then `_2`.
+pub(crate) fn suffix_of(number: usize) -> String {
+    if number == 0 { String::new() } else { format!("_{}", number + 1) }
 }
 
 fn snapshot(prefix: &str, groups: &[ParamGroup]) -> Vec<(String, Tensor)> {

@@ -40,5 +40,5 @@ fn unet_output(model: &StableDiffusion, golden: &Golden) -> Tensor {
 
 /// The text encoder's output for the golden file's ids.
 fn text_output(model: &StableDiffusion, golden: &Golden) -> Tensor {
-    model.text_encoder.forward(&golden.tensor("input.ids"), Kind::Float, 1, false)
+    model.text_encoders[0].network.forward(&golden.tensor("input.ids"), Kind::Float, 1, false)
 }

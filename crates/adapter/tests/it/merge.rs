@@ -90,7 +90,8 @@ fn folded_weights_are_those_of_diffusers_fuse_lora() {
     let fused = golden.names_under("output.");
     assert!(fused.len() > 60);
     let networks = [("unet", &model.unet.parameters(), &before.unet.parameters())];
-    let text = ("text_encoder", &model.text_encoder.parameters(), &before.text_encoder.parameters());
+    let text =
+        ("text_encoder", &model.text_encoders[0].network.parameters(), &before.text_encoders[0].network.parameters());
     for (part, parameters, bare) in networks.into_iter().chain([text]) {
         for (name, tensor) in parameters.iter() {
             let full_name = format!("{part}.{name}");

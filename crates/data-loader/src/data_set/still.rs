@@ -6,6 +6,7 @@ use std::path::Path;
 use sdtrain_recipe::{AlphaConfig, ResizeKernel};
 
 use super::{DataSet, View};
+use crate::image::Transform;
 use crate::{content, image};
 
 /// Counts the ways of making pixels. It goes up with every change of decoding or scaling that gives any image other pixels, so
@@ -29,6 +30,13 @@ pub struct StillView {
     pub alpha: AlphaConfig,
     /// [`PIXELS_VERSION`].
     pub pixels_version: u32,
+}
+
+impl StillView {
+    /// `(left, top)` of what is cut out of the scaled image as it is seen: mirrored with it where it is `flipped`.
+    pub fn crop_offset(&self, flipped: bool) -> (usize, usize) {
+        Transform { resized: self.resized, corner: self.corner, bucket: self.bucket, flipped }.crop_offset()
+    }
 }
 
 impl DataSet {

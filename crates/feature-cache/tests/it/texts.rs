@@ -6,7 +6,7 @@ use std::fs;
 use sdtrain_feature_cache::{Entry, EntryName, Found, TextEncoderIdentity, TextEntry, TextFolder, TextForm, TextKey};
 use sdtrain_state_dict::Dtype;
 
-const FORM: TextForm = TextForm { shape: [3, 4], dtype: Dtype::Bf16 };
+const FORM: TextForm = TextForm { shape: [3, 4], pooled: None, dtype: Dtype::Bf16 };
 
 fn encoder() -> TextEncoderIdentity {
     TextEncoderIdentity { digest: [7; 32], compute: Dtype::Bf16, hidden_size: 4, states_version: 1 }
@@ -17,7 +17,7 @@ fn name_of(ids: &[i64]) -> EntryName {
 }
 
 fn entry() -> TextEntry {
-    TextEntry { form: FORM, states: (0..24).collect() }
+    TextEntry { form: FORM, states: (0..24).collect(), pooled: None }
 }
 
 #[test]

@@ -7,7 +7,7 @@ pub use disk::DiskTexts;
 
 use crate::Progress;
 use crate::error::{Error, Result};
-use sdtrain_model::{PromptReading, StableDiffusion};
+use sdtrain_model::{PromptReading, StableDiffusion, TextStates};
 use sdtrain_recipe::DataConfig;
 use std::collections::{BTreeSet, HashMap};
 use tch::{Device, Tensor};
@@ -23,9 +23,9 @@ pub struct TextCache {
 
 enum Store {
     /// On the model's device, as many as `CAPACITY`.
-    Recent(HashMap<String, Tensor>),
+    Recent(HashMap<String, TextStates>),
     /// All of them, on the host: there may be gigabytes.
-    Memory(HashMap<String, Tensor>),
+    Memory(HashMap<String, TextStates>),
     /// All of them, read when they are needed.
     Disk(DiskTexts),
 }
@@ -48,7 +48,7 @@ impl TextCache {
             None => {
                 let (mut states, total) = (HashMap::new(), texts.len());
                 for (done, text) in (1..).zip(texts) {
-                    let encoded = encode(model, &text, &reading)?.f_to_device(Device::Cpu)?;
+                    let encoded = on_host(&encode(model, &text, &reading)?)?;
                     states.insert(text, encoded);
                     progress(done, total);
                 }
@@ -70,10 +70,10 @@ impl TextCache {
         !matches!(self.store, Store::Recent(_))
     }
 
-    /// `[texts, tokens, hidden_size]` on the model's device, in the compute dtype.
+    /// The states of `texts` on the model's device, in the compute dtype.
     ///
     /// A text that was not known beforehand, or whose entry is gone or damaged by now, is encoded.
-    pub fn encode(&mut self, model: &StableDiffusion, texts: &[String]) -> Result<Tensor> {
+    pub fn encode(&mut self, model: &StableDiffusion, texts: &[String]) -> Result<TextStates> {
         let reading = self.reading;
         let states = match &mut self.store {
             Store::Recent(states) => {
@@ -82,21 +82,27 @@ impl TextCache {
                 }
                 of_each(states, texts, |text| encode(model, text, &reading))?
             }
-            Store::Memory(states) => {
-                of_each(states, texts, |text| Ok(encode(model, text, &reading)?.f_to_device(Device::Cpu)?))?
+            Store::Memory(states) => of_each(states, texts, |text| on_host(&encode(model, text, &reading)?))?,
+            Store::Disk(disk) => {
+                texts.iter().map(|text| disk.states(model, text)).collect::<Result<Vec<TextStates>>>()?
             }
-            Store::Disk(disk) => texts.iter().map(|text| disk.states(model, text)).collect::<Result<Vec<Tensor>>>()?,
         };
-        Ok(Tensor::f_stack(&states, 0)?.f_to_device(model.device)?)
+        let stacked =
+            |all: Vec<&Tensor>| -> Result<Tensor> { Ok(Tensor::f_stack(&all, 0)?.f_to_device(model.device)?) };
+        let pooled: Option<Vec<&Tensor>> = states.iter().map(|states| states.pooled.as_ref()).collect();
+        Ok(TextStates {
+            hidden_states: stacked(states.iter().map(|states| &states.hidden_states).collect())?,
+            pooled: pooled.map(stacked).transpose()?,
+        })
     }
 }
 
 /// What `states` has of each text, made where it has nothing.
 fn of_each(
-    states: &mut HashMap<String, Tensor>,
+    states: &mut HashMap<String, TextStates>,
     texts: &[String],
-    make: impl Fn(&str) -> Result<Tensor>,
-) -> Result<Vec<Tensor>> {
+    make: impl Fn(&str) -> Result<TextStates>,
+) -> Result<Vec<TextStates>> {
     let mut all = Vec::with_capacity(texts.len());
     for text in texts {
         if let Some(known) = states.get(text) {
@@ -110,11 +116,16 @@ fn of_each(
     Ok(all)
 }
 
-/// The states of one text by itself, `[tokens, hidden_size]`: they must not depend on which others shared its batch.
-fn encode(model: &StableDiffusion, text: &str, reading: &PromptReading) -> Result<Tensor> {
-    let states = model.encode_prompts(&[text.to_owned()], reading)?.f_squeeze_dim(0)?;
-    match states.f_isfinite()?.f_all()?.f_int64_value(&[])? {
-        0 => Err(Error::StatesNotFinite { text: text.to_owned() }),
-        _ => Ok(states),
+/// The states of one text by itself, without a dimension for several: they must not depend on which others shared its batch.
+fn encode(model: &StableDiffusion, text: &str, reading: &PromptReading) -> Result<TextStates> {
+    let states = model.encode_prompts(&[text.to_owned()], reading)?.map(|states| states.f_squeeze_dim(0))?;
+    let finite = |states: &Tensor| -> Result<bool> { Ok(states.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0) };
+    match finite(&states.hidden_states)? && states.pooled.as_ref().map_or(Ok(true), finite)? {
+        false => Err(Error::StatesNotFinite { text: text.to_owned() }),
+        true => Ok(states),
     }
+}
+
+fn on_host(states: &TextStates) -> Result<TextStates> {
+    Ok(states.map(|states| states.f_to_device(Device::Cpu))?)
 }

@@ -22,14 +22,14 @@ fn filled(model: &StableDiffusion, folder: &Path, reading: PromptReading, cached
 }
 
 fn states(cache: &mut TextCache, model: &StableDiffusion) -> Tensor {
-    cache.encode(model, &TEXTS.map(str::to_owned)).expect("an encoder")
+    cache.encode(model, &TEXTS.map(str::to_owned)).expect("an encoder").hidden_states
 }
 
 #[test]
 fn states_are_the_same_to_the_bit_wherever_they_are_kept() {
     let readings = [
         PromptReading::default(),
-        PromptReading { clip_skip: 2, ..PromptReading::default() },
+        PromptReading { clip_skip: Some(2), ..PromptReading::default() },
         PromptReading { max_token_length: Some(150), ..PromptReading::default() },
         PromptReading { weights: true, ..PromptReading::default() },
     ];
@@ -37,8 +37,10 @@ fn states_are_the_same_to_the_bit_wherever_they_are_kept() {
     for compute in [Kind::Float, Kind::BFloat16] {
         let model = model_in(compute);
         for reading in readings {
-            let expected: Vec<Tensor> =
-                TEXTS.iter().map(|text| model.encode_prompts(&[(*text).to_owned()], &reading).unwrap()).collect();
+            let expected: Vec<Tensor> = TEXTS
+                .iter()
+                .map(|text| model.encode_prompts(&[(*text).to_owned()], &reading).unwrap().hidden_states)
+                .collect();
             let expected = Tensor::cat(&expected, 0);
             let mut recent = TextCache::of_recent(reading);
             let (mut memory, _) = filled(&model, folder.path(), reading, false);
@@ -62,11 +64,11 @@ fn states_are_the_same_to_the_bit_wherever_they_are_kept() {
 fn another_text_encoder_is_a_miss() {
     let (folder, model, reading) = (images(1), model(), PromptReading::default());
     assert_eq!(filled(&model, folder.path(), reading, true).1, 3);
-    let (_, weight) = model.text_encoder.parameters().iter().last().expect("it has weights");
+    let (_, weight) = model.text_encoders[0].network.parameters().iter().last().expect("it has weights");
     let _ = tch::no_grad(|| weight.shallow_clone().fill_(0.5));
     let (mut cache, made) = filled(&model, folder.path(), reading, true);
     assert_eq!(made, 3);
-    let expected = model.encode_prompts(&[TEXTS[0].to_owned()], &reading).unwrap();
+    let expected = model.encode_prompts(&[TEXTS[0].to_owned()], &reading).unwrap().hidden_states;
     assert!(states(&mut cache, &model).get(0).equal(&expected.get(0)));
 }
 
@@ -81,8 +83,8 @@ fn what_is_damaged_deleted_or_new_is_made_in_the_midst_of_a_run() {
     fs::remove_file(&files[1]).unwrap();
     assert!(states(&mut cache, &model).equal(&expected));
     assert_eq!((entries(folder.path(), "texts"), fs::read(&files[0]).unwrap()), (files, whole));
-    let new = cache.encode(&model, &["something else".to_owned()]).unwrap();
-    assert!(new.equal(&model.encode_prompts(&["something else".to_owned()], &reading).unwrap()));
+    let new = cache.encode(&model, &["something else".to_owned()]).unwrap().hidden_states;
+    assert!(new.equal(&model.encode_prompts(&["something else".to_owned()], &reading).unwrap().hidden_states));
     assert_eq!(entries(folder.path(), "texts").len(), 4);
 }
 

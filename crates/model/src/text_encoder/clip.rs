@@ -1,10 +1,11 @@
-//! CLIP's text tower (transformers: `CLIPTextModel`), names with the `text_model.` prefix.
+//! CLIP's text tower (transformers: `CLIPTextModel`, `CLIPTextModelWithProjection`), names with the `text_model.` prefix.
 
 use crate::builder::Builder;
 use crate::config_json::parse;
 use crate::error::{Error, Result};
 use crate::layers::{Embedding, LayerNorm, Linear, merge_heads, scaled_dot_product_attention};
 use crate::parameters::Parameters;
+use sdtrain_state_dict::TextLayer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::rc::Rc;
@@ -30,8 +31,11 @@ pub struct ClipTextConfig {
     pub hidden_act: String,
     /// Epsilon of every norm.
     pub layer_norm_eps: f64,
-    /// Size of the joint space; not used by the UNet, kept for the file.
+    /// Size of the joint space, and of what the projection gives.
     pub projection_dim: i64,
+    /// Whether the file holds a projection: `CLIPTextModelWithProjection` in place of `CLIPTextModel`.
+    #[serde(skip)]
+    pub has_projection: bool,
     /// Start of text, as the file says it (SD1 files carry CLIP's legacy values).
     pub bos_token_id: i64,
     /// End of text, likewise.
@@ -52,6 +56,7 @@ impl Default for ClipTextConfig {
             hidden_act: "quick_gelu".into(),
             layer_norm_eps: 1e-5,
             projection_dim: 512,
+            has_projection: false,
             bos_token_id: 49406,
             eos_token_id: 49407,
             pad_token_id: 1,
@@ -63,17 +68,20 @@ impl ClipTextConfig {
     /// From the parsed `config.json`.
     pub fn from_json(json: &Value) -> Result<ClipTextConfig> {
         let plain: &[(&str, &[Value])] = &[("hidden_act", &[json!("quick_gelu"), json!("gelu")])];
-        parse("text_encoder/config.json", json, plain)
+        let config: ClipTextConfig = parse("text_encoder/config.json", json, plain)?;
+        Ok(ClipTextConfig { has_projection: json["architectures"][0] == WITH_PROJECTION, ..config })
     }
 
     /// As transformers writes it.
     pub fn to_json(&self) -> Value {
         let mut json = serde_json::to_value(self).expect("plain data is JSON");
-        json["architectures"] = json!(["CLIPTextModel"]);
+        json["architectures"] = json!([if self.has_projection { WITH_PROJECTION } else { "CLIPTextModel" }]);
         json["model_type"] = json!("clip_text_model");
         json
     }
 }
+
+const WITH_PROJECTION: &str = "CLIPTextModelWithProjection";
 
 /// Pre-norm transformer with causal attention.
 #[derive(Debug)]
@@ -84,6 +92,7 @@ pub struct ClipTextModel {
     position_embedding: Embedding,
     layers: Vec<Rc<EncoderLayer>>,
     final_layer_norm: LayerNorm,
+    text_projection: Option<Rc<Linear>>,
 }
 
 impl ClipTextModel {
@@ -104,6 +113,8 @@ impl ClipTextModel {
             .map(|i| EncoderLayer::new(&root.at("encoder.layers").at(i), config).map(Rc::new))
             .collect::<Result<_>>()?;
         let final_layer_norm = root.at("final_layer_norm").layer_norm(size, config.layer_norm_eps)?;
+        let project = || b.at("text_projection").linear(size, config.projection_dim, false);
+        let text_projection = config.has_projection.then(project).transpose()?;
         Ok(ClipTextModel {
             config: config.clone(),
             parameters: b.finish()?,
@@ -111,6 +122,7 @@ impl ClipTextModel {
             position_embedding,
             layers,
             final_layer_norm,
+            text_projection,
         })
     }
 
@@ -155,7 +167,30 @@ impl ClipTextModel {
         states
     }
 
-    /// What the UNet attends to: the states `clip_skip` layers from the end (1 is the last layer), through the final
+    /// What the UNet attends to, `[batch, tokens, hidden_size]`, and of a network with a projection each row of ids as one vector,
+    /// `[batch, projection_dim]`: the state at its first `end` mark, in the last layer and normed, projected.
+    pub fn encode(
+        &self,
+        ids: &Tensor,
+        end: i64,
+        kind: Kind,
+        layer: TextLayer,
+        gradient_checkpointing: bool,
+    ) -> (Tensor, Option<Tensor>) {
+        let states = self.hidden_states(ids, kind, gradient_checkpointing);
+        let wanted = &states[states.len() - layer.from_end.clamp(1, states.len())];
+        let attended = if layer.final_norm { self.final_layer_norm.forward(wanted) } else { wanted.shallow_clone() };
+        let pooled = self.text_projection.as_ref().map(|projection| {
+            let last = self.final_layer_norm.forward(&states[states.len() - 1]);
+            // Of several largest numbers argmax takes the first; ids past the vocabulary are learned words and no end.
+            let at = ids.eq(end).to_kind(Kind::Int).argmax(-1, false);
+            let rows = Tensor::arange(ids.size()[0], (Kind::Int64, ids.device()));
+            projection.forward(&last.index(&[Some(rows), Some(at)]))
+        });
+        (attended, pooled)
+    }
+
+    /// What SD1's UNet attends to: the states `clip_skip` layers from the end (1 is the last layer), through the final
     /// norm, as kohya's `clip_skip` counts and SD1 was trained.
     pub fn forward(&self, ids: &Tensor, kind: Kind, clip_skip: usize, gradient_checkpointing: bool) -> Tensor {
         let states = self.hidden_states(ids, kind, gradient_checkpointing);

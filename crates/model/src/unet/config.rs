@@ -1,6 +1,6 @@
 //! The UNet's `config.json`.
 
-use super::BlockConfig;
+use super::{BlockConfig, SIZE_IDS};
 use crate::config_json::{PerBlock, parse};
 use crate::error::{Error, Result};
 use crate::layers::TransformerConfig;
@@ -43,6 +43,15 @@ pub struct UNetConfig {
     pub num_attention_heads: Option<PerBlock>,
     /// The attentions' projections are linear instead of 1×1 convolutions.
     pub use_linear_projection: bool,
+    /// What joins the timestep's embedding: nothing, or `text_time`, a vector of the prompt and the picture's sizes (SDXL).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addition_embed_type: Option<String>,
+    /// Length of the sinusoids of each size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addition_time_embed_dim: Option<i64>,
+    /// Length of the prompt's vector and all sinusoids together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub projection_class_embeddings_input_dim: Option<i64>,
     /// Attention scores in f32 (SD 2.1). Kept for the file: fused attention has them in f32 anyway, here and in diffusers.
     pub upcast_attention: bool,
 }
@@ -69,6 +78,9 @@ impl Default for UNetConfig {
             attention_head_dim: PerBlock::All(8),
             num_attention_heads: None,
             use_linear_projection: false,
+            addition_embed_type: None,
+            addition_time_embed_dim: None,
+            projection_class_embeddings_input_dim: None,
             upcast_attention: false,
         }
     }
@@ -88,7 +100,7 @@ impl UNetConfig {
             ("dropout", &[json!(0), json!(0.0)]),
             ("class_embed_type", &[]),
             ("num_class_embeds", &[]),
-            ("addition_embed_type", &[]),
+            ("addition_embed_type", &[json!("text_time")]),
             ("encoder_hid_dim_type", &[]),
             ("resnet_time_scale_shift", &[json!("default")]),
             ("resnet_skip_time_act", &[json!(false)]),
@@ -130,6 +142,13 @@ impl UNetConfig {
                 self.up_block_types.len()
             )));
         }
+        if self.adds_text_and_sizes() && self.pooled_width().is_none() {
+            return Err(Error::Config(
+                "unet/config.json: `addition_embed_type` is \"text_time\", so `addition_time_embed_dim` and a larger \
+                 `projection_class_embeddings_input_dim` must be there"
+                    .into(),
+            ));
+        }
         self.layers_per_block.check("layers_per_block", blocks)?;
         self.transformer_layers_per_block.check("transformer_layers_per_block", blocks)?;
         self.heads_list().check("attention_head_dim", blocks)?;
@@ -142,6 +161,18 @@ impl UNetConfig {
             }
         }
         Ok(())
+    }
+
+    /// Whether a vector of the prompt and the picture's sizes join the timestep's embedding.
+    pub fn adds_text_and_sizes(&self) -> bool {
+        self.addition_embed_type.as_deref() == Some("text_time")
+    }
+
+    /// Length of the prompt's vector, where there is one.
+    pub fn pooled_width(&self) -> Option<i64> {
+        let (all, sizes) = (self.projection_class_embeddings_input_dim?, self.addition_time_embed_dim?);
+        let width = all - SIZE_IDS as i64 * sizes;
+        (self.adds_text_and_sizes() && width > 0).then_some(width)
     }
 
     fn heads_list(&self) -> &PerBlock {

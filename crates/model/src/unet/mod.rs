@@ -7,12 +7,16 @@ pub use blocks::{BlockConfig, Conditions, DownBlock, MidBlock, UpBlock};
 pub use config::UNetConfig;
 
 use crate::builder::Builder;
+use crate::conditions::{AddedConditions, Conditions as AllConditions};
 use crate::error::Result;
 use crate::layers::{Conv2d, GroupNorm, TimestepEmbedding, sinusoidal_embedding};
 use crate::parameters::Parameters;
 use sdtrain_recipe::GradientCheckpointing;
 use std::rc::Rc;
 use tch::{Kind, Tensor};
+
+/// How many numbers say where a picture comes from: three pairs, of its original size, the crop and the size that is seen.
+pub const SIZE_IDS: usize = 6;
 
 /// Predicts noise (or velocity, or the sample) from noisy latents, timestep and text.
 #[derive(Debug)]
@@ -21,6 +25,7 @@ pub struct UNet2DConditionModel {
     parameters: Parameters,
     conv_in: Rc<Conv2d>,
     time_embedding: TimestepEmbedding,
+    add_embedding: Option<TimestepEmbedding>,
     down_blocks: Vec<DownBlock>,
     mid_block: MidBlock,
     up_blocks: Vec<UpBlock>,
@@ -38,6 +43,9 @@ impl UNet2DConditionModel {
         let last = channels.len() - 1;
         let conv_in = b.at("conv_in").conv2d(config.in_channels, first, 3, 1, 1)?;
         let time_embedding = TimestepEmbedding::new(&b.at("time_embedding"), first, temb_channels)?;
+        let added = config.projection_class_embeddings_input_dim.filter(|_| config.adds_text_and_sizes());
+        let add_embedding =
+            added.map(|width| TimestepEmbedding::new(&b.at("add_embedding"), width, temb_channels)).transpose()?;
         let down_blocks = (0..channels.len())
             .map(|level| DownBlock::new(&b.at("down_blocks").at(level), &config.down_block(level)?))
             .collect::<Result<_>>()?;
@@ -55,6 +63,7 @@ impl UNet2DConditionModel {
             parameters: b.finish()?,
             conv_in,
             time_embedding,
+            add_embedding,
             down_blocks,
             mid_block,
             up_blocks,
@@ -75,14 +84,15 @@ impl UNet2DConditionModel {
 
     /// # Shapes
     /// sample: `[batch, in_channels, height, width]` in the compute dtype; timesteps: `[batch]`, integers or floats;
-    /// encoder_hidden_states: `[batch, tokens, cross_attention_dim]` → `[batch, out_channels, height, width]`.
+    /// conditions: text states alone, `[batch, tokens, cross_attention_dim]`, or with what [`UNetConfig::adds_text_and_sizes`] asks
+    /// for → `[batch, out_channels, height, width]`.
     ///
     /// Each residual block and each transformer of the blocks that `gradient_checkpointing` names is run again in backward.
     pub fn forward(
         &self,
         sample: &Tensor,
         timesteps: &Tensor,
-        encoder_hidden_states: &Tensor,
+        conditions: impl Into<AllConditions>,
         gradient_checkpointing: impl Into<GradientCheckpointing>,
     ) -> Tensor {
         let gradient_checkpointing = gradient_checkpointing.into();
@@ -90,7 +100,13 @@ impl UNet2DConditionModel {
         let config = &self.config;
         let sinusoids =
             sinusoidal_embedding(timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift);
-        let temb = self.time_embedding.forward(&sinusoids.to_kind(kind));
+        let AllConditions { encoder_hidden_states, added } = conditions.into();
+        let mut temb = self.time_embedding.forward(&sinusoids.to_kind(kind));
+        if let Some(add_embedding) = &self.add_embedding {
+            let added =
+                added.expect("a model that is told of sizes is loaded with a text encoder that has a projection");
+            temb += add_embedding.forward(&self.joined(&added).to_kind(kind));
+        }
         let context = encoder_hidden_states.to_kind(kind);
         let all = gradient_checkpointing.is_everywhere();
         let inside = Conditions { temb: &temb, context: &context, gradient_checkpointing: all };
@@ -107,6 +123,18 @@ impl UNet2DConditionModel {
             hidden = block.forward(hidden, conditions, &mut skips);
         }
         self.conv_out.forward(&self.conv_norm_out.forward(&hidden).silu()).contiguous().to_kind(kind)
+    }
+}
+
+impl UNet2DConditionModel {
+    /// The prompt's vector and the sinusoids of each size, one behind the other: `[batch, projection_class_embeddings_input_dim]`, f32.
+    fn joined(&self, AddedConditions { text_embeds, time_ids }: &AddedConditions) -> Tensor {
+        let config = &self.config;
+        let length = config.addition_time_embed_dim.unwrap_or_default();
+        let sinusoids =
+            sinusoidal_embedding(&time_ids.flatten(0, -1), length, config.flip_sin_to_cos, config.freq_shift);
+        let batch = time_ids.size()[0];
+        Tensor::cat(&[text_embeds.to_kind(Kind::Float), sinusoids.reshape([batch, -1])], 1)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Names and shapes of SD1.5 and SD2.1 at their full size, in both namings, without their gigabytes.
+//! Names and shapes of SD1.5, SD2.1 and SDXL at their full size, in both namings, without their gigabytes.
 
 use sdtrain_model::text_encoder::ClipTextModel;
 use sdtrain_model::unet::UNet2DConditionModel;
@@ -14,7 +14,17 @@ type Shapes = BTreeMap<String, Vec<usize>>;
 struct Networks {
     unet: UNet2DConditionModel,
     vae: AutoencoderKL,
-    text_encoder: ClipTextModel,
+    text_encoders: Vec<ClipTextModel>,
+}
+
+impl Networks {
+    /// All of them as one file of `family`.
+    fn single_file(&self, family: Family) -> Shapes {
+        let [unet, vae] = [self.unet.parameters(), self.vae.parameters()].map(|own| TensorReader::of(own, None));
+        let texts: Vec<_> = self.text_encoders.iter().map(|own| TensorReader::of(own.parameters(), None)).collect();
+        let texts: Vec<&dyn Reader> = texts.iter().map(|reader| reader as &dyn Reader).collect();
+        shapes(&to_ldm(family, &unet, &vae, &texts).expect("every tensor has its place"))
+    }
 }
 
 fn networks(configs: &PipelineConfigs) -> Networks {
@@ -23,7 +33,11 @@ fn networks(configs: &PipelineConfigs) -> Networks {
     Networks {
         unet: UNet2DConditionModel::new(b(), &configs.unet).expect("no weights are needed"),
         vae: AutoencoderKL::new(b(), &configs.vae).expect("no weights are needed"),
-        text_encoder: ClipTextModel::new(b(), &configs.text_encoder).expect("no weights are needed"),
+        text_encoders: configs
+            .text_encoders
+            .iter()
+            .map(|config| ClipTextModel::new(b(), config).expect("no weights are needed"))
+            .collect(),
     }
 }
 
@@ -37,13 +51,38 @@ fn listed(name: &str) -> (Shapes, Shapes) {
     let path = fixture_folder().join("keys").join(name);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let shape = |text: &str| text.split(',').map(|length| length.parse().expect("a length")).collect::<Vec<usize>>();
-    let rows = text.lines().map(|line| {
+    let rows = text.lines().flat_map(repeated).map(|line| {
         let columns: Vec<&str> = line.split('\t').collect();
         let [name, diffusers_shape, ldm_name] = columns[..3] else { panic!("three columns: {line}") };
         let ldm_shape = columns.get(3).copied().unwrap_or(diffusers_shape);
         ((name.to_string(), shape(diffusers_shape)), (ldm_name.to_string(), shape(ldm_shape)))
     });
     rows.unzip()
+}
+
+/// `….{10}.…` stands for a line each with the numbers from 0 to 9.
+fn repeated(line: &str) -> Vec<String> {
+    let Some((count, _)) = line.split_once('{').and_then(|(_, rest)| rest.split_once('}')) else {
+        return vec![line.to_string()];
+    };
+    let numbers = 0..count.parse::<usize>().expect("a number of lines");
+    numbers.map(|number| line.replace(&format!("{{{count}}}"), &number.to_string())).collect()
+}
+
+/// The name of a tensor of OpenCLIP's, of which the list names a third of the rows (`….attn.in_proj_weight [1]`), or another order of the
+/// dimensions.
+fn in_one(name: String, shape: &mut [usize]) -> String {
+    match name.split_once(' ') {
+        Some((whole, "(transposed)")) => {
+            shape.reverse();
+            whole.to_string()
+        }
+        Some((whole, _)) => {
+            shape[0] *= 3;
+            whole.to_string()
+        }
+        None => name,
+    }
 }
 
 #[test]
@@ -55,19 +94,16 @@ fn sd15_has_diffusers_names_and_shapes() {
     // The list leaves out the prefix that files write.
     let with_prefix = |(name, shape): (String, Vec<usize>)| (format!("text_model.{name}"), shape);
     let text_encoder: Shapes = listed("te_clip_l.tsv").0.into_iter().map(with_prefix).collect();
-    assert_eq!(of(networks.text_encoder.parameters()), text_encoder);
+    assert_eq!(of(networks.text_encoders[0].parameters()), text_encoder);
 }
 
 #[test]
 fn sd15_has_the_names_and_shapes_of_single_files() {
     let networks = networks(&PipelineConfigs::sd1());
-    let [unet, vae, text_encoder] =
-        [networks.unet.parameters(), networks.vae.parameters(), networks.text_encoder.parameters()]
-            .map(|parameters| TensorReader::of(parameters, None));
-    let joined = to_ldm(Family::Sd1, &unet, &vae, &text_encoder).expect("every tensor has its place");
+    let found = networks.single_file(Family::Sd1);
     let lists = ["unet_sd15.tsv", "vae.tsv", "te_clip_l.tsv"].map(|name| listed(name).1);
     let expected: Shapes = lists.into_iter().flatten().collect();
-    assert_eq!(shapes(&joined), expected);
+    assert_eq!(found, expected);
 }
 
 #[test]
@@ -76,7 +112,7 @@ fn sd15_has_as_many_parameters_as_is_known() {
     let networks = networks(&PipelineConfigs::sd1());
     assert_eq!(networks.unet.parameters().count(), 859_520_964);
     assert_eq!(networks.vae.parameters().count(), 83_653_863);
-    assert_eq!(networks.text_encoder.parameters().count(), 123_060_480);
+    assert_eq!(networks.text_encoders[0].parameters().count(), 123_060_480);
 }
 
 #[test]
@@ -86,28 +122,18 @@ fn sd21_has_diffusers_names_and_shapes() {
     assert_eq!(of(networks.unet.parameters()), listed("unet_sd21.tsv").0);
     let with_prefix = |(name, shape): (String, Vec<usize>)| (format!("text_model.{name}"), shape);
     let text_encoder: Shapes = listed("te_openclip_h_sd2.tsv").0.into_iter().map(with_prefix).collect();
-    assert_eq!(of(networks.text_encoder.parameters()), text_encoder);
+    assert_eq!(of(networks.text_encoders[0].parameters()), text_encoder);
     assert_eq!(networks.unet.parameters().count(), 865_910_724);
-    assert_eq!(networks.text_encoder.parameters().count(), 340_387_840);
+    assert_eq!(networks.text_encoders[0].parameters().count(), 340_387_840);
 }
 
 #[test]
 fn sd21_has_the_names_and_shapes_of_single_files() {
     let networks = networks(&PipelineConfigs::sd2(true));
-    let [unet, vae, text_encoder] =
-        [networks.unet.parameters(), networks.vae.parameters(), networks.text_encoder.parameters()]
-            .map(|parameters| TensorReader::of(parameters, None));
-    let joined = to_ldm(Family::Sd2, &unet, &vae, &text_encoder).expect("every tensor has its place");
+    let found = networks.single_file(Family::Sd2);
     let mut expected: Shapes = ["unet_sd21.tsv", "vae.tsv"].into_iter().flat_map(|name| listed(name).1).collect();
     for (name, mut shape) in listed("te_openclip_h_sd2.tsv").1 {
-        // `….attn.in_proj_weight [1]`: the second third of its rows.
-        let name = match name.split_once(" [") {
-            Some((whole, _)) => {
-                shape[0] *= 3;
-                whole.to_string()
-            }
-            None => name,
-        };
+        let name = in_one(name, &mut shape);
         // The last layer of OpenCLIP's, which files hold and SD2 does not use.
         if name.contains(".resblocks.22.") {
             expected.insert(name.replace(".22.", ".23."), shape.clone());
@@ -116,5 +142,34 @@ fn sd21_has_the_names_and_shapes_of_single_files() {
     }
     expected.insert("cond_stage_model.model.text_projection".into(), vec![1024, 1024]);
     expected.insert("cond_stage_model.model.logit_scale".into(), Vec::new());
-    assert_eq!(shapes(&joined), expected);
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn sdxl_has_diffusers_names_and_shapes() {
+    let networks = networks(&PipelineConfigs::sdxl(false));
+    let of = |parameters: &Parameters| shapes(&TensorReader::of(parameters, None));
+    assert_eq!(of(networks.unet.parameters()), listed("unet_sdxl.tsv").0);
+    let with_prefix = |(name, shape): (String, Vec<usize>)| (format!("text_model.{name}"), shape);
+    let text_encoder: Shapes = listed("te_clip_l.tsv").0.into_iter().map(with_prefix).collect();
+    assert_eq!(of(networks.text_encoders[0].parameters()), text_encoder);
+    assert_eq!(of(networks.text_encoders[1].parameters()), listed("te_openclip_bigg_sdxl.tsv").0);
+    // diffusers: sum(p.numel() for p in module.parameters())
+    assert_eq!(networks.unet.parameters().count(), 2_567_463_684);
+    assert_eq!(networks.text_encoders[1].parameters().count(), 694_659_840);
+}
+
+#[test]
+fn sdxl_has_the_names_and_shapes_of_single_files() {
+    let found = networks(&PipelineConfigs::sdxl(false)).single_file(Family::Sdxl);
+    let mut expected: Shapes = ["unet_sdxl.tsv", "vae.tsv"].into_iter().flat_map(|name| listed(name).1).collect();
+    for (name, shape) in listed("te_clip_l.tsv").1 {
+        let inside = name.strip_prefix("cond_stage_model.").expect("the list is SD1's");
+        expected.insert(format!("conditioner.embedders.0.{inside}"), shape);
+    }
+    for (name, mut shape) in listed("te_openclip_bigg_sdxl.tsv").1 {
+        expected.insert(in_one(name, &mut shape), shape);
+    }
+    expected.insert("conditioner.embedders.1.model.logit_scale".into(), Vec::new());
+    assert_eq!(found, expected);
 }

@@ -13,7 +13,7 @@ fn tiny_model() -> StableDiffusion {
 
 fn reading(case: &Value) -> PromptReading {
     PromptReading {
-        clip_skip: case["clip_skip"].as_u64().expect("a number") as usize,
+        clip_skip: Some(case["clip_skip"].as_u64().expect("a number") as usize),
         max_token_length: case["max_token_length"].as_u64().map(|length| length as usize),
         weights: case["weights"].as_bool().expect("a switch"),
     }
@@ -28,7 +28,7 @@ fn states_of_long_and_weighted_prompts_match() {
     assert_eq!(cases.len(), 7);
     for (name, case) in cases {
         let prompt = case["prompt"].as_str().expect("a text").to_string();
-        let states = model.encode_prompts(&[prompt], &reading(case)).expect("a prompt");
+        let states = model.encode_prompts(&[prompt], &reading(case)).expect("a prompt").hidden_states;
         assert_near(name, &states.squeeze_dim(0), &golden.tensor(&format!("output.{name}")), FP32);
     }
 }
@@ -38,10 +38,10 @@ fn prompts_of_a_batch_do_not_see_each_other() {
     let model = tiny_model();
     let reading = PromptReading { max_token_length: Some(150), weights: true, ..PromptReading::default() };
     let prompts = ["a (red:1.5) house".to_string(), "blue sky, ".repeat(60), String::new()];
-    let together = model.encode_prompts(&prompts, &reading).expect("prompts");
-    assert_eq!(together.size(), [3, 152, model.text_encoder.config().hidden_size]);
+    let together = model.encode_prompts(&prompts, &reading).expect("prompts").hidden_states;
+    assert_eq!(together.size(), [3, 152, model.text_encoders[0].network.config().hidden_size]);
     for (index, prompt) in prompts.iter().enumerate() {
-        let alone = model.encode_prompts(std::slice::from_ref(prompt), &reading).expect("a prompt");
+        let alone = model.encode_prompts(std::slice::from_ref(prompt), &reading).expect("a prompt").hidden_states;
         assert_near(prompt, &together.get(index as i64), &alone.squeeze_dim(0), FP32);
     }
 }

@@ -34,7 +34,7 @@ fn request(case: &Value) -> Request {
         width: whole("width") as u32,
         height: whole("height") as u32,
         sampler: case["sampler"].as_str().map(|name| name.parse().expect("a sampler of ours")),
-        prompt_reading: PromptReading { clip_skip: whole("clip_skip") as usize, ..PromptReading::default() },
+        prompt_reading: PromptReading { clip_skip: Some(whole("clip_skip") as usize), ..PromptReading::default() },
     }
 }
 
@@ -68,6 +68,12 @@ fn pictures_match_diffusers_with_every_sampler_and_setting() {
 #[test]
 fn pictures_of_sd2_match_diffusers() {
     assert_pictures("pictures_sd2.safetensors", "tiny_sd2");
+}
+
+#[test]
+fn pictures_of_sdxl_match_diffusers() {
+    // Of the sizes that it is told, of zeros where there is no negative prompt, of both text encoders.
+    assert_pictures("pictures_sdxl.safetensors", "tiny_sdxl");
 }
 
 /// Holds every case of a golden file against the tiny model of its family; the samplers in it.

@@ -17,6 +17,9 @@ pub(super) fn facts(config: &TrainConfig) -> TrainableFacts<'_> {
         text_encoder_key: Some("full.train_text_encoder"),
         unet_learning_rate: full.unet_learning_rate,
         text_encoder_learning_rate: full.text_encoder_learning_rate,
+        text_encoder_2_learning_rate: full
+            .text_encoder_2_learning_rate
+            .map(|rate| ("full.text_encoder_2_learning_rate", rate)),
         loraplus_ratios: [None, None],
         initial: None,
         trains_weight: |config, name| config.full.trains(name),

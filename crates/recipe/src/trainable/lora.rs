@@ -16,6 +16,9 @@ pub(super) fn facts(config: &TrainConfig) -> TrainableFacts<'_> {
         text_encoder_key: Some("lora.train_text_encoder"),
         unet_learning_rate: lora.unet_learning_rate,
         text_encoder_learning_rate: lora.text_encoder_learning_rate,
+        text_encoder_2_learning_rate: lora
+            .text_encoder_2_learning_rate
+            .map(|rate| ("lora.text_encoder_2_learning_rate", rate)),
         loraplus_ratios: [lora.loraplus_unet_lr_ratio, lora.loraplus_text_encoder_lr_ratio]
             .map(|own| own.or(lora.loraplus_lr_ratio)),
         initial: lora.initial.as_deref().map(|path| ("lora.initial", path)),

@@ -104,6 +104,8 @@ pub struct TrainableFacts<'c> {
     pub unet_learning_rate: Option<f64>,
     /// The same of the text encoder.
     pub text_encoder_learning_rate: Option<f64>,
+    /// The key for a rate of the second text encoder's own, and that rate, where it is set. None: that of the first.
+    pub text_encoder_2_learning_rate: Option<(&'static str, f64)>,
     /// How many times these rates LoRA+'s upper matrices learn, of UNet and text encoder.
     pub loraplus_ratios: [Option<f64>; 2],
     /// A key that names an adapter file which training goes on from, and the file.
@@ -176,6 +178,18 @@ impl TrainConfig {
     /// Learning rate of the text encoder or its adapters, before any schedule.
     pub fn text_encoder_learning_rate(&self) -> f64 {
         self.trainable_facts().text_encoder_learning_rate.unwrap_or(self.optimizer.learning_rate())
+    }
+
+    /// The same of the second text encoder, where the model has two.
+    pub fn text_encoder_2_learning_rate(&self) -> f64 {
+        let own = self.trainable_facts().text_encoder_2_learning_rate;
+        own.map_or_else(|| self.text_encoder_learning_rate(), |(_, rate)| rate)
+    }
+
+    /// Why there can be no rate for a second text encoder beside `text_encoders` of them, and the way out, if so.
+    pub fn second_rate_refused(&self, text_encoders: usize) -> Option<(String, String)> {
+        let (key, _) = self.trainable_facts().text_encoder_2_learning_rate.filter(|_| text_encoders < 2)?;
+        Some((format!("`{key}` is set, but the model has only one text encoder"), format!("remove `{key}`")))
     }
 
     /// The words that the run learns, alone or beside something else.

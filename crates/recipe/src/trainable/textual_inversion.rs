@@ -15,6 +15,7 @@ pub(super) fn facts(_: &TrainConfig) -> TrainableFacts<'_> {
         text_encoder_key: None,
         unet_learning_rate: None,
         text_encoder_learning_rate: None,
+        text_encoder_2_learning_rate: None,
         loraplus_ratios: [None, None],
         initial: None,
         trains_weight: no_weight,

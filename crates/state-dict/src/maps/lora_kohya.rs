@@ -1,34 +1,73 @@
 //! Adapter names as kohya's scripts and LyCORIS write them: `lora_unet_<module>.lora_down.weight`, `.lora_up.weight`,
 //! `.alpha`, `.hada_w1_a` …, where every dot of the module's path has become an underscore.
+//!
+//! The paths are diffusers', but for a UNet beside two text encoders (SDXL): there they are the original ones, as
+//! `lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q`. Both are read.
 
 use std::collections::HashMap;
 
+use super::ldm_sd::{UnetLayout, ldm_to_unet, unet_to_ldm};
 use super::lora_peft::{LoraKey, LoraTensor, Part};
 
-/// Whether the file has one text encoder (SD1, SD2: `lora_te_`) or two (SDXL: `lora_te1_`, `lora_te2_`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TextEncoders {
-    /// SD1 and SD2.
-    One,
-    /// SDXL.
-    Two,
+/// What the names of a model's adapters depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KohyaNaming {
+    /// Of a model with one text encoder (SD1, SD2): `lora_te_`, and diffusers' paths in the UNet.
+    OneTextEncoder,
+    /// Of a model with two (SDXL): `lora_te1_`, `lora_te2_`, and the original paths in a UNet of this layout.
+    TwoTextEncoders(UnetLayout),
+}
+
+impl KohyaNaming {
+    /// That of the model with these layers.
+    pub fn of_layers(layers: &[(Part, &str)]) -> KohyaNaming {
+        let layout = || {
+            let of_unet = layers.iter().filter(|(part, _)| *part == Part::Unet).map(|(_, module)| *module);
+            UnetLayout::from_diffusers_names(of_unet)
+        };
+        let two = layers.iter().any(|(part, _)| *part == Part::TextEncoder2);
+        two.then(layout).flatten().map_or(KohyaNaming::OneTextEncoder, KohyaNaming::TwoTextEncoders)
+    }
+
+    /// That of adapters whose model is not at hand, by the networks that they are for.
+    pub fn of_parts(mut parts: impl Iterator<Item = Part>) -> KohyaNaming {
+        match parts.any(|part| part == Part::TextEncoder2) {
+            true => KohyaNaming::TwoTextEncoders(sdxl_layout()),
+            false => KohyaNaming::OneTextEncoder,
+        }
+    }
+}
+
+/// The layout of SDXL's UNet, as it was released.
+fn sdxl_layout() -> UnetLayout {
+    UnetLayout::uniform(2, &[true, true, false])
 }
 
 /// kohya's name for a tensor of an adapter; a tensor that this form has no place for is named as behind a dotted path.
-pub fn kohya_name(key: &LoraKey, text_encoders: TextEncoders) -> String {
+pub fn kohya_name(key: &LoraKey, naming: &KohyaNaming) -> String {
     let suffix = key.tensor.kohya_suffix().unwrap_or(key.tensor.dotted_suffix());
-    format!("{}{suffix}", kohya_module(key.part, &key.module, text_encoders))
+    format!("{}{suffix}", kohya_module(key.part, &key.module, naming))
 }
 
 /// kohya's name for an adapted layer, without the tensor.
-pub fn kohya_module(part: Part, module: &str, text_encoders: TextEncoders) -> String {
-    let prefix = match (part, text_encoders) {
+pub fn kohya_module(part: Part, module: &str, naming: &KohyaNaming) -> String {
+    let original = match naming {
+        KohyaNaming::TwoTextEncoders(layout) if part == Part::Unet => original_module(module, layout),
+        _ => None,
+    };
+    let prefix = match (part, naming) {
         (Part::Unet, _) => "lora_unet",
-        (Part::TextEncoder, TextEncoders::One) => "lora_te",
-        (Part::TextEncoder, TextEncoders::Two) => "lora_te1",
+        (Part::TextEncoder, KohyaNaming::OneTextEncoder) => "lora_te",
+        (Part::TextEncoder, KohyaNaming::TwoTextEncoders(_)) => "lora_te1",
         (Part::TextEncoder2, _) => "lora_te2",
     };
-    format!("{prefix}_{}", module.replace('.', "_"))
+    format!("{prefix}_{}", original.as_deref().unwrap_or(module).replace('.', "_"))
+}
+
+/// The original path of a UNet's layer.
+fn original_module(module: &str, layout: &UnetLayout) -> Option<String> {
+    let name = unet_to_ldm(&format!("{module}.weight"), layout)?;
+    name.strip_suffix(".weight").map(str::to_string)
 }
 
 /// Reads kohya's names. Underscores stand for dots and for themselves, so the layers of the model have to be known.
@@ -39,10 +78,16 @@ pub struct KohyaModules {
 impl KohyaModules {
     /// A lookup over the layers of a model.
     pub fn new<'m>(modules: impl IntoIterator<Item = (Part, &'m str)>) -> KohyaModules {
+        let modules: Vec<(Part, &str)> = modules.into_iter().collect();
+        let own = KohyaNaming::of_layers(&modules);
         let mut lookup = HashMap::new();
         for (part, module) in modules {
-            for text_encoders in [TextEncoders::One, TextEncoders::Two] {
-                lookup.insert(kohya_module(part, module, text_encoders), (part, module.to_string()));
+            // Some programs write diffusers' paths for any model, and `lora_te1_` where there is no other.
+            for naming in [&own, &KohyaNaming::OneTextEncoder] {
+                lookup.insert(kohya_module(part, module, naming), (part, module.to_string()));
+            }
+            if part == Part::TextEncoder {
+                lookup.insert(format!("lora_te1_{}", module.replace('.', "_")), (part, module.to_string()));
             }
         }
         KohyaModules { modules: lookup }
@@ -61,8 +106,8 @@ pub fn is_kohya_name(name: &str) -> bool {
     ["lora_unet_", "lora_te_", "lora_te1_", "lora_te2_"].iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Words of diffusers' and transformers' layer names that contain underscores; all other words do not.
-const WORDS: [&str; 24] = [
+/// Words of layer names that contain underscores, of diffusers', transformers' and the original ones; all other words do not.
+const WORDS: [&str; 33] = [
     "down_blocks",
     "up_blocks",
     "mid_block",
@@ -87,10 +132,19 @@ const WORDS: [&str; 24] = [
     "k_proj",
     "v_proj",
     "out_proj",
+    "input_blocks",
+    "middle_block",
+    "output_blocks",
+    "in_layers",
+    "emb_layers",
+    "out_layers",
+    "skip_connection",
+    "time_embed",
+    "label_emb",
 ];
 
-/// Reads a name without a model at hand, by the words that diffusers' layer names are made of. Where a model is
-/// known, [`KohyaModules`] is the surer way.
+/// Reads a name without a model at hand, by the words that layer names are made of; the original ones of a UNet are taken for SDXL's.
+/// Where a model is known, [`KohyaModules`] is the surer way.
 pub fn parse_by_words(name: &str) -> Option<LoraKey> {
     let (layer, tensor) = LoraTensor::split_kohya(name).filter(|(layer, _)| !layer.contains('.'))?;
     let (part, mut rest) = [
@@ -114,5 +168,8 @@ pub fn parse_by_words(name: &str) -> Option<LoraKey> {
         words.push(word);
         rest = rest[word.len()..].strip_prefix('_').unwrap_or("");
     }
-    Some(LoraKey { part, module: words.join("."), tensor })
+    let module = words.join(".");
+    let of_diffusers = ldm_to_unet(&format!("{module}.weight"), &sdxl_layout()).filter(|_| part == Part::Unet);
+    let of_diffusers = of_diffusers.and_then(|name| name.strip_suffix(".weight").map(str::to_string));
+    Some(LoraKey { part, module: of_diffusers.unwrap_or(module), tensor })
 }

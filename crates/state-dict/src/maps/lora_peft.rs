@@ -23,6 +23,9 @@ pub enum Part {
 }
 
 impl Part {
+    /// All of them, in the order of groups and files.
+    pub const ALL: [Part; 3] = [Part::Unet, Part::TextEncoder, Part::TextEncoder2];
+
     /// The first word of its names, as in a diffusers folder.
     pub fn folder(self) -> &'static str {
         match self {

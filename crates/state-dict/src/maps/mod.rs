@@ -8,6 +8,7 @@ pub mod lora_peft;
 pub mod lora_tensor;
 pub mod open_clip;
 pub mod peft_metadata;
+pub mod text_places;
 pub mod textual_inversion;
 pub mod vae;
 

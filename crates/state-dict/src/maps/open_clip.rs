@@ -1,8 +1,18 @@
-//! OpenCLIP's text tower, as single-file SD2 checkpoints have it, under transformers' names. Queries, keys and values lie in one tensor
-//! there, one behind the other; the last layer is there too, though SD2 takes the states of the one before it.
+//! OpenCLIP's text tower, as single-file SD2 and SDXL checkpoints have it, under transformers' names. Queries, keys and values lie in one
+//! tensor there, one behind the other; the projection is what states are multiplied by from the right, so the other way round than a
+//! linear layer's weight.
 
 /// What SD2 checkpoints put in front of the text encoder's names.
 pub const LDM_PREFIX: &str = "cond_stage_model.model.";
+
+/// What SDXL checkpoints put in front of the second text encoder's names.
+pub const SGM_PREFIX: &str = "conditioner.embedders.1.model.";
+
+/// What checkpoints of SDXL's refiner put in front of its only text encoder's names.
+pub const SGM_REFINER_PREFIX: &str = "conditioner.embedders.0.model.";
+
+/// The projection, and transformers' name for its transpose.
+pub const PROJECTION: (&str, &str) = ("text_projection", "text_projection.weight");
 
 const OUTSIDE: [(&str, &str); 4] = [
     ("token_embedding.weight", "text_model.embeddings.token_embedding.weight"),
@@ -29,10 +39,15 @@ pub enum Place {
     Whole(String),
     /// As this third of the rows of a tensor.
     Third(String, usize),
+    /// By itself, rows and columns exchanged.
+    Transposed(String),
 }
 
 /// Where transformers' `name` lies, without the checkpoint's prefix.
 pub fn place(name: &str) -> Option<Place> {
+    if name == PROJECTION.1 {
+        return Some(Place::Transposed(PROJECTION.0.to_string()));
+    }
     if let Some((original, _)) = OUTSIDE.iter().find(|(_, canonical)| *canonical == name) {
         return Some(Place::Whole((*original).to_string()));
     }
@@ -48,6 +63,9 @@ pub fn place(name: &str) -> Option<Place> {
 
 /// transformers' names for what lies at `name` of a checkpoint, without its prefix: three for a joined tensor, one for others.
 pub fn canonical_names(name: &str) -> Option<Vec<String>> {
+    if name == PROJECTION.0 {
+        return Some(vec![PROJECTION.1.to_string()]);
+    }
     if let Some((_, canonical)) = OUTSIDE.iter().find(|(original, _)| *original == name) {
         return Some(vec![(*canonical).to_string()]);
     }

@@ -28,7 +28,7 @@ pub fn bytes_of(reader: &dyn Reader) -> Vec<u8> {
     bytes
 }
 
-/// One line of `tests/fixtures/keys/*.tsv`.
+/// One tensor of `tests/fixtures/keys/*.tsv`.
 pub struct Row {
     pub name: String,
     pub shape: Vec<usize>,
@@ -56,7 +56,16 @@ pub fn keys(list: &str) -> Vec<Row> {
             original_shape: shape(fields.get(3).unwrap_or(&fields[1])),
         }
     };
-    text.lines().map(row).collect()
+    text.lines().flat_map(repeated).map(|line| row(&line)).collect()
+}
+
+/// `….{10}.…` stands for a line each with the numbers from 0 to 9.
+fn repeated(line: &str) -> Vec<String> {
+    let Some((count, _)) = line.split_once('{').and_then(|(_, rest)| rest.split_once('}')) else {
+        return vec![line.to_string()];
+    };
+    let numbers = 0..count.parse::<usize>().unwrap();
+    numbers.map(|number| line.replace(&format!("{{{count}}}"), &number.to_string())).collect()
 }
 
 /// A file with these names in which every dimension is cut down to at most 3, so that full-size lists stay small.

@@ -1,6 +1,6 @@
 //! Adapter names of every format.
 
-use sdtrain_state_dict::maps::lora_kohya::{KohyaModules, TextEncoders, kohya_name, parse_by_words};
+use sdtrain_state_dict::maps::lora_kohya::{KohyaModules, KohyaNaming, kohya_name, parse_by_words};
 use sdtrain_state_dict::maps::lora_peft::{LoraKey, LoraTensor, Part, parse, peft_name};
 
 use crate::fixtures::keys;
@@ -27,8 +27,11 @@ fn peft_and_kohya_names_of_every_layer_read_back() {
     let lookup = KohyaModules::new(modules.iter().map(|(part, module)| (*part, module.as_str())));
     for key in keys_of_all_modules() {
         assert_eq!(parse(&peft_name(&key)), Some(key.clone()));
-        for text_encoders in [TextEncoders::One, TextEncoders::Two] {
-            let name = kohya_name(&key, text_encoders);
+        for naming in [KohyaNaming::OneTextEncoder, KohyaNaming::of_parts([Part::TextEncoder2].into_iter())] {
+            if key.part == Part::Unet && naming != KohyaNaming::OneTextEncoder {
+                continue;
+            }
+            let name = kohya_name(&key, &naming);
             assert_eq!(lookup.parse(&name), Some(key.clone()), "{name}");
         }
     }
@@ -40,7 +43,7 @@ fn kohya_names_read_without_a_model_for_every_layer_of_linears_and_convolutions(
         // Norms and embeddings are never adapted, so their words need not be known.
         let adaptable = !key.module.contains("norm") && !key.module.contains("embedding.");
         if adaptable && !key.module.ends_with("_embedding") {
-            assert_eq!(parse_by_words(&kohya_name(&key, TextEncoders::One)), Some(key));
+            assert_eq!(parse_by_words(&kohya_name(&key, &KohyaNaming::OneTextEncoder)), Some(key));
         }
     }
 }
@@ -53,7 +56,7 @@ fn names_are_written_as_their_programs_write_them() {
         tensor: LoraTensor::Down,
     };
     assert_eq!(
-        kohya_name(&key, TextEncoders::One),
+        kohya_name(&key, &KohyaNaming::OneTextEncoder),
         "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_out_0.lora_down.weight"
     );
     assert_eq!(peft_name(&key), "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0.lora_A.weight");
@@ -62,8 +65,9 @@ fn names_are_written_as_their_programs_write_them() {
         module: "text_model.encoder.layers.11.mlp.fc1".to_string(),
         tensor: LoraTensor::Alpha,
     };
-    assert_eq!(kohya_name(&key, TextEncoders::One), "lora_te_text_model_encoder_layers_11_mlp_fc1.alpha");
-    assert_eq!(kohya_name(&key, TextEncoders::Two), "lora_te1_text_model_encoder_layers_11_mlp_fc1.alpha");
+    assert_eq!(kohya_name(&key, &KohyaNaming::OneTextEncoder), "lora_te_text_model_encoder_layers_11_mlp_fc1.alpha");
+    let two = KohyaNaming::of_parts([Part::TextEncoder2].into_iter());
+    assert_eq!(kohya_name(&key, &two), "lora_te1_text_model_encoder_layers_11_mlp_fc1.alpha");
 }
 
 #[test]
@@ -99,4 +103,38 @@ fn other_names_are_no_adapters() {
     assert_eq!(parse_by_words("lora_unet__x.alpha"), None);
     assert_eq!(parse_by_words("lora_unet_conv_in.other.weight"), None);
     assert_eq!(parse_by_words("unet_x.alpha"), None);
+}
+
+#[test]
+fn adapters_of_sdxl_are_named_by_the_original_paths_and_read_by_either() {
+    let of_unet = keys("unet_sdxl.tsv");
+    let original = |row: &crate::fixtures::Row| {
+        row.original.strip_prefix("model.diffusion_model.")?.strip_suffix(".weight").map(|path| path.replace('.', "_"))
+    };
+    let layer = |name: &str| name.strip_suffix(".weight").map(str::to_string);
+    let layers: Vec<(Part, String, Option<String>)> = of_unet
+        .iter()
+        .filter_map(|row| Some((Part::Unet, layer(&row.name)?, original(row))))
+        .chain(
+            keys("te_openclip_bigg_sdxl.tsv")
+                .iter()
+                .filter_map(|row| Some((Part::TextEncoder2, layer(&row.name)?, None))),
+        )
+        .collect();
+    let named: Vec<(Part, &str)> = layers.iter().map(|(part, module, _)| (*part, module.as_str())).collect();
+    let (naming, lookup) = (KohyaNaming::of_layers(&named), KohyaModules::new(named));
+    assert_eq!(naming, KohyaNaming::of_parts([Part::TextEncoder2].into_iter()), "SDXL's own layout");
+    for (part, module, original) in &layers {
+        let key = LoraKey { part: *part, module: module.clone(), tensor: LoraTensor::Down };
+        let name = kohya_name(&key, &naming);
+        if let Some(original) = original {
+            assert_eq!(name, format!("lora_unet_{original}.lora_down.weight"));
+        }
+        assert_eq!(lookup.parse(&name), Some(key.clone()), "{name}");
+        assert_eq!(lookup.parse(&kohya_name(&key, &KohyaNaming::OneTextEncoder)), Some(key.clone()), "{module}");
+        // Norms and embeddings are never adapted, so their words need not be known.
+        if !module.contains("norm") && !module.contains("embedding") {
+            assert_eq!(parse_by_words(&name), Some(key), "{name}");
+        }
+    }
 }

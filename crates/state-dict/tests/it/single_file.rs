@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use sdtrain_state_dict::{Dtype, Error, Family, Reader, SafetensorsFile, ldm_single_file, open_component, to_ldm};
+use sdtrain_state_dict::{
+    Dtype, Error, Family, Reader, SafetensorsFile, ldm_single_file, open_component, recognise, to_ldm,
+};
 
 use crate::fixtures::{bytes_of, entry, fixture_folder, in_memory, keys, shrunk};
 
@@ -12,8 +14,8 @@ fn a_full_size_checkpoint_splits_into_the_three_networks_and_joins_again() {
     let checkpoint = shrunk(lists.iter().flatten().map(|row| (row.original.as_str(), row.original_shape.as_slice())));
     let parts = ldm_single_file(checkpoint.clone()).unwrap();
     assert_eq!(parts.leftover, [""; 0]);
-    let (vae, text_encoder) = (parts.vae.unwrap(), parts.text_encoder.unwrap());
-    let readers: [&dyn Reader; 3] = [&parts.unet, &vae, &text_encoder];
+    let (vae, text_encoder) = (parts.vae.unwrap(), &parts.text_encoders[0]);
+    let readers: [&dyn Reader; 3] = [&parts.unet, &vae, text_encoder];
     for (reader, list) in readers.into_iter().zip(&lists) {
         let prefix = if list.len() == 196 { "text_model." } else { "" };
         let small = |shape: &[usize]| shape.iter().map(|&length| length.min(3)).collect::<Vec<_>>();
@@ -24,23 +26,53 @@ fn a_full_size_checkpoint_splits_into_the_three_networks_and_joins_again() {
             assert_eq!(reader.bytes(&name).unwrap(), checkpoint.bytes(&row.original).unwrap());
         }
     }
-    let joined = to_ldm(Family::Sd1, &parts.unet, &vae, &text_encoder).unwrap();
+    let joined = to_ldm(Family::Sd1, &parts.unet, &vae, &[text_encoder]).unwrap();
     assert_eq!(bytes_of(&joined), bytes_of(&checkpoint));
 }
 
 #[test]
 fn a_diffusers_folder_becomes_the_checkpoint_that_its_golden_file_holds() {
-    let folder = fixture_folder();
-    let part = |name: &str, stem: &str| open_component(&folder.join("tiny_sd1").join(name), stem, None).unwrap();
-    let (unet, vae) = (part("unet", "diffusion_pytorch_model"), part("vae", "diffusion_pytorch_model"));
-    let text_encoder = part("text_encoder", "model");
-    let checkpoint = to_ldm(Family::Sd1, &unet, &vae, &text_encoder).unwrap();
-    let expected = SafetensorsFile::open(folder.join("tiny_sd1.safetensors")).unwrap();
-    assert_eq!(checkpoint.names(), expected.names());
-    for name in expected.names() {
-        assert_eq!(checkpoint.info(name), expected.info(name), "{name}");
-        assert_eq!(checkpoint.bytes(name).unwrap(), expected.bytes(name).unwrap(), "{name}");
+    for (family, tiny) in [(Family::Sd1, "tiny_sd1"), (Family::Sdxl, "tiny_sdxl")] {
+        let folder = fixture_folder();
+        let part = |name: &str, stem: &str| open_component(&folder.join(tiny).join(name), stem, None).unwrap();
+        let (unet, vae) = (part("unet", "diffusion_pytorch_model"), part("vae", "diffusion_pytorch_model"));
+        let texts: Vec<_> = family.text_folders().iter().map(|place| part(place.network, "model")).collect();
+        let texts: Vec<&dyn Reader> = texts.iter().map(|text| text as &dyn Reader).collect();
+        let checkpoint = to_ldm(family, &unet, &vae, &texts).unwrap();
+        let expected = SafetensorsFile::open(folder.join(format!("{tiny}.safetensors"))).unwrap();
+        assert_eq!(checkpoint.names(), expected.names());
+        // What text and picture of CLIP were compared with: needless here, and ones in files of ours.
+        for name in expected.names().into_iter().filter(|name| !name.ends_with("logit_scale")) {
+            assert_eq!(checkpoint.info(name), expected.info(name), "{name}");
+            assert_eq!(checkpoint.bytes(name).unwrap(), expected.bytes(name).unwrap(), "{name}");
+        }
     }
+}
+
+#[test]
+fn a_checkpoint_of_two_text_encoders_splits_into_them() {
+    let folder = fixture_folder();
+    let single = Arc::new(SafetensorsFile::open(folder.join("tiny_sdxl.safetensors")).unwrap());
+    assert_eq!(recognise(&single).family(), Some(Family::Sdxl));
+    let parts = ldm_single_file(single).unwrap();
+    assert_eq!(parts.leftover, [""; 0]);
+    assert_eq!(parts.text_encoders.len(), 2);
+    for (found, place) in parts.text_encoders.iter().zip(Family::Sdxl.text_folders()) {
+        let expected = open_component(&folder.join("tiny_sdxl").join(place.network), "model", None).unwrap();
+        assert_eq!(found.names(), expected.names());
+        for name in expected.names() {
+            assert_eq!(found.info(name), expected.info(name), "{name}");
+            assert_eq!(found.bytes(name).unwrap(), expected.bytes(name).unwrap(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_family_with_two_text_encoders_is_not_written_with_one() {
+    let unet = in_memory(&[entry("down_blocks.0.resnets.0.norm1.weight", Dtype::F16, &[1])]);
+    let empty = in_memory(&[]);
+    let error = to_ldm(Family::Sdxl, &unet, &empty, &[&empty]).err().expect("refused").to_string();
+    assert!(error.contains("has 1 text encoders") && error.contains("SDXL family holds 2"), "{error}");
 }
 
 #[test]
@@ -55,7 +87,7 @@ fn parts_may_be_absent_and_needless_tensors_are_dropped() {
     ]);
     let parts = ldm_single_file(Arc::new(file)).unwrap();
     assert_eq!(parts.unet.names(), ["conv_in.weight", "down_blocks.0.resnets.0.norm1.weight"]);
-    assert!(parts.vae.is_none() && parts.text_encoder.is_none());
+    assert!(parts.vae.is_none() && parts.text_encoders.is_empty());
     assert_eq!(parts.leftover, ["something.else"]);
 }
 
@@ -73,6 +105,6 @@ fn a_tensor_with_no_place_in_a_checkpoint_is_not_lost_silently() {
         entry("class_embedding.weight", Dtype::F16, &[1]),
     ]);
     let empty = in_memory(&[]);
-    let error = to_ldm(Family::Sd1, &unet, &empty, &empty).err().expect("refused");
+    let error = to_ldm(Family::Sd1, &unet, &empty, &[&empty]).err().expect("refused");
     assert!(matches!(&error, Error::BrokenTensor { tensor, .. } if tensor == "class_embedding.weight"), "{error}");
 }

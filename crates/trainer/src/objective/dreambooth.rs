@@ -19,7 +19,7 @@ use sdtrain_diffusion::NoiseSchedule;
 use sdtrain_diffusion::loss::mse;
 use sdtrain_evaluate::prompt_reading;
 use sdtrain_model::unet::UNet2DConditionModel;
-use sdtrain_model::{Frozen, PromptReading, StableDiffusion};
+use sdtrain_model::{Frozen, PromptReading, StableDiffusion, TextStates};
 use sdtrain_recipe::{ClassPrompt, GradientCheckpointing, Learning, Prior, TrainConfig};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,8 +36,8 @@ struct BasePrediction {
     /// The base's UNet, where the trained one is not the base with something switched off.
     unet: Option<UNet2DConditionModel>,
     class_prompt: ClassPrompt,
-    /// The base's states of the class prompts, `[prompts, tokens, hidden_size]` in the compute dtype.
-    states: Tensor,
+    /// The base's states of the class prompts, in the compute dtype.
+    states: TextStates,
     weight: f64,
     schedule: NoiseSchedule,
     reading: PromptReading,
@@ -81,7 +81,7 @@ impl BasePrediction {
         let count = self.class_prompt.all().len().max(1) as u64;
         let places: Vec<i64> = batch.examples.iter().map(|example| (example.index % count) as i64).collect();
         let places = Tensor::f_from_slice(&places)?.f_to_device(model.device)?;
-        let base_states = self.states.f_index_select(0, &places)?;
+        let base_states = self.states.map(|states| states.f_index_select(0, &places))?;
         let class_prompt = |example: &ExampleId| self.class_prompt.of(example.index).to_owned();
         let prompts = match self.trains_text_encoder {
             true => {
@@ -104,13 +104,15 @@ impl BasePrediction {
         let prior = inputs.prior.as_ref().expect("`prepare` gives it to every batch");
         let noise = inputs.input_noise.as_ref().unwrap_or(&inputs.noise);
         let noisy_latents = self.schedule.add_noise(&inputs.latents, noise, &inputs.timesteps).to_kind(model.compute);
+        let (timesteps, time_ids) = (&inputs.timesteps, inputs.time_ids.as_ref());
+        let of_base = model.conditions(&prior.base_states, time_ids);
         let target = tch::no_grad(|| match &self.unet {
-            Some(unet) => unet.forward(&noisy_latents, &inputs.timesteps, &prior.base_states, false),
-            None => model
-                .without_adapters(|| model.unet.forward(&noisy_latents, &inputs.timesteps, &prior.base_states, false)),
+            Some(unet) => unet.forward(&noisy_latents, timesteps, &of_base, false),
+            None => model.without_adapters(|| model.unet.forward(&noisy_latents, timesteps, &of_base, false)),
         });
-        let states = prior.prompts.states(model, self.reading.clip_skip, gradient_checkpointing.is_everywhere());
-        let prediction = model.unet.forward(&noisy_latents, &inputs.timesteps, &states, gradient_checkpointing);
+        let text = prior.prompts.states(model, &self.reading, gradient_checkpointing.is_everywhere());
+        let conditions = model.conditions(&text, time_ids);
+        let prediction = model.unet.forward(&noisy_latents, timesteps, &conditions, gradient_checkpointing);
         mse(&prediction.to_kind(Kind::Float), &target.to_kind(Kind::Float)) * &prior.loss_weights
     }
 }

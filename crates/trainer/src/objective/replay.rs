@@ -4,7 +4,8 @@ use super::Objective;
 use crate::batches::Batch;
 use crate::error::{Error, Result};
 use crate::inputs::{AutoencodingInputs, DenoisingInputs, PriorInputs, Prompts, StepInputs};
-use sdtrain_model::{Frozen, StableDiffusion, TokenizedPrompts, read_tensor};
+use crate::trace::suffix_of;
+use sdtrain_model::{EncoderTokens, Frozen, StableDiffusion, TextStates, TokenizedPrompts, read_tensor};
 use sdtrain_recipe::GradientCheckpointing;
 use sdtrain_state_dict::{Reader, SafetensorsFile};
 use std::path::Path;
@@ -62,18 +63,26 @@ impl Objective for Replay {
             StepInputs::Autoencoding(AutoencodingInputs { pixels, noise })
         } else {
             let optional = |name: &str| has(name).then(|| read(name, Kind::Float)).transpose();
+            let states = |prefix: &str, states: &str, pooled: &str| -> Result<TextStates> {
+                let [states, pooled] = [states, pooled].map(|name| format!("{prefix}{name}"));
+                let pooled = has(&pooled).then(|| read(&pooled, model.compute)).transpose()?;
+                Ok(TextStates { hidden_states: read(&states, model.compute)?, pooled })
+            };
             let prompts = |prefix: &str| -> Result<Prompts> {
-                let [ids, weights, states] =
-                    ["input_ids", "prompt_weights", "encoder_hidden_states"].map(|name| format!("{prefix}{name}"));
-                Ok(match has(&ids) {
-                    true => Prompts::Tokenized(tokenized(read(&ids, Kind::Int64)?, optional(&weights)?)),
-                    false => Prompts::Encoded(read(&states, model.compute)?),
-                })
+                if !has(&format!("{prefix}input_ids")) {
+                    return Ok(Prompts::Encoded(states(prefix, "encoder_hidden_states", "text_embeds")?));
+                }
+                let of_encoder = |number: usize| -> Result<EncoderTokens> {
+                    let name = |name: &str| format!("{prefix}{name}{}", suffix_of(number));
+                    tokenized(read(&name("input_ids"), Kind::Int64)?, optional(&name("prompt_weights"))?)
+                };
+                let tokens = (0..model.text_encoders.len()).map(of_encoder).collect::<Result<_>>()?;
+                Ok(Prompts::Tokenized(TokenizedPrompts(tokens)))
             };
             let prior = || -> Result<PriorInputs> {
                 Ok(PriorInputs {
                     prompts: prompts("prior_")?,
-                    base_states: read("prior_base_hidden_states", model.compute)?,
+                    base_states: states("prior_", "base_hidden_states", "base_text_embeds")?,
                     loss_weights: read("prior_loss_weights", Kind::Float)?,
                 })
             };
@@ -83,6 +92,7 @@ impl Objective for Replay {
                 input_noise: optional("input_noise")?,
                 timesteps: read("timesteps", Kind::Int64)?,
                 prompts: prompts("")?,
+                time_ids: optional("time_ids")?,
                 loss_weights: read("loss_weights", Kind::Float)?,
                 mask: optional("mask")?,
                 prior: has("prior_loss_weights").then(prior).transpose()?,
@@ -122,9 +132,9 @@ impl Objective for Replay {
 }
 
 /// Ids as traces have them: `[batch, windows, window]`, or `[batch, window]` where a prompt is one window.
-fn tokenized(ids: Tensor, weights: Option<Tensor>) -> TokenizedPrompts {
-    let ids = if ids.dim() == 2 { ids.unsqueeze(1) } else { ids };
-    TokenizedPrompts { ids, weights }
+fn tokenized(ids: Tensor, weights: Option<Tensor>) -> Result<EncoderTokens> {
+    let ids = if ids.dim() == 2 { ids.f_unsqueeze(1)? } else { ids };
+    Ok(EncoderTokens { ids, weights })
 }
 
 #[cfg(test)]

@@ -152,6 +152,7 @@ impl Objective for TextToImage {
             input_noise,
             timesteps,
             prompts,
+            time_ids: model.time_ids(&batch.sizes)?,
             loss_weights,
             mask,
             prior: None,
@@ -165,12 +166,12 @@ impl Objective for TextToImage {
         gradient_checkpointing: GradientCheckpointing,
     ) -> Tensor {
         let StepInputs::Denoising(inputs) = inputs else { unreachable!("this objective prepares denoising inputs") };
-        let context =
-            inputs.prompts.states(model, self.prompt_reading.clip_skip, gradient_checkpointing.is_everywhere());
+        let text = inputs.prompts.states(model, &self.prompt_reading, gradient_checkpointing.is_everywhere());
+        let conditions = model.conditions(&text, inputs.time_ids.as_ref());
         let DenoisingInputs { latents, noise, timesteps, .. } = inputs;
         let input_noise = inputs.input_noise.as_ref().unwrap_or(noise);
         let noisy_latents = self.schedule.add_noise(latents, input_noise, timesteps).to_kind(model.compute);
-        let prediction = model.unet.forward(&noisy_latents, timesteps, &context, gradient_checkpointing);
+        let prediction = model.unet.forward(&noisy_latents, timesteps, &conditions, gradient_checkpointing);
         let target = self.prediction_type.target(&self.schedule, latents, noise, timesteps);
         let mask = inputs.mask.as_ref();
         loss::example_losses(&self.loss, &self.schedule, &prediction, &target, timesteps, mask) * &inputs.loss_weights

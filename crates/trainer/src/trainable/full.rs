@@ -1,7 +1,8 @@
-//! The model's own weights: UNet, text encoder, or both.
+//! The model's own weights: UNet, text encoders, or both.
 
 use super::{GroupRates, Trainable};
 use crate::error::{Error, Result};
+use sdtrain_evaluate::prompt_reading;
 use sdtrain_model::{Parameters, StableDiffusion};
 use sdtrain_optimizer::ParamGroup;
 use sdtrain_recipe::{ModelFormat, TrainConfig};
@@ -23,7 +24,9 @@ impl Full {
         let mut trained = 0;
         let parameters = all_parameters(model);
         for (name, parameter) in &parameters {
-            let is_trained = full.trains(name) && !rates.freezes(name);
+            // Weight decay alone would change what nothing depends on.
+            let is_asked = !model.is_never_asked(name, &prompt_reading(&config.model));
+            let is_trained = full.trains(name) && !rates.freezes(name) && is_asked;
             trained += usize::from(is_trained);
             let _ = parameter.set_requires_grad(is_trained);
         }
@@ -40,15 +43,15 @@ impl Full {
     }
 }
 
-const NAMES_HINT: &str = "names are those of diffusers behind `unet.` and `text_encoder.`";
+const NAMES_HINT: &str = "names are those of diffusers behind `unet.`, `text_encoder.` and `text_encoder_2.`";
 
-/// Every parameter of UNet and text encoder under its name in traces.
+/// Every parameter of UNet and text encoders under its name in traces.
 fn all_parameters(model: &StableDiffusion) -> Vec<(String, Tensor)> {
-    let networks = [("unet", model.unet.parameters()), ("text_encoder", model.text_encoder.parameters())];
+    let networks = model.networks().into_iter().filter(|(network, _)| *network != "vae");
     let named = |(network, parameters): (&'static str, &'_ Parameters)| -> Vec<(String, Tensor)> {
         parameters.iter().map(|(name, tensor)| (format!("{network}.{name}"), tensor.shallow_clone())).collect()
     };
-    networks.into_iter().flat_map(named).collect()
+    networks.flat_map(named).collect()
 }
 
 /// All parameters of a network as one group.

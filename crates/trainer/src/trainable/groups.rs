@@ -1,6 +1,6 @@
 //! Parameters sorted into the groups that share a learning rate: networks, blocks of the UNet, LoRA+'s upper matrices.
 //!
-//! A group is named as it appears in logs: `unet`, `text_encoder`; where blocks have rates of their own `unet.block_07`;
+//! A group is named as it appears in logs: `unet`, `text_encoder`, `text_encoder_2`; where blocks have rates of their own `unet.block_07`;
 //! with LoRA+ the upper matrices apart, as `unet.plus` or `unet.block_07.plus`.
 
 use crate::error::{Error, Result};
@@ -15,6 +15,7 @@ use tch::Tensor;
 pub struct GroupRates {
     unet: NetworkRates,
     text_encoder: NetworkRates,
+    text_encoder_2: NetworkRates,
     blocks: Option<BlockRates>,
 }
 
@@ -39,16 +40,21 @@ impl GroupRates {
         let [unet_plus, text_plus] = config.trainable_facts().loraplus_ratios;
         let unet = NetworkRates { rate: config.unet_learning_rate(), plus_ratio: unet_plus };
         let text_encoder = NetworkRates { rate: config.text_encoder_learning_rate(), plus_ratio: text_plus };
+        let text_encoder_2 = NetworkRates { rate: config.text_encoder_2_learning_rate(), plus_ratio: text_plus };
+        if let Some((message, hint)) = config.second_rate_refused(model.text_encoders.len()) {
+            return Err(Error::Config { message, hint: Some(hint) });
+        }
         let own = UnetBlocks::of_names(model.unet.parameters().iter().map(|(name, _)| name));
         let numbering = config.blocks.numbering(own);
         let rates = config.blocks.rates(unet.rate, &numbering).map_err(|mistake| Error::Config {
             message: format!("`blocks.{}` {}", mistake.key, mistake.message),
             hint: mistake.hint,
         })?;
-        Ok(GroupRates { unet, text_encoder, blocks: rates.map(|rates| BlockRates { numbering, rates }) })
+        let blocks = rates.map(|rates| BlockRates { numbering, rates });
+        Ok(GroupRates { unet, text_encoder, text_encoder_2, blocks })
     }
 
-    /// Whether `name` (of a parameter or of a layer, behind `unet.` or `text_encoder.`) lies in a block whose rate is 0.
+    /// Whether `name` (of a parameter or of a layer, behind its network's) lies in a block whose rate is 0.
     pub fn freezes(&self, name: &str) -> bool {
         self.block_of(name).is_some_and(|(_, rate)| rate == 0.0)
     }
@@ -60,14 +66,14 @@ impl GroupRates {
         Some((number, blocks.rates.get(number).copied().unwrap_or(self.unet.rate)))
     }
 
-    /// `parameters`, named as in traces, in groups: the UNet's before the text encoder's, blocks in their order.
+    /// `parameters`, named as in traces, in groups: the UNet's before the text encoders', blocks in their order.
     pub fn groups(&self, parameters: Vec<(String, Tensor)>) -> Vec<ParamGroup> {
-        let mut groups: BTreeMap<(bool, Option<usize>, bool), ParamGroup> = BTreeMap::new();
+        let mut groups: BTreeMap<(usize, Option<usize>, bool), ParamGroup> = BTreeMap::new();
         for (name, tensor) in parameters {
-            let is_text = name.starts_with("text_encoder.");
-            let (network, title) = match is_text {
-                true => (self.text_encoder, "text_encoder"),
-                false => (self.unet, "unet"),
+            let (place, network, title) = match name.split('.').next() {
+                Some("text_encoder") => (1, self.text_encoder, "text_encoder"),
+                Some("text_encoder_2") => (2, self.text_encoder_2, "text_encoder_2"),
+                _ => (0, self.unet, "unet"),
             };
             let block = self.block_of(&name);
             let plus_ratio = network.plus_ratio.filter(|_| name.contains(".lora_B."));
@@ -77,7 +83,7 @@ impl GroupRates {
                 let rate = block.map_or(network.rate, |(_, rate)| rate) * plus_ratio.unwrap_or(1.0);
                 ParamGroup { name: format!("{title}{block_part}{plus_part}"), learning_rate: rate, parameters: vec![] }
             };
-            let key = (is_text, block.map(|(number, _)| number), plus_ratio.is_some());
+            let key = (place, block.map(|(number, _)| number), plus_ratio.is_some());
             groups.entry(key).or_insert_with(new).parameters.push((name, tensor));
         }
         groups.into_values().collect()

@@ -3,6 +3,7 @@
 use super::{GroupRates, Trainable};
 use crate::error::{Error, Result};
 use sdtrain_adapter::{Form, Lora, LoraFile, LoraModule, Networks, kohya_metadata};
+use sdtrain_evaluate::prompt_reading;
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::ParamGroup;
 use sdtrain_recipe::{FileAdapter, LoraConfig, LoraFormat, TrainConfig};
@@ -20,17 +21,20 @@ pub struct LoraTrainable {
 }
 
 impl LoraTrainable {
-    /// Makes the adapters (or reads `lora.initial` and adds what it lacks) and attaches them. Blocks whose rate is 0 get none;
+    /// Makes the adapters (or reads `lora.initial` and adds what it lacks) and attaches them. Blocks whose rate is 0 and layers that
+    /// nothing depends on get none;
     /// those of a file stay as they are.
     pub fn new(config: &TrainConfig, model: &StableDiffusion) -> Result<LoraTrainable> {
         let networks = Networks::of(model);
         let rates = GroupRates::new(config, model)?;
+        let reading = prompt_reading(&config.model);
+        let learns = |layer: &str| !rates.freezes(layer) && !model.is_never_asked(layer, &reading);
         let (seed, config) = (config.seed, &config.lora);
         let lora = match &config.initial {
-            Some(path) => continued(path, config, seed, &networks, &rates)?,
+            Some(path) => continued(path, config, seed, &networks, &learns)?,
             None => {
                 let mut lora = Lora::new(config, seed, &networks)?;
-                lora.retain(|module| !rates.freezes(&module.full_path()));
+                lora.retain(|module| learns(&module.full_path()));
                 lora
             }
         };
@@ -41,8 +45,8 @@ impl LoraTrainable {
         lora.set_dropout(config, seed);
         lora.attach(&networks);
         let mut trained = 0;
-        for (name, parameter) in [Part::Unet, Part::TextEncoder].into_iter().flat_map(|part| lora.parameters(part)) {
-            let is_trained = !rates.freezes(&name);
+        for (name, parameter) in Part::ALL.into_iter().flat_map(|part| lora.parameters(part)) {
+            let is_trained = learns(&name);
             trained += usize::from(is_trained);
             let _ = parameter.set_requires_grad(is_trained);
         }
@@ -65,10 +69,16 @@ fn forms(format: LoraFormat) -> &'static [Form] {
 
 /// The adapters of the file at `path`, and new ones where it lacks some that `config` names; what there is to say goes to the
 /// console.
-fn continued(path: &Path, config: &LoraConfig, seed: u64, networks: &Networks, rates: &GroupRates) -> Result<Lora> {
+fn continued(
+    path: &Path,
+    config: &LoraConfig,
+    seed: u64,
+    networks: &Networks,
+    learns: &dyn Fn(&str) -> bool,
+) -> Result<Lora> {
     let mut lora = LoraFile::read(&SafetensorsFile::open(path)?, networks)?.into_lora(networks)?;
     let of_file: Vec<FileAdapter> = lora.modules().iter().map(LoraModule::described).collect();
-    let added = lora.add_missing(config, seed, networks, |layer| !rates.freezes(layer))?;
+    let added = lora.add_missing(config, seed, networks, learns)?;
     let notes = config
         .read_initial(&path.display().to_string(), &of_file, added)
         .map_err(|(message, hint)| Error::Config { message, hint: Some(hint) })?;
@@ -80,7 +90,7 @@ fn continued(path: &Path, config: &LoraConfig, seed: u64, networks: &Networks, r
 
 impl Trainable for LoraTrainable {
     fn param_groups(&self, _model: &StableDiffusion) -> Vec<ParamGroup> {
-        let parameters = [Part::Unet, Part::TextEncoder].into_iter().flat_map(|part| self.lora.parameters(part));
+        let parameters = Part::ALL.into_iter().flat_map(|part| self.lora.parameters(part));
         self.rates.groups(parameters.filter(|(_, parameter)| parameter.requires_grad()).collect())
     }
 

@@ -11,15 +11,17 @@ use sdtrain_optimizer::ParamGroup;
 use sdtrain_recipe::{EmbeddingFormat, TextualInversionConfig, TrainConfig};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use tch::Kind;
+use tch::{Kind, Tensor};
 
 /// Words in training, alone.
 pub struct TextualInversion {
     words: Vec<LearnedWord>,
     config: TextualInversionConfig,
     learning_rate: f64,
-    /// The length that every vector has, where it is kept.
-    norm: Option<f64>,
+    /// Names of the text encoders that the words have vectors for.
+    text_encoders: Vec<&'static str>,
+    /// The length that every vector of each text encoder has, where it is kept.
+    norms: Option<Vec<f64>>,
 }
 
 impl TextualInversion {
@@ -28,10 +30,13 @@ impl TextualInversion {
         let section = &config.textual_inversion;
         let new = |token| new_word(token, config.seed, model);
         let words = section.tokens.iter().map(new).collect::<sdtrain_adapter::Result<Vec<_>>>()?;
-        for word in &words {
-            let _ = word.vectors.set_requires_grad(true);
+        for vectors in words.iter().flat_map(|word| &word.vectors) {
+            let _ = vectors.set_requires_grad(true);
         }
-        let same = |word: &LearnedWord| LearnedWord { word: word.word.clone(), vectors: word.vectors.shallow_clone() };
+        let same = |word: &LearnedWord| LearnedWord {
+            word: word.word.clone(),
+            vectors: word.vectors.iter().map(Tensor::shallow_clone).collect(),
+        };
         model.add_words(words.iter().map(same).collect()).map_err(|error| match error {
             sdtrain_model::Error::Tokenizer(error) => {
                 Error::Config { message: format!("`textual_inversion.tokens`: {error}"), hint: error.hint() }
@@ -42,7 +47,8 @@ impl TextualInversion {
             words,
             config: section.clone(),
             learning_rate: section.learning_rate.unwrap_or(config.optimizer.learning_rate()),
-            norm: section.preserve_norm.then(|| median_norm(model)).transpose()?,
+            text_encoders: model.text_encoders.iter().map(|encoder| encoder.name).collect(),
+            norms: section.preserve_norm.then(|| median_norms(model)).transpose()?,
         };
         trained.after_optimizer_step()?;
         Ok(trained)
@@ -87,29 +93,34 @@ impl TextualInversion {
     }
 }
 
-/// The median length of the vocabulary's vectors.
-fn median_norm(model: &StableDiffusion) -> Result<f64> {
-    let table = model.text_encoder.token_embedding();
-    Ok(sdtrain_torch::catch(|| lengths(&table.to_kind(Kind::Float)).median().double_value(&[]))?)
+/// The median length of the vocabulary's vectors in each text encoder.
+fn median_norms(model: &StableDiffusion) -> Result<Vec<f64>> {
+    let median = |table: &Tensor| lengths(&table.to_kind(Kind::Float)).median().double_value(&[]);
+    let tables = model.text_encoders.iter().map(|encoder| encoder.network.token_embedding());
+    Ok(sdtrain_torch::catch(|| tables.map(median).collect())?)
 }
 
 /// `[rows, size]` → `[rows, 1]`.
-fn lengths(vectors: &tch::Tensor) -> tch::Tensor {
+fn lengths(vectors: &Tensor) -> Tensor {
     vectors.norm_scalaropt_dim(2, [1i64], true)
 }
 
 impl Trainable for TextualInversion {
     fn param_groups(&self, _model: &StableDiffusion) -> Vec<ParamGroup> {
-        let name = |word: &LearnedWord| format!("text_encoder.learned_tokens.{}", word.word);
-        let parameters = self.words.iter().map(|word| (name(word), word.vectors.shallow_clone())).collect();
+        let of_word = |word: &LearnedWord| -> Vec<(String, Tensor)> {
+            let name = |encoder: &&str| format!("{encoder}.learned_tokens.{}", word.word);
+            self.text_encoders.iter().map(name).zip(word.vectors.iter().map(Tensor::shallow_clone)).collect()
+        };
+        let parameters = self.words.iter().flat_map(of_word).collect();
         vec![ParamGroup { name: "learned_tokens".into(), learning_rate: self.learning_rate, parameters }]
     }
 
     fn after_optimizer_step(&self) -> Result<()> {
-        let Some(norm) = self.norm else { return Ok(()) };
+        let Some(norms) = &self.norms else { return Ok(()) };
         Ok(sdtrain_torch::catch(|| {
             tch::no_grad(|| {
-                for LearnedWord { vectors, .. } in &self.words {
+                let all = self.words.iter().flat_map(|word| word.vectors.iter().zip(norms));
+                for (vectors, &norm) in all {
                     let scaled = vectors * norm / lengths(vectors).clamp_min(f64::from(f32::MIN_POSITIVE));
                     vectors.shallow_clone().copy_(&scaled);
                 }

@@ -48,7 +48,7 @@ fn parameters(networks: &[&str]) -> Vec<String> {
     let model = load(&tiny().display().to_string(), &LoadOptions::new(Device::Cpu, Kind::Float)).expect("a fixture");
     let of = |network: &str| match network {
         "unet" => model.unet.parameters(),
-        "text_encoder" => model.text_encoder.parameters(),
+        "text_encoder" => model.text_encoders[0].network.parameters(),
         _ => model.vae.parameters(),
     };
     let names =

@@ -90,7 +90,7 @@ fn assert_same(a: &[LearnedWord], b: &[LearnedWord]) {
     assert_eq!(a.len(), b.len());
     for (a, b) in a.iter().zip(b) {
         assert_eq!(a.word, b.word);
-        assert!(a.vectors.equal(&b.vectors), "{}: {:?} and {:?}", a.word, a.vectors, b.vectors);
+        assert!(a.vectors == b.vectors, "{}: {:?} and {:?}", a.word, a.vectors, b.vectors);
     }
 }
 
@@ -158,8 +158,9 @@ fn accumulated_passes_and_bf16_learn_as_well() {
             &sdtrain_model::LoadOptions::new(tch::Device::Cpu, Kind::Float),
         )
         .expect("a fixture");
-        let cat = sdtrain_tokenizer::Tokenizer::tokens(&*model.tokenizer, "cat")[0];
-        let moved = (&words[0].vectors.get(0) - model.text_encoder.token_embedding().get(cat)).abs().max();
+        let cat = sdtrain_tokenizer::Tokenizer::tokens(&**model.tokenizer(), "cat")[0];
+        let moved =
+            (words[0].vectors[0].get(0) - model.text_encoders[0].network.token_embedding().get(cat)).abs().max();
         // Six steps of AdamW at 1e-2 move each number by at most about 6e-2.
         assert!((1e-2..0.1).contains(&moved.double_value(&[])), "{changes:?}: {moved:?}");
     }
@@ -171,13 +172,13 @@ fn vectors_keep_the_vocabularys_length_where_that_is_asked_for() {
     let lengths: Vec<f64> = words_of(&product[0])
         .iter()
         .flat_map(|word| {
-            Vec::<f64>::try_from(word.vectors.norm_scalaropt_dim(2, [1i64], false).to_kind(Kind::Double)).unwrap()
+            Vec::<f64>::try_from(word.vectors[0].norm_scalaropt_dim(2, [1i64], false).to_kind(Kind::Double)).unwrap()
         })
         .collect();
     // fp32: the last scaling is rounded.
     assert!(lengths.iter().all(|length| (length - lengths[0]).abs() < 1e-5 * lengths[0]), "{lengths:?}");
     let (_folder, free) = run(&["precision.save=fp32"]);
-    let free = words_of(&free[0])[0].vectors.norm_scalaropt_dim(2, [1i64], false);
+    let free = words_of(&free[0])[0].vectors[0].norm_scalaropt_dim(2, [1i64], false);
     assert!((free.get(0) - free.get(1)).abs().double_value(&[]) > 1e-5 * lengths[0], "they differ by themselves");
 }
 

@@ -3,7 +3,7 @@
 //! The rows are matches without a wildcard: a new family, trainable or objective does not compile until it has its own.
 
 use sdtrain_adapter::{LoraFile, Networks, read_learned_words};
-use sdtrain_model::{LoadOptions, StableDiffusion, load};
+use sdtrain_model::{LoadOptions, PromptReading, StableDiffusion, load};
 use sdtrain_recipe::{AdapterKind, Family, Method, ObjectiveKind, TrainConfig, TrainableKind};
 use sdtrain_state_dict::maps::lora_peft::{LoraKind, LoraTensor, Part};
 use sdtrain_state_dict::{Reader, SafetensorsFile};
@@ -15,13 +15,14 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 
-const FAMILIES: [Family; 2] = [Family::Sd1, Family::Sd2];
+const FAMILIES: [Family; 3] = [Family::Sd1, Family::Sd2, Family::Sdxl];
 
 /// The tiny model of a family.
 fn tiny(family: Family) -> PathBuf {
     let folder = match family {
         Family::Sd1 => "tiny_sd1",
         Family::Sd2 => "tiny_sd2",
+        Family::Sdxl => "tiny_sdxl",
     };
     fixture_folder().join(folder).canonicalize().expect("a fixture")
 }
@@ -89,9 +90,9 @@ fn is_declared(config: &TrainConfig, name: &str) -> bool {
     };
     match (config.trainable_kind(), part) {
         (TrainableKind::Lora, "unet") => of_lora.train_unet && is_of_kind(),
-        (TrainableKind::Lora, "text_encoder") => of_lora.train_text_encoder && is_of_kind(),
+        (TrainableKind::Lora, "text_encoder" | "text_encoder_2") => of_lora.train_text_encoder && is_of_kind(),
         (TrainableKind::Full, "unet") => of_full.train_unet,
-        (TrainableKind::Full, "text_encoder") => of_full.train_text_encoder,
+        (TrainableKind::Full, "text_encoder" | "text_encoder_2") => of_full.train_text_encoder,
         (TrainableKind::Vae, "vae") => config.vae_objective.train_encoder || !is_of_the_encoder(rest),
         _ => false,
     }
@@ -150,12 +151,7 @@ fn model_at(location: &Path) -> StableDiffusion {
 
 /// All weights of a model under the names of traces.
 fn weights(model: &StableDiffusion) -> BTreeMap<String, Tensor> {
-    let parts = [
-        ("unet", model.unet.parameters()),
-        ("text_encoder", model.text_encoder.parameters()),
-        ("vae", model.vae.parameters()),
-    ];
-    let named = parts.into_iter().flat_map(|(part, parameters)| {
+    let named = model.networks().into_iter().flat_map(|(part, parameters)| {
         parameters.iter().map(move |(name, tensor)| (format!("{part}.{name}"), tensor.shallow_clone()))
     });
     named.collect()
@@ -171,13 +167,13 @@ fn read_back(config: &TrainConfig, path: &Path, base: &StableDiffusion, what: &s
             let file = SafetensorsFile::open(path).expect("the run wrote it");
             let lora = LoraFile::read(&file, &networks).and_then(|file| file.into_lora(&networks));
             let lora = lora.unwrap_or_else(|error| panic!("{what}: {error}"));
-            found.extend([Part::Unet, Part::TextEncoder].into_iter().flat_map(|part| lora.parameters(part)));
+            found.extend(Part::ALL.into_iter().flat_map(|part| lora.parameters(part)));
         }
         TrainableKind::Full | TrainableKind::Vae => {
             let (before, after) = (weights(base), weights(&model_at(path)));
             assert!(before.keys().eq(after.keys()), "{what}: a whole model");
             for (name, tensor) in after {
-                match is_declared(config, &name) {
+                match is_declared(config, &name) && !base.is_never_asked(&name, &PromptReading::default()) {
                     true => _ = found.insert(name, tensor),
                     false => assert!(tensor.equal(&before[&name]), "{what}: {name} is not trained, and changed"),
                 }
@@ -192,7 +188,9 @@ fn read_back(config: &TrainConfig, path: &Path, base: &StableDiffusion, what: &s
         };
         let words = read_learned_words(&SafetensorsFile::open(file).expect("the run wrote it"), None);
         for word in words.unwrap_or_else(|error| panic!("{what}: {error}")) {
-            found.insert(format!("text_encoder.learned_tokens.{}", word.word), word.vectors);
+            for (encoder, vectors) in base.text_encoders.iter().zip(word.vectors) {
+                found.insert(format!("{}.learned_tokens.{}", encoder.name, word.word), vectors);
+            }
         }
     }
     found

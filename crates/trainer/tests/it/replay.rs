@@ -53,7 +53,7 @@ fn write_initial(golden: &Golden, alpha: f64, path: &Path) {
         let down = initial.names().into_iter().find(|name| name.starts_with(part) && shows_rank(name));
         down.map(|name| initial.info(name).expect("listed").shape[0])
     };
-    let described = ["unet.", "text_encoder."].into_iter().filter_map(|part| {
+    let described = ["unet.", "text_encoder.", "text_encoder_2."].into_iter().filter_map(|part| {
         let rank = rank(part)?;
         Some(match is_loha {
             true => format!("\"{part}peft_type\": \"LOHA\", \"{part}r\": {rank}, \"{part}alpha\": {alpha}"),
@@ -89,7 +89,9 @@ pub fn run(name: &str, folder: &Path, changes: &[&str]) -> Result<SafetensorsFil
     }
     // The words that it began with, one file each.
     for (index, word) in golden.names_under("initial.text_encoder.learned_tokens.").into_iter().enumerate() {
-        let vectors = golden.tensor(&format!("initial.text_encoder.learned_tokens.{word}"));
+        let of_encoders =
+            ["text_encoder", "text_encoder_2"].map(|name| format!("initial.{name}.learned_tokens.{word}"));
+        let vectors = of_encoders.iter().filter_map(|name| golden.find(name)).collect();
         let path = folder.join(format!("word-{index}.safetensors"));
         let words = [LearnedWord { word: word.to_string(), vectors }];
         write_learned_words(&path, &words, WordNaming::Word, Kind::Float, &BTreeMap::new()).expect("there is room");
@@ -168,6 +170,21 @@ fn steps_with_a_trained_text_encoder_match_diffusers() {
 #[test]
 fn steps_of_sd2_in_velocity_with_a_trained_text_encoder_match_diffusers_and_peft() {
     assert_same_steps("trace_sd2", &[], FP32);
+}
+
+#[test]
+fn steps_of_sdxl_with_both_text_encoders_match_diffusers_and_peft() {
+    assert_same_steps("trace_sdxl", &[], FP32);
+}
+
+#[test]
+fn steps_of_what_only_sdxl_has_match_diffusers() {
+    assert_same_steps("trace_sdxl_full", &[], FP32);
+}
+
+#[test]
+fn steps_of_words_learned_in_both_text_encoders_match_diffusers() {
+    assert_same_steps("trace_sdxl_textual_inversion", &[], FP32);
 }
 
 #[test]

@@ -25,12 +25,8 @@ pub(super) fn summary(
     };
     line("run", format!("`{}`, method `{}`, seed {}", config.name, config.method.name(), config.seed));
     line("model", format!("`{}`: {}, family `{}`", config.model.path, parts.kind, parts.family.name()));
-    let networks =
-        [("unet", Some(&parts.unet)), ("vae", parts.vae.as_ref()), ("text_encoder", parts.text_encoder.as_ref())];
-    let counts: Vec<String> = networks
-        .iter()
-        .filter_map(|(name, shapes)| Some(format!("{name} {}", millions(count_parameters(shapes.as_ref()?)))))
-        .collect();
+    let counts: Vec<String> =
+        parts.networks().map(|(name, shapes)| format!("{name} {}", millions(count_parameters(shapes)))).collect();
     line("", format!("parameters: {}", counts.join(", ")));
     for part in &trained.parts {
         line("trained", format!("{}: {}, {} parameters", part.name, part.what, millions(part.parameters)));

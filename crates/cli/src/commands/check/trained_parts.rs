@@ -53,14 +53,13 @@ pub(super) fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<
     if facts.trains_weights() {
         check_patterns(config, parts)?;
     }
-    let networks = [
-        ("unet", facts.unet, Some(&parts.unet)),
-        ("text_encoder", facts.text_encoder, parts.text_encoder.as_ref()),
-        ("vae", facts.vae, parts.vae.as_ref()),
-    ];
+    let trained_of = |network: &str| match network {
+        "unet" => facts.unet,
+        "vae" => facts.vae,
+        _ => facts.text_encoder,
+    };
     let optimizer = config.optimizer.settings();
-    for (name, of_network, shapes) in networks {
-        let (Learning::Weights, Some(shapes)) = (of_network, shapes) else { continue };
+    for (name, shapes) in parts.networks().filter(|(name, _)| trained_of(name) == Learning::Weights) {
         let mut shapes = learning(name, shapes);
         shapes.retain(|parameter, _| (facts.trains_weight)(config, &format!("{name}.{parameter}")));
         if !shapes.is_empty() {
@@ -72,12 +71,14 @@ pub(super) fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<
             });
         }
     }
-    let width = parts.text_encoder.as_ref().and_then(learned_words::width);
-    if let (Some(width), false) = (width, config.learned_tokens().is_empty()) {
-        for learned_words::Word { word, vectors } in learned_words::of(config, width)? {
-            let what = format!("the word `{word}`, {vectors} vectors");
-            let state_bytes = optimizer.state_bytes(&[vectors, width]);
-            trained.parts.push(TrainedPart { name: "text_encoder", what, parameters: vectors * width, state_bytes });
+    let widths: Vec<usize> = parts.text_encoders.iter().filter_map(learned_words::width).collect();
+    if !widths.is_empty() && !config.learned_tokens().is_empty() {
+        for learned_words::Word { word, vectors } in learned_words::of(config, &widths)? {
+            for ((name, _), &width) in parts.text_networks().zip(&widths) {
+                let what = format!("the word `{word}`, {vectors} vectors");
+                let state_bytes = optimizer.state_bytes(&[vectors, width]);
+                trained.parts.push(TrainedPart { name, what, parameters: vectors * width, state_bytes });
+            }
         }
     }
     if trained.parts.is_empty() {
@@ -92,7 +93,7 @@ fn adapter_parts(
     parts: &ModelParts,
     learning: impl Fn(&str, &Shapes) -> Shapes,
 ) -> Result<TrainedParts, Failure> {
-    let networks = [("unet", Some(&parts.unet)), ("text_encoder", parts.text_encoder.as_ref())];
+    let networks: Vec<(&'static str, &Shapes)> = parts.networks().filter(|(network, _)| *network != "vae").collect();
     if let idle @ [_, ..] = &idle_targets(&config.lora, &networks)[..] {
         let named: Vec<String> = idle.iter().map(|pattern| format!("\"{pattern}\"")).collect();
         let message = format!("`lora.targets`: no module of the model matches {}", named.join(", "));
@@ -107,7 +108,7 @@ fn adapter_parts(
     };
     let (mut trained, mut notes, mut added) = (Vec::new(), Vec::new(), 0);
     for (name, shapes) in networks {
-        let shapes = shapes.map(|shapes| learning(name, shapes)).unwrap_or_default();
+        let shapes = learning(name, shapes);
         let adapters = adapters(&config.lora, name, &shapes, &present);
         added += adapters.count - adapters.of_file;
         if adapters.count > 0 {
@@ -137,7 +138,7 @@ fn check_patterns(config: &TrainConfig, parts: &ModelParts) -> Result<(), Failur
         shapes.keys().map(|name| format!("{network}.{name}")).collect()
     };
     let mut names = of("unet", &parts.unet);
-    names.extend(parts.text_encoder.iter().flat_map(|shapes| of("text_encoder", shapes)));
+    names.extend(parts.text_networks().flat_map(|(network, shapes)| of(network, shapes)));
     match config.trainable_facts().idle_pattern(names.iter().map(String::as_str)) {
         None => Ok(()),
         Some((key, pattern)) => {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use half::{bf16, f16};
-use sdtrain_state_dict::maps::lora_kohya::{TextEncoders, is_kohya_name, kohya_name, parse_by_words};
+use sdtrain_state_dict::maps::lora_kohya::{KohyaNaming, is_kohya_name, kohya_name, parse_by_words};
 use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraKind, LoraTensor, Part, peft_name};
 use sdtrain_state_dict::maps::peft_metadata::{self, AdaptedLayer, PeftConfig};
 use sdtrain_state_dict::metadata::sshs_hashes;
@@ -51,8 +51,7 @@ impl Layer {
 
 pub(super) fn to_kohya(file: &dyn Reader, output: &Path) -> Result<(), Failure> {
     let layers = read(file)?;
-    let two = layers.iter().any(|layer| layer.part == Part::TextEncoder2);
-    let text_encoders = if two { TextEncoders::Two } else { TextEncoders::One };
+    let naming = KohyaNaming::of_parts(layers.iter().map(|layer| layer.part));
     let mut tensors = Vec::new();
     for mut layer in layers {
         // Of two whole factors kohya's form takes the scale for 1.
@@ -65,16 +64,16 @@ pub(super) fn to_kohya(file: &dyn Reader, output: &Path) -> Result<(), Failure> 
         layer.shape_magnitude(true);
         let dtype = layer.tensors.values().next().map_or(Dtype::F32, |tensor| tensor.dtype);
         tensors.push(TensorEntry {
-            name: kohya_name(&layer.key(LoraTensor::Alpha), text_encoders),
+            name: kohya_name(&layer.key(LoraTensor::Alpha), &naming),
             dtype,
             shape: Vec::new(),
             bytes: floats_to_bytes(&[layer.alpha as f32], dtype),
         });
         let named = layer.tensors.iter();
-        tensors.extend(named.map(|(&tensor, entry)| TensorEntry {
-            name: kohya_name(&layer.key(tensor), text_encoders),
-            ..entry.clone()
-        }));
+        tensors.extend(
+            named
+                .map(|(&tensor, entry)| TensorEntry { name: kohya_name(&layer.key(tensor), &naming), ..entry.clone() }),
+        );
     }
     let mut metadata = kept_metadata(file);
     let (model_hash, legacy_hash) = sshs_hashes(tensors.as_slice(), &metadata)?;

@@ -4,20 +4,23 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
-    Family, FileKind, FromReader, PipelineConfigs, Reader, canonical_text_encoder, canonical_unet, canonical_vae,
-    ldm_single_file, open_component, read_json, recognise, to_ldm, write_diffusers_folder, write_source,
+    Family, FileKind, FromReader, PipelineConfigs, PipelineWeights, Reader, TensorSource, canonical_text_encoder,
+    canonical_unet, canonical_vae, ldm_single_file, open_component, recognise, to_ldm, write_diffusers_folder,
+    write_source,
 };
 use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
+use serde_json::Value as Json;
 
 use crate::{ExitCode, Failure};
 
 pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<(), Failure> {
     let path = file.path().to_path_buf();
     let kind = recognise(&file);
-    let FileKind::Ldm { family: family @ (Family::Sd1 | Family::Sd2), .. } = kind else {
+    let FileKind::Ldm { family: family @ (Family::Sd1 | Family::Sd2 | Family::Sdxl), .. } = kind else {
         let message = format!(
-            "`{}` is a {kind}; only single files of the SD1 and SD2 families become a diffusers folder",
+            "`{}` is a {kind}; only single files of the SD1, SD2 and SDXL families become a diffusers folder",
             path.display()
         );
         return Err(Failure::new(ExitCode::Model, message));
@@ -25,54 +28,70 @@ pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<(), Fail
     let parts = ldm_single_file(file.clone())?;
     let lacks = |part: &str| Failure::new(ExitCode::Model, format!("`{}` holds no {part}", path.display()));
     let vae = parts.vae.as_ref().ok_or_else(|| lacks("VAE"))?;
-    let text_encoder = parts.text_encoder.as_ref().ok_or_else(|| lacks("text encoder"))?;
-    let (configs, tokenizer) = match embedded(file.as_ref(), family)? {
+    match (parts.text_encoders.len(), family.text_places().len()) {
+        (0, _) => return Err(lacks("text encoder")),
+        (1, 2) => return Err(lacks("second text encoder")),
+        _ => {}
+    }
+    let (configs, tokenizers) = match embedded(file.as_ref(), family)? {
         Some(embedded) => embedded,
         None => {
-            let configs = plain_configs(family, file.as_ref(), &parts.unet)?;
-            (configs, ClipTokenizer::builtin_padded_with(family.pad_token())?)
+            let tokenizer = |pad: &&str| Ok(ClipTokenizer::builtin_padded_with(pad)?);
+            let tokenizers = family.pad_tokens().iter().map(tokenizer).collect::<Result<_, Failure>>()?;
+            (plain_configs(family, file.as_ref(), &parts.unet)?, tokenizers)
         }
     };
-    let (unet, vae, text_encoder) = (FromReader(&parts.unet), FromReader(vae), FromReader(&**text_encoder));
-    Ok(write_diffusers_folder(folder, &configs, &tokenizer.files(), [&unet, &vae, &text_encoder], &BTreeMap::new())?)
+    let files: Vec<_> = tokenizers.iter().map(ClipTokenizer::files).collect();
+    let (unet, vae) = (FromReader(&parts.unet), FromReader(vae));
+    let text_encoders: Vec<_> = parts.text_encoders.iter().map(|encoder| FromReader(&**encoder)).collect();
+    let text_encoders = text_encoders.iter().map(|encoder| encoder as &dyn TensorSource).collect();
+    let weights = PipelineWeights { unet: &unet, vae: &vae, text_encoders };
+    Ok(write_diffusers_folder(folder, family, &configs, &files, &weights, &BTreeMap::new())?)
 }
 
 pub(crate) fn to_single_file(folder: &Path, output: &Path) -> Result<(), Failure> {
     let family = Family::of_trainable_folder(folder)?;
     let unet = canonical_unet(open_component(&folder.join("unet"), "diffusion_pytorch_model", None)?)?;
     let vae = canonical_vae(open_component(&folder.join("vae"), "diffusion_pytorch_model", None)?)?;
-    let text_encoder = canonical_text_encoder(open_component(&folder.join("text_encoder"), "model", None)?)?;
-    let configs = PipelineConfigs {
-        unet: read_json(&folder.join("unet/config.json"))?,
-        vae: read_json(&folder.join("vae/config.json"))?,
-        text_encoder: read_json(&folder.join("text_encoder/config.json"))?,
-        scheduler: read_json(&folder.join("scheduler/scheduler_config.json"))?,
+    let text_encoder = |place: &TextFolder| -> Result<_, Failure> {
+        Ok(canonical_text_encoder(open_component(&folder.join(place.network), "model", None)?)?)
     };
+    let text_encoders = family.text_folders().iter().map(text_encoder).collect::<Result<Vec<_>, _>>()?;
+    let configs = PipelineConfigs::of_folder(folder, family)?;
     let mut metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     metadata.extend(configs.prediction_metadata(family));
     if !configs.is_plain(family) {
         let tokenizer = ClipTokenizer::from_folder(folder.join("tokenizer"))?;
         metadata.extend(configs.to_metadata(&tokenizer.files()));
     }
-    let joined = to_ldm(family, &unet, &vae, &text_encoder)?;
+    let text_encoders: Vec<&dyn Reader> = text_encoders.iter().map(|encoder| encoder as &dyn Reader).collect();
+    let joined = to_ldm(family, &unet, &vae, &text_encoders)?;
     Ok(write_source(output, &FromReader(&joined), &metadata)?)
 }
 
-/// The configurations and the tokenizer that a single file carries, since it has other sizes than SD1.
-pub(crate) fn embedded(file: &dyn Reader, family: Family) -> Result<Option<(PipelineConfigs, ClipTokenizer)>, Failure> {
+/// The configurations and the tokenizers that a single file carries, since it has other sizes than its family's release.
+pub(crate) fn embedded(
+    file: &dyn Reader,
+    family: Family,
+) -> Result<Option<(PipelineConfigs, Vec<ClipTokenizer>)>, Failure> {
     let Some((configs, [vocab, merges])) = PipelineConfigs::from_metadata(file.path(), file.metadata())? else {
         return Ok(None);
     };
-    let window = configs.text_encoder["max_position_embeddings"].as_u64().unwrap_or(77) as usize;
-    let tokenizer = ClipTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), family.pad_token(), window);
-    Ok(Some((configs, tokenizer?)))
+    let tokenizer = |(pad, config): (&&str, &Json)| {
+        let window = config["max_position_embeddings"].as_u64().unwrap_or(77) as usize;
+        Ok(ClipTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), pad, window)?)
+    };
+    let tokenizers = family.pad_tokens().iter().zip(&configs.text_encoders).map(tokenizer);
+    let tokenizers = tokenizers.collect::<Result<_, Failure>>()?;
+    Ok(Some((configs, tokenizers)))
 }
 
 /// A file without configurations must have the sizes of its family, or a reader could not know them.
 fn plain_configs(family: Family, file: &dyn Reader, unet: &dyn Reader) -> Result<PipelineConfigs, Failure> {
     let shape = |name: &str| unet.info(name).map(|info| info.shape.clone()).unwrap_or_default();
     let conv_in = shape("conv_in.weight");
-    let context = shape("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight");
+    // The outermost level of some families attends to nothing; the middle always does.
+    let context = shape("mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight");
     let width = context.get(1).copied().and_then(Family::of_text_width);
     if conv_in.first() != Some(&320) || width != Some(family) {
         let (path, title) = (file.path().display(), family.title());
@@ -86,7 +105,7 @@ fn plain_configs(family: Family, file: &dyn Reader, unet: &dyn Reader) -> Result
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use sdtrain_state_dict::{SafetensorsFile, TensorEntry, write};
+    use sdtrain_state_dict::{SafetensorsFile, TensorEntry, read_json, write};
 
     use std::fs;
     use std::path::PathBuf;
@@ -98,7 +117,9 @@ pub(crate) mod tests {
 
     /// A diffusers folder with very small networks, weights of any kind.
     pub(crate) fn write_tiny_folder(folder: &Path) {
-        let PipelineConfigs { mut unet, mut vae, mut text_encoder, scheduler } = PipelineConfigs::sd1();
+        let mut configs = PipelineConfigs::sd1();
+        let PipelineConfigs { unet, vae, text_encoders, .. } = &mut configs;
+        let text_encoder = &mut text_encoders[0];
         unet["block_out_channels"] = json!([32, 64]);
         unet["down_block_types"] = json!(["CrossAttnDownBlock2D", "DownBlock2D"]);
         unet["up_block_types"] = json!(["UpBlock2D", "CrossAttnUpBlock2D"]);
@@ -114,18 +135,18 @@ pub(crate) mod tests {
         let tokenizer = ClipTokenizer::from_words(&["red", "bottle"], 77);
         let weights = tempfile::tempdir().expect("a temporary folder");
         let parts = [
-            ("unet", architecture::unet(&unet)),
-            ("vae", architecture::vae(&vae)),
-            ("text_encoder", architecture::text_encoder(&text_encoder)),
+            ("unet", architecture::unet(unet)),
+            ("vae", architecture::vae(vae)),
+            ("text_encoder", architecture::text_encoder(text_encoder)),
         ]
         .map(|(name, shapes)| {
             let path = weights.path().join(name);
             write_weights(&path, &shapes.expect("complete"));
             SafetensorsFile::open(&path).expect("it was just written")
         });
-        let configs = PipelineConfigs { unet, vae, text_encoder, scheduler };
         let [unet, vae, text_encoder] = [0, 1, 2].map(|part: usize| FromReader(&parts[part]));
-        write_diffusers_folder(folder, &configs, &tokenizer.files(), [&unet, &vae, &text_encoder], &BTreeMap::new())
+        let weights = PipelineWeights { unet: &unet, vae: &vae, text_encoders: vec![&text_encoder] };
+        write_diffusers_folder(folder, Family::Sd1, &configs, &[tokenizer.files()], &weights, &BTreeMap::new())
             .expect("a writable folder");
     }
 
