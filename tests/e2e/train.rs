@@ -3,6 +3,7 @@
 use crate::project::{Project, fixture};
 use sdtrain_state_dict::{Reader, SafetensorsFile};
 use std::fs;
+use std::path::Path;
 
 #[test]
 fn a_run_leaves_product_checkpoint_metrics_and_pictures() {
@@ -191,4 +192,19 @@ fn an_average_is_saved_beside_the_weights_and_changes_no_step() {
     let checkpoint = project.path("averaged/checkpoints/step-000002").display().to_string();
     project.expect(0, &[&args[..], &["--resume", &checkpoint]].concat());
     assert!(before == bytes("averaged/run.safetensors"));
+}
+
+#[test]
+fn every_configuration_that_is_shipped_is_a_right_one() {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let mut looked_at = 0;
+    for entry in fs::read_dir(&configs).expect("it is in the repository").flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|ending| ending == "toml") {
+            let project = Project::new();
+            project.expect(0, &["check", "--config", path.to_str().expect("a plain path")]);
+            looked_at += 1;
+        }
+    }
+    assert!(looked_at >= 6, "{looked_at}");
 }

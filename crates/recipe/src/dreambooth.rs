@@ -78,7 +78,7 @@ pub enum Prior {
     /// Images of the class, drawn by the model before the first step, are trained on beside those of the subject.
     ClassImages,
     /// No class images: with the class prompt, each noisy image of the subject is to be answered as the untrained model answers
-    /// it. A LoRA is switched off for that; beside `trainable = "full"` a frozen copy of the UNet stays in memory. Each step
+    /// it, by the mean squared distance, whatever `loss.type` and masks say of the subject. A LoRA is switched off for that; beside `trainable = "full"` a frozen copy of the UNet stays in memory. Each step
     /// takes about two and a half times as long.
     BasePrediction,
     /// Nothing, or regularization images of one's own: subsets with `is_regularization = true`.

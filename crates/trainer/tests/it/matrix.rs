@@ -45,6 +45,7 @@ fn row(trainable: TrainableKind, objective: ObjectiveKind) -> Row {
         (T::Lora, O::TextToImage) => Row::Trains(&[
             &[],
             &["lora.train_text_encoder=true"],
+            &["lora.train_unet=false", "lora.train_text_encoder=true"],
             &[PIVOTAL],
             &["lora.kind=loha", "lora.convolutions=true"],
             &["lora.kind=lokr", "lora.convolutions=true"],
@@ -54,6 +55,7 @@ fn row(trainable: TrainableKind, objective: ObjectiveKind) -> Row {
         ]),
         (T::Lora, O::Dreambooth) => Row::Trains(&[
             &[CLASS],
+            &["dreambooth.prior=none"],
             &[BASE],
             &[CLASS, PIVOTAL],
             &[BASE, "lora.kind=loha"],
@@ -62,7 +64,12 @@ fn row(trainable: TrainableKind, objective: ObjectiveKind) -> Row {
             &[BASE, "lora.kind=ia3"],
             &[BASE, "lora.kind=full"],
         ]),
-        (T::Full, O::TextToImage) => Row::Trains(&[&[], &["full.train_text_encoder=true"]]),
+        (T::Full, O::TextToImage) => Row::Trains(&[
+            &[],
+            &["full.train_text_encoder=true"],
+            &["full.train_unet=false", "full.train_text_encoder=true"],
+            &["full.format=diffusers"],
+        ]),
         (T::Full, O::Dreambooth) => Row::Trains(&[&[CLASS], &[BASE, "full.train_text_encoder=true"]]),
         (T::TextualInversion, O::TextToImage) => Row::Trains(&[&[PIVOTAL]]),
         (T::TextualInversion, O::Dreambooth) => Row::Refused("a word alone leaves its class as it is"),
