@@ -107,7 +107,7 @@ pub fn is_kohya_name(name: &str) -> bool {
 }
 
 /// Words of layer names that contain underscores, of diffusers', transformers' and the original ones; all other words do not.
-const WORDS: [&str; 33] = [
+const WORDS: [&str; 34] = [
     "down_blocks",
     "up_blocks",
     "mid_block",
@@ -127,6 +127,7 @@ const WORDS: [&str; 33] = [
     "to_v",
     "to_out",
     "text_model",
+    "text_projection",
     "self_attn",
     "q_proj",
     "k_proj",
