@@ -203,7 +203,8 @@ def measure(arguments, work):
     if "methods" in arguments.only:
         folder = work / "poster-tiny"
         folder = folder if folder.is_dir() else side_by_side.small_base(work, programs)
-        for number, (title, overrides) in enumerate(side_by_side.METHODS.items()):
+        wanted = {title: side_by_side.METHODS[title] for title in arguments.methods or side_by_side.METHODS}
+        for number, (title, overrides) in enumerate(wanted.items()):
             case = Case(title, folder, images, 96, 4, "fp32", 12, threads=arguments.threads, overrides=tuple(overrides))
             before = load()
             methods.append(row(side_by_side.compare_method(case, programs, work, f"method-{number}", arguments.rounds), before))
@@ -267,6 +268,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", type=Path, required=True, help="folder with sdtrain and sdtrain-engine")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
+    parser.add_argument("--methods", nargs="*", choices=list(side_by_side.METHODS), help="rows of the part `methods`; default: all")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each side")
     parser.add_argument("--threads", type=int, help="processor threads of both sides; default: what each takes itself")
     parser.add_argument("--base", type=Path, help="a diffusers folder to train in the place of the built-in base")

@@ -63,10 +63,32 @@ METHODS = {
         'dreambooth.class_prompt="poster, a red house"',
         "dreambooth.prior=base_prediction",
     ],
+    "DreamBooth, LoRA, class images": [
+        "method=dreambooth",
+        "trainable=lora",
+        f"data.subsets.0.path={DATASETS / 'posters-subject'}",
+        'dreambooth.class_prompt="poster, a red house"',
+        "dreambooth.num_class_images=8",
+        "dreambooth.steps=4",
+        "dreambooth.guidance=1.0",
+    ],
+    "VAE, decoder": ["method=vae", "vae_objective.train_encoder=false", "data.cache_text_encoder_outputs=false"],
     "LoRA": [],
+    "LoRA, convolutions and text encoder": [
+        "lora.convolutions=true",
+        "lora.train_text_encoder=true",
+        "data.cache_text_encoder_outputs=false",
+    ],
+    "LoRA with a word of 2 vectors": [
+        f"data.subsets.0.path={DATASETS / 'posters-word'}",
+        'textual_inversion.tokens=[{word="snorp", vectors=2, initial_words="red house"}]',
+        "data.cache_text_encoder_outputs=false",
+    ],
     "LoHa": ["lora.kind=loha"],
     "LoKr": ["lora.kind=lokr"],
     "DoRA": ["lora.kind=dora"],
+    "(IA)³": ["lora.kind=ia3"],
+    "whole differences": ["lora.kind=full"],
 }
 
 

@@ -31,7 +31,7 @@ pub fn images(count: u8) -> TempDir {
 }
 
 pub fn picture(blue: u8) -> RgbImage {
-    RgbImage::from_fn(32, 32, |x, y| Rgb([x as u8 * 8, y as u8 * 8, blue * 20]))
+    RgbImage::from_fn(32, 32, |x, y| Rgb([x as u8 * 8, y as u8 * 8, blue.wrapping_mul(20)]))
 }
 
 pub fn path(folder: &Path, index: u8) -> PathBuf {
