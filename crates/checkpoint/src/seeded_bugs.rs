@@ -3,8 +3,12 @@
 //! Without the feature `seeded-bugs` nothing of them is compiled. With it, the environment variable
 //! `SDTRAIN_SEEDED_BUG` names the one that this process has.
 
-macro_rules! bugs {
-    ($($bug:ident $name:literal $what:literal,)*) => {
+/// Declares the bugs that a crate can be told to have, for a crate with the feature `seeded-bugs`: the variable of the environment that
+/// names one of them, then each as a variant, its name there, what is wrong with it, and the test that notices it, unless that is a row
+/// of `tests/crash`. Gives the module `Bug`, `seeded` and `chosen`.
+#[macro_export]
+macro_rules! seeded_bugs {
+    ($variable:literal: $($bug:ident $name:literal $what:literal $($test:literal)?,)*) => {
         /// A bug that can be switched on.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Bug { $(#[doc = $what] $bug,)* }
@@ -14,7 +18,7 @@ macro_rules! bugs {
             /// All of them.
             pub const ALL: &[Bug] = &[$(Bug::$bug,)*];
 
-            /// As `SDTRAIN_SEEDED_BUG` names it.
+            /// As the environment names it.
             pub fn name(self) -> &'static str {
                 match self { $(Bug::$bug => $name,)* }
             }
@@ -23,11 +27,41 @@ macro_rules! bugs {
             pub fn what(self) -> &'static str {
                 match self { $(Bug::$bug => $what,)* }
             }
+
+            /// The test of this crate that notices it; empty where it is a row of `tests/crash`.
+            pub fn test(self) -> &'static str {
+                match self { $(Bug::$bug => concat!($($test)?),)* }
+            }
+        }
+
+        /// Whether this process has the bug.
+        #[cfg(not(feature = "seeded-bugs"))]
+        #[inline(always)]
+        pub(crate) const fn seeded(_: Bug) -> bool {
+            false
+        }
+
+        /// Whether this process has the bug.
+        #[cfg(feature = "seeded-bugs")]
+        pub(crate) fn seeded(bug: Bug) -> bool {
+            chosen() == Some(bug)
+        }
+
+        /// The bug that the environment names. A name that there is not ends the process: it would pass for a build without bugs.
+        #[cfg(feature = "seeded-bugs")]
+        pub fn chosen() -> Option<Bug> {
+            static CHOSEN: std::sync::OnceLock<Option<Bug>> = std::sync::OnceLock::new();
+            *CHOSEN.get_or_init(|| {
+                let name = std::env::var($variable).ok()?;
+                let bug = Bug::ALL.iter().find(|bug| bug.name() == name);
+                Some(*bug.unwrap_or_else(|| panic!("{} names `{name}`, which is no seeded bug", $variable)))
+            })
         }
     };
 }
 
-bugs! {
+seeded_bugs! {
+    "SDTRAIN_SEEDED_BUG":
     FileSync "file-sync" "a file written through the publication is not forced to disk",
     AdoptedSync "adopted-sync" "a file written through its path is not forced to disk",
     ManifestSync "manifest-sync" "the manifest is not forced to disk",
@@ -58,28 +92,4 @@ bugs! {
     DeleteInPlace "delete-in-place" "pruning deletes a checkpoint under its own name",
     CountDamaged "count-damaged" "a damaged checkpoint of a later step counts towards those that are kept",
     NoLock "no-lock" "two runs may write to one folder",
-}
-
-/// Whether this process has the bug.
-#[cfg(not(feature = "seeded-bugs"))]
-#[inline(always)]
-pub(crate) const fn seeded(_: Bug) -> bool {
-    false
-}
-
-/// Whether this process has the bug.
-#[cfg(feature = "seeded-bugs")]
-pub(crate) fn seeded(bug: Bug) -> bool {
-    chosen() == Some(bug)
-}
-
-/// The bug that the environment names. A name that there is not ends the process: it would pass for a build without bugs.
-#[cfg(feature = "seeded-bugs")]
-pub fn chosen() -> Option<Bug> {
-    static CHOSEN: std::sync::OnceLock<Option<Bug>> = std::sync::OnceLock::new();
-    *CHOSEN.get_or_init(|| {
-        let name = std::env::var("SDTRAIN_SEEDED_BUG").ok()?;
-        let bug = Bug::ALL.iter().find(|bug| bug.name() == name);
-        Some(*bug.unwrap_or_else(|| panic!("SDTRAIN_SEEDED_BUG names `{name}`, which is no seeded bug")))
-    })
 }

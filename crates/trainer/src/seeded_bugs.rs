@@ -3,36 +3,8 @@
 //! Without the feature `seeded-bugs` nothing of them is compiled. With it, the environment variable
 //! `SDTRAIN_SEEDED_TRAINER_BUG` names the one that this process has. Those of the checkpoint crate have a variable of their own.
 
-macro_rules! bugs {
-    ($($bug:ident $name:literal $what:literal $test:literal,)*) => {
-        /// A bug that can be switched on.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Bug { $(#[doc = $what] $bug,)* }
-
-        #[cfg(feature = "seeded-bugs")]
-        impl Bug {
-            /// All of them.
-            pub const ALL: &[Bug] = &[$(Bug::$bug,)*];
-
-            /// As `SDTRAIN_SEEDED_TRAINER_BUG` names it.
-            pub fn name(self) -> &'static str {
-                match self { $(Bug::$bug => $name,)* }
-            }
-
-            /// What is wrong.
-            pub fn what(self) -> &'static str {
-                match self { $(Bug::$bug => $what,)* }
-            }
-
-            /// The test in `tests/it` that notices it.
-            pub fn test(self) -> &'static str {
-                match self { $(Bug::$bug => $test,)* }
-            }
-        }
-    };
-}
-
-bugs! {
+sdtrain_checkpoint::seeded_bugs! {
+    "SDTRAIN_SEEDED_TRAINER_BUG":
     LearningRate "learning-rate" "a continued run begins the schedule anew"
         "resuming::a_continued_run_has_the_bits_of_one_that_was_not_stopped",
     Optimizer "optimizer" "what the optimizer keeps is not restored"
@@ -97,27 +69,3 @@ pub(crate) fn leak() {
 #[cfg(not(feature = "seeded-bugs"))]
 #[inline(always)]
 pub(crate) const fn leak() {}
-
-/// Whether this process has the bug.
-#[cfg(not(feature = "seeded-bugs"))]
-#[inline(always)]
-pub(crate) const fn seeded(_: Bug) -> bool {
-    false
-}
-
-/// Whether this process has the bug.
-#[cfg(feature = "seeded-bugs")]
-pub(crate) fn seeded(bug: Bug) -> bool {
-    chosen() == Some(bug)
-}
-
-/// The bug that the environment names. A name that there is not ends the process: it would pass for a build without bugs.
-#[cfg(feature = "seeded-bugs")]
-fn chosen() -> Option<Bug> {
-    static CHOSEN: std::sync::OnceLock<Option<Bug>> = std::sync::OnceLock::new();
-    *CHOSEN.get_or_init(|| {
-        let name = std::env::var("SDTRAIN_SEEDED_TRAINER_BUG").ok()?;
-        let bug = Bug::ALL.iter().find(|bug| bug.name() == name);
-        Some(*bug.unwrap_or_else(|| panic!("SDTRAIN_SEEDED_TRAINER_BUG names `{name}`, which is no seeded bug")))
-    })
-}
