@@ -178,7 +178,14 @@ fn unreadable(folder: &Path, name: &str, error: std::io::Error) -> Error {
 
 /// Removes what an interrupted writer left, and puts back a folder that was about to be replaced and was not.
 fn clear_leftovers(vfs: &dyn Vfs, parent: &Path) -> Result<()> {
-    for entry in vfs.list(parent).context("list", parent)? {
+    let mut left = vfs.list(parent).context("list", parent)?;
+    left.retain(|entry| [REPLACED, TEMPORARY, TRASH].iter().any(|prefix| entry.name.starts_with(prefix)));
+    if !left.is_empty() && !seeded(Bug::ClearUnsynced) {
+        // Whoever gave them these names may have been killed before that was forced to disk; a power cut would then bring the old
+        // names back, on folders that are half removed.
+        vfs.sync_folder(parent).context("force to disk", parent)?;
+    }
+    for entry in left {
         let path = parent.join(&entry.name);
         if let Some(name) = entry.name.strip_prefix(REPLACED) {
             let target = parent.join(name);
@@ -204,10 +211,8 @@ fn clear_leftovers(vfs: &dyn Vfs, parent: &Path) -> Result<()> {
                 continue;
             }
         }
-        if [REPLACED, TEMPORARY, TRASH].iter().any(|prefix| entry.name.starts_with(prefix)) {
-            // Left-overs only take room; a folder that cannot be removed must not keep a run from going on.
-            let _ = if entry.is_folder { remove_all(vfs, &path) } else { vfs.remove_file(&path) };
-        }
+        // Left-overs only take room; a folder that cannot be removed must not keep a run from going on.
+        let _ = if entry.is_folder { remove_all(vfs, &path) } else { vfs.remove_file(&path) };
     }
     Ok(())
 }

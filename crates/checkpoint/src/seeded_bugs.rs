@@ -85,6 +85,7 @@ seeded_bugs! {
     AnyManifest "any-manifest" "a changed manifest is accepted",
     NewestByName "newest-by-name" "the newest checkpoint is the last of the sorted names",
     KeepLeftovers "keep-leftovers" "what an interrupted writer left is not cleared away",
+    ClearUnsynced "clear-unsynced" "what is cleared away may still have its old name on the disk",
     ForgetReplaced "forget-replaced" "a checkpoint that was set aside for a newer one is deleted and not put back",
     ReadErrorIsDamage "read-error-is-damage" "a read that fails makes an older checkpoint be used",
     FreshAfterDamage "fresh-after-damage" "a run whose checkpoints are all damaged begins anew",

@@ -50,6 +50,11 @@ fn life(vfs: &dyn Vfs, plan: &Plan, known: &mut Acknowledged) -> Result<Result<(
     Ok(ended)
 }
 
+/// Kinds of histories, which take turns.
+const KINDS: u64 = 6;
+/// Of the calls of a history every so many are cut at; the next turn of its kind takes the calls between.
+const STRIDE: u64 = 4;
+
 /// A disk that has lived through something, and what was acknowledged on it.
 fn disk(history: u64) -> Result<(CrashVfs, Acknowledged), String> {
     let vfs = CrashVfs::new();
@@ -59,14 +64,14 @@ fn disk(history: u64) -> Result<(CrashVfs, Acknowledged), String> {
     let synced = vfs.sync_folder(Path::new("")).and_then(|()| vfs.sync_folder(Path::new("outputs")));
     synced.map_err(|error| error.to_string())?;
     let mut known = Acknowledged::default();
-    match history % 4 {
+    match history % KINDS {
         // Nothing yet.
         0 => (),
-        // Killed somewhere, while the machine went on.
+        // Killed somewhere, while the machine went on: once, twice or three times in a row.
         1 => {
-            vfs.cut_power_at(1 + draw(ROW, history, "kill", 400));
-            let _ = life(&vfs, &plan(history + 2), &mut known)?;
-            vfs.cut_power_at(u64::MAX);
+            for life in 0..=history / KINDS % 3 {
+                kill(&vfs, history, 1 + draw(ROW, history, &format!("kill {life}"), 400), &mut known)?;
+            }
         }
         // Killed between saving and pruning, the newest checkpoint then damaged by the disk.
         2 => {
@@ -79,18 +84,54 @@ fn disk(history: u64) -> Result<(CrashVfs, Acknowledged), String> {
             known = Acknowledged { saved: Some(FIRST + 2), damaged: Some(FIRST + 4), ..Acknowledged::default() };
         }
         // Through once; now another build saves the last checkpoint again.
-        _ => life(&vfs, &plan(history + 2), &mut known)?.map_err(|failure| failure.to_string())?,
+        3 => life(&vfs, &plan(history + KINDS), &mut known)?.map_err(|failure| failure.to_string())?,
+        // Killed while a checkpoint that is being deleted has another name, perhaps not on the disk yet.
+        4 => kill_while_there_is(".trash-", &vfs, history, &mut known)?,
+        // Through once; another build then was killed while the old last checkpoint was set aside for its own.
+        _ => {
+            life(&vfs, &plan(history + KINDS), &mut known)?.map_err(|failure| failure.to_string())?;
+            kill_while_there_is(".replaced-", &vfs, history + 2 * KINDS, &mut known)?;
+        }
     }
     vfs.cut_power_at(u64::MAX);
     Ok((vfs, known))
 }
 
-/// Looks at states of the disk after power cuts at every call of a run, one history after another.
+/// Lets a run live until a call, after which the machine goes on.
+fn kill(vfs: &CrashVfs, history: u64, call: u64, known: &mut Acknowledged) -> Result<(), String> {
+    vfs.cut_power_at(call);
+    let _ = life(vfs, &plan(history + KINDS), known)?;
+    vfs.cut_power_at(u64::MAX);
+    Ok(())
+}
+
+/// Kills a run at one of the calls at which a folder has a name that begins so.
+fn kill_while_there_is(prefix: &str, vfs: &CrashVfs, history: u64, known: &mut Acknowledged) -> Result<(), String> {
+    let calls = {
+        let whole = vfs.copy();
+        whole.cut_power_at(u64::MAX);
+        life(&whole, &plan(history + KINDS), &mut known.clone())?.map_err(|failure| failure.to_string())?;
+        whole.calls()
+    };
+    let mut found = Vec::new();
+    for call in 1..=calls {
+        let tried = vfs.copy();
+        kill(&tried, history, call, &mut known.clone())?;
+        let entries = tried.list(&folder().join("checkpoints")).unwrap_or_default();
+        if entries.iter().any(|entry| entry.name.starts_with(prefix)) {
+            found.push(call);
+        }
+    }
+    let call = found.get(draw(ROW, history, prefix, found.len() as u64) as usize);
+    kill(vfs, history, *call.ok_or_else(|| format!("nothing is ever called `{prefix}…`"))?, known)
+}
+
+/// Looks at states of the disk after power cuts at the calls of a run, one history after another.
 pub fn power_cut_states(extent: Extent) -> Report {
     let mut report = Report::default();
     let mut distinct = HashSet::new();
     // So many states as were looked at on other days are about so many histories.
-    for history in extent.from / 10_000.. {
+    for history in extent.from / 2_500.. {
         if !extent.goes_on(&report) {
             break;
         }
@@ -104,7 +145,7 @@ pub fn power_cut_states(extent: Extent) -> Report {
 
 fn one_history(history: u64, extent: &Extent, report: &mut Report, distinct: &mut HashSet<u64>) -> Result<(), String> {
     let (base, known) = disk(history)?;
-    for call in 1.. {
+    for call in (1 + history / KINDS % STRIDE..).step_by(STRIDE as usize) {
         let (vfs, mut known) = (base.copy(), known.clone());
         vfs.cut_power_at(call);
         let ended = life(&vfs, &plan(history), &mut known)?;
@@ -156,14 +197,14 @@ fn one_state(after: &CrashVfs, known: &Acknowledged, history: u64, number: u64) 
 pub fn errors_in_memory(errors: usize, extent: Extent) -> Report {
     let mut report = Report::default();
     let mut skip = extent.from;
-    for history in 0..4 {
-        let counted = disk(history).and_then(|(vfs, mut known)| {
-            let counting = FaultVfs::counting(vfs);
-            life(&counting, &plan(history), &mut known)?.map_err(|failure| failure.to_string())?;
-            Ok(counting.calls())
+    for history in 0..KINDS {
+        let counted = disk(history).and_then(|(base, known)| {
+            let counting = FaultVfs::counting(base.copy());
+            life(&counting, &plan(history), &mut known.clone())?.map_err(|failure| failure.to_string())?;
+            Ok((base, known, counting.calls()))
         });
-        let calls = match counted {
-            Ok(calls) => calls,
+        let (base, known, calls) = match counted {
+            Ok(counted) => counted,
             Err(reason) => {
                 report.failures.push(format!("history {history}: {reason}"));
                 continue;
@@ -179,7 +220,8 @@ pub fn errors_in_memory(errors: usize, extent: Extent) -> Report {
                     if !extent.goes_on(&report) {
                         return report;
                     }
-                    let result = one_error(history, call, *number, repeat);
+                    let disk = (base.copy(), known.clone());
+                    let result = one_error(disk, &plan(history), call, *number, repeat);
                     report.tried(|| format!("history {history}, {name} at call {call}, {repeat:?}"), result);
                 }
             }
@@ -188,28 +230,36 @@ pub fn errors_in_memory(errors: usize, extent: Extent) -> Report {
     report
 }
 
-fn one_error(history: u64, call: u64, error: i32, repeat: Repeat) -> Result<(), String> {
-    let (vfs, mut known) = disk(history)?;
-    let ended = life(&FaultVfs::new(vfs.clone(), call, error, repeat), &plan(history), &mut known)?;
+fn one_error(
+    (vfs, mut known): (CrashVfs, Acknowledged),
+    plan: &Plan,
+    call: u64,
+    error: i32,
+    repeat: Repeat,
+) -> Result<(), String> {
+    let was_left_before = has_attempt(&vfs);
+    let ended = life(&FaultVfs::new(vfs.clone(), call, error, repeat), plan, &mut known)?;
     if let Err(failure) = ended {
         let (said, reason) = (failure.to_string(), std::io::Error::from_raw_os_error(error).to_string());
         if failure.exit_code() != 7 || !said.contains("outputs") || !said.contains(&reason) {
             return Err(format!("it ended with {}: {said}", failure.exit_code()));
         }
-        let entries = vfs.list(&folder().join("checkpoints")).unwrap_or_default();
-        if repeat == Repeat::Once && entries.iter().any(|entry| entry.name.starts_with(".tmp-step-")) {
-            let there_before = history % 4 == 1;
-            if !there_before {
-                return Err("the attempt was not cleared away".to_owned());
-            }
+        if repeat == Repeat::Once && has_attempt(&vfs) && !was_left_before {
+            return Err("the attempt was not cleared away".to_owned());
         }
     }
-    check(&vfs, folder(), &known, &plan(history))?;
+    check(&vfs, folder(), &known, plan)?;
     // What was acknowledged in spite of the error must outlast the memory, too.
     let cut = vfs.after_power_cut(Survives::Synced);
-    check(&cut, folder(), &Acknowledged { lost_power: true, ..known.clone() }, &plan(history))
+    check(&cut, folder(), &Acknowledged { lost_power: true, ..known.clone() }, plan)
         .map_err(|reason| format!("after a power cut behind the error: {reason}"))?;
-    let end = Plan { build: "end".to_owned(), ..plan(history) };
+    let end = Plan { build: "end".to_owned(), ..plan.clone() };
     life(&vfs, &end, &mut known)?.map_err(|failure| format!("the run cannot go on: {failure}"))?;
-    check_end(&vfs, folder(), &known, &plan(history))
+    check_end(&vfs, folder(), &known, plan)
+}
+
+/// Whether a half-written checkpoint lies there.
+fn has_attempt(vfs: &CrashVfs) -> bool {
+    let entries = vfs.list(&folder().join("checkpoints")).unwrap_or_default();
+    entries.iter().any(|entry| entry.name.starts_with(".tmp-step-"))
 }

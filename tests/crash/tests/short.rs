@@ -52,7 +52,7 @@ fn six_power_cuts() {
 
 #[test]
 fn thousands_of_states_after_power_cuts() {
-    survived("states", 8000, states::power_cut_states(Extent::short(8000)));
+    survived("states", 16_000, states::power_cut_states(Extent::short(16_000)));
 }
 
 #[test]

@@ -94,24 +94,27 @@ enum Node {
 #[derive(Clone, Debug)]
 enum Change {
     Add(String, usize),
-    Remove(String),
-    Rename(String, String),
+    Remove(String, usize),
+    /// To this name, which takes it away from where the file or folder was.
+    Rename(String, usize),
 }
 
 impl Change {
-    /// Happens to a folder on its own: without what came before it, it may have nothing to work on.
+    /// Happens to a folder on its own, whether or not what came before it is on the disk. It is a change to one file or folder and
+    /// not to whatever has its name: a lost creation does not make a rename give away something older that was so called.
     fn apply(&self, names: &mut BTreeMap<String, usize>) {
         match self {
             Change::Add(name, node) => {
                 names.insert(name.clone(), *node);
             }
-            Change::Remove(name) => {
-                names.remove(name);
-            }
-            Change::Rename(from, to) => {
-                if let Some(node) = names.remove(from) {
-                    names.insert(to.clone(), node);
+            Change::Remove(name, node) => {
+                if names.get(name) == Some(node) {
+                    names.remove(name);
                 }
+            }
+            Change::Rename(to, node) => {
+                names.retain(|_, there| there != node);
+                names.insert(to.clone(), *node);
             }
         }
     }
@@ -371,9 +374,9 @@ impl Vfs for CrashVfs {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         if from == to {
-            return disk.change(from, Change::Rename(old, new));
+            return disk.change(from, Change::Rename(new, node));
         }
-        disk.change(from, Change::Remove(old))?;
+        disk.change(from, Change::Remove(old, node))?;
         disk.change(to, Change::Add(new, node))
     }
 
@@ -384,7 +387,7 @@ impl Vfs for CrashVfs {
             return Err(io::ErrorKind::IsADirectory.into());
         }
         let (parent, name) = disk.place(path)?;
-        disk.change(parent, Change::Remove(name))
+        disk.change(parent, Change::Remove(name, node))
     }
 
     fn remove_folder(&self, path: &Path) -> io::Result<()> {
@@ -394,7 +397,7 @@ impl Vfs for CrashVfs {
             return Err(io::ErrorKind::DirectoryNotEmpty.into());
         }
         let (parent, name) = disk.place(path)?;
-        disk.change(parent, Change::Remove(name))
+        disk.change(parent, Change::Remove(name, node))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
@@ -487,6 +490,19 @@ mod tests {
             found.iter().all(|(names, _)| names.iter().any(|name| name.starts_with("old"))),
             "a rename is one step"
         );
+    }
+
+    #[test]
+    fn a_rename_never_gives_away_what_had_the_name_before() {
+        let vfs = CrashVfs::new();
+        write(&vfs, "tmp", b"old", true);
+        vfs.sync_folder(Path::new("")).unwrap();
+        vfs.remove_file(Path::new("tmp")).unwrap();
+        write(&vfs, "tmp", b"new", true);
+        vfs.rename(Path::new("tmp"), Path::new("a")).unwrap();
+        let found: std::collections::BTreeSet<_> =
+            (0..500).map(|seed| read(&vfs.after_power_cut(Survives::Mixture(seed)), "a")).collect();
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), [None, Some(b"new".to_vec())]);
     }
 
     #[test]

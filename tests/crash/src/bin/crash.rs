@@ -163,7 +163,7 @@ fn bugs(here: &Path, arguments: &Arguments, extent: Extent) -> Result<Report, St
     // About as many as the short form has.
     const METHODS: [(&str, &str); 7] = [
         ("flips", "100000"),
-        ("states", "6000"),
+        ("states", "16000"),
         ("memory", "100000"),
         ("kills", "60"),
         ("calls", "60"),
