@@ -12,7 +12,7 @@ use sdtrain_posters::{
     subject_class_poster, subject_poster, subject_regularization_poster, varied_poster, vocabulary, window,
     word_poster, word_validation_poster,
 };
-use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
+use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 
 const USAGE: &str = "\
 usage: cargo xtask posters <set> [options]
@@ -95,7 +95,7 @@ const WINDOW: usize = 77;
 
 fn write_tokenizer(options: &Options) -> Result<(), Box<dyn Error>> {
     let folder = options.out_folder()?;
-    for (name, content) in ClipTokenizer::from_words(&vocabulary(), WINDOW).files() {
+    for (name, content) in PromptTokenizer::from_words(&vocabulary(), WINDOW).files() {
         fs::write(folder.join(name), content)?;
     }
     Ok(())

@@ -6,7 +6,7 @@ use sdtrain_data_loader::DataSet;
 use sdtrain_recipe::{LearnedTokenConfig, TrainConfig};
 use sdtrain_state_dict::SafetensorsFile;
 use sdtrain_state_dict::maps::textual_inversion::{WordEntry, bundled_words, entries};
-use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
+use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 
 use crate::architecture::Shapes;
 use crate::{ExitCode, Failure};
@@ -33,7 +33,7 @@ pub(crate) fn of<'c>(config: &'c TrainConfig, widths: &[usize]) -> Result<Vec<Wo
 }
 
 /// What is wrong with them: words that the tokenizer has already, that begin with nothing, or that no caption holds.
-pub(crate) fn check(config: &TrainConfig, tokenizer: &ClipTokenizer, data: &DataSet) -> Result<(), Failure> {
+pub(crate) fn check(config: &TrainConfig, tokenizer: &PromptTokenizer, data: &DataSet) -> Result<(), Failure> {
     let wrong = |message: String| Failure::new(ExitCode::Configuration, message);
     let mut failures = Vec::new();
     for (index, token) in config.learned_tokens().iter().enumerate() {
@@ -59,7 +59,7 @@ pub(crate) fn left_behind(config: &TrainConfig) -> Result<Vec<String>, Failure> 
 }
 
 /// The model's tokenizer with the words of `config`.
-pub(crate) fn tokenizer(config: &TrainConfig, tokenizer: ClipTokenizer) -> Result<ClipTokenizer, Failure> {
+pub(crate) fn tokenizer(config: &TrainConfig, tokenizer: PromptTokenizer) -> Result<PromptTokenizer, Failure> {
     if config.learned_tokens().is_empty() {
         return Ok(tokenizer);
     }

@@ -2,39 +2,39 @@
 
 use sdtrain_recipe::{ModelConfig, ModelLocation};
 use sdtrain_state_dict::{Family, Reader, SafetensorsFile, recognise};
-use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
+use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 
 use crate::commands::convert::model::embedded;
 use crate::model_parts::builtin;
 use crate::{ExitCode, Failure};
 
 /// The model's own tokenizer, or CLIP's where it comes with none.
-pub(crate) fn of(config: &ModelConfig) -> Result<ClipTokenizer, Failure> {
+pub(crate) fn of(config: &ModelConfig) -> Result<PromptTokenizer, Failure> {
     let location = ModelLocation::find(&config.path)
         .map_err(|(message, hint)| Failure::new(ExitCode::Configuration, message).maybe_hint(hint))?;
     match location {
         ModelLocation::Builtin(name) => of_file(&builtin(&name)?),
-        ModelLocation::Path(folder) if folder.is_dir() => match ClipTokenizer::from_folder(folder.join("tokenizer")) {
-            Err(sdtrain_tokenizer::Error::NoTokenizer { .. }) => Ok(ClipTokenizer::builtin()),
-            found => Ok(found?),
-        },
+        ModelLocation::Path(folder) if folder.is_dir() => {
+            match PromptTokenizer::from_folder(folder.join("tokenizer")) {
+                Err(sdtrain_tokenizer::Error::NoTokenizer { .. }) => Ok(PromptTokenizer::builtin()),
+                found => Ok(found?),
+            }
+        }
         ModelLocation::Path(file) => of_file(&SafetensorsFile::open(&file)?),
     }
 }
 
 /// How many tokens of a caption are read, the marks of its windows not counted.
 pub(crate) fn token_limit(tokenizer: &dyn Tokenizer, max_token_length: Option<u32>) -> Result<usize, Failure> {
-    /// Of each window: start and end.
-    const MARKS: usize = 2;
     let windows = tokenizer.windows_of(max_token_length.map(|length| length as usize))?;
-    Ok(windows * (tokenizer.window() - MARKS))
+    Ok(windows * (tokenizer.window() - tokenizer.marks()))
 }
 
-fn of_file(file: &dyn Reader) -> Result<ClipTokenizer, Failure> {
+fn of_file(file: &dyn Reader) -> Result<PromptTokenizer, Failure> {
     let family = recognise(file).family().unwrap_or(Family::Sd1);
     match embedded(file, family)? {
         // All of a model's read the same words; they differ in what they fill a window with.
         Some((_, mut tokenizers)) if !tokenizers.is_empty() => Ok(tokenizers.swap_remove(0)),
-        _ => Ok(ClipTokenizer::builtin_padded_with(family.pad_tokens()[0])?),
+        _ => Ok(PromptTokenizer::builtin_padded_with(family.pad_tokens()[0])?),
     }
 }

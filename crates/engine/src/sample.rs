@@ -128,7 +128,7 @@ pub fn location(model: &str) -> Result<String, Failure> {
 fn warn_of_cut_prompts(args: &SampleArgs, model: &StableDiffusion, reading: &PromptReading) -> Result<(), Failure> {
     let tokenizer = &model.prompt_tokenizers()[0];
     let windows = tokenizer.windows_of(reading.max_token_length)?;
-    let limit = windows * (tokenizer.window() - 2);
+    let limit = windows * (tokenizer.window() - tokenizer.marks());
     for (option, prompt) in [("--prompt", &args.prompt), ("--negative", &args.negative)] {
         let tokens = match reading.weights {
             true => tokenizer.weighted_token_count(prompt),

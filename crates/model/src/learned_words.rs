@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::stable_diffusion::StableDiffusion;
-use sdtrain_tokenizer::ClipTokenizer;
+use sdtrain_tokenizer::PromptTokenizer;
 use std::cell::RefCell;
 use std::rc::Rc;
 use tch::Tensor;
@@ -32,7 +32,7 @@ pub(crate) struct LearnedWords(RefCell<Option<Learned>>);
 
 struct Learned {
     words: Vec<LearnedWord>,
-    tokenizers: Vec<Rc<ClipTokenizer>>,
+    tokenizers: Vec<Rc<PromptTokenizer>>,
 }
 
 impl StableDiffusion {
@@ -87,7 +87,7 @@ impl StableDiffusion {
     }
 
     /// The tokenizer that each text encoder's prompts are read with: the model's own, with the learned words.
-    pub fn prompt_tokenizers(&self) -> Vec<Rc<ClipTokenizer>> {
+    pub fn prompt_tokenizers(&self) -> Vec<Rc<PromptTokenizer>> {
         let own = || self.text_encoders.iter().map(|encoder| encoder.tokenizer.clone()).collect();
         self.learned.0.borrow().as_ref().map_or_else(own, |learned| learned.tokenizers.clone())
     }

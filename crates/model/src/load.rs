@@ -14,7 +14,7 @@ use sdtrain_state_dict::{
     Family, FileKind, PipelineConfigs, Reader, SafetensorsFile, canonical_text_encoder, canonical_vae, ldm_single_file,
     open_component, read_json, recognise,
 };
-use sdtrain_tokenizer::ClipTokenizer;
+use sdtrain_tokenizer::PromptTokenizer;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -221,11 +221,11 @@ fn from_folder<T>(folder: &Path, options: &LoadOptions, build: impl FnOnce(Parts
 }
 
 /// Family, configurations and tokenizers of a diffusers folder.
-fn described_by(folder: &Path) -> Result<(Family, ModelConfigs, Vec<ClipTokenizer>)> {
+fn described_by(folder: &Path) -> Result<(Family, ModelConfigs, Vec<PromptTokenizer>)> {
     let family = Family::of_trainable_folder(folder)?;
     let mut configs = ModelConfigs::from_json(&PipelineConfigs::of_folder(folder, family)?)?;
     configs.scheduler = SchedulerConfig::from_file(&folder.join("scheduler/scheduler_config.json"))?;
-    let tokenizer = |place: &TextFolder| Ok(ClipTokenizer::from_folder(folder.join(place.tokenizer))?);
+    let tokenizer = |place: &TextFolder| Ok(PromptTokenizer::from_folder(folder.join(place.tokenizer))?);
     Ok((family, configs, family.text_folders().iter().map(tokenizer).collect::<Result<_>>()?))
 }
 
@@ -248,7 +248,7 @@ fn from_single_file<T>(
         }
         (None, Some(embedded)) => embedded,
         (None, None) => {
-            let tokenizer = |pad: &&str| Ok(ClipTokenizer::builtin_padded_with(pad)?);
+            let tokenizer = |pad: &&str| Ok(PromptTokenizer::builtin_padded_with(pad)?);
             let tokenizers = family.pad_tokens().iter().map(tokenizer).collect::<Result<_>>()?;
             (ModelConfigs::from_json(&PipelineConfigs::assumed_of(file.as_ref(), family)?)?, tokenizers)
         }
@@ -269,14 +269,14 @@ fn from_single_file<T>(
 
 /// Configurations and tokenizers in the metadata of a single file that this program wrote for a model that differs from SD1
 /// in more than its weights, which a reader could not know.
-fn embedded(file: &dyn Reader, family: Family) -> Result<Option<(ModelConfigs, Vec<ClipTokenizer>)>> {
+fn embedded(file: &dyn Reader, family: Family) -> Result<Option<(ModelConfigs, Vec<PromptTokenizer>)>> {
     let Some((configs, [vocab, merges])) = PipelineConfigs::from_metadata(file.path(), file.metadata())? else {
         return Ok(None);
     };
     let configs = ModelConfigs::from_json(&configs)?;
     let tokenizer = |(pad, config): (&&str, &ClipTextConfig)| {
         let window = config.max_position_embeddings as usize;
-        Ok(ClipTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), pad, window)?)
+        Ok(PromptTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), pad, window)?)
     };
     let tokenizers = family.pad_tokens().iter().zip(&configs.text_encoders).map(tokenizer).collect::<Result<_>>()?;
     Ok(Some((configs, tokenizers)))
@@ -295,7 +295,7 @@ struct Parts<'a> {
     path: &'a Path,
     family: Family,
     configs: ModelConfigs,
-    tokenizers: Vec<ClipTokenizer>,
+    tokenizers: Vec<PromptTokenizer>,
     /// Absent: weights are drawn from `options.random`.
     files: Option<Files<'a>>,
     options: &'a LoadOptions,

@@ -4,7 +4,7 @@ use crate::conditions::TextStates;
 use crate::error::Result;
 use crate::stable_diffusion::{Frozen, StableDiffusion};
 use sdtrain_state_dict::TextLayer;
-use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
+use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use tch::Tensor;
 
 /// How prompts are read: in training, validation and pictures alike.
@@ -28,7 +28,7 @@ pub const STATES_VERSION: u32 = 1;
 pub struct PromptTokens {
     /// Those of all windows, each with its marks and padding.
     pub ids: Vec<i64>,
-    /// What the states are multiplied by, `windows · (window − 2) + 2` of them; none where prompts have no weights.
+    /// What the states are multiplied by, `windows · (window − marks) + marks` of them; none where prompts have no weights.
     pub weights: Option<Vec<f32>>,
 }
 
@@ -41,7 +41,7 @@ pub struct TokenizedPrompts(pub Vec<EncoderTokens>);
 pub struct EncoderTokens {
     /// `[prompts, windows, window]`, integers: each window with its marks and padding.
     pub ids: Tensor,
-    /// What the states are multiplied by, f32 `[prompts, windows · (window − 2) + 2]`; none where prompts have no weights.
+    /// What the states are multiplied by, f32 `[prompts, windows · (window − marks) + marks]`; none where prompts have no weights.
     pub weights: Option<Tensor>,
 }
 
@@ -59,8 +59,9 @@ impl StableDiffusion {
     /// `[tokens, width]` of the states of one prompt.
     pub fn text_states_shape(&self, reading: &PromptReading) -> Result<[usize; 2]> {
         let (windows, window) = (self.tokenizer().windows_of(reading.max_token_length)?, self.text_window());
+        let marks = self.tokenizer().marks();
         let width: i64 = self.text_encoders.iter().map(|encoder| encoder.network.config().hidden_size).sum();
-        Ok([windows * (window - 2) + 2, width as usize])
+        Ok([windows * (window - marks) + marks, width as usize])
     }
 
     /// Length of the vector that a prompt becomes beside its states, where it becomes one.
@@ -97,7 +98,7 @@ impl StableDiffusion {
 
     /// `prompts` as ids, and weights where they are read, on the model's device.
     pub fn tokenize(&self, prompts: &[String], reading: &PromptReading) -> Result<TokenizedPrompts> {
-        let of_encoder = |tokenizer: &ClipTokenizer| -> Result<EncoderTokens> {
+        let of_encoder = |tokenizer: &PromptTokenizer| -> Result<EncoderTokens> {
             let windows = tokenizer.windows_of(reading.max_token_length)?;
             let (mut ids, mut weights) = (Vec::new(), Vec::new());
             for prompt in prompts {
@@ -116,8 +117,8 @@ impl StableDiffusion {
         Ok(TokenizedPrompts(tokenizers.iter().map(|tokenizer| of_encoder(tokenizer)).collect::<Result<_>>()?))
     }
 
-    /// What the UNet is told of `prompts`, in the compute dtype, `windows · (window − 2) + 2` tokens of each. Each window goes
-    /// through the text encoders by itself; the start mark of the first and the end mark of the last stay, and the weights
+    /// What the UNet is told of `prompts`, in the compute dtype, `windows · (window − marks) + marks` tokens of each. Each window goes
+    /// through the text encoders by itself; the start mark of the first, where there is one, and the end mark of the last stay, and the weights
     /// multiply the states, without a correction of their mean, as in kohya's scripts. The vector of a prompt is that of its first
     /// window. Panics as tch does where shapes do not fit.
     pub fn text_states(
@@ -132,7 +133,8 @@ impl StableDiffusion {
             let (count, windows, window) = ids.size3().expect("ids are [prompts, windows, window]");
             let (end, rows) = (encoder.tokenizer.eos(), ids.view([count * windows, window]));
             let (states, vectors) = encoder.network.encode(&rows, end, self.compute, layer, gradient_checkpointing);
-            let states = if windows == 1 { states } else { joined(&states, windows) };
+            let start = encoder.tokenizer.bos().map_or(0, |_| 1);
+            let states = if windows == 1 { states } else { joined(&states, windows, start) };
             all.push(match weights {
                 None => states,
                 Some(weights) => (&states * weights.unsqueeze(-1)).to_kind(self.compute),
@@ -157,27 +159,29 @@ impl StableDiffusion {
 }
 
 /// One prompt as `tokenizer` reads it.
-fn tokens_of(tokenizer: &ClipTokenizer, prompt: &str, reading: &PromptReading) -> Result<PromptTokens> {
+fn tokens_of(tokenizer: &PromptTokenizer, prompt: &str, reading: &PromptReading) -> Result<PromptTokens> {
     let windows = tokenizer.windows_of(reading.max_token_length)?;
     if !reading.weights {
         let ids = tokenizer.encode_chunks(prompt, windows).into_iter().flatten().collect();
         return Ok(PromptTokens { ids, weights: None });
     }
-    let (mut ids, mut weights) = (Vec::new(), vec![1.0]);
+    let start = tokenizer.marks() - 1;
+    let (mut ids, mut weights) = (Vec::new(), vec![1.0; start]);
     for chunk in tokenizer.encode_weighted(prompt, windows) {
-        weights.extend(&chunk.weights[1..chunk.weights.len() - 1]);
+        weights.extend(&chunk.weights[start..chunk.weights.len() - 1]);
         ids.extend(chunk.ids);
     }
     weights.push(1.0);
     Ok(PromptTokens { ids, weights: Some(weights) })
 }
 
-/// `[prompts · windows, window, hidden]` as one row for each prompt: the first mark, what each window holds, the last mark.
-fn joined(states: &Tensor, windows: i64) -> Tensor {
+/// `[prompts · windows, window, hidden]` as one row for each prompt: the `start` first marks, what each window holds, the last mark.
+fn joined(states: &Tensor, windows: i64, start: i64) -> Tensor {
     let (_, window, hidden) = states.size3().expect("states are [rows, tokens, hidden]");
     let states = states.view([-1, windows, window, hidden]);
-    let first = states.select(1, 0).narrow(1, 0, 1);
+    let first = states.select(1, 0).narrow(1, 0, start);
     let last = states.select(1, windows - 1).narrow(1, window - 1, 1);
-    let middle = states.narrow(2, 1, window - 2).reshape([-1, windows * (window - 2), hidden]);
+    let inside = window - start - 1;
+    let middle = states.narrow(2, start, inside).reshape([-1, windows * inside, hidden]);
     Tensor::cat(&[first, middle, last], 1)
 }

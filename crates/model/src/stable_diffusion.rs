@@ -11,7 +11,7 @@ use crate::unet::UNet2DConditionModel;
 use crate::vae::{AutoencoderKL, LatentDistribution};
 use sdtrain_diffusion::SchedulerConfig;
 use sdtrain_state_dict::Family;
-use sdtrain_tokenizer::ClipTokenizer;
+use sdtrain_tokenizer::PromptTokenizer;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ pub struct PromptEncoder {
     /// `text_encoder_2`.
     pub name: &'static str,
     /// Text to ids, with the vocabulary that the model came with.
-    pub tokenizer: Rc<ClipTokenizer>,
+    pub tokenizer: Rc<PromptTokenizer>,
     /// Ids to states.
     pub network: ClipTextModel,
 }
@@ -76,7 +76,7 @@ pub enum Frozen {
 
 impl StableDiffusion {
     /// The tokenizer that the first text encoder came with.
-    pub fn tokenizer(&self) -> &Rc<ClipTokenizer> {
+    pub fn tokenizer(&self) -> &Rc<PromptTokenizer> {
         &self.text_encoders[0].tokenizer
     }
 

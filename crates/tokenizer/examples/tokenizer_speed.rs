@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
+use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 
 /// Passes over the file; the fastest counts, since anything else that runs only slows them down.
 const PASSES: usize = 7;
@@ -13,8 +13,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let text = std::fs::read_to_string(file)?;
     let captions: Vec<&str> = text.lines().collect();
     let tokenizer = match std::env::args().nth(2) {
-        Some(folder) => ClipTokenizer::from_folder(folder)?,
-        None => ClipTokenizer::builtin(),
+        Some(folder) => PromptTokenizer::from_folder(folder)?,
+        None => PromptTokenizer::builtin(),
     };
     let fastest = |encode: &dyn Fn(&str) -> usize| {
         let passes = (0..PASSES).map(|_| {

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::path::Path;
 use std::{env, fs};
 
-use sdtrain_tokenizer::{ClipTokenizer, DEFAULT_WINDOW, Tokenizer};
+use sdtrain_tokenizer::{DEFAULT_WINDOW, PromptTokenizer, Tokenizer};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let words = fs::read_to_string(words)?;
     let words: Vec<&str> = words.split_whitespace().collect();
     fs::create_dir_all(folder)?;
-    let tokenizer = ClipTokenizer::from_words(&words, DEFAULT_WINDOW);
+    let tokenizer = PromptTokenizer::from_words(&words, DEFAULT_WINDOW);
     for (name, content) in tokenizer.files() {
         fs::write(Path::new(folder).join(name), content)?;
     }

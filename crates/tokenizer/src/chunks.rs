@@ -15,8 +15,8 @@ pub struct WeightedChunk {
 pub(crate) fn window_of<T: Tokenizer + ?Sized>(tokenizer: &T, tokens: &[i64]) -> Vec<i64> {
     let window = tokenizer.window();
     let mut ids = Vec::with_capacity(window);
-    ids.push(tokenizer.bos());
-    ids.extend(tokens.iter().take(window - 2));
+    ids.extend(tokenizer.bos());
+    ids.extend(tokens.iter().take(window - tokenizer.marks()));
     ids.push(tokenizer.eos());
     ids.resize(window, tokenizer.pad());
     ids
@@ -29,7 +29,7 @@ pub(crate) fn windows_of<T: Tokenizer + ?Sized>(tokenizer: &T, tokens: &[i64], c
 
 /// The tokens of window number `index`.
 fn part<'a, I, T: Tokenizer + ?Sized>(items: &'a [I], index: usize, tokenizer: &T) -> &'a [I] {
-    let length = tokenizer.window() - 2;
+    let length = tokenizer.window() - tokenizer.marks();
     let items = items.get(index.saturating_mul(length)..).unwrap_or_default();
     &items[..items.len().min(length)]
 }
@@ -38,7 +38,7 @@ fn part<'a, I, T: Tokenizer + ?Sized>(items: &'a [I], index: usize, tokenizer: &
 pub(crate) fn weighted<T: Tokenizer + ?Sized>(tokenizer: &T, prompt: &str, chunks: usize) -> Vec<WeightedChunk> {
     let (tokens, weights) = weighted_tokens(tokenizer, prompt);
     let weights_of = |index: usize| {
-        let mut window = vec![1.0];
+        let mut window = vec![1.0; tokenizer.marks() - 1];
         window.extend(part(&weights, index, tokenizer));
         window.resize(tokenizer.window(), 1.0);
         window

@@ -18,7 +18,11 @@ pub enum Error {
         source: io::Error,
     },
     /// The folder holds no tokenizer that is known here.
-    #[error("no CLIP tokenizer in `{}`: neither `vocab.json` with `merges.txt` nor `tokenizer.json`", folder.display())]
+    #[error(
+        "no tokenizer in `{}`: neither `tokenizer.json` nor `vocab.json` with `merges.txt` (CLIP), `vocab.txt` (BERT) or \
+         `spiece.model` (SentencePiece)",
+        folder.display()
+    )]
     NoTokenizer {
         /// The folder.
         folder: PathBuf,

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use tokenizers::AddedToken;
 
 use crate::Tokenizer;
-use crate::clip::ClipTokenizer;
 use crate::error::{Error, Result};
+use crate::prompt_tokenizer::PromptTokenizer;
 
-impl ClipTokenizer {
+impl PromptTokenizer {
     /// This tokenizer with further words, each of as many tokens as it has vectors.
     ///
     /// The tokens are those that diffusers adds: `word`, `word_1`, `word_2` …, found wherever they stand in a text, whatever
@@ -18,7 +18,7 @@ impl ClipTokenizer {
     ///
     /// # Errors
     /// [`Error::Word`] where a word cannot be one, [`Error::WordTaken`] where one of its tokens is there already.
-    pub fn with_words(&self, words: &[(&str, usize)]) -> Result<ClipTokenizer> {
+    pub fn with_words(&self, words: &[(&str, usize)]) -> Result<PromptTokenizer> {
         let mut pipeline = self.pipeline.clone();
         let mut learned = self.learned.clone();
         for &(word, vectors) in words {
@@ -40,16 +40,13 @@ impl ClipTokenizer {
         }
         let all = || learned.values().flat_map(|learned| token_names(&learned.word, learned.ids.len()));
         let fast_path = self.special.contents().map(str::to_owned).chain(all()).collect::<Vec<_>>();
-        Ok(ClipTokenizer::assembled(
-            pipeline,
-            self.window,
-            self.special.clone(),
-            fast_path.iter().map(String::as_str),
-            learned,
-        ))
+        let found = fast_path.iter().map(String::as_str);
+        let special = self.special.clone();
+        let made = PromptTokenizer::assembled(pipeline, self.window, special, found, learned, self.form.clone());
+        Ok(made.expect("the marks had numbers before"))
     }
 
-    /// The tokens of a word of [`ClipTokenizer::with_words`], in the order of its vectors.
+    /// The tokens of a word of [`PromptTokenizer::with_words`], in the order of its vectors.
     pub fn learned_ids(&self, word: &str) -> Option<&[i64]> {
         self.learned.values().find(|learned| learned.word == word).map(|learned| learned.ids.as_slice())
     }

@@ -1,19 +1,24 @@
 #![doc = include_str!("../README.md")]
 
+mod bert;
 mod chunks;
 mod clip;
 mod error;
 mod fast_path;
+mod folder;
 mod learned_words;
+mod prompt_tokenizer;
 mod prompt_weights;
 mod save;
+mod sentence_piece;
 mod special;
 mod vocabulary;
 mod words;
 
 pub use chunks::WeightedChunk;
-pub use clip::{ClipTokenizer, DEFAULT_WINDOW};
+pub use clip::DEFAULT_WINDOW;
 pub use error::{Error, Result};
+pub use prompt_tokenizer::PromptTokenizer;
 pub use prompt_weights::{WeightedText, parse_prompt_weights};
 
 /// Turns prompts into the numbers that a text encoder reads.
@@ -21,7 +26,7 @@ pub trait Tokenizer: Send + Sync {
     /// The tokens of a text without marks, limit or padding.
     fn tokens(&self, text: &str) -> Vec<i64>;
 
-    /// One window: start mark, at most `window() - 2` tokens of the text, end mark, padding.
+    /// One window: start mark, as many tokens of the text as fit, end mark, padding.
     fn encode(&self, text: &str) -> Vec<i64> {
         chunks::window_of(self, &self.tokens(text))
     }
@@ -42,7 +47,7 @@ pub trait Tokenizer: Send + Sync {
     /// # Errors
     /// [`Error::MaxTokenLength`] where they would not fill them.
     fn windows_of(&self, max_token_length: Option<usize>) -> Result<usize> {
-        let at_once = self.window() - 2;
+        let at_once = self.window() - self.marks();
         match max_token_length {
             None => Ok(1),
             Some(length) if length > 0 && length.is_multiple_of(at_once) => Ok(length / at_once),
@@ -66,8 +71,13 @@ pub trait Tokenizer: Send + Sync {
     /// How many rows the embedding table needs.
     fn vocab_size(&self) -> usize;
 
-    /// The start mark.
-    fn bos(&self) -> i64;
+    /// Marks of a window: the end mark, and a start mark where there is one.
+    fn marks(&self) -> usize {
+        1 + usize::from(self.bos().is_some())
+    }
+
+    /// The start mark, of tokenizers that have one.
+    fn bos(&self) -> Option<i64>;
 
     /// The end mark.
     fn eos(&self) -> i64;

@@ -1,14 +1,14 @@
-//! The files of a `tokenizer` folder, in the form that every version of transformers reads.
+//! The files of a `tokenizer` folder with CLIP's vocabulary, in the form that every version of transformers reads.
 
 use serde_json::{Map, Value, json};
 use tokenizers::AddedToken;
 
 use crate::Tokenizer;
-use crate::clip::ClipTokenizer;
+use crate::prompt_tokenizer::PromptTokenizer;
 use crate::vocabulary::MERGES_VERSION;
 
-impl ClipTokenizer {
-    pub(crate) fn folder_files(&self) -> Vec<(String, Vec<u8>)> {
+impl PromptTokenizer {
+    pub(crate) fn clip_files(&self) -> Vec<(String, Vec<u8>)> {
         // The model writes its vocabulary by number and its merges by rank.
         let model = serde_json::to_value(self.pipeline.get_model()).expect("a vocabulary always serialises");
         let vocab = self.vocab_json();
@@ -18,16 +18,16 @@ impl ClipTokenizer {
                 merges.push_str(&format!("{left} {right}\n"));
             }
         }
-        let named = [
-            ("bos_token", &self.special.bos),
+        let bos = self.special.bos.iter().map(|bos| ("bos_token", bos));
+        let named = bos.chain([
             ("eos_token", &self.special.eos),
             ("pad_token", &self.special.pad),
             ("unk_token", &self.special.unk),
-        ];
+        ]);
         let described: Map<String, Value> =
-            named.iter().map(|(key, token)| (key.to_string(), with_flags(token))).collect();
+            named.clone().map(|(key, token)| (key.to_string(), with_flags(token))).collect();
         let mut config: Map<String, Value> =
-            named.iter().map(|(key, token)| (key.to_string(), json!(token.content))).collect();
+            named.map(|(key, token)| (key.to_string(), json!(token.content))).collect();
         config.insert("add_prefix_space".to_string(), json!(false));
         config.insert("do_lower_case".to_string(), json!(true));
         config.insert("model_max_length".to_string(), json!(self.window()));
@@ -50,8 +50,8 @@ impl ClipTokenizer {
 
     // By hand and not through a map, so that the tokens stand in the order of their numbers.
     fn vocab_json(&self) -> Vec<u8> {
-        let model = self.pipeline.get_model();
-        let mut tokens: Vec<(u32, String)> = model.get_vocab().into_iter().map(|(token, id)| (id, token)).collect();
+        let vocabulary = self.pipeline.get_vocab(false);
+        let mut tokens: Vec<(u32, String)> = vocabulary.into_iter().map(|(token, id)| (id, token)).collect();
         tokens.sort_unstable();
         let line = |(id, token): &(u32, String)| format!("{}:{id}", Value::from(token.as_str()));
         let lines: Vec<String> = tokens.iter().map(line).collect();

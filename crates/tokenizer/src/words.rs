@@ -5,15 +5,16 @@ use std::collections::HashMap;
 use tokenizers::models::bpe::{BPE, Merges};
 use tokenizers::{NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
 
-use crate::clip::{ClipTokenizer, pipeline};
+use crate::clip::pipeline;
+use crate::prompt_tokenizer::{Pipeline, PromptTokenizer};
 use crate::special::SpecialTokens;
 use crate::vocabulary::{END_MARK, END_OF_WORD, Vocabulary};
 
-impl ClipTokenizer {
+impl PromptTokenizer {
     /// A vocabulary in CLIP's form in which each of these words is one token and any other text is still encoded,
     /// piece by piece, down to its bytes. The same list gives the same numbers; the order of the list matters.
     /// A text that CLIP splits into several words (`t-shirt`) counts as those.
-    pub fn from_words(words: &[&str], window: usize) -> ClipTokenizer {
+    pub fn from_words(words: &[&str], window: usize) -> PromptTokenizer {
         let splitter = pipeline(BPE::default());
         let mut merges = Ranked::default();
         for word in words {
@@ -22,13 +23,13 @@ impl ClipTokenizer {
             }
         }
         let vocabulary = Vocabulary::from_merges(merges.in_order);
-        ClipTokenizer::new(vocabulary, SpecialTokens::with_pad(END_MARK), window.max(3))
+        PromptTokenizer::new(vocabulary, SpecialTokens::with_pad(END_MARK), window.max(3))
             .expect("a vocabulary made from merges holds its tokens and marks")
     }
 }
 
 /// The words of a text, each byte as the character that stands for it.
-fn split(splitter: &crate::clip::Pipeline, text: &str) -> Vec<String> {
+fn split(splitter: &Pipeline, text: &str) -> Vec<String> {
     let mut normalized = NormalizedString::from(text);
     let normalizer = splitter.get_normalizer().expect("the pipeline normalises");
     normalizer.normalize(&mut normalized).expect("normalising cannot fail");

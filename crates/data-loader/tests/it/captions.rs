@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sdtrain_data_loader::{DataSet, TokenWindow};
 use sdtrain_recipe::{CaptionFile, DataConfig, Leftovers, LossConfig, Subset, TrainSection};
-use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
+use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 
 use crate::folder::Folder;
 
@@ -215,7 +215,7 @@ fn captions_that_are_too_long_are_counted_and_named() {
         captions: vec![file(".long", 1.0), file(".txt", 1.0)],
         ..folder.subset()
     };
-    let tokenizer = ClipTokenizer::builtin();
+    let tokenizer = PromptTokenizer::builtin();
     let report = open(subset.clone(), &folder).count_tokens(TokenWindow {
         tokenizer: &tokenizer,
         limit: 75,
@@ -241,7 +241,7 @@ fn weights_in_brackets_are_no_tokens_where_they_are_read_as_weights() {
     let folder = Folder::with_images(2);
     folder.file("00.txt", format!("({}:1.25), [end]", ["word"; 70].join(" ")).as_bytes());
     folder.file("01.txt", br"a \(plain\) one");
-    let tokenizer = ClipTokenizer::builtin();
+    let tokenizer = PromptTokenizer::builtin();
     let count = |prompt_weights| {
         open(folder.subset(), &folder).count_tokens(TokenWindow { tokenizer: &tokenizer, limit: 75, prompt_weights })
     };

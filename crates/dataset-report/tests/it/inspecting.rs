@@ -3,7 +3,7 @@
 use sdtrain_data_loader::TokenWindow;
 use sdtrain_dataset_report::{Depth, Inspection, Survey, html};
 use sdtrain_recipe::{CaptionFile, DataConfig, ExtraImages, Leftovers, MissingCaption, Resolution, Subset};
-use sdtrain_tokenizer::ClipTokenizer;
+use sdtrain_tokenizer::PromptTokenizer;
 
 use crate::folder::{Folder, picture, survey};
 
@@ -17,7 +17,7 @@ fn inspect_for(config: &DataConfig, token_limit: usize) -> Inspection {
 }
 
 fn inspected(survey: &Survey, depth: Depth, config: &DataConfig, limit: usize) -> Inspection {
-    let tokenizer = ClipTokenizer::builtin();
+    let tokenizer = PromptTokenizer::builtin();
     let window = TokenWindow { tokenizer: &tokenizer, limit, prompt_weights: false };
     Inspection::of(survey, depth, config, 0, 64, window).unwrap()
 }

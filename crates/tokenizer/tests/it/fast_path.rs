@@ -2,7 +2,7 @@
 
 use sdtrain_random::{Purpose, Stream};
 use sdtrain_test_support::fixture_folder;
-use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
+use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 
 const PIECES: &[&str] = &[
     "masterpiece",
@@ -98,7 +98,7 @@ fn captions(count: u64) -> impl Iterator<Item = String> {
     })
 }
 
-fn agree(tokenizer: &ClipTokenizer, count: u64) {
+fn agree(tokenizer: &PromptTokenizer, count: u64) {
     for caption in captions(count) {
         assert_eq!(tokenizer.tokens(&caption), tokenizer.tokens_the_long_way(&caption), "{caption:?}");
     }
@@ -106,19 +106,19 @@ fn agree(tokenizer: &ClipTokenizer, count: u64) {
 
 #[test]
 fn ten_thousand_captions_have_the_tokens_of_the_long_way() {
-    agree(&ClipTokenizer::builtin(), 10_000);
+    agree(&PromptTokenizer::builtin(), 10_000);
 }
 
 #[test]
 fn so_have_captions_in_other_vocabularies() {
     for folder in ["tiny_sd1/tokenizer", "words_tokenizer", "words_tokenizer_v5"] {
-        agree(&ClipTokenizer::from_folder(fixture_folder().join(folder)).unwrap(), 2_000);
+        agree(&PromptTokenizer::from_folder(fixture_folder().join(folder)).unwrap(), 2_000);
     }
 }
 
 #[test]
 fn threads_share_what_was_seen() {
-    let tokenizer = ClipTokenizer::builtin();
+    let tokenizer = PromptTokenizer::builtin();
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| agree(&tokenizer, 500));

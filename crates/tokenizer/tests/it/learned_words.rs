@@ -1,7 +1,7 @@
 //! Words beyond the vocabulary get the tokens that transformers and diffusers give them.
 
 use sdtrain_test_support::{Fixture, fixture_folder};
-use sdtrain_tokenizer::{ClipTokenizer, Error, Tokenizer};
+use sdtrain_tokenizer::{Error, PromptTokenizer, Tokenizer};
 
 #[test]
 fn prompts_with_added_words_have_transformers_tokens() {
@@ -9,8 +9,8 @@ fn prompts_with_added_words_have_transformers_tokens() {
     let texts: Vec<String> = serde_json::from_value(fixture.json("texts")).unwrap();
     let words: Vec<(String, usize)> = serde_json::from_value(fixture.json("words")).unwrap();
     let words: Vec<(&str, usize)> = words.iter().map(|(word, vectors)| (word.as_str(), *vectors)).collect();
-    let small = ClipTokenizer::from_folder(fixture_folder().join("words_tokenizer")).unwrap();
-    for (name, plain) in [("clip", ClipTokenizer::builtin()), ("words", small)] {
+    let small = PromptTokenizer::from_folder(fixture_folder().join("words_tokenizer")).unwrap();
+    for (name, plain) in [("clip", PromptTokenizer::builtin()), ("words", small)] {
         let tokenizer = plain.with_words(&words).unwrap();
         let expected = fixture.integers(&format!("output.{name}.ids"));
         let counts = fixture.integers(&format!("output.{name}.token_counts"));
@@ -26,7 +26,7 @@ fn prompts_with_added_words_have_transformers_tokens() {
 
 #[test]
 fn other_prompts_keep_their_tokens() {
-    let plain = ClipTokenizer::builtin();
+    let plain = PromptTokenizer::builtin();
     let tokenizer = plain.with_words(&[("<cat>", 2), ("snorp", 1)]).unwrap();
     let fixture = Fixture::open("prompts.safetensors");
     let texts: Vec<String> = serde_json::from_value(fixture.json("texts")).unwrap();
@@ -38,7 +38,7 @@ fn other_prompts_keep_their_tokens() {
 
 #[test]
 fn a_word_stands_for_all_of_its_tokens_whatever_the_case_of_its_letters() {
-    let tokenizer = ClipTokenizer::builtin().with_words(&[("<Cat>", 3)]).unwrap();
+    let tokenizer = PromptTokenizer::builtin().with_words(&[("<Cat>", 3)]).unwrap();
     let ids = [49408, 49409, 49410];
     assert_eq!(tokenizer.learned_ids("<Cat>"), Some(&ids[..]));
     for text in ["<cat>", "<CAT>", "<Cat>"] {
@@ -52,7 +52,7 @@ fn a_word_stands_for_all_of_its_tokens_whatever_the_case_of_its_letters() {
 
 #[test]
 fn words_are_added_to_those_that_are_there() {
-    let first = ClipTokenizer::builtin().with_words(&[("snorp", 2)]).unwrap();
+    let first = PromptTokenizer::builtin().with_words(&[("snorp", 2)]).unwrap();
     let second = first.with_words(&[("<cat>", 1)]).unwrap();
     assert_eq!(second.tokens("snorp <cat>"), [49408, 49409, 49410]);
     assert_eq!(first.learned_ids("<cat>"), None);
@@ -60,7 +60,7 @@ fn words_are_added_to_those_that_are_there() {
 
 #[test]
 fn a_word_that_cannot_be_one_is_refused_with_its_reason() {
-    let tokenizer = ClipTokenizer::builtin();
+    let tokenizer = PromptTokenizer::builtin();
     for (word, vectors, reason) in
         [("", 1, "is empty"), ("two words", 1, "blank"), ("snorp", 0, "no vector"), ("cat", 1, "`cat` already")]
     {

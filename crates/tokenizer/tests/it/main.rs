@@ -1,5 +1,6 @@
 //! What the crate promises of prompts and vocabularies.
 
+mod chinese_japanese;
 mod fast_path;
 mod folder;
 mod learned_words;

@@ -3,7 +3,7 @@
 use std::fs;
 
 use sdtrain_test_support::fixture_folder;
-use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
+use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 
 fn listed() -> String {
     fs::read_to_string(fixture_folder().join("words_tokenizer/words.txt")).unwrap()
@@ -13,7 +13,7 @@ fn listed() -> String {
 fn every_listed_word_is_one_token() {
     let text = listed();
     let words: Vec<&str> = text.split_whitespace().collect();
-    let tokenizer = ClipTokenizer::from_words(&words, 77);
+    let tokenizer = PromptTokenizer::from_words(&words, 77);
     for word in &words {
         // These two are several words to CLIP.
         let expected = match *word {
@@ -34,14 +34,14 @@ fn every_listed_word_is_one_token() {
 fn the_same_words_give_the_same_files() {
     let text = listed();
     let words: Vec<&str> = text.split_whitespace().collect();
-    for (name, content) in ClipTokenizer::from_words(&words, 77).files() {
+    for (name, content) in PromptTokenizer::from_words(&words, 77).files() {
         assert_eq!(fs::read(fixture_folder().join("words_tokenizer").join(&name)).unwrap(), content, "{name}");
     }
 }
 
 #[test]
 fn other_text_is_encoded_by_pieces_and_nothing_is_unknown() {
-    let tokenizer = ClipTokenizer::from_words(&["red", "bottle"], 77);
+    let tokenizer = PromptTokenizer::from_words(&["red", "bottle"], 77);
     assert_eq!(tokenizer.vocab_size(), 512 + 7 + 2);
     assert_eq!(tokenizer.eos(), 520);
     let text = "a blue 瓶子 🍾 \u{0} ÿ redbottle";
@@ -54,8 +54,8 @@ fn other_text_is_encoded_by_pieces_and_nothing_is_unknown() {
 
 #[test]
 fn an_empty_list_gives_a_vocabulary_of_bytes() {
-    let tokenizer = ClipTokenizer::from_words(&[], 8);
+    let tokenizer = PromptTokenizer::from_words(&[], 8);
     assert_eq!((tokenizer.vocab_size(), tokenizer.window()), (514, 8));
     assert_eq!(tokenizer.encode("ab"), [512, 64, 321, 513, 513, 513, 513, 513]);
-    assert_eq!(ClipTokenizer::from_words(&["", " "], 8).vocab_size(), 514);
+    assert_eq!(PromptTokenizer::from_words(&["", " "], 8).vocab_size(), 514);
 }

@@ -10,7 +10,7 @@ use sdtrain_state_dict::{
     canonical_unet, canonical_vae, ldm_single_file, open_component, recognise, to_ldm, write_diffusers_folder,
     write_source,
 };
-use sdtrain_tokenizer::{ClipTokenizer, Tokenizer};
+use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use serde_json::Value as Json;
 
 use crate::{ExitCode, Failure};
@@ -36,12 +36,12 @@ pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<(), Fail
     let (configs, tokenizers) = match embedded(file.as_ref(), family)? {
         Some(embedded) => embedded,
         None => {
-            let tokenizer = |pad: &&str| Ok(ClipTokenizer::builtin_padded_with(pad)?);
+            let tokenizer = |pad: &&str| Ok(PromptTokenizer::builtin_padded_with(pad)?);
             let tokenizers = family.pad_tokens().iter().map(tokenizer).collect::<Result<_, Failure>>()?;
             (plain_configs(family, file.as_ref(), &parts.unet)?, tokenizers)
         }
     };
-    let files: Vec<_> = tokenizers.iter().map(ClipTokenizer::files).collect();
+    let files: Vec<_> = tokenizers.iter().map(PromptTokenizer::files).collect();
     let (unet, vae) = (FromReader(&parts.unet), FromReader(vae));
     let text_encoders: Vec<_> = parts.text_encoders.iter().map(|encoder| FromReader(&**encoder)).collect();
     let text_encoders = text_encoders.iter().map(|encoder| encoder as &dyn TensorSource).collect();
@@ -61,7 +61,7 @@ pub(crate) fn to_single_file(folder: &Path, output: &Path) -> Result<(), Failure
     let mut metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     metadata.extend(configs.prediction_metadata(family));
     if !configs.is_plain(family) {
-        let tokenizer = ClipTokenizer::from_folder(folder.join("tokenizer"))?;
+        let tokenizer = PromptTokenizer::from_folder(folder.join("tokenizer"))?;
         metadata.extend(configs.to_metadata(&tokenizer.files()));
     }
     let text_encoders: Vec<&dyn Reader> = text_encoders.iter().map(|encoder| encoder as &dyn Reader).collect();
@@ -73,13 +73,13 @@ pub(crate) fn to_single_file(folder: &Path, output: &Path) -> Result<(), Failure
 pub(crate) fn embedded(
     file: &dyn Reader,
     family: Family,
-) -> Result<Option<(PipelineConfigs, Vec<ClipTokenizer>)>, Failure> {
+) -> Result<Option<(PipelineConfigs, Vec<PromptTokenizer>)>, Failure> {
     let Some((configs, [vocab, merges])) = PipelineConfigs::from_metadata(file.path(), file.metadata())? else {
         return Ok(None);
     };
     let tokenizer = |(pad, config): (&&str, &Json)| {
         let window = config["max_position_embeddings"].as_u64().unwrap_or(77) as usize;
-        Ok(ClipTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), pad, window)?)
+        Ok(PromptTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), pad, window)?)
     };
     let tokenizers = family.pad_tokens().iter().zip(&configs.text_encoders).map(tokenizer);
     let tokenizers = tokenizers.collect::<Result<_, Failure>>()?;
@@ -132,7 +132,7 @@ pub(crate) mod tests {
         {
             text_encoder[key] = json!(value);
         }
-        let tokenizer = ClipTokenizer::from_words(&["red", "bottle"], 77);
+        let tokenizer = PromptTokenizer::from_words(&["red", "bottle"], 77);
         let weights = tempfile::tempdir().expect("a temporary folder");
         let parts = [
             ("unet", architecture::unet(unet)),

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use sdtrain_dataset_report::Error;
 use sdtrain_recipe::{DataConfig, MissingCaption, Subset};
-use sdtrain_tokenizer::ClipTokenizer;
+use sdtrain_tokenizer::PromptTokenizer;
 
 use crate::args::{ConfigArgs, DatasetArgs, DatasetCommand};
 use crate::commands::check::load_or_explain;
@@ -33,7 +33,7 @@ struct Wanted {
     data: DataConfig,
     seed: u64,
     bucket_step: usize,
-    tokenizer: ClipTokenizer,
+    tokenizer: PromptTokenizer,
     /// Tokens of a caption that the model reads.
     token_limit: usize,
     /// Whether brackets in captions are weights.
@@ -44,7 +44,7 @@ impl Wanted {
     fn of(folder: Option<&PathBuf>, config: Option<&PathBuf>, set: &[String]) -> Result<Wanted, Failure> {
         let Some(config) = config else {
             let data = of_folder(folder.cloned().unwrap_or_default());
-            let tokenizer = ClipTokenizer::builtin();
+            let tokenizer = PromptTokenizer::builtin();
             let token_limit = model_tokenizer::token_limit(&tokenizer, None)?;
             return Ok(Wanted {
                 data,
@@ -58,7 +58,7 @@ impl Wanted {
         let config = load_or_explain(&ConfigArgs { config: config.clone(), set: set.to_vec() })?.config;
         // The images can be looked at before the model is there.
         let bucket_step = ModelParts::of(&config.model).map_or(BUCKET_STEP, |parts| parts.bucket_step());
-        let plain = || model_tokenizer::of(&config.model).unwrap_or_else(|_| ClipTokenizer::builtin());
+        let plain = || model_tokenizer::of(&config.model).unwrap_or_else(|_| PromptTokenizer::builtin());
         let tokenizer = learned_words::tokenizer(&config, plain()).unwrap_or_else(|_| plain());
         let token_limit = model_tokenizer::token_limit(&tokenizer, config.model.max_token_length)?;
         let prompt_weights = config.model.prompt_weights;
