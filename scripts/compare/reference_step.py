@@ -110,10 +110,13 @@ def load_unet(model, config_folder=None):
 
 
 def load_text_encoder(model, part="text_encoder"):
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+    from transformers import AutoConfig, BertModel, CLIPTextModel, CLIPTextModelWithProjection
 
     if part == "text_encoder":
-        return CLIPTextModel.from_pretrained(Path(model) / part, torch_dtype=torch.float32)
+        is_bert = AutoConfig.from_pretrained(Path(model) / part).model_type == "bert"
+        # BERT's dropout would draw numbers that no trace has.
+        off = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0) if is_bert else {}
+        return (BertModel if is_bert else CLIPTextModel).from_pretrained(Path(model) / part, torch_dtype=torch.float32, **off)
     encoder = CLIPTextModelWithProjection.from_pretrained(Path(model) / part, torch_dtype=torch.float32)
     # The released file says 2, for which transformers takes the largest id: a learned word's, where there is one.
     encoder.text_model.eos_token_id = encoder.config.vocab_size - 1
@@ -162,10 +165,10 @@ class LearnedWords:
 
     def __init__(self, model, part, text_encoder, initial, words, dtype):
         """`initial`: the vectors by their names in a trace; `words`: in the order in which they were added."""
-        from transformers import CLIPTokenizer
+        from transformers import AutoTokenizer
 
         prefix = part + LEARNED
-        tokenizer = CLIPTokenizer.from_pretrained(Path(model) / part.replace("text_encoder", "tokenizer"))
+        tokenizer = AutoTokenizer.from_pretrained(Path(model) / part.replace("text_encoder", "tokenizer"))
         vectors = {name.removeprefix(prefix): value for name, value in initial.items() if name.startswith(prefix)}
         assert sorted(vectors) == sorted(words), f"the trace has {sorted(vectors)}, its configuration {sorted(words)}"
         self.rows = {}
@@ -335,7 +338,10 @@ class Trainee:
         if self.of_sdxl:
             states = output.hidden_states[-2]
         else:
-            states = getattr(encoder, "text_model", encoder).final_layer_norm(output.hidden_states[-self.settings.clip_skip])
+            states = output.hidden_states[-self.settings.clip_skip]
+            # BERT has no norm behind its layers.
+            final_norm = getattr(getattr(encoder, "text_model", encoder), "final_layer_norm", None)
+            states = final_norm(states) if final_norm else states
         # A prompt of several windows: the first mark, what each window holds, the last mark.
         states = states.unflatten(0, ids.shape[:2])
         states = torch.cat([states[:, 0, :1], states[:, :, 1:-1].flatten(1, 2), states[:, -1, -1:]], dim=1)

@@ -166,7 +166,7 @@ fn from_file(path: &Path, config: &LearnedTokenConfig, model: &StableDiffusion) 
     };
     let count = found.count();
     let widths: Vec<i64> = found.vectors.iter().map(|vectors| vectors.size()[1]).collect();
-    let own: Vec<i64> = model.text_encoders.iter().map(|encoder| encoder.network.config().hidden_size).collect();
+    let own: Vec<i64> = model.text_encoders.iter().map(|encoder| encoder.network.config().hidden_size()).collect();
     if widths != own {
         let said = |widths: &[i64]| widths.iter().map(i64::to_string).collect::<Vec<_>>().join(" and ");
         let (found, own) = (said(&widths), said(&own));

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use sdtrain_state_dict::is_bert;
 use serde_json::Value as Json;
 
 /// Parameter names with their shapes.
@@ -117,8 +118,38 @@ pub(crate) fn vae(config: &Json) -> Option<Shapes> {
     Some(list.shapes)
 }
 
-/// `CLIPTextModel`, or `CLIPTextModelWithProjection`.
+/// `BertModel`.
+fn bert(config: &Json) -> Option<Shapes> {
+    let width = number(&config["hidden_size"])?;
+    let inner = number(&config["intermediate_size"])?;
+    let mut list = List { shapes: Shapes::new(), time: None, context: 0, linear_projection: true };
+    for (table, rows) in [
+        ("word_embeddings", number(&config["vocab_size"])?),
+        ("position_embeddings", number(&config["max_position_embeddings"])?),
+        ("token_type_embeddings", number(&config["type_vocab_size"]).unwrap_or(2)),
+    ] {
+        list.add(&format!("embeddings.{table}.weight"), vec![rows, width]);
+    }
+    list.norm("embeddings.LayerNorm", width);
+    for layer in 0..number(&config["num_hidden_layers"])? {
+        let layer = format!("encoder.layer.{layer}");
+        for matrix in ["self.query", "self.key", "self.value", "output.dense"] {
+            list.linear(&format!("{layer}.attention.{matrix}"), width, width, true);
+        }
+        list.norm(&format!("{layer}.attention.output.LayerNorm"), width);
+        list.linear(&format!("{layer}.intermediate.dense"), width, inner, true);
+        list.linear(&format!("{layer}.output.dense"), inner, width, true);
+        list.norm(&format!("{layer}.output.LayerNorm"), width);
+    }
+    list.linear("pooler.dense", width, width, true);
+    Some(list.shapes)
+}
+
+/// `CLIPTextModel`, `CLIPTextModelWithProjection` or `BertModel`.
 pub(crate) fn text_encoder(config: &Json) -> Option<Shapes> {
+    if is_bert(config) {
+        return bert(config);
+    }
     let width = number(&config["hidden_size"])?;
     let inner = number(&config["intermediate_size"])?;
     let mut list = List { shapes: Shapes::new(), time: None, context: 0, linear_projection: true };
@@ -273,6 +304,16 @@ mod tests {
         }))
         .expect("complete");
         assert_eq!((shapes.len(), count(&shapes)), (196, 123_060_480));
+    }
+
+    #[test]
+    fn the_bert_of_taiyi_has_its_known_number_of_parameters() {
+        let shapes = text_encoder(&json!({
+            "architectures": ["BertModel"], "vocab_size": 21128, "hidden_size": 768, "intermediate_size": 3072,
+            "num_hidden_layers": 12, "max_position_embeddings": 512, "type_vocab_size": 2,
+        }))
+        .expect("complete");
+        assert_eq!(count(&shapes), 102_267_648);
     }
 
     #[test]

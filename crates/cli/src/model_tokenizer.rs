@@ -1,8 +1,9 @@
 //! The tokenizer of a model, to count the tokens of captions without loading the model.
 
 use sdtrain_recipe::{ModelConfig, ModelLocation};
-use sdtrain_state_dict::{Family, Reader, SafetensorsFile, recognise};
+use sdtrain_state_dict::{Family, Reader, SafetensorsFile, read_json, recognise};
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
+use std::path::Path;
 
 use crate::commands::convert::model::embedded;
 use crate::model_parts::builtin;
@@ -17,11 +18,18 @@ pub(crate) fn of(config: &ModelConfig) -> Result<PromptTokenizer, Failure> {
         ModelLocation::Path(folder) if folder.is_dir() => {
             match PromptTokenizer::from_folder(folder.join("tokenizer")) {
                 Err(sdtrain_tokenizer::Error::NoTokenizer { .. }) => Ok(PromptTokenizer::builtin()),
-                found => Ok(found?),
+                found => Ok(found?.at_most(positions(&folder))),
             }
         }
         ModelLocation::Path(file) => of_file(&SafetensorsFile::open(&file)?),
     }
+}
+
+/// How many tokens the first text encoder in a diffusers folder has positions for; any number where that is not known.
+fn positions(folder: &Path) -> usize {
+    let config = read_json(&folder.join("text_encoder/config.json")).ok();
+    let positions = config.and_then(|config| config["max_position_embeddings"].as_u64());
+    positions.map_or(usize::MAX, |positions| positions as usize)
 }
 
 /// How many tokens of a caption are read, the marks of its windows not counted.

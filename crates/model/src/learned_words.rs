@@ -43,7 +43,8 @@ impl StableDiffusion {
     /// Where a word is there already or cannot be one, and where its vectors are not as wide as the text encoders' or not for all of
     /// them.
     pub fn add_words(&self, words: Vec<LearnedWord>) -> Result<()> {
-        let widths: Vec<i64> = self.text_encoders.iter().map(|encoder| encoder.network.config().hidden_size).collect();
+        let widths: Vec<i64> =
+            self.text_encoders.iter().map(|encoder| encoder.network.config().hidden_size()).collect();
         for word in &words {
             let expected: Vec<Vec<i64>> = widths.iter().map(|width| vec![word.count() as i64, *width]).collect();
             let shapes: Vec<Vec<i64>> = word.vectors.iter().map(Tensor::size).collect();

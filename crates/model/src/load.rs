@@ -5,16 +5,16 @@ use crate::builtin;
 use crate::error::{Error, Result};
 use crate::learned_words::LearnedWords;
 use crate::stable_diffusion::{Origin, PromptEncoder, StableDiffusion};
-use crate::text_encoder::{ClipTextConfig, ClipTextModel};
+use crate::text_encoder::{ClipTextConfig, TextEncoder, TextEncoderConfig};
 use crate::unet::{UNet2DConditionModel, UNetConfig};
 use crate::vae::{AutoencoderKL, VaeConfig};
 use sdtrain_diffusion::{PredictionType, SchedulerClass, SchedulerConfig};
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
-    Family, FileKind, PipelineConfigs, Reader, SafetensorsFile, canonical_text_encoder, canonical_vae, ldm_single_file,
-    open_component, read_json, recognise,
+    EmbeddedTokenizer, Family, FileKind, PipelineConfigs, Reader, SafetensorsFile, canonical_text_encoder,
+    canonical_vae, ldm_single_file, open_component, read_json, recognise,
 };
-use sdtrain_tokenizer::PromptTokenizer;
+use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -76,7 +76,7 @@ pub struct ModelConfigs {
     /// The VAE's.
     pub vae: VaeConfig,
     /// Those of the text encoders.
-    pub text_encoders: Vec<ClipTextConfig>,
+    pub text_encoders: Vec<TextEncoderConfig>,
     /// The scheduler's.
     pub scheduler: SchedulerConfig,
     /// Where there is no negative prompt, zeros stand for the states of an empty one.
@@ -92,7 +92,7 @@ impl ModelConfigs {
         let configs = ModelConfigs {
             unet: UNetConfig::from_json(&configs.unet)?,
             vae: VaeConfig::from_json(&configs.vae)?,
-            text_encoders: configs.text_encoders.iter().map(ClipTextConfig::from_json).collect::<Result<_>>()?,
+            text_encoders: configs.text_encoders.iter().map(TextEncoderConfig::from_json).collect::<Result<_>>()?,
             scheduler: SchedulerConfig::from_json(&configs.scheduler.to_string())?,
             zeros_for_empty_prompt: configs.zeros_for_empty_prompt,
         };
@@ -102,15 +102,15 @@ impl ModelConfigs {
 
     /// That the UNet takes what the text encoders make.
     fn check(&self) -> Result<()> {
-        let width: i64 = self.text_encoders.iter().map(|config| config.hidden_size).sum();
+        let width: i64 = self.text_encoders.iter().map(TextEncoderConfig::hidden_size).sum();
         if width != self.unet.cross_attention_dim {
             return Err(Error::Config(format!(
                 "unet/config.json: `cross_attention_dim` is {}, but the text encoders' states have {width} numbers",
                 self.unet.cross_attention_dim
             )));
         }
-        let projecting = self.text_encoders.iter().rfind(|config| config.has_projection);
-        let (given, wanted) = (projecting.map(|config| config.projection_dim), self.unet.pooled_width());
+        let given = self.text_encoders.iter().rev().find_map(TextEncoderConfig::projection_dim);
+        let wanted = self.unet.pooled_width();
         if wanted.is_some() && given != wanted {
             return Err(Error::Config(format!(
                 "unet/config.json: `addition_embed_type` asks for a vector of {} numbers of each prompt, but {}",
@@ -140,12 +140,15 @@ impl ModelConfigs {
         if self.text_encoders.len() != plain.text_encoders.len() {
             return false;
         }
-        let text_encoder = |(own, plain): (&ClipTextConfig, &ClipTextConfig)| ClipTextConfig {
-            bos_token_id: plain.bos_token_id,
-            eos_token_id: plain.eos_token_id,
-            pad_token_id: plain.pad_token_id,
-            projection_dim: if own.has_projection { own.projection_dim } else { plain.projection_dim },
-            ..own.clone()
+        let text_encoder = |(own, plain): (&TextEncoderConfig, &TextEncoderConfig)| match (own, plain) {
+            (TextEncoderConfig::Clip(own), TextEncoderConfig::Clip(plain)) => TextEncoderConfig::Clip(ClipTextConfig {
+                bos_token_id: plain.bos_token_id,
+                eos_token_id: plain.eos_token_id,
+                pad_token_id: plain.pad_token_id,
+                projection_dim: if own.has_projection { own.projection_dim } else { plain.projection_dim },
+                ..own.clone()
+            }),
+            (own, _) => own.clone(),
         };
         let text_encoders: Vec<_> = self.text_encoders.iter().zip(&plain.text_encoders).map(text_encoder).collect();
         let schedule = |config: &SchedulerConfig| config.for_stable_diffusion().settings(SchedulerClass::Ddim).ok();
@@ -186,7 +189,7 @@ pub(crate) fn load_vae(location: &str, options: &LoadOptions) -> Result<Autoenco
 }
 
 /// The text encoders of the model that `load` loaded with the same arguments.
-pub(crate) fn load_text_encoders(location: &str, options: &LoadOptions) -> Result<Vec<ClipTextModel>> {
+pub(crate) fn load_text_encoders(location: &str, options: &LoadOptions) -> Result<Vec<Box<dyn TextEncoder>>> {
     open(location, options, |parts| parts.text_encoders())
 }
 
@@ -223,10 +226,13 @@ fn from_folder<T>(folder: &Path, options: &LoadOptions, build: impl FnOnce(Parts
 /// Family, configurations and tokenizers of a diffusers folder.
 fn described_by(folder: &Path) -> Result<(Family, ModelConfigs, Vec<PromptTokenizer>)> {
     let family = Family::of_trainable_folder(folder)?;
-    let mut configs = ModelConfigs::from_json(&PipelineConfigs::of_folder(folder, family)?)?;
-    configs.scheduler = SchedulerConfig::from_file(&folder.join("scheduler/scheduler_config.json"))?;
-    let tokenizer = |place: &TextFolder| Ok(PromptTokenizer::from_folder(folder.join(place.tokenizer))?);
-    Ok((family, configs, family.text_folders().iter().map(tokenizer).collect::<Result<_>>()?))
+    let configs = ModelConfigs::from_json(&PipelineConfigs::of_folder(folder, family)?)?;
+    let tokenizer = |(place, config): (&TextFolder, &TextEncoderConfig)| {
+        let tokenizer = PromptTokenizer::from_folder(folder.join(place.tokenizer))?;
+        Ok(tokenizer.at_most(config.max_position_embeddings()))
+    };
+    let tokenizers = family.text_folders().iter().zip(&configs.text_encoders).map(tokenizer).collect::<Result<_>>()?;
+    Ok((family, configs, tokenizers))
 }
 
 fn from_single_file<T>(
@@ -270,13 +276,18 @@ fn from_single_file<T>(
 /// Configurations and tokenizers in the metadata of a single file that this program wrote for a model that differs from SD1
 /// in more than its weights, which a reader could not know.
 fn embedded(file: &dyn Reader, family: Family) -> Result<Option<(ModelConfigs, Vec<PromptTokenizer>)>> {
-    let Some((configs, [vocab, merges])) = PipelineConfigs::from_metadata(file.path(), file.metadata())? else {
+    let Some((configs, embedded)) = PipelineConfigs::from_metadata(file.path(), file.metadata())? else {
         return Ok(None);
     };
     let configs = ModelConfigs::from_json(&configs)?;
-    let tokenizer = |(pad, config): (&&str, &ClipTextConfig)| {
-        let window = config.max_position_embeddings as usize;
-        Ok(PromptTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), pad, window)?)
+    let tokenizer = |(pad, config): (&&str, &TextEncoderConfig)| {
+        let window = config.max_position_embeddings();
+        Ok(match &embedded {
+            EmbeddedTokenizer::Clip([vocab, merges]) => {
+                PromptTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), pad, window)?
+            }
+            EmbeddedTokenizer::Files(files) => PromptTokenizer::from_files(file.path(), files.clone())?.at_most(window),
+        })
     };
     let tokenizers = family.pad_tokens().iter().zip(&configs.text_encoders).map(tokenizer).collect::<Result<_>>()?;
     Ok(Some((configs, tokenizers)))
@@ -308,10 +319,10 @@ impl<'a> Parts<'a> {
         Builder::new(source, kind, self.options.device)
     }
 
-    fn text_encoders(&self) -> Result<Vec<ClipTextModel>> {
+    fn text_encoders(&self) -> Result<Vec<Box<dyn TextEncoder>>> {
         let [_, _, kind] = self.options.kinds(&self.configs.vae);
-        let build = |(index, config): (usize, &ClipTextConfig)| {
-            ClipTextModel::new(self.builder(|files| &*files.text_encoders[index], kind), config)
+        let build = |(index, config): (usize, &TextEncoderConfig)| {
+            config.build(self.builder(|files| &*files.text_encoders[index], kind))
         };
         self.configs.text_encoders.iter().enumerate().map(build).collect()
     }
@@ -330,7 +341,24 @@ impl<'a> Parts<'a> {
         }
     }
 
+    /// That the tokenizers make no token that a text encoder does not know.
+    fn check_vocabularies(&self) -> Result<()> {
+        let places = self.family.text_folders().iter();
+        for ((place, tokenizer), config) in places.zip(&self.tokenizers).zip(&self.configs.text_encoders) {
+            let (tokens, rows) = (tokenizer.vocab_size(), config.vocab_size());
+            if tokens as i64 > rows {
+                return Err(Error::Config(format!(
+                    "`{}`: the tokenizer has {tokens} tokens, but the {} knows only {rows}; they are not of one model",
+                    self.path.join(place.tokenizer).display(),
+                    place.network.replace('_', " ")
+                )));
+            }
+        }
+        Ok(())
+    }
+
     fn assemble(self, location: &str) -> Result<StableDiffusion> {
+        self.check_vocabularies()?;
         let (vae, networks, unet) = (self.vae()?, self.text_encoders()?, self.unet()?);
         let folders = self.family.text_folders().iter();
         let text_encoders = folders.zip(self.tokenizers).zip(networks).map(|((folder, tokenizer), network)| {

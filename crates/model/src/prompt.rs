@@ -60,19 +60,19 @@ impl StableDiffusion {
     pub fn text_states_shape(&self, reading: &PromptReading) -> Result<[usize; 2]> {
         let (windows, window) = (self.tokenizer().windows_of(reading.max_token_length)?, self.text_window());
         let marks = self.tokenizer().marks();
-        let width: i64 = self.text_encoders.iter().map(|encoder| encoder.network.config().hidden_size).sum();
+        let width: i64 = self.text_encoders.iter().map(|encoder| encoder.network.config().hidden_size()).sum();
         Ok([windows * (window - marks) + marks, width as usize])
     }
 
     /// Length of the vector that a prompt becomes beside its states, where it becomes one.
     pub fn pooled_width(&self) -> Option<usize> {
         let configs = self.text_encoders.iter().map(|encoder| encoder.network.config());
-        configs.filter(|config| config.has_projection).map(|config| config.projection_dim as usize).last()
+        configs.rev().find_map(|config| config.projection_dim()).map(|length| length as usize)
     }
 
     /// Layers of the text encoder that has the fewest.
     pub fn text_layers(&self) -> usize {
-        let layers = self.text_encoders.iter().map(|encoder| encoder.network.config().num_hidden_layers as usize);
+        let layers = self.text_encoders.iter().map(|encoder| encoder.network.config().num_hidden_layers());
         layers.min().unwrap_or_default()
     }
 
@@ -86,13 +86,9 @@ impl StableDiffusion {
     /// that makes nothing else: nothing depends on it. Of SDXL's first text encoder that is the last layer.
     pub fn is_never_asked(&self, name: &str, reading: &PromptReading) -> bool {
         let layer = self.text_layer(reading);
-        self.text_encoders.iter().filter(|encoder| !encoder.network.config().has_projection).any(|encoder| {
-            let inside = name.strip_prefix(encoder.name).and_then(|rest| rest.strip_prefix(".text_model."));
-            let Some(inside) = inside else { return false };
-            let used = (encoder.network.config().num_hidden_layers as usize + 1).saturating_sub(layer.from_end);
-            let number = inside.strip_prefix("encoder.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
-            number.is_some_and(|number: usize| number >= used)
-                || (inside.starts_with("final_layer_norm.") && !layer.final_norm)
+        self.text_encoders.iter().any(|encoder| {
+            let inside = name.strip_prefix(encoder.name).and_then(|rest| rest.strip_prefix('.'));
+            inside.is_some_and(|inside| encoder.network.config().is_past(inside, layer))
         })
     }
 

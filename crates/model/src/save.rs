@@ -5,7 +5,7 @@ use crate::kinds::dtype_of;
 use crate::load::ModelConfigs;
 use crate::parameters::Parameters;
 use crate::stable_diffusion::{Frozen, StableDiffusion};
-use crate::text_encoder::ClipTextConfig;
+use crate::text_encoder::TextEncoderConfig;
 use sdtrain_state_dict::{
     FromReader, PipelineConfigs, PipelineWeights, Reader, TensorInfo, TensorSource, to_ldm, to_ldm_vae,
     write_diffusers_folder, write_source, write_vae_folder,
@@ -123,7 +123,7 @@ impl StableDiffusion {
         PipelineConfigs {
             unet: configs.unet.to_json(),
             vae: configs.vae.to_json(),
-            text_encoders: configs.text_encoders.iter().map(ClipTextConfig::to_json).collect(),
+            text_encoders: configs.text_encoders.iter().map(TextEncoderConfig::to_json).collect(),
             scheduler: serde_json::from_str(&configs.scheduler.to_json()).expect("it was written as JSON"),
             zeros_for_empty_prompt: configs.zeros_for_empty_prompt,
         }

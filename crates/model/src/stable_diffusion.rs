@@ -6,7 +6,7 @@ use crate::learned_words::LearnedWords;
 use crate::load::{LoadOptions, load_text_encoders, load_vae};
 use crate::parameters::Parameters;
 use crate::save::TensorReader;
-use crate::text_encoder::ClipTextModel;
+use crate::text_encoder::TextEncoder;
 use crate::unet::UNet2DConditionModel;
 use crate::vae::{AutoencoderKL, LatentDistribution};
 use sdtrain_diffusion::SchedulerConfig;
@@ -26,10 +26,10 @@ pub struct PromptEncoder {
     /// Text to ids, with the vocabulary that the model came with.
     pub tokenizer: Rc<PromptTokenizer>,
     /// Ids to states.
-    pub network: ClipTextModel,
+    pub network: Box<dyn TextEncoder>,
 }
 
-/// A loaded model of a family with CLIP text encoders.
+/// A loaded model.
 pub struct StableDiffusion {
     /// Where it came from, for messages and metadata.
     pub path: PathBuf,
@@ -197,7 +197,7 @@ impl StableDiffusion {
             }
             Frozen::TextEncoder => {
                 text_encoders = load_text_encoders(location, options)?;
-                text_encoders.iter().map(ClipTextModel::parameters).collect()
+                text_encoders.iter().map(|encoder| encoder.parameters()).collect()
             }
         };
         for (own, again) in self.parameters_of(network).into_iter().zip(again) {

@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::maps::ldm_sd::{self, UnetLayout};
-use crate::maps::{clip, vae};
+use crate::maps::{bert, clip, vae};
 use crate::reader::Reader;
 use crate::renamed::Renamed;
 
@@ -56,8 +56,11 @@ pub fn canonical_vae<R: Reader>(reader: R) -> Result<Renamed<R>> {
     })
 }
 
-/// The CLIP text encoder of a transformers file or of a single-file checkpoint.
+/// The text encoder, CLIP's or BERT, of a transformers file or of a single-file checkpoint.
 pub fn canonical_text_encoder<R: Reader>(reader: R) -> Result<Renamed<R>> {
+    if reader.names().iter().any(|name| bert::canonical_name(name).as_deref() == Some(bert::FIRST)) {
+        return Renamed::new(reader, |name, info| Some((bert::canonical_name(name)?, info.shape.clone())));
+    }
     let prefix = [clip::LDM_PREFIX, clip::SGM_PREFIX].into_iter().find(|prefix| has_prefix(&reader, prefix));
     let renamed = Renamed::new(reader, |name, info| {
         let inside = prefix.is_none_or(|prefix| name.starts_with(prefix));
@@ -66,7 +69,9 @@ pub fn canonical_text_encoder<R: Reader>(reader: R) -> Result<Renamed<R>> {
     if renamed.info("text_model.embeddings.token_embedding.weight").is_none() {
         return Err(Error::WrongKind {
             path: renamed.path().to_path_buf(),
-            reason: "holds no CLIP text encoder: no `embeddings.token_embedding.weight` was found".to_string(),
+            reason: "holds no text encoder: neither CLIP's `embeddings.token_embedding.weight` nor BERT's \
+                     `embeddings.word_embeddings.weight` was found"
+                .to_string(),
         });
     }
     Ok(renamed)

@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value as Json, json};
 
 use crate::error::{Error, Result};
@@ -48,6 +50,17 @@ const SCHEDULER: &str = "sdtrain.scheduler";
 const ZEROS: &str = "sdtrain.force_zeros_for_empty_prompt";
 const VOCAB: &str = "sdtrain.tokenizer.vocab";
 const MERGES: &str = "sdtrain.tokenizer.merges";
+/// All files of a tokenizer that is not CLIP's, as a JSON object of names and base64.
+const TOKENIZER_FILES: &str = "sdtrain.tokenizer.files";
+
+/// A tokenizer in the metadata of a single file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EmbeddedTokenizer {
+    /// `vocab.json` and `merges.txt` of CLIP's.
+    Clip([String; 2]),
+    /// The files of another.
+    Files(TokenizerFiles),
+}
 
 impl PipelineConfigs {
     /// From the files of a diffusers folder of `family`.
@@ -68,8 +81,8 @@ impl PipelineConfigs {
         })
     }
 
-    /// Metadata for a single file whose reader could not know these configurations otherwise. Only a CLIP tokenizer's
-    /// `vocab.json` and `merges.txt` are kept, which all text encoders share.
+    /// Metadata for a single file whose reader could not know these configurations otherwise. Of a CLIP tokenizer only `vocab.json` and
+    /// `merges.txt` are kept, which all text encoders share; of another all files.
     pub fn to_metadata(&self, tokenizer: &TokenizerFiles) -> BTreeMap<String, String> {
         let configs = [(UNET, &self.unet), (VAE, &self.vae), (SCHEDULER, &self.scheduler)];
         let configs = configs.into_iter().chain(TEXT_ENCODERS.into_iter().zip(&self.text_encoders));
@@ -78,23 +91,24 @@ impl PipelineConfigs {
         if self.zeros_for_empty_prompt {
             metadata.insert(ZEROS.to_string(), "true".to_string());
         }
-        for (name, content) in tokenizer {
-            let key = match name.as_str() {
-                "vocab.json" => VOCAB,
-                "merges.txt" => MERGES,
-                _ => continue,
-            };
-            metadata.insert(key.to_string(), String::from_utf8_lossy(content).into_owned());
+        match parts_of_clip(tokenizer) {
+            Some(parts) => {
+                metadata.extend([VOCAB, MERGES].into_iter().zip(parts).map(|(key, part)| (key.to_string(), part)));
+            }
+            None => {
+                let files: BTreeMap<&str, String> =
+                    tokenizer.iter().map(|(name, content)| (name.as_str(), BASE64.encode(content))).collect();
+                metadata.insert(TOKENIZER_FILES.to_string(), json!(files).to_string());
+            }
         }
         metadata
     }
 
-    /// What [`PipelineConfigs::to_metadata`] wrote into the file at `path`, if it is such a file: the configurations, and
-    /// `vocab.json` and `merges.txt`.
+    /// What [`PipelineConfigs::to_metadata`] wrote into the file at `path`, if it is such a file: the configurations, and the tokenizer.
     pub fn from_metadata(
         path: &Path,
         metadata: &BTreeMap<String, String>,
-    ) -> Result<Option<(PipelineConfigs, [String; 2])>> {
+    ) -> Result<Option<(PipelineConfigs, EmbeddedTokenizer)>> {
         if !metadata.contains_key(UNET) {
             return Ok(None);
         }
@@ -116,8 +130,26 @@ impl PipelineConfigs {
             scheduler: parsed(SCHEDULER)?,
             zeros_for_empty_prompt: metadata.get(ZEROS).is_some_and(|said| said == "true"),
         };
-        Ok(Some((configs, [text(VOCAB)?.clone(), text(MERGES)?.clone()])))
+        if !metadata.contains_key(TOKENIZER_FILES) {
+            return Ok(Some((configs, EmbeddedTokenizer::Clip([text(VOCAB)?.clone(), text(MERGES)?.clone()]))));
+        }
+        let encoded: BTreeMap<String, String> = serde_json::from_value(parsed(TOKENIZER_FILES)?)
+            .map_err(|error| broken(format!("has broken metadata `{TOKENIZER_FILES}`: {error}")))?;
+        let decoded = encoded.into_iter().map(|(name, content)| match BASE64.decode(content) {
+            Ok(content) => Ok((name, content)),
+            Err(error) => Err(broken(format!("has broken metadata `{TOKENIZER_FILES}`, `{name}`: {error}"))),
+        });
+        Ok(Some((configs, EmbeddedTokenizer::Files(decoded.collect::<Result<_>>()?))))
     }
+}
+
+/// The content of a CLIP tokenizer's `vocab.json` and `merges.txt`, if it is one.
+fn parts_of_clip(tokenizer: &TokenizerFiles) -> Option<[String; 2]> {
+    let part = |wanted: &str| {
+        let (_, content) = tokenizer.iter().find(|(name, _)| name == wanted)?;
+        Some(String::from_utf8_lossy(content).into_owned())
+    };
+    Some([part("vocab.json")?, part("merges.txt")?])
 }
 
 /// A parsed JSON file of a model folder.
@@ -173,7 +205,7 @@ pub fn write_diffusers_folder(
         let config = &configs.text_encoders[number];
         let class = config["architectures"][0].as_str().unwrap_or("CLIPTextModel");
         index[network] = json!(["transformers", class]);
-        index[tokenizer] = json!(["transformers", "CLIPTokenizer"]);
+        index[tokenizer] = json!(["transformers", tokenizer_class(&tokenizers[number])]);
         jsons.push((format!("{network}/config.json"), config));
         tensors.push((format!("{network}/model.safetensors"), weights.text_encoders[number]));
         files.extend(tokenizers[number].iter().map(|(name, content)| (format!("{tokenizer}/{name}"), content.clone())));
@@ -181,6 +213,19 @@ pub fn write_diffusers_folder(
     jsons.push(("model_index.json".to_string(), &index));
     files.extend(jsons.into_iter().map(|(name, json)| (name, format!("{json:#}\n").into_bytes())));
     write_folder(folder, &files, &tensors, metadata)
+}
+
+/// Whether a text encoder's `config.json` is BERT's; it is CLIP's otherwise.
+pub fn is_bert(config: &Json) -> bool {
+    config["architectures"][0] == "BertModel" || config["model_type"] == "bert"
+}
+
+/// transformers' class for a tokenizer with these files.
+fn tokenizer_class(files: &TokenizerFiles) -> String {
+    let config = files.iter().find(|(name, _)| name == "tokenizer_config.json");
+    let config = config.and_then(|(_, content)| serde_json::from_slice::<Json>(content).ok());
+    let class = config.as_ref().and_then(|config| config["tokenizer_class"].as_str());
+    class.unwrap_or("CLIPTokenizer").to_string()
 }
 
 /// Writes a folder that `AutoencoderKL.from_pretrained` loads, in the same way as [`write_diffusers_folder`].
@@ -376,9 +421,17 @@ mod tests {
         let tokenizer = vec![("vocab.json".to_string(), b"{}".to_vec()), ("merges.txt".to_string(), b"m".to_vec())];
         let mut metadata = configs().to_metadata(&tokenizer);
         let read = |metadata: &BTreeMap<String, String>| PipelineConfigs::from_metadata(Path::new("f"), metadata);
-        assert_eq!(read(&metadata).unwrap(), Some((configs(), ["{}".to_string(), "m".to_string()])));
+        let clip = EmbeddedTokenizer::Clip(["{}".to_string(), "m".to_string()]);
+        assert_eq!(read(&metadata).unwrap(), Some((configs(), clip)));
         metadata.remove(VAE);
         assert!(read(&metadata).unwrap_err().to_string().contains("`sdtrain.vae`"));
         assert_eq!(read(&BTreeMap::new()).unwrap(), None);
+        // Another tokenizer's files are bytes of any kind.
+        let files =
+            vec![("spiece.model".to_string(), vec![0, 255, 10]), ("tokenizer_config.json".to_string(), b"{}".to_vec())];
+        let mut metadata = configs().to_metadata(&files);
+        assert_eq!(read(&metadata).unwrap(), Some((configs(), EmbeddedTokenizer::Files(files))));
+        metadata.insert(TOKENIZER_FILES.to_string(), r#"{"spiece.model": "?"}"#.to_string());
+        assert!(read(&metadata).unwrap_err().to_string().contains("`spiece.model`"));
     }
 }

@@ -150,9 +150,13 @@ impl Family {
         let index = read_json(&index)?;
         let class = index["_class_name"].as_str().unwrap_or_default();
         let text_encoder = index["text_encoder"][1].as_str().unwrap_or("CLIPTextModel");
-        if !class.starts_with("StableDiffusion") || text_encoder != "CLIPTextModel" {
+        // PAI-Diffusion and Japanese Stable Diffusion have CLIP's network with other vocabularies, Taiyi has BERT.
+        let is_known = ["CLIPTextModel", "BertModel"].contains(&text_encoder);
+        // The class of Japanese Stable Diffusion has its language in front.
+        if !class.contains("StableDiffusion") || !is_known {
             return wrong(format!(
-                "is a `{class}` with a `{text_encoder}`; only the SD1, SD2 and SDXL families are supported so far"
+                "is a `{class}` with a `{text_encoder}`; only the SD1, SD2 and SDXL families, with text encoders of CLIP or BERT, \
+                 are supported so far"
             ));
         }
         let unet = read_json(&folder.join("unet/config.json"))?;

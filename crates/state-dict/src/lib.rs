@@ -21,7 +21,8 @@ mod write;
 
 pub use canonical::{canonical_text_encoder, canonical_unet, canonical_vae};
 pub use diffusers_folder::{
-    PipelineConfigs, PipelineWeights, TokenizerFiles, read_json, write_diffusers_folder, write_vae_folder,
+    EmbeddedTokenizer, PipelineConfigs, PipelineWeights, TokenizerFiles, is_bert, read_json, write_diffusers_folder,
+    write_vae_folder,
 };
 pub use dtype::Dtype;
 pub use error::{Error, Result};

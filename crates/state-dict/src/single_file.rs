@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::family::Family;
 use crate::maps::ldm_sd::{self, UnetLayout};
 use crate::maps::text_places::{Naming, SD1, SD2, SDXL, SDXL_REFINER, TextPlace};
-use crate::maps::{clip, vae};
+use crate::maps::{bert, clip, vae};
 use crate::open_clip::{FromOpenClip, ToOpenClip};
 use crate::reader::{Joined, Reader};
 use crate::renamed::Renamed;
@@ -21,7 +21,7 @@ pub struct LdmSingleFile {
     pub unet: Renamed<Arc<dyn Reader>>,
     /// The VAE; many files leave it out.
     pub vae: Option<Renamed<Arc<dyn Reader>>>,
-    /// The text encoders that are there, the first one first, with `text_model.` in front of their names.
+    /// The text encoders that are there, the first one first, CLIP's with `text_model.` in front of their names.
     pub text_encoders: Vec<Box<dyn Reader>>,
     /// Tensors that belong to none of them and are not known to be needless.
     pub leftover: Vec<String>,
@@ -97,7 +97,8 @@ pub fn to_ldm<'r>(
         parts.push(match place.naming {
             Naming::OpenClip | Naming::OpenClipBeyond => Box::new(ToOpenClip::new(text_encoder, *place)?),
             Naming::Transformers => Box::new(renamed_fully(text_encoder, |name, shape| {
-                let name = clip::canonical_name(name).filter(|name| name.starts_with("text_model."))?;
+                let of_clip = clip::canonical_name(name).filter(|name| name.starts_with("text_model."));
+                let name = of_clip.or_else(|| bert::canonical_name(name))?;
                 Some((format!("{}{name}", place.prefix), shape.to_vec()))
             })?),
         });

@@ -5,16 +5,17 @@ use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 
+use crate::folder::Kind;
 use crate::prompt_tokenizer::Pipeline;
-use crate::special::{SpecialTokens, TokenFiles};
+use crate::special::{Marks, SpecialTokens, TokenFiles};
 
 /// Its file.
 pub(crate) const FILE: &str = "vocab.txt";
-/// The positions of every released BERT.
-pub(crate) const USUAL_WINDOW: usize = 512;
+/// With the positions of every released BERT.
+pub(crate) const KIND: Kind = Kind { file: FILE, marks: Marks::BERT, usual_window: 512, pipeline };
 
 /// From the content of a `vocab.txt`: a token on each line, numbered from 0.
-pub(crate) fn pipeline(content: &[u8], files: &TokenFiles, special: &SpecialTokens) -> Result<Pipeline, String> {
+fn pipeline(content: &[u8], files: &TokenFiles, special: &SpecialTokens) -> Result<Pipeline, String> {
     let vocabulary = WordPiece::read_bytes(content).map_err(|error| error.to_string())?;
     let lines = content.split_inclusive(|&byte| byte == b'\n').count();
     if vocabulary.len() != lines {

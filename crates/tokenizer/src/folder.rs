@@ -1,5 +1,6 @@
 //! The `tokenizer` folder of a diffusers model, whatever kind of vocabulary it holds.
 
+use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
@@ -8,17 +9,19 @@ use crate::clip::DEFAULT_WINDOW;
 use crate::error::{Error, Result};
 use crate::learned_words::LearnedWords;
 use crate::prompt_tokenizer::{Form, Pipeline, PromptTokenizer};
-use crate::special::{Marks, SpecialTokens, TokenFiles, read, read_object};
+use crate::special::{Marks, SpecialTokens, TokenFiles};
 use crate::vocabulary::Vocabulary;
 use crate::{bert, sentence_piece};
 
-/// What is kept of a folder whose tokenizer is not CLIP's.
-const KEPT: [&str; 6] = [
+/// What a folder may hold, sorted.
+const NAMES: [&str; 8] = [
     "added_tokens.json",
+    "merges.txt",
     "special_tokens_map.json",
     sentence_piece::FILE,
     "tokenizer.json",
     "tokenizer_config.json",
+    "vocab.json",
     bert::FILE,
 ];
 
@@ -30,44 +33,68 @@ impl PromptTokenizer {
     /// Where there is none, or its files are not what they should be.
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<PromptTokenizer> {
         let folder = folder.as_ref();
-        let mut files = TokenFiles::read(folder)?;
-        let whole = folder.join("tokenizer.json");
-        if whole.is_file() {
-            let mut json = Value::Object(read_object(&whole)?);
+        let mut found = Vec::new();
+        for name in NAMES {
+            let path = folder.join(name);
+            if path.is_file() {
+                let content = fs::read(&path).map_err(|source| Error::Io { path, source })?;
+                found.push((name.to_owned(), content));
+            }
+        }
+        PromptTokenizer::from_files(folder, found)
+    }
+
+    /// The same from names and contents; `folder` is for messages.
+    ///
+    /// # Errors
+    /// As [`PromptTokenizer::from_folder`].
+    pub fn from_files(folder: &Path, found: Vec<(String, Vec<u8>)>) -> Result<PromptTokenizer> {
+        let content = |name: &str| found.iter().find(|(there, _)| there == name).map(|(_, content)| content.as_slice());
+        let mut files = TokenFiles::read(folder, content)?;
+        if let Some(whole) = content(WHOLE) {
+            let path = folder.join(WHOLE);
+            let mut json: Value =
+                serde_json::from_slice(whole).map_err(|error| Error::bad_file(&path, error.to_string()))?;
             return match json["model"]["type"].as_str() {
-                Some("WordPiece") => from_whole(&whole, json, &files, &Marks::BERT, bert::USUAL_WINDOW),
-                Some("Unigram") => from_whole(&whole, json, &files, &Marks::T5, sentence_piece::USUAL_WINDOW),
+                Some("WordPiece") => from_whole(&path, json, &files, &bert::KIND, found),
+                Some("Unigram") => from_whole(&path, json, &files, &sentence_piece::KIND, found),
                 _ => {
                     if let Value::Array(added) = json["added_tokens"].take() {
                         files.tokenizer_json_added = added;
                     }
-                    clip(&whole, Vocabulary::from_tokenizer_json(&whole, &json)?, &files)
+                    clip(&path, Vocabulary::from_tokenizer_json(&path, &json)?, &files)
                 }
             };
         }
-        let (vocab, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
-        if vocab.is_file() && merges.is_file() {
-            let vocabulary = Vocabulary::from_files((&vocab, &read(&vocab)?), (&merges, &read(&merges)?))?;
-            return clip(&vocab, vocabulary, &files);
+        if let (Some(vocab), Some(merges)) = (content("vocab.json"), content("merges.txt")) {
+            let (vocab_path, merges_path) = (folder.join("vocab.json"), folder.join("merges.txt"));
+            let vocabulary = Vocabulary::from_files((&vocab_path, vocab), (&merges_path, merges))?;
+            return clip(&vocab_path, vocabulary, &files);
         }
-        let kinds = [
-            (bert::FILE, bert::pipeline as Reading, &Marks::BERT, bert::USUAL_WINDOW),
-            (sentence_piece::FILE, sentence_piece::pipeline, &Marks::T5, sentence_piece::USUAL_WINDOW),
-        ];
-        for (name, pipeline, marks, usual_window) in kinds {
-            let path = folder.join(name);
-            if path.is_file() {
-                let special = SpecialTokens::from_files(&files, marks);
-                let pipeline = pipeline(&read(&path)?, &files, &special);
-                return other(&path, pipeline, special, files.window(usual_window));
+        for kind in [&bert::KIND, &sentence_piece::KIND] {
+            if let Some(own) = content(kind.file) {
+                let special = SpecialTokens::from_files(&files, &kind.marks);
+                let pipeline = (kind.pipeline)(own, &files, &special);
+                return other(&folder.join(kind.file), pipeline, special, files.window(kind.usual_window), found);
             }
         }
         Err(Error::NoTokenizer { folder: folder.to_path_buf() })
     }
 }
 
-/// Makes a pipeline of the content of a file; the reason where that cannot be.
-type Reading = fn(&[u8], &TokenFiles, &SpecialTokens) -> std::result::Result<Pipeline, String>;
+/// A kind of vocabulary besides CLIP's.
+pub(crate) struct Kind {
+    /// Its own file.
+    pub(crate) file: &'static str,
+    pub(crate) marks: Marks,
+    /// How many tokens are read at once where no file says it.
+    pub(crate) usual_window: usize,
+    /// Makes a pipeline of the content of its file; the reason where that cannot be.
+    pub(crate) pipeline: fn(&[u8], &TokenFiles, &SpecialTokens) -> std::result::Result<Pipeline, String>,
+}
+
+/// The one file that may say all.
+const WHOLE: &str = "tokenizer.json";
 
 fn clip(source: &Path, vocabulary: Vocabulary, files: &TokenFiles) -> Result<PromptTokenizer> {
     let special = SpecialTokens::from_files(files, &Marks::CLIP);
@@ -80,14 +107,15 @@ fn from_whole(
     path: &Path,
     mut json: Value,
     files: &TokenFiles,
-    marks: &Marks,
-    usual_window: usize,
+    kind: &Kind,
+    found: Vec<(String, Vec<u8>)>,
 ) -> Result<PromptTokenizer> {
     for key in ["truncation", "padding", "post_processor"] {
         json[key] = Value::Null;
     }
     let pipeline = serde_json::from_value::<Pipeline>(json).map_err(|error| error.to_string());
-    other(path, pipeline, SpecialTokens::from_files(files, marks), files.window(usual_window))
+    let special = SpecialTokens::from_files(files, &kind.marks);
+    other(path, pipeline, special, files.window(kind.usual_window), found)
 }
 
 /// A tokenizer that is not CLIP's, from the file at `source`.
@@ -96,6 +124,7 @@ fn other(
     pipeline: std::result::Result<Pipeline, String>,
     special: SpecialTokens,
     window: usize,
+    found: Vec<(String, Vec<u8>)>,
 ) -> Result<PromptTokenizer> {
     let bad = |reason| Error::bad_file(source, reason);
     let mut pipeline = pipeline.map_err(bad)?;
@@ -103,13 +132,6 @@ fn other(
         return Err(bad(format!("the mark `{}` has no number", special.unk.content)));
     }
     special.teach(&mut pipeline).map_err(bad)?;
-    let mut kept = Vec::new();
-    for name in KEPT {
-        let path = source.with_file_name(name);
-        if path.is_file() {
-            kept.push((name.to_owned(), read(&path)?));
-        }
-    }
-    let form = Form::AsRead(kept.into());
+    let form = Form::AsRead(found.into());
     PromptTokenizer::assembled(pipeline, window, special, std::iter::empty(), LearnedWords::new(), form).map_err(bad)
 }

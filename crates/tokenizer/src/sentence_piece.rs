@@ -9,13 +9,14 @@ use tokenizers::normalizers::replace::ReplacePattern;
 use tokenizers::normalizers::{Lowercase, NFC, NormalizerWrapper, Precompiled, Replace, Sequence, Strip};
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 
+use crate::folder;
 use crate::prompt_tokenizer::Pipeline;
-use crate::special::{SpecialTokens, TokenFiles};
+use crate::special::{Marks, SpecialTokens, TokenFiles};
 
 /// Its file.
 pub(crate) const FILE: &str = "spiece.model";
-/// The positions of CLIP's text encoder, which is the one that such a model was trained with.
-pub(crate) const USUAL_WINDOW: usize = 77;
+/// With the positions of CLIP's text encoder, which is the one that such a model was trained with.
+pub(crate) const KIND: folder::Kind = folder::Kind { file: FILE, marks: Marks::T5, usual_window: 77, pipeline };
 /// Stands for a blank inside a piece.
 const BLANK: char = '▁';
 
@@ -80,7 +81,7 @@ struct Normalizer {
 const UNIGRAM: i32 = 1;
 
 /// From the content of a `spiece.model`.
-pub(crate) fn pipeline(content: &[u8], files: &TokenFiles, special: &SpecialTokens) -> Result<Pipeline, String> {
+fn pipeline(content: &[u8], files: &TokenFiles, special: &SpecialTokens) -> Result<Pipeline, String> {
     let model = Model::decode(content).map_err(|error| format!("no SentencePiece model: {error}"))?;
     let (trainer, normalizer) = (model.trainer.unwrap_or_default(), model.normalizer.unwrap_or_default());
     if let Some(other) = trainer.model_type.filter(|&kind| kind != UNIGRAM) {

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -25,12 +24,18 @@ pub(crate) struct TokenFiles {
 }
 
 impl TokenFiles {
-    /// Those of a folder, but for what its `tokenizer.json` adds.
-    pub(crate) fn read(folder: &Path) -> Result<TokenFiles> {
+    /// Those of a folder, but for what its `tokenizer.json` adds. `content` gives what it has.
+    pub(crate) fn read<'c>(folder: &Path, content: impl Fn(&str) -> Option<&'c [u8]>) -> Result<TokenFiles> {
+        let object = |name: &str| match content(name) {
+            Some(content) => {
+                serde_json::from_slice(content).map_err(|error| Error::bad_file(folder.join(name), error.to_string()))
+            }
+            None => Ok(Map::new()),
+        };
         Ok(TokenFiles {
-            tokenizer_config: read_object(&folder.join("tokenizer_config.json"))?,
-            special_tokens_map: read_object(&folder.join("special_tokens_map.json"))?,
-            added_tokens: read_object(&folder.join("added_tokens.json"))?,
+            tokenizer_config: object("tokenizer_config.json")?,
+            special_tokens_map: object("special_tokens_map.json")?,
+            added_tokens: object("added_tokens.json")?,
             tokenizer_json_added: Vec::new(),
         })
     }
@@ -46,19 +51,6 @@ impl TokenFiles {
     pub(crate) fn flag(&self, key: &str) -> Option<bool> {
         self.tokenizer_config.get(key).and_then(Value::as_bool)
     }
-}
-
-/// The content of a file.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })
-}
-
-/// A JSON object, empty if there is no such file.
-pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>> {
-    if !path.is_file() {
-        return Ok(Map::new());
-    }
-    serde_json::from_slice(&read(path)?).map_err(|error| Error::bad_file(path, error.to_string()))
 }
 
 /// A mark: its key in the files, and what it is where they do not say.

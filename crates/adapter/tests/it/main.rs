@@ -40,5 +40,7 @@ fn unet_output(model: &StableDiffusion, golden: &Golden) -> Tensor {
 
 /// The text encoder's output for the golden file's ids.
 fn text_output(model: &StableDiffusion, golden: &Golden) -> Tensor {
-    model.text_encoders[0].network.forward(&golden.tensor("input.ids"), Kind::Float, 1, false)
+    let layer = sdtrain_model::TextLayer { from_end: 1, final_norm: true };
+    let network = &model.text_encoders[0].network;
+    network.encode(&golden.tensor("input.ids"), 0, Kind::Float, layer, false).0
 }

@@ -7,6 +7,8 @@ use tch::Tensor;
 #[derive(Debug)]
 pub struct Embedding {
     weight: Tensor,
+    /// The row that no gradient reaches; -1 for none, as torch has it.
+    padding_idx: i64,
     learned: RefCell<Option<LearnedRows>>,
 }
 
@@ -19,7 +21,12 @@ struct LearnedRows {
 
 impl Embedding {
     pub(crate) fn new(weight: Tensor) -> Embedding {
-        Embedding { weight, learned: RefCell::default() }
+        Embedding { weight, padding_idx: -1, learned: RefCell::default() }
+    }
+
+    /// With a row that is not trained (torch: `padding_idx`).
+    pub(crate) fn padded_with(self, padding_idx: i64) -> Embedding {
+        Embedding { padding_idx, ..self }
     }
 
     /// `[rows, size]`.
@@ -36,12 +43,12 @@ impl Embedding {
     /// ids: `[…]` integers → `[…, size]`. Gradients reach the learned rows that were looked up, and the table where it is
     /// trained.
     pub fn forward(&self, ids: &Tensor) -> Tensor {
-        let look_up = |rows: &Tensor, ids: &Tensor| Tensor::embedding(rows, ids, -1, false, false);
+        let of_table = |ids: &Tensor| Tensor::embedding(&self.weight, ids, self.padding_idx, false, false);
         let learned = self.learned.borrow();
-        let Some(LearnedRows { first, vectors }) = learned.as_ref() else { return look_up(&self.weight, ids) };
+        let Some(LearnedRows { first, vectors }) = learned.as_ref() else { return of_table(ids) };
         let is_learned = ids.ge(*first);
-        let of_table = look_up(&self.weight, &ids.masked_fill(&is_learned, 0));
-        let of_words = look_up(&Tensor::cat(vectors, 0), &(ids - *first).clamp_min(0));
+        let of_table = of_table(&ids.masked_fill(&is_learned, 0));
+        let of_words = Tensor::embedding(&Tensor::cat(vectors, 0), &(ids - *first).clamp_min(0), -1, false, false);
         // In the wider of the two dtypes: vectors that are trained are f32 beside a table in the compute dtype.
         of_words.where_self(&is_learned.unsqueeze(-1), &of_table)
     }

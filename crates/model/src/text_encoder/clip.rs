@@ -1,5 +1,6 @@
 //! CLIP's text tower (transformers: `CLIPTextModel`, `CLIPTextModelWithProjection`), names with the `text_model.` prefix.
 
+use super::{TextEncoder, TextEncoderConfig, from_end, through_layers};
 use crate::builder::Builder;
 use crate::config_json::parse;
 use crate::error::{Error, Result};
@@ -86,7 +87,7 @@ const WITH_PROJECTION: &str = "CLIPTextModelWithProjection";
 /// Pre-norm transformer with causal attention.
 #[derive(Debug)]
 pub struct ClipTextModel {
-    config: ClipTextConfig,
+    config: TextEncoderConfig,
     parameters: Parameters,
     token_embedding: Embedding,
     position_embedding: Embedding,
@@ -116,7 +117,7 @@ impl ClipTextModel {
         let project = || b.at("text_projection").linear(size, config.projection_dim, false);
         let text_projection = config.has_projection.then(project).transpose()?;
         Ok(ClipTextModel {
-            config: config.clone(),
+            config: TextEncoderConfig::Clip(config.clone()),
             parameters: b.finish()?,
             token_embedding,
             position_embedding,
@@ -125,51 +126,29 @@ impl ClipTextModel {
             text_projection,
         })
     }
+}
 
-    /// The configuration it was built from.
-    pub fn config(&self) -> &ClipTextConfig {
+impl TextEncoder for ClipTextModel {
+    fn config(&self) -> &TextEncoderConfig {
         &self.config
     }
 
-    /// Its parameters and layers.
-    pub fn parameters(&self) -> &Parameters {
+    fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
-    /// Looks tokens from `first` on up in `vectors` (each `[n, hidden_size]`, one behind the other) instead of the token
-    /// embedding; without vectors, none.
-    pub fn set_learned_rows(&self, first: i64, vectors: Vec<Tensor>) {
-        self.token_embedding.set_learned_rows(first, vectors);
+    fn embedding(&self) -> &Embedding {
+        &self.token_embedding
     }
 
-    /// The token embedding, `[vocab_size, hidden_size]`.
-    pub fn token_embedding(&self) -> &Tensor {
-        self.token_embedding.weight()
-    }
-
-    /// States after the embedding and after every layer, before the final norm: `num_hidden_layers + 1` tensors
-    /// `[batch, tokens, hidden_size]`. ids: `[batch, tokens]`; `kind` is the compute dtype.
-    pub fn hidden_states(&self, ids: &Tensor, kind: Kind, gradient_checkpointing: bool) -> Vec<Tensor> {
+    /// Before the final norm.
+    fn hidden_states(&self, ids: &Tensor, kind: Kind, gradient_checkpointing: bool) -> Vec<Tensor> {
         let positions = Tensor::arange(ids.size()[1], (Kind::Int64, ids.device()));
         let embedded = self.token_embedding.forward(ids) + self.position_embedding.forward(&positions);
-        let mut states = vec![embedded.to_kind(kind)];
-        for layer in &self.layers {
-            let last = &states[states.len() - 1];
-            let next = if gradient_checkpointing {
-                let layer = layer.clone();
-                sdtrain_torch::gradient_checkpoint(&[last], move |inputs| layer.forward(&inputs[0]))
-                    .unwrap_or_else(|error| std::panic::panic_any(error.to_string()))
-            } else {
-                layer.forward(last)
-            };
-            states.push(next);
-        }
-        states
+        through_layers(embedded.to_kind(kind), &self.layers, EncoderLayer::forward, gradient_checkpointing)
     }
 
-    /// What the UNet attends to, `[batch, tokens, hidden_size]`, and of a network with a projection each row of ids as one vector,
-    /// `[batch, projection_dim]`: the state at its first `end` mark, in the last layer and normed, projected.
-    pub fn encode(
+    fn encode(
         &self,
         ids: &Tensor,
         end: i64,
@@ -178,7 +157,7 @@ impl ClipTextModel {
         gradient_checkpointing: bool,
     ) -> (Tensor, Option<Tensor>) {
         let states = self.hidden_states(ids, kind, gradient_checkpointing);
-        let wanted = &states[states.len() - layer.from_end.clamp(1, states.len())];
+        let wanted = from_end(&states, layer.from_end);
         let attended = if layer.final_norm { self.final_layer_norm.forward(wanted) } else { wanted.shallow_clone() };
         let pooled = self.text_projection.as_ref().map(|projection| {
             let last = self.final_layer_norm.forward(&states[states.len() - 1]);
@@ -188,13 +167,6 @@ impl ClipTextModel {
             projection.forward(&last.index(&[Some(rows), Some(at)]))
         });
         (attended, pooled)
-    }
-
-    /// What SD1's UNet attends to: the states `clip_skip` layers from the end (1 is the last layer), through the final
-    /// norm, as kohya's `clip_skip` counts and SD1 was trained.
-    pub fn forward(&self, ids: &Tensor, kind: Kind, clip_skip: usize, gradient_checkpointing: bool) -> Tensor {
-        let states = self.hidden_states(ids, kind, gradient_checkpointing);
-        self.final_layer_norm.forward(&states[states.len() - clip_skip.clamp(1, states.len())])
     }
 }
 

@@ -1,6 +1,6 @@
 //! Names and shapes of SD1.5, SD2.1 and SDXL at their full size, in both namings, without their gigabytes.
 
-use sdtrain_model::text_encoder::ClipTextModel;
+use sdtrain_model::text_encoder::TextEncoder;
 use sdtrain_model::unet::UNet2DConditionModel;
 use sdtrain_model::vae::AutoencoderKL;
 use sdtrain_model::{Builder, ModelConfigs, Parameters, Source, TensorReader};
@@ -14,7 +14,7 @@ type Shapes = BTreeMap<String, Vec<usize>>;
 struct Networks {
     unet: UNet2DConditionModel,
     vae: AutoencoderKL,
-    text_encoders: Vec<ClipTextModel>,
+    text_encoders: Vec<Box<dyn TextEncoder>>,
 }
 
 impl Networks {
@@ -36,7 +36,7 @@ fn networks(configs: &PipelineConfigs) -> Networks {
         text_encoders: configs
             .text_encoders
             .iter()
-            .map(|config| ClipTextModel::new(b(), config).expect("no weights are needed"))
+            .map(|config| config.build(b()).expect("no weights are needed"))
             .collect(),
     }
 }
@@ -143,6 +143,34 @@ fn sd21_has_the_names_and_shapes_of_single_files() {
     expected.insert("cond_stage_model.model.text_projection".into(), vec![1024, 1024]);
     expected.insert("cond_stage_model.model.logit_scale".into(), Vec::new());
     assert_eq!(found, expected);
+}
+
+/// SD1's configurations with another text encoder.
+fn sd1_with(text_encoder: serde_json::Value) -> Networks {
+    networks(&PipelineConfigs { text_encoders: vec![text_encoder], ..PipelineConfigs::sd1() })
+}
+
+#[test]
+fn taiyi_has_the_names_and_shapes_of_bert_in_both_forms() {
+    // https://huggingface.co/IDEA-CCNL/Taiyi-Stable-Diffusion-1B-Chinese-v0.1
+    let networks = sd1_with(serde_json::json!({
+        "architectures": ["BertModel"], "model_type": "bert", "vocab_size": 21128, "position_embedding_type": "absolute",
+    }));
+    let bert = networks.text_encoders[0].parameters();
+    assert_eq!(shapes(&TensorReader::of(bert, None)), listed("te_taiyi_bert.tsv").0);
+    assert_eq!(bert.count(), 102_267_648);
+    let lists = ["unet_sd15.tsv", "vae.tsv", "te_taiyi_bert.tsv"].map(|name| listed(name).1);
+    assert_eq!(networks.single_file(Family::Sd1), lists.into_iter().flatten().collect());
+}
+
+#[test]
+fn clip_on_other_vocabularies_has_as_many_parameters_as_is_known() {
+    // PAI-Diffusion on BERT's vocabulary, Japanese Stable Diffusion on a SentencePiece model.
+    for (vocab_size, parameters) in [(21128, 101_341_440), (32000, 109_691_136)] {
+        let mut text_encoder = PipelineConfigs::sd1().text_encoders.remove(0);
+        text_encoder["vocab_size"] = vocab_size.into();
+        assert_eq!(sd1_with(text_encoder).text_encoders[0].parameters().count(), parameters);
+    }
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use crate::from_weights;
 use sdtrain_model::Parameters;
-use sdtrain_model::text_encoder::{ClipTextConfig, ClipTextModel};
+use sdtrain_model::TextLayer;
+use sdtrain_model::text_encoder::TextEncoderConfig;
 use sdtrain_model::unet::{UNet2DConditionModel, UNetConfig};
 use sdtrain_torch_test_support::{Golden, assert_equal};
 use tch::{Kind, Tensor};
@@ -55,9 +56,11 @@ fn a_whole_unet_is_equal_to_the_bit() {
 #[test]
 fn a_whole_text_encoder_is_equal_to_the_bit() {
     let golden = Golden::open("text_encoder.safetensors");
-    let config = ClipTextConfig::from_json(&golden.config()).expect("a configuration of transformers");
-    let encoder = ClipTextModel::new(from_weights(&golden.under("weights."), Kind::Float), &config);
-    let encoder = encoder.expect("the weights fit");
+    let config = TextEncoderConfig::from_json(&golden.config()).expect("a configuration of transformers");
+    let encoder = config.build(from_weights(&golden.under("weights."), Kind::Float)).expect("the weights fit");
     let ids = golden.tensor("input.ids");
-    equal_to_the_bit(encoder.parameters(), |checkpointing| encoder.forward(&ids, Kind::Float, 1, checkpointing));
+    let layer = TextLayer { from_end: 1, final_norm: true };
+    equal_to_the_bit(encoder.parameters(), |checkpointing| {
+        encoder.encode(&ids, 0, Kind::Float, layer, checkpointing).0
+    });
 }

@@ -39,7 +39,7 @@ fn prompts_of_a_batch_do_not_see_each_other() {
     let reading = PromptReading { max_token_length: Some(150), weights: true, ..PromptReading::default() };
     let prompts = ["a (red:1.5) house".to_string(), "blue sky, ".repeat(60), String::new()];
     let together = model.encode_prompts(&prompts, &reading).expect("prompts").hidden_states;
-    assert_eq!(together.size(), [3, 152, model.text_encoders[0].network.config().hidden_size]);
+    assert_eq!(together.size(), [3, 152, model.text_encoders[0].network.config().hidden_size()]);
     for (index, prompt) in prompts.iter().enumerate() {
         let alone = model.encode_prompts(std::slice::from_ref(prompt), &reading).expect("a prompt").hidden_states;
         assert_near(prompt, &together.get(index as i64), &alone.squeeze_dim(0), FP32);

@@ -76,6 +76,13 @@ fn pictures_of_sdxl_match_diffusers() {
     assert_pictures("pictures_sdxl.safetensors", "tiny_sdxl");
 }
 
+#[test]
+fn pictures_of_chinese_and_japanese_prompts_match_diffusers() {
+    for name in ["taiyi", "pai", "japanese"] {
+        assert_pictures(&format!("pictures_{name}.safetensors"), &format!("tiny_{name}"));
+    }
+}
+
 /// Holds every case of a golden file against the tiny model of its family; the samplers in it.
 fn assert_pictures(file: &str, tiny_name: &str) -> BTreeSet<&'static str> {
     let golden = Golden::open(file);

@@ -7,7 +7,8 @@ pub const LDM_PREFIX: &str = "cond_stage_model.transformer.";
 /// What SDXL checkpoints put in front of the first text encoder's names.
 pub const SGM_PREFIX: &str = "conditioner.embedders.0.transformer.";
 
-const INSIDE: [&str; 3] = ["embeddings.", "encoder.layers.", "final_layer_norm."];
+const INSIDE: [&str; 4] =
+    ["embeddings.token_embedding.", "embeddings.position_embedding.", "encoder.layers.", "final_layer_norm."];
 
 /// This program's name for a text encoder tensor of a file without or with any of the prefixes; `None` for one that
 /// is no parameter of the text encoder (position numbers, other parts of the file).

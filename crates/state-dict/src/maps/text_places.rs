@@ -1,6 +1,6 @@
 //! Where text encoders lie, in a diffusers folder and in single files.
 
-use super::{clip, open_clip};
+use super::{bert, clip, open_clip};
 
 /// The folders of a text encoder and of its tokenizer in a diffusers folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub const FOLDERS: [TextFolder; 2] = [
 /// How a text encoder is called inside a single file, behind the prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {
-    /// transformers' names.
+    /// transformers' names, of CLIP or of BERT.
     Transformers,
     /// OpenCLIP's, from the first layer to the projection.
     OpenClip,
@@ -54,7 +54,7 @@ impl TextPlace {
     pub fn holds(&self, name: &str) -> bool {
         let Some(inside) = name.strip_prefix(self.prefix) else { return false };
         match self.naming {
-            Naming::Transformers => clip::canonical_name(inside).is_some(),
+            Naming::Transformers => clip::canonical_name(inside).or_else(|| bert::canonical_name(inside)).is_some(),
             Naming::OpenClip | Naming::OpenClipBeyond => open_clip::canonical_names(inside).is_some(),
         }
     }

@@ -61,7 +61,7 @@ fn a_file_without_the_network_is_refused() {
         canonical_vae(other()).err().expect("refused").to_string(),
         canonical_text_encoder(other()).err().expect("refused").to_string(),
     ];
-    for (message, network) in messages.iter().zip(["UNet", "VAE", "CLIP text encoder"]) {
+    for (message, network) in messages.iter().zip(["UNet", "VAE", "text encoder"]) {
         assert!(message.starts_with(&format!("`memory.safetensors` holds no {network}")), "{message}");
     }
 }

@@ -197,6 +197,21 @@ fn steps_of_words_learned_in_both_text_encoders_match_diffusers() {
 }
 
 #[test]
+fn steps_of_a_bert_text_encoder_alone_match_diffusers() {
+    assert_same_steps("trace_taiyi", &[], FP32);
+}
+
+#[test]
+fn steps_of_words_learned_beside_a_bert_vocabulary_match_diffusers() {
+    assert_same_steps("trace_pai", &[], FP32);
+}
+
+#[test]
+fn steps_of_a_japanese_text_encoder_and_the_unet_match_diffusers() {
+    assert_same_steps("trace_japanese", &[], FP32);
+}
+
+#[test]
 fn steps_of_the_whole_unet_match_diffusers() {
     assert_same_steps("trace_full", &[], FP32);
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
-    Family, FileKind, FromReader, PipelineConfigs, PipelineWeights, Reader, TensorSource, canonical_text_encoder,
-    canonical_unet, canonical_vae, ldm_single_file, open_component, recognise, to_ldm, write_diffusers_folder,
-    write_source,
+    EmbeddedTokenizer, Family, FileKind, FromReader, PipelineConfigs, PipelineWeights, Reader, TensorSource,
+    canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file, open_component, recognise, to_ldm,
+    write_diffusers_folder, write_source,
 };
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use serde_json::Value as Json;
@@ -74,12 +74,17 @@ pub(crate) fn embedded(
     file: &dyn Reader,
     family: Family,
 ) -> Result<Option<(PipelineConfigs, Vec<PromptTokenizer>)>, Failure> {
-    let Some((configs, [vocab, merges])) = PipelineConfigs::from_metadata(file.path(), file.metadata())? else {
+    let Some((configs, embedded)) = PipelineConfigs::from_metadata(file.path(), file.metadata())? else {
         return Ok(None);
     };
     let tokenizer = |(pad, config): (&&str, &Json)| {
         let window = config["max_position_embeddings"].as_u64().unwrap_or(77) as usize;
-        Ok(PromptTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), pad, window)?)
+        Ok(match &embedded {
+            EmbeddedTokenizer::Clip([vocab, merges]) => {
+                PromptTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), pad, window)?
+            }
+            EmbeddedTokenizer::Files(files) => PromptTokenizer::from_files(file.path(), files.clone())?.at_most(window),
+        })
     };
     let tokenizers = family.pad_tokens().iter().zip(&configs.text_encoders).map(tokenizer);
     let tokenizers = tokenizers.collect::<Result<_, Failure>>()?;
