@@ -19,8 +19,9 @@ pub(crate) struct Word<'c> {
 
 /// How many numbers a vector of this text encoder has.
 pub(crate) fn width(text_encoder: &Shapes) -> Option<usize> {
-    let (_, shape) = text_encoder.iter().find(|(name, _)| name.ends_with("embeddings.token_embedding.weight"))?;
-    shape.get(1).copied()
+    // CLIP's and BERT's.
+    let tables = ["text_model.embeddings.token_embedding.weight", "embeddings.word_embeddings.weight"];
+    tables.iter().find_map(|table| text_encoder.get(*table))?.get(1).copied()
 }
 
 /// The words of `config` beside text encoders of these widths.

@@ -54,7 +54,7 @@ pub(crate) fn idle_targets<'a>(config: &'a LoraConfig, networks: &[(&str, &Shape
 
 /// Linear layers and convolutions; embeddings are tables.
 fn is_layer(name: &str, shape: &[usize]) -> bool {
-    matches!(shape.len(), 2 | 4) && !name.contains(".embeddings.")
+    matches!(shape.len(), 2 | 4) && !name.contains("embeddings.")
 }
 
 #[cfg(test)]

@@ -10,13 +10,24 @@ use serde::{Deserialize, Serialize};
 /// Modules of the UNet that get an adapter when `lora.targets` says nothing else: attention and feed-forward.
 pub const UNET_TARGETS: [&str; 3] = ["unet.*.attn1.*", "unet.*.attn2.*", "unet.*.ff.*"];
 
-/// Modules of the text encoder that get an adapter with `lora.train_text_encoder`: attention and MLP.
-pub const TEXT_ENCODER_TARGETS: [&str; 2] = ["text_encoder*.self_attn.*", "text_encoder*.mlp.*"];
+/// Modules of the text encoder that get an adapter with `lora.train_text_encoder`: attention and MLP, of CLIP and of BERT.
+pub const TEXT_ENCODER_TARGETS: [&str; 5] = [
+    "text_encoder*.self_attn.*",
+    "text_encoder*.mlp.*",
+    "text_encoder.encoder.layer.*.attention.*",
+    "text_encoder.encoder.layer.*.intermediate.dense",
+    "text_encoder.encoder.layer.*.output.dense",
+];
 
 /// Modules that (IA)³ is put beside, as in its paper: keys, values and the end of the feed-forward.
 const IA3_UNET_TARGETS: [&str; 3] = ["unet.*.to_k", "unet.*.to_v", "unet.*.ff.net.2"];
-const IA3_TEXT_ENCODER_TARGETS: [&str; 3] =
-    ["text_encoder*.self_attn.k_proj", "text_encoder*.self_attn.v_proj", "text_encoder*.mlp.fc2"];
+const IA3_TEXT_ENCODER_TARGETS: [&str; 5] = [
+    "text_encoder*.self_attn.k_proj",
+    "text_encoder*.self_attn.v_proj",
+    "text_encoder*.mlp.fc2",
+    "text_encoder.*.attention.self.key",
+    "text_encoder.*.attention.self.value",
+];
 
 /// Blocks of an SD UNet as kohya's scripts count them: 0 to 11 down, 12 in the middle, 13 to 24 up.
 pub const KOHYA_BLOCKS: usize = 25;

@@ -1,6 +1,7 @@
 //! Which parameters a run trains, told from the shapes of the networks.
 
 use sdtrain_recipe::{FileAdapter, Learning, TrainConfig};
+use sdtrain_state_dict::maps::bert;
 
 use super::is_adapter;
 use crate::architecture::Shapes;
@@ -128,6 +129,13 @@ fn adapter_parts(
         let of_file: Vec<FileAdapter> = present.into_values().map(|present| present.adapter).collect();
         let read = config.lora.read_initial(&path.display().to_string(), &of_file, added);
         notes = read.map_err(|(message, hint)| Failure::new(ExitCode::Configuration, message).hint(hint))?;
+    }
+    let is_bert =
+        |name: &str| parts.text_networks().any(|(own, shapes)| own == name && shapes.contains_key(bert::FIRST));
+    if trained.iter().any(|part| is_bert(part.name)) {
+        notes.push(
+            "no other program reads adapters of a BERT text encoder; `method = \"full\"` trains it for all".to_owned(),
+        );
     }
     Ok(TrainedParts { parts: trained, notes })
 }
