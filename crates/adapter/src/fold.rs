@@ -4,8 +4,8 @@ use crate::error::Result;
 use crate::file::LoraFile;
 use crate::lora::Networks;
 use sdtrain_model::StableDiffusion;
-use sdtrain_state_dict::SafetensorsFile;
 use sdtrain_state_dict::metadata::full_model_hash;
+use sdtrain_state_dict::open_file;
 use std::path::PathBuf;
 
 /// An adapter file and how strongly it counts.
@@ -23,7 +23,7 @@ pub struct WeightedAdapter {
 pub fn fold(model: &StableDiffusion, adapters: &[WeightedAdapter]) -> Result<()> {
     let networks = Networks::of(model);
     for adapter in adapters {
-        let file = SafetensorsFile::open(&adapter.path)?;
+        let file = open_file(&adapter.path)?;
         let lora = LoraFile::read(&file, &networks)?.into_lora(&networks)?;
         lora.set_strength(adapter.weight);
         lora.merge(&networks)?;

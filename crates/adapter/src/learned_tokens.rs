@@ -5,7 +5,7 @@ use sdtrain_model::{LearnedWord, StableDiffusion, TensorReader, read_tensor};
 use sdtrain_random::{Purpose, Stream, key_of};
 use sdtrain_recipe::LearnedTokenConfig;
 use sdtrain_state_dict::maps::textual_inversion::{NAME_KEY, OF_TWO, UNNAMED, WordEntry, bundle_names, entries};
-use sdtrain_state_dict::{FromReader, Joined, Reader, SafetensorsFile, write_source};
+use sdtrain_state_dict::{FromReader, Joined, Reader, open_file, write_source};
 use sdtrain_tokenizer::Tokenizer;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -100,7 +100,7 @@ pub fn write_learned_words(
 pub fn add_to_lora_file(path: &Path, words: &[LearnedWord], kind: Kind) -> Result<()> {
     let tensors = named_tensors(words, |word| bundle_names(&word.word, word.vectors.len()));
     let added = TensorReader::new(tensors.iter().map(|(name, tensor)| (name.clone(), tensor)), Some(kind));
-    let parts: Vec<Box<dyn Reader>> = vec![Box::new(SafetensorsFile::open(path)?), Box::new(added)];
+    let parts: Vec<Box<dyn Reader>> = vec![open_file(path)?, Box::new(added)];
     let joined = Joined::new(path, parts)?;
     let metadata = joined.metadata().clone();
     Ok(write_source(path, &FromReader(&joined), &metadata)?)
@@ -155,7 +155,7 @@ pub fn new_word(config: &LearnedTokenConfig, seed: u64, model: &StableDiffusion)
 
 /// The word's vectors in a file: the only ones, or those under its name.
 fn from_file(path: &Path, config: &LearnedTokenConfig, model: &StableDiffusion) -> Result<Vec<Tensor>> {
-    let file = SafetensorsFile::open(path)?;
+    let file = open_file(path)?;
     let mut words = read_learned_words(&file, None)?;
     let unusable = |reason: String| Error::NoWords { file: path.display().to_string(), reason };
     if words.len() > 1 {

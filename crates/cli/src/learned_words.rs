@@ -4,8 +4,8 @@ use std::path::Path;
 
 use sdtrain_data_loader::DataSet;
 use sdtrain_recipe::{LearnedTokenConfig, TrainConfig};
-use sdtrain_state_dict::SafetensorsFile;
 use sdtrain_state_dict::maps::textual_inversion::{WordEntry, bundled_words, entries};
+use sdtrain_state_dict::open_file;
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 
 use crate::architecture::Shapes;
@@ -56,7 +56,7 @@ pub(crate) fn check(config: &TrainConfig, tokenizer: &PromptTokenizer, data: &Da
 
 /// Warnings of words in the adapter files of `config` that its run leaves behind.
 pub(crate) fn left_behind(config: &TrainConfig) -> Result<Vec<String>, Failure> {
-    config.words_left_behind(|path| Ok(bundled_words(&SafetensorsFile::open(path)?)))
+    config.words_left_behind(|path| Ok(bundled_words(&open_file(path)?)))
 }
 
 /// The model's tokenizer with the words of `config`.
@@ -91,7 +91,7 @@ fn vectors_of(token: &LearnedTokenConfig, widths: Option<&[usize]>) -> Result<us
 
 /// The only word of a file, or the one of this name.
 fn entry_of(path: &Path, word: &str) -> Result<WordEntry, Failure> {
-    let file = SafetensorsFile::open(path)?;
+    let file = open_file(path)?;
     let unusable = |reason: String| Failure::new(ExitCode::Model, format!("`{}` {reason}", path.display()));
     let mut found = entries(&file).map_err(unusable)?;
     if found.len() > 1 {

@@ -7,7 +7,7 @@ use sdtrain_recipe::{Init, ModelConfig, ModelLocation};
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
     Family, FileKind, Reader, SafetensorsFile, canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file,
-    load_report::parameters_of, open_component, read_json, recognise,
+    load_report::parameters_of, open_component, open_file, read_json, recognise,
 };
 use serde_json::Value as Json;
 
@@ -37,9 +37,7 @@ impl ModelParts {
             ModelLocation::Builtin(name) => from_file(Arc::new(builtin(&name)?), &format!("builtin:{name}"))?,
             ModelLocation::Path(folder) if folder.is_dir() && config.init == Init::Random => from_configs(&folder)?,
             ModelLocation::Path(folder) if folder.is_dir() => from_folder(&folder, config.variant.as_deref())?,
-            ModelLocation::Path(file) => {
-                from_file(Arc::new(SafetensorsFile::open(&file)?), &file.display().to_string())?
-            }
+            ModelLocation::Path(file) => from_file(Arc::from(open_file(&file)?), &file.display().to_string())?,
         };
         if let Some(vae) = &config.vae {
             parts.vae = Some(vae_at(vae)?);
@@ -178,7 +176,7 @@ fn from_configs(folder: &Path) -> Result<ModelParts, Failure> {
 fn vae_at(path: &Path) -> Result<Shapes, Failure> {
     let reader: Box<dyn Reader> = match path.is_dir() {
         true => open_component(path, "diffusion_pytorch_model", None)?,
-        false => Box::new(SafetensorsFile::open(path)?),
+        false => open_file(path)?,
     };
     Ok(parameters_of(&canonical_vae(reader)?))
 }

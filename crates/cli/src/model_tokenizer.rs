@@ -1,7 +1,7 @@
 //! The tokenizer of a model, to count the tokens of captions without loading the model.
 
 use sdtrain_recipe::{ModelConfig, ModelLocation};
-use sdtrain_state_dict::{Family, Reader, SafetensorsFile, read_json, recognise};
+use sdtrain_state_dict::{Family, Reader, open_file, read_json, recognise};
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use std::path::Path;
 
@@ -21,7 +21,7 @@ pub(crate) fn of(config: &ModelConfig) -> Result<PromptTokenizer, Failure> {
                 found => Ok(found?.at_most(positions(&folder))),
             }
         }
-        ModelLocation::Path(file) => of_file(&SafetensorsFile::open(&file)?),
+        ModelLocation::Path(file) => of_file(&open_file(&file)?),
     }
 }
 

@@ -12,7 +12,7 @@ use sdtrain_diffusion::PredictionType;
 use sdtrain_model::{LearnedWord, LoadOptions, StableDiffusion, load};
 use sdtrain_state_dict::maps::textual_inversion::bundled_words;
 use sdtrain_state_dict::metadata::{ModelSpec, architecture};
-use sdtrain_state_dict::{Family, Reader, SafetensorsFile};
+use sdtrain_state_dict::{Family, Reader, open_file};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use tch::{Device, Kind};
@@ -45,7 +45,7 @@ pub fn run(args: &MergeArgs) -> Result<(), Failure> {
 fn fold_into(model: &StableDiffusion, adapters: &[WeightedAdapter], args: &MergeArgs) -> Result<(), Failure> {
     fold(model, adapters).map_err(failure::of_adapter)?;
     for WeightedAdapter { path, .. } in adapters {
-        for word in bundled_words(&SafetensorsFile::open(path)?) {
+        for word in bundled_words(&open_file(path)?) {
             let file = path.display();
             eprintln!(
                 "warning: the word `{word}` of `{file}` is not in the model, which has no place for it; \
@@ -101,7 +101,7 @@ fn merge_into_one(
     let mut inherited = Inherited::default();
     let mut words = Vec::new();
     for adapter in adapters {
-        let file = SafetensorsFile::open(&adapter.path)?;
+        let file = open_file(&adapter.path)?;
         inherited.add(file.metadata());
         add_words(&mut words, &file)?;
         let name = adapter.path.display().to_string();
@@ -157,7 +157,7 @@ fn merge_into_one(
 }
 
 /// Adds the words that an adapter brings along to those of the adapters before it.
-fn add_words(words: &mut Vec<LearnedWord>, file: &SafetensorsFile) -> Result<(), Failure> {
+fn add_words(words: &mut Vec<LearnedWord>, file: &dyn Reader) -> Result<(), Failure> {
     for word in read_bundled_words(file).map_err(failure::of_adapter)? {
         match words.iter().find(|other| other.word.eq_ignore_ascii_case(&word.word)) {
             None => words.push(word),

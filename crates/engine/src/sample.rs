@@ -7,7 +7,7 @@ use sdtrain_adapter::{LoraFile, Networks, on_device, read_bundled_words, read_le
 use sdtrain_model::{LearnedWord, LoadOptions, PromptReading, StableDiffusion, load};
 use sdtrain_pipeline::{Request, parameters_text, pictures_at_once, save_png, text_to_image};
 use sdtrain_recipe::ModelLocation;
-use sdtrain_state_dict::{SafetensorsFile, recognise};
+use sdtrain_state_dict::{open_file, recognise};
 use sdtrain_tokenizer::Tokenizer;
 use std::fs;
 use std::path::Path;
@@ -28,7 +28,7 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
         .hint("2 is the usual value"));
     }
     for lora in &args.lora {
-        let file = SafetensorsFile::open(&lora.path)?;
+        let file = open_file(&lora.path)?;
         let kind = recognise(&file);
         if kind.is_model() {
             let message = format!("`--lora {}` is a {kind}, not a LoRA", lora.path.display());
@@ -42,7 +42,7 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
         add_words(&model, words, &lora.path)?;
     }
     for embedding in &args.embedding {
-        let file = SafetensorsFile::open(&embedding.path)?;
+        let file = open_file(&embedding.path)?;
         let words = read_learned_words(&file, embedding.name.as_deref()).map_err(failure::of_adapter)?;
         add_words(&model, words, &embedding.path)?;
     }

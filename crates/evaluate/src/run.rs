@@ -7,7 +7,7 @@ use sdtrain_adapter::{LoraFile, Networks, on_device, read_bundled_words, read_le
 use sdtrain_data_loader::DataSet;
 use sdtrain_model::{LearnedWord, LoadOptions, StableDiffusion, load};
 use sdtrain_recipe::{ModelLocation, TrainConfig};
-use sdtrain_state_dict::{FileKind, SafetensorsFile, recognise};
+use sdtrain_state_dict::{FileKind, open_file, recognise};
 use std::path::{Path, PathBuf};
 
 /// Measures `model`, to which nothing may be attached, and each of `products`, on `held_out` and as `config` says.
@@ -83,7 +83,7 @@ impl Product<'_> {
             let kind = "a folder without `model_index.json`".to_string();
             return Err(Error::NoProduct { path: path.to_path_buf(), kind });
         }
-        match recognise(&SafetensorsFile::open(path)?) {
+        match recognise(&open_file(path)?) {
             FileKind::KohyaLora { .. } | FileKind::PeftLora { .. } => Ok(Product::Lora(path)),
             FileKind::TextualInversion { .. } => Ok(Product::Words(path)),
             FileKind::Vae { .. } if of_vae => Ok(Product::Vae(path)),
@@ -108,13 +108,13 @@ impl Product<'_> {
         match self {
             Product::Lora(path) => {
                 let networks = Networks::of(base);
-                let file = SafetensorsFile::open(path)?;
+                let file = open_file(path)?;
                 LoraFile::read(&file, &networks)?.into_lora(&networks)?.attach(&networks);
                 let bundled = read_bundled_words(&file)?;
                 let words = if bundled.is_empty() { words_beside(config, path)? } else { bundled };
                 with_words(base, words, measure)
             }
-            Product::Words(path) => with_words(base, read_learned_words(&SafetensorsFile::open(path)?, None)?, measure),
+            Product::Words(path) => with_words(base, read_learned_words(&open_file(path)?, None)?, measure),
             Product::Vae(path) => {
                 let location = ModelLocation::find(&config.model.path).map_err(|(reason, _)| Error::NoProduct {
                     path: path.to_path_buf(),
@@ -161,7 +161,7 @@ fn words_beside(config: &TrainConfig, lora: &Path) -> Result<Vec<LearnedWord>> {
     for name in config.textual_inversion.word_files(&stem) {
         let file = lora.with_file_name(name);
         if file.is_file() {
-            words.extend(read_learned_words(&SafetensorsFile::open(file)?, None)?);
+            words.extend(read_learned_words(&open_file(file)?, None)?);
         }
     }
     Ok(words)

@@ -11,8 +11,8 @@ use crate::vae::{AutoencoderKL, VaeConfig};
 use sdtrain_diffusion::{PredictionType, SchedulerClass, SchedulerConfig};
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
-    EmbeddedTokenizer, Family, FileKind, PipelineConfigs, Reader, SafetensorsFile, canonical_text_encoder,
-    canonical_vae, ldm_single_file, open_component, read_json, recognise,
+    EmbeddedTokenizer, Family, FileKind, PipelineConfigs, Reader, canonical_text_encoder, canonical_vae,
+    ldm_single_file, open_component, open_file, read_json, recognise,
 };
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use std::cell::RefCell;
@@ -157,7 +157,7 @@ impl ModelConfigs {
     }
 }
 
-/// Loads the model at `location`: `builtin:NAME`, a diffusers folder or a `.safetensors` file.
+/// Loads the model at `location`: `builtin:NAME`, a diffusers folder or one file, `.safetensors` or PyTorch's.
 pub fn load(location: &str, options: &LoadOptions) -> Result<StableDiffusion> {
     open(location, options, |parts| parts.assemble(location))
 }
@@ -202,7 +202,7 @@ fn open<T>(location: &str, options: &LoadOptions, build: impl FnOnce(Parts) -> R
     if path.is_dir() {
         return from_folder(path, options, build);
     }
-    from_single_file(Arc::new(SafetensorsFile::open(path)?), options, build)
+    from_single_file(Arc::from(open_file(path)?), options, build)
 }
 
 fn from_folder<T>(folder: &Path, options: &LoadOptions, build: impl FnOnce(Parts) -> Result<T>) -> Result<T> {
@@ -389,10 +389,10 @@ fn other_vae(path: &Path, config: &VaeConfig, kind: Kind, device: Device) -> Res
         own_config = VaeConfig::from_json(&read_json(&path.join("config.json"))?)?;
         (open_component(path, "diffusion_pytorch_model", None)?, &own_config)
     } else {
-        let file = SafetensorsFile::open(path)?;
+        let file = open_file(path)?;
         // A whole model of this program says how its VAE is made.
-        own_config = embedded(&file, Family::Sd1)?.map_or_else(|| config.clone(), |(configs, _)| configs.vae);
-        (Box::new(file), &own_config)
+        own_config = embedded(file.as_ref(), Family::Sd1)?.map_or_else(|| config.clone(), |(configs, _)| configs.vae);
+        (file, &own_config)
     };
     let reader = canonical_vae(file)?;
     AutoencoderKL::new(Builder::new(Source::File(&reader), kind, device), config)

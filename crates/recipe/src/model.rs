@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("required" = ["path"]))]
 pub struct ModelConfig {
-    /// `builtin:poster-tiny` (comes with the program), a diffusers folder, a single `.safetensors` file, or
+    /// `builtin:poster-tiny` (comes with the program), a diffusers folder, a single `.safetensors` or `.ckpt` file, or
     /// `hf:ORG/REPO` with an optional `@REVISION`. Relative to the file it is written in.
     #[schemars(extend("x-other-names" = ["pretrained_model_name_or_path", "base_model"]))]
     pub path: String,
@@ -19,7 +19,7 @@ pub struct ModelConfig {
     /// Model family. Absent: recognised from the files.
     pub family: Option<Family>,
 
-    /// Another autoencoder than the model's own: a `.safetensors` file or a diffusers folder. Absent: the model's own.
+    /// Another autoencoder than the model's own: a `.safetensors`, `.pt` or `.ckpt` file or a diffusers folder. Absent: the model's own.
     #[schemars(extend("x-other-names" = ["vae_path", "pretrained_vae_model_name_or_path"]))]
     pub vae: Option<PathBuf>,
 

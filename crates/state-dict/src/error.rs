@@ -31,6 +31,14 @@ pub enum Error {
         /// How to get a good one, if that is known.
         hint: Option<String>,
     },
+    /// The file is not a PyTorch file of tensors.
+    #[error("`{}` is not a usable PyTorch file: {reason}", path.display())]
+    BrokenTorchFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// One tensor's entry in the header is not acceptable.
     #[error("`{}`: tensor `{tensor}` {reason}", path.display())]
     BrokenTensor {
@@ -116,6 +124,11 @@ impl Error {
             Error::Save { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("free some space or choose another output folder; nothing half-written was left".to_string())
             }
+            Error::BrokenTorchFile { .. } => Some(
+                "only tensors in plain containers are read from pickles, and no code in them is run; a `.safetensors` file holds \
+                 nothing else"
+                    .to_string(),
+            ),
             Error::Mismatch(report) => report.hint(),
             _ => None,
         }

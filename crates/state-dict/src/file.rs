@@ -2,16 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::error::{Error, Result};
 use crate::header::{self, Header};
+use crate::mapped::{Mapped, open_regular};
 use crate::reader::{Reader, TensorInfo, no_such_tensor};
 
 /// A safetensors file whose every offset has been checked.
@@ -28,37 +25,24 @@ enum Content {
     Memory(Cow<'static, [u8]>),
 }
 
-/// A mapped file that does not keep what was read from it in memory.
-struct Mapped {
-    map: Mmap,
-    /// Bytes that were handed out since pages were last given back.
-    handed_out: AtomicUsize,
-}
-
 impl SafetensorsFile {
     /// Checks the header of a file and maps the rest; tensors are read from disk when they are asked for.
     pub fn open(path: impl AsRef<Path>) -> Result<SafetensorsFile> {
         let path = path.as_ref();
-        let mut file = File::open(path).map_err(|source| Error::io("open", path, source))?;
-        let file_metadata = file.metadata().map_err(|source| Error::io("read", path, source))?;
-        if !file_metadata.is_file() {
-            return Err(Error::WrongKind { path: path.to_path_buf(), reason: "is not a regular file".to_string() });
-        }
-        let length = file_metadata.len();
+        let (mut file, length) = open_regular(path)?;
 
         let mut start = Vec::new();
         let read = |source| Error::io("read", path, source);
         file.by_ref().take(64).read_to_end(&mut start).map_err(read)?;
         let header_length = header::header_length(path, &start, length)?;
 
-        let content = map(&file).map_err(|source| Error::io("map", path, source))?;
+        let content = Mapped::new(&file, path)?;
         let json = content.get(8..8 + header_length).ok_or_else(|| shrank(path))?;
         let header = header::parse(path, json, length)?;
         if content.len() as u64 != length {
             return Err(shrank(path));
         }
-        let mapped = Mapped { map: content, handed_out: AtomicUsize::new(0) };
-        Ok(Self::with_header(path, Content::Mapped(mapped), header))
+        Ok(Self::with_header(path, Content::Mapped(content), header))
     }
 
     /// The same for a file that is already in memory, such as one embedded in the program; `label` stands for its
@@ -83,7 +67,7 @@ impl SafetensorsFile {
 
     fn content(&self) -> &[u8] {
         match &self.content {
-            Content::Mapped(mapped) => &mapped.map,
+            Content::Mapped(mapped) => mapped,
             Content::Memory(memory) => memory,
         }
     }
@@ -121,29 +105,6 @@ impl Reader for SafetensorsFile {
     fn path(&self) -> &Path {
         &self.path
     }
-}
-
-impl Mapped {
-    /// Gives pages back now and then: whoever loads a model has copied the earlier tensors by now, and two copies of it would be
-    /// in memory at the end. A tensor that is still looked at is read from the file again.
-    #[expect(unsafe_code, reason = "giving back the pages of a map is only harmless where they can be read again")]
-    fn hand_out(&self, bytes: usize) {
-        const OFTEN_ENOUGH: usize = 64 << 20;
-        if self.handed_out.fetch_add(bytes, Ordering::Relaxed) + bytes > OFTEN_ENOUGH {
-            self.handed_out.store(0, Ordering::Relaxed);
-            // SAFETY: the map is read-only and of a file, so its pages hold nothing that the file does not; one that is needed
-            // again is read again. A failure only means that memory stays in use.
-            let _ = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
-        }
-    }
-}
-
-#[expect(unsafe_code, reason = "a memory map is only sound while nobody shortens the file")]
-fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the map is read-only and this program replaces model files by renaming, which leaves an open map
-    // intact. Another program that shortens the file in place would end this process with SIGBUS; one that rewrites
-    // it would change tensor values. Neither can lead outside the map: all offsets were checked against its length.
-    unsafe { Mmap::map(file) }
 }
 
 fn shrank(path: &Path) -> Error {

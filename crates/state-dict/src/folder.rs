@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::file::SafetensorsFile;
 use crate::reader::{Joined, Reader};
+use crate::torch_file::open_file;
 
 /// Opens the weights in `folder` whose files are called `stem`: `diffusion_pytorch_model` for a UNet or VAE, `model`
 /// for a text encoder. Full files are preferred over shards, and both over their `fp16` and `non_ema` variants;
@@ -16,9 +16,9 @@ use crate::reader::{Joined, Reader};
 pub fn open_component(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Box<dyn Reader>> {
     let files = component_files(folder, stem, variant)?;
     if let [file] = files.as_slice() {
-        return Ok(Box::new(SafetensorsFile::open(file)?));
+        return open_file(file);
     }
-    let shards = files.iter().map(SafetensorsFile::open).collect::<Result<Vec<_>>>()?;
+    let shards = files.iter().map(open_file).collect::<Result<Vec<_>>>()?;
     let joined = Joined::new(folder, shards)?;
     if let Some(index) = find_index(folder, stem, variant) {
         check_index(&index, &joined)?;
@@ -30,18 +30,20 @@ pub fn open_component(folder: &Path, stem: &str, variant: Option<&str>) -> Resul
 pub fn component_files(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Vec<PathBuf>> {
     let variants = variants(variant);
     let mut wanted = Vec::new();
-    for variant in &variants {
-        let whole = format!("{stem}{variant}.safetensors");
-        if folder.join(&whole).is_file() {
-            return Ok(vec![folder.join(whole)]);
+    for form in forms(stem) {
+        for variant in &variants {
+            let whole = form.whole(variant);
+            if folder.join(&whole).is_file() {
+                return Ok(vec![folder.join(whole)]);
+            }
+            wanted.push(whole);
+            let indices = form.indices(variant).map(|name| folder.join(name));
+            if let Some(index) = indices.into_iter().find(|index| index.is_file()) {
+                return shards_of(&index);
+            }
         }
-        wanted.push(whole);
-        if let Some(index) = index_names(stem, variant).map(|name| folder.join(name)).into_iter().find(|i| i.is_file())
-        {
-            return shards_of(&index);
-        }
+        wanted.push(form.indices(&variants[0])[0].clone());
     }
-    wanted.push(index_names(stem, &variants[0])[0].clone());
     Err(Error::NoWeights { folder: folder.to_path_buf(), wanted, hint: what_lies_there(folder) })
 }
 
@@ -53,17 +55,36 @@ fn variants(wanted: Option<&str>) -> Vec<String> {
     }
 }
 
-// Both libraries put the variant between `index` and `json`; older diffusers put it before `safetensors`.
-fn index_names(stem: &str, variant: &str) -> [String; 2] {
-    [format!("{stem}.safetensors.index{variant}.json"), format!("{stem}{variant}.safetensors.index.json")]
+/// How files of weights are called.
+struct Form<'s> {
+    stem: &'s str,
+    extension: &'static str,
+}
+
+/// safetensors before pickles, for which transformers has a name of its own.
+fn forms(stem: &str) -> [Form<'_>; 2] {
+    let pickled = if stem == "model" { "pytorch_model" } else { stem };
+    [Form { stem, extension: "safetensors" }, Form { stem: pickled, extension: "bin" }]
+}
+
+impl Form<'_> {
+    fn whole(&self, variant: &str) -> String {
+        format!("{}{variant}.{}", self.stem, self.extension)
+    }
+
+    // Both libraries put the variant between `index` and `json`; older diffusers put it before the extension.
+    fn indices(&self, variant: &str) -> [String; 2] {
+        let Form { stem, extension } = self;
+        [format!("{stem}.{extension}.index{variant}.json"), format!("{stem}{variant}.{extension}.index.json")]
+    }
 }
 
 fn find_index(folder: &Path, stem: &str, variant: Option<&str>) -> Option<PathBuf> {
-    variants(variant)
-        .iter()
-        .flat_map(|variant| index_names(stem, variant))
-        .map(|name| folder.join(name))
-        .find(|index| index.is_file())
+    let variants = variants(variant);
+    let names = forms(stem)
+        .into_iter()
+        .flat_map(|form| variants.iter().flat_map(move |variant| form.indices(variant)).collect::<Vec<_>>());
+    names.map(|name| folder.join(name)).find(|index| index.is_file())
 }
 
 #[derive(Deserialize)]
@@ -122,9 +143,6 @@ fn what_lies_there(folder: &Path) -> Option<String> {
     let mut names: Vec<String> =
         entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
-    if names.iter().any(|name| name.ends_with(".bin") || name.ends_with(".ckpt")) {
-        return Some("it holds PyTorch pickles only; save it again with `safe_serialization=True`".to_string());
-    }
     names.truncate(8);
     match names.is_empty() {
         true => Some("the folder is empty".to_string()),

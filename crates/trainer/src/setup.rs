@@ -29,8 +29,8 @@ use sdtrain_recipe::{
 };
 use sdtrain_run_log::{Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name};
 use sdtrain_signals::StopRequest;
-use sdtrain_state_dict::SafetensorsFile;
 use sdtrain_state_dict::maps::textual_inversion::bundled_words;
+use sdtrain_state_dict::open_file;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -173,7 +173,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
 
 /// Warnings of words in the adapter files of `config` that its run leaves behind.
 fn words_left_behind(config: &TrainConfig) -> Result<Vec<String>> {
-    config.words_left_behind(|path| Ok(bundled_words(&SafetensorsFile::open(path)?)))
+    config.words_left_behind(|path| Ok(bundled_words(&open_file(path)?)))
 }
 
 /// Names in a manifest's details: adapters that are a part of the base; a digest of the base; keys that were changed on the way.

@@ -129,7 +129,7 @@ impl CheckArgs {
 /// Arguments of `sdtrain sample`.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub struct SampleArgs {
-    /// `builtin:poster-tiny`, a diffusers folder, or a `.safetensors` file
+    /// `builtin:poster-tiny`, a diffusers folder, or a `.safetensors` or `.ckpt` file
     #[arg(long, value_name = "MODEL")]
     pub model: String,
 

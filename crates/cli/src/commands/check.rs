@@ -8,7 +8,7 @@ use std::path::Path;
 use sdtrain_config::{Parsed, Problems};
 use sdtrain_data_loader::{DataSet, TokenWindow};
 use sdtrain_recipe::{DataConfig, Loaded, TrainConfig};
-use sdtrain_state_dict::{FileKind, SafetensorsFile, recognise};
+use sdtrain_state_dict::{FileKind, open_file, recognise};
 use sdtrain_tokenizer::Tokenizer;
 
 use crate::args::{CheckArgs, ConfigArgs};
@@ -94,7 +94,7 @@ fn max_token_length(config: &TrainConfig) -> Option<usize> {
 }
 
 fn is_adapter(key: &str, path: &Path) -> Result<(), Failure> {
-    let kind = recognise(&SafetensorsFile::open(path)?);
+    let kind = recognise(&open_file(path)?);
     if matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. }) {
         return Ok(());
     }

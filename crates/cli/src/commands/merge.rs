@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use sdtrain_recipe::ModelLocation;
-use sdtrain_state_dict::{FileKind, SafetensorsFile, recognise};
+use sdtrain_state_dict::{FileKind, open_file, recognise};
 
 use crate::args::{Format, MergeArgs};
 use crate::engine::become_engine;
@@ -60,7 +60,7 @@ fn check(args: &MergeArgs) -> Vec<Failure> {
 }
 
 fn check_adapter(path: &Path, output: &Path) -> Result<(), Failure> {
-    let kind = recognise(&SafetensorsFile::open(path)?);
+    let kind = recognise(&open_file(path)?);
     if !matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. }) {
         return Err(Failure::new(ExitCode::Model, format!("`{}` is a {kind}, not an adapter", path.display()))
             .hint("the model that adapters become a part of is named with `--model`"));

@@ -185,6 +185,18 @@ fn another_vae_loads_from_a_folder_and_from_files_in_both_namings() {
 }
 
 #[test]
+fn a_folder_with_a_pickle_of_weights_is_the_same_model() {
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let (model, folder) = (loaded(&fixture_folder().join("tiny_taiyi"), &options()), scratch.path().join("model"));
+    model.save_folder(&folder, None, &BTreeMap::new()).expect("there is room");
+    let text_encoder = folder.join("text_encoder");
+    std::fs::remove_file(text_encoder.join("model.safetensors")).expect("it was just written");
+    let pickle = fixture_folder().join("pickles/pytorch_model.bin");
+    std::fs::copy(pickle, text_encoder.join("pytorch_model.bin")).expect("there is room");
+    assert_same_model(&loaded(&folder, &options()), &model);
+}
+
+#[test]
 fn random_weights_are_a_function_of_the_seed() {
     let random = |seed| loaded(&fixture_folder().join("tiny_sd1"), &LoadOptions { random: Some(seed), ..options() });
     assert_same_model(&random(7), &random(7));

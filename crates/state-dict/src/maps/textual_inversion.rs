@@ -4,6 +4,7 @@
 //! |---|---|
 //! | diffusers | the word itself; its files hold one |
 //! | kohya's scripts, AUTOMATIC1111 | `emb_params`; the file's name is the word |
+//! | AUTOMATIC1111, as a `.pt` | `string_to_param.*`; the pickle's `name` is the word |
 //! | OneTrainer | `emp_params` |
 //! | a LoRA that brings its words along | `bundle_emb.<word>.string_to_param.*` |
 //! | for the two text encoders of SDXL | `clip_l` and `clip_g`, alone or behind `bundle_emb.<word>.` |
@@ -21,6 +22,8 @@ const BUNDLE_ENDS: [&[&str]; 2] = [&[".string_to_param.*", ".clip_l"], &[".clip_
 pub const OF_TWO: [&str; 2] = ["clip_l", "clip_g"];
 /// The only name in files that are called like their word.
 pub const UNNAMED: &str = "emb_params";
+/// The same in a `.pt` file of AUTOMATIC1111, which holds it in a dictionary of a dictionary.
+pub const OF_PICKLE: &str = "string_to_param.*";
 /// The metadata key of AUTOMATIC1111's files that holds the word.
 pub const NAME_KEY: &str = "name";
 
@@ -55,7 +58,7 @@ pub fn entries(reader: &dyn Reader) -> Result<Vec<WordEntry>, String> {
         .map(|name| bundled_word(name).map(|(word, _)| word))
         .collect::<Result<_, _>>()?;
     let of_file = || reader.metadata().get(NAME_KEY).filter(|name| !name.is_empty()).cloned();
-    let known = [UNNAMED, "emp_params"].into_iter().find(|name| is(name));
+    let known = [UNNAMED, "emp_params", OF_PICKLE].into_iter().find(|name| is(name));
     let named: Vec<(Option<String>, Vec<String>)> = if !bundled.is_empty() {
         bundled.into_iter().map(|word| (Some(word.clone()), bundle_tensors(&word, is))).collect()
     } else if let Some(known) = known {

@@ -10,4 +10,5 @@ mod metadata;
 mod recognise;
 mod report;
 mod single_file;
+mod torch_file;
 mod write;

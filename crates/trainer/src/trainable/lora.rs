@@ -7,8 +7,8 @@ use sdtrain_evaluate::prompt_reading;
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::ParamGroup;
 use sdtrain_recipe::{FileAdapter, LoraConfig, LoraFormat, TrainConfig};
-use sdtrain_state_dict::SafetensorsFile;
 use sdtrain_state_dict::maps::lora_peft::Part;
+use sdtrain_state_dict::open_file;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::Kind;
@@ -76,7 +76,7 @@ fn continued(
     networks: &Networks,
     learns: &dyn Fn(&str) -> bool,
 ) -> Result<Lora> {
-    let mut lora = LoraFile::read(&SafetensorsFile::open(path)?, networks)?.into_lora(networks)?;
+    let mut lora = LoraFile::read(&open_file(path)?, networks)?.into_lora(networks)?;
     let of_file: Vec<FileAdapter> = lora.modules().iter().map(LoraModule::described).collect();
     let added = lora.add_missing(config, seed, networks, learns)?;
     let notes = config

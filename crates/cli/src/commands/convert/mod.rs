@@ -6,7 +6,7 @@ pub(crate) mod model;
 use std::path::Path;
 use std::sync::Arc;
 
-use sdtrain_state_dict::{Error as FileError, FileKind, FromReader, Reader, SafetensorsFile, recognise, write_source};
+use sdtrain_state_dict::{Error as FileError, FileKind, FromReader, Reader, open_file, recognise, write_source};
 
 use crate::args::{ConvertArgs, Format};
 use crate::engine::become_engine;
@@ -25,9 +25,9 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
         Format::Diffusers if args.input.is_dir() => {
             return Err(already(&args.input, "only a single file becomes a diffusers folder"));
         }
-        Format::Diffusers => model::to_folder(Arc::new(SafetensorsFile::open(&args.input)?), &args.output)?,
+        Format::Diffusers => model::to_folder(Arc::from(open_file(&args.input)?), &args.output)?,
         Format::KohyaLora | Format::PeftLora => {
-            let file = SafetensorsFile::open(&args.input)?;
+            let file = open_file(&args.input)?;
             let kind = recognise(&file);
             if !matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. }) {
                 return Err(Failure::new(

@@ -66,7 +66,7 @@ fn describe(path: &Path) -> Result<Description, Failure> {
     }
     match path {
         path if path.is_dir() => folder::describe(path, &mut description)?,
-        path if path.exists() => file::describe(&sdtrain_state_dict::SafetensorsFile::open(path)?, &mut description)?,
+        path if path.exists() => file::describe(&sdtrain_state_dict::open_file(path)?, &mut description)?,
         path => return Err(Failure::new(ExitCode::Configuration, format!("`{}` does not exist", path.display()))),
     }
     Ok(description)

@@ -1,0 +1,64 @@
+//! A file mapped into memory that does not keep what was read from it there.
+
+use std::fs::File;
+use std::ops::Deref;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use memmap2::{Mmap, UncheckedAdvice};
+
+use crate::error::{Error, Result};
+
+/// The one memory map of this crate.
+pub(crate) struct Mapped {
+    map: Mmap,
+    /// Bytes that were handed out since pages were last given back.
+    handed_out: AtomicUsize,
+}
+
+impl Mapped {
+    /// Maps an open file.
+    pub(crate) fn new(file: &File, path: &Path) -> Result<Mapped> {
+        let map = map(file).map_err(|source| Error::io("map", path, source))?;
+        Ok(Mapped { map, handed_out: AtomicUsize::new(0) })
+    }
+
+    /// Gives pages back now and then: whoever loads a model has copied the earlier tensors by now, and two copies of it would be
+    /// in memory at the end. A tensor that is still looked at is read from the file again.
+    #[expect(unsafe_code, reason = "giving back the pages of a map is only harmless where they can be read again")]
+    pub(crate) fn hand_out(&self, bytes: usize) {
+        const OFTEN_ENOUGH: usize = 64 << 20;
+        if self.handed_out.fetch_add(bytes, Ordering::Relaxed) + bytes > OFTEN_ENOUGH {
+            self.handed_out.store(0, Ordering::Relaxed);
+            // SAFETY: the map is read-only and of a file, so its pages hold nothing that the file does not; one that is needed
+            // again is read again. A failure only means that memory stays in use.
+            let _ = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
+        }
+    }
+}
+
+impl Deref for Mapped {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+/// Opens a regular file and says how long it is.
+pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
+    let file = File::open(path).map_err(|source| Error::io("open", path, source))?;
+    let metadata = file.metadata().map_err(|source| Error::io("read", path, source))?;
+    match metadata.is_file() {
+        true => Ok((file, metadata.len())),
+        false => Err(Error::WrongKind { path: path.to_path_buf(), reason: "is not a regular file".to_string() }),
+    }
+}
+
+#[expect(unsafe_code, reason = "a memory map is only sound while nobody shortens the file")]
+fn map(file: &File) -> std::io::Result<Mmap> {
+    // SAFETY: the map is read-only and this program replaces model files by renaming, which leaves an open map
+    // intact. Another program that shortens the file in place would end this process with SIGBUS; one that rewrites
+    // it would change tensor values. Neither can lead outside the map: all offsets were checked against its length.
+    unsafe { Mmap::map(file) }
+}

@@ -1,0 +1,291 @@
+//! A file that PyTorch wrote (`.ckpt`, `.pt`, `.bin`): a zip of storages beside a pickle, or the older form of pickles one after the other.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::io::{Cursor, Read};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use zip::{CompressionMethod, ZipArchive};
+
+use crate::error::{Error, Result};
+use crate::mapped::{Mapped, open_regular};
+use crate::pickle::{self, Pickle, TensorView, Value};
+use crate::reader::{Reader, TensorInfo, no_such_tensor};
+
+/// A zip file.
+pub(crate) const ZIP: &[u8] = b"PK\x03\x04";
+/// The number that the older form begins with, as a pickle.
+pub(crate) const LEGACY: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+/// The largest pickle of a zip: a model's has less than a megabyte, with an optimizer's state some.
+const LARGEST_PICKLE: usize = 256 << 20;
+/// Dictionaries inside dictionaries that are looked into.
+const DEEPEST: usize = 4;
+
+/// The tensors of a PyTorch file whose every offset has been checked. Names of nested dictionaries are joined by dots; of a checkpoint with a
+/// `state_dict` only that is there. Texts beside the tensors are its metadata.
+pub struct TorchFile {
+    path: PathBuf,
+    content: Mapped,
+    tensors: BTreeMap<String, Tensor>,
+    metadata: BTreeMap<String, String>,
+}
+
+struct Tensor {
+    info: TensorInfo,
+    /// Its storage in the file.
+    storage: Range<usize>,
+    offset: usize,
+    stride: Vec<usize>,
+}
+
+impl TorchFile {
+    /// Reads what the file says of its tensors, and maps the rest. Nothing in it is run.
+    ///
+    /// # Errors
+    /// Where it is no such file, is damaged, or its pickle asks for anything but tensors and plain containers.
+    pub fn open(path: impl AsRef<Path>) -> Result<TorchFile> {
+        let path = path.as_ref();
+        let (file, _) = open_regular(path)?;
+        let content = Mapped::new(&file, path)?;
+        let refused = |reason: String| Error::BrokenTorchFile { path: path.to_path_buf(), reason };
+        let (pickle, storages) = match () {
+            _ if content.starts_with(ZIP) => from_zip(&content),
+            _ if content.starts_with(LEGACY) => from_legacy(&content),
+            _ => Err("it is neither a zip nor a pickle of PyTorch".to_string()),
+        }
+        .map_err(refused)?;
+        let mut views = BTreeMap::new();
+        let state_dict = pickle.entries(&pickle.root).iter().find(|(key, _)| is_text(key, "state_dict"));
+        let root = state_dict.map_or(&pickle.root, |(_, value)| value);
+        collect(&pickle, root, "", DEEPEST, &mut views);
+        if views.is_empty() {
+            return Err(refused("it holds no tensors".to_string()));
+        }
+        let mut tensors = BTreeMap::new();
+        for (name, view) in views {
+            let tensor = checked(&view, &storages).map_err(|reason| Error::BrokenTensor {
+                path: path.to_path_buf(),
+                tensor: crate::error::shown(&name),
+                reason,
+            })?;
+            tensors.insert(name, tensor);
+        }
+        let text = |(key, value): &(Value, Value)| match (key, value) {
+            (Value::Text(key), Value::Text(value)) => Some((key.to_string(), value.to_string())),
+            _ => None,
+        };
+        let metadata = pickle.entries(&pickle.root).iter().filter_map(text).collect();
+        Ok(TorchFile { path: path.to_path_buf(), content, tensors, metadata })
+    }
+}
+
+/// Where each storage lies in the file, by its key.
+type Storages = HashMap<String, Range<usize>>;
+
+fn from_zip(content: &[u8]) -> Result<(Pickle, Storages), String> {
+    let mut archive = ZipArchive::new(Cursor::new(content)).map_err(|error| error.to_string())?;
+    let mut entries = HashMap::new();
+    for index in 0..archive.len() {
+        let entry = archive.by_index_raw(index).map_err(|error| error.to_string())?;
+        if entry.is_dir() {
+            continue;
+        }
+        let name = entry.name().map_err(|error| error.to_string())?.into_owned();
+        // PyTorch compresses nothing, so nothing can unfold to more than the file has.
+        if entry.compression() != CompressionMethod::Stored || entry.encrypted() {
+            return Err(format!("`{}` in it is compressed or encrypted", crate::error::shown(&name)));
+        }
+        let start = entry.data_start().ok_or_else(|| format!("`{}` in it has no place", crate::error::shown(&name)))?;
+        let range = usize::try_from(start).ok().zip(usize::try_from(entry.size()).ok());
+        let range = range.and_then(|(start, length)| Some(start..start.checked_add(length)?));
+        let range = range.filter(|range| range.end <= content.len());
+        entries.insert(name, range.ok_or("an entry of it reaches past its end")?);
+    }
+    let mut roots = entries.keys().filter_map(|name| name.strip_suffix("data.pkl"));
+    let (Some(root), None) = (roots.next(), roots.next()) else {
+        return Err("it is a zip without exactly one `data.pkl`".to_string());
+    };
+    let place = |name: &str| entries.get(&format!("{root}{name}")).cloned();
+    if place("byteorder").is_some_and(|order| content[order].starts_with(b"big")) {
+        return Err("its numbers have their highest byte first".to_string());
+    }
+    let pickled = place("data.pkl").ok_or("it has no `data.pkl`")?;
+    if pickled.len() > LARGEST_PICKLE {
+        return Err(format!("its pickle has {} MB", pickled.len() >> 20));
+    }
+    let pickle = pickle::read(&content[pickled])?;
+    let mut storages = Storages::new();
+    for storage in &pickle.storages {
+        if let Some(range) = place(&format!("data/{}", storage.key)) {
+            storages.insert(storage.key.to_string(), range);
+        }
+    }
+    Ok((pickle, storages))
+}
+
+/// Magic number, version, machine, the object, the keys of its storages, and these in that order, each behind its length.
+fn from_legacy(content: &[u8]) -> Result<(Pickle, Storages), String> {
+    let mut at = LEGACY.len();
+    let mut next = || -> Result<Pickle, String> {
+        let pickle = pickle::read(&content[at..])?;
+        at += pickle.length;
+        Ok(pickle)
+    };
+    let version = next()?;
+    if !matches!(version.root, Value::Int(1001)) {
+        return Err("it has another version than 1001".to_string());
+    }
+    let machine = next()?;
+    if machine
+        .entries(&machine.root)
+        .iter()
+        .any(|(key, value)| is_text(key, "little_endian") && matches!(value, Value::Bool(false)))
+    {
+        return Err("its numbers have their highest byte first".to_string());
+    }
+    let (object, keys) = (next()?, next()?);
+    let dtypes: HashMap<&str, usize> =
+        object.storages.iter().map(|storage| (&*storage.key, storage.dtype.size())).collect();
+    let mut storages = Storages::new();
+    for key in keys.values(&keys.root) {
+        let Value::Text(key) = key else { return Err("a key of its storages is no text".to_string()) };
+        let size = dtypes.get(&**key).ok_or("it has a storage that no tensor names")?;
+        let length = content.get(at..).and_then(|rest| rest.first_chunk()).map(|bytes| u64::from_le_bytes(*bytes));
+        let start = at + 8;
+        let bytes = length.and_then(|length| usize::try_from(length).ok()?.checked_mul(*size));
+        let end = bytes.and_then(|bytes| start.checked_add(bytes)).filter(|end| *end <= content.len());
+        at = end.ok_or("it ends in the middle of a storage")?;
+        storages.insert(key.to_string(), start..at);
+    }
+    Ok((object, storages))
+}
+
+fn is_text(value: &Value, text: &str) -> bool {
+    matches!(value, Value::Text(there) if &**there == text)
+}
+
+/// Every tensor under `value`, by its path.
+fn collect(
+    pickle: &Pickle,
+    value: &Value,
+    prefix: &str,
+    deepest: usize,
+    found: &mut BTreeMap<String, std::rc::Rc<TensorView>>,
+) {
+    for (key, value) in pickle.entries(value) {
+        let Value::Text(key) = key else { continue };
+        let name = if prefix.is_empty() { key.to_string() } else { format!("{prefix}.{key}") };
+        match value {
+            Value::Tensor(view) => _ = found.insert(name, view.clone()),
+            Value::Dictionary(_) if deepest > 1 => collect(pickle, value, &name, deepest - 1, found),
+            _ => {}
+        }
+    }
+}
+
+/// A tensor whose elements all lie in its storage.
+fn checked(view: &TensorView, storages: &Storages) -> Result<Tensor, String> {
+    let dtype = view.storage.dtype;
+    let storage = storages.get(&*view.storage.key).ok_or("has no numbers in the file")?.clone();
+    let there = storage.len() / dtype.size();
+    let elements = view.shape.iter().try_fold(1usize, |all, &length| all.checked_mul(length));
+    let elements =
+        elements.filter(|elements| *elements <= there).ok_or("has more numbers than the file holds of it")?;
+    if elements > 0 {
+        let reach =
+            view.shape.iter().zip(&view.stride).try_fold(view.offset, |reach, (&length, &stride)| {
+                (length - 1).checked_mul(stride)?.checked_add(reach)
+            });
+        reach.filter(|reach| *reach < there).ok_or("reaches past its storage")?;
+    }
+    let info = TensorInfo { dtype, shape: view.shape.clone() };
+    Ok(Tensor { info, storage, offset: view.offset, stride: view.stride.clone() })
+}
+
+impl Tensor {
+    /// Whether its elements lie one behind the other, row by row.
+    fn is_contiguous(&self) -> bool {
+        let mut expected = 1;
+        self.info.shape.iter().zip(&self.stride).rev().all(|(&length, &stride)| {
+            let fits = length == 1 || stride == expected;
+            expected *= length.max(1);
+            fits
+        })
+    }
+
+    /// Its elements, row by row.
+    fn gathered(&self, storage: &[u8]) -> Vec<u8> {
+        let size = self.info.dtype.size();
+        let mut bytes = Vec::with_capacity(self.info.byte_length());
+        let mut index = vec![0; self.info.shape.len()];
+        for _ in 0..self.info.elements() {
+            let at: usize = index.iter().zip(&self.stride).map(|(index, stride)| index * stride).sum();
+            let start = (self.offset + at) * size;
+            bytes.extend_from_slice(&storage[start..start + size]);
+            for (index, length) in index.iter_mut().zip(&self.info.shape).rev() {
+                *index += 1;
+                if *index < *length {
+                    break;
+                }
+                *index = 0;
+            }
+        }
+        bytes
+    }
+}
+
+impl Reader for TorchFile {
+    fn names(&self) -> Vec<&str> {
+        self.tensors.keys().map(String::as_str).collect()
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(name).map(|tensor| &tensor.info)
+    }
+
+    fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
+        let Some(tensor) = self.tensors.get(name) else { return Err(no_such_tensor(&self.path, name)) };
+        self.content.hand_out(tensor.info.byte_length());
+        let storage = &self.content[tensor.storage.clone()];
+        if !tensor.is_contiguous() {
+            return Ok(Cow::Owned(tensor.gathered(storage)));
+        }
+        let start = tensor.offset * tensor.info.dtype.size();
+        let bytes = match tensor.info.byte_length() {
+            0 => &[][..],
+            length => &storage[start..start + length],
+        };
+        match bytes.as_ptr().addr().is_multiple_of(tensor.info.dtype.size()) {
+            true => Ok(Cow::Borrowed(bytes)),
+            false => Ok(Cow::Owned(bytes.to_vec())),
+        }
+    }
+
+    fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Opens a file of tensors of either kind, told by its first bytes, or by its name where they say nothing.
+///
+/// # Errors
+/// As [`crate::SafetensorsFile::open`] and [`TorchFile::open`].
+pub fn open_file(path: impl AsRef<Path>) -> Result<Box<dyn Reader>> {
+    let path = path.as_ref();
+    const EXTENSIONS: [&str; 4] = ["bin", "ckpt", "pt", "pth"];
+    let (file, _) = open_regular(path)?;
+    let mut start = Vec::new();
+    file.take(LEGACY.len() as u64).read_to_end(&mut start).map_err(|source| Error::io("read", path, source))?;
+    let is_named = path.extension().is_some_and(|own| EXTENSIONS.iter().any(|known| own.eq_ignore_ascii_case(known)));
+    // A pickle of any protocol from 2 on, so that what is no PyTorch file is refused as what it is.
+    let is_named = is_named && start.get(8) != Some(&b'{');
+    match start.starts_with(ZIP) || matches!(start[..], [0x80, 2..=5, ..]) || is_named {
+        true => Ok(Box::new(TorchFile::open(path)?)),
+        false => Ok(Box::new(crate::SafetensorsFile::open(path)?)),
+    }
+}

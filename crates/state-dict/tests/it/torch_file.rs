@@ -1,0 +1,140 @@
+//! Files of `torch.save` in both forms: the same tensors as beside them, and refusals by name of whatever is no tensor.
+
+use std::fs;
+use std::io::{Cursor, Write};
+use std::path::{Path, PathBuf};
+
+use sdtrain_state_dict::maps::textual_inversion::entries;
+use sdtrain_state_dict::{Dtype, FileKind, Reader, SafetensorsFile, TorchFile, open_component, open_file, recognise};
+
+use zip::write::SimpleFileOptions;
+
+use crate::fixtures::fixture_folder;
+
+fn file(name: &str) -> PathBuf {
+    fixture_folder().join("pickles").join(name)
+}
+
+fn refused(path: &Path) -> String {
+    open_file(path).err().unwrap_or_else(|| panic!("{} was read", path.display())).to_string()
+}
+
+/// A zip as torch writes it, with this pickle.
+fn zipped(folder: &Path, pickle: &[u8]) -> PathBuf {
+    let mut archive = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    let stored = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    archive.start_file("archive/data.pkl", stored).unwrap();
+    archive.write_all(pickle).unwrap();
+    let path = folder.join("made.pt");
+    fs::write(&path, archive.finish().unwrap().into_inner()).unwrap();
+    path
+}
+
+#[test]
+fn both_forms_hold_the_tensors_that_torch_saved() {
+    let expected = SafetensorsFile::open(fixture_folder().join("pickles.safetensors")).unwrap();
+    for name in ["zip.pt", "legacy.pt"] {
+        let found = open_file(file(name)).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(found.names(), expected.names(), "{name}");
+        for tensor in expected.names() {
+            assert_eq!(found.info(tensor), expected.info(tensor), "{name}: {tensor}");
+            assert_eq!(found.bytes(tensor).unwrap(), expected.bytes(tensor).unwrap(), "{name}: {tensor}");
+        }
+    }
+    assert_eq!(expected.info("half").unwrap().dtype, Dtype::F16);
+}
+
+#[test]
+fn of_a_checkpoint_of_lightning_only_the_model_is_read() {
+    let found = TorchFile::open(file("lightning.ckpt")).unwrap();
+    assert_eq!(found.names(), ["cond_stage_model.ids", "first_stage_model.scale"]);
+    let scale: Vec<u8> = [0f32, 1.0, 2.0].iter().flat_map(|number| number.to_le_bytes()).collect();
+    assert_eq!(*found.bytes("first_stage_model.scale").unwrap(), scale);
+}
+
+#[test]
+fn a_learned_word_of_a_pickle_has_the_name_beside_it() {
+    let found = open_file(file("embedding.pt")).unwrap();
+    assert_eq!(recognise(&found), FileKind::TextualInversion { vectors: 2, width: 768 });
+    let [word] = &entries(&found).unwrap()[..] else { panic!("one word") };
+    assert_eq!((word.word.as_deref(), word.vectors, &word.widths[..]), (Some("snorp"), 2, &[768][..]));
+}
+
+#[test]
+fn whatever_is_no_tensor_is_refused_by_its_name() {
+    for (name, said) in [
+        ("calls_system.pt", "`posix.system`"),
+        ("calls_eval.pt", "`builtins.eval`"),
+        ("calls_getattr.pt", "`builtins.getattr`"),
+        ("names_only.pt", "`os.system`"),
+        ("stack_global.pt", "`os.system`"),
+        ("makes_objects.pt", "it makes objects"),
+        ("calls_lightning.pt", "`pytorch_lightning.callbacks.A`"),
+        ("old_instance.pt", "it makes objects"),
+        ("holds_itself.pt", "it holds no tensors"),
+        ("truncated.pt", "it ends in the middle"),
+        ("empty_stack.pt", "more values than it has made"),
+        ("unknown_code.pt", "0xff"),
+        ("no_tensors.pt", "it holds no tensors"),
+        ("too_large.pt", "`a` has more numbers"),
+        ("past_its_storage.pt", "`a` reaches past its storage"),
+        ("negative.pt", "a negative length"),
+        ("expands.pt", "`a` has more numbers"),
+        ("no_numbers.pt", "`a` has no numbers"),
+        ("complex.pt", "`torch.ComplexFloatStorage`"),
+        ("big_endian.pt", "highest byte first"),
+        ("compressed.pt", "compressed"),
+        ("no_pickle.pt", "it ends in the middle"),
+        ("another_zip.pt", "without exactly one `data.pkl`"),
+        ("plain_pickle.pt", "neither a zip nor a pickle of PyTorch"),
+        ("legacy_truncated.pt", "in the middle of a storage"),
+    ] {
+        let error = refused(&file(name));
+        assert!(error.contains(name) && error.contains(said), "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_million_lists_in_each_other_are_let_go_without_an_end_of_the_stack() {
+    let folder = tempfile::tempdir().unwrap();
+    let many = 1_000_000;
+    let pickle = [&b"\x80\x02"[..], &vec![b']'; many], &vec![b'a'; many - 1], b"."].concat();
+    assert!(refused(&zipped(folder.path(), &pickle)).contains("it holds no tensors"));
+    // A few bytes that would grow without end.
+    let doubling = [&b"\x80\x02]q\x00"[..], &b"(h\x00h\x00e".repeat(50), b"."].concat();
+    assert!(refused(&zipped(folder.path(), &doubling)).contains("it holds no tensors"));
+}
+
+#[test]
+fn every_byte_that_changes_is_refused_or_changes_no_more_than_numbers() {
+    // No outcome but an error or tensors whose bytes can be read.
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["zip.pt", "legacy.pt", "lightning.ckpt"] {
+        let whole = fs::read(file(name)).unwrap();
+        for at in 0..whole.len() {
+            for changed in [whole[at] ^ 1, whole[at] ^ 0x80, 0xff] {
+                let mut bytes = whole.clone();
+                bytes[at] = changed;
+                let path = folder.path().join("changed.pt");
+                fs::write(&path, bytes).unwrap();
+                if let Ok(file) = open_file(&path) {
+                    for tensor in file.names() {
+                        let length = file.info(tensor).unwrap().byte_length();
+                        assert_eq!(file.bytes(tensor).unwrap().len(), length, "{name}, byte {at}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_component_is_found_under_the_names_of_pickles_when_there_is_no_better_file() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(file("zip.pt"), folder.path().join("pytorch_model.bin")).unwrap();
+    assert!(open_component(folder.path(), "model", None).unwrap().info("matrix").is_some());
+    fs::copy(file("legacy.pt"), folder.path().join("diffusion_pytorch_model.bin")).unwrap();
+    assert!(open_component(folder.path(), "diffusion_pytorch_model", None).unwrap().info("matrix").is_some());
+    fs::copy(fixture_folder().join("lpips.safetensors"), folder.path().join("model.safetensors")).unwrap();
+    assert!(open_component(folder.path(), "model", None).unwrap().info("matrix").is_none());
+}
