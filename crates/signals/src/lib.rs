@@ -1,7 +1,6 @@
 #![doc = include_str!("../README.md")]
 
 use nix::sys::signal::{SigSet, Signal};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level;
@@ -11,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 /// Those that ask. SLURM sends the last before the time limit.
-const SIGNALS: [i32; 3] = [SIGINT, SIGTERM, SIGUSR1];
+const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1];
 /// Exit code of a run that was asked to stop.
 const STOPPED: i32 = 75;
 /// Exit code after a second Ctrl-C.
@@ -25,7 +24,7 @@ pub fn end_at_once() -> io::Result<()> {
     let always = Arc::new(AtomicBool::new(true));
     SIGNALS
         .iter()
-        .try_for_each(|&signal| flag::register_conditional_shutdown(signal, STOPPED, always.clone()).map(drop))
+        .try_for_each(|&signal| flag::register_conditional_shutdown(signal as i32, STOPPED, always.clone()).map(drop))
 }
 
 /// Keeps the signals waiting, in this thread and in the program that it becomes, until [`StopRequest::listen`].
@@ -33,11 +32,7 @@ pub fn end_at_once() -> io::Result<()> {
 /// # Errors
 /// Where the system does not let them be held back.
 pub fn hold_back() -> io::Result<()> {
-    Ok(those_that_ask().thread_block()?)
-}
-
-fn those_that_ask() -> SigSet {
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1].into_iter().collect()
+    Ok(SigSet::from_iter(SIGNALS).thread_block()?)
 }
 
 /// Whether somebody has asked to stop.
@@ -56,7 +51,7 @@ impl StopRequest {
     /// # Errors
     /// Where the system does not let the signals be handled.
     pub fn listen() -> io::Result<StopRequest> {
-        let mut signals = Signals::new(SIGNALS)?;
+        let mut signals = Signals::new(SIGNALS.map(|signal| signal as i32))?;
         let mut request = StopRequest::never();
         request.listening = Some(signals.handle());
         let (asked, has_begun) = (request.asked.clone(), request.has_begun.clone());
@@ -66,13 +61,13 @@ impl StopRequest {
                     eprintln!("stopped before the first step; what is cached stays, and the same command begins again");
                     low_level::exit(STOPPED);
                 }
-                if asked.swap(true, Ordering::SeqCst) && signal == SIGINT {
+                if asked.swap(true, Ordering::SeqCst) && signal == Signal::SIGINT as i32 {
                     low_level::exit(INTERRUPTED);
                 }
             }
         };
         thread::Builder::new().name("signals".into()).spawn(listen)?;
-        those_that_ask().thread_unblock()?;
+        SigSet::from_iter(SIGNALS).thread_unblock()?;
         Ok(request)
     }
 
