@@ -1,7 +1,7 @@
 //! The tokenizer of a model, to count the tokens of captions without loading the model.
 
 use sdtrain_recipe::{ModelConfig, ModelLocation};
-use sdtrain_state_dict::{Family, Reader, open_file, read_json, recognise};
+use sdtrain_state_dict::{Family, Reader, open_file, read_json, recognise, text_positions};
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use std::path::Path;
 
@@ -27,9 +27,7 @@ pub(crate) fn of(config: &ModelConfig) -> Result<PromptTokenizer, Failure> {
 
 /// How many tokens the first text encoder in a diffusers folder has positions for; any number where that is not known.
 fn positions(folder: &Path) -> usize {
-    let config = read_json(&folder.join("text_encoder/config.json")).ok();
-    let positions = config.and_then(|config| config["max_position_embeddings"].as_u64());
-    positions.map_or(usize::MAX, |positions| positions as usize)
+    read_json(&folder.join("text_encoder/config.json")).map_or(usize::MAX, |config| text_positions(&config))
 }
 
 /// How many tokens of a caption are read, the marks of its windows not counted.

@@ -348,8 +348,9 @@ impl<'a> Parts<'a> {
             let (tokens, rows) = (tokenizer.vocab_size(), config.vocab_size());
             if tokens as i64 > rows {
                 return Err(Error::Config(format!(
-                    "`{}`: the tokenizer has {tokens} tokens, but the {} knows only {rows}; they are not of one model",
-                    self.path.join(place.tokenizer).display(),
+                    "`{}`: the {} has {tokens} tokens, but the {} knows only {rows}; they are not of one model",
+                    self.path.display(),
+                    place.tokenizer.replace('_', " "),
                     place.network.replace('_', " ")
                 )));
             }

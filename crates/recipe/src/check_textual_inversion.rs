@@ -75,7 +75,8 @@ impl Checker<'_> {
         }
         self.at_least_one(&key("vectors"), token.vectors.map(u64::from));
         if token.vectors.is_some_and(|vectors| vectors > MOST_VECTORS) {
-            let message = format!("`{}` is at most {MOST_VECTORS}: a prompt has 75 tokens", key("vectors"));
+            let message =
+                format!("`{}` is at most {MOST_VECTORS}: a window of CLIP has room for 75 tokens", key("vectors"));
             self.report(&key("vectors"), message);
         }
         self.existing(&key("initial"), token.initial.as_deref());

@@ -220,12 +220,25 @@ pub fn is_bert(config: &Json) -> bool {
     config["architectures"][0] == "BertModel" || config["model_type"] == "bert"
 }
 
+/// How many tokens a text encoder with this `config.json` has positions for; what transformers assumes where it does not say.
+pub fn text_positions(config: &Json) -> usize {
+    let assumed = if is_bert(config) { 512 } else { 77 };
+    config["max_position_embeddings"].as_u64().map_or(assumed, |positions| positions as usize)
+}
+
 /// transformers' class for a tokenizer with these files.
 fn tokenizer_class(files: &TokenizerFiles) -> String {
     let config = files.iter().find(|(name, _)| name == "tokenizer_config.json");
     let config = config.and_then(|(_, content)| serde_json::from_slice::<Json>(content).ok());
     let class = config.as_ref().and_then(|config| config["tokenizer_class"].as_str());
-    class.unwrap_or("CLIPTokenizer").to_string()
+    // Old configurations do not say it.
+    let has = |name: &str| files.iter().any(|(own, _)| own == name);
+    let by_file = match () {
+        _ if has("vocab.txt") => "BertTokenizer",
+        _ if has("spiece.model") => "T5Tokenizer",
+        _ => "CLIPTokenizer",
+    };
+    class.unwrap_or(by_file).to_string()
 }
 
 /// Writes a folder that `AutoencoderKL.from_pretrained` loads, in the same way as [`write_diffusers_folder`].

@@ -8,6 +8,10 @@ use crate::Dtype;
 
 /// What a pickle may grow to before it is refused: a model's has some hundred thousand values.
 const MOST_VALUES: usize = 20_000_000;
+/// More than any function takes.
+const MOST_ARGUMENTS: usize = 16;
+/// torch's own limit.
+const MOST_DIMENSIONS: usize = 64;
 
 /// A value on the stack. Containers are places in [`Pickle::containers`], so that one that holds itself, or a million that hold each
 /// other, cost nothing to let go.
@@ -127,7 +131,10 @@ impl Machine<'_> {
                 // PROTO, FRAME
                 0x80 => _ = self.byte()?,
                 0x95 => _ = self.take(8)?,
-                b'(' => self.marks.push(self.stack.len()),
+                b'(' => {
+                    self.count(1)?;
+                    self.marks.push(self.stack.len());
+                }
                 b'0' => _ = self.pop()?,
                 b'1' => _ = self.above_mark()?,
                 b'2' => {
@@ -223,12 +230,18 @@ impl Machine<'_> {
     }
 
     fn push(&mut self, value: Value) -> Step {
-        self.made.values += 1;
-        if self.made.values > MOST_VALUES {
-            return Err(format!("it holds more than {MOST_VALUES} values"));
-        }
+        self.count(1)?;
         self.stack.push(value);
         Ok(())
+    }
+
+    /// Counts what takes memory.
+    fn count(&mut self, values: usize) -> Step {
+        self.made.values += values;
+        match self.made.values > MOST_VALUES {
+            true => Err(format!("it holds more than {MOST_VALUES} values")),
+            false => Ok(()),
+        }
     }
 
     fn pop(&mut self) -> Step<Value> {
@@ -341,6 +354,7 @@ impl Machine<'_> {
             _ => self.memo.len() as u32,
         };
         let top = self.stack.last().cloned().ok_or_else(empty)?;
+        self.count(1)?;
         self.memo.insert(place, top);
         Ok(())
     }
@@ -359,6 +373,7 @@ impl Machine<'_> {
         let full = format!("{module}.{name}");
         let is_known = REBUILDERS.contains(&full.as_str())
             || INERT.contains(&full.as_str())
+            || DISCARDED.contains(&full.as_str())
             || storage_dtype(&full).is_some()
             // Lightning writes the classes of its callbacks as keys of a dictionary; nothing is made of them.
             || module.starts_with("pytorch_lightning.");
@@ -372,20 +387,28 @@ impl Machine<'_> {
         let (arguments, function) = (self.pop()?, self.pop()?);
         let Value::Global(function) = function else { return Err("it calls what is no function".to_string()) };
         let arguments = match arguments {
-            Value::Sequence(place) => sequence(&self.made.containers[place]).to_vec(),
+            Value::Sequence(place) => sequence(&self.made.containers[place]),
             _ => return Err(format!("it calls `{}` without a list of arguments", shown(&function))),
         };
+        // No function here has more; those of NumPy and codecs are not looked at.
+        let arguments = arguments[..arguments.len().min(MOST_ARGUMENTS)].to_vec();
         match &*function {
             "collections.OrderedDict" => {
                 let entries = match arguments.first() {
                     None => Vec::new(),
                     Some(Value::Sequence(place)) => {
-                        let listed = sequence(&self.made.containers[*place]).to_vec();
+                        let listed = sequence(&self.made.containers[*place]);
                         let pair = |value: &Value| match value {
-                            Value::Sequence(place) => sequence(&self.made.containers[*place]).to_vec(),
-                            _ => Vec::new(),
+                            Value::Sequence(place) => match sequence(&self.made.containers[*place]) {
+                                [key, value] => Some((key.clone(), value.clone())),
+                                _ => None,
+                            },
+                            _ => None,
                         };
-                        pairs(listed.iter().flat_map(pair).collect())?
+                        let entries: Option<Vec<(Value, Value)>> = listed.iter().map(pair).collect();
+                        let entries = entries.ok_or("it makes a dictionary of what are no pairs")?;
+                        self.count(entries.len())?;
+                        entries
                     }
                     Some(_) => return Err("it makes a dictionary of what is no list".to_string()),
                 };
@@ -405,7 +428,7 @@ impl Machine<'_> {
                 _ => Err("a parameter in it is no tensor".to_string()),
             },
             // How bytes and devices are written; neither is of use here.
-            "_codecs.encode" | "torch.device" => self.push(Value::Other),
+            name if name == "torch.device" || DISCARDED.contains(&name) => self.push(Value::Other),
             other => Err(format!("it calls `{}`, which makes no tensor", shown(other))),
         }
     }
@@ -423,21 +446,21 @@ impl Machine<'_> {
                 }
                 _ => Err("a length of a tensor in it is no number".to_string()),
             };
-            sequence(&self.made.containers[place]).iter().map(length).collect()
+            sequence(&self.made.containers[place]).iter().take(MOST_DIMENSIONS + 1).map(length).collect()
         };
         let (shape, stride) = (lengths(*shape)?, lengths(*stride)?);
-        if shape.len() != stride.len() {
-            return Err("a tensor in it has not as many strides as dimensions".to_string());
+        if shape.len() != stride.len() || shape.len() > MOST_DIMENSIONS {
+            return Err("a tensor in it has not as many strides as dimensions, or too many".to_string());
         }
         let offset = usize::try_from(*offset).map_err(|_| "a tensor in it begins before its storage")?;
         Ok(TensorView { storage: storage.clone(), offset, shape, stride })
     }
 
-    /// What is set on an ordered dictionary is its `_metadata`, which no tensor depends on.
+    /// What is set on an ordered dictionary is its `_metadata`, which no tensor depends on; on a dtype of NumPy, how it is laid out.
     fn set_state(&mut self) -> Step {
         self.pop()?;
         match self.stack.last() {
-            Some(Value::Dictionary(_) | Value::Tensor(_)) => Ok(()),
+            Some(Value::Dictionary(_) | Value::Tensor(_) | Value::Other) => Ok(()),
             _ => Err("it sets attributes of an object".to_string()),
         }
     }
@@ -446,7 +469,10 @@ impl Machine<'_> {
     fn persistent(&mut self) -> Step {
         let description = self.pop()?;
         let described = match description {
-            Value::Sequence(place) => sequence(&self.made.containers[place]).to_vec(),
+            Value::Sequence(place) => {
+                let all = sequence(&self.made.containers[place]);
+                all[..all.len().min(MOST_ARGUMENTS)].to_vec()
+            }
             _ => Vec::new(),
         };
         let [Value::Text(kind), Value::Global(class), Value::Text(key), _, _, rest @ ..] = &described[..] else {
@@ -473,8 +499,7 @@ const REBUILDERS: [&str; 7] = [
     "torch.device",
 ];
 /// What may be named and comes to nothing.
-const INERT: [&str; 9] = [
-    "_codecs.encode",
+const INERT: [&str; 8] = [
     "torch.float32",
     "torch.float16",
     "torch.bfloat16",
@@ -484,6 +509,10 @@ const INERT: [&str; 9] = [
     "torch.uint8",
     "torch.bool",
 ];
+
+/// What may be called and comes to nothing: single numbers of NumPy and bytes, which checkpoints have beside their tensors.
+const DISCARDED: [&str; 4] =
+    ["_codecs.encode", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype"];
 
 fn storage_dtype(class: &str) -> Option<Dtype> {
     Some(match class.strip_prefix("torch.")?.strip_suffix("Storage")? {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{Cursor, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use zip::{CompressionMethod, ZipArchive};
 
@@ -55,15 +56,15 @@ impl TorchFile {
             _ => Err("it is neither a zip nor a pickle of PyTorch".to_string()),
         }
         .map_err(refused)?;
-        let mut views = BTreeMap::new();
+        let mut found = Found::default();
         let state_dict = pickle.entries(&pickle.root).iter().find(|(key, _)| is_text(key, "state_dict"));
         let root = state_dict.map_or(&pickle.root, |(_, value)| value);
-        collect(&pickle, root, "", DEEPEST, &mut views);
-        if views.is_empty() {
+        found.collect(&pickle, root, "", DEEPEST).map_err(refused)?;
+        if found.views.is_empty() {
             return Err(refused("it holds no tensors".to_string()));
         }
         let mut tensors = BTreeMap::new();
-        for (name, view) in views {
+        for (name, view) in found.views {
             let tensor = checked(&view, &storages).map_err(|reason| Error::BrokenTensor {
                 path: path.to_path_buf(),
                 tensor: crate::error::shown(&name),
@@ -128,7 +129,8 @@ fn from_zip(content: &[u8]) -> Result<(Pickle, Storages), String> {
 fn from_legacy(content: &[u8]) -> Result<(Pickle, Storages), String> {
     let mut at = LEGACY.len();
     let mut next = || -> Result<Pickle, String> {
-        let pickle = pickle::read(&content[at..])?;
+        let rest = &content[at..];
+        let pickle = pickle::read(&rest[..rest.len().min(LARGEST_PICKLE)])?;
         at += pickle.length;
         Ok(pickle)
     };
@@ -165,22 +167,31 @@ fn is_text(value: &Value, text: &str) -> bool {
     matches!(value, Value::Text(there) if &**there == text)
 }
 
-/// Every tensor under `value`, by its path.
-fn collect(
-    pickle: &Pickle,
-    value: &Value,
-    prefix: &str,
-    deepest: usize,
-    found: &mut BTreeMap<String, std::rc::Rc<TensorView>>,
-) {
-    for (key, value) in pickle.entries(value) {
-        let Value::Text(key) = key else { continue };
-        let name = if prefix.is_empty() { key.to_string() } else { format!("{prefix}.{key}") };
-        match value {
-            Value::Tensor(view) => _ = found.insert(name, view.clone()),
-            Value::Dictionary(_) if deepest > 1 => collect(pickle, value, &name, deepest - 1, found),
-            _ => {}
+/// Tensors by their paths.
+#[derive(Default)]
+struct Found {
+    views: BTreeMap<String, Rc<TensorView>>,
+    visited: usize,
+}
+
+impl Found {
+    /// Takes in every tensor under `value`. Dictionaries that hold each other could have more paths than anybody can walk.
+    fn collect(&mut self, pickle: &Pickle, value: &Value, prefix: &str, deepest: usize) -> Result<(), String> {
+        const MOST_ENTRIES: usize = 1_000_000;
+        for (key, value) in pickle.entries(value) {
+            self.visited += 1;
+            if self.visited > MOST_ENTRIES {
+                return Err(format!("its dictionaries have more than {MOST_ENTRIES} entries"));
+            }
+            let Value::Text(key) = key else { continue };
+            let name = if prefix.is_empty() { key.to_string() } else { format!("{prefix}.{key}") };
+            match value {
+                Value::Tensor(view) => _ = self.views.insert(name, view.clone()),
+                Value::Dictionary(_) if deepest > 1 => self.collect(pickle, value, &name, deepest - 1)?,
+                _ => {}
+            }
         }
+        Ok(())
     }
 }
 
@@ -246,16 +257,16 @@ impl Reader for TorchFile {
 
     fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
         let Some(tensor) = self.tensors.get(name) else { return Err(no_such_tensor(&self.path, name)) };
+        if tensor.info.elements() == 0 {
+            return Ok(Cow::Borrowed(&[]));
+        }
         self.content.hand_out(tensor.info.byte_length());
         let storage = &self.content[tensor.storage.clone()];
         if !tensor.is_contiguous() {
             return Ok(Cow::Owned(tensor.gathered(storage)));
         }
         let start = tensor.offset * tensor.info.dtype.size();
-        let bytes = match tensor.info.byte_length() {
-            0 => &[][..],
-            length => &storage[start..start + length],
-        };
+        let bytes = &storage[start..start + tensor.info.byte_length()];
         match bytes.as_ptr().addr().is_multiple_of(tensor.info.dtype.size()) {
             true => Ok(Cow::Borrowed(bytes)),
             false => Ok(Cow::Owned(bytes.to_vec())),
@@ -282,9 +293,11 @@ pub fn open_file(path: impl AsRef<Path>) -> Result<Box<dyn Reader>> {
     let mut start = Vec::new();
     file.take(LEGACY.len() as u64).read_to_end(&mut start).map_err(|source| Error::io("read", path, source))?;
     let is_named = path.extension().is_some_and(|own| EXTENSIONS.iter().any(|known| own.eq_ignore_ascii_case(known)));
-    // A pickle of any protocol from 2 on, so that what is no PyTorch file is refused as what it is.
-    let is_named = is_named && start.get(8) != Some(&b'{');
-    match start.starts_with(ZIP) || matches!(start[..], [0x80, 2..=5, ..]) || is_named {
+    // A pickle of any protocol from 2 on, so that what is no PyTorch file is refused as what it is; but the length of a safetensors
+    // header can begin with the same bytes.
+    let is_safetensors = start.get(8) == Some(&b'{');
+    let is_pickle = matches!(start[..], [0x80, 2..=5, ..]) || is_named;
+    match start.starts_with(ZIP) || (is_pickle && !is_safetensors) {
         true => Ok(Box::new(TorchFile::open(path)?)),
         false => Ok(Box::new(crate::SafetensorsFile::open(path)?)),
     }

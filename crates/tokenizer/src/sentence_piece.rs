@@ -153,6 +153,7 @@ fn normalizers(normalizer: &Normalizer, files: &TokenFiles) -> Result<Vec<Normal
     }
     let map = normalizer.precompiled_charsmap.as_deref().unwrap_or_default();
     if !map.is_empty() {
+        check_table(map)?;
         // The maps in use are of NFKC and longer. `tokenizers` looks three-byte letters with a mark behind them, such as decomposed
         // kana, up one by one; composed first, they come to what sentencepiece finds for both together.
         all.push(NFC.into());
@@ -165,4 +166,35 @@ fn normalizers(normalizer: &Normalizer, files: &TokenFiles) -> Result<Vec<Normal
         all.push(several.into());
     }
     Ok(all)
+}
+
+/// That a table of characters is a double array (Yata et al. 2007, as darts-clone lays it out) in front of the texts that it leads to:
+/// its reader looks nothing up with care. Walks every transition that can be reached.
+fn check_table(map: &[u8]) -> Result<(), String> {
+    let broken = || "its table of characters is broken".to_owned();
+    let (length, rest) = map.split_first_chunk::<4>().ok_or_else(broken)?;
+    let length = u32::from_le_bytes(*length) as usize;
+    let (units, texts) = rest.split_at_checked(length).filter(|_| length.is_multiple_of(4)).ok_or_else(broken)?;
+    let texts = std::str::from_utf8(texts).map_err(|_| broken())?;
+    let (units, _) = units.as_chunks::<4>();
+    let unit = |at: usize| units.get(at).map(|unit| u32::from_le_bytes(*unit)).ok_or_else(broken);
+    let offset = |unit: u32| ((unit >> 10) << ((unit & (1 << 9)) >> 6)) as usize;
+    let mut seen = vec![false; units.len()];
+    let mut left = vec![offset(unit(0)?)];
+    while let Some(node) = left.pop() {
+        for label in 1..=255 {
+            let at = node ^ label;
+            let found = unit(at)?;
+            if (found & (1 << 31 | 0xff)) as usize != label || std::mem::replace(&mut seen[at], true) {
+                continue;
+            }
+            let next = at ^ offset(found);
+            if found >> 8 & 1 == 1 {
+                let text = texts.get((unit(next)? & !(1 << 31)) as usize..).ok_or_else(broken)?;
+                text.contains('\0').then_some(()).ok_or_else(broken)?;
+            }
+            left.push(next);
+        }
+    }
+    Ok(())
 }

@@ -47,7 +47,7 @@ impl Inputs {
     }
 }
 
-/// The file itself, or all safetensors files in a folder and the folders of its networks, in order.
+/// The file itself, or all files of weights in a folder and the folders of its networks, in order.
 fn weights_below(path: &Path, files: &mut Vec<PathBuf>) {
     if path.is_file() {
         files.push(path.to_path_buf());
@@ -59,7 +59,7 @@ fn weights_below(path: &Path, files: &mut Vec<PathBuf>) {
     for entry in entries {
         if entry.is_dir() {
             weights_below(&entry, files);
-        } else if entry.extension().is_some_and(|ending| ending == "safetensors") {
+        } else if entry.extension().is_some_and(|ending| ending == "safetensors" || ending == "bin") {
             files.push(entry);
         }
     }

@@ -190,7 +190,7 @@ pub struct SampleArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=48))]
     pub clip_skip: Option<u32>,
 
-    /// How many tokens of a prompt are read: a multiple of 75, the text encoder's window [default: one window]
+    /// How many tokens of a prompt are read: a multiple of the text encoder's window, 75 for CLIP [default: one window]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_token_length: Option<u32>,
 

@@ -48,7 +48,7 @@ pub struct LoraKey {
     /// The network.
     pub part: Part,
     /// The adapted layer's path in the network, such as `down_blocks.0.attentions.0.proj_in`; in a text encoder it
-    /// begins with `text_model.`.
+    /// begins with `text_model.` in CLIP's.
     pub module: String,
     /// Which of its tensors.
     pub tensor: LoraTensor,
@@ -74,6 +74,12 @@ pub fn parse(name: &str) -> Option<LoraKey> {
     let module = match part {
         Part::Unet => module,
         Part::TextEncoder | Part::TextEncoder2 if module.starts_with("text_model.") => module,
+        // BERT has nothing in front.
+        Part::TextEncoder | Part::TextEncoder2
+            if module.starts_with("encoder.layer.") || module.starts_with("pooler.") =>
+        {
+            module
+        }
         Part::TextEncoder | Part::TextEncoder2 => format!("text_model.{module}"),
     };
     Some(LoraKey { part, module, tensor })

@@ -138,3 +138,17 @@ fn adapters_of_sdxl_are_named_by_the_original_paths_and_read_by_either() {
         }
     }
 }
+
+#[test]
+fn layers_of_a_bert_text_encoder_keep_their_names_in_both_forms() {
+    for name in [
+        "text_encoder.encoder.layer.0.attention.self.query.lora_A.weight",
+        "text_encoder.encoder.layer.11.output.dense.lora_B.weight",
+    ] {
+        let key = parse(name).expect("a name of PEFT's");
+        assert!(key.module.starts_with("encoder.layer."), "{}", key.module);
+        assert_eq!(peft_name(&key), name);
+    }
+    let key = parse_by_words("lora_te_encoder_layer_0_attention_self_query.lora_down.weight").unwrap();
+    assert_eq!(key.module, "encoder.layer.0.attention.self.query");
+}

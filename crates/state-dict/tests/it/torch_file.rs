@@ -100,9 +100,30 @@ fn a_million_lists_in_each_other_are_let_go_without_an_end_of_the_stack() {
     let many = 1_000_000;
     let pickle = [&b"\x80\x02"[..], &vec![b']'; many], &vec![b'a'; many - 1], b"."].concat();
     assert!(refused(&zipped(folder.path(), &pickle)).contains("it holds no tensors"));
+    // Dictionaries in each other by so many keys that nobody can walk all paths.
+    let keys =
+        (0..2000u32).flat_map(|key| [&b"X\x04\x00\x00\x00"[..], format!("{key:04}").as_bytes(), b"h\x00"].concat());
+    let cyclic = [&b"\x80\x02}q\x00("[..], &keys.collect::<Vec<u8>>(), b"u."].concat();
+    assert!(refused(&zipped(folder.path(), &cyclic)).contains("more than 1000000 entries"));
+    // A list again and again as the pairs of a new dictionary.
+    let again = b"ccollections\nOrderedDict\nh\x01\x85R".repeat(30);
+    let pairs = [&b"\x80\x02]q\x01("[..], &b"K\x01K\x02\x86".repeat(1_000_000), b"e", &again, b"."].concat();
+    assert!(refused(&zipped(folder.path(), &pairs)).contains("more than 20000000 values"));
     // A few bytes that would grow without end.
     let doubling = [&b"\x80\x02]q\x00"[..], &b"(h\x00h\x00e".repeat(50), b"."].concat();
     assert!(refused(&zipped(folder.path(), &doubling)).contains("it holds no tensors"));
+}
+
+#[test]
+fn a_safetensors_file_whose_length_begins_like_a_pickle_is_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    for length in [640u64, 896, 1152, 1408] {
+        let json = r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#;
+        let header = format!("{json:<width$}", width = length as usize);
+        fs::write(&path, [&length.to_le_bytes()[..], header.as_bytes(), &[7]].concat()).unwrap();
+        assert_eq!(*open_file(&path).unwrap().bytes("a").unwrap(), [7], "{length}");
+    }
 }
 
 #[test]

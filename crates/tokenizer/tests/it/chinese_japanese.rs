@@ -159,6 +159,13 @@ fn refused(folder: &str, file: &str, content: &[u8]) -> String {
     PromptTokenizer::from_folder(changed.path()).err().expect("refused").to_string()
 }
 
+/// A model of one piece with this table of characters: fields 1 (piece, and its type 2 for the unknown) and 3 (table, field 2 in it).
+fn with_table(table: &[u8]) -> Vec<u8> {
+    let normalizer = [&[0x12, table.len() as u8], table].concat();
+    let piece = b"\x0a\x05<unk>\x18\x02";
+    [&[0x0a, piece.len() as u8], &piece[..], &[0x1a, normalizer.len() as u8], &normalizer].concat()
+}
+
 #[test]
 fn damaged_vocabularies_are_refused_by_name() {
     let spiece = fs::read(fixture_folder().join("spiece_tokenizer/spiece.model")).unwrap();
@@ -168,6 +175,9 @@ fn damaged_vocabularies_are_refused_by_name() {
         ("bert_tokenizer", "vocab.txt", b"\xff\n", "UTF-8"),
         ("bert_tokenizer_v5", "tokenizer.json", br#"{"model": {"type": "WordPiece", "vocab": 3}}"#, "tokenizer.json"),
         ("spiece_tokenizer", "spiece.model", &spiece[..spiece.len() / 2], "no SentencePiece model"),
+        ("spiece_tokenizer", "spiece.model", &with_table(&[0; 4]), "table of characters"),
+        ("spiece_tokenizer", "spiece.model", &with_table(&[255; 64]), "table of characters"),
+        ("spiece_tokenizer", "spiece.model", &with_table(&[4, 0, 0, 0, 0, 252, 255, 255]), "table of characters"),
         ("spiece_tokenizer", "spiece.model", b"", "it has no piece for what is unknown"),
         ("spiece_tokenizer", "spiece.model", b"no protobuf at all", "no SentencePiece model"),
     ] {

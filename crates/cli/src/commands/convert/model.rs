@@ -7,8 +7,8 @@ use std::sync::Arc;
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
     EmbeddedTokenizer, Family, FileKind, FromReader, PipelineConfigs, PipelineWeights, Reader, TensorSource,
-    canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file, open_component, recognise, to_ldm,
-    write_diffusers_folder, write_source,
+    canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file, open_component, recognise, text_positions,
+    to_ldm, write_diffusers_folder, write_source,
 };
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use serde_json::Value as Json;
@@ -78,7 +78,7 @@ pub(crate) fn embedded(
         return Ok(None);
     };
     let tokenizer = |(pad, config): (&&str, &Json)| {
-        let window = config["max_position_embeddings"].as_u64().unwrap_or(77) as usize;
+        let window = text_positions(config);
         Ok(match &embedded {
             EmbeddedTokenizer::Clip([vocab, merges]) => {
                 PromptTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), pad, window)?
