@@ -68,7 +68,7 @@ fn what_is_no_model_is_refused_with_exit_code_4() {
     project.write("model.ckpt", "PK");
     let answer = project.run(&["inspect", "model.ckpt"]);
     assert_eq!(answer.code, Some(4), "{}", answer.stderr);
-    assert!(answer.stderr.starts_with("error: `model.ckpt` is not a usable safetensors file"));
+    assert!(answer.stderr.starts_with("error: `model.ckpt` is not a usable PyTorch file"));
     assert_eq!(project.run(&["inspect", "images"]).code, Some(4));
     let answer = project.run(&["inspect", "nothing"]);
     assert_eq!((answer.code, answer.stderr.as_str()), (Some(2), "error: `nothing` does not exist\n"));
