@@ -2,7 +2,6 @@
 //! Their flags decide how they are found in a text, so they are read the way transformers reads them.
 
 use std::collections::BTreeMap;
-
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -44,7 +43,7 @@ impl TokenFiles {
     pub(crate) fn window(&self, usual: usize) -> usize {
         // transformers writes 1e30 where no length is known.
         let length = self.tokenizer_config.get("model_max_length").and_then(Value::as_u64);
-        length.filter(|length| (2..=1 << 20).contains(length)).map_or(usual, |length| length as usize)
+        length.filter(|length| (3..=1 << 20).contains(length)).map_or(usual, |length| length as usize)
     }
 
     /// A switch of the `tokenizer_config.json`.
