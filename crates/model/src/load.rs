@@ -11,8 +11,8 @@ use crate::vae::{AutoencoderKL, VaeConfig};
 use sdtrain_diffusion::{PredictionType, SchedulerClass, SchedulerConfig};
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
-    EmbeddedTokenizer, Family, FileKind, PipelineConfigs, Reader, canonical_text_encoder, canonical_vae,
-    ldm_single_file, open_component, open_file, read_json, recognise,
+    Family, FileKind, PipelineConfigs, Reader, canonical_text_encoder, canonical_vae, ldm_single_file, open_component,
+    open_file, read_json, recognise,
 };
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use std::cell::RefCell;
@@ -276,18 +276,12 @@ fn from_single_file<T>(
 /// Configurations and tokenizers in the metadata of a single file that this program wrote for a model that differs from SD1
 /// in more than its weights, which a reader could not know.
 fn embedded(file: &dyn Reader, family: Family) -> Result<Option<(ModelConfigs, Vec<PromptTokenizer>)>> {
-    let Some((configs, embedded)) = PipelineConfigs::from_metadata(file.path(), file.metadata())? else {
+    let Some((configs, files)) = PipelineConfigs::from_metadata(file.path(), file.metadata())? else {
         return Ok(None);
     };
     let configs = ModelConfigs::from_json(&configs)?;
     let tokenizer = |(pad, config): (&&str, &TextEncoderConfig)| {
-        let window = config.max_position_embeddings();
-        Ok(match &embedded {
-            EmbeddedTokenizer::Clip([vocab, merges]) => {
-                PromptTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), pad, window)?
-            }
-            EmbeddedTokenizer::Files(files) => PromptTokenizer::from_files(file.path(), files.clone())?.at_most(window),
-        })
+        Ok(PromptTokenizer::embedded(file.path(), &files, pad, config.max_position_embeddings())?)
     };
     let tokenizers = family.pad_tokens().iter().zip(&configs.text_encoders).map(tokenizer).collect::<Result<_>>()?;
     Ok(Some((configs, tokenizers)))

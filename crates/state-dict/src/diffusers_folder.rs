@@ -48,19 +48,11 @@ const VAE: &str = "sdtrain.vae";
 const TEXT_ENCODERS: [&str; 2] = ["sdtrain.text_encoder", "sdtrain.text_encoder_2"];
 const SCHEDULER: &str = "sdtrain.scheduler";
 const ZEROS: &str = "sdtrain.force_zeros_for_empty_prompt";
-const VOCAB: &str = "sdtrain.tokenizer.vocab";
-const MERGES: &str = "sdtrain.tokenizer.merges";
+/// The files of a CLIP tokenizer, and where their text is.
+const CLIP_TOKENIZER: [(&str, &str); 2] =
+    [("vocab.json", "sdtrain.tokenizer.vocab"), ("merges.txt", "sdtrain.tokenizer.merges")];
 /// All files of a tokenizer that is not CLIP's, as a JSON object of names and base64.
 const TOKENIZER_FILES: &str = "sdtrain.tokenizer.files";
-
-/// A tokenizer in the metadata of a single file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EmbeddedTokenizer {
-    /// `vocab.json` and `merges.txt` of CLIP's.
-    Clip([String; 2]),
-    /// The files of another.
-    Files(TokenizerFiles),
-}
 
 impl PipelineConfigs {
     /// From the files of a diffusers folder of `family`.
@@ -91,11 +83,13 @@ impl PipelineConfigs {
         if self.zeros_for_empty_prompt {
             metadata.insert(ZEROS.to_string(), "true".to_string());
         }
-        match parts_of_clip(tokenizer) {
-            Some(parts) => {
-                metadata.extend([VOCAB, MERGES].into_iter().zip(parts).map(|(key, part)| (key.to_string(), part)));
-            }
-            None => {
+        let of_clip = CLIP_TOKENIZER.map(|(wanted, key)| {
+            let (_, content) = tokenizer.iter().find(|(name, _)| name == wanted)?;
+            Some((key.to_string(), String::from_utf8_lossy(content).into_owned()))
+        });
+        match of_clip {
+            [Some(vocab), Some(merges)] => metadata.extend([vocab, merges]),
+            _ => {
                 let files: BTreeMap<&str, String> =
                     tokenizer.iter().map(|(name, content)| (name.as_str(), BASE64.encode(content))).collect();
                 metadata.insert(TOKENIZER_FILES.to_string(), json!(files).to_string());
@@ -104,11 +98,12 @@ impl PipelineConfigs {
         metadata
     }
 
-    /// What [`PipelineConfigs::to_metadata`] wrote into the file at `path`, if it is such a file: the configurations, and the tokenizer.
+    /// What [`PipelineConfigs::to_metadata`] wrote into the file at `path`, if it is such a file: the configurations, and the files of the
+    /// tokenizer.
     pub fn from_metadata(
         path: &Path,
         metadata: &BTreeMap<String, String>,
-    ) -> Result<Option<(PipelineConfigs, EmbeddedTokenizer)>> {
+    ) -> Result<Option<(PipelineConfigs, TokenizerFiles)>> {
         if !metadata.contains_key(UNET) {
             return Ok(None);
         }
@@ -131,7 +126,8 @@ impl PipelineConfigs {
             zeros_for_empty_prompt: metadata.get(ZEROS).is_some_and(|said| said == "true"),
         };
         if !metadata.contains_key(TOKENIZER_FILES) {
-            return Ok(Some((configs, EmbeddedTokenizer::Clip([text(VOCAB)?.clone(), text(MERGES)?.clone()]))));
+            let file = |(name, key): (&str, &str)| Ok((name.to_string(), text(key)?.clone().into_bytes()));
+            return Ok(Some((configs, CLIP_TOKENIZER.into_iter().map(file).collect::<Result<_>>()?)));
         }
         let encoded: BTreeMap<String, String> = serde_json::from_value(parsed(TOKENIZER_FILES)?)
             .map_err(|error| broken(format!("has broken metadata `{TOKENIZER_FILES}`: {error}")))?;
@@ -139,17 +135,8 @@ impl PipelineConfigs {
             Ok(content) => Ok((name, content)),
             Err(error) => Err(broken(format!("has broken metadata `{TOKENIZER_FILES}`, `{name}`: {error}"))),
         });
-        Ok(Some((configs, EmbeddedTokenizer::Files(decoded.collect::<Result<_>>()?))))
+        Ok(Some((configs, decoded.collect::<Result<_>>()?)))
     }
-}
-
-/// The content of a CLIP tokenizer's `vocab.json` and `merges.txt`, if it is one.
-fn parts_of_clip(tokenizer: &TokenizerFiles) -> Option<[String; 2]> {
-    let part = |wanted: &str| {
-        let (_, content) = tokenizer.iter().find(|(name, _)| name == wanted)?;
-        Some(String::from_utf8_lossy(content).into_owned())
-    };
-    Some([part("vocab.json")?, part("merges.txt")?])
 }
 
 /// A parsed JSON file of a model folder.
@@ -434,8 +421,7 @@ mod tests {
         let tokenizer = vec![("vocab.json".to_string(), b"{}".to_vec()), ("merges.txt".to_string(), b"m".to_vec())];
         let mut metadata = configs().to_metadata(&tokenizer);
         let read = |metadata: &BTreeMap<String, String>| PipelineConfigs::from_metadata(Path::new("f"), metadata);
-        let clip = EmbeddedTokenizer::Clip(["{}".to_string(), "m".to_string()]);
-        assert_eq!(read(&metadata).unwrap(), Some((configs(), clip)));
+        assert_eq!(read(&metadata).unwrap(), Some((configs(), tokenizer)));
         metadata.remove(VAE);
         assert!(read(&metadata).unwrap_err().to_string().contains("`sdtrain.vae`"));
         assert_eq!(read(&BTreeMap::new()).unwrap(), None);
@@ -443,7 +429,7 @@ mod tests {
         let files =
             vec![("spiece.model".to_string(), vec![0, 255, 10]), ("tokenizer_config.json".to_string(), b"{}".to_vec())];
         let mut metadata = configs().to_metadata(&files);
-        assert_eq!(read(&metadata).unwrap(), Some((configs(), EmbeddedTokenizer::Files(files))));
+        assert_eq!(read(&metadata).unwrap(), Some((configs(), files)));
         metadata.insert(TOKENIZER_FILES.to_string(), r#"{"spiece.model": "?"}"#.to_string());
         assert!(read(&metadata).unwrap_err().to_string().contains("`spiece.model`"));
     }

@@ -24,8 +24,8 @@ mod write;
 
 pub use canonical::{canonical_text_encoder, canonical_unet, canonical_vae};
 pub use diffusers_folder::{
-    EmbeddedTokenizer, PipelineConfigs, PipelineWeights, TokenizerFiles, is_bert, read_json, text_positions,
-    write_diffusers_folder, write_vae_folder,
+    PipelineConfigs, PipelineWeights, TokenizerFiles, is_bert, read_json, text_positions, write_diffusers_folder,
+    write_vae_folder,
 };
 pub use dtype::Dtype;
 pub use error::{Error, Result};

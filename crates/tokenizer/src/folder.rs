@@ -80,6 +80,24 @@ impl PromptTokenizer {
         }
         Err(Error::NoTokenizer { folder: folder.to_path_buf() })
     }
+
+    /// From the files that travel inside a single-file model at `path`, for a text encoder with so many `positions`. With CLIP's comes no
+    /// word of its padding, which is `pad_token`.
+    ///
+    /// # Errors
+    /// As [`PromptTokenizer::from_folder`].
+    pub fn embedded(
+        path: &Path,
+        files: &[(String, Vec<u8>)],
+        pad_token: &str,
+        positions: usize,
+    ) -> Result<PromptTokenizer> {
+        let content = |name: &str| files.iter().find(|(there, _)| there == name).map(|(_, content)| content);
+        match (content("vocab.json"), content("merges.txt")) {
+            (Some(vocab), Some(merges)) => PromptTokenizer::from_parts(vocab, merges, pad_token, positions),
+            _ => Ok(PromptTokenizer::from_files(path, files.to_vec())?.at_most(positions)),
+        }
+    }
 }
 
 /// A kind of vocabulary besides CLIP's.

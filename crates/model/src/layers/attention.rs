@@ -48,18 +48,18 @@ impl Attention {
     /// hidden_states: `[batch, tokens, query_dim]`, context: `[batch, context tokens, cross_attention_dim]`.
     pub fn forward(&self, hidden_states: &Tensor, context: Option<&Tensor>) -> Tensor {
         let context = context.unwrap_or(hidden_states);
-        let query = self.split_heads(&self.to_q.forward(hidden_states));
-        let key = self.split_heads(&self.to_k.forward(context));
-        let value = self.split_heads(&self.to_v.forward(context));
+        let query = split_heads(&self.to_q.forward(hidden_states), self.heads);
+        let key = split_heads(&self.to_k.forward(context), self.heads);
+        let value = split_heads(&self.to_v.forward(context), self.heads);
         let attended = scaled_dot_product_attention(&query, &key, &value, false);
         self.to_out.forward(&merge_heads(&attended))
     }
+}
 
-    /// `[batch, tokens, heads·d]` → `[batch, heads, tokens, d]`.
-    fn split_heads(&self, states: &Tensor) -> Tensor {
-        let (batch, tokens, size) = states.size3().expect("attention states have three dimensions");
-        states.view([batch, tokens, self.heads, size / self.heads]).transpose(1, 2)
-    }
+/// `[batch, tokens, heads·d]` → `[batch, heads, tokens, d]`.
+pub(crate) fn split_heads(states: &Tensor, heads: i64) -> Tensor {
+    let (batch, tokens, size) = states.size3().expect("attention states have three dimensions");
+    states.view([batch, tokens, heads, size / heads]).transpose(1, 2)
 }
 
 /// `[batch, heads, tokens, d]` → `[batch, tokens, heads·d]`.

@@ -13,7 +13,7 @@ mod transformer_block;
 
 pub use adapter_slot::AdapterSlot;
 pub use attention::{Attention, AttentionConfig, SpatialAttention};
-pub(crate) use attention::{merge_heads, scaled_dot_product_attention};
+pub(crate) use attention::{merge_heads, scaled_dot_product_attention, split_heads};
 pub use conv2d::Conv2d;
 pub use embedding::Embedding;
 pub use linear::Linear;

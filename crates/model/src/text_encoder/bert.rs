@@ -1,11 +1,11 @@
 //! BERT as a text encoder (transformers: `BertModel`), as Taiyi's Chinese Stable Diffusion has it (Devlin et al. 2018,
 //! arXiv:1810.04805): norms behind each sum, attention in both directions, every token of a window attended to.
 
-use super::{TextEncoder, TextEncoderConfig, from_end, through_layers};
+use super::{TextEncoder, TextEncoderConfig, check_heads, from_end, through_layers};
 use crate::builder::Builder;
 use crate::config_json::parse;
 use crate::error::{Error, Result};
-use crate::layers::{Embedding, LayerNorm, Linear, merge_heads, scaled_dot_product_attention};
+use crate::layers::{Embedding, LayerNorm, Linear, merge_heads, scaled_dot_product_attention, split_heads};
 use crate::parameters::Parameters;
 use sdtrain_state_dict::TextLayer;
 use serde::{Deserialize, Serialize};
@@ -111,12 +111,7 @@ impl BertModel {
     /// Where sizes do not go together, or `b` lacks a parameter.
     pub fn new(b: Builder, config: &BertConfig) -> Result<BertModel> {
         let size = config.hidden_size;
-        if config.num_attention_heads < 1 || size % config.num_attention_heads != 0 {
-            return Err(Error::Config(format!(
-                "text_encoder/config.json: size {size} does not divide into {} heads",
-                config.num_attention_heads
-            )));
-        }
+        check_heads(size, config.num_attention_heads)?;
         let embeddings = b.at("embeddings");
         // No gradient reaches the row of the padding, though the padding of a window is attended to.
         let word_embeddings = embeddings.at("word_embeddings").embedding(config.vocab_size, size)?;
@@ -208,10 +203,7 @@ impl BertLayer {
     }
 
     fn forward(&self, input: &Tensor) -> Tensor {
-        let (batch, tokens, size) = input.size3().expect("text states have three dimensions");
-        let heads = |projection: &Linear| {
-            projection.forward(input).view([batch, tokens, self.heads, size / self.heads]).transpose(1, 2)
-        };
+        let heads = |projection: &Linear| split_heads(&projection.forward(input), self.heads);
         let attended = scaled_dot_product_attention(&heads(&self.query), &heads(&self.key), &heads(&self.value), false);
         let attended = self.attention_output.forward(&merge_heads(&attended)) + input;
         let attended = self.attention_norm.forward(&attended);

@@ -1,10 +1,10 @@
 //! CLIP's text tower (transformers: `CLIPTextModel`, `CLIPTextModelWithProjection`), names with the `text_model.` prefix.
 
-use super::{TextEncoder, TextEncoderConfig, from_end, through_layers};
+use super::{TextEncoder, TextEncoderConfig, check_heads, from_end, through_layers};
 use crate::builder::Builder;
 use crate::config_json::parse;
-use crate::error::{Error, Result};
-use crate::layers::{Embedding, LayerNorm, Linear, merge_heads, scaled_dot_product_attention};
+use crate::error::Result;
+use crate::layers::{Embedding, LayerNorm, Linear, merge_heads, scaled_dot_product_attention, split_heads};
 use crate::parameters::Parameters;
 use sdtrain_state_dict::TextLayer;
 use serde::{Deserialize, Serialize};
@@ -100,12 +100,7 @@ impl ClipTextModel {
     /// Builds the network of `config` from the root builder `b`.
     pub fn new(b: Builder, config: &ClipTextConfig) -> Result<ClipTextModel> {
         let size = config.hidden_size;
-        if config.num_attention_heads < 1 || size % config.num_attention_heads != 0 {
-            return Err(Error::Config(format!(
-                "text_encoder/config.json: size {size} does not divide into {} heads",
-                config.num_attention_heads
-            )));
-        }
+        check_heads(size, config.num_attention_heads)?;
         let root = b.at("text_model");
         let embeddings = root.at("embeddings");
         let token_embedding = embeddings.at("token_embedding").embedding(config.vocab_size, size)?;
@@ -204,11 +199,8 @@ impl EncoderLayer {
     }
 
     fn forward(&self, input: &Tensor) -> Tensor {
-        let (batch, tokens, size) = input.size3().expect("text states have three dimensions");
         let normed = self.layer_norm1.forward(input);
-        let heads = |projection: &Linear| {
-            projection.forward(&normed).view([batch, tokens, self.heads, size / self.heads]).transpose(1, 2)
-        };
+        let heads = |projection: &Linear| split_heads(&projection.forward(&normed), self.heads);
         let attended =
             scaled_dot_product_attention(&heads(&self.q_proj), &heads(&self.k_proj), &heads(&self.v_proj), true);
         let hidden = self.out_proj.forward(&merge_heads(&attended)) + input;

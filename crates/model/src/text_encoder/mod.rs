@@ -4,6 +4,7 @@ mod bert;
 mod clip;
 mod config;
 
+use crate::error::{Error, Result};
 use crate::layers::Embedding;
 use crate::parameters::Parameters;
 use sdtrain_state_dict::TextLayer;
@@ -50,6 +51,16 @@ pub trait TextEncoder: Debug {
     /// embedding; without vectors, none.
     fn set_learned_rows(&self, first: i64, vectors: Vec<Tensor>) {
         self.embedding().set_learned_rows(first, vectors);
+    }
+}
+
+/// That states of `size` divide into so many heads.
+fn check_heads(size: i64, heads: i64) -> Result<()> {
+    match heads >= 1 && size % heads == 0 {
+        true => Ok(()),
+        false => {
+            Err(Error::Config(format!("text_encoder/config.json: size {size} does not divide into {heads} heads")))
+        }
     }
 }
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
-    EmbeddedTokenizer, Family, FileKind, FromReader, PipelineConfigs, PipelineWeights, Reader, TensorSource,
-    canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file, open_component, recognise, text_positions,
-    to_ldm, write_diffusers_folder, write_source,
+    Family, FileKind, FromReader, PipelineConfigs, PipelineWeights, Reader, TensorSource, canonical_text_encoder,
+    canonical_unet, canonical_vae, ldm_single_file, open_component, recognise, text_positions, to_ldm,
+    write_diffusers_folder, write_source,
 };
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use serde_json::Value as Json;
@@ -74,17 +74,11 @@ pub(crate) fn embedded(
     file: &dyn Reader,
     family: Family,
 ) -> Result<Option<(PipelineConfigs, Vec<PromptTokenizer>)>, Failure> {
-    let Some((configs, embedded)) = PipelineConfigs::from_metadata(file.path(), file.metadata())? else {
+    let Some((configs, files)) = PipelineConfigs::from_metadata(file.path(), file.metadata())? else {
         return Ok(None);
     };
     let tokenizer = |(pad, config): (&&str, &Json)| {
-        let window = text_positions(config);
-        Ok(match &embedded {
-            EmbeddedTokenizer::Clip([vocab, merges]) => {
-                PromptTokenizer::from_parts(vocab.as_bytes(), merges.as_bytes(), pad, window)?
-            }
-            EmbeddedTokenizer::Files(files) => PromptTokenizer::from_files(file.path(), files.clone())?.at_most(window),
-        })
+        Ok(PromptTokenizer::embedded(file.path(), &files, pad, text_positions(config))?)
     };
     let tokenizers = family.pad_tokens().iter().zip(&configs.text_encoders).map(tokenizer);
     let tokenizers = tokenizers.collect::<Result<_, Failure>>()?;
