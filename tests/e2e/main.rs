@@ -7,6 +7,8 @@ mod convert;
 mod corpus;
 mod dreambooth;
 mod errors;
+mod full_disk;
+mod memory;
 mod merge;
 mod project;
 mod resume;

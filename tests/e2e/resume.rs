@@ -116,6 +116,27 @@ fn a_stopped_run_saves_and_ends_with_75() {
     }
 }
 
+#[test]
+fn a_signal_that_asks_for_a_checkpoint_gets_one_and_the_run_goes_on() {
+    let project = Project::new();
+    let args = ["--config", "run.toml", "--set", "train.max_steps=100000", "--set", "samples.prompts=[]"];
+    let running = project.start(&[&args[..], &["--set", "checkpoint.every_steps=0"]].concat());
+    // Before there is a step it has nothing to save, and goes on all the same.
+    running.wait_for(|| running.answers_signals());
+    running.signal("USR2");
+    let steps = || fs::read_to_string(project.path("outputs/run/metrics.jsonl")).unwrap_or_default().lines().count();
+    running.wait_for(|| steps() > 2);
+    running.signal("USR2");
+    running.wait_for_words("a signal asks for a checkpoint");
+    running.wait_for_words("saved ");
+    let saved = steps();
+    running.wait_for(|| steps() > saved + 2);
+    running.terminate();
+    let (code, said) = running.end();
+    assert_eq!(code, Some(75), "{said}");
+    assert_eq!(said.matches("saved ").count(), 2, "{said}");
+}
+
 /// Every step since the fifth is skipped: what was learned by then is saved all the same.
 #[test]
 fn a_run_that_is_stopped_in_a_row_of_skipped_steps_loses_nothing() {

@@ -40,14 +40,27 @@ const LPIPS_BYTES: f64 = 14_716_160.0 * 4.0;
 const LPIPS_BYTES_OF_PIXEL: f64 = 4830.0;
 
 /// What a run would need.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Estimate {
     /// Memory at the highest point, in bytes.
     pub bytes: f64,
+    /// What it is made of, in bytes.
+    shares: Vec<(&'static str, f64)>,
     /// Arithmetic of one optimizer step.
     pub step_operations: f64,
     /// Seconds of a step on this machine's processor.
     pub cpu_seconds: f64,
+}
+
+impl Estimate {
+    /// The memory and what it is made of, small shares left out.
+    pub fn in_words(&self) -> String {
+        const SMALL: f64 = 0.02;
+        let mut shares: Vec<_> = self.shares.iter().filter(|(_, bytes)| *bytes > SMALL * self.bytes).collect();
+        shares.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let shares: Vec<String> = shares.iter().map(|(what, bytes)| format!("{:.2} GB {what}", bytes / 1e9)).collect();
+        format!("about {:.2} GB at the highest point ({})", self.bytes / 1e9, shares.join(", "))
+    }
 }
 
 /// One pass of one image through a network.
@@ -126,28 +139,42 @@ pub(crate) fn estimate(config: &TrainConfig, parts: &ModelParts, trained: Traine
     let frozen = frozen + if has_base { count_parameters(&parts.unet) as f64 } else { 0.0 };
     let narrow_trained = if config.precision.weights == StoredType::Bf16 { own } else { 0.0 };
     let narrow = narrow_trained + if config.precision.compute == FloatType::Fp32 { 0.0 } else { frozen };
-    let training = frozen * number + learning_bytes(config, trained) + kept + casts + narrow * 2.0 * ROOM_BETWEEN;
-    let training = training + lpips_bytes(config, pixels * batch);
+    let learning = learning_bytes(config, trained);
+    let training = vec![
+        ("weights that stand still", frozen * number),
+        ("what learns, its gradients and what the optimizer keeps", learning),
+        ("activations", kept),
+        ("copies and room of weights in 16 bits", casts + narrow * 2.0 * ROOM_BETWEEN),
+        ("LPIPS", lpips_bytes(config, pixels * batch)),
+    ];
     let all: usize = parts.networks().map(|(_, shapes)| count_parameters(shapes)).sum();
     let encoding = match (&parts.vae, config.objective_kind().denoises()) {
         // For the cache one by one, before there is anything to train; without it a batch at each step.
         (Some(vae), true) if config.data.cache_latents => {
-            all as f64 * number + activations::of_encoding(vae, pixels) * number
+            let encoding = activations::of_encoding(vae, pixels) * number;
+            vec![("weights", all as f64 * number), ("the autoencoder's work on an image", encoding)]
         }
         (Some(vae), true) => {
-            let beside = frozen * number + learning_bytes(config, trained);
-            beside + activations::of_encoding(vae, pixels) * batch * number
+            let encoding = activations::of_encoding(vae, pixels) * batch * number;
+            vec![
+                ("weights that stand still", frozen * number),
+                ("what learns, its gradients and what the optimizer keeps", learning),
+                ("the autoencoder's work on a batch", encoding),
+            ]
         }
-        _ => 0.0,
+        _ => Vec::new(),
     };
     let is_narrow = config.precision.compute != FloatType::Fp32;
     let program = PROGRAM_BYTES + if is_narrow { NARROW_KERNEL_BYTES } else { 0.0 };
-    let bytes = program + training.max(encoding);
+    let sum = |shares: &[(&str, f64)]| shares.iter().map(|(_, bytes)| bytes).sum::<f64>();
+    let mut shares = if sum(&encoding) > sum(&training) { encoding } else { training };
+    shares.push(("the program and libtorch", program));
+    let bytes = sum(&shares);
     let network = if config.objective_kind().denoises() { Some(&parts.unet) } else { parts.vae.as_ref() };
     let tensors = network.map_or(0, Shapes::len) as f64;
     let beside = SECONDS_BESIDE * tensors * passes * config.train.gradient_accumulation_steps as f64;
     let cpu_seconds = step_operations / (core_speed(config.precision.compute) * cores as f64) + beside;
-    Estimate { bytes, step_operations, cpu_seconds }
+    Estimate { bytes, shares, step_operations, cpu_seconds }
 }
 
 /// For so many `pixels` of a batch.

@@ -11,6 +11,7 @@ mod exit_code;
 mod group_rates;
 mod initial_adapter;
 mod learned_words;
+mod less_memory;
 mod lora_targets;
 mod model_parts;
 mod model_tokenizer;
@@ -20,6 +21,7 @@ mod room;
 pub use commands::convert::convert_model;
 pub use commands::train::default_output;
 pub use exit_code::ExitCode;
+pub use less_memory::too_little_memory;
 pub use report::{Failure, finish, print_answer, print_failure};
 
 use args::{Cli, Command};

@@ -2,7 +2,7 @@
 
 use crate::failure;
 use sdtrain::args::{Resume, TrainArgs};
-use sdtrain::{ExitCode, Failure, default_output};
+use sdtrain::{ExitCode, Failure, default_output, too_little_memory};
 use sdtrain_recipe::{Loaded, TrainConfig};
 use sdtrain_trainer::{Outcome, ResumePolicy, RunOptions, train};
 
@@ -19,7 +19,14 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
             Resume::From(path) => ResumePolicy::From(path.clone()),
         },
     };
-    match train(config, &options).map_err(failure::of)? {
+    let explained = |error| {
+        let failure = failure::of(error);
+        match (failure.code, failure.problems.0.first()) {
+            (ExitCode::DeviceMemory, Some(problem)) => too_little_memory(&args.config, &problem.message),
+            _ => failure,
+        }
+    };
+    match train(config, &options).map_err(explained)? {
         Outcome::Done(_) => Ok(()),
         Outcome::AlreadyDone => {
             eprintln!("`{}` holds this run, finished; `--resume never` trains it anew", output.display());

@@ -1,7 +1,9 @@
 #![doc = include_str!("../README.md")]
 
 mod pending_file;
+mod reserve;
 mod room;
 
 pub use pending_file::{PendingFile, remove_abandoned};
+pub use reserve::Reserve;
 pub use room::{free_space, in_words};

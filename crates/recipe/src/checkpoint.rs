@@ -28,6 +28,10 @@ pub struct CheckpointConfig {
     /// kept in memory, before the run ends with exit code 7. 0: none.
     pub retry_minutes: u64,
 
+    /// Keep the room of one checkpoint on the disk, in a file `.reserve`, which is given up when the disk is full: what others write
+    /// does not keep a run from saving then. Where the file system cannot reserve, there is none.
+    pub reserve: bool,
+
     /// How many seconds a run has between the signal that asks it to stop and the one that ends it: what stands behind the `@` in
     /// SLURM's `--signal=USR1@120`, or Kubernetes' `terminationGracePeriodSeconds`. A run whose saving takes more than half of it
     /// says so. Absent: not known.
@@ -47,6 +51,7 @@ impl Default for CheckpointConfig {
             every_epochs: None,
             keep_last: 2,
             retry_minutes: 10,
+            reserve: true,
             grace_seconds: None,
             allow_changes: Vec::new(),
         }

@@ -9,20 +9,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-/// Those that ask. SLURM sends the last before the time limit.
-const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1];
+/// Those that ask for a stop. SLURM sends the last before the time limit.
+const STOPS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1];
+/// The one that asks for a checkpoint, after which the run goes on.
+const SAVES: Signal = Signal::SIGUSR2;
 /// Exit code of a run that was asked to stop.
 const STOPPED: i32 = 75;
 /// Exit code after a second Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
-/// While there is nothing to lose yet: whoever asks ends the process at once, with the exit code of a run that can be started again.
+/// While there is nothing to lose yet: whoever asks for a stop ends the process at once, with the exit code of a run that can be started
+/// again. There is nothing to save either, so that a signal which asks for that does nothing.
 ///
 /// # Errors
 /// Where the system does not let the signals be handled.
 pub fn end_at_once() -> io::Result<()> {
     let always = Arc::new(AtomicBool::new(true));
-    SIGNALS
+    flag::register(SAVES as i32, Arc::default())?;
+    STOPS
         .iter()
         .try_for_each(|&signal| flag::register_conditional_shutdown(signal as i32, STOPPED, always.clone()).map(drop))
 }
@@ -32,13 +36,18 @@ pub fn end_at_once() -> io::Result<()> {
 /// # Errors
 /// Where the system does not let them be held back.
 pub fn hold_back() -> io::Result<()> {
-    Ok(SigSet::from_iter(SIGNALS).thread_block()?)
+    Ok(all().thread_block()?)
 }
 
-/// Whether somebody has asked to stop.
+fn all() -> SigSet {
+    SigSet::from_iter(STOPS.into_iter().chain([SAVES]))
+}
+
+/// Whether somebody has asked to stop, or for a checkpoint.
 #[derive(Debug)]
 pub struct StopRequest {
     asked: Arc<AtomicBool>,
+    asked_to_save: Arc<AtomicBool>,
     /// There is something to save: whoever asks is heard at the end of the step.
     has_begun: Arc<AtomicBool>,
     listening: Option<Handle>,
@@ -51,12 +60,17 @@ impl StopRequest {
     /// # Errors
     /// Where the system does not let the signals be handled.
     pub fn listen() -> io::Result<StopRequest> {
-        let mut signals = Signals::new(SIGNALS.map(|signal| signal as i32))?;
+        let mut signals = Signals::new(STOPS.into_iter().chain([SAVES]).map(|signal| signal as i32))?;
         let mut request = StopRequest::never();
         request.listening = Some(signals.handle());
         let (asked, has_begun) = (request.asked.clone(), request.has_begun.clone());
+        let asked_to_save = request.asked_to_save.clone();
         let listen = move || {
             for signal in signals.forever() {
+                if signal == SAVES as i32 {
+                    asked_to_save.store(true, Ordering::SeqCst);
+                    continue;
+                }
                 if !has_begun.load(Ordering::SeqCst) {
                     eprintln!("stopped before the first step; what is cached stays, and the same command begins again");
                     low_level::exit(STOPPED);
@@ -67,13 +81,13 @@ impl StopRequest {
             }
         };
         thread::Builder::new().name("signals".into()).spawn(listen)?;
-        SigSet::from_iter(SIGNALS).thread_unblock()?;
+        all().thread_unblock()?;
         Ok(request)
     }
 
     /// Nobody ever asks.
     pub fn never() -> StopRequest {
-        StopRequest { asked: Arc::default(), has_begun: Arc::default(), listening: None }
+        StopRequest { asked: Arc::default(), asked_to_save: Arc::default(), has_begun: Arc::default(), listening: None }
     }
 
     /// The steps begin: from here on a step is finished and saved before the end.
@@ -84,6 +98,11 @@ impl StopRequest {
     /// True from the first signal on.
     pub fn is_set(&self) -> bool {
         self.asked.load(Ordering::SeqCst)
+    }
+
+    /// Whether a checkpoint has been asked for since this was asked last.
+    pub fn take_save(&self) -> bool {
+        self.asked_to_save.swap(false, Ordering::SeqCst)
     }
 }
 

@@ -10,7 +10,8 @@ static std::vector<at::Tensor> list(const tensor *tensors, int count) {
 
 extern "C" {
 
-// *norm = L2 norm over all `grads`; with max_norm > 0 they are scaled in place by min(1, max_norm / (norm + 1e-6)).
+// *norm = L2 norm over all `grads`; with max_norm > 0 they are scaled in place by min(1, max_norm / (norm + 1e-6)). Where the norm is
+// not finite they stay: a step that is skipped can still be asked where that came from.
 int sd_clip_grad_norm(const tensor *grads, int count, double max_norm, tensor *norm) {
   return sd_guard([&] {
     c10::NoGradGuard no_grad;
@@ -20,7 +21,8 @@ int sd_clip_grad_norm(const tensor *grads, int count, double max_norm, tensor *n
     const auto kind = narrow ? std::optional<at::ScalarType>(at::kFloat) : std::nullopt;
     auto total = at::linalg_vector_norm(at::stack(at::_foreach_norm(gradients, 2, kind)), 2);
     if (max_norm > 0) {
-      at::_foreach_mul_(gradients, at::clamp_max(max_norm / (total + 1e-6), 1.0));
+      auto factor = at::clamp_max(max_norm / (total + 1e-6), 1.0);
+      at::_foreach_mul_(gradients, at::where(total.isfinite(), factor, at::ones_like(factor)));
     }
     *norm = new at::Tensor(total);
   });

@@ -39,7 +39,7 @@ impl Error {
             return reason;
         }
         let lower = text.to_lowercase();
-        if lower.contains("out of memory") || lower.contains("can't allocate memory") {
+        if ["out of memory", "can't allocate memory", "bad_alloc"].iter().any(|words| lower.contains(words)) {
             Error::OutOfMemory(text)
         } else {
             Error::Torch(text)
@@ -64,9 +64,27 @@ thread_local! {
 pub fn catch<T>(body: impl FnOnce() -> T) -> Result<T> {
     install_quiet_hook();
     let before = CATCHING.with(|c| c.replace(true));
+    let tracks_gradients = tracks_gradients();
     let result = panic::catch_unwind(AssertUnwindSafe(body));
     CATCHING.with(|c| c.set(before));
+    if result.is_err() {
+        // A panic out of `tch::no_grad` leaves them off: nothing would learn from here on.
+        set_gradient_tracking(tracks_gradients);
+    }
     result.map_err(|payload| from_panic(payload.as_ref()))
+}
+
+/// Whether libtorch keeps track of gradients in this thread.
+fn tracks_gradients() -> bool {
+    let tracks = set_gradient_tracking(true);
+    set_gradient_tracking(tracks);
+    tracks
+}
+
+/// Switches it; what it was before.
+fn set_gradient_tracking(on: bool) -> bool {
+    // SAFETY: takes and gives plain numbers, and changes a switch of this thread alone.
+    unsafe { torch_sys::at_grad_set_enabled(on.into()) != 0 }
 }
 
 /// The error that a panic amounts to.
@@ -114,6 +132,16 @@ mod tests {
         let error = catch(|| zeros(2) + zeros(3)).unwrap_err().to_string();
         assert!(error.contains("must match the size"), "{error}");
         assert!(!error.contains("frame #"), "{error}");
+    }
+
+    #[test]
+    fn after_an_error_gradients_are_tracked_as_before() {
+        let fails = || tch::no_grad(|| panic!("no memory"));
+        assert!(catch(fails).map(|_: ()| ()).is_err());
+        assert!(tracks_gradients());
+        let _untracked = tch::no_grad_guard();
+        assert!(catch(fails).map(|_: ()| ()).is_err());
+        assert!(!tracks_gradients());
     }
 
     #[test]

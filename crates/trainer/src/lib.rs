@@ -8,6 +8,7 @@ mod faults;
 mod identity;
 mod input_files;
 mod inputs;
+mod magnitudes;
 mod metadata;
 mod objective;
 mod patience;

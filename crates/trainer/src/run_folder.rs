@@ -68,6 +68,7 @@ pub(crate) struct RunFolder {
 pub(crate) const CONFIG: &str = "config.toml";
 const CHECKPOINTS: &str = "checkpoints";
 const SET_ASIDE: &str = "checkpoints-set-aside";
+const RESERVE: &str = ".reserve";
 
 impl RunFolder {
     /// Takes the folder for a run of `config` and finds out where it begins.
@@ -77,6 +78,8 @@ impl RunFolder {
             move_aside(path)?;
             lock = FolderLock::acquire(path)?;
         }
+        // What a run that was killed kept room with.
+        let _ = fs::remove_file(path.join(RESERVE));
         let survey = match recover(&path.join(CHECKPOINTS)) {
             // Nothing is to be continued from them.
             Err(sdtrain_checkpoint::Error::NoneWhole { .. })
@@ -140,6 +143,11 @@ impl RunFolder {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// The file that keeps room on the disk.
+    pub fn reserve(&self) -> PathBuf {
+        self.path.join(RESERVE)
     }
 
     /// Writes the resolved configuration: from here on the folder belongs to this run. Called when everything that can

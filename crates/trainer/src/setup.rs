@@ -164,6 +164,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         templates,
         torn: false,
         saved_step: None,
+        reserve: Default::default(),
         grace_is_short: false,
         data_digest,
         spikes: Spikes::default(),

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Where a run is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,19 +63,13 @@ pub(crate) struct Contents<'a> {
 /// Publishes `folder/step-000250` with everything to continue exactly, then deletes all but the newest `keep_last`; its folder.
 pub(crate) fn save(folder: &Path, info: ManifestInfo, contents: &Contents, keep_last: usize) -> Result<PathBuf> {
     let Contents { position, optimizer, scaler, ema, spikes, config } = *contents;
-    let parameters = optimizer.groups().iter().flat_map(|group| &group.parameters);
-    let mut tensors: Vec<(String, Tensor)> =
-        parameters.map(|(name, tensor)| (format!("parameter.{name}"), tensor.detach())).collect();
-    tensors.extend(optimizer.state().into_iter().map(|(name, tensor)| (format!("optimizer.{name}"), tensor)));
-    let averages = ema.map(Ema::state);
-    let borrowed_averages = averages.iter().flat_map(|(averages, _)| averages.iter());
-    tensors.extend(borrowed_averages.map(|(name, tensor)| (format!("ema.{name}"), tensor.shallow_clone())));
+    let tensors = tensors_of(optimizer, ema);
     let borrowed: Vec<(String, &Tensor)> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
     let reader = TensorReader::new(borrowed, None);
     let small = SmallState {
         position: *position,
         scaler: scaler.cloned(),
-        ema_steps: averages.map(|(_, steps)| steps),
+        ema_steps: ema.map(|ema| ema.state().1),
         spikes: spikes.clone(),
     };
     let name = format!("step-{:06}", position.step);
@@ -88,6 +82,16 @@ pub(crate) fn save(folder: &Path, info: ManifestInfo, contents: &Contents, keep_
     // A folder that cannot be deleted is only untidy: the run goes on.
     let _ = prune(folder, position.step, keep_last)?;
     Ok(folder.join(name))
+}
+
+/// Every tensor that decides the next step, by its name in a checkpoint.
+fn tensors_of(optimizer: &dyn Optimizer, ema: Option<&Ema>) -> Vec<(String, Tensor)> {
+    let parameters = optimizer.groups().iter().flat_map(|group| &group.parameters);
+    let parameters = parameters.map(|(name, tensor)| (format!("parameter.{name}"), tensor.detach()));
+    let kept = optimizer.state().into_iter().map(|(name, tensor)| (format!("optimizer.{name}"), tensor));
+    let (averages, _) = ema.map(Ema::state).unwrap_or_default();
+    let averages = averages.iter().map(|(name, tensor)| (format!("ema.{name}"), tensor.shallow_clone()));
+    parameters.chain(kept).chain(averages).collect()
 }
 
 /// Where a continued run goes on.
@@ -129,7 +133,8 @@ pub(crate) fn restore(
         }
         _ => {}
     }
-    if let Some(ema) = ema.filter(|_| !seeded(Bug::Average)) {
+    let mut ema = ema;
+    if let Some(ema) = ema.as_deref_mut().filter(|_| !seeded(Bug::Average)) {
         let loaded = match small.ema_steps {
             Some(steps) => ema.load_state(steps, &mut |name| found.tensor(&format!("ema.{name}"))),
             // The average begins with the weights as they are now.
@@ -141,6 +146,9 @@ pub(crate) fn restore(
         };
         found.all_was_readable()?;
         loaded.map_err(|error| cannot(error.to_string()))?;
+    }
+    if let Some(name) = found.first_that_differs(&tensors_of(optimizer, ema.as_deref()))? {
+        return Err(cannot(format!("`{name}` is not what was saved, once it was put back: a defect of this program")));
     }
     let mut position = small.position;
     if seeded(Bug::DataPosition) || seeded(Bug::Epoch) {
@@ -174,10 +182,34 @@ impl Found<'_> {
         }
     }
 
+    /// The first of `tensors` that the file has too, with other bits.
+    fn first_that_differs(&mut self, tensors: &[(String, Tensor)]) -> Result<Option<String>> {
+        for (name, tensor) in tensors {
+            let Some(saved) = self.tensor(name) else {
+                self.all_was_readable()?;
+                continue;
+            };
+            // Compared as bits: a number that is none equals itself.
+            let is_same = sdtrain_torch::catch(|| {
+                let there = tensor.to_device(Device::Cpu).contiguous();
+                saved.kind() == there.kind() && saved.size() == there.size() && bits(&saved).equal(&bits(&there))
+            })?;
+            if !is_same {
+                return Ok(Some(name.clone()));
+            }
+        }
+        Ok(None)
+    }
+
     /// An error where the disk refused one of those that were asked for.
     fn all_was_readable(&mut self) -> Result<()> {
         self.failed.take().map_or(Ok(()), Err)
     }
+}
+
+/// The same memory as whole numbers.
+fn bits(tensor: &Tensor) -> Tensor {
+    tensor.reshape([-1]).view_dtype(Kind::Uint8)
 }
 
 #[cfg(test)]

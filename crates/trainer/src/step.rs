@@ -4,12 +4,14 @@ use crate::batches::Batch;
 use crate::error::Result;
 use crate::faults::Damage;
 use crate::inputs::StepInputs;
+use crate::magnitudes::{Magnitude, magnitudes};
 use crate::objective::Objective;
 use crate::seeded_bugs::{Bug, seeded};
 use crate::trainable::Trainable;
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::{GradScaler, Optimizer, ParamGroup, clear_gradients, gradients};
 use sdtrain_recipe::GradientCheckpointing;
+use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
 /// Damages what a fault of `debug.faults` names among these groups, until it is dropped.
@@ -56,6 +58,8 @@ pub struct StepOutcome {
     pub torn: bool,
     /// The batches whose own loss is not finite, by their place in the step, where it was skipped.
     pub not_finite: Vec<usize>,
+    /// Of a skipped step whose gradients are still there: the largest weight and gradient of each module.
+    pub magnitudes: BTreeMap<String, Magnitude>,
     /// What each micro-batch was given, for traces.
     pub inputs: Vec<StepInputs>,
 }
@@ -158,8 +162,9 @@ impl Step<'_> {
         let found_inf = sum.isfinite().logical_not().to_kind(Kind::Float).reshape([1]);
         self.torn = true;
         self.optimizer.step(learning_rates, (!seeded(Bug::ApplyNotFinite)).then_some(&found_inf))?;
-        clear_gradients(self.optimizer.groups());
         let skipped = found_inf.double_value(&[0]) != 0.0;
+        let magnitudes = if skipped { magnitudes(self.optimizer.groups())? } else { BTreeMap::new() };
+        clear_gradients(self.optimizer.groups());
         if let Some(scaler) = &mut self.scaler {
             scaler.update(skipped);
         }
@@ -167,7 +172,8 @@ impl Step<'_> {
             self.trainable.after_optimizer_step()?;
         }
         let group_norms = group_norms.into_iter().map(|(name, norm)| (name, norm.double_value(&[]))).collect();
-        Ok(StepOutcome { grad_norm: norm.double_value(&[]), group_norms, skipped, ..StepOutcome::default() })
+        let grad_norm = norm.double_value(&[]);
+        Ok(StepOutcome { grad_norm, group_norms, skipped, magnitudes, ..StepOutcome::default() })
     }
 
     /// The gradient norm of each group that has gradients, on the device.

@@ -22,6 +22,7 @@ use crate::trainable::Trainable;
 use crate::validation::Validation;
 use sdtrain_checkpoint::ManifestInfo;
 use sdtrain_data_loader::{Contents, DataSet};
+use sdtrain_files::Reserve;
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::{Ema, GradScaler, Optimizer, ParamGroup, learning_rate_factor};
 use sdtrain_pipeline::Request;
@@ -31,6 +32,7 @@ use sdtrain_run_log::{
     TensorBoard,
 };
 use sdtrain_signals::StopRequest;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -66,6 +68,8 @@ pub(crate) struct Trainer {
     pub torn: bool,
     /// The step of the newest checkpoint.
     pub saved_step: Option<u64>,
+    /// Room on the disk for one more checkpoint, until it is needed.
+    pub reserve: RefCell<Option<Reserve>>,
     /// Somebody was told that saving may take longer than a stop leaves.
     pub grace_is_short: bool,
     pub data_digest: DataDigest,
@@ -149,6 +153,7 @@ impl Trainer {
         if !self.config.train.fused_backward {
             sdtrain_optimizer::prepare_gradients(self.optimizer.groups())?;
         }
+        self.reserve_room();
         self.record.phase("train");
         let workers = self.config.data.workers;
         let contents = match (self.objective.wants_pixels(), self.objective.wants_masks() && self.data.has_masks()) {
@@ -178,6 +183,10 @@ impl Trainer {
     ) -> Result<Outcome> {
         while position.step < self.total_steps {
             self.one_step(log, batches, position, stop)?;
+            if stop.take_save() && self.saved_step != Some(position.step) {
+                log.message(&format!("a signal asks for a checkpoint: saving after step {}", position.step));
+                self.save_checkpoint(log, position, stop)?;
+            }
             if stop.is_set() && position.step < self.total_steps {
                 self.say_why_it_stops(log, position);
                 self.finish_trace()?;

@@ -17,9 +17,10 @@ use crate::model_parts::ModelParts;
 use crate::{ExitCode, Failure, learned_words, model_tokenizer, print_answer};
 
 use summary::summary;
-use trained_parts::{TrainedParts, trained_parts};
+use trained_parts::TrainedParts;
 
 pub(crate) use summary::millions;
+pub(crate) use trained_parts::trained_parts;
 
 /// The step between bucket sides when nothing is known of the model: that of SD1.5.
 const USUAL_BUCKET_STEP: usize = 64;

@@ -6,12 +6,15 @@ use crate::patience::until_the_disk_takes_it;
 use crate::precision::kind_of;
 use crate::seeded_bugs::{Bug, seeded};
 use crate::state::{self, Contents, Position};
-use sdtrain_checkpoint::ManifestInfo;
+use sdtrain_checkpoint::{ManifestInfo, storage_error};
+use sdtrain_files::Reserve;
 use sdtrain_model::vae::LatentDistribution;
 use sdtrain_recipe::{FloatType, TrainSection};
 use sdtrain_run_log::{MetricSink, RunLog};
 use sdtrain_signals::StopRequest;
+use std::cell::Cell;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tch::{Kind, Tensor};
@@ -54,16 +57,17 @@ impl Trainer {
         } else {
             self.config.checkpoint.keep_last
         };
-        let mut took = Duration::ZERO;
-        let path = until_the_disk_takes_it(self.patience(), stop, &mut |text| log.message(text), &mut || {
+        let took = Cell::new(Duration::ZERO);
+        let path = self.until_there_is_room(log, stop, || {
             let began = Instant::now();
             let path = self.publish(info.clone(), position, keep);
-            took = began.elapsed();
+            took.set(began.elapsed());
             path
         })?;
         self.saved_step = Some(position.step);
+        self.reserve_room();
         log.message(&format!("saved {}", path.display()));
-        if let Some(warning) = self.short_grace(took) {
+        if let Some(warning) = self.short_grace(took.get()) {
             log.message(&warning);
         }
         Ok(())
@@ -135,7 +139,7 @@ impl Trainer {
             if let Some(warning) = this.check_narrowing()? {
                 log.message(&warning);
             }
-            until_the_disk_takes_it(this.patience(), stop, &mut |text| log.message(text), &mut || {
+            this.until_there_is_room(log, stop, || {
                 this.trainable.save(&this.model, &this.folder.path, stem, kind, &metadata)
             })
         };
@@ -192,8 +196,31 @@ impl Trainer {
             + kept.iter().map(|(_, tensor)| bytes(tensor)).sum::<u64>()
     }
 
-    fn patience(&self) -> Duration {
-        Duration::from_secs(60 * self.config.checkpoint.retry_minutes)
+    /// Keeps the room of a checkpoint, where that is wanted, can be done, and is not done yet.
+    pub(super) fn reserve_room(&self) {
+        /// For names, manifest and configuration beside the tensors.
+        const BESIDE: u64 = 1 << 20;
+        if self.config.checkpoint.reserve && self.reserve.borrow().is_none() {
+            let taken = Reserve::take(&self.folder.reserve(), self.state_bytes() + BESIDE);
+            self.reserve.replace(taken.ok().flatten());
+        }
+    }
+
+    /// Does `write` until the disk takes it or patience ends. Where the disk is full, the room that was kept for this goes first.
+    fn until_there_is_room<T>(&self, log: &mut RunLog, stop: &StopRequest, write: impl Fn() -> Result<T>) -> Result<T> {
+        let patience = Duration::from_secs(60 * self.config.checkpoint.retry_minutes);
+        let gave_up = Cell::new(false);
+        let written = until_the_disk_takes_it(patience, stop, &mut |text| log.message(text), &mut || match write() {
+            Err(error) if is_full(&error) && self.reserve.take().is_some() => {
+                gave_up.set(true);
+                write()
+            }
+            result => result,
+        });
+        if gave_up.get() {
+            log.message("warning: the disk is full; the room that was kept for a checkpoint has been given up");
+        }
+        written
     }
 
     /// Does `work` with the averaged weights in the place of the trained ones, if there is an average: what came of it. An error of
@@ -257,6 +284,12 @@ impl Trainer {
         }
         found.into_iter().map(|(_, stem)| stem).collect()
     }
+}
+
+/// Whether the disk, or what of it is this user's, is full.
+fn is_full(error: &Error) -> bool {
+    let kind = storage_error(error).map(std::io::Error::kind);
+    matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
 }
 
 /// When a product on the way was written.

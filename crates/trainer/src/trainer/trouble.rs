@@ -91,6 +91,7 @@ impl Trainer {
             "loss": outcome.loss.to_string(),
             "grad_norm": outcome.grad_norm.to_string(),
             "loss_scale": self.scaler.as_ref().map(|scaler| scaler.scale),
+            "largest_of_modules": outcome.magnitudes,
             "passes": passes.collect::<Vec<_>>(),
         });
         let path = folder.join(format!("step-{:06}.json", position.step));

@@ -5,7 +5,7 @@
 //! A run is continued from a copy of its folder that holds the configuration and one checkpoint. Every later loss, gradient norm
 //! and rate, the last checkpoint's tensors and position, and the product must be equal to the bit.
 //!
-//! `cargo test --release -p sdtrain-trainer --test continuation` takes steps 1, 7 and 16 of the first two tables; with
+//! `cargo test --release -p sdtrain-trainer --test continuation` takes steps 1, 7 and 16 of the first three tables; with
 //! `-- --ignored` it takes every step of them, and steps 1, 7 and 16 of all other combinations. `SDTRAIN_SWEEP_STEPS=64` makes all
 //! of these runs longer.
 
@@ -65,6 +65,32 @@ const PRECISIONS: [(&str, &[&str]); 8] = [
     ("bf16 kahan", &["precision.compute=bf16", "precision.weights=bf16", "precision.rounding=kahan"]),
     ("bf16 nearest", &["precision.weights=bf16", "precision.rounding=nearest"]),
     ("fp32, state in bf16", &["precision.optimizer_state=bf16"]),
+];
+
+/// Other adapters, and what saves memory.
+const VARIANTS: [(&str, &[&str]); 7] = [
+    ("loha", &["lora.kind=loha", "lora.train_text_encoder=true"]),
+    ("lokr", &["lora.kind=lokr"]),
+    ("dora", &["lora.kind=dora"]),
+    ("ia3", &["lora.kind=ia3"]),
+    (
+        "gradient checkpointing",
+        &["train.gradient_checkpointing=all", "lora.train_text_encoder=true", "lora.dropout=0.1"],
+    ),
+    (
+        "fused backward",
+        &[
+            "method=full",
+            "train.fused_backward=true",
+            "train.gradient_accumulation_steps=1",
+            "train.max_grad_norm=0",
+            "data.batch_size=4",
+        ],
+    ),
+    (
+        "dreambooth with images of the class",
+        &["method=dreambooth", "dreambooth.class_prompt=a house", "dreambooth.num_class_images=6"],
+    ),
 ];
 
 type Row = (&'static str, &'static [&'static str]);
@@ -191,6 +217,14 @@ fn second_table() -> Vec<[Row; 3]> {
     optimizers.chain(PRECISIONS[2..].iter().map(|&precision| [METHODS[0], OPTIMIZERS[0], precision])).collect()
 }
 
+/// Each variant with AdamW in fp32 and bf16.
+fn third_table() -> Vec<[Row; 3]> {
+    VARIANTS
+        .iter()
+        .flat_map(|&variant| [0, 1].map(|precision| [variant, OPTIMIZERS[0], PRECISIONS[precision]]))
+        .collect()
+}
+
 fn check(table: &[[Row; 3]], steps: &[u64]) {
     let project = Project::new();
     for rows in table {
@@ -213,6 +247,17 @@ fn each_method_continues_to_the_bit() {
 #[test]
 fn each_optimizer_and_each_precision_continue_to_the_bit() {
     check(&second_table(), &SOME);
+}
+
+#[test]
+fn each_adapter_and_each_way_to_save_memory_continue_to_the_bit() {
+    check(&third_table(), &SOME);
+}
+
+#[test]
+#[ignore = "minutes: every step of the table"]
+fn each_adapter_and_each_way_to_save_memory_continue_to_the_bit_from_every_step() {
+    check(&third_table(), &(1..all_steps()).collect::<Vec<_>>());
 }
 
 #[test]

@@ -74,6 +74,10 @@ fn torchtitan_aborts_and_what_the_step_was_made_of_is_kept() {
     assert_eq!((&evidence["step"], &evidence["seed"], &pass["pass"]), (&2.into(), &config.seed.into(), &1.into()));
     assert_eq!(pass["timesteps"].as_array().map(Vec::len), Some(2));
     assert!(pass["images"][0]["path"].as_str().is_some_and(|path| path.ends_with(".png")), "{evidence}");
+    // The weights were good, and no gradient was a number behind the one that was damaged.
+    let modules = evidence["largest_of_modules"].as_object().expect("one entry a module");
+    assert!(modules.len() > 10 && modules.values().all(|module| module["weight"].is_number()), "{evidence}");
+    assert!(modules.values().any(|module| module["gradient"] == "NaN"), "{evidence}");
 }
 
 #[test]

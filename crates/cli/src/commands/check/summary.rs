@@ -69,7 +69,7 @@ pub(super) fn summary(
     let cores = cores(config);
     let estimate = estimate(config, parts, sum, cores);
     let all_steps = data.total_steps(&config.train) as f64;
-    line("memory", format!("about {:.2} GB at the highest point", estimate.bytes / 1e9));
+    line("memory", estimate.in_words());
     line(
         "time",
         format!(

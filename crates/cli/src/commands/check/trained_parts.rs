@@ -39,7 +39,7 @@ impl TrainedParts {
 const MODULE_PATHS: &str = "paths are those of diffusers behind `unet.` and `text_encoder.`, as \
                             `unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q`; `*` stands for any text";
 
-pub(super) fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<TrainedParts, Failure> {
+pub(crate) fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<TrainedParts, Failure> {
     let facts = config.trainable_facts();
     let rates = GroupRates::of(config, parts)?;
     // A block whose rate is 0 is frozen, and gets no adapters.

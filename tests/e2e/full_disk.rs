@@ -1,0 +1,111 @@
+//! A disk that others fill while a run writes to it. Needs root, for a file system of its own.
+
+use crate::project::Project;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A small disk in memory, at a folder.
+struct Disk(PathBuf);
+
+impl Disk {
+    /// Where this user may not mount one, nothing, which is said.
+    fn mount(folder: PathBuf) -> Option<Disk> {
+        fs::create_dir_all(&folder).expect("there is room");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(&folder).output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Disk(folder)),
+            _ => {
+                eprintln!("SKIPPED: a disk to fill needs root and `mount`");
+                None
+            }
+        }
+    }
+
+    /// Takes all that is left of it.
+    fn fill(&self) {
+        let mut filler = File::create(self.0.join("of_others")).expect("a name takes no room");
+        // In small pieces at the end: a write that fails may have taken nothing.
+        for piece in [1 << 20, 1 << 12, 1] {
+            while filler.write_all(&vec![1; piece]).is_ok() {}
+        }
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.0.join("of_others")).expect("it is there");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+const RUN: [&str; 11] = [
+    "--config",
+    "run.toml",
+    "--output",
+    "disk/run",
+    "--set",
+    "samples.prompts=[]",
+    "--set",
+    "checkpoint.keep_last=1",
+    "--set",
+    "train.max_steps=4000",
+    "--set",
+];
+
+/// Whether a safetensors file is as long as its header says.
+fn is_whole(path: &Path) -> bool {
+    let mut length = [0; 8];
+    let mut file = File::open(path).expect("it is there");
+    file.read_exact(&mut length).expect("a header");
+    let mut header = vec![0; u64::from_le_bytes(length) as usize];
+    file.read_exact(&mut header).expect("a header");
+    let header: serde_json::Value = serde_json::from_slice(&header).expect("JSON");
+    let ends = header.as_object().expect("tensors").values().filter_map(|tensor| tensor["data_offsets"][1].as_u64());
+    let end = ends.max().expect("at least one tensor");
+    fs::metadata(path).expect("it is there").len() == 8 + u64::from_le_bytes(length) + end
+}
+
+#[test]
+fn a_disk_that_others_fill_does_not_keep_a_run_from_its_product() {
+    let project = Project::new();
+    let Some(disk) = Disk::mount(project.path("disk")) else { return };
+    let running = project.start(&[&RUN[..], &["checkpoint.every_steps=500"]].concat());
+    running.wait_for_words("step-000500");
+    assert!(project.path("disk/run/.reserve").is_file());
+    disk.fill();
+    running.wait_for_words("the room that was kept for a checkpoint has been given up");
+    let (code, said) = running.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(is_whole(&project.path("disk/run/run.safetensors")), "{said}");
+    assert!(project.path("disk/run/checkpoints/step-004000/MANIFEST.json").is_file(), "{said}");
+    assert!(!project.path("disk/run/.reserve").exists());
+}
+
+#[test]
+fn a_run_waits_for_room_and_ends_with_a_whole_product() {
+    let project = Project::new();
+    let Some(disk) = Disk::mount(project.path("disk")) else { return };
+    let running =
+        project.start(&[&RUN[..], &["checkpoint.every_steps=500", "--set", "checkpoint.reserve=false"]].concat());
+    running.wait_for_words("step-000500");
+    disk.fill();
+    running.wait_for_words("trying again");
+    disk.make_room();
+    let (code, said) = running.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(is_whole(&project.path("disk/run/run.safetensors")), "{said}");
+}
+
+#[test]
+fn a_disk_that_is_full_from_the_start_is_refused_before_the_model_is_loaded() {
+    let project = Project::new();
+    let Some(disk) = Disk::mount(project.path("disk")) else { return };
+    disk.fill();
+    let (_, said) = project.expect(7, &[&RUN[..], &["checkpoint.every_steps=500"]].concat());
+    assert!(said.contains("disk") && !said.contains("images found"), "{said}");
+}

@@ -1,0 +1,119 @@
+//! Memory: what `sdtrain check` predicts is what a run takes, and what is said where it is not there.
+
+use crate::project::Project;
+use std::fs;
+use std::path::Path;
+
+/// `sdtrain check` may be so far from what a run reports.
+const TOLERANCE: f64 = 0.15;
+
+const PLAIN: &str = "[model]\npath = \"builtin:poster-tiny\"\n[train]\nmax_steps = 3\nthreads = 1\n[checkpoint]\nevery_steps = 0\n\
+    [validation]\nevaluate_at_end = false\n[data]\nresolution = 128\nbatch_size = 4\n";
+
+/// A project whose `posters.toml` trains the built-in base on these pictures of `datasets`.
+fn project(pictures: &str, caption_prefix: &str) -> Project {
+    let project = Project::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets").join(pictures);
+    let subset = format!("[[data.subsets]]\npath = {folder:?}\ncaption_prefix = {caption_prefix:?}\n");
+    project.write("posters.toml", &format!("{PLAIN}{subset}"));
+    project
+}
+
+/// The gigabytes that `sdtrain check` says and those that the run took.
+fn predicted_and_taken(project: &Project, set: &[&str]) -> (f64, f64) {
+    let set: Vec<&str> = set.iter().flat_map(|change| ["--set", change]).collect();
+    let (checked, _) = project.expect(0, &[&["check", "posters.toml"], &set[..]].concat());
+    let line = checked.lines().find_map(|line| line.strip_prefix("memory")).expect("check says it");
+    let predicted = line.trim_start().strip_prefix("about ").and_then(|line| line.split(' ').next());
+    project.expect(0, &[&["--config", "posters.toml", "--output", "out", "--resume", "never"], &set[..]].concat());
+    let record = fs::read_to_string(project.path("out/run.json")).expect("the run wrote it");
+    let record: serde_json::Value = serde_json::from_str(&record).expect("JSON");
+    let taken = record["peak_memory_bytes"].as_f64().expect("a number") / 1e9;
+    (predicted.and_then(|number| number.parse().ok()).expect("a number of gigabytes"), taken)
+}
+
+fn holds(project: &Project, set: &[&str]) {
+    let (predicted, taken) = predicted_and_taken(project, set);
+    assert!((predicted / taken - 1.0).abs() < TOLERANCE, "{set:?}: {predicted} GB predicted, {taken:.3} GB taken");
+}
+
+#[test]
+fn adapters_take_what_was_predicted() {
+    let project = project("posters", "");
+    for set in [
+        &["lora.train_text_encoder=true"][..],
+        &["lora.kind=lokr", "data.resolution=256"],
+        &["precision.compute=bf16", "data.resolution=256"],
+        &["train.gradient_checkpointing=all", "data.resolution=256"],
+    ] {
+        holds(&project, set);
+    }
+}
+
+#[test]
+fn whole_weights_take_what_was_predicted() {
+    let project = project("posters", "");
+    for set in
+        [&["method=full", "data.resolution=192"][..], &["method=vae", "data.resolution=192", "data.batch_size=2"]]
+    {
+        holds(&project, set);
+    }
+}
+
+#[test]
+fn words_and_subjects_take_what_was_predicted() {
+    let words = project("posters", "<look>,");
+    let learned = "textual_inversion.tokens=[{word=\"<look>\",initial_words=\"poster\"}]";
+    holds(&words, &["method=textual_inversion", "data.resolution=192", learned]);
+    let subject = project("posters-subject", "");
+    let prior = ["dreambooth.prior=base_prediction", "dreambooth.class_prompt=poster, a house"];
+    holds(&subject, &[&["method=dreambooth", "trainable=lora", "data.resolution=192"], &prior[..]].concat());
+}
+
+/// sd-scripts#1088, kohya_ss#2880: each picture that is drawn on the way leaves some memory behind.
+#[test]
+fn pictures_on_the_way_leave_no_memory_behind() {
+    let project = Project::new();
+    let taken = |steps: &str| {
+        let set = format!("train.max_steps={steps}");
+        let args = ["--config", "run.toml", "--set", &set, "--set", "samples.every_steps=1", "--resume", "never"];
+        project.expect(0, &args);
+        let record = fs::read_to_string(project.path("outputs/run/run.json")).expect("the run wrote it");
+        let record: serde_json::Value = serde_json::from_str(&record).expect("JSON");
+        record["peak_memory_bytes"].as_f64().expect("a number")
+    };
+    let (few, many) = (taken("6"), taken("60"));
+    // A picture of 64 × 64 pixels is 48 KiB as numbers: kept, 54 of them with what they are drawn from would be seen.
+    assert!(many - few < 2e6, "{few} bytes with 7 pictures, {many} with 61");
+}
+
+/// What `sh` lets a process have of private memory, in KiB.
+fn with_little_memory(project: &Project, kibibytes: u64, args: &[&str]) -> (Option<i32>, String) {
+    let program = project.command(&[]).get_program().to_string_lossy().into_owned();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", &format!("ulimit -d {kibibytes} && exec \"$0\" \"$@\""), &program]).args(args);
+    let output = command.current_dir(project.path(".")).output().expect("there is a shell");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn too_little_memory_ends_with_6_and_says_what_takes_it_and_what_takes_less() {
+    let project = project("posters", "");
+    let large = ["--config", "posters.toml", "--set", "data.resolution=256", "--set", "data.batch_size=32"];
+    let (code, said) = with_little_memory(&project, 1_000_000, &large);
+    assert_eq!(code, Some(6), "{said}");
+    assert!(said.contains("GB activations"), "{said}");
+    assert!(said.contains("--set train.gradient_checkpointing=true"), "{said}");
+}
+
+/// Too little memory for the pictures costs neither the run nor its product.
+#[test]
+fn pictures_too_large_for_the_memory_are_left_out() {
+    let project = Project::new();
+    let huge = ["--set", "samples.width=4096", "--set", "samples.height=4096", "--set", "samples.steps=1"];
+    let args = [&["--config", "run.toml", "--set", "train.max_steps=2"], &huge[..]].concat();
+    let (code, said) = with_little_memory(&project, 1_000_000, &args);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("the pictures failed, and the run goes on: out of memory"), "{said}");
+    assert!(project.path("outputs/run/run.safetensors").is_file());
+}
