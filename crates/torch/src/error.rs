@@ -1,5 +1,6 @@
 //! What can go wrong inside libtorch, and how a panic of `tch` becomes such an error.
 
+use crate::gradient_tracking::{set_gradient_tracking, tracks_gradients};
 use crate::{gradient_checkpoint, gradient_hook};
 use std::any::Any;
 use std::cell::Cell;
@@ -64,27 +65,14 @@ thread_local! {
 pub fn catch<T>(body: impl FnOnce() -> T) -> Result<T> {
     install_quiet_hook();
     let before = CATCHING.with(|c| c.replace(true));
-    let tracks_gradients = tracks_gradients();
+    let tracks = tracks_gradients();
     let result = panic::catch_unwind(AssertUnwindSafe(body));
     CATCHING.with(|c| c.set(before));
     if result.is_err() {
         // A panic out of `tch::no_grad` leaves them off: nothing would learn from here on.
-        set_gradient_tracking(tracks_gradients);
+        set_gradient_tracking(tracks);
     }
     result.map_err(|payload| from_panic(payload.as_ref()))
-}
-
-/// Whether libtorch keeps track of gradients in this thread.
-fn tracks_gradients() -> bool {
-    let tracks = set_gradient_tracking(true);
-    set_gradient_tracking(tracks);
-    tracks
-}
-
-/// Switches it; what it was before.
-fn set_gradient_tracking(on: bool) -> bool {
-    // SAFETY: takes and gives plain numbers, and changes a switch of this thread alone.
-    unsafe { torch_sys::at_grad_set_enabled(on.into()) != 0 }
 }
 
 /// The error that a panic amounts to.

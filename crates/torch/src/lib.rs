@@ -7,6 +7,7 @@ mod ffi;
 mod foreach;
 mod gradient_checkpoint;
 mod gradient_hook;
+mod gradient_tracking;
 mod memory;
 mod rounding;
 mod tensor_bytes;
