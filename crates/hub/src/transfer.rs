@@ -75,7 +75,7 @@ impl Transfer<'_> {
     /// Where it does not come however often it is asked for, is not what the hub says, or cannot be kept.
     pub(crate) async fn fetch(&self, file: &RemoteFile) -> Result<(), Failure> {
         let blob = self.repository.blob(&file.hash);
-        let wait = || self.tally.progress.note(&format!("waiting for another process, which fetches `{}`", file.name));
+        let wait = || self.tally.progress.note(&format!("waiting for `{}`, which is being fetched already", file.name));
         let _lock = self.repository.lock(&file.hash, wait).await?;
         // Of the same content another name may be here, or another process has just fetched it.
         if fs::metadata(&blob).is_ok_and(|there| there.len() == file.size) {
