@@ -12,7 +12,7 @@ use sdtrain_hub::{Error, Prepared, Progress, Settings, Wanted, fetch, prepare};
 use sdtrain_recipe::HubName;
 
 /// A model of all kinds of files, of which less than half is needed.
-pub const MODEL: [(&str, &str); 22] = [
+pub(crate) const MODEL: [(&str, &str); 22] = [
     (
         "model_index.json",
         r#"{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"],
@@ -42,7 +42,7 @@ pub const MODEL: [(&str, &str); 22] = [
 ];
 
 /// `@LENGTH` stands for so many bytes.
-pub fn bytes_of(text: &str) -> Vec<u8> {
+pub(crate) fn bytes_of(text: &str) -> Vec<u8> {
     match text.strip_prefix('@') {
         Some(length) => server::content(length.parse().unwrap(), length.len() as u32),
         None => text.as_bytes().to_vec(),
@@ -50,25 +50,25 @@ pub fn bytes_of(text: &str) -> Vec<u8> {
 }
 
 /// A hub with [`MODEL`] and an empty cache.
-pub fn hub() -> (server::Server, tempfile::TempDir) {
+pub(crate) fn hub() -> (server::Server, tempfile::TempDir) {
     let files: Vec<(&str, Vec<u8>)> = MODEL.iter().map(|(name, text)| (*name, bytes_of(text))).collect();
     let files: Vec<(&str, &[u8])> = files.iter().map(|(name, content)| (*name, content.as_slice())).collect();
     (server::Server::start(&files), tempfile::tempdir().unwrap())
 }
 
-pub fn model() -> Wanted {
+pub(crate) fn model() -> Wanted {
     Wanted::Model { variant: None, weights: true }
 }
 
-pub fn name(text: &str) -> HubName {
+pub(crate) fn name(text: &str) -> HubName {
     HubName::parse(text).unwrap_or_else(|(message, _)| panic!("{message}"))
 }
 
 /// All that is told of a fetch.
 #[derive(Default)]
-pub struct Told {
-    pub begun: RefCell<Vec<(usize, u64)>>,
-    pub at: RefCell<Vec<u64>>,
+pub(crate) struct Told {
+    pub(crate) begun: RefCell<Vec<(usize, u64)>>,
+    pub(crate) at: RefCell<Vec<u64>>,
 }
 
 impl Progress for Told {
@@ -81,14 +81,14 @@ impl Progress for Told {
     fn note(&self, _: &str) {}
 }
 
-pub fn get(text: &str, wanted: &Wanted, settings: &Settings) -> Result<(PathBuf, Prepared), Error> {
+pub(crate) fn get(text: &str, wanted: &Wanted, settings: &Settings) -> Result<(PathBuf, Prepared), Error> {
     let name = name(text);
     let prepared = prepare(&name, wanted, settings)?;
     Ok((fetch(&name, &prepared, settings, &Told::default())?, prepared))
 }
 
 /// Names of all files below a folder.
-pub fn files_below(folder: &Path) -> Vec<String> {
+pub(crate) fn files_below(folder: &Path) -> Vec<String> {
     fn walk(folder: &Path, prefix: &str, found: &mut Vec<String>) {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let name = format!("{prefix}{}", entry.file_name().into_string().unwrap());
