@@ -12,6 +12,7 @@ use sdtrain_state_dict::maps::textual_inversion::BUNDLE_PREFIX;
 use sdtrain_state_dict::{Reader, open_file, read_floats};
 
 use crate::architecture::Shapes;
+use crate::hub_files::local_file;
 use crate::{ExitCode, Failure};
 
 /// What a file has beside one layer.
@@ -25,7 +26,7 @@ pub(crate) type PresentAdapters = BTreeMap<(&'static str, String), Present>;
 
 /// Reads the header of the file at `path`, whose layers must be among those of `networks`.
 pub(crate) fn read(path: &Path, networks: &[(&'static str, &Shapes)]) -> Result<PresentAdapters, Failure> {
-    let file = open_file(path)?;
+    let file = open_file(local_file(path)?)?;
     let part_of = |name: &str| Part::ALL.into_iter().find(|part| part.folder() == name).unwrap_or(Part::Unet);
     let layers: BTreeMap<(Part, &str), (&'static str, &[usize])> = networks
         .iter()

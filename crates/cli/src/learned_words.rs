@@ -9,6 +9,7 @@ use sdtrain_state_dict::open_file;
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 
 use crate::architecture::Shapes;
+use crate::hub_files::local_file;
 use crate::{ExitCode, Failure};
 
 /// A word that would be learned.
@@ -56,7 +57,7 @@ pub(crate) fn check(config: &TrainConfig, tokenizer: &PromptTokenizer, data: &Da
 
 /// Warnings of words in the adapter files of `config` that its run leaves behind.
 pub(crate) fn left_behind(config: &TrainConfig) -> Result<Vec<String>, Failure> {
-    config.words_left_behind(|path| Ok(bundled_words(&open_file(path)?)))
+    config.words_left_behind(|path| Ok(bundled_words(&open_file(local_file(path)?)?)))
 }
 
 /// The model's tokenizer with the words of `config`.

@@ -9,6 +9,7 @@ mod engine;
 mod estimate;
 mod exit_code;
 mod group_rates;
+mod hub_files;
 mod initial_adapter;
 mod learned_words;
 mod less_memory;
@@ -21,6 +22,7 @@ mod room;
 pub use commands::convert::convert_model;
 pub use commands::train::default_output;
 pub use exit_code::ExitCode;
+pub use hub_files::local_file;
 pub use less_memory::too_little_memory;
 pub use report::{Failure, finish, print_answer, print_failure};
 

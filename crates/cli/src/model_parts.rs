@@ -3,15 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use sdtrain_recipe::{Init, ModelConfig, ModelLocation};
+use sdtrain_recipe::{HubName, Init, ModelConfig, ModelLocation};
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
-    Family, FileKind, Reader, SafetensorsFile, canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file,
-    load_report::parameters_of, open_component, open_file, read_json, recognise,
+    Error as FileError, Family, FileKind, Reader, SafetensorsFile, canonical_text_encoder, canonical_unet,
+    canonical_vae, ldm_single_file, load_report::parameters_of, open_component, open_file, read_json, recognise,
 };
 use serde_json::Value as Json;
 
 use crate::architecture::{self, Shapes};
+use crate::hub_files::{lacks_weights, local_file};
 use crate::{ExitCode, Failure};
 
 /// Header of the built-in model's file; empty in a program built without it.
@@ -35,7 +36,12 @@ impl ModelParts {
             .map_err(|(message, hint)| Failure::new(ExitCode::Configuration, message).maybe_hint(hint))?;
         let mut parts = match location {
             ModelLocation::Builtin(name) => from_file(Arc::new(builtin(&name)?), &format!("builtin:{name}"))?,
-            ModelLocation::Path(folder) if folder.is_dir() && config.init == Init::Random => from_configs(&folder)?,
+            ModelLocation::Path(folder) if folder.is_dir() && config.init == Init::Random => {
+                from_configs(&folder, "diffusers configurations, weights drawn from the seed")?
+            }
+            ModelLocation::Path(folder) if folder.is_dir() && lacks_weights(config) => {
+                from_configs(&folder, "diffusers folder whose weights are still to be fetched")?
+            }
             ModelLocation::Path(folder) if folder.is_dir() => from_folder(&folder, config.variant.as_deref())?,
             ModelLocation::Path(file) => from_file(Arc::from(open_file(&file)?), &file.display().to_string())?,
         };
@@ -148,20 +154,12 @@ fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failu
     })
 }
 
-/// A folder of which only the configurations count.
-fn from_configs(folder: &Path) -> Result<ModelParts, Failure> {
+/// A folder of which only the configurations count, and what to call it.
+fn from_configs(folder: &Path, kind: &str) -> Result<ModelParts, Failure> {
     let family = Family::of_trainable_folder(folder)?;
-    let read = |part: &str, shapes: fn(&Json) -> Option<Shapes>| {
-        let path = folder.join(part).join("config.json");
-        shapes(&read_json(&path)?).ok_or_else(|| {
-            Failure::new(
-                ExitCode::Model,
-                format!("`{}` lacks a key that the network's size depends on", path.display()),
-            )
-        })
-    };
+    let read = |part: &str, shapes| from_config(&folder.join(part), shapes);
     Ok(ModelParts {
-        kind: "diffusers configurations, weights drawn from the seed".to_owned(),
+        kind: kind.to_owned(),
         family,
         unet: read("unet", architecture::unet)?,
         vae: Some(read("vae", architecture::vae)?),
@@ -173,10 +171,24 @@ fn from_configs(folder: &Path) -> Result<ModelParts, Failure> {
     })
 }
 
-fn vae_at(path: &Path) -> Result<Shapes, Failure> {
+/// A network's folder of which only the configuration counts.
+fn from_config(folder: &Path, shapes: fn(&Json) -> Option<Shapes>) -> Result<Shapes, Failure> {
+    let path = folder.join("config.json");
+    shapes(&read_json(&path)?).ok_or_else(|| {
+        let message = format!("`{}` lacks a key that the network's size depends on", path.display());
+        Failure::new(ExitCode::Model, message)
+    })
+}
+
+fn vae_at(named: &Path) -> Result<Shapes, Failure> {
+    let path = local_file(named)?;
     let reader: Box<dyn Reader> = match path.is_dir() {
-        true => open_component(path, "diffusion_pytorch_model", None)?,
-        false => open_file(path)?,
+        true => match open_component(&path, "diffusion_pytorch_model", None) {
+            // They are fetched once everything else is right.
+            Err(FileError::NoWeights { .. }) if HubName::is_at(named) => return from_config(&path, architecture::vae),
+            reader => reader?,
+        },
+        false => open_file(&path)?,
     };
     Ok(parameters_of(&canonical_vae(reader)?))
 }

@@ -2,8 +2,8 @@
 
 use crate::failure;
 use crate::sample::location;
-use sdtrain::args::{Format, MergeArgs};
-use sdtrain::{ExitCode, Failure};
+use sdtrain::args::{Format, MergeArgs, WeightedFile};
+use sdtrain::{ExitCode, Failure, local_file};
 use sdtrain_adapter::{
     AdapterSum, LoraFile, MERGED_KEY, MergedLayer, Networks, WeightedAdapter, add_to_lora_file, describe, fold,
     read_bundled_words, save_merged_full, save_merged_kohya, save_merged_peft,
@@ -22,8 +22,8 @@ pub fn run(args: &MergeArgs) -> Result<(), Failure> {
     let folder = args.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)
         .map_err(|error| Failure::new(ExitCode::Storage, format!("cannot create `{}`: {error}", folder.display())))?;
-    let adapters: Vec<WeightedAdapter> =
-        args.lora.iter().map(|lora| WeightedAdapter { path: lora.path.clone(), weight: lora.weight }).collect();
+    let adapter = |lora: &WeightedFile| Ok(WeightedAdapter { path: local_file(&lora.path)?, weight: lora.weight });
+    let adapters: Vec<WeightedAdapter> = args.lora.iter().map(adapter).collect::<Result<_, Failure>>()?;
     // The sums are made in f32, and in host memory, so that every machine gives the same ones.
     let options = LoadOptions::new(Device::Cpu, Kind::Float);
     let model = match &args.model {

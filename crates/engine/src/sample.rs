@@ -2,7 +2,7 @@
 
 use crate::failure;
 use sdtrain::args::SampleArgs;
-use sdtrain::{ExitCode, Failure, print_answer};
+use sdtrain::{ExitCode, Failure, local_file, print_answer};
 use sdtrain_adapter::{LoraFile, Networks, on_device, read_bundled_words, read_learned_words};
 use sdtrain_model::{LearnedWord, LoadOptions, PromptReading, StableDiffusion, load};
 use sdtrain_pipeline::{Request, parameters_text, pictures_at_once, save_png, text_to_image};
@@ -16,7 +16,7 @@ use std::path::Path;
 pub fn run(args: &SampleArgs) -> Result<(), Failure> {
     let device = sdtrain_torch::device(&args.device.to_string()).map_err(failure::of_torch)?;
     let mut options = LoadOptions::new(device, sdtrain_trainer::kind_of(args.dtype));
-    options.vae = args.vae.clone();
+    options.vae = args.vae.as_deref().map(local_file).transpose()?;
     let model = load(&location(&args.model)?, &options).map_err(failure::of_model)?;
     let networks = Networks::of(&model);
     let layers = model.text_layers();
@@ -28,7 +28,7 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
         .hint("2 is the usual value"));
     }
     for lora in &args.lora {
-        let file = open_file(&lora.path)?;
+        let file = open_file(local_file(&lora.path)?)?;
         let kind = recognise(&file);
         if kind.is_model() {
             let message = format!("`--lora {}` is a {kind}, not a LoRA", lora.path.display());
@@ -42,7 +42,7 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
         add_words(&model, words, &lora.path)?;
     }
     for embedding in &args.embedding {
-        let file = open_file(&embedding.path)?;
+        let file = open_file(local_file(&embedding.path)?)?;
         let words = read_learned_words(&file, embedding.name.as_deref()).map_err(failure::of_adapter)?;
         add_words(&model, words, &embedding.path)?;
     }

@@ -6,7 +6,7 @@ use crate::metric::{METRICS, Metric, Setting};
 use sdtrain_adapter::{LoraFile, Networks, on_device, read_bundled_words, read_learned_words};
 use sdtrain_data_loader::DataSet;
 use sdtrain_model::{LearnedWord, LoadOptions, StableDiffusion, load};
-use sdtrain_recipe::{ModelLocation, TrainConfig};
+use sdtrain_recipe::{ModelLocation, TrainConfig, local_path};
 use sdtrain_state_dict::{FileKind, open_file, recognise};
 use std::path::{Path, PathBuf};
 
@@ -131,7 +131,11 @@ impl Product<'_> {
             }
             Product::Model(path) => {
                 // A model whose VAE was trained holds it.
-                let vae = config.model.vae.clone().filter(|_| config.objective_kind().denoises());
+                let vae = config.model.vae.as_deref().filter(|_| config.objective_kind().denoises());
+                let vae = vae.map(local_path).transpose().map_err(|(reason, _)| Error::NoProduct {
+                    path: path.to_path_buf(),
+                    kind: format!("a model without its VAE: {reason}"),
+                })?;
                 let options = LoadOptions { vae, ..LoadOptions::new(base.device, base.compute) };
                 let mut model = load(&path.display().to_string(), &options)?;
                 // What the configuration says about the scheduler holds for the product, too.

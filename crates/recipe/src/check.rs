@@ -7,8 +7,8 @@ use sdtrain_config::{Document, Fault, Parsed, Problem};
 use crate::kohya::KohyaFile;
 use crate::location::nearest_folder_hint;
 use crate::{
-    CONDITIONING_IMAGE, CleanConfig, DataConfig, Init, MASK_COLUMN, ModelLocation, PredictionType, SOURCE_FILE_ENDINGS,
-    Subset, TrainConfig, address_mistake, is_address, is_pattern,
+    CONDITIONING_IMAGE, CleanConfig, DataConfig, HubName, Init, MASK_COLUMN, ModelLocation, PredictionType,
+    SOURCE_FILE_ENDINGS, Subset, TrainConfig, address_mistake, is_address, is_pattern,
 };
 
 /// More threads than this are a slip; each holds a decoded image.
@@ -63,7 +63,7 @@ impl Checker<'_> {
         if !self.parsed.is_faulty("model.path") && !self.parsed.is_faulty("model") {
             self.check_model_path(config);
         }
-        self.existing("model.vae", model.vae.as_deref());
+        self.existing_or_on_hub("model.vae", model.vae.as_deref());
         self.at_least_one("model.clip_skip", model.clip_skip.map(u64::from));
         self.at_least_one("model.max_token_length", model.max_token_length.map(u64::from));
         if model.zero_terminal_snr == Some(true) && model.prediction_type == Some(PredictionType::Epsilon) {
@@ -81,6 +81,10 @@ impl Checker<'_> {
         if path.is_empty() {
             self.report("model.path", "`model.path` is empty").hint =
                 Some("`builtin:poster-tiny` comes with the program".to_owned());
+            return;
+        }
+        if HubName::is_one(path) {
+            self.hub_name("model.path", path);
             return;
         }
         match ModelLocation::find(path) {
@@ -389,6 +393,21 @@ impl Checker<'_> {
         if let Some(path) = path.filter(|path| !path.exists()) {
             let message = format!("`{key}`: `{}` does not exist", path.display());
             self.report(key, message).hint = nearest_folder_hint(path);
+        }
+    }
+
+    /// The same where a name of the hub may stand for a path.
+    pub(crate) fn existing_or_on_hub(&mut self, key: &str, path: Option<&Path>) {
+        match path.filter(|path| HubName::is_at(path)) {
+            Some(name) => self.hub_name(key, &name.to_string_lossy()),
+            None => self.existing(key, path),
+        }
+    }
+
+    /// Whether it is there is not asked here: it is fetched once everything else is right.
+    fn hub_name(&mut self, key: &str, name: &str) {
+        if let Err((message, hint)) = HubName::parse(name) {
+            self.report(key, format!("`{key}`: {message}")).hint = hint;
         }
     }
 

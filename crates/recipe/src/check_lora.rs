@@ -23,7 +23,7 @@ impl Checker<'_> {
                 self.report(key, format!("`{key}` must be at least 0 and less than 1, not {probability}"));
             }
         }
-        self.existing("lora.initial", lora.initial.as_deref());
+        self.existing_or_on_hub("lora.initial", lora.initial.as_deref());
         for (index, target) in lora.targets.iter().flatten().enumerate() {
             self.check_pattern("lora.targets", &format!("lora.targets.{index}"), target);
         }

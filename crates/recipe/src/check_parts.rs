@@ -46,7 +46,7 @@ impl Checker<'_> {
             if fused.path.as_os_str().is_empty() {
                 self.report(&key("path"), format!("`{}` is empty", key("path")));
             } else {
-                self.existing(&key("path"), Some(&fused.path));
+                self.existing_or_on_hub(&key("path"), Some(&fused.path));
             }
             if !fused.weight.is_finite() {
                 self.report(&key("weight"), format!("`{}` must be a number, not {}", key("weight"), fused.weight));

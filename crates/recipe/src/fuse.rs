@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("required" = ["path"]))]
 pub struct FusedAdapter {
-    /// An adapter file of any form that is read. Relative to the file it is written in.
+    /// An adapter file of any form that is read, or one on the hub (`hf:ORG/REPO/FILE`). Relative to the file it is written in.
     pub path: PathBuf,
 
     /// How strongly it counts; a negative number takes it away.

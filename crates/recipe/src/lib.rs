@@ -29,6 +29,7 @@ mod full;
 mod fuse;
 mod gradient_checkpointing;
 mod held_out;
+mod hub;
 mod ia3;
 mod image;
 mod initial_adapter;
@@ -77,6 +78,7 @@ pub use every::Every;
 pub use full::{FullConfig, ModelFormat};
 pub use fuse::FusedAdapter;
 pub use gradient_checkpointing::GradientCheckpointing;
+pub use hub::{HubName, hub_cache, hub_home, local_path};
 pub use ia3::Ia3Config;
 pub use image::{
     AlphaConfig, CONDITIONING_IMAGE, ColorAugmentation, ColorChanges, ExtraImages, MASK_COLUMN, ResizeKernel,

@@ -7,7 +7,7 @@ use sdtrain_config::{Document, Fault, Parsed, Problems};
 use crate::check::check;
 use crate::kohya::{self, KohyaFile};
 use crate::sample_prompt::take_over_lines;
-use crate::{ModelLocation, Picture, TrainConfig, is_address};
+use crate::{HubName, ModelLocation, Picture, TrainConfig, is_address};
 
 /// A checked configuration with the document it came from.
 #[derive(Debug, Clone)]
@@ -151,7 +151,7 @@ fn make_paths_absolute(config: &mut TrainConfig, document: &Document) {
         *folder = absolute(folder, "data.cache_dir");
     }
     for (index, fused) in config.model.fuse.iter_mut().enumerate() {
-        if !fused.path.as_os_str().is_empty() {
+        if !fused.path.as_os_str().is_empty() && !HubName::is_at(&fused.path) {
             fused.path = absolute(&fused.path, &format!("model.fuse.{index}.path"));
         }
     }
@@ -169,7 +169,8 @@ fn make_paths_absolute(config: &mut TrainConfig, document: &Document) {
         (&mut config.debug.trace_inputs, "debug.trace_inputs"),
     ];
     for (path, key) in inputs {
-        if let Some(path) = path {
+        // Those that can be on the hub are named so by `existing_or_on_hub` of the checks.
+        if let Some(path) = path.as_mut().filter(|path| !HubName::is_at(path)) {
             *path = absolute(path, key);
         }
     }

@@ -153,7 +153,7 @@ pub struct LoraConfig {
     /// How the product's tensors are named.
     pub format: LoraFormat,
 
-    /// An adapter file of this kind, in either format, that training continues from. The file decides rank and alpha of the
+    /// An adapter file of this kind, in either format, that training continues from; it may lie on the hub (`hf:ORG/REPO/FILE`). The file decides rank and alpha of the
     /// layers that it has; layers that it lacks, and the rest of `[lora]` names, get new adapters. Absent: new adapters
     /// everywhere, which change nothing at first.
     #[schemars(extend("x-other-names" = ["network_weights"]))]

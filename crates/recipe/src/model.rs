@@ -12,14 +12,16 @@ use serde::{Deserialize, Serialize};
 #[schemars(extend("required" = ["path"]))]
 pub struct ModelConfig {
     /// `builtin:poster-tiny` (comes with the program), a diffusers folder, a single `.safetensors` or `.ckpt` file, or
-    /// `hf:ORG/REPO` with an optional `@REVISION`. Relative to the file it is written in.
+    /// `hf:ORG/REPO`, a diffusers model on the Hugging Face hub, which is fetched where it is not in the cache; `hf:ORG/REPO/FILE` is one
+    /// file of it, and `@REVISION` behind either a branch, tag or commit. Relative to the file it is written in.
     #[schemars(extend("x-other-names" = ["pretrained_model_name_or_path", "base_model"]))]
     pub path: String,
 
     /// Model family. Absent: recognised from the files.
     pub family: Option<Family>,
 
-    /// Another autoencoder than the model's own: a `.safetensors`, `.pt` or `.ckpt` file or a diffusers folder. Absent: the model's own.
+    /// Another autoencoder than the model's own: a `.safetensors`, `.pt` or `.ckpt` file, a diffusers folder, or either
+    /// on the hub: `hf:ORG/REPO`, `hf:ORG/REPO/vae`, `hf:ORG/REPO/FILE`. Absent: the model's own.
     #[schemars(extend("x-other-names" = ["vae_path", "pretrained_vae_model_name_or_path"]))]
     pub vae: Option<PathBuf>,
 

@@ -28,23 +28,54 @@ pub fn open_component(folder: &Path, stem: &str, variant: Option<&str>) -> Resul
 
 /// The files that `open_component` would read, in the order of their names.
 pub fn component_files(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Vec<PathBuf>> {
+    match weights_among(stem, variant, |name| folder.join(name).is_file()) {
+        Some(Weights::Whole(name)) => Ok(vec![folder.join(name)]),
+        Some(Weights::Sharded { index }) => shards_of(&folder.join(index)),
+        None => {
+            let wanted = wanted(stem, variant);
+            Err(Error::NoWeights { folder: folder.to_path_buf(), wanted, hint: what_lies_there(folder) })
+        }
+    }
+}
+
+/// How the weights of a component lie in its folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// In the file of this name.
+    Whole(String),
+    /// In shards.
+    Sharded {
+        /// Name of the file that lists them.
+        index: String,
+    },
+}
+
+/// Which files [`open_component`] would read in a folder, wherever it is, of whose names `is_there` knows; none where it has no weights.
+pub fn weights_among(stem: &str, variant: Option<&str>, is_there: impl Fn(&str) -> bool) -> Option<Weights> {
     let variants = variants(variant);
-    let mut wanted = Vec::new();
     for form in forms(stem) {
         for variant in &variants {
             let whole = form.whole(variant);
-            if folder.join(&whole).is_file() {
-                return Ok(vec![folder.join(whole)]);
+            if is_there(&whole) {
+                return Some(Weights::Whole(whole));
             }
-            wanted.push(whole);
-            let indices = form.indices(variant).map(|name| folder.join(name));
-            if let Some(index) = indices.into_iter().find(|index| index.is_file()) {
-                return shards_of(&index);
+            if let Some(index) = form.indices(variant).into_iter().find(|index| is_there(index)) {
+                return Some(Weights::Sharded { index });
             }
         }
-        wanted.push(form.indices(&variants[0])[0].clone());
     }
-    Err(Error::NoWeights { folder: folder.to_path_buf(), wanted, hint: what_lies_there(folder) })
+    None
+}
+
+/// What was looked for in vain, for a message.
+fn wanted(stem: &str, variant: Option<&str>) -> Vec<String> {
+    let variants = variants(variant);
+    let of_form = |form: &Form| {
+        let mut names: Vec<String> = variants.iter().map(|variant| form.whole(variant)).collect();
+        names.push(form.indices(&variants[0])[0].clone());
+        names
+    };
+    forms(stem).iter().flat_map(of_form).collect()
 }
 
 /// What stands behind the stem, in the order of preference.
@@ -99,6 +130,18 @@ fn read_index(path: &Path) -> Result<Index> {
 
 fn shards_of(index: &Path) -> Result<Vec<PathBuf>> {
     let folder = index.parent().unwrap_or(Path::new(""));
+    let names = shard_names(index)?;
+    if let Some(name) = names.iter().find(|name| !folder.join(name).is_file()) {
+        return Err(broken_index(index, format!("the shard `{}` is missing", crate::error::shown(name))));
+    }
+    Ok(names.iter().map(|name| folder.join(name)).collect())
+}
+
+/// Names of the shards that an index lists, sorted; each is that of a file beside it.
+///
+/// # Errors
+/// Where it cannot be read, lists nothing, or names what is not beside it.
+pub fn shard_names(index: &Path) -> Result<Vec<String>> {
     let mut names: Vec<String> = read_index(index)?.weight_map.into_values().collect();
     names.sort();
     names.dedup();
@@ -113,11 +156,8 @@ fn shards_of(index: &Path) -> Result<Vec<PathBuf>> {
                 format!("the shard `{}` is not a plain file name", crate::error::shown(name)),
             ));
         }
-        if !folder.join(name).is_file() {
-            return Err(broken_index(index, format!("the shard `{}` is missing", crate::error::shown(name))));
-        }
     }
-    Ok(names.iter().map(|name| folder.join(name)).collect())
+    Ok(names)
 }
 
 fn check_index<R: Reader>(path: &Path, shards: &Joined<R>) -> Result<()> {

@@ -31,7 +31,7 @@ pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use family::{Family, TextLayer, predicts_velocity, sd2_predicts_noise};
 pub use file::SafetensorsFile;
-pub use folder::{component_files, open_component};
+pub use folder::{Weights, component_files, open_component, shard_names, weights_among};
 pub use load_report::LoadReport;
 pub use reader::{Joined, Reader, TensorInfo, read_floats, read_integers};
 pub use recognise::{FileKind, UnetInput, recognise};

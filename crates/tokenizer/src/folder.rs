@@ -13,8 +13,8 @@ use crate::special::{Marks, SpecialTokens, TokenFiles};
 use crate::vocabulary::Vocabulary;
 use crate::{bert, sentence_piece};
 
-/// What a folder may hold, sorted.
-const NAMES: [&str; 8] = [
+/// What the `tokenizer` folder of a model may hold that is read, sorted.
+pub const TOKENIZER_FILES: [&str; 8] = [
     "added_tokens.json",
     "merges.txt",
     "special_tokens_map.json",
@@ -34,7 +34,7 @@ impl PromptTokenizer {
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<PromptTokenizer> {
         let folder = folder.as_ref();
         let mut found = Vec::new();
-        for name in NAMES {
+        for name in TOKENIZER_FILES {
             let path = folder.join(name);
             if path.is_file() {
                 let content = fs::read(&path).map_err(|source| Error::Io { path, source })?;

@@ -18,6 +18,7 @@ mod words;
 pub use chunks::WeightedChunk;
 pub use clip::DEFAULT_WINDOW;
 pub use error::{Error, Result};
+pub use folder::TOKENIZER_FILES;
 pub use prompt_tokenizer::PromptTokenizer;
 pub use prompt_weights::{WeightedText, parse_prompt_weights};
 

@@ -1,6 +1,6 @@
 //! Which files a run was made from: their hashes, for `run.json`, computed beside the first steps.
 
-use sdtrain_recipe::{ModelLocation, TrainConfig};
+use sdtrain_recipe::{ModelLocation, TrainConfig, local_path};
 use sdtrain_run_log::InputFile;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,10 @@ impl Inputs {
             .chain(fused)
             .chain(words)
         {
-            weights_below(path, &mut files);
+            // One that is not there fails the run elsewhere.
+            if let Ok(path) = local_path(path) {
+                weights_below(&path, &mut files);
+            }
         }
         let built_in = config.model.path.strip_prefix("builtin:").map(str::to_string);
         let work = move || {

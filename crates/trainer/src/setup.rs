@@ -25,7 +25,7 @@ use sdtrain_model::{LoadOptions, StableDiffusion, load, load_edited};
 use sdtrain_optimizer::{Ema, GradScaler, Storage, build_stored};
 use sdtrain_pipeline::sampler_for;
 use sdtrain_recipe::{
-    Change, DataConfig, FloatType, Init, Learning, ModelLocation, SamplerName, StoredType, TrainConfig,
+    Change, DataConfig, FloatType, Init, Learning, ModelLocation, SamplerName, StoredType, TrainConfig, local_path,
 };
 use sdtrain_run_log::{Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name};
 use sdtrain_signals::StopRequest;
@@ -103,7 +103,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
     let ema = config.ema.enabled.then(|| Ema::new(&config.ema, optimizer.groups()));
     // 7 the run
     let total_steps = data.total_steps(&config.train);
-    let fused = match fused_adapters(&config).as_slice() {
+    let fused = match fused_adapters(&config)?.as_slice() {
         [] => None,
         adapters => Some(describe(adapters)?),
     };
@@ -174,7 +174,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
 
 /// Warnings of words in the adapter files of `config` that its run leaves behind.
 fn words_left_behind(config: &TrainConfig) -> Result<Vec<String>> {
-    config.words_left_behind(|path| Ok(bundled_words(&open_file(path)?)))
+    config.words_left_behind(|path| Ok(bundled_words(&open_file(local_file(path)?)?)))
 }
 
 /// Names in a manifest's details: adapters that are a part of the base; a digest of the base; keys that were changed on the way.
@@ -292,12 +292,12 @@ pub fn load_model(config: &TrainConfig, device: Device) -> Result<StableDiffusio
         vae_in_f32: in_f32(trained.vae),
         random: (config.model.init == Init::Random).then_some(config.seed),
         variant: config.model.variant.clone(),
-        vae: config.model.vae.clone(),
+        vae: config.model.vae.as_deref().map(local_file).transpose()?,
         ..LoadOptions::new(device, kind_of(config.precision.compute))
     };
     let location =
         ModelLocation::find(&config.model.path).map_err(|(message, hint)| Error::Config { message, hint })?;
-    let mut model = match fused_adapters(config).as_slice() {
+    let mut model = match fused_adapters(config)?.as_slice() {
         [] => load(&location.to_string(), &options)?,
         adapters => load_edited(&location.to_string(), &options, |model| Ok::<_, Error>(fold(model, adapters)?))?,
     };
@@ -307,9 +307,14 @@ pub fn load_model(config: &TrainConfig, device: Device) -> Result<StableDiffusio
 }
 
 /// The adapters that become a part of the base.
-fn fused_adapters(config: &TrainConfig) -> Vec<WeightedAdapter> {
+fn fused_adapters(config: &TrainConfig) -> Result<Vec<WeightedAdapter>> {
     let fused = config.model.fuse.iter();
-    fused.map(|fused| WeightedAdapter { path: fused.path.clone(), weight: fused.weight }).collect()
+    fused.map(|fused| Ok(WeightedAdapter { path: local_file(&fused.path)?, weight: fused.weight })).collect()
+}
+
+/// The file or folder that a path or a name of the hub stands for.
+pub(crate) fn local_file(path: &Path) -> Result<PathBuf> {
+    local_path(path).map_err(|(message, hint)| Error::Config { message, hint })
 }
 
 /// What only the model's own configuration can show to be wrong.

@@ -129,7 +129,8 @@ impl CheckArgs {
 /// Arguments of `sdtrain sample`.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub struct SampleArgs {
-    /// `builtin:poster-tiny`, a diffusers folder, or a `.safetensors` or `.ckpt` file
+    /// `builtin:poster-tiny`, a diffusers folder, a `.safetensors` or `.ckpt` file, or `hf:ORG/REPO[/FILE][@REVISION]`, which is
+    /// fetched from the Hugging Face hub as in all that follows
     #[arg(long, value_name = "MODEL")]
     pub model: String,
 
@@ -230,7 +231,8 @@ pub struct EvaluateArgs {
 /// Arguments of `sdtrain inspect`.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct InspectArgs {
-    /// A `.safetensors` file, a diffusers folder, a run's output folder or one of its checkpoints
+    /// A `.safetensors` file, a diffusers folder, a run's output folder or one of its checkpoints, or a name on the hub, of which
+    /// only what describes it is fetched
     #[arg(value_name = "FILE|FOLDER")]
     pub path: PathBuf,
 
@@ -242,7 +244,7 @@ pub struct InspectArgs {
 /// Arguments of `sdtrain convert`.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub struct ConvertArgs {
-    /// What to convert
+    /// What to convert: a file, a diffusers folder, or a name on the hub
     #[arg(value_name = "IN")]
     pub input: PathBuf,
 
@@ -258,7 +260,7 @@ pub struct ConvertArgs {
 /// Arguments of `sdtrain merge`.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub struct MergeArgs {
-    /// Model that the adapters become a part of: `builtin:poster-tiny`, a diffusers folder, or a `.safetensors` file. With
+    /// Model that the adapters become a part of: `builtin:poster-tiny`, a diffusers folder, a `.safetensors` file, or a name on the hub. With
     /// `--to kohya-lora` or `peft-lora` it is only looked up, for adapters whose change depends on it
     #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,

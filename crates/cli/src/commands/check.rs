@@ -13,6 +13,7 @@ use sdtrain_tokenizer::Tokenizer;
 
 use crate::args::{CheckArgs, ConfigArgs};
 use crate::estimate::Trained;
+use crate::hub_files::{HubFiles, local_file};
 use crate::model_parts::ModelParts;
 use crate::{ExitCode, Failure, learned_words, model_tokenizer, print_answer};
 
@@ -28,12 +29,14 @@ const USUAL_BUCKET_STEP: usize = 64;
 /// Prints the summary to stdout.
 pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
     let config = load_or_explain(&args.config())?.config;
+    let on_hub = HubFiles::of_config(&config)?;
+    on_hub.fetch_small_undescribed()?;
     let Examined { parts, data, trained } = examine(&config)?;
     let tokenizer = learned_words::tokenizer(&config, model_tokenizer::of(&config.model)?)?;
     let limit = model_tokenizer::token_limit(&tokenizer, config.model.max_token_length)?;
     let window = TokenWindow { tokenizer: &tokenizer, limit, prompt_weights: config.model.prompt_weights };
     let tokens = data.count_tokens(window);
-    print_answer(&summary(&config, &parts, &trained, &data, &tokens));
+    print_answer(&summary(&config, &parts, &trained, &data, &tokens, &on_hub.missing()));
     Ok(())
 }
 
@@ -95,7 +98,7 @@ fn max_token_length(config: &TrainConfig) -> Option<usize> {
 }
 
 fn is_adapter(key: &str, path: &Path) -> Result<(), Failure> {
-    let kind = recognise(&open_file(path)?);
+    let kind = recognise(&open_file(local_file(path)?)?);
     if matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. }) {
         return Ok(());
     }

@@ -2,30 +2,31 @@
 
 use std::path::Path;
 
-use sdtrain_recipe::ModelLocation;
+use sdtrain_hub::Wanted;
 use sdtrain_state_dict::{FileKind, open_file, recognise};
 
 use crate::args::{Format, MergeArgs};
 use crate::engine::become_engine;
+use crate::hub_files::{HubFiles, local_file, whole_model, wrong_model};
 use crate::{ExitCode, Failure};
 
 /// Comes back only with a failure.
 pub(crate) fn run(args: &MergeArgs) -> Result<(), Failure> {
-    match check(args).into_iter().reduce(Failure::and) {
-        Some(failure) => Err(failure),
-        None => Err(become_engine()),
+    let adapters = args.lora.iter().filter_map(|lora| Some((lora.path.to_str()?, Wanted::File)));
+    // They are looked at before the model, which is larger, is fetched.
+    HubFiles::prepare(adapters)?.fetch()?;
+    if let Some(failure) = check(args).into_iter().reduce(Failure::and) {
+        return Err(failure);
     }
+    HubFiles::prepare(args.model.iter().map(|model| (model.as_str(), whole_model())))?.fetch()?;
+    Err(become_engine())
 }
 
 /// Everything that is wrong, before half a second goes into loading libtorch.
 fn check(args: &MergeArgs) -> Vec<Failure> {
     let mut failures = Vec::new();
     let wrong = |message: &str, hint: &str| Failure::new(ExitCode::Configuration, message).hint(hint);
-    if let Some(model) = &args.model
-        && let Err((message, hint)) = ModelLocation::find(model)
-    {
-        failures.push(Failure::new(ExitCode::Configuration, format!("`--model`: {message}")).maybe_hint(hint));
-    }
+    failures.extend(args.model.as_deref().and_then(wrong_model));
     let folds = matches!(args.format(), Format::SingleFile | Format::Diffusers);
     if folds && args.model.is_none() {
         let message = "a whole model can only come out where one goes in";
@@ -60,6 +61,7 @@ fn check(args: &MergeArgs) -> Vec<Failure> {
 }
 
 fn check_adapter(path: &Path, output: &Path) -> Result<(), Failure> {
+    let path = &local_file(path)?;
     let kind = recognise(&open_file(path)?);
     if !matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. }) {
         return Err(Failure::new(ExitCode::Model, format!("`{}` is a {kind}, not an adapter", path.display()))

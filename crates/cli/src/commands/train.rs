@@ -3,6 +3,7 @@
 use crate::args::{ConfigArgs, Resume, TrainArgs};
 use crate::commands::check::{examine, load_or_explain};
 use crate::engine::become_engine;
+use crate::hub_files::HubFiles;
 use crate::room;
 use crate::{ExitCode, Failure};
 use std::io;
@@ -21,11 +22,14 @@ pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
     }
     // Before half a second goes into loading libtorch, and before anything is written.
     let config = load_or_explain(&args.config)?.config;
+    let on_hub = HubFiles::of_config(&config)?;
+    on_hub.fetch_undescribed()?;
     let trained = examine(&config)?.trained();
     let output = args.output.clone().unwrap_or_else(|| default_output(&config.name));
     if args.resume == Resume::Auto {
         room::check(&config, trained, &output)?;
     }
+    on_hub.fetch()?;
     // From here on until the engine listens nobody would answer.
     sdtrain_signals::hold_back().map_err(no_signals)?;
     Err(become_engine())
@@ -40,8 +44,8 @@ pub fn default_output(name: &str) -> PathBuf {
     Path::new("outputs").join(name)
 }
 
-/// Refuses a wrong configuration at once, before half a second goes into loading libtorch.
+/// Refuses a wrong configuration at once, before half a second goes into loading libtorch, and fetches what it names on the hub.
 pub(crate) fn checked(config: &ConfigArgs) -> Result<(), Failure> {
-    load_or_explain(config)?;
+    HubFiles::of_config(&load_or_explain(config)?.config)?.fetch()?;
     Err(become_engine())
 }

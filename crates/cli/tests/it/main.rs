@@ -4,4 +4,9 @@ mod check;
 mod dataset;
 mod files;
 mod handover;
+mod hub;
 mod project;
+// Not all that it can do is asked of it here.
+#[allow(dead_code)]
+#[path = "../../../hub/tests/it/server.rs"]
+mod server;

@@ -65,7 +65,14 @@ impl Project {
     }
 
     pub fn run_program(&self, program: &Path, args: &[&str]) -> Answer {
-        let output = Command::new(program).args(args).current_dir(self.0.path()).output().expect("it starts");
+        self.run_with(program, &[], args)
+    }
+
+    /// The same with more variables in the environment.
+    pub fn run_with(&self, program: &Path, variables: &[(&str, &str)], args: &[&str]) -> Answer {
+        let mut command = Command::new(program);
+        command.args(args).envs(variables.iter().copied()).current_dir(self.0.path());
+        let output = command.output().expect("it starts");
         let root = self.0.path().canonicalize().expect("it exists").display().to_string();
         Answer::new(output, &root)
     }

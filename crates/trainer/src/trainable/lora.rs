@@ -2,6 +2,7 @@
 
 use super::{GroupRates, Trainable};
 use crate::error::{Error, Result};
+use crate::setup::local_file;
 use sdtrain_adapter::{Form, Lora, LoraFile, LoraModule, Networks, kohya_metadata};
 use sdtrain_evaluate::prompt_reading;
 use sdtrain_model::StableDiffusion;
@@ -76,7 +77,7 @@ fn continued(
     networks: &Networks,
     learns: &dyn Fn(&str) -> bool,
 ) -> Result<Lora> {
-    let mut lora = LoraFile::read(&open_file(path)?, networks)?.into_lora(networks)?;
+    let mut lora = LoraFile::read(&open_file(local_file(path)?)?, networks)?.into_lora(networks)?;
     let of_file: Vec<FileAdapter> = lora.modules().iter().map(LoraModule::described).collect();
     let added = lora.add_missing(config, seed, networks, learns)?;
     let notes = config

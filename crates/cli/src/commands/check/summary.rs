@@ -18,6 +18,7 @@ pub(super) fn summary(
     trained: &TrainedParts,
     data: &DataSet,
     tokens: &TokenReport,
+    to_fetch: &[String],
 ) -> String {
     let mut text = String::new();
     let mut line = |label: &str, value: String| {
@@ -28,6 +29,9 @@ pub(super) fn summary(
     let counts: Vec<String> =
         parts.networks().map(|(name, shapes)| format!("{name} {}", millions(count_parameters(shapes)))).collect();
     line("", format!("parameters: {}", counts.join(", ")));
+    for missing in to_fetch {
+        line("to fetch", missing.clone());
+    }
     for part in &trained.parts {
         line("trained", format!("{}: {}, {} parameters", part.name, part.what, millions(part.parameters)));
     }

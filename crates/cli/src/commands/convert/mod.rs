@@ -3,13 +3,15 @@
 mod lora;
 pub(crate) mod model;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sdtrain_recipe::HubName;
 use sdtrain_state_dict::{Error as FileError, FileKind, FromReader, Reader, open_file, recognise, write_source};
 
 use crate::args::{ConvertArgs, Format};
 use crate::engine::become_engine;
+use crate::hub_files::{HubFiles, local_file, parse, whole_model};
 use crate::{ExitCode, Failure};
 
 /// Converts and says what was written.
@@ -18,16 +20,17 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
         // Only the engine has the weights inside.
         return Err(become_engine());
     }
-    check_paths(&args.input, &args.output)?;
+    let input = &fetched(&args.input, args.to)?;
+    check_paths(input, &args.output)?;
     match args.to {
-        Format::SingleFile if args.input.is_dir() => model::to_single_file(&args.input, &args.output)?,
+        Format::SingleFile if input.is_dir() => model::to_single_file(input, &args.output)?,
         Format::SingleFile => return Err(already(&args.input, "only a diffusers folder becomes a single file")),
-        Format::Diffusers if args.input.is_dir() => {
+        Format::Diffusers if input.is_dir() => {
             return Err(already(&args.input, "only a single file becomes a diffusers folder"));
         }
-        Format::Diffusers => model::to_folder(Arc::from(open_file(&args.input)?), &args.output)?,
+        Format::Diffusers => model::to_folder(Arc::from(open_file(input)?), &args.output)?,
         Format::KohyaLora | Format::PeftLora => {
-            let file = open_file(&args.input)?;
+            let file = open_file(input)?;
             let kind = recognise(&file);
             if !matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. }) {
                 return Err(Failure::new(
@@ -58,6 +61,18 @@ pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Fa
     }
     eprintln!("wrote `{}`", args.output.display());
     Ok(())
+}
+
+/// What is to be converted, as a file or folder; what is on the hub is fetched, unless it would be of no use.
+fn fetched(input: &Path, to: Format) -> Result<PathBuf, Failure> {
+    let Some(text) = input.to_str().filter(|text| HubName::is_one(text)) else { return Ok(input.to_owned()) };
+    let is_whole = parse(text)?.path.is_none();
+    if is_whole && to != Format::SingleFile {
+        return Err(already(input, "names a diffusers model, which becomes a single file")
+            .hint(format!("one file of it is named as `{text}/FILE`")));
+    }
+    HubFiles::prepare([(text, whole_model())])?.fetch()?;
+    local_file(input)
 }
 
 fn check_paths(input: &Path, output: &Path) -> Result<(), Failure> {

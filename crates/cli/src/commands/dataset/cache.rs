@@ -3,6 +3,7 @@
 use crate::args::{ConfigArgs, DatasetCacheArgs};
 use crate::commands::check::load_or_explain;
 use crate::engine::become_engine;
+use crate::hub_files::HubFiles;
 use crate::{ExitCode, Failure};
 
 /// Comes back only with a failure.
@@ -20,5 +21,6 @@ pub(super) fn run(args: &DatasetCacheArgs) -> Result<(), Failure> {
     for path in &args.keep_for {
         load_or_explain(&ConfigArgs { config: path.clone(), set: Vec::new() })?;
     }
+    HubFiles::of_config(&config)?.fetch()?;
     Err(become_engine())
 }

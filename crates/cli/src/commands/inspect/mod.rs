@@ -5,9 +5,12 @@ mod folder;
 
 use std::path::Path;
 
+use sdtrain_hub::Wanted;
+use sdtrain_recipe::HubName;
 use serde_json::{Map, Value as Json};
 
 use crate::args::InspectArgs;
+use crate::hub_files::{HubFiles, local_file, whole_model};
 use crate::model_parts::builtin;
 use crate::{ExitCode, Failure, print_answer};
 
@@ -64,12 +67,41 @@ fn describe(path: &Path) -> Result<Description, Failure> {
         file::describe(&builtin(name)?, &mut description)?;
         return Ok(description);
     }
+    if let Some(name) = path.to_str().filter(|text| HubName::is_one(text)) {
+        describe_hub(name, &mut description)?;
+        return Ok(description);
+    }
+    describe_path(path, &mut description)?;
+    Ok(description)
+}
+
+/// What is on the hub: of a model that is not in the cache what describes it, and what a run would fetch.
+fn describe_hub(name: &str, description: &mut Description) -> Result<(), Failure> {
+    // What it is shows in what there is of it.
+    let model = HubFiles::prepare([(name, whole_model())]);
+    let on_hub = model.or_else(|failure| HubFiles::prepare([(name, Wanted::Vae)]).map_err(|_| failure))?;
+    on_hub.fetch_small_undescribed()?;
+    let missing = on_hub.missing();
+    let path = local_file(Path::new(name))?;
+    description.data("folder", path.to_string_lossy());
+    for missing in &missing {
+        description.line("to fetch", missing.clone());
+    }
+    description.data("to_fetch", missing.clone());
+    match describe_path(&path, description) {
+        // Without weights the folder of a single network says nothing.
+        Err(_) if !missing.is_empty() => Ok(()),
+        described => described,
+    }
+}
+
+fn describe_path(path: &Path, description: &mut Description) -> Result<(), Failure> {
     match path {
-        path if path.is_dir() => folder::describe(path, &mut description)?,
-        path if path.exists() => file::describe(&sdtrain_state_dict::open_file(path)?, &mut description)?,
+        path if path.is_dir() => folder::describe(path, description)?,
+        path if path.exists() => file::describe(&sdtrain_state_dict::open_file(path)?, description)?,
         path => return Err(Failure::new(ExitCode::Configuration, format!("`{}` does not exist", path.display()))),
     }
-    Ok(description)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,0 +1,252 @@
+//! Which files of a repository are needed: those that describe the networks, and of each network's weights the form that would be read.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use sdtrain_recipe::HubName;
+use sdtrain_state_dict::maps::text_places::FOLDERS;
+use sdtrain_state_dict::{Weights, read_json, shard_names, weights_among};
+use sdtrain_tokenizer::TOKENIZER_FILES;
+use serde_json::Value as Json;
+
+/// Lists the networks of a diffusers model.
+const INDEX: &str = "model_index.json";
+const SCHEDULER: &str = "scheduler/scheduler_config.json";
+/// What the weights of a UNet or VAE are called, and those of a text encoder.
+const DIFFUSION_STEM: &str = "diffusion_pytorch_model";
+const TEXT_STEM: &str = "model";
+/// Of these every tokenizer has one.
+const VOCABULARIES: [&str; 4] = ["tokenizer.json", "vocab.json", "vocab.txt", "spiece.model"];
+/// How many names a message lists.
+const MOST_NAMES: usize = 8;
+
+/// What is wanted of a repository. A name with the path of a file in it stands for that file, whatever is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// A diffusers model.
+    Model {
+        /// Which variant of its weights: `fp16`. None for those without one in their name, or what there is.
+        variant: Option<String>,
+        /// Whether weights count at all; what is drawn at random needs none.
+        weights: bool,
+    },
+    /// A diffusers VAE, which lies at the top of the repository or in the folder that is named.
+    Vae,
+    /// One file, which the name must say.
+    File,
+}
+
+/// Files by name, from the hub's list or from a folder.
+pub(crate) struct Names(BTreeSet<String>);
+
+impl Names {
+    /// Those of them that lead down from a folder.
+    pub(crate) fn new(names: impl IntoIterator<Item = String>) -> Names {
+        let is_plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', '\0']);
+        Names(names.into_iter().filter(|name| name.split('/').all(is_plain)).collect())
+    }
+
+    /// Those of a folder of the cache.
+    pub(crate) fn in_folder(folder: &Path) -> Names {
+        let mut found = BTreeSet::new();
+        walk(folder, "", &mut found);
+        Names(found)
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.0.contains(name)
+    }
+
+    /// Names of models in one file, for a message.
+    fn single_files(&self) -> Vec<&str> {
+        let is_model = |name: &&str| [".safetensors", ".ckpt"].iter().any(|ending| name.ends_with(ending));
+        self.0.iter().map(String::as_str).filter(|name| !name.contains('/')).filter(is_model).take(MOST_NAMES).collect()
+    }
+}
+
+fn walk(folder: &Path, prefix: &str, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), format!("{prefix}{}", entry.file_name().to_string_lossy()));
+        // What a link of the cache leads to counts, and that it is there.
+        if path.is_file() {
+            found.insert(name);
+        } else if path.is_dir() {
+            walk(&path, &format!("{name}/"), found);
+        }
+    }
+}
+
+/// Weights that are wanted: the folder of a network with a slash behind it, or nothing, and what its files are called.
+struct Network {
+    folder: String,
+    stem: &'static str,
+}
+
+/// What is wanted of a repository, as far as it is known.
+pub(crate) struct Selection<'w> {
+    wanted: &'w Wanted,
+    /// The file that is named.
+    file: Option<String>,
+    /// In front of every name, with a slash behind it.
+    base: String,
+}
+
+impl<'w> Selection<'w> {
+    /// Of what `name` says, among the files that there are.
+    ///
+    /// # Errors
+    /// What the repository has none of, in a message's words, and a hint.
+    pub(crate) fn new(
+        name: &HubName,
+        wanted: &'w Wanted,
+        names: &Names,
+    ) -> Result<Selection<'w>, (String, Option<String>)> {
+        let base = name.path.as_ref().map_or(String::new(), |path| format!("{path}/"));
+        let file = name.path.clone().filter(|path| names.contains(path));
+        let selection = Selection { wanted, file, base };
+        if selection.file.is_some() {
+            return Ok(selection);
+        }
+        let files = names.single_files();
+        let listed =
+            || (!files.is_empty()).then(|| format!("it holds {}: name one as `{name}/FILE`", files.join(", ")));
+        let has = |file: &str| names.contains(&format!("{}{file}", selection.base));
+        match wanted {
+            Wanted::Model { .. } if has(INDEX) => Ok(selection),
+            Wanted::Vae if has("config.json") => Ok(selection),
+            Wanted::Vae if has("vae/config.json") => {
+                Err(("VAE at its top".to_owned(), Some(format!("the one of the model in it is `{name}/vae`"))))
+            }
+            _ => match &name.path {
+                Some(path) => Err((format!("file `{path}`"), listed())),
+                None => Err((format!("`{}`", if *wanted == Wanted::Vae { "config.json" } else { INDEX }), listed())),
+            },
+        }
+    }
+
+    /// The file from which the others follow; it is small.
+    pub(crate) fn index(&self) -> Option<String> {
+        (self.file.is_none() && matches!(self.wanted, Wanted::Model { .. })).then(|| self.within(INDEX))
+    }
+
+    /// The small files, once the index lies in `snapshot`: configurations, tokenizers, lists of shards.
+    pub(crate) fn small(&self, names: &Names, snapshot: &Path) -> Vec<String> {
+        if self.file.is_some() {
+            return Vec::new();
+        }
+        let index = self.read_index(snapshot);
+        let networks = self.networks(&index);
+        let mut wanted: Vec<String> = networks.iter().map(|network| format!("{}config.json", network.folder)).collect();
+        wanted.extend(self.index());
+        if matches!(self.wanted, Wanted::Model { .. }) {
+            wanted.push(self.within(SCHEDULER));
+            wanted.extend(
+                self.tokenizers(&index)
+                    .iter()
+                    .flat_map(|folder| TOKENIZER_FILES.map(|name| self.within(&format!("{folder}/{name}")))),
+            );
+        }
+        for network in networks {
+            if let Some(Weights::Sharded { index }) = self.weights_of(&network, names) {
+                wanted.push(format!("{}{index}", network.folder));
+            }
+        }
+        wanted.retain(|name| names.contains(name));
+        wanted
+    }
+
+    /// The files of weights, once the small ones lie in `snapshot`.
+    ///
+    /// # Errors
+    /// Names the list of shards that is wrong.
+    pub(crate) fn weights(&self, names: &Names, snapshot: &Path) -> Result<Vec<String>, sdtrain_state_dict::Error> {
+        if let Some(file) = &self.file {
+            return Ok(vec![file.clone()]);
+        }
+        let mut wanted = Vec::new();
+        for network in self.networks(&self.read_index(snapshot)) {
+            let folder = &network.folder;
+            match self.weights_of(&network, names) {
+                Some(Weights::Whole(name)) => wanted.push(format!("{folder}{name}")),
+                Some(Weights::Sharded { index }) => {
+                    let shards = shard_names(&snapshot.join(format!("{folder}{index}")))?;
+                    wanted.extend(shards.into_iter().map(|name| format!("{folder}{name}")));
+                }
+                // Whoever reads the folder says what it lacks.
+                None => {}
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// Whether `snapshot`, which holds files of these names, is all that is needed.
+    fn is_complete(&self, names: &Names, snapshot: &Path) -> bool {
+        if self.file.is_some() {
+            return true;
+        }
+        let index = self.read_index(snapshot);
+        let has_vocabulary =
+            |folder: &&str| VOCABULARIES.iter().any(|name| names.contains(&self.within(&format!("{folder}/{name}"))));
+        let is_described = self.networks(&index).iter().all(|network| {
+            names.contains(&format!("{}config.json", network.folder))
+                && (!self.has_weights() || self.weights_of(network, names).is_some())
+        });
+        let has_rest = !matches!(self.wanted, Wanted::Model { .. })
+            || names.contains(&self.within(SCHEDULER)) && self.tokenizers(&index).iter().all(has_vocabulary);
+        let has_shards = || self.weights(names, snapshot).is_ok_and(|all| all.iter().all(|name| names.contains(name)));
+        is_described && has_rest && (!self.has_weights() || has_shards())
+    }
+
+    /// Whether weights are wanted at all.
+    pub(crate) fn has_weights(&self) -> bool {
+        self.file.is_some() || !matches!(self.wanted, Wanted::Model { weights: false, .. })
+    }
+
+    fn read_index(&self, snapshot: &Path) -> Json {
+        self.index().and_then(|index| read_json(&snapshot.join(index)).ok()).unwrap_or_default()
+    }
+
+    fn within(&self, name: &str) -> String {
+        format!("{}{name}", self.base)
+    }
+
+    fn networks(&self, index: &Json) -> Vec<Network> {
+        let network = |folder: &str, stem| Network { folder: self.within(folder), stem };
+        match self.wanted {
+            Wanted::Model { .. } => {
+                let text = FOLDERS.iter().filter(|place| has_component(index, place.network));
+                let text = text.map(|place| network(&format!("{}/", place.network), TEXT_STEM));
+                ["unet/", "vae/"].map(|folder| network(folder, DIFFUSION_STEM)).into_iter().chain(text).collect()
+            }
+            Wanted::Vae => vec![network("", DIFFUSION_STEM)],
+            Wanted::File => Vec::new(),
+        }
+    }
+
+    fn tokenizers(&self, index: &Json) -> Vec<&'static str> {
+        FOLDERS.iter().filter(|place| has_component(index, place.network)).map(|place| place.tokenizer).collect()
+    }
+
+    fn weights_of(&self, network: &Network, names: &Names) -> Option<Weights> {
+        let variant = match self.wanted {
+            Wanted::Model { variant, .. } => variant.as_deref(),
+            _ => None,
+        };
+        weights_among(network.stem, variant, |name| names.contains(&format!("{}{name}", network.folder)))
+    }
+}
+
+/// Whether a model has a component. Every one has the first text encoder, unless the index says that it has not.
+fn has_component(index: &Json, name: &str) -> bool {
+    match &index[name] {
+        Json::Array(class) => class.get(1).is_some_and(Json::is_string),
+        _ => name == FOLDERS[0].network,
+    }
+}
+
+/// Whether everything that is wanted of a name is in the cache, by whomever it was fetched.
+pub fn is_complete(name: &HubName, wanted: &Wanted, cache: &Path) -> bool {
+    let Some(snapshot) = name.snapshot(cache) else { return false };
+    let names = Names::in_folder(&snapshot);
+    Selection::new(name, wanted, &names).is_ok_and(|selection| selection.is_complete(&names, &snapshot))
+}
