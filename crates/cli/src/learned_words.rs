@@ -42,6 +42,14 @@ pub(crate) fn check(config: &TrainConfig, tokenizer: &PromptTokenizer, data: &Da
         if let Err(error) = tokenizer.with_words(&[(&token.word, 1)]) {
             failures.push(wrong(format!("`{key}.word`: {error}")).maybe_hint(error.hint()));
         }
+        let room = tokenizer.window() - tokenizer.marks();
+        if token.vectors.is_some_and(|vectors| vectors as usize >= room) {
+            let message = format!(
+                "`{key}.vectors` must be less than {room}: so many tokens has a window of this model's text encoder, and a word that \
+                 fills it leaves no room for others"
+            );
+            failures.push(wrong(message).hint("1 to 8 are usual"));
+        }
         let initial_words = token.initial_words.as_ref();
         if let Some(words) = initial_words.filter(|words| tokenizer.token_count(words) == 0) {
             failures.push(wrong(format!("`{key}.initial_words`: there is no word in \"{words}\"")));

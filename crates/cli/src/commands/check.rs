@@ -32,7 +32,8 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
     let limit = model_tokenizer::token_limit(&tokenizer, config.model.max_token_length)?;
     let window = TokenWindow { tokenizer: &tokenizer, limit, prompt_weights: config.model.prompt_weights };
     let tokens = data.count_tokens(window);
-    print_answer(&summary(&config, &parts, &trained, &data, &tokens));
+    let windows = tokenizer.windows_of(max_token_length(&config))?;
+    print_answer(&summary(&config, &parts, &trained, &data, &tokens, windows * tokenizer.window()));
     Ok(())
 }
 

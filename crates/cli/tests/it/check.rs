@@ -179,6 +179,13 @@ fn words_to_learn_are_named_and_looked_for() {
         "{}",
         answer.stderr
     );
+    let long = ["check", "run.toml", "--set", "method=textual_inversion"];
+    for (vectors, is_refused) in [(74, false), (75, true)] {
+        let token = format!("textual_inversion.tokens=[{{word='red', vectors={vectors}}}]");
+        let answer = project.run(&[&long[..], &["--set", &token]].concat());
+        let said = "`textual_inversion.tokens.0.vectors` must be less than 75: so many tokens has a window of this model's text encoder";
+        assert_eq!(answer.stderr.contains(said), is_refused, "{vectors}: {}", answer.stderr);
+    }
     project.write("images/0.txt", "poster, a quux");
     let answer = learning("quux");
     assert_eq!(answer.code, Some(0), "{}", answer.stderr);

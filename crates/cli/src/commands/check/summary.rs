@@ -18,6 +18,7 @@ pub(super) fn summary(
     trained: &TrainedParts,
     data: &DataSet,
     tokens: &TokenReport,
+    prompt_length: usize,
 ) -> String {
     let mut text = String::new();
     let mut line = |label: &str, value: String| {
@@ -67,7 +68,7 @@ pub(super) fn summary(
     line("validates", validated(config));
 
     let cores = cores(config);
-    let estimate = estimate(config, parts, sum, cores);
+    let estimate = estimate(config, parts, sum, prompt_length, cores);
     let all_steps = data.total_steps(&config.train) as f64;
     line("memory", format!("about {:.2} GB at the highest point", estimate.bytes / 1e9));
     line(
