@@ -17,11 +17,16 @@ pub(crate) struct Word<'c> {
     pub vectors: usize,
 }
 
-/// How many numbers a vector of this text encoder has.
-pub(crate) fn width(text_encoder: &Shapes) -> Option<usize> {
+/// The shape of the table of words of this text encoder: rows and width.
+pub(crate) fn table(text_encoder: &Shapes) -> Option<&[usize]> {
     // CLIP's and BERT's.
     let tables = ["text_model.embeddings.token_embedding.weight", "embeddings.word_embeddings.weight"];
-    tables.iter().find_map(|table| text_encoder.get(*table))?.get(1).copied()
+    tables.iter().find_map(|table| text_encoder.get(*table)).map(Vec::as_slice)
+}
+
+/// How many numbers a vector of this text encoder has.
+pub(crate) fn width(text_encoder: &Shapes) -> Option<usize> {
+    table(text_encoder)?.get(1).copied()
 }
 
 /// The words of `config` beside text encoders of these widths.

@@ -12,7 +12,7 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
-    /// Starts on the configuration's model, VAE, network of LPIPS, first adapter, fused adapters and first words.
+    /// Starts on the configuration's model, VAE, text encoder, network of LPIPS, first adapter, fused adapters and first words.
     pub fn hash(config: &TrainConfig) -> Inputs {
         let mut files = Vec::new();
         if let Ok(ModelLocation::Path(model)) = ModelLocation::find(&config.model.path) {
@@ -24,6 +24,7 @@ impl Inputs {
             .model
             .vae
             .iter()
+            .chain(&config.model.text_encoder)
             .chain(&config.vae_objective.lpips)
             .chain(&config.lora.initial)
             .chain(fused)

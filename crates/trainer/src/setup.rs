@@ -21,7 +21,7 @@ use sdtrain_checkpoint::{ManifestInfo, probe};
 use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::{NoiseSchedule, PredictionType, SchedulerConfig};
 use sdtrain_evaluate::prompt_reading;
-use sdtrain_model::{LoadOptions, StableDiffusion, load, load_edited};
+use sdtrain_model::{LoadOptions, OtherTextEncoder, StableDiffusion, load, load_edited};
 use sdtrain_optimizer::{Ema, GradScaler, Storage, build_stored};
 use sdtrain_pipeline::sampler_for;
 use sdtrain_recipe::{
@@ -292,6 +292,12 @@ pub fn load_model(config: &TrainConfig, device: Device) -> Result<StableDiffusio
         random: (config.model.init == Init::Random).then_some(config.seed),
         variant: config.model.variant.clone(),
         vae: config.model.vae.clone(),
+        extract_ema: config.model.extract_ema,
+        text_encoder: config.model.text_encoder.clone().map(|folder| OtherTextEncoder {
+            folder,
+            random: (config.model.text_encoder_init == Init::Random).then_some(config.seed),
+        }),
+        tokenizer: config.model.tokenizer.clone(),
         ..LoadOptions::new(device, kind_of(config.precision.compute))
     };
     let location =

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::thread::available_parallelism;
 
 use sdtrain_data_loader::{DataSet, TokenReport};
-use sdtrain_recipe::{Every, GradientCheckpointing, StoredType, TrainConfig};
+use sdtrain_recipe::{Every, GradientCheckpointing, Init, StoredType, TrainConfig};
 
 use super::trained_parts::TrainedParts;
 use crate::estimate::{Trained, estimate};
@@ -26,6 +26,11 @@ pub(super) fn summary(
     };
     line("run", format!("`{}`, method `{}`, seed {}", config.name, config.method.name(), config.seed));
     line("model", format!("`{}`: {}, family `{}`", config.model.path, parts.kind, parts.family.name()));
+    if let Some(folder) = &config.model.text_encoder {
+        let drawn =
+            if config.model.text_encoder_init == Init::Random { ", its weights drawn from the seed" } else { "" };
+        line("", format!("with the text encoder in `{}`{drawn}", folder.display()));
+    }
     let counts: Vec<String> =
         parts.networks().map(|(name, shapes)| format!("{name} {}", millions(count_parameters(shapes)))).collect();
     line("", format!("parameters: {}", counts.join(", ")));
