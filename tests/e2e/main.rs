@@ -11,4 +11,5 @@ mod merge;
 mod project;
 mod resume;
 mod samples;
+mod stages;
 mod train;

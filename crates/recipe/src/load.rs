@@ -54,6 +54,12 @@ impl TrainConfig {
                     .to_owned(),
             );
         }
+        if parsed.value.as_ref().is_some_and(|config| !config.stages.is_empty()) {
+            let message = "this file describes several runs, its stages, and one is asked for";
+            let hint = "the configuration of a stage is `config.toml` in its folder, `outputs/NAME/STAGE`";
+            let problem = document.problem("stages", message).hint(hint);
+            parsed.faults.push(Fault { key: "stages".to_owned(), problem });
+        }
         take_over_lines(&mut parsed, &document);
         let kohya = take_over_kohya(&mut parsed, &document);
         let found = check(&parsed, &document, kohya.as_ref());

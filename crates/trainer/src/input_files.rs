@@ -48,6 +48,21 @@ impl Inputs {
     }
 }
 
+/// Whether the run that left its record in `folder` began with other content at `path`, a file or a folder of weights, than lies there
+/// now. What cannot be read is not held against it.
+pub fn is_from_another(path: &Path, folder: &Path) -> bool {
+    let record = fs::read(folder.join("run.json")).ok();
+    let record: Option<serde_json::Value> = record.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let inputs = record.as_ref().and_then(|record| record["inputs"].as_array());
+    let mut files = Vec::new();
+    weights_below(path, &mut files);
+    files.iter().any(|file| {
+        let is_it = |input: &&serde_json::Value| input["path"].as_str().map(Path::new) == Some(file);
+        let then = inputs.and_then(|inputs| inputs.iter().find(is_it)?["blake3"].as_str());
+        then.is_some_and(|then| InputFile::of(file).is_ok_and(|now| now.blake3 != then))
+    })
+}
+
 /// The file itself, or all files of weights in a folder and the folders of its networks, in order.
 fn weights_below(path: &Path, files: &mut Vec<PathBuf>) {
     if path.is_file() {

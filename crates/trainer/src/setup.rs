@@ -50,8 +50,13 @@ pub struct RunOptions {
 
 /// Trains as `config` says.
 pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
-    let started = Instant::now();
     let stop = StopRequest::listen().map_err(|error| Error::storage("signals", error))?;
+    train_unless(&stop, config, options)
+}
+
+/// The same for who listens to signals himself, as between two runs.
+pub fn train_unless(stop: &StopRequest, config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
+    let started = Instant::now();
     config.data.check_images_are_used().map_err(|(message, hint)| Error::Config { message, hint: Some(hint) })?;
     // 1 device and threads
     if let Some(threads) = config.train.threads {
@@ -168,7 +173,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         data_digest,
         spikes: Spikes::default(),
     };
-    trainer.run(&stop)
+    trainer.run(stop)
 }
 
 /// Warnings of words in the adapter files of `config` that its run leaves behind.

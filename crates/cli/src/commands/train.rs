@@ -1,7 +1,7 @@
 //! `sdtrain train`: checks the configuration, then becomes the engine.
 
 use crate::args::{ConfigArgs, Resume, TrainArgs};
-use crate::commands::check::{examine, load_or_explain};
+use crate::commands::check::{examine_all, load_or_explain, plan_or_explain};
 use crate::engine::become_engine;
 use crate::room;
 use crate::{ExitCode, Failure};
@@ -20,11 +20,13 @@ pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
         );
     }
     // Before half a second goes into loading libtorch, and before anything is written.
-    let config = load_or_explain(&args.config)?.config;
-    let trained = examine(&config)?.trained();
-    let output = args.output.clone().unwrap_or_else(|| default_output(&config.name));
+    let plan = plan_or_explain(&args.config)?;
+    let examined = examine_all(&plan)?;
+    let output = args.output.clone().unwrap_or_else(|| default_output(&plan.name));
     if args.resume == Resume::Auto {
-        room::check(&config, trained, &output)?;
+        for (index, (run, examined)) in plan.runs.iter().zip(&examined).enumerate() {
+            room::check(&run.loaded.config, examined.trained(), &plan.folder(index, &output))?;
+        }
     }
     // From here on until the engine listens nobody would answer.
     sdtrain_signals::hold_back().map_err(no_signals)?;
