@@ -8,6 +8,7 @@ mod corpus;
 mod dreambooth;
 mod errors;
 mod merge;
+mod presets;
 mod project;
 mod resume;
 mod samples;

@@ -4,4 +4,5 @@ mod check;
 mod dataset;
 mod files;
 mod handover;
+mod presets;
 mod project;
