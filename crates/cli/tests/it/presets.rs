@@ -29,7 +29,14 @@ fn what_a_preset_lacks_is_named_with_the_command_that_fetches_it() {
         found += 1;
         let images = format!("data.subsets.0.path={}", project.path("images").display());
         let mut command = Command::new(env!("CARGO_BIN_EXE_sdtrain"));
-        command.args(["check", &entry.path().display().to_string(), "--set", &images]);
+        command.args([
+            "check",
+            &entry.path().display().to_string(),
+            "--set",
+            &images,
+            "--set",
+            "data.subsets.0.repeats=2",
+        ]);
         let output = command.env("HF_HUB_CACHE", project.path("no-cache")).output().expect("the program starts");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{name}: {said}");
