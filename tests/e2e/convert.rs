@@ -95,3 +95,27 @@ fn a_family_that_is_not_supported_is_refused_by_name() {
     let (_, said) = project.expect(4, &["--config", "run.toml", "--set", "model.path=xl"]);
     assert!(said.contains("SDXL refiner family; only the SD1, SD2 and SDXL families"), "{said}");
 }
+
+#[test]
+fn a_lora_without_names_of_layers_is_drawn_with_and_converted_like_the_same_with_names() {
+    let project = Project::new();
+    let model = fixture("tiny_sd1").display().to_string();
+    let draw = |lora: &str| {
+        let lora = fixture(&format!("module_list/{lora}")).display().to_string();
+        let args =
+            ["sample", "--model", &model, "--lora", &lora, "--prompt", "a cat", "--steps", "2", "--output", "drawn"];
+        project.expect(0, &args);
+        image::open(project.path("drawn/00000-0.png")).expect("a picture").into_bytes()
+    };
+    let with_names = draw("peft.safetensors");
+    assert!(draw("lora.safetensors") == with_names && draw("lora.pt") != with_names);
+    for (form, name) in [("kohya-lora", "kohya.safetensors"), ("peft-lora", "peft.safetensors")] {
+        let list = fixture("module_list/lora.pt").display().to_string();
+        project.expect(0, &["convert", &list, name, "--to", form]);
+        let args =
+            ["sample", "--model", &model, "--lora", name, "--prompt", "a cat", "--steps", "2", "--output", "converted"];
+        project.expect(0, &args);
+        let converted = image::open(project.path("converted/00000-0.png")).expect("a picture").into_bytes();
+        assert!(converted == draw("lora.pt"), "{form}");
+    }
+}

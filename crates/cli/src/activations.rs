@@ -12,9 +12,6 @@ use sdtrain_recipe::GradientCheckpointing;
 use crate::architecture::Shapes;
 use crate::estimate::level_of;
 
-/// Tokens of a prompt.
-const TOKENS: f64 = 77.0;
-
 /// Numbers that one image makes a network keep.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Kept {
@@ -58,8 +55,8 @@ impl Kept {
     }
 }
 
-/// Of the UNet at `latents` positions; `whole` where its own weights are trained.
-pub(crate) fn of_unet(shapes: &Shapes, latents: f64, levels: usize, whole: bool) -> Kept {
+/// Of the UNet at `latents` positions, beside prompts of so many `tokens`; `whole` where its own weights are trained.
+pub(crate) fn of_unet(shapes: &Shapes, latents: f64, tokens: f64, levels: usize, whole: bool) -> Kept {
     let mut kept = Kept::default();
     let trained = if whole { 1.0 } else { 0.0 };
     for (name, shape) in shapes {
@@ -84,7 +81,7 @@ pub(crate) fn of_unet(shapes: &Shapes, latents: f64, levels: usize, whole: bool)
             "norm" | "norm1" | "norm2" | "norm3" => outputs,
             // Its input, which keys and values of self-attention share, and itself.
             "to_q" => inputs + outputs,
-            "to_k" | "to_v" if layer.contains(".attn2.") => shape[0] as f64 * TOKENS,
+            "to_k" | "to_v" if layer.contains(".attn2.") => shape[0] as f64 * tokens,
             "to_k" | "to_v" => outputs,
             // Attention's result as it comes and as it goes on.
             "0" if layer.contains(".to_out.") => 2.0 * inputs,
@@ -109,26 +106,36 @@ fn block_of(layer: &str) -> Option<&str> {
     Some(&layer[..kind + number])
 }
 
-/// Of a text encoder that is trained, or that words are learned through.
-pub(crate) fn of_text_encoder(shapes: &Shapes) -> Kept {
+/// Of a text encoder, CLIP's or BERT's, that is trained, or that words are learned through: of a prompt with so many `tokens`, all its
+/// windows together.
+pub(crate) fn of_text_encoder(shapes: &Shapes, tokens: f64) -> Kept {
     let mut kept = Kept::default();
     for (name, shape) in shapes {
         let layer = name.strip_suffix(".weight").unwrap_or_default();
-        let Some(block) = layer.find("layers.").map(|at| at + "layers.".len()) else { continue };
-        let block = layer[block..].find('.').map(|end| &layer[..block + end]);
-        let [outputs, inputs] = [0, 1].map(|side| shape.get(side).copied().unwrap_or_default() as f64 * TOKENS);
-        let numbers = match layer.rsplit('.').next().unwrap_or_default() {
+        let block = ["layers.", "encoder.layer."].into_iter().find_map(|list| Some(layer.find(list)? + list.len()));
+        let Some(block) = block else { continue };
+        let Some(end) = layer[block..].find('.') else { continue };
+        let (block, inside) = (&layer[..block + end], &layer[block + end + 1..]);
+        let [outputs, inputs] = [0, 1].map(|side| shape.get(side).copied().unwrap_or_default() as f64 * tokens);
+        let numbers = match inside {
             "layer_norm1" | "layer_norm2" => 2.0 * outputs,
-            "q_proj" | "k_proj" | "v_proj" => outputs,
-            "out_proj" => 2.0 * inputs,
+            "self_attn.q_proj" | "self_attn.k_proj" | "self_attn.v_proj" => outputs,
+            "self_attn.out_proj" => 2.0 * inputs,
             // `quick_gelu` is a product with a sigmoid: input, scaled input, sigmoid and result.
-            "fc1" => 4.0 * outputs,
+            "mlp.fc1" => 4.0 * outputs,
+            // Its input, which keys and values share, and itself.
+            "attention.self.query" => inputs + outputs,
+            "attention.self.key" | "attention.self.value" => outputs,
+            "attention.output.dense" => 2.0 * inputs,
+            // A norm behind its layer: its input, and its result as the layers behind it take it; of the last one the next layer does.
+            "attention.output.LayerNorm" => 2.0 * outputs,
+            "output.LayerNorm" => outputs,
+            // Its result, and what GELU makes of it.
+            "intermediate.dense" => 2.0 * outputs,
             _ => 0.0,
         };
-        kept.add(block, false, numbers);
-        if let (true, Some(block)) =
-            (layer.ends_with("layer_norm1"), block.and_then(|block| kept.blocks.get_mut(block)))
-        {
+        kept.add(Some(block), false, numbers);
+        if let ("layer_norm1" | "output.LayerNorm", Some(block)) = (inside, kept.blocks.get_mut(block)) {
             block.input = outputs;
         }
     }
@@ -176,4 +183,54 @@ fn vae_area(name: &str, pixels: f64, levels: usize) -> f64 {
         _ => level_of(inner, levels),
     };
     pixels / 4f64.powi(level as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::architecture;
+
+    /// What torch 2.11 keeps of the layers of transformers' `BertModel` while all of it is trained, by
+    /// `torch.autograd.graph.saved_tensors_hooks` over one prompt, every storage once and weights left out: layers, tokens, numbers.
+    const MEASURED: [(usize, f64, f64); 3] = [(1, 32.0, 6912.0), (2, 32.0, 13_824.0), (3, 10.0, 6480.0)];
+
+    #[test]
+    fn a_bert_keeps_what_torch_keeps_of_it() {
+        for (layers, tokens, measured) in MEASURED {
+            let shapes = architecture::text_encoder(&json!({
+                "architectures": ["BertModel"], "vocab_size": 50, "hidden_size": 16, "intermediate_size": 40,
+                "num_hidden_layers": layers, "max_position_embeddings": 64,
+            }))
+            .expect("complete");
+            let estimate = of_text_encoder(&shapes, tokens);
+            let kept = estimate.under(GradientCheckpointing::None);
+            // A little more: attention's result is counted twice, which some of torch's kernels lay out so that once is enough.
+            assert!(
+                (1.0..1.05).contains(&(kept / measured)),
+                "{layers} layers, {tokens} tokens: {kept}, not {measured}"
+            );
+            // Of each layer its input, and once the largest with the gradients that go back through it.
+            let inputs = layers as f64 * 16.0 * tokens;
+            let again = estimate.under(GradientCheckpointing::All);
+            assert_eq!(again, inputs + 2.0 * kept / layers as f64);
+        }
+    }
+
+    #[test]
+    fn prompts_of_seven_windows_keep_seven_times_as_much() {
+        let configs = sdtrain_state_dict::PipelineConfigs::sd1();
+        let clip = architecture::text_encoder(&configs.text_encoders[0]).expect("complete");
+        let [one, seven] =
+            [77.0, 539.0].map(|tokens| of_text_encoder(&clip, tokens).under(GradientCheckpointing::None));
+        // Nine times the width and four times the feed-forward's for each token and layer.
+        assert_eq!((one, seven), (12.0 * 77.0 * (9.0 * 768.0 + 4.0 * 3072.0), 7.0 * one));
+        let unet = architecture::unet(&configs.unet).expect("complete");
+        let [one, seven] =
+            [77.0, 539.0].map(|tokens| of_unet(&unet, 4096.0, tokens, 4, true).under(GradientCheckpointing::None));
+        // Keys and values of the sixteen layers that attend to the prompt.
+        let widths = 2.0 * (5.0 * 320.0 + 5.0 * 640.0 + 6.0 * 1280.0);
+        assert_eq!(seven - one, 6.0 * 77.0 * widths);
+    }
 }

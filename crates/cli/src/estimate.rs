@@ -8,9 +8,6 @@ use crate::activations;
 use crate::architecture::Shapes;
 use crate::model_parts::{ModelParts, count_parameters};
 
-/// Tokens of a prompt.
-const TOKENS: f64 = 77.0;
-
 /// Arithmetic of one processor core that large matrix products reach in practice, per second.
 /// Measured on cores with AVX-512 and AMX while training a LoRA of SD1.5.
 fn core_speed(compute: FloatType) -> f64 {
@@ -87,8 +84,15 @@ impl Trained {
     }
 }
 
-/// Estimates a run that trains `trained`.
-pub(crate) fn estimate(config: &TrainConfig, parts: &ModelParts, trained: Trained, cores: usize) -> Estimate {
+/// Estimates a run that trains `trained`, with prompts of so many `tokens`, marks and padding included.
+pub(crate) fn estimate(
+    config: &TrainConfig,
+    parts: &ModelParts,
+    trained: Trained,
+    tokens: usize,
+    cores: usize,
+) -> Estimate {
+    let tokens = tokens as f64;
     // Of subsets with sizes and batches of their own the one that takes the most.
     let (pixels, batch) = config
         .data
@@ -101,7 +105,7 @@ pub(crate) fn estimate(config: &TrainConfig, parts: &ModelParts, trained: Traine
         .unwrap_or_default();
     let latents = pixels / (parts.downscale_factor() as f64).powi(2);
     let pass = match config.objective_kind().denoises() {
-        true => unet_pass(&parts.unet, latents, parts.unet_levels()),
+        true => unet_pass(&parts.unet, latents, tokens, parts.unet_levels()),
         false => parts.vae.as_ref().map(|vae| vae_pass(vae, pixels)).unwrap_or_default(),
     };
     let checkpointing = config.train.gradient_checkpointing.is_on();
@@ -118,10 +122,11 @@ pub(crate) fn estimate(config: &TrainConfig, parts: &ModelParts, trained: Traine
     let kept = match config.objective_kind().denoises() {
         true => {
             let whole = facts.unet == Learning::Weights;
-            let unet = activations::of_unet(&parts.unet, latents, parts.unet_levels(), whole);
+            let unet = activations::of_unet(&parts.unet, latents, tokens, parts.unet_levels(), whole);
             let trained = parts.text_encoders.iter().filter(|_| config.trains_text_encoder());
-            let text =
-                trained.map(|encoder| activations::of_text_encoder(encoder).under(config.train.gradient_checkpointing));
+            let kept =
+                |encoder| activations::of_text_encoder(encoder, tokens).under(config.train.gradient_checkpointing);
+            let text = trained.map(kept);
             unet.under(config.train.gradient_checkpointing) + text.sum::<f64>()
         }
         false => parts.vae.as_ref().map_or(0.0, |vae| activations::of_vae(vae, pixels)),
@@ -209,13 +214,13 @@ fn learning_bytes(config: &TrainConfig, trained: Trained) -> f64 {
     (weights + trained.kept_state_bytes(config)) as f64
 }
 
-fn unet_pass(shapes: &Shapes, latents: f64, levels: usize) -> Pass {
+fn unet_pass(shapes: &Shapes, latents: f64, tokens: f64, levels: usize) -> Pass {
     let mut pass = Pass::default();
     for (name, shape) in shapes {
         let area = latents / 4f64.powi(level_of(name, levels) as i32);
         let positions = match name {
             name if name.contains("time_emb") => 1.0,
-            name if name.contains("attn2.to_k") || name.contains("attn2.to_v") => TOKENS,
+            name if name.contains("attn2.to_k") || name.contains("attn2.to_v") => tokens,
             _ => area,
         };
         add_layer(&mut pass, shape, positions);
@@ -224,7 +229,7 @@ fn unet_pass(shapes: &Shapes, latents: f64, levels: usize) -> Pass {
             pass.operations += 4.0 * area * area * width;
         }
         if name.ends_with("attn2.to_q.weight") {
-            pass.operations += 4.0 * area * TOKENS * width;
+            pass.operations += 4.0 * area * tokens * width;
         }
     }
     pass
@@ -295,7 +300,7 @@ mod tests {
 
     #[test]
     fn the_unet_of_sd15_takes_about_0_8_tera_operations_at_512_pixels() {
-        let pass = unet_pass(&sd15().unet, 64.0 * 64.0, 4);
+        let pass = unet_pass(&sd15().unet, 64.0 * 64.0, 77.0, 4);
         // Published counts are 0.34 to 0.40 tera multiply-adds.
         assert!((6.6e11..8.4e11).contains(&pass.operations), "{:e}", pass.operations);
     }
@@ -308,7 +313,7 @@ mod tests {
         let parts = sd15();
         assert_eq!((parts.downscale_factor(), parts.unet_levels(), parts.bucket_step()), (8, 4, 64));
         let trained = Trained { parameters: 3_000_000, state_bytes: 24_000_000 };
-        let estimate = estimate(&config, &parts, trained, 2);
+        let estimate = estimate(&config, &parts, trained, 77, 2);
         // diffusers and PEFT: 4.1 GB and 2.4 s a step on two cores.
         assert!((2e9..4.5e9).contains(&estimate.bytes), "{:e}", estimate.bytes);
         assert!((1.2..4.8).contains(&estimate.cpu_seconds), "{}", estimate.cpu_seconds);

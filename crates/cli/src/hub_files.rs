@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use sdtrain_files::in_words;
 use sdtrain_hub::{Error, Prepared, Progress, Settings, Wanted, fetch, is_complete, prepare};
-use sdtrain_recipe::{HubName, Init, ModelConfig, ModelLocation, TrainConfig, local_path};
+use sdtrain_recipe::{HubName, Init, ModelConfig, ModelLocation, Plan, TrainConfig, local_path};
 
 use crate::{ExitCode, Failure};
 
@@ -53,11 +53,18 @@ impl HubFiles {
 
     /// Those of a configuration.
     pub(crate) fn of_config(config: &TrainConfig) -> Result<HubFiles, Failure> {
-        let model = &config.model;
-        let adapters = config.lora.initial.iter().chain(model.fuse.iter().map(|fused| &fused.path));
-        let adapters = adapters.filter_map(|path| Some((path.to_str()?, Wanted::File)));
-        let vae = model.vae.as_ref().and_then(|vae| Some((vae.to_str()?, Wanted::Vae)));
-        HubFiles::prepare([(model.path.as_str(), wanted_of(model))].into_iter().chain(vae).chain(adapters))
+        HubFiles::prepare(names_in(config))
+    }
+
+    /// Those of all stages, each once.
+    pub(crate) fn of_plan(plan: &Plan) -> Result<HubFiles, Failure> {
+        let mut names: Vec<(&str, Wanted)> = Vec::new();
+        for (name, wanted) in plan.runs.iter().flat_map(|run| names_in(&run.loaded.config)) {
+            if !names.iter().any(|(other, other_wanted)| (*other, other_wanted) == (name, &wanted)) {
+                names.push((name, wanted));
+            }
+        }
+        HubFiles::prepare(names)
     }
 
     /// Fetches everything that is missing.
@@ -107,6 +114,15 @@ impl HubFiles {
         };
         self.all.iter().filter(is_missing).map(said).collect()
     }
+}
+
+/// What a configuration names, on the hub or elsewhere, and what it needs of it.
+fn names_in(config: &TrainConfig) -> Vec<(&str, Wanted)> {
+    let model = &config.model;
+    let adapters = config.lora.initial.iter().chain(model.fuse.iter().map(|fused| &fused.path));
+    let adapters = adapters.filter_map(|path| Some((path.to_str()?, Wanted::File)));
+    let vae = model.vae.as_ref().and_then(|vae| Some((vae.to_str()?, Wanted::Vae)));
+    [(model.path.as_str(), wanted_of(model))].into_iter().chain(vae).chain(adapters).collect()
 }
 
 /// Whether it is one file, which is not here.

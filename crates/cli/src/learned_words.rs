@@ -18,11 +18,16 @@ pub(crate) struct Word<'c> {
     pub vectors: usize,
 }
 
-/// How many numbers a vector of this text encoder has.
-pub(crate) fn width(text_encoder: &Shapes) -> Option<usize> {
+/// The shape of the table of words of this text encoder: rows and width.
+pub(crate) fn table(text_encoder: &Shapes) -> Option<&[usize]> {
     // CLIP's and BERT's.
     let tables = ["text_model.embeddings.token_embedding.weight", "embeddings.word_embeddings.weight"];
-    tables.iter().find_map(|table| text_encoder.get(*table))?.get(1).copied()
+    tables.iter().find_map(|table| text_encoder.get(*table)).map(Vec::as_slice)
+}
+
+/// How many numbers a vector of this text encoder has.
+pub(crate) fn width(text_encoder: &Shapes) -> Option<usize> {
+    table(text_encoder)?.get(1).copied()
 }
 
 /// The words of `config` beside text encoders of these widths.
@@ -42,6 +47,14 @@ pub(crate) fn check(config: &TrainConfig, tokenizer: &PromptTokenizer, data: &Da
         let key = format!("textual_inversion.tokens.{index}");
         if let Err(error) = tokenizer.with_words(&[(&token.word, 1)]) {
             failures.push(wrong(format!("`{key}.word`: {error}")).maybe_hint(error.hint()));
+        }
+        let room = tokenizer.window() - tokenizer.marks();
+        if token.vectors.is_some_and(|vectors| vectors as usize >= room) {
+            let message = format!(
+                "`{key}.vectors` must be less than {room}: so many tokens has a window of this model's text encoder, and a word that \
+                 fills it leaves no room for others"
+            );
+            failures.push(wrong(message).hint("1 to 8 are usual"));
         }
         let initial_words = token.initial_words.as_ref();
         if let Some(words) = initial_words.filter(|words| tokenizer.token_count(words) == 0) {

@@ -1,27 +1,28 @@
 //! What the memory of a run goes to, and which settings make it less: what is said where there is too little.
 
-use sdtrain_recipe::TrainConfig;
+use sdtrain_recipe::{Plan, TrainConfig};
 
 use crate::args::ConfigArgs;
 use crate::commands::check::trained_parts;
 use crate::estimate::{Estimate, estimate};
 use crate::model_parts::ModelParts;
-use crate::{ExitCode, Failure};
+use crate::{ExitCode, Failure, model_tokenizer};
+use sdtrain_tokenizer::Tokenizer;
 
 /// How many ways out are named.
 const WAYS: usize = 3;
 /// A way out takes at most this share of the memory.
 const WORTH_IT: f64 = 0.95;
 
-/// The failure of the run of `args` that found too little memory, as `message` says: what it takes by `sdtrain check`, and the settings
-/// that make it take less, those first that cost least.
-pub fn too_little_memory(args: &ConfigArgs, message: &str) -> Failure {
-    let Some((config, now)) = estimated(args, &[]) else {
+/// The failure of the run of `args`, or of its stage of this `index`, that found too little memory, as `message` says: what it takes by
+/// `sdtrain check`, and the settings that make it take less, those first that cost least.
+pub fn too_little_memory(args: &ConfigArgs, index: usize, message: &str) -> Failure {
+    let Some((config, now)) = estimated(args, index, &[]) else {
         return Failure::new(ExitCode::DeviceMemory, message);
     };
     let message = format!("{message}; by `sdtrain check` the run takes {}", now.in_words());
     let worth_it = |changes: Vec<String>| {
-        let (_, then) = estimated(args, &changes)?;
+        let (_, then) = estimated(args, index, &changes)?;
         let changes = changes.join("` with `");
         (then.bytes < WORTH_IT * now.bytes).then(|| format!("`--set {changes}` (about {:.1} GB)", then.bytes / 1e9))
     };
@@ -34,12 +35,14 @@ pub fn too_little_memory(args: &ConfigArgs, message: &str) -> Failure {
 }
 
 /// The configuration with these keys set besides, and what it would take; none where it is not valid.
-fn estimated(args: &ConfigArgs, changes: &[String]) -> Option<(TrainConfig, Estimate)> {
+fn estimated(args: &ConfigArgs, index: usize, changes: &[String]) -> Option<(TrainConfig, Estimate)> {
     let set: Vec<String> = args.set.iter().chain(changes).cloned().collect();
-    let config = TrainConfig::load(&args.config, &set).ok()?.config;
+    let config = Plan::load(&args.config, &set).ok()?.runs.into_iter().nth(index)?.loaded.config;
     let parts = ModelParts::of(&config.model).ok()?;
     let trained = trained_parts(&config, &parts).ok()?.sum();
-    let estimate = estimate(&config, &parts, trained, 1);
+    let tokenizer = model_tokenizer::of(&config.model).ok()?;
+    let windows = tokenizer.windows_of(config.model.max_token_length.map(|length| length as usize)).ok()?;
+    let estimate = estimate(&config, &parts, trained, windows * tokenizer.window(), 1);
     Some((config, estimate))
 }
 
@@ -75,7 +78,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("run.toml");
         std::fs::write(&config, format!("[model]\npath = \"builtin:poster-tiny\"\n{keys}")).unwrap();
-        let failure = too_little_memory(&ConfigArgs { config, set: Vec::new() }, "out of memory");
+        let failure = too_little_memory(&ConfigArgs { config, set: Vec::new() }, 0, "out of memory");
         assert_eq!(failure.code, ExitCode::DeviceMemory);
         failure.problems.to_string()
     }

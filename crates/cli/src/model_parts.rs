@@ -8,12 +8,13 @@ use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
     Error as FileError, Family, FileKind, Reader, SafetensorsFile, canonical_text_encoder, canonical_unet,
     canonical_vae, ldm_single_file, load_report::parameters_of, open_component, open_file, read_json, recognise,
+    text_encoder_folders, with_averaged_unet,
 };
 use serde_json::Value as Json;
 
 use crate::architecture::{self, Shapes};
 use crate::hub_files::{lacks_weights, local_file};
-use crate::{ExitCode, Failure};
+use crate::{ExitCode, Failure, learned_words};
 
 /// Header of the built-in model's file; empty in a program built without it.
 const POSTER_TINY_HEADER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/poster-tiny.header"));
@@ -35,7 +36,14 @@ impl ModelParts {
         let location = ModelLocation::find(&config.path)
             .map_err(|(message, hint)| Failure::new(ExitCode::Configuration, message).maybe_hint(hint))?;
         let mut parts = match location {
-            ModelLocation::Builtin(name) => from_file(Arc::new(builtin(&name)?), &format!("builtin:{name}"))?,
+            ModelLocation::Builtin(name) => {
+                from_file(chosen(Arc::new(builtin(&name)?), config)?, &format!("builtin:{name}"))?
+            }
+            ModelLocation::Path(folder) if folder.is_dir() && config.extract_ema => {
+                let message = format!("`model.extract_ema`: `{}` is a folder, not a single file", folder.display());
+                return Err(Failure::new(ExitCode::Configuration, message)
+                    .hint("the mean of weights is a `model.variant` of a folder's files, if it is there"));
+            }
             ModelLocation::Path(folder) if folder.is_dir() && config.init == Init::Random => {
                 from_configs(&folder, "diffusers configurations, weights drawn from the seed")?
             }
@@ -43,10 +51,15 @@ impl ModelParts {
                 from_configs(&folder, "diffusers folder whose weights are still to be fetched")?
             }
             ModelLocation::Path(folder) if folder.is_dir() => from_folder(&folder, config.variant.as_deref())?,
-            ModelLocation::Path(file) => from_file(Arc::from(open_file(&file)?), &file.display().to_string())?,
+            ModelLocation::Path(file) => {
+                from_file(chosen(Arc::from(open_file(&file)?), config)?, &file.display().to_string())?
+            }
         };
         if let Some(vae) = &config.vae {
             parts.vae = Some(vae_at(vae)?);
+        }
+        if let Some(folder) = &config.text_encoder {
+            parts.exchange_text_encoder(folder, config.text_encoder_init)?;
         }
         if let Some(family) = config.family.filter(|family| family.name() != parts.family.name()) {
             let message = format!(
@@ -59,6 +72,36 @@ impl ModelParts {
                 .hint(format!("set `model.family = \"{}\"` or remove the key", parts.family.name())));
         }
         Ok(parts)
+    }
+
+    /// Puts the text encoder in `folder` in the place of its own.
+    fn exchange_text_encoder(&mut self, folder: &Path, init: Init) -> Result<(), Failure> {
+        let wrong = |message: String| Err(Failure::new(ExitCode::Configuration, message));
+        if self.family.text_folders().len() > 1 {
+            let title = self.family.title();
+            return wrong(format!("`model.text_encoder`: a model of the {title} family has two text encoders"));
+        }
+        let (network, _) = text_encoder_folders(folder);
+        let shapes = match init {
+            Init::Random => shapes_of_config(&network, architecture::text_encoder)?,
+            Init::Pretrained => parameters_of(&canonical_text_encoder(open_component(&network, "model", None)?)?),
+        };
+        let context = self.unet.iter().find(|(name, _)| name.ends_with(".attn2.to_k.weight"));
+        let (width, wanted) = (learned_words::width(&shapes), context.and_then(|(_, shape)| shape.get(1).copied()));
+        if width.is_some() && width != wanted {
+            let [width, wanted] = [width, wanted].map(Option::unwrap_or_default);
+            let folder = folder.display();
+            return wrong(format!(
+                "`model.text_encoder`: the states of `{folder}` have {width} numbers, but the UNet attends to {wanted}"
+            ));
+        }
+        self.text_encoders = vec![shapes];
+        Ok(())
+    }
+
+    /// How many words its text encoder has vectors for.
+    pub fn vocabulary(&self) -> Option<usize> {
+        learned_words::table(self.text_encoders.first()?)?.first().copied()
     }
 
     /// Its text encoders with what they are called in a diffusers folder and in traces.
@@ -114,6 +157,11 @@ fn data_length(header: &[u8]) -> Option<usize> {
     ends.max()?.try_into().ok()
 }
 
+/// The file with those weights of its UNet that the configuration asks for.
+fn chosen(file: Arc<dyn Reader>, config: &ModelConfig) -> Result<Arc<dyn Reader>, Failure> {
+    Ok(if config.extract_ema { Arc::new(with_averaged_unet(file)?) } else { file })
+}
+
 fn from_file(file: Arc<dyn Reader>, name: &str) -> Result<ModelParts, Failure> {
     let kind = recognise(&file);
     let FileKind::Ldm { family, input, .. } = kind else {
@@ -157,7 +205,7 @@ fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failu
 /// A folder of which only the configurations count, and what to call it.
 fn from_configs(folder: &Path, kind: &str) -> Result<ModelParts, Failure> {
     let family = Family::of_trainable_folder(folder)?;
-    let read = |part: &str, shapes| from_config(&folder.join(part), shapes);
+    let read = |part: &str, shapes: fn(&Json) -> Option<Shapes>| shapes_of_config(&folder.join(part), shapes);
     Ok(ModelParts {
         kind: kind.to_owned(),
         family,
@@ -171,8 +219,8 @@ fn from_configs(folder: &Path, kind: &str) -> Result<ModelParts, Failure> {
     })
 }
 
-/// A network's folder of which only the configuration counts.
-fn from_config(folder: &Path, shapes: fn(&Json) -> Option<Shapes>) -> Result<Shapes, Failure> {
+/// The shapes of the network whose `config.json` lies in `folder`.
+fn shapes_of_config(folder: &Path, shapes: fn(&Json) -> Option<Shapes>) -> Result<Shapes, Failure> {
     let path = folder.join("config.json");
     shapes(&read_json(&path)?).ok_or_else(|| {
         let message = format!("`{}` lacks a key that the network's size depends on", path.display());
@@ -185,7 +233,9 @@ fn vae_at(named: &Path) -> Result<Shapes, Failure> {
     let reader: Box<dyn Reader> = match path.is_dir() {
         true => match open_component(&path, "diffusion_pytorch_model", None) {
             // They are fetched once everything else is right.
-            Err(FileError::NoWeights { .. }) if HubName::is_at(named) => return from_config(&path, architecture::vae),
+            Err(FileError::NoWeights { .. }) if HubName::is_at(named) => {
+                return shapes_of_config(&path, architecture::vae);
+            }
             reader => reader?,
         },
         false => open_file(&path)?,

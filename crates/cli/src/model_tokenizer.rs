@@ -1,7 +1,7 @@
 //! The tokenizer of a model, to count the tokens of captions without loading the model.
 
 use sdtrain_recipe::{ModelConfig, ModelLocation};
-use sdtrain_state_dict::{Family, Reader, open_file, read_json, recognise, text_positions};
+use sdtrain_state_dict::{Family, Reader, open_file, read_json, recognise, text_encoder_folders, text_positions};
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use std::path::Path;
 
@@ -9,8 +9,26 @@ use crate::commands::convert::model::embedded;
 use crate::model_parts::builtin;
 use crate::{ExitCode, Failure};
 
-/// The model's own tokenizer, or CLIP's where it comes with none.
+/// The tokenizer of a configuration's model: the one that it names, that of the text encoder that it names, or the model's own.
 pub(crate) fn of(config: &ModelConfig) -> Result<PromptTokenizer, Failure> {
+    let of_encoder = config.text_encoder.as_deref().map(text_encoder_folders);
+    let found = match (&config.tokenizer, &of_encoder) {
+        (Some(folder), _) => PromptTokenizer::from_folder(folder).map(Some)?,
+        (None, Some((_, folder))) => match PromptTokenizer::from_folder(folder) {
+            Err(sdtrain_tokenizer::Error::NoTokenizer { .. }) => None,
+            found => Some(found?),
+        },
+        (None, None) => None,
+    };
+    let tokenizer = found.map_or_else(|| own(config), Ok)?;
+    Ok(match &of_encoder {
+        Some((network, _)) => tokenizer.at_most(positions(network)),
+        None => tokenizer,
+    })
+}
+
+/// The model's own tokenizer, or CLIP's where it comes with none.
+fn own(config: &ModelConfig) -> Result<PromptTokenizer, Failure> {
     let location = ModelLocation::find(&config.path)
         .map_err(|(message, hint)| Failure::new(ExitCode::Configuration, message).maybe_hint(hint))?;
     match location {
@@ -18,16 +36,16 @@ pub(crate) fn of(config: &ModelConfig) -> Result<PromptTokenizer, Failure> {
         ModelLocation::Path(folder) if folder.is_dir() => {
             match PromptTokenizer::from_folder(folder.join("tokenizer")) {
                 Err(sdtrain_tokenizer::Error::NoTokenizer { .. }) => Ok(PromptTokenizer::builtin()),
-                found => Ok(found?.at_most(positions(&folder))),
+                found => Ok(found?.at_most(positions(&folder.join("text_encoder")))),
             }
         }
         ModelLocation::Path(file) => of_file(&open_file(&file)?),
     }
 }
 
-/// How many tokens the first text encoder in a diffusers folder has positions for; any number where that is not known.
+/// How many tokens the text encoder in `folder` has positions for; any number where that is not known.
 fn positions(folder: &Path) -> usize {
-    read_json(&folder.join("text_encoder/config.json")).map_or(usize::MAX, |config| text_positions(&config))
+    read_json(&folder.join("config.json")).map_or(usize::MAX, |config| text_positions(&config))
 }
 
 /// How many tokens of a caption are read, the marks of its windows not counted.

@@ -80,7 +80,7 @@ impl Document {
             .map_err(|problems| Problems(problems).sorted())
     }
 
-    fn new(root: Node) -> Document {
+    pub(crate) fn new(root: Node) -> Document {
         let table = match root.to_value() {
             toml::Value::Table(table) => table,
             _ => toml::Table::new(),

@@ -8,6 +8,7 @@ mod document;
 mod extends;
 mod field_order;
 mod json;
+mod layers;
 mod lint;
 mod overrides;
 mod problem;
@@ -17,6 +18,7 @@ mod suggest;
 mod tree;
 
 pub use document::{Document, Fault, Parsed};
+pub use layers::{Layer, Layers};
 pub use problem::{Problem, Problems};
 pub use reference::{json_schema, option_reference};
 pub use suggest::nearest;

@@ -106,6 +106,25 @@ impl Node {
         }
     }
 
+    /// Puts everything in it `by` further from the command line.
+    pub fn move_away(&mut self, by: usize) {
+        self.for_each(&mut |origin| origin.distance += by);
+    }
+
+    /// Puts everything in it at one distance from the command line.
+    pub fn set_distance(&mut self, distance: usize) {
+        self.for_each(&mut |origin| origin.distance = distance);
+    }
+
+    fn for_each(&mut self, change: &mut dyn FnMut(&mut Origin)) {
+        change(&mut self.origin);
+        match &mut self.value {
+            NodeValue::Leaf(_) => {}
+            NodeValue::List(nodes) => nodes.iter_mut().for_each(|node| node.for_each(change)),
+            NodeValue::Table(entries) => entries.values_mut().for_each(|node| node.for_each(change)),
+        }
+    }
+
     /// This value with `over` on top: tables are merged, anything else is replaced.
     pub fn merged_with(self, over: Node) -> Node {
         let same_type = match (self.child(TYPE_KEY), over.child(TYPE_KEY)) {

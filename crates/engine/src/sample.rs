@@ -16,7 +16,7 @@ use std::path::Path;
 pub fn run(args: &SampleArgs) -> Result<(), Failure> {
     let device = sdtrain_torch::device(&args.device.to_string()).map_err(failure::of_torch)?;
     let mut options = LoadOptions::new(device, sdtrain_trainer::kind_of(args.dtype));
-    options.vae = args.vae.as_deref().map(local_file).transpose()?;
+    (options.vae, options.extract_ema) = (args.vae.as_deref().map(local_file).transpose()?, args.extract_ema);
     let model = load(&location(&args.model)?, &options).map_err(failure::of_model)?;
     let networks = Networks::of(&model);
     let layers = model.text_layers();

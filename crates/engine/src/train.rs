@@ -1,41 +1,120 @@
-//! `sdtrain train`.
+//! `sdtrain train`: the run of a configuration, or its stages one after the other.
 
 use crate::failure;
 use sdtrain::args::{Resume, TrainArgs};
 use sdtrain::{ExitCode, Failure, default_output, too_little_memory};
-use sdtrain_recipe::{Loaded, TrainConfig};
-use sdtrain_trainer::{Outcome, ResumePolicy, RunOptions, train};
+use sdtrain_checkpoint::FolderLock;
+use sdtrain_recipe::{Plan, TrainConfig};
+use sdtrain_signals::StopRequest;
+use sdtrain_trainer::{Outcome, ResumePolicy, RunOptions, is_from_another, move_aside, train_unless};
+use std::path::{Path, PathBuf};
 
 /// Trains, samples and evaluates as the configuration says.
 pub fn run(args: &TrainArgs) -> Result<(), Failure> {
-    let Loaded { config, .. } = TrainConfig::load(&args.config.config, &args.config.set)?;
-    let output = args.output.clone().unwrap_or_else(|| default_output(&config.name));
-    let options = RunOptions {
-        output: output.clone(),
-        device: args.device.to_string(),
-        resume: match &args.resume {
-            Resume::Auto => ResumePolicy::Auto,
-            Resume::Never => ResumePolicy::Never,
-            Resume::From(path) => ResumePolicy::From(path.clone()),
-        },
-    };
-    let explained = |error| {
-        let failure = failure::of(error);
-        match (failure.code, failure.problems.0.first()) {
-            (ExitCode::DeviceMemory, Some(problem)) => too_little_memory(&args.config, &problem.message),
-            _ => failure,
+    let plan = Plan::load(&args.config.config, &args.config.set)?;
+    let stop = StopRequest::listen().map_err(|error| {
+        Failure::new(ExitCode::Internal, format!("the system does not let signals be handled: {error}"))
+    })?;
+    let output = args.output.clone().unwrap_or_else(|| default_output(&plan.name));
+    let has_stages = plan.runs.iter().any(|run| run.stage.is_some());
+    // As long as this lives, nobody else trains them; each stage locks its own folder as well.
+    let _lock = has_stages.then(|| take_folder(&plan, &output, &args.resume)).transpose()?;
+    // The stage before, as it ran, and where it lies.
+    let mut before: Option<(TrainConfig, PathBuf)> = None;
+    for (index, run) in plan.runs.iter().enumerate() {
+        let folder = plan.folder(index, &output);
+        let config = match &before {
+            Some((config, folder)) => run.after(config, folder),
+            None => run.loaded.config.clone(),
+        };
+        let options = RunOptions {
+            output: folder.clone(),
+            device: args.device.to_string(),
+            resume: policy(&args.resume, has_stages.then_some(folder.as_path())),
+        };
+        if let Some(stage) = &run.stage {
+            eprintln!("stage {} of {}: `{stage}`", index + 1, plan.runs.len());
         }
-    };
-    match train(config, &options).map_err(explained)? {
-        Outcome::Done(_) => Ok(()),
-        Outcome::AlreadyDone => {
-            eprintln!("`{}` holds this run, finished; `--resume never` trains it anew", output.display());
-            Ok(())
+        let explained = |error| {
+            let failure = failure::of(error);
+            match (failure.code, failure.problems.0.first()) {
+                (ExitCode::DeviceMemory, Some(problem)) => too_little_memory(&args.config, index, &problem.message),
+                _ => failure,
+            }
+        };
+        let outcome = train_unless(&stop, config.clone(), &options).map_err(explained)?;
+        stop.end();
+        match outcome {
+            Outcome::Done(_) => {}
+            Outcome::AlreadyDone => {
+                let product = before.as_ref().map(|(before, folder)| before.product_in(folder));
+                if let Some(product) = product.filter(|product| is_from_another(product, &folder)) {
+                    return Err(follows_from_another(&folder, &product));
+                }
+                eprintln!("`{}` holds this run, finished; `--resume never` trains it anew", folder.display());
+            }
+            Outcome::Stopped(step) => {
+                eprintln!("stopped after step {step}; the same command continues");
+                return Err(stopped());
+            }
         }
-        Outcome::Stopped(step) => {
-            eprintln!("stopped after step {step}; the same command continues");
-            // Everything is said; only the code is left to tell.
-            Err(Failure { problems: Default::default(), code: ExitCode::Stopped })
+        if stop.is_set() && index + 1 < plan.runs.len() {
+            eprintln!("stopped behind this stage; the same command goes on with the next");
+            return Err(stopped());
         }
+        before = Some((config, std::path::absolute(&folder).unwrap_or(folder)));
     }
+    Ok(())
+}
+
+/// Takes the folder of all stages for this process, moved aside before if they are to begin anew: a later stage must not be taken for
+/// one that follows from what is trained now.
+fn take_folder(plan: &Plan, output: &Path, resume: &Resume) -> Result<FolderLock, Failure> {
+    let lock = || FolderLock::acquire(output).map_err(|error| failure::of(error.into()));
+    let mut held = lock()?;
+    match resume {
+        Resume::Never if (0..plan.runs.len()).any(|run| plan.folder(run, output).exists()) => {
+            move_aside(output).map_err(failure::of)?;
+            held = lock()?;
+        }
+        Resume::From(path) => {
+            if !(0..plan.runs.len()).any(|run| is_inside(path, &plan.folder(run, output))) {
+                let message = format!("`--resume {}` lies in the folder of no stage", path.display());
+                let hint = format!("checkpoints of this training are in `{}/STAGE/checkpoints`", output.display());
+                return Err(Failure::new(ExitCode::Configuration, message).hint(hint));
+            }
+        }
+        Resume::Auto | Resume::Never => {}
+    }
+    Ok(held)
+}
+
+/// What happens to the folder of a run; that of a `stage` is meant by a checkpoint in it.
+fn policy(resume: &Resume, stage: Option<&Path>) -> ResumePolicy {
+    match (resume, stage) {
+        // It has been moved aside with the others.
+        (Resume::Auto, _) | (Resume::Never, Some(_)) => ResumePolicy::Auto,
+        (Resume::Never, None) => ResumePolicy::Never,
+        (Resume::From(path), Some(folder)) if !is_inside(path, folder) => ResumePolicy::Auto,
+        (Resume::From(path), _) => ResumePolicy::From(path.clone()),
+    }
+}
+
+fn is_inside(path: &Path, folder: &Path) -> bool {
+    path.canonicalize().ok().zip(folder.canonicalize().ok()).is_some_and(|(path, folder)| path.starts_with(folder))
+}
+
+fn follows_from_another(folder: &Path, product: &Path) -> Failure {
+    let message = format!(
+        "`{}` holds this run, finished, but it began with other content of `{}` than lies there now",
+        folder.display(),
+        product.display()
+    );
+    Failure::new(ExitCode::Model, message)
+        .hint("move the folder away to train this stage and those after it anew, or everything with `--resume never`")
+}
+
+/// Everything is said; only the code is left to tell.
+fn stopped() -> Failure {
+    Failure { problems: Default::default(), code: ExitCode::Stopped }
 }

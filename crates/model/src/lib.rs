@@ -26,7 +26,7 @@ pub use config_json::PerBlock;
 pub use error::{Error, Result};
 pub use kinds::{dtype_of, kind_of};
 pub use learned_words::LearnedWord;
-pub use load::{LoadOptions, ModelConfigs, load, load_edited};
+pub use load::{LoadOptions, ModelConfigs, OtherTextEncoder, load, load_edited};
 pub use lpips::Lpips;
 pub use parameters::{Adaptable, LayerAdapter, Parameters};
 pub use prompt::{EncoderTokens, PromptReading, PromptTokens, STATES_VERSION, TokenizedPrompts};

@@ -12,7 +12,7 @@ use sdtrain_diffusion::{PredictionType, SchedulerClass, SchedulerConfig};
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
     Family, FileKind, PipelineConfigs, Reader, canonical_text_encoder, canonical_vae, ldm_single_file, open_component,
-    open_file, read_json, recognise,
+    open_file, read_json, recognise, text_encoder_folders, with_averaged_unet,
 };
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use std::cell::RefCell;
@@ -42,6 +42,21 @@ pub struct LoadOptions {
     pub variant: Option<String>,
     /// Another VAE than the model's own.
     pub vae: Option<PathBuf>,
+    /// Take the running mean of the UNet's weights that a single file has beside them.
+    pub extract_ema: bool,
+    /// Another text encoder than the model's own, of a family that has one.
+    pub text_encoder: Option<OtherTextEncoder>,
+    /// The folder of another tokenizer than the text encoder's own.
+    pub tokenizer: Option<PathBuf>,
+}
+
+/// A text encoder that stands in the place of a model's own.
+#[derive(Debug, Clone)]
+pub struct OtherTextEncoder {
+    /// Its folder, or the diffusers folder that it is a part of.
+    pub folder: PathBuf,
+    /// Weights are drawn from this seed, and only its `config.json` is read.
+    pub random: Option<u64>,
 }
 
 impl LoadOptions {
@@ -57,6 +72,9 @@ impl LoadOptions {
             config: None,
             variant: None,
             vae: None,
+            extract_ema: false,
+            text_encoder: None,
+            tokenizer: None,
         }
     }
 
@@ -206,8 +224,13 @@ fn open<T>(location: &str, options: &LoadOptions, build: impl FnOnce(Parts) -> R
 }
 
 fn from_folder<T>(folder: &Path, options: &LoadOptions, build: impl FnOnce(Parts) -> Result<T>) -> Result<T> {
-    let (family, configs, tokenizers) = described_by(folder)?;
-    let parts = |files| Parts { path: folder, family, configs, tokenizers, files, options };
+    let (family, mut configs, mut tokenizers) = described_by(folder)?;
+    if options.extract_ema {
+        let reason = "is a folder; the mean of weights lies beside them in single files only, and is a `variant` of a folder's files";
+        return Err(Error::Family(format!("`{}` {reason}", folder.display())));
+    }
+    let other_text = exchange_text(folder, family, &mut configs, &mut tokenizers, options)?;
+    let parts = |files| Parts { path: folder, family, configs, tokenizers, other_text, files, options };
     if options.random.is_some() {
         return build(parts(None));
     }
@@ -241,13 +264,14 @@ fn from_single_file<T>(
     build: impl FnOnce(Parts) -> Result<T>,
 ) -> Result<T> {
     let path = file.path().to_path_buf();
+    let file: Arc<dyn Reader> = if options.extract_ema { Arc::new(with_averaged_unet(file)?) } else { file };
     let kind = recognise(file.as_ref());
     let FileKind::Ldm { family, input, .. } = kind else {
         let families = "only whole models of the SD1, SD2 and SDXL families can be loaded";
         return Err(Error::Family(format!("`{}` is a {kind}; {families}", path.display())));
     };
     family.check_trainable(input, &path)?;
-    let (configs, tokenizers) = match (&options.config, embedded(file.as_ref(), family)?) {
+    let (mut configs, mut tokenizers) = match (&options.config, embedded(file.as_ref(), family)?) {
         (Some(folder), _) => {
             let (_, configs, tokenizers) = described_by(folder)?;
             (configs, tokenizers)
@@ -259,7 +283,9 @@ fn from_single_file<T>(
             (ModelConfigs::from_json(&PipelineConfigs::assumed_of(file.as_ref(), family)?)?, tokenizers)
         }
     };
-    let described = |files| Parts { path: &path, family, configs, tokenizers, files, options };
+    let other_text = exchange_text(&path, family, &mut configs, &mut tokenizers, options)?;
+    let is_exchanged = other_text.is_some();
+    let described = |files| Parts { path: &path, family, configs, tokenizers, other_text, files, options };
     if options.random.is_some() {
         return build(described(None));
     }
@@ -267,7 +293,7 @@ fn from_single_file<T>(
     let lacks = |part: &str| Error::Family(format!("`{}` holds no {part}", path.display()));
     let vae = parts.vae.as_ref().ok_or_else(|| lacks("VAE"))?;
     match (parts.text_encoders.len(), family.text_places().len()) {
-        (0, _) => Err(lacks("text encoder")),
+        (0, _) if !is_exchanged => Err(lacks("text encoder")),
         (1, 2) => Err(lacks("second text encoder")),
         _ => build(described(Some(Files { unet: &parts.unet, vae, text_encoders: &parts.text_encoders }))),
     }
@@ -287,6 +313,51 @@ fn embedded(file: &dyn Reader, family: Family) -> Result<Option<(ModelConfigs, V
     Ok(Some((configs, tokenizers)))
 }
 
+/// Puts the text encoder and the tokenizer that `options` name in the place of those of the model at `path`.
+fn exchange_text(
+    path: &Path,
+    family: Family,
+    configs: &mut ModelConfigs,
+    tokenizers: &mut Vec<PromptTokenizer>,
+    options: &LoadOptions,
+) -> Result<Option<OtherText>> {
+    if options.text_encoder.is_none() && options.tokenizer.is_none() {
+        return Ok(None);
+    }
+    if tokenizers.len() != 1 {
+        let (path, title) = (path.display(), family.title());
+        return Err(Error::Family(format!(
+            "`{path}` is of the {title} family, which has two text encoders; only of a model with one another can take its place"
+        )));
+    }
+    let (mut other, mut tokenizer) = (None, None);
+    if let Some(OtherTextEncoder { folder, random }) = &options.text_encoder {
+        let (network, own_tokenizer) = text_encoder_folders(folder);
+        configs.text_encoders = vec![TextEncoderConfig::from_json(&read_json(&network.join("config.json"))?)?];
+        configs.check()?;
+        other = Some(match random {
+            Some(seed) => OtherText::Random(*seed),
+            None => OtherText::File(Box::new(canonical_text_encoder(open_component(&network, "model", None)?)?)),
+        });
+        match PromptTokenizer::from_folder(own_tokenizer) {
+            Err(sdtrain_tokenizer::Error::NoTokenizer { .. }) => {}
+            found => tokenizer = Some(found?),
+        }
+    }
+    if let Some(folder) = &options.tokenizer {
+        tokenizer = Some(PromptTokenizer::from_folder(folder)?);
+    }
+    let own = tokenizers.remove(0);
+    tokenizers.push(tokenizer.unwrap_or(own).at_most(configs.text_encoders[0].max_position_embeddings()));
+    Ok(other)
+}
+
+/// The weights of a text encoder that is not the model's own.
+enum OtherText {
+    File(Box<dyn Reader>),
+    Random(u64),
+}
+
 /// Where the weights of each network are.
 #[derive(Clone, Copy)]
 struct Files<'a> {
@@ -301,6 +372,7 @@ struct Parts<'a> {
     family: Family,
     configs: ModelConfigs,
     tokenizers: Vec<PromptTokenizer>,
+    other_text: Option<OtherText>,
     /// Absent: weights are drawn from `options.random`.
     files: Option<Files<'a>>,
     options: &'a LoadOptions,
@@ -316,7 +388,12 @@ impl<'a> Parts<'a> {
     fn text_encoders(&self) -> Result<Vec<Box<dyn TextEncoder>>> {
         let [_, _, kind] = self.options.kinds(&self.configs.vae);
         let build = |(index, config): (usize, &TextEncoderConfig)| {
-            config.build(self.builder(|files| &*files.text_encoders[index], kind))
+            let builder = match &self.other_text {
+                Some(OtherText::File(file)) => Builder::new(Source::File(file), kind, self.options.device),
+                Some(OtherText::Random(seed)) => Builder::new(Source::Random(*seed), kind, self.options.device),
+                None => self.builder(|files| &*files.text_encoders[index], kind),
+            };
+            config.build(builder)
         };
         self.configs.text_encoders.iter().enumerate().map(build).collect()
     }

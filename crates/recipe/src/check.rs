@@ -64,6 +64,25 @@ impl Checker<'_> {
             self.check_model_path(config);
         }
         self.existing_or_on_hub("model.vae", model.vae.as_deref());
+        for (key, folder) in [("model.text_encoder", &model.text_encoder), ("model.tokenizer", &model.tokenizer)] {
+            match folder.as_deref().map(|folder| (folder, folder.to_str().map(ModelLocation::find))) {
+                Some((folder, None | Some(Ok(ModelLocation::Path(_))))) => self.existing_folder(key, folder),
+                Some((_, Some(Err((message, hint))))) => {
+                    self.report(key, format!("`{key}`: {message}")).hint = hint;
+                }
+                Some((folder, Some(Ok(ModelLocation::Builtin(_))))) => {
+                    self.report(key, format!("`{key}`: `{}` is no folder", folder.display()));
+                }
+                None => {}
+            }
+        }
+        if model.text_encoder_init == Init::Random && model.text_encoder.is_none() {
+            self.report(
+                "model.text_encoder_init",
+                "`model.text_encoder_init` is set, but `model.text_encoder` is not",
+            )
+            .hint = Some("name the folder of the new text encoder's `config.json`".to_owned());
+        }
         self.at_least_one("model.clip_skip", model.clip_skip.map(u64::from));
         self.at_least_one("model.max_token_length", model.max_token_length.map(u64::from));
         if model.zero_terminal_snr == Some(true) && model.prediction_type == Some(PredictionType::Epsilon) {

@@ -3,9 +3,6 @@
 use crate::check::Checker;
 use crate::{CaptionTemplates, LearnedTokenConfig, TextualInversionConfig, TrainConfig, Words};
 
-/// A prompt has 75 tokens in all; a word that fills it leaves no room for anything else.
-const MOST_VECTORS: u32 = 64;
-
 impl Checker<'_> {
     /// `[textual_inversion]`, alone and beside what else is trained.
     pub(crate) fn check_textual_inversion(&mut self, config: &TrainConfig) {
@@ -74,11 +71,6 @@ impl Checker<'_> {
             self.report(&key("word"), message).hint = Some("prompts and files do not tell them apart".to_owned());
         }
         self.at_least_one(&key("vectors"), token.vectors.map(u64::from));
-        if token.vectors.is_some_and(|vectors| vectors > MOST_VECTORS) {
-            let message =
-                format!("`{}` is at most {MOST_VECTORS}: a window of CLIP has room for 75 tokens", key("vectors"));
-            self.report(&key("vectors"), message);
-        }
         self.existing(&key("initial"), token.initial.as_deref());
         match (&token.initial, &token.initial_words) {
             (Some(_), Some(_)) => {

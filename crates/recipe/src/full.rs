@@ -71,3 +71,13 @@ pub enum ModelFormat {
     /// A diffusers folder.
     Diffusers,
 }
+
+impl ModelFormat {
+    /// What a product called `stem` is called in its folder.
+    pub fn file_name(self, stem: &str) -> String {
+        match self {
+            ModelFormat::SingleFile => format!("{stem}.safetensors"),
+            ModelFormat::Diffusers => stem.to_owned(),
+        }
+    }
+}

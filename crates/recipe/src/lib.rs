@@ -45,12 +45,14 @@ mod method;
 mod model;
 mod noise;
 mod optimizer;
+mod plan;
 mod precision;
 mod ranges;
 mod sample_prompt;
 mod samples;
 mod save;
 mod source;
+mod stage;
 mod target;
 mod textual_inversion;
 mod timesteps;
@@ -102,12 +104,14 @@ pub use optimizer::{
     AdafactorConfig, AdamW8bitConfig, AdamWConfig, AdamWScheduleFreeConfig, CameConfig, DAdaptAdamConfig, LionConfig,
     MuonAdjustment, MuonConfig, OptimizerConfig, OptimizerSettings, ProdigyConfig, SgdConfig,
 };
+pub use plan::{ParsedPlan, Plan, PlannedRun};
 pub use precision::{FloatType, PrecisionConfig, Rounding, StoredType};
 pub use ranges::Ranges;
 pub use sample_prompt::{Picture, PictureConfig, SamplePrompt};
 pub use samples::{SamplerName, SamplesConfig};
 pub use save::SaveConfig;
 pub use source::{SOURCE_FILE_ENDINGS, SourceFormat, address_mistake, is_address, is_pattern};
+pub use stage::StageConfig;
 pub use target::matches_pattern;
 pub use textual_inversion::{CaptionTemplates, EmbeddingFormat, LearnedTokenConfig, TextualInversionConfig};
 pub use timesteps::{
@@ -116,7 +120,7 @@ pub use timesteps::{
 };
 pub use train::{LearningRateScale, TrainSection};
 pub use train_config::{Extends, TrainConfig};
-pub use trainable::{Learning, TrainableFacts, TrainableKind, Words};
+pub use trainable::{HandedOn, Learning, TrainableFacts, TrainableKind, Words};
 pub use unet_blocks::UnetBlocks;
 pub use vae_objective::{VaeConfig, VaeProduct};
 pub use validation::ValidationConfig;

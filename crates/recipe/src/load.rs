@@ -54,6 +54,12 @@ impl TrainConfig {
                     .to_owned(),
             );
         }
+        if parsed.value.as_ref().is_some_and(|config| !config.stages.is_empty()) {
+            let message = "this file describes several runs, its stages, and one is asked for";
+            let hint = "the configuration of a stage is `config.toml` in its folder, `outputs/NAME/STAGE`";
+            let problem = document.problem("stages", message).hint(hint);
+            parsed.faults.push(Fault { key: "stages".to_owned(), problem });
+        }
         take_over_lines(&mut parsed, &document);
         let kohya = take_over_kohya(&mut parsed, &document);
         let found = check(&parsed, &document, kohya.as_ref());
@@ -128,6 +134,17 @@ fn make_paths_absolute(config: &mut TrainConfig, document: &Document) {
     if ModelLocation::is_file_path(&config.model.path) {
         let path = absolute(Path::new(&config.model.path), "model.path");
         config.model.path = path.to_string_lossy().into_owned();
+    }
+    for (folder, key) in
+        [(&mut config.model.text_encoder, "model.text_encoder"), (&mut config.model.tokenizer, "model.tokenizer")]
+    {
+        let Some(folder) = folder else { continue };
+        *folder = match folder.to_str().filter(|name| !ModelLocation::is_file_path(name)).map(ModelLocation::find) {
+            Some(Ok(ModelLocation::Path(found))) => found,
+            // What is wrong with its name is said when all is checked.
+            Some(_) => continue,
+            None => absolute(folder, key),
+        };
     }
     for (index, subset) in config.data.subsets.iter_mut().enumerate() {
         if !subset.path.as_os_str().is_empty() && !is_address(&subset.path) {

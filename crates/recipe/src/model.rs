@@ -20,10 +20,25 @@ pub struct ModelConfig {
     /// Model family. Absent: recognised from the files.
     pub family: Option<Family>,
 
+    /// Take the running mean of the UNet's weights that a single file of its original training has beside them (`model_ema.`), in the
+    /// place of these. Off: it is left out.
+    pub extract_ema: bool,
+
     /// Another autoencoder than the model's own: a `.safetensors`, `.pt` or `.ckpt` file, a diffusers folder, or either
     /// on the hub: `hf:ORG/REPO`, `hf:ORG/REPO/vae`, `hf:ORG/REPO/FILE`. Absent: the model's own.
     #[schemars(extend("x-other-names" = ["vae_path", "pretrained_vae_model_name_or_path"]))]
     pub vae: Option<PathBuf>,
+
+    /// Another text encoder than the model's own: a folder with `config.json` and weights as transformers writes them, or a diffusers
+    /// folder, whose `text_encoder` and `tokenizer` are taken. Of CLIP's or BERT's kind, with states as wide as the UNet attends to. For
+    /// models with one text encoder. Also `hf:ORG/REPO`. Absent: the model's own.
+    pub text_encoder: Option<PathBuf>,
+
+    /// The folder of its tokenizer, or `hf:ORG/REPO`. Absent: that of the folder `text_encoder`, where there is one, else the model's own.
+    pub tokenizer: Option<PathBuf>,
+
+    /// Where the first weights of `text_encoder` come from; drawn from the seed, only its `config.json` is read.
+    pub text_encoder_init: Init,
 
     /// Which variant of a diffusers folder's weight files to read: `"fp16"` reads `*.fp16.safetensors`.
     /// Absent: the files without a variant in their name.
@@ -64,7 +79,11 @@ impl Default for ModelConfig {
         ModelConfig {
             path: String::new(),
             family: None,
+            extract_ema: false,
             vae: None,
+            text_encoder: None,
+            tokenizer: None,
+            text_encoder_init: Init::Pretrained,
             variant: None,
             clip_skip: None,
             max_token_length: None,
@@ -127,9 +146,9 @@ impl PredictionType {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Init {
-    /// From the files at `path`.
+    /// From the files there.
     Pretrained,
-    /// Drawn from the seed: training from scratch. `path` is a diffusers folder of which only the `config.json` files,
-    /// the scheduler and the tokenizer are read.
+    /// Drawn from the seed: training from scratch. There is a folder of which only the `config.json` files, the scheduler and the
+    /// tokenizer are read.
     Random,
 }

@@ -93,12 +93,17 @@ impl LearnedTokenConfig {
     pub fn file_stem(&self) -> String {
         self.word.chars().filter(|letter| letter.is_alphanumeric() || *letter == '-').collect()
     }
+
+    /// The name of its own file beside a product called `stem`.
+    pub fn file_beside(&self, stem: &str) -> String {
+        format!("{stem}-{}.safetensors", self.file_stem())
+    }
 }
 
 impl TextualInversionConfig {
     /// Names of the files of single words beside a product called `stem`.
     pub fn word_files<'c>(&'c self, stem: &'c str) -> impl Iterator<Item = String> + 'c {
-        self.tokens.iter().map(move |token| format!("{stem}-{}.safetensors", token.file_stem()))
+        self.tokens.iter().map(move |token| token.file_beside(stem))
     }
 }
 

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     BlocksConfig, CheckpointConfig, DataConfig, DebugConfig, DreamboothConfig, EmaConfig, FullConfig, LogConfig,
     LoraConfig, LossConfig, LrScheduleConfig, Method, ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig,
-    SamplesConfig, SaveConfig, TextualInversionConfig, TimestepsConfig, TrainSection, TrainableKind, VaeConfig,
-    ValidationConfig,
+    SamplesConfig, SaveConfig, StageConfig, TextualInversionConfig, TimestepsConfig, TrainSection, TrainableKind,
+    VaeConfig, ValidationConfig,
 };
 
 /// A training run: what is trained, on what, how, and what it leaves behind.
@@ -101,6 +101,10 @@ pub struct TrainConfig {
 
     /// Recording and replaying steps, to compare them with another program's.
     pub debug: DebugConfig,
+
+    /// Runs one after the other that one command makes of this file, each from the product of the one before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageConfig>,
 }
 
 impl Default for TrainConfig {
@@ -133,6 +137,7 @@ impl Default for TrainConfig {
             validation: ValidationConfig::default(),
             log: LogConfig::default(),
             debug: DebugConfig::default(),
+            stages: Vec::new(),
         }
     }
 }

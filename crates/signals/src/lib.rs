@@ -72,7 +72,7 @@ impl StopRequest {
                     continue;
                 }
                 if !has_begun.load(Ordering::SeqCst) {
-                    eprintln!("stopped before the first step; what is cached stays, and the same command begins again");
+                    eprintln!("stopped before the first step; what is there stays, and the same command goes on");
                     low_level::exit(STOPPED);
                 }
                 if asked.swap(true, Ordering::SeqCst) && signal == Signal::SIGINT as i32 {
@@ -93,6 +93,11 @@ impl StopRequest {
     /// The steps begin: from here on a step is finished and saved before the end.
     pub fn begin(&self) {
         self.has_begun.store(true, Ordering::SeqCst);
+    }
+
+    /// Everything is saved: until the next steps begin nothing would be lost.
+    pub fn end(&self) {
+        self.has_begun.store(false, Ordering::SeqCst);
     }
 
     /// True from the first signal on.

@@ -78,6 +78,14 @@ fn wanted(stem: &str, variant: Option<&str>) -> Vec<String> {
     forms(stem).iter().flat_map(of_form).collect()
 }
 
+/// Where a text encoder and its tokenizer lie in `folder`: in a diffusers folder each in its own, else together, as transformers writes them.
+pub fn text_encoder_folders(folder: &Path) -> (PathBuf, PathBuf) {
+    match folder.join("text_encoder/config.json").is_file() {
+        true => (folder.join("text_encoder"), folder.join("tokenizer")),
+        false => (folder.to_path_buf(), folder.to_path_buf()),
+    }
+}
+
 /// What stands behind the stem, in the order of preference.
 fn variants(wanted: Option<&str>) -> Vec<String> {
     match wanted {

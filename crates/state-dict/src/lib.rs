@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod averaged;
 mod canonical;
 mod diffusers_folder;
 mod dtype;
@@ -12,6 +13,7 @@ pub mod load_report;
 mod mapped;
 pub mod maps;
 pub mod metadata;
+mod module_list;
 mod open_clip;
 mod pickle;
 mod reader;
@@ -22,6 +24,7 @@ mod single_file;
 mod torch_file;
 mod write;
 
+pub use averaged::with_averaged_unet;
 pub use canonical::{canonical_text_encoder, canonical_unet, canonical_vae};
 pub use diffusers_folder::{
     PipelineConfigs, PipelineWeights, TokenizerFiles, is_bert, read_json, text_positions, write_diffusers_folder,
@@ -31,7 +34,7 @@ pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use family::{Family, TextLayer, predicts_velocity, sd2_predicts_noise};
 pub use file::SafetensorsFile;
-pub use folder::{Weights, component_files, open_component, shard_names, weights_among};
+pub use folder::{Weights, component_files, open_component, shard_names, text_encoder_folders, weights_among};
 pub use load_report::LoadReport;
 pub use reader::{Joined, Reader, TensorInfo, read_floats, read_integers};
 pub use recognise::{FileKind, UnetInput, recognise};

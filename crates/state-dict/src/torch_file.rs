@@ -11,6 +11,7 @@ use zip::{CompressionMethod, ZipArchive};
 
 use crate::error::{Error, Result};
 use crate::mapped::{Mapped, open_regular};
+use crate::module_list::with_names;
 use crate::pickle::{self, Pickle, TensorView, Value};
 use crate::reader::{Reader, TensorInfo, no_such_tensor};
 
@@ -24,7 +25,7 @@ const LARGEST_PICKLE: usize = 256 << 20;
 const DEEPEST: usize = 4;
 
 /// The tensors of a PyTorch file whose every offset has been checked. Names of nested dictionaries are joined by dots; of a checkpoint with a
-/// `state_dict` only that is there. Texts beside the tensors are its metadata.
+/// `state_dict` only that is there; of a list the names are indices. Texts beside the tensors are its metadata.
 pub struct TorchFile {
     path: PathBuf,
     content: Mapped,
@@ -60,6 +61,7 @@ impl TorchFile {
         let state_dict = pickle.entries(&pickle.root).iter().find(|(key, _)| is_text(key, "state_dict"));
         let root = state_dict.map_or(&pickle.root, |(_, value)| value);
         found.collect(&pickle, root, "", DEEPEST).map_err(refused)?;
+        found.list(&pickle, root);
         if found.views.is_empty() {
             return Err(refused("it holds no tensors".to_string()));
         }
@@ -195,6 +197,17 @@ impl Found {
     }
 }
 
+impl Found {
+    /// Takes in the tensors of a list, by their indices.
+    fn list(&mut self, pickle: &Pickle, value: &Value) {
+        for (index, value) in pickle.values(value).iter().enumerate() {
+            if let Value::Tensor(view) = value {
+                self.views.insert(index.to_string(), view.clone());
+            }
+        }
+    }
+}
+
 /// A tensor whose elements all lie in its storage.
 fn checked(view: &TensorView, storages: &Storages) -> Result<Tensor, String> {
     let dtype = view.storage.dtype;
@@ -282,7 +295,8 @@ impl Reader for TorchFile {
     }
 }
 
-/// Opens a file of tensors of either kind, told by its first bytes, or by its name where they say nothing.
+/// Opens a file of tensors of either kind, told by its first bytes, or by its name where they say nothing. LoRA files without names of
+/// layers get PEFT's.
 ///
 /// # Errors
 /// As [`crate::SafetensorsFile::open`] and [`TorchFile::open`].
@@ -297,8 +311,8 @@ pub fn open_file(path: impl AsRef<Path>) -> Result<Box<dyn Reader>> {
     // header can begin with the same bytes.
     let is_safetensors = start.get(8) == Some(&b'{');
     let is_pickle = matches!(start[..], [0x80, 2..=5, ..]) || is_named;
-    match start.starts_with(ZIP) || (is_pickle && !is_safetensors) {
-        true => Ok(Box::new(TorchFile::open(path)?)),
-        false => Ok(Box::new(crate::SafetensorsFile::open(path)?)),
-    }
+    with_names(match start.starts_with(ZIP) || (is_pickle && !is_safetensors) {
+        true => Box::new(TorchFile::open(path)?),
+        false => Box::new(crate::SafetensorsFile::open(path)?),
+    })
 }

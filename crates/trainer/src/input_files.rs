@@ -12,7 +12,7 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
-    /// Starts on the configuration's model, VAE, network of LPIPS, first adapter, fused adapters and first words.
+    /// Starts on the configuration's model, VAE, text encoder, network of LPIPS, first adapter, fused adapters and first words.
     pub fn hash(config: &TrainConfig) -> Inputs {
         let mut files = Vec::new();
         if let Ok(ModelLocation::Path(model)) = ModelLocation::find(&config.model.path) {
@@ -24,6 +24,7 @@ impl Inputs {
             .model
             .vae
             .iter()
+            .chain(&config.model.text_encoder)
             .chain(&config.vae_objective.lpips)
             .chain(&config.lora.initial)
             .chain(fused)
@@ -48,6 +49,21 @@ impl Inputs {
     pub fn take(&mut self) -> Vec<InputFile> {
         self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
     }
+}
+
+/// Whether the run that left its record in `folder` began with other content at `path`, a file or a folder of weights, than lies there
+/// now. What cannot be read is not held against it.
+pub fn is_from_another(path: &Path, folder: &Path) -> bool {
+    let record = fs::read(folder.join("run.json")).ok();
+    let record: Option<serde_json::Value> = record.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let inputs = record.as_ref().and_then(|record| record["inputs"].as_array());
+    let mut files = Vec::new();
+    weights_below(path, &mut files);
+    files.iter().any(|file| {
+        let is_it = |input: &&serde_json::Value| input["path"].as_str().map(Path::new) == Some(file);
+        let then = inputs.and_then(|inputs| inputs.iter().find(is_it)?["blake3"].as_str());
+        then.is_some_and(|then| InputFile::of(file).is_ok_and(|now| now.blake3 != then))
+    })
 }
 
 /// The file itself, or all files of weights in a folder and the folders of its networks, in order.

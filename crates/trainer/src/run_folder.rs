@@ -225,7 +225,10 @@ fn has_product(folder: &Path) -> bool {
 }
 
 /// `NAME` becomes `NAME.1`, or the first number that is free.
-fn move_aside(folder: &Path) -> Result<()> {
+///
+/// # Errors
+/// Where the folder cannot be renamed.
+pub fn move_aside(folder: &Path) -> Result<()> {
     let target = free_name(folder);
     fs::rename(folder, &target).map_err(|error| Error::storage(folder, error))
 }

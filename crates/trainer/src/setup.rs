@@ -21,7 +21,7 @@ use sdtrain_checkpoint::{ManifestInfo, probe};
 use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::{NoiseSchedule, PredictionType, SchedulerConfig};
 use sdtrain_evaluate::prompt_reading;
-use sdtrain_model::{LoadOptions, StableDiffusion, load, load_edited};
+use sdtrain_model::{LoadOptions, OtherTextEncoder, StableDiffusion, load, load_edited};
 use sdtrain_optimizer::{Ema, GradScaler, Storage, build_stored};
 use sdtrain_pipeline::sampler_for;
 use sdtrain_recipe::{
@@ -50,8 +50,13 @@ pub struct RunOptions {
 
 /// Trains as `config` says.
 pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
-    let started = Instant::now();
     let stop = StopRequest::listen().map_err(|error| Error::storage("signals", error))?;
+    train_unless(&stop, config, options)
+}
+
+/// The same for who listens to signals himself, as between two runs.
+pub fn train_unless(stop: &StopRequest, config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
+    let started = Instant::now();
     config.data.check_images_are_used().map_err(|(message, hint)| Error::Config { message, hint: Some(hint) })?;
     // 1 device and threads
     if let Some(threads) = config.train.threads {
@@ -169,7 +174,7 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
         data_digest,
         spikes: Spikes::default(),
     };
-    trainer.run(&stop)
+    trainer.run(stop)
 }
 
 /// Warnings of words in the adapter files of `config` that its run leaves behind.
@@ -293,6 +298,12 @@ pub fn load_model(config: &TrainConfig, device: Device) -> Result<StableDiffusio
         random: (config.model.init == Init::Random).then_some(config.seed),
         variant: config.model.variant.clone(),
         vae: config.model.vae.as_deref().map(local_file).transpose()?,
+        extract_ema: config.model.extract_ema,
+        text_encoder: config.model.text_encoder.clone().map(|folder| OtherTextEncoder {
+            folder,
+            random: (config.model.text_encoder_init == Init::Random).then_some(config.seed),
+        }),
+        tokenizer: config.model.tokenizer.clone(),
         ..LoadOptions::new(device, kind_of(config.precision.compute))
     };
     let location =

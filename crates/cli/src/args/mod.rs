@@ -187,6 +187,10 @@ pub struct SampleArgs {
     #[arg(long, value_name = "FILE")]
     pub vae: Option<PathBuf>,
 
+    /// Take the running mean of the UNet's weights that a single file has beside them
+    #[arg(long)]
+    pub extract_ema: bool,
+
     /// How many of the text encoder's last layers are skipped, 1 being none [default: as the model says]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=48))]
     pub clip_skip: Option<u32>,
@@ -255,6 +259,10 @@ pub struct ConvertArgs {
     /// The format of the result
     #[arg(long, value_name = "FORMAT")]
     pub to: Format,
+
+    /// Take the running mean of the UNet's weights that a single file has beside them; for `--to diffusers`
+    #[arg(long)]
+    pub extract_ema: bool,
 }
 
 /// Arguments of `sdtrain merge`.

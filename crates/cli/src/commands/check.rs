@@ -6,10 +6,10 @@ mod trained_parts;
 use std::path::Path;
 
 use sdtrain_config::{Parsed, Problems};
-use sdtrain_data_loader::{DataSet, TokenWindow};
-use sdtrain_recipe::{DataConfig, Loaded, TrainConfig};
+use sdtrain_data_loader::{DataError, DataSet, TokenWindow};
+use sdtrain_recipe::{DataConfig, Loaded, Plan, TrainConfig};
 use sdtrain_state_dict::{FileKind, open_file, recognise};
-use sdtrain_tokenizer::Tokenizer;
+use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 
 use crate::args::{CheckArgs, ConfigArgs};
 use crate::estimate::Trained;
@@ -26,17 +26,33 @@ pub(crate) use trained_parts::trained_parts;
 /// The step between bucket sides when nothing is known of the model: that of SD1.5.
 const USUAL_BUCKET_STEP: usize = 64;
 
-/// Prints the summary to stdout.
+/// Prints the summary of each run to stdout.
 pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
-    let config = load_or_explain(&args.config())?.config;
-    let on_hub = HubFiles::of_config(&config)?;
+    let plan = plan_or_explain(&args.config())?;
+    let on_hub = HubFiles::of_plan(&plan)?;
     on_hub.fetch_small_undescribed()?;
-    let Examined { parts, data, trained } = examine(&config)?;
-    let tokenizer = learned_words::tokenizer(&config, model_tokenizer::of(&config.model)?)?;
-    let limit = model_tokenizer::token_limit(&tokenizer, config.model.max_token_length)?;
-    let window = TokenWindow { tokenizer: &tokenizer, limit, prompt_weights: config.model.prompt_weights };
-    let tokens = data.count_tokens(window);
-    print_answer(&summary(&config, &parts, &trained, &data, &tokens, &on_hub.missing()));
+    let (examined, to_fetch) = (examine_all(&plan)?, on_hub.missing());
+    for (index, (run, examined)) in plan.runs.iter().zip(&examined).enumerate() {
+        let config = &run.loaded.config;
+        let Examined { parts, data, trained } = examined;
+        let tokenizer = learned_words::tokenizer(config, model_tokenizer::of(&config.model)?)?;
+        let limit = model_tokenizer::token_limit(&tokenizer, config.model.max_token_length)?;
+        let window = TokenWindow { tokenizer: &tokenizer, limit, prompt_weights: config.model.prompt_weights };
+        let tokens = data.count_tokens(window);
+        if let Some(stage) = &run.stage {
+            let blank = if index == 0 { "" } else { "\n" };
+            let begins = match index {
+                0 => String::new(),
+                _ => format!(
+                    ", begins with the product of `{}`",
+                    plan.runs[index - 1].stage.as_deref().unwrap_or_default()
+                ),
+            };
+            print_answer(&format!("{blank}{:<10} `{stage}`, {} of {}{begins}\n", "stage", index + 1, plan.runs.len()));
+        }
+        let windows = tokenizer.windows_of(max_token_length(config))?;
+        print_answer(&summary(config, parts, trained, data, &tokens, &to_fetch, windows * tokenizer.window()));
+    }
     Ok(())
 }
 
@@ -54,8 +70,23 @@ impl Examined {
     }
 }
 
+/// Looks at everything that the runs of a plan read; whatever is wrong is in the one failure, what all stages share once.
+pub(crate) fn examine_all(plan: &Plan) -> Result<Vec<Examined>, Failure> {
+    let (mut found, mut failures): (Vec<Examined>, Vec<Failure>) = Default::default();
+    for run in &plan.runs {
+        match examine(&run.loaded.config) {
+            Ok(examined) => found.push(examined),
+            Err(mut failure) => {
+                failure.problems.0.retain(|problem| !failures.iter().any(|other| other.problems.0.contains(problem)));
+                failures.push(failure);
+            }
+        }
+    }
+    failures.into_iter().reduce(Failure::and).map_or(Ok(found), Err)
+}
+
 /// Looks at everything that a run reads, without a tensor; whatever is wrong is in the one failure.
-pub(crate) fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
+fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
     let parts = ModelParts::of(&config.model);
     let step = parts.as_ref().map_or(USUAL_BUCKET_STEP, ModelParts::bucket_step);
     let mut failures = Vec::new();
@@ -68,6 +99,9 @@ pub(crate) fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
     }
     if let (Ok(tokenizer), Some(data)) = (model_tokenizer::of(&config.model), &data) {
         let _ = learned_words::check(config, &tokenizer, data).map_err(&mut keep);
+    }
+    if let (Some(parts), Ok(tokenizer)) = (&parts, model_tokenizer::of(&config.model)) {
+        let _ = check_vocabulary(config, parts, &tokenizer).map_err(&mut keep);
     }
     if let (Some(length), Ok(tokenizer)) = (max_token_length(config), model_tokenizer::of(&config.model)) {
         let _ = tokenizer.windows_of(Some(length)).map_err(|error| keep(error.into()));
@@ -91,6 +125,18 @@ pub(crate) fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
         (None, Some(parts), Some(data), Some(trained)) => Ok(Examined { parts, data, trained }),
         (failure, ..) => Err(failure.expect("what is missing has failed")),
     }
+}
+
+/// That a text encoder or a tokenizer that the configuration names goes with the other.
+fn check_vocabulary(config: &TrainConfig, parts: &ModelParts, tokenizer: &PromptTokenizer) -> Result<(), Failure> {
+    let model = &config.model;
+    let (tokens, rows) = (tokenizer.vocab_size(), parts.vocabulary().unwrap_or(usize::MAX));
+    if model.text_encoder.is_none() && model.tokenizer.is_none() || tokens <= rows {
+        return Ok(());
+    }
+    let message =
+        format!("the tokenizer has {tokens} tokens, but the text encoder knows only {rows}; they are not of one model");
+    Err(Failure::new(ExitCode::Model, message).hint("`model.tokenizer` names the folder of its own"))
 }
 
 fn max_token_length(config: &TrainConfig) -> Option<usize> {
@@ -117,27 +163,40 @@ fn check_sample_sizes(config: &TrainConfig, factor: usize) -> Result<(), Failure
         .hint("set `samples.width` and `samples.height`, or another `data.resolution`"))
 }
 
-/// The configuration; when it is wrong, the failure also names what is wrong with the images, where those can be looked at.
+/// The configuration of a file that describes one run; when it is wrong, the failure also names what is wrong with the images, where
+/// those can be looked at.
 pub(crate) fn load_or_explain(args: &ConfigArgs) -> Result<Loaded, Failure> {
-    let Parsed { value, faults } = TrainConfig::load_what_fits(&args.config, &args.set)?;
-    let parsed = Parsed { value, faults };
-    let data_failure = match &parsed.value {
-        Some(loaded) if !parsed.faults.is_empty() && !parsed.is_faulty("data") => {
-            DataSet::open(&loaded.config.data, loaded.config.seed, USUAL_BUCKET_STEP).err()
-        }
-        _ => None,
-    };
+    let parsed = TrainConfig::load_what_fits(&args.config, &args.set)?;
+    let data_failure = data_failure(&parsed, |loaded| loaded);
     match parsed.value {
         Some(loaded) if parsed.faults.is_empty() => Ok(loaded),
-        _ => {
-            let problems = Problems(parsed.faults.into_iter().map(|fault| fault.problem).collect());
-            let failure = Failure::from(problems);
-            Err(match data_failure {
-                Some(error) => failure.and(error.into()),
-                None => failure,
-            })
-        }
+        _ => Err(explained(Problems(parsed.faults.into_iter().map(|fault| fault.problem).collect()), data_failure)),
     }
+}
+
+/// The runs that a file describes; when something is wrong with one, as [`load_or_explain`].
+pub(crate) fn plan_or_explain(args: &ConfigArgs) -> Result<Plan, Failure> {
+    let parsed = Plan::load_what_fits(&args.config, &args.set)?;
+    let data_failures: Vec<DataError> =
+        parsed.runs.iter().filter_map(|(_, run)| data_failure(run, |run| &run.loaded)).collect();
+    let problems = parsed.problems();
+    parsed.whole().ok_or_else(|| explained(problems, data_failures))
+}
+
+/// What is wrong with the images of a configuration in which something else is wrong.
+fn data_failure<T>(parsed: &Parsed<T>, loaded: fn(&T) -> &Loaded) -> Option<DataError> {
+    let config = &loaded(parsed.value.as_ref()?).config;
+    let can_be_looked_at = !parsed.faults.is_empty() && !parsed.is_faulty("data");
+    can_be_looked_at.then(|| DataSet::open(&config.data, config.seed, USUAL_BUCKET_STEP).err())?
+}
+
+/// One failure of all that is wrong, everything once.
+fn explained(problems: Problems, data: impl IntoIterator<Item = DataError>) -> Failure {
+    data.into_iter().fold(Failure::from(problems), |failure, error| {
+        let mut more = Failure::from(error);
+        more.problems.0.retain(|problem| !failure.problems.0.contains(problem));
+        failure.and(more)
+    })
 }
 
 fn open_data(config: &TrainConfig, bucket_step: usize) -> Result<DataSet, Failure> {

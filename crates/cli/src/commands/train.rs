@@ -1,7 +1,7 @@
 //! `sdtrain train`: checks the configuration, then becomes the engine.
 
 use crate::args::{ConfigArgs, Resume, TrainArgs};
-use crate::commands::check::{examine, load_or_explain};
+use crate::commands::check::{examine_all, load_or_explain, plan_or_explain};
 use crate::engine::become_engine;
 use crate::hub_files::HubFiles;
 use crate::room;
@@ -21,13 +21,15 @@ pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
         );
     }
     // Before half a second goes into loading libtorch, and before anything is written.
-    let config = load_or_explain(&args.config)?.config;
-    let on_hub = HubFiles::of_config(&config)?;
+    let plan = plan_or_explain(&args.config)?;
+    let on_hub = HubFiles::of_plan(&plan)?;
     on_hub.fetch_undescribed()?;
-    let trained = examine(&config)?.trained();
-    let output = args.output.clone().unwrap_or_else(|| default_output(&config.name));
+    let examined = examine_all(&plan)?;
+    let output = args.output.clone().unwrap_or_else(|| default_output(&plan.name));
     if args.resume == Resume::Auto {
-        room::check(&config, trained, &output)?;
+        for (index, (run, examined)) in plan.runs.iter().zip(&examined).enumerate() {
+            room::check(&run.loaded.config, examined.trained(), &plan.folder(index, &output))?;
+        }
     }
     on_hub.fetch()?;
     // From here on until the engine listens nobody would answer.

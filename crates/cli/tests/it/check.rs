@@ -179,6 +179,13 @@ fn words_to_learn_are_named_and_looked_for() {
         "{}",
         answer.stderr
     );
+    let long = ["check", "run.toml", "--set", "method=textual_inversion"];
+    for (vectors, is_refused) in [(74, false), (75, true)] {
+        let token = format!("textual_inversion.tokens=[{{word='red', vectors={vectors}}}]");
+        let answer = project.run(&[&long[..], &["--set", &token]].concat());
+        let said = "`textual_inversion.tokens.0.vectors` must be less than 75: so many tokens has a window of this model's text encoder";
+        assert_eq!(answer.stderr.contains(said), is_refused, "{vectors}: {}", answer.stderr);
+    }
     project.write("images/0.txt", "poster, a quux");
     let answer = learning("quux");
     assert_eq!(answer.code, Some(0), "{}", answer.stderr);
@@ -292,4 +299,34 @@ fn weights_of_timesteps_that_multiply_each_other_are_noted() {
     let answer = Project::new().run(&args);
     let expected = "timesteps are weighed by a product, `min_snr_gamma` × `debiased_estimation`";
     assert!(answer.stdout.contains(expected), "{}{}", answer.stdout, answer.stderr);
+}
+
+#[test]
+fn a_text_encoder_that_does_not_go_with_the_model_is_refused() {
+    let project = Project::new();
+    let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
+    let check = |settings: &[(&str, &str)]| {
+        let named = settings.iter().map(|(key, name)| format!("model.{key}={}", fixtures.join(name).display()));
+        let settings: Vec<String> = named.collect();
+        let mut args = vec!["check", "run.toml"];
+        args.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+        project.run(&args)
+    };
+    let answer = check(&[("text_encoder", "tiny_sd1")]);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    assert!(
+        answer.stdout.contains("with the text encoder in `") && answer.stdout.contains("text_encoder 47 k"),
+        "{}",
+        answer.stdout
+    );
+    let answer = check(&[("text_encoder", "tiny_pai")]);
+    assert_eq!(answer.code, Some(2), "{}", answer.stderr);
+    assert!(answer.stderr.contains("have 16 numbers, but the UNet attends to 32"), "{}", answer.stderr);
+    // The model's own text encoder has 300 words.
+    let answer = check(&[("tokenizer", "tiny_sd1/tokenizer")]);
+    assert_eq!(answer.code, Some(4), "{}", answer.stderr);
+    let expected = "the tokenizer has 600 tokens, but the text encoder knows only 300; they are not of one model";
+    assert!(answer.stderr.contains(expected), "{}", answer.stderr);
+    let answer = project.run(&["check", "run.toml", "--set", "model.text_encoder_init=random"]);
+    assert!(answer.stderr.contains("is set, but `model.text_encoder` is not"), "{}", answer.stderr);
 }

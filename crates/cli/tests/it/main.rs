@@ -5,6 +5,7 @@ mod dataset;
 mod files;
 mod handover;
 mod hub;
+mod presets;
 mod project;
 // Not all that it can do is asked of it here.
 #[allow(dead_code)]

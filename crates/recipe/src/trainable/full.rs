@@ -1,6 +1,6 @@
 //! The model's own weights: `[full]`.
 
-use super::{Learning, TrainableFacts, Words, refuses_autoencoding};
+use super::{HandedOn, Learning, TrainableFacts, Words, refuses_autoencoding};
 use crate::{ModelFormat, TrainConfig};
 
 pub(super) fn facts(config: &TrainConfig) -> TrainableFacts<'_> {
@@ -26,6 +26,7 @@ pub(super) fn facts(config: &TrainConfig) -> TrainableFacts<'_> {
         patterns: vec![("full.targets", &full.targets), ("full.freeze", &full.freeze)],
         beside_kept: 1.3,
         product: |config| whole_model(config.full.format).to_owned(),
+        hands_on: HandedOn::Model,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Adapters of the LoRA family beside the frozen model: `[lora]`.
 
-use super::{Learning, TrainableFacts, Words, no_weight, refuses_autoencoding};
+use super::{HandedOn, Learning, TrainableFacts, Words, no_weight, refuses_autoencoding};
 use crate::{AdapterKind, LoraConfig, LoraFormat, TrainConfig};
 
 pub(super) fn facts(config: &TrainConfig) -> TrainableFacts<'_> {
@@ -27,6 +27,7 @@ pub(super) fn facts(config: &TrainConfig) -> TrainableFacts<'_> {
         // Every adapted layer has its own products beside those of the layer, and DoRA scales both.
         beside_kept: if lora.kind == AdapterKind::Dora { 2.8 } else { 1.85 },
         product,
+        hands_on: HandedOn::Adapters,
     }
 }
 

@@ -81,6 +81,19 @@ pub enum Words {
     Alone,
 }
 
+/// What of a product the next stage begins with; see `[[stages]]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandedOn {
+    /// A whole model: its base.
+    Model,
+    /// An autoencoder: that of its base.
+    Vae,
+    /// Adapters: those that it trains, or else a part of its base.
+    Adapters,
+    /// Words, which it learns on.
+    Words,
+}
+
 /// What a run must know of what it trains. There is no default: a new trainable answers everything.
 #[derive(Debug, Clone)]
 pub struct TrainableFacts<'c> {
@@ -120,6 +133,8 @@ pub struct TrainableFacts<'c> {
     pub beside_kept: f64,
     /// What the product is, in words.
     pub product: fn(&TrainConfig) -> String,
+    /// What the next stage begins with.
+    pub hands_on: HandedOn,
 }
 
 impl<'c> TrainableFacts<'c> {

@@ -1,6 +1,6 @@
 //! Vectors of new words and nothing else: `[textual_inversion]`.
 
-use super::{Learning, TrainableFacts, Words, no_weight, refuses_autoencoding};
+use super::{HandedOn, Learning, TrainableFacts, Words, no_weight, refuses_autoencoding};
 use crate::{ObjectiveKind, TrainConfig};
 
 pub(super) fn facts(_: &TrainConfig) -> TrainableFacts<'_> {
@@ -22,6 +22,7 @@ pub(super) fn facts(_: &TrainConfig) -> TrainableFacts<'_> {
         patterns: Vec::new(),
         beside_kept: 1.3,
         product: |_| "the words' vectors".to_owned(),
+        hands_on: HandedOn::Words,
     }
 }
 

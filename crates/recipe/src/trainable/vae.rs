@@ -1,10 +1,10 @@
 //! The autoencoder's own weights: `[vae_objective]`.
 
 use super::full::whole_model;
-use super::{AUTOENCODER_APART, Learning, TrainableFacts, Words};
+use super::{AUTOENCODER_APART, HandedOn, Learning, TrainableFacts, Words};
 use crate::{ModelFormat, TrainConfig, VaeProduct};
 
-pub(super) fn facts(_: &TrainConfig) -> TrainableFacts<'_> {
+pub(super) fn facts(config: &TrainConfig) -> TrainableFacts<'_> {
     TrainableFacts {
         unet: Learning::Nothing,
         text_encoder: Learning::Nothing,
@@ -26,6 +26,10 @@ pub(super) fn facts(_: &TrainConfig) -> TrainableFacts<'_> {
         patterns: Vec::new(),
         beside_kept: 1.3,
         product,
+        hands_on: match config.vae_objective.product {
+            VaeProduct::Model => HandedOn::Model,
+            VaeProduct::Vae => HandedOn::Vae,
+        },
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the crate promises of model files.
 
+mod averaged;
 mod canonical;
 mod fixtures;
 mod folder;
@@ -7,6 +8,7 @@ mod hostile;
 mod lora;
 mod maps;
 mod metadata;
+mod module_list;
 mod recognise;
 mod report;
 mod single_file;

@@ -83,9 +83,6 @@ impl Trainable for Full {
     }
 
     fn product_names(&self, stem: &str) -> Vec<String> {
-        match self.format {
-            ModelFormat::SingleFile => vec![format!("{stem}.safetensors")],
-            ModelFormat::Diffusers => vec![stem.to_string()],
-        }
+        vec![self.format.file_name(stem)]
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::thread::available_parallelism;
 
 use sdtrain_data_loader::{DataSet, TokenReport};
-use sdtrain_recipe::{Every, GradientCheckpointing, StoredType, TrainConfig};
+use sdtrain_recipe::{Every, GradientCheckpointing, Init, StoredType, TrainConfig};
 
 use super::trained_parts::TrainedParts;
 use crate::estimate::{Trained, estimate};
@@ -19,6 +19,7 @@ pub(super) fn summary(
     data: &DataSet,
     tokens: &TokenReport,
     to_fetch: &[String],
+    prompt_length: usize,
 ) -> String {
     let mut text = String::new();
     let mut line = |label: &str, value: String| {
@@ -26,6 +27,11 @@ pub(super) fn summary(
     };
     line("run", format!("`{}`, method `{}`, seed {}", config.name, config.method.name(), config.seed));
     line("model", format!("`{}`: {}, family `{}`", config.model.path, parts.kind, parts.family.name()));
+    if let Some(folder) = &config.model.text_encoder {
+        let drawn =
+            if config.model.text_encoder_init == Init::Random { ", its weights drawn from the seed" } else { "" };
+        line("", format!("with the text encoder in `{}`{drawn}", folder.display()));
+    }
     let counts: Vec<String> =
         parts.networks().map(|(name, shapes)| format!("{name} {}", millions(count_parameters(shapes)))).collect();
     line("", format!("parameters: {}", counts.join(", ")));
@@ -71,7 +77,7 @@ pub(super) fn summary(
     line("validates", validated(config));
 
     let cores = cores(config);
-    let estimate = estimate(config, parts, sum, cores);
+    let estimate = estimate(config, parts, sum, prompt_length, cores);
     let all_steps = data.total_steps(&config.train) as f64;
     line("memory", estimate.in_words());
     line(

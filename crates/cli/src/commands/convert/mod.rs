@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sdtrain_recipe::HubName;
-use sdtrain_state_dict::{Error as FileError, FileKind, FromReader, Reader, open_file, recognise, write_source};
+use sdtrain_state_dict::{
+    Error as FileError, FileKind, FromReader, Reader, open_file, recognise, with_averaged_unet, write_source,
+};
 
 use crate::args::{ConvertArgs, Format};
 use crate::engine::become_engine;
@@ -22,13 +24,23 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
     }
     let input = &fetched(&args.input, args.to)?;
     check_paths(input, &args.output)?;
+    if args.extract_ema && args.to != Format::Diffusers {
+        let message = "`--extract-ema` is for a single file that becomes a folder (`--to diffusers`)";
+        return Err(Failure::new(ExitCode::Configuration, message));
+    }
     match args.to {
         Format::SingleFile if input.is_dir() => model::to_single_file(input, &args.output)?,
         Format::SingleFile => return Err(already(&args.input, "only a diffusers folder becomes a single file")),
         Format::Diffusers if input.is_dir() => {
             return Err(already(&args.input, "only a single file becomes a diffusers folder"));
         }
-        Format::Diffusers => model::to_folder(Arc::from(open_file(input)?), &args.output)?,
+        Format::Diffusers => {
+            let file: Arc<dyn Reader> = Arc::from(open_file(input)?);
+            match args.extract_ema {
+                true => model::to_folder(Arc::new(with_averaged_unet(file)?), &args.output)?,
+                false => model::to_folder(file, &args.output)?,
+            }
+        }
         Format::KohyaLora | Format::PeftLora => {
             let file = open_file(input)?;
             let kind = recognise(&file);

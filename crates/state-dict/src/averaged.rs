@@ -1,0 +1,43 @@
+//! The running mean of the UNet's weights that a single-file checkpoint of an original training has beside them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::canonical::UNET_PREFIX;
+use crate::error::{Error, Result};
+use crate::reader::Reader;
+use crate::renamed::Renamed;
+
+/// What the names of the mean begin with; behind it stands the weight's own name, from `diffusion_model` on and without its dots.
+const EMA_PREFIX: &str = "model_ema.";
+
+/// The checkpoint with the mean of the UNet's weights in the place of these.
+///
+/// # Errors
+/// Where it has no mean of one of them.
+pub fn with_averaged_unet(file: Arc<dyn Reader>) -> Result<Renamed<Arc<dyn Reader>>> {
+    let of_unet = file.names().into_iter().filter(|name| name.starts_with(UNET_PREFIX));
+    let mean_of = |name: &str| {
+        let inside = name.split_once('.').map_or(name, |(_, inside)| inside);
+        format!("{EMA_PREFIX}{}", inside.replace('.', ""))
+    };
+    let names: BTreeMap<String, String> = of_unet.map(|name| (mean_of(name), name.to_owned())).collect();
+    let lacking = names.iter().filter(|(mean, _)| file.info(mean).is_none()).count();
+    if names.is_empty() || lacking > 0 {
+        let reason = match lacking == names.len() {
+            true => format!("holds no running mean of its UNet's weights (`{EMA_PREFIX}…`)"),
+            false => {
+                format!("holds no running mean (`{EMA_PREFIX}…`) of {lacking} of its UNet's {} tensors", names.len())
+            }
+        };
+        return Err(Error::WrongKind { path: file.path().to_path_buf(), reason });
+    }
+    Renamed::new(file, |name, info| {
+        let name = match names.get(name) {
+            Some(averaged) => averaged,
+            None if name.starts_with(UNET_PREFIX) => return None,
+            None => name,
+        };
+        Some((name.to_owned(), info.shape.clone()))
+    })
+}
