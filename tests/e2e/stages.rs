@@ -89,14 +89,9 @@ fn each_stage_is_a_run_that_begins_with_the_product_of_the_one_before() {
 fn a_training_that_is_stopped_goes_on_in_its_stage() {
     let project = swapped();
     project.expect(0, &["--config", "run.toml", "--output", "straight"]);
-    let long = [
-        "--config",
-        "run.toml",
-        "--set",
-        "stages.words.train.max_steps=300",
-        "--set",
-        "stages.both.train.max_steps=300",
-    ];
+    let steps = ["train.max_steps=120", "stages.both.train.max_steps=120", "checkpoint.every_steps=0"];
+    let mut long = vec!["--config", "run.toml"];
+    long.extend(steps.iter().flat_map(|setting| ["--set", setting]));
     for stage in ["words", "both"] {
         let running = project.start(&long);
         let metrics = format!("outputs/run/{stage}/metrics.jsonl");
@@ -111,12 +106,12 @@ fn a_training_that_is_stopped_goes_on_in_its_stage() {
     );
     let (_, said) = project.expect(0, &long);
     assert!(said.contains("holds this run, finished") && said.contains("continuing after step"), "{said}");
-    project.expect(0, &[&long[..], &["--output", "straight-300"]].concat());
+    project.expect(0, &[&long[..], &["--output", "straight-120"]].concat());
     let bytes = |folder: &str, stage: &str| {
         fs::read(project.path(folder).join(format!("{stage}/run-{stage}.safetensors"))).expect("a product")
     };
     for stage in ["words", "both"] {
-        assert!(bytes("outputs/run", stage) == bytes("straight-300", stage), "{stage}: it ends elsewhere");
+        assert!(bytes("outputs/run", stage) == bytes("straight-120", stage), "{stage}: it ends elsewhere");
     }
     // As if it had been killed between the two.
     let before = bytes("straight", "both");
