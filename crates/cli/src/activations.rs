@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 
 use sdtrain_recipe::GradientCheckpointing;
 
-use crate::architecture::Shapes;
 use crate::estimate::level_of;
+use sdtrain_state_dict::architecture::Shapes;
 
 /// Tokens of a prompt.
 const TOKENS: f64 = 77.0;

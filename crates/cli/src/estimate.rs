@@ -5,8 +5,8 @@
 use sdtrain_recipe::{Batching, FloatType, Learning, ObjectiveKind, Prior, StoredType, TrainConfig};
 
 use crate::activations;
-use crate::architecture::Shapes;
 use crate::model_parts::{ModelParts, count_parameters};
+use sdtrain_state_dict::architecture::Shapes;
 
 /// Tokens of a prompt.
 const TOKENS: f64 = 77.0;
@@ -244,7 +244,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::architecture;
+    use sdtrain_state_dict::architecture;
 
     fn sd15() -> ModelParts {
         ModelParts {

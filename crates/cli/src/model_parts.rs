@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sdtrain_recipe::{Init, ModelConfig, ModelLocation};
+use sdtrain_state_dict::architecture::{self, Shapes};
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
-    Family, FileKind, Reader, SafetensorsFile, canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file,
-    load_report::parameters_of, open_component, open_file, read_json, recognise,
+    Family, FileKind, LoadReport, PipelineConfigs, Reader, SafetensorsFile, canonical_text_encoder, canonical_unet,
+    canonical_vae, ldm_single_file, load_report::parameters_of, open_component, open_file, read_json, recognise,
 };
 use serde_json::Value as Json;
 
-use crate::architecture::{self, Shapes};
 use crate::{ExitCode, Failure};
 
 /// Header of the built-in model's file; empty in a program built without it.
@@ -115,7 +115,20 @@ fn from_file(file: Arc<dyn Reader>, name: &str) -> Result<ModelParts, Failure> {
         return Err(Failure::new(ExitCode::Model, message).maybe_hint(lora_hint(&kind)));
     };
     family.check_trainable(input, Path::new(name))?;
-    let parts = ldm_single_file(file)?;
+    let parts = ldm_single_file(file.clone())?;
+    let configs = match PipelineConfigs::from_metadata(file.path(), file.metadata())? {
+        Some((configs, _)) => configs,
+        None => PipelineConfigs::assumed_of(&file, family)?,
+    };
+    let of_metadata = |network: &str| format!("`{name}`, the configuration of its {network}");
+    check_fit(&parts.unet, &configs.unet, architecture::unet, &of_metadata("unet"))?;
+    if let Some(vae) = &parts.vae {
+        check_fit(vae, &configs.vae, architecture::vae, &of_metadata("vae"))?;
+    }
+    for ((encoder, config), place) in parts.text_encoders.iter().zip(&configs.text_encoders).zip(family.text_folders())
+    {
+        check_fit(encoder, config, architecture::text_encoder, &of_metadata(place.network))?;
+    }
     Ok(ModelParts {
         kind: kind.to_string(),
         family,
@@ -136,8 +149,16 @@ fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failu
     let open = |part: &str, stem: &str| open_component(&folder.join(part), stem, variant);
     let unet = canonical_unet(open("unet", "diffusion_pytorch_model")?)?;
     let vae = canonical_vae(open("vae", "diffusion_pytorch_model")?)?;
+    let configured = |part: &str, network: &dyn Reader, shapes: ShapesOf| -> Result<(), Failure> {
+        let path = folder.join(part).join("config.json");
+        check_fit(network, &read_json(&path)?, shapes, &format!("`{}`", path.display()))
+    };
+    configured("unet", &unet, architecture::unet)?;
+    configured("vae", &vae, architecture::vae)?;
     let text_encoder = |place: &TextFolder| -> Result<Shapes, Failure> {
-        Ok(parameters_of(&canonical_text_encoder(open(place.network, "model")?)?))
+        let encoder = canonical_text_encoder(open(place.network, "model")?)?;
+        configured(place.network, &encoder, architecture::text_encoder)?;
+        Ok(parameters_of(&encoder))
     };
     Ok(ModelParts {
         kind: "diffusers folder".to_owned(),
@@ -151,14 +172,9 @@ fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failu
 /// A folder of which only the configurations count.
 fn from_configs(folder: &Path) -> Result<ModelParts, Failure> {
     let family = Family::of_trainable_folder(folder)?;
-    let read = |part: &str, shapes: fn(&Json) -> Option<Shapes>| {
+    let read = |part: &str, shapes: ShapesOf| {
         let path = folder.join(part).join("config.json");
-        shapes(&read_json(&path)?).ok_or_else(|| {
-            Failure::new(
-                ExitCode::Model,
-                format!("`{}` lacks a key that the network's size depends on", path.display()),
-            )
-        })
+        described(&read_json(&path)?, shapes, &format!("`{}`", path.display()))
     };
     Ok(ModelParts {
         kind: "diffusers configurations, weights drawn from the seed".to_owned(),
@@ -171,6 +187,23 @@ fn from_configs(folder: &Path) -> Result<ModelParts, Failure> {
             .map(|place| read(place.network, architecture::text_encoder))
             .collect::<Result<_, _>>()?,
     })
+}
+
+/// Names and shapes of a network from its configuration.
+type ShapesOf = fn(&Json) -> Result<Shapes, String>;
+
+/// What the network of `config` has; `place` is where that was read.
+fn described(config: &Json, shapes: ShapesOf, place: &str) -> Result<Shapes, Failure> {
+    shapes(config).map_err(|reason| Failure::new(ExitCode::Model, format!("{place}: {reason}")))
+}
+
+/// Holds the tensors of a network against its configuration, before a run finds out.
+fn check_fit(network: &dyn Reader, config: &Json, shapes: ShapesOf, place: &str) -> Result<(), Failure> {
+    let shapes = described(config, shapes, place)?;
+    // Whole CLIPs have a projection, which a text encoder without one leaves where it is.
+    let is_left = |name: &str| name.starts_with("text_projection.") && !shapes.contains_key(name);
+    let is_needless = |name: &str| name.ends_with("position_ids") || is_left(name);
+    Ok(LoadReport::compare(&shapes, network, is_needless).into_result()?)
 }
 
 fn vae_at(path: &Path) -> Result<Shapes, Failure> {
@@ -196,7 +229,7 @@ mod tests {
         let place = tempfile::tempdir().expect("a temporary folder");
         let (folder, single) = (place.path().join("folder"), place.path().join("single.safetensors"));
         write_tiny_folder(&folder);
-        to_single_file(&folder, &single).expect("a complete folder");
+        to_single_file(&folder, &single, None).expect("a complete folder");
         let parts = |path: &Path, init| {
             let path = path.to_string_lossy().into_owned();
             ModelParts::of(&ModelConfig { path, init, ..ModelConfig::default() }).expect("a model")

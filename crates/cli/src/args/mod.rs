@@ -253,6 +253,10 @@ pub struct ConvertArgs {
     /// The format of the result
     #[arg(long, value_name = "FORMAT")]
     pub to: Format,
+
+    /// Number format of its floating-point tensors [default: as they are]
+    #[arg(long, value_parser = float_type_parser())]
+    pub dtype: Option<FloatType>,
 }
 
 /// Arguments of `sdtrain merge`.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use sdtrain_config::{Parsed, Problems};
 use sdtrain_data_loader::{DataSet, TokenWindow};
-use sdtrain_recipe::{DataConfig, Loaded, TrainConfig};
+use sdtrain_recipe::{DataConfig, Init, Loaded, ModelConfig, TrainConfig};
 use sdtrain_state_dict::{FileKind, open_file, recognise};
 use sdtrain_tokenizer::Tokenizer;
 
@@ -62,10 +62,15 @@ pub(crate) fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
     if let Err((message, hint)) = config.data.check_images_are_used() {
         keep(Failure::new(ExitCode::Configuration, message).hint(hint));
     }
-    if let (Ok(tokenizer), Some(data)) = (model_tokenizer::of(&config.model), &data) {
-        let _ = learned_words::check(config, &tokenizer, data).map_err(&mut keep);
+    let tokenizer = model_tokenizer::of(&config.model);
+    if let Some(parts) = &parts {
+        let checked = tokenizer.as_ref().map_err(Failure::clone);
+        let _ = checked.and_then(|tokenizer| check_vocabulary(&config.model, tokenizer, parts)).map_err(&mut keep);
     }
-    if let (Some(length), Ok(tokenizer)) = (max_token_length(config), model_tokenizer::of(&config.model)) {
+    if let (Ok(tokenizer), Some(data)) = (&tokenizer, &data) {
+        let _ = learned_words::check(config, tokenizer, data).map_err(&mut keep);
+    }
+    if let (Some(length), Ok(tokenizer)) = (max_token_length(config), &tokenizer) {
         let _ = tokenizer.windows_of(Some(length)).map_err(|error| keep(error.into()));
     }
     if let Some(path) = &config.validation.path {
@@ -86,6 +91,30 @@ pub(crate) fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
     match (failures.into_iter().reduce(Failure::and), parts, data, trained) {
         (None, Some(parts), Some(data), Some(trained)) => Ok(Examined { parts, data, trained }),
         (failure, ..) => Err(failure.expect("what is missing has failed")),
+    }
+}
+
+/// That the tokenizer makes no token that the text encoder does not know.
+fn check_vocabulary(model: &ModelConfig, tokenizer: &dyn Tokenizer, parts: &ModelParts) -> Result<(), Failure> {
+    // A folder whose weights are to be drawn may have its tokenizer yet to come.
+    if model.init == Init::Random {
+        return Ok(());
+    }
+    let is_embedding =
+        |name: &str| name.ends_with("token_embedding.weight") || name.ends_with("word_embeddings.weight");
+    let encoder = parts.text_encoders.first();
+    let table = encoder.and_then(|shapes| shapes.iter().find(|(name, _)| is_embedding(name)));
+    let rows = table.and_then(|(_, shape)| shape.first().copied());
+    match rows.filter(|rows| tokenizer.vocab_size() > *rows) {
+        Some(rows) => Err(Failure::new(
+            ExitCode::Model,
+            format!(
+                "`{}`: the tokenizer has {} tokens, but the text encoder knows only {rows}; they are not of one model",
+                model.path,
+                tokenizer.vocab_size()
+            ),
+        )),
+        None => Ok(()),
     }
 }
 

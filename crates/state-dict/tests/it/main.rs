@@ -1,12 +1,14 @@
 //! What the crate promises of model files.
 
 mod canonical;
+mod converted;
 mod fixtures;
 mod folder;
 mod hostile;
 mod lora;
 mod maps;
 mod metadata;
+mod mutations;
 mod recognise;
 mod report;
 mod single_file;

@@ -1,4 +1,4 @@
-//! `sdtrain convert`: a model or LoRA in another format, the numbers unchanged.
+//! `sdtrain convert`: a model or LoRA in another format, the numbers unchanged unless another number format is asked for.
 
 mod lora;
 pub(crate) mod model;
@@ -6,7 +6,10 @@ pub(crate) mod model;
 use std::path::Path;
 use std::sync::Arc;
 
-use sdtrain_state_dict::{Error as FileError, FileKind, FromReader, Reader, open_file, recognise, write_source};
+use sdtrain_recipe::FloatType;
+use sdtrain_state_dict::{
+    Converted, Dtype, Error as FileError, FileKind, FromReader, Reader, open_file, recognise, write_source,
+};
 
 use crate::args::{ConvertArgs, Format};
 use crate::engine::become_engine;
@@ -20,14 +23,14 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
     }
     check_paths(&args.input, &args.output)?;
     match args.to {
-        Format::SingleFile if args.input.is_dir() => model::to_single_file(&args.input, &args.output)?,
-        Format::SingleFile => return Err(already(&args.input, "only a diffusers folder becomes a single file")),
+        Format::SingleFile if args.input.is_dir() => model::to_single_file(&args.input, &args.output, args.dtype)?,
+        Format::SingleFile => file_to_single_file(args)?,
         Format::Diffusers if args.input.is_dir() => {
             return Err(already(&args.input, "only a single file becomes a diffusers folder"));
         }
-        Format::Diffusers => model::to_folder(Arc::from(open_file(&args.input)?), &args.output)?,
+        Format::Diffusers => model::to_folder(open(args)?, &args.output)?,
         Format::KohyaLora | Format::PeftLora => {
-            let file = open_file(&args.input)?;
+            let file = open(args)?;
             let kind = recognise(&file);
             if !matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. }) {
                 return Err(Failure::new(
@@ -48,6 +51,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
 /// Converts the whole model in `file`, a single file, as `args` says.
 pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Failure> {
     make_parent(&args.output)?;
+    let file = with_dtype(file, args.dtype)?;
     match args.to {
         Format::Diffusers => model::to_folder(file, &args.output)?,
         Format::SingleFile => write_source(&args.output, &FromReader(&*file), file.metadata())?,
@@ -58,6 +62,45 @@ pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Fa
     }
     eprintln!("wrote `{}`", args.output.display());
     Ok(())
+}
+
+/// A model in one file, of PyTorch or with other numbers, as one safetensors file: all its tensors under their names.
+fn file_to_single_file(args: &ConvertArgs) -> Result<(), Failure> {
+    let file = open(args)?;
+    let kind = recognise(&file);
+    if !kind.is_model() {
+        let message = format!("`{}` is a {kind}, not a whole model", args.input.display());
+        return Err(Failure::new(ExitCode::Model, message));
+    }
+    let is_pickle = sdtrain_state_dict::SafetensorsFile::open(&args.input).is_err();
+    if !is_pickle && args.dtype.is_none() {
+        return Err(already(&args.input, "it is a single file of safetensors already")
+            .hint("`--dtype` writes it with other numbers"));
+    }
+    let mut metadata = file.metadata().clone();
+    metadata.insert("format".to_owned(), "pt".to_owned());
+    Ok(write_source(&args.output, &FromReader(&file), &metadata)?)
+}
+
+fn open(args: &ConvertArgs) -> Result<Arc<dyn Reader>, Failure> {
+    with_dtype(Arc::from(open_file(&args.input)?), args.dtype)
+}
+
+/// The tensors of `reader` in the number format that is asked for.
+fn with_dtype(reader: Arc<dyn Reader>, dtype: Option<FloatType>) -> Result<Arc<dyn Reader>, Failure> {
+    Ok(match dtype {
+        Some(dtype) => Arc::new(Converted::new(reader, file_type(dtype))?),
+        None => reader,
+    })
+}
+
+/// What a file calls a number format.
+fn file_type(dtype: FloatType) -> Dtype {
+    match dtype {
+        FloatType::Fp32 => Dtype::F32,
+        FloatType::Bf16 => Dtype::Bf16,
+        FloatType::Fp16 => Dtype::F16,
+    }
 }
 
 fn check_paths(input: &Path, output: &Path) -> Result<(), Failure> {
