@@ -94,7 +94,7 @@ fn programs() -> Vec<Case> {
         case("a name of a module that begins like torch", b"ctorch.hub\nload\n", "it asks for `torch.hub.load`"),
         case("a name put together on the stack", b"\x8c\x02os\x8c\x06system\x93", "it asks for `os.system`"),
         case("a name of numbers", b"K\x01K\x02\x93", "it names something that is no text"),
-        case("a name that colours the terminal", b"c\x1b[31mos\nsystem\n", "it asks for `\\u{1b}[31mos.system`"),
+        case("a class that colours the terminal", b"c\x1b[31mos\nsystem\n", "it asks for `\\u{1b}[31mos.system`"),
         case("an object of a class", b"cpytorch_lightning.callbacks\nA\n)\x81", "it makes objects of the class"),
         case("an object of protocol 0", b"(ios\nsystem\n", "it makes objects of classes of its own"),
         case("a class of Lightning that is called", b"cpytorch_lightning.callbacks\nA\n)R", "which makes no tensor"),
