@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 
 use sdtrain_recipe::GradientCheckpointing;
 
-use crate::architecture::Shapes;
 use crate::estimate::level_of;
+use sdtrain_state_dict::architecture::Shapes;
 
 /// Numbers that one image makes a network keep.
 #[derive(Debug, Clone, Default)]
@@ -190,7 +190,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::architecture;
+    use sdtrain_state_dict::architecture;
 
     /// What torch 2.11 keeps of the layers of transformers' `BertModel` while all of it is trained, by
     /// `torch.autograd.graph.saved_tensors_hooks` over one prompt, every storage once and weights left out: layers, tokens, numbers.

@@ -5,8 +5,8 @@
 use sdtrain_recipe::{Batching, FloatType, Learning, ObjectiveKind, Prior, StoredType, TrainConfig};
 
 use crate::activations;
-use crate::architecture::Shapes;
 use crate::model_parts::{ModelParts, count_parameters};
+use sdtrain_state_dict::architecture::Shapes;
 
 /// Arithmetic of one processor core that large matrix products reach in practice, per second.
 /// Measured on cores with AVX-512 and AMX while training a LoRA of SD1.5.
@@ -276,7 +276,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::architecture;
+    use sdtrain_state_dict::architecture;
 
     fn sd15() -> ModelParts {
         ModelParts {
@@ -291,7 +291,7 @@ mod tests {
                 "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
             }))
             .expect("complete"),
-            vae: architecture::vae(&json!({"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2})),
+            vae: architecture::vae(&json!({"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2})).ok(),
             text_encoders: Vec::from_iter(architecture::text_encoder(&json!({
                 "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
             }))),

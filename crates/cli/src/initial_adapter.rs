@@ -9,11 +9,11 @@ use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor, Part};
 use sdtrain_state_dict::maps::lora_tensor::LoraKind;
 use sdtrain_state_dict::maps::peft_metadata;
 use sdtrain_state_dict::maps::textual_inversion::BUNDLE_PREFIX;
-use sdtrain_state_dict::{Reader, open_file, read_floats};
+use sdtrain_state_dict::{Family, Reader, open_file, read_floats};
 
-use crate::architecture::Shapes;
 use crate::hub_files::local_file;
 use crate::{ExitCode, Failure};
+use sdtrain_state_dict::architecture::Shapes;
 
 /// What a file has beside one layer.
 pub(crate) struct Present {
@@ -46,6 +46,7 @@ pub(crate) fn read(path: &Path, networks: &[(&'static str, &Shapes)]) -> Result<
         };
         tensors.entry((part, module)).or_default().push((tensor, name.to_owned()));
     }
+    check_sizes(&file, path, &tensors, &layers)?;
     let described = file.metadata().get(peft_metadata::KEY).and_then(|text| peft_metadata::from_json(text));
     let described = described.unwrap_or_default();
     let mut present = BTreeMap::new();
@@ -73,6 +74,49 @@ pub(crate) fn read(path: &Path, networks: &[(&'static str, &Shapes)]) -> Result<
         present.insert((part_name, module), Present { adapter, parameters });
     }
     Ok(present)
+}
+
+/// That the two matrices of each layer go together, and with the layer: the engine would find out with the model in memory.
+fn check_sizes(
+    file: &dyn Reader,
+    path: &Path,
+    tensors: &BTreeMap<(Part, String), Vec<(LoraTensor, String)>>,
+    layers: &BTreeMap<(Part, &str), (&'static str, &[usize])>,
+) -> Result<(), Failure> {
+    let shape = |name: &str| file.info(name).map_or(&[][..], |info| info.shape.as_slice());
+    let mut faults = Vec::new();
+    for ((part, module), tensors) in tensors {
+        let weight = layers[&(*part, module.as_str())].1;
+        let of =
+            |wanted: LoraTensor| tensors.iter().find(|(tensor, _)| *tensor == wanted).map(|(_, name)| name.as_str());
+        let (Some(down), Some(up)) = (of(LoraTensor::Down), of(LoraTensor::Up)) else { continue };
+        let has_core = of(LoraTensor::Mid).is_some();
+        let size = |name: &str, dimension: usize| shape(name).get(dimension).copied();
+        let is_linear = |name: &str| matches!(shape(name).len(), 2 | 4);
+        let fits = is_linear(down)
+            && is_linear(up)
+            && size(down, 1) == weight.get(1).copied()
+            && size(up, 0) == weight.first().copied()
+            && (has_core || size(down, 0) == size(up, 1));
+        if !fits {
+            faults.push((down, up, weight));
+        }
+    }
+    let Some((down, up, weight)) = faults.first() else { return Ok(()) };
+    let message = format!(
+        "`lora.initial`: {} layers of `{}` have other sizes than the model's, the first is `{down}`: {:?} and {:?} for a weight of {weight:?}",
+        faults.len(),
+        path.display(),
+        shape(down),
+        shape(up)
+    );
+    let width = faults.iter().find(|(down, ..)| down.contains("attn2_to_k") || down.contains("attn2.to_k"));
+    let family = width.and_then(|(down, ..)| Family::of_text_width(*shape(down).get(1)?));
+    let hint = match family {
+        Some(family) => format!("it was made for a model of the {} family", family.title()),
+        None => "it was probably made for another base model".to_owned(),
+    };
+    Err(Failure::new(ExitCode::Model, message).hint(hint))
 }
 
 /// What a configuration calls the kind that a file shows.

@@ -8,9 +8,9 @@ use sdtrain_state_dict::maps::textual_inversion::{WordEntry, bundled_words, entr
 use sdtrain_state_dict::open_file;
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 
-use crate::architecture::Shapes;
 use crate::hub_files::local_file;
 use crate::{ExitCode, Failure};
+use sdtrain_state_dict::architecture::Shapes;
 
 /// A word that would be learned.
 pub(crate) struct Word<'c> {

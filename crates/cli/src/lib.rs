@@ -1,7 +1,6 @@
 #![doc = include_str!("../README.md")]
 
 mod activations;
-mod architecture;
 pub mod args;
 mod class_images;
 mod commands;

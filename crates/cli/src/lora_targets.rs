@@ -2,8 +2,8 @@
 
 use sdtrain_recipe::{LoraConfig, matches_pattern};
 
-use crate::architecture::Shapes;
 use crate::initial_adapter::{Present, PresentAdapters};
+use sdtrain_state_dict::architecture::Shapes;
 
 /// Adapters of one network.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -62,7 +62,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::architecture;
+    use sdtrain_state_dict::architecture;
 
     fn unet() -> Shapes {
         architecture::unet(&json!({

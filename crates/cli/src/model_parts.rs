@@ -4,15 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sdtrain_recipe::{HubName, Init, ModelConfig, ModelLocation};
+use sdtrain_state_dict::architecture::{self, Shapes};
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
-    Error as FileError, Family, FileKind, Reader, SafetensorsFile, canonical_text_encoder, canonical_unet,
-    canonical_vae, ldm_single_file, load_report::parameters_of, open_component, open_file, read_json, recognise,
-    text_encoder_folders, with_averaged_unet,
+    Error as FileError, Family, FileKind, LoadReport, PipelineConfigs, Reader, SafetensorsFile, canonical_text_encoder,
+    canonical_unet, canonical_vae, ldm_single_file, load_report::parameters_of, open_component, open_file, read_json,
+    recognise, text_encoder_folders, with_averaged_unet,
 };
 use serde_json::Value as Json;
 
-use crate::architecture::{self, Shapes};
 use crate::hub_files::{lacks_weights, local_file};
 use crate::{ExitCode, Failure, learned_words};
 
@@ -169,7 +169,20 @@ fn from_file(file: Arc<dyn Reader>, name: &str) -> Result<ModelParts, Failure> {
         return Err(Failure::new(ExitCode::Model, message).maybe_hint(lora_hint(&kind)));
     };
     family.check_trainable(input, Path::new(name))?;
-    let parts = ldm_single_file(file)?;
+    let parts = ldm_single_file(file.clone())?;
+    let configs = match PipelineConfigs::from_metadata(file.path(), file.metadata())? {
+        Some((configs, _)) => configs,
+        None => PipelineConfigs::assumed_of(&file, family)?,
+    };
+    let of_metadata = |network: &str| format!("`{name}`, the configuration of its {network}");
+    check_fit(&parts.unet, &configs.unet, architecture::unet, &of_metadata("unet"))?;
+    if let Some(vae) = &parts.vae {
+        check_fit(vae, &configs.vae, architecture::vae, &of_metadata("vae"))?;
+    }
+    for ((encoder, config), place) in parts.text_encoders.iter().zip(&configs.text_encoders).zip(family.text_folders())
+    {
+        check_fit(encoder, config, architecture::text_encoder, &of_metadata(place.network))?;
+    }
     Ok(ModelParts {
         kind: kind.to_string(),
         family,
@@ -190,8 +203,16 @@ fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failu
     let open = |part: &str, stem: &str| open_component(&folder.join(part), stem, variant);
     let unet = canonical_unet(open("unet", "diffusion_pytorch_model")?)?;
     let vae = canonical_vae(open("vae", "diffusion_pytorch_model")?)?;
+    let configured = |part: &str, network: &dyn Reader, shapes: ShapesOf| -> Result<(), Failure> {
+        let path = folder.join(part).join("config.json");
+        check_fit(network, &read_json(&path)?, shapes, &format!("`{}`", path.display()))
+    };
+    configured("unet", &unet, architecture::unet)?;
+    configured("vae", &vae, architecture::vae)?;
     let text_encoder = |place: &TextFolder| -> Result<Shapes, Failure> {
-        Ok(parameters_of(&canonical_text_encoder(open(place.network, "model")?)?))
+        let encoder = canonical_text_encoder(open(place.network, "model")?)?;
+        configured(place.network, &encoder, architecture::text_encoder)?;
+        Ok(parameters_of(&encoder))
     };
     Ok(ModelParts {
         kind: "diffusers folder".to_owned(),
@@ -205,7 +226,7 @@ fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failu
 /// A folder of which only the configurations count, and what to call it.
 fn from_configs(folder: &Path, kind: &str) -> Result<ModelParts, Failure> {
     let family = Family::of_trainable_folder(folder)?;
-    let read = |part: &str, shapes: fn(&Json) -> Option<Shapes>| shapes_of_config(&folder.join(part), shapes);
+    let read = |part: &str, shapes: ShapesOf| shapes_of_config(&folder.join(part), shapes);
     Ok(ModelParts {
         kind: kind.to_owned(),
         family,
@@ -219,13 +240,27 @@ fn from_configs(folder: &Path, kind: &str) -> Result<ModelParts, Failure> {
     })
 }
 
+/// Names and shapes of a network from its configuration.
+type ShapesOf = fn(&Json) -> Result<Shapes, String>;
+
+/// What the network of `config` has; `place` is where that was read.
+fn described(config: &Json, shapes: ShapesOf, place: &str) -> Result<Shapes, Failure> {
+    shapes(config).map_err(|reason| Failure::new(ExitCode::Model, format!("{place}: {reason}")))
+}
+
 /// The shapes of the network whose `config.json` lies in `folder`.
-fn shapes_of_config(folder: &Path, shapes: fn(&Json) -> Option<Shapes>) -> Result<Shapes, Failure> {
+fn shapes_of_config(folder: &Path, shapes: ShapesOf) -> Result<Shapes, Failure> {
     let path = folder.join("config.json");
-    shapes(&read_json(&path)?).ok_or_else(|| {
-        let message = format!("`{}` lacks a key that the network's size depends on", path.display());
-        Failure::new(ExitCode::Model, message)
-    })
+    described(&read_json(&path)?, shapes, &format!("`{}`", path.display()))
+}
+
+/// Holds the tensors of a network against its configuration, before a run finds out.
+fn check_fit(network: &dyn Reader, config: &Json, shapes: ShapesOf, place: &str) -> Result<(), Failure> {
+    let shapes = described(config, shapes, place)?;
+    // Whole CLIPs have a projection, which a text encoder without one leaves where it is.
+    let is_left = |name: &str| name.starts_with("text_projection.") && !shapes.contains_key(name);
+    let is_needless = |name: &str| name.ends_with("position_ids") || is_left(name);
+    Ok(LoadReport::compare(&shapes, network, is_needless).into_result()?)
 }
 
 fn vae_at(named: &Path) -> Result<Shapes, Failure> {
@@ -258,7 +293,7 @@ mod tests {
         let place = tempfile::tempdir().expect("a temporary folder");
         let (folder, single) = (place.path().join("folder"), place.path().join("single.safetensors"));
         write_tiny_folder(&folder);
-        to_single_file(&folder, &single).expect("a complete folder");
+        to_single_file(&folder, &single, None).expect("a complete folder");
         let parts = |path: &Path, init| {
             let path = path.to_string_lossy().into_owned();
             ModelParts::of(&ModelConfig { path, init, ..ModelConfig::default() }).expect("a model")

@@ -1,7 +1,7 @@
 //! A network under this program's names, whatever naming its file has: diffusers' names for UNet and VAE,
 //! transformers' with `text_model.` for the text encoder. Prefixes of single-file checkpoints are taken off.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::maps::ldm_sd::{self, UnetLayout};
 use crate::maps::{bert, clip, vae};
 use crate::reader::Reader;
@@ -12,8 +12,21 @@ pub(crate) const UNET_PREFIX: &str = "model.diffusion_model.";
 /// What single-file checkpoints put in front of the VAE's names.
 pub(crate) const VAE_PREFIX: &str = "first_stage_model.";
 
+/// That no 8-bit numbers have scales beside them (ComfyUI's `scaled_fp8`): without these they would be read as other numbers.
+pub(crate) fn check_unscaled(reader: &dyn Reader) -> Result<()> {
+    let scale = reader.names().into_iter().find(|name| name.ends_with(".scale_weight") || *name == "scaled_fp8");
+    match scale {
+        Some(name) => Err(Error::WrongKind {
+            path: reader.path().to_path_buf(),
+            reason: format!("has 8-bit weights with scales beside them (`{}`), which are not supported", shown(name)),
+        }),
+        None => Ok(()),
+    }
+}
+
 /// The UNet of a diffusers file, of a single-file checkpoint, or of a file with the original names alone.
 pub fn canonical_unet<R: Reader>(reader: R) -> Result<Renamed<R>> {
+    check_unscaled(&reader)?;
     let inside = has_prefix(&reader, UNET_PREFIX);
     let strip =
         |name: &str| if inside { name.strip_prefix(UNET_PREFIX).map(str::to_string) } else { Some(name.to_string()) };
@@ -58,6 +71,7 @@ pub fn canonical_vae<R: Reader>(reader: R) -> Result<Renamed<R>> {
 
 /// The text encoder, CLIP's or BERT, of a transformers file or of a single-file checkpoint.
 pub fn canonical_text_encoder<R: Reader>(reader: R) -> Result<Renamed<R>> {
+    check_unscaled(&reader)?;
     if reader.names().iter().any(|name| bert::canonical_name(name).as_deref() == Some(bert::FIRST)) {
         return Renamed::new(reader, |name, info| Some((bert::canonical_name(name)?, info.shape.clone())));
     }

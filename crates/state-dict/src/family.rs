@@ -211,6 +211,8 @@ pub fn sd2_predicts_noise(file: &dyn Reader) -> Result<bool> {
         (None, Some(architecture)) if architecture.contains("-v2-") => return Ok(architecture.ends_with("-512")),
         _ => {}
     }
+    // A tensor of a safetensors file, a number beside the tensors of PyTorch's.
     let steps = file.info("global_step").map(|_| read_integers(file, "global_step")).transpose()?;
-    Ok(steps.is_some_and(|steps| steps == [STEPS_OF_BASE]))
+    let said = says("global_step").and_then(|steps| steps.parse().ok());
+    Ok(steps.or(said.map(|steps| vec![steps])).is_some_and(|steps| steps == [STEPS_OF_BASE]))
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::header::{self, Header};
-use crate::mapped::{Mapped, open_regular};
+use crate::mapped::{Content, Mapped, open_regular};
 use crate::reader::{Reader, TensorInfo, no_such_tensor};
 
 /// A safetensors file whose every offset has been checked.
@@ -18,11 +18,6 @@ pub struct SafetensorsFile {
     data_start: usize,
     tensors: BTreeMap<String, (TensorInfo, Range<usize>)>,
     metadata: BTreeMap<String, String>,
-}
-
-enum Content {
-    Mapped(Mapped),
-    Memory(Cow<'static, [u8]>),
 }
 
 impl SafetensorsFile {
@@ -64,13 +59,6 @@ impl SafetensorsFile {
             metadata: header.metadata,
         }
     }
-
-    fn content(&self) -> &[u8] {
-        match &self.content {
-            Content::Mapped(mapped) => mapped,
-            Content::Memory(memory) => memory,
-        }
-    }
 }
 
 impl Reader for SafetensorsFile {
@@ -86,10 +74,8 @@ impl Reader for SafetensorsFile {
         let Some((info, place)) = self.tensors.get(name) else {
             return Err(no_such_tensor(&self.path, name));
         };
-        if let Content::Mapped(mapped) = &self.content {
-            mapped.hand_out(place.len());
-        }
-        let bytes = &self.content()[self.data_start..][place.clone()];
+        self.content.hand_out(place.len());
+        let bytes = &self.content[self.data_start..][place.clone()];
         // Files of early writers have headers of any length, so their tensors may lie at odd addresses.
         if bytes.as_ptr().addr().is_multiple_of(info.dtype.size()) {
             Ok(Cow::Borrowed(bytes))

@@ -15,7 +15,14 @@ use crate::torch_file::open_file;
 /// with `variant` only that one counts.
 pub fn open_component(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Box<dyn Reader>> {
     let files = component_files(folder, stem, variant)?;
-    if let [file] = files.as_slice() {
+    let is_whole = |file: &Path| {
+        let name = file.file_name().unwrap_or_default();
+        let names = |form: Form| variants(variant).iter().any(|variant| name == form.whole(variant).as_str());
+        forms(stem).into_iter().any(names)
+    };
+    if let [file] = files.as_slice()
+        && is_whole(file)
+    {
         return open_file(file);
     }
     let shards = files.iter().map(open_file).collect::<Result<Vec<_>>>()?;

@@ -1,12 +1,15 @@
 #![doc = include_str!("../README.md")]
 
+pub mod architecture;
 mod averaged;
 mod canonical;
+mod converted;
 mod diffusers_folder;
 mod dtype;
 mod error;
 mod family;
 mod file;
+mod float8;
 mod folder;
 mod header;
 pub mod load_report;
@@ -16,6 +19,7 @@ pub mod metadata;
 mod module_list;
 mod open_clip;
 mod pickle;
+mod pickle_names;
 mod reader;
 mod recognise;
 mod released;
@@ -26,6 +30,7 @@ mod write;
 
 pub use averaged::with_averaged_unet;
 pub use canonical::{canonical_text_encoder, canonical_unet, canonical_vae};
+pub use converted::Converted;
 pub use diffusers_folder::{
     PipelineConfigs, PipelineWeights, TokenizerFiles, is_bert, read_json, text_positions, write_diffusers_folder,
     write_vae_folder,
@@ -36,7 +41,7 @@ pub use family::{Family, TextLayer, predicts_velocity, sd2_predicts_noise};
 pub use file::SafetensorsFile;
 pub use folder::{Weights, component_files, open_component, shard_names, text_encoder_folders, weights_among};
 pub use load_report::LoadReport;
-pub use reader::{Joined, Reader, TensorInfo, read_floats, read_integers};
+pub use reader::{Joined, Reader, TensorInfo, floats_of, read_floats, read_integers};
 pub use recognise::{FileKind, UnetInput, recognise};
 pub use renamed::Renamed;
 pub use single_file::{LdmSingleFile, ldm_single_file, to_ldm, to_ldm_vae};

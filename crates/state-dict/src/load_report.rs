@@ -5,10 +5,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, shown};
+use crate::family::Family;
 use crate::reader::Reader;
 
 /// How many names of each kind the message shows.
-const SHOWN: usize = 20;
+const SHOWN: usize = 10;
 
 /// The difference between the parameters of a model and the tensors of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +64,22 @@ impl LoadReport {
         if self.is_clean() { Ok(()) } else { Err(Error::Mismatch(self)) }
     }
 
+    /// The width of the text states that the file's attention reads, where it is not the one that is wanted.
+    fn other_text_width(&self) -> Option<usize> {
+        let of_text = |name: &str| name.ends_with("attn2.to_k.weight");
+        let (_, wanted, found) = self.wrong_shape.iter().find(|(name, ..)| of_text(name))?;
+        found.get(1).copied().filter(|width| wanted.get(1) != Some(width))
+    }
+
     pub(crate) fn hint(&self) -> Option<String> {
+        if let Some((width, family)) =
+            self.other_text_width().and_then(|width| Some((width, Family::of_text_width(width)?)))
+        {
+            return Some(format!(
+                "the file fits the {} family better: it reads text states of {width} numbers",
+                family.title()
+            ));
+        }
         if !self.wrong_shape.is_empty() && self.missing.is_empty() && self.unexpected.is_empty() {
             return Some("the names fit but not the sizes: the `config.json` belongs to another model".to_string());
         }

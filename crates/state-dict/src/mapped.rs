@@ -1,5 +1,6 @@
-//! A file mapped into memory that does not keep what was read from it there.
+//! The bytes of a file: mapped into memory, without keeping there what was read from it, or in memory from the start.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::ops::Deref;
 use std::path::Path;
@@ -42,6 +43,32 @@ impl Deref for Mapped {
 
     fn deref(&self) -> &[u8] {
         &self.map
+    }
+}
+
+/// A whole file.
+pub(crate) enum Content {
+    Mapped(Mapped),
+    Memory(Cow<'static, [u8]>),
+}
+
+impl Content {
+    /// See [`Mapped::hand_out`].
+    pub(crate) fn hand_out(&self, bytes: usize) {
+        if let Content::Mapped(mapped) = self {
+            mapped.hand_out(bytes);
+        }
+    }
+}
+
+impl Deref for Content {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Content::Mapped(mapped) => mapped,
+            Content::Memory(memory) => memory,
+        }
     }
 }
 

@@ -215,6 +215,8 @@ fn ones(info: &TensorInfo) -> Option<Cow<'static, [u8]>> {
         Dtype::F32 => 1f32.to_le_bytes().to_vec(),
         Dtype::F16 => half::f16::ONE.to_le_bytes().to_vec(),
         Dtype::Bf16 => half::bf16::ONE.to_le_bytes().to_vec(),
+        Dtype::F8E4m3 => vec![0x38],
+        Dtype::F8E5m2 => vec![0x3c],
         _ => return None,
     };
     Some(Cow::Owned(one.repeat(info.elements())))

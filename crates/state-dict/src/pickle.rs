@@ -1,13 +1,14 @@
 //! Python pickles as data: tensors and plain containers, and everything else refused by its name. Nothing is imported, called or run; what
 //! a pickle asks for is compared with the few names that PyTorch writes for a tensor.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use crate::Dtype;
+use crate::pickle_names::{DISCARDED, PARAMETER_DICT, is_known, storage_dtype};
 
-/// What a pickle may grow to before it is refused: a model's has some hundred thousand values.
-const MOST_VALUES: usize = 20_000_000;
+/// What a pickle may grow to before it is refused, some hundred megabytes: a model's has some hundred thousand values.
+const MOST_VALUES: usize = 4_000_000;
 /// More than any function takes.
 const MOST_ARGUMENTS: usize = 16;
 /// torch's own limit.
@@ -39,6 +40,8 @@ pub(crate) struct Storage {
     pub(crate) dtype: Dtype,
     /// Its name inside the file.
     pub(crate) key: Rc<str>,
+    /// How many numbers it should have.
+    pub(crate) elements: usize,
 }
 
 /// A part of a storage; all numbers count elements.
@@ -70,13 +73,7 @@ pub(crate) struct Pickle {
 impl Pickle {
     /// The entries of a dictionary; none of another value.
     pub(crate) fn entries(&self, value: &Value) -> &[(Value, Value)] {
-        match value {
-            Value::Dictionary(place) => match &self.containers[*place] {
-                Container::Dictionary(entries) => entries,
-                Container::Sequence(_) => &[],
-            },
-            _ => &[],
-        }
+        dictionary(&self.containers, value)
     }
 
     /// The values of a list or tuple; none of another value.
@@ -85,6 +82,16 @@ impl Pickle {
             Value::Sequence(place) => sequence(&self.containers[*place]),
             _ => &[],
         }
+    }
+}
+
+fn dictionary<'c>(containers: &'c [Container], value: &Value) -> &'c [(Value, Value)] {
+    match value {
+        Value::Dictionary(place) => match &containers[*place] {
+            Container::Dictionary(entries) => entries,
+            Container::Sequence(_) => &[],
+        },
+        _ => &[],
     }
 }
 
@@ -108,6 +115,8 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Pickle, String> {
 struct Made {
     containers: Vec<Container>,
     storages: Vec<Rc<Storage>>,
+    /// Those of the dictionaries that are `torch.nn.ParameterDict`s.
+    parameter_dicts: HashSet<usize>,
     values: usize,
 }
 
@@ -193,7 +202,8 @@ impl Machine<'_> {
                 b'R' => self.call()?,
                 b'b' => self.set_state()?,
                 b'Q' => self.persistent()?,
-                b'i' | b'o' | 0x81 | 0x92 => return Err("it makes objects of classes of its own".to_string()),
+                0x81 => self.new_object()?,
+                b'i' | b'o' | 0x92 => return Err("it makes objects of classes of its own".to_string()),
                 b'P' | 0x82..=0x84 | 0x97 | 0x98 => {
                     return Err(format!("it uses the instruction {code:#04x}, which no file of tensors does"));
                 }
@@ -371,15 +381,22 @@ impl Machine<'_> {
 
     fn global(&mut self, module: &str, name: &str) -> Step {
         let full = format!("{module}.{name}");
-        let is_known = REBUILDERS.contains(&full.as_str())
-            || INERT.contains(&full.as_str())
-            || DISCARDED.contains(&full.as_str())
-            || storage_dtype(&full).is_some()
-            // Lightning writes the classes of its callbacks as keys of a dictionary; nothing is made of them.
-            || module.starts_with("pytorch_lightning.");
-        match is_known {
+        match is_known(&full) {
             true => self.push(Value::Global(full.into())),
             false => Err(format!("it asks for `{}`, which is no part of a file of tensors", shown(&full))),
+        }
+    }
+
+    /// An object of a class, before its state is set. Only PyTorch's containers of parameters are known.
+    fn new_object(&mut self) -> Step {
+        let (_, class) = (self.pop()?, self.pop()?);
+        match class {
+            Value::Global(class) if &*class == PARAMETER_DICT => {
+                self.made.parameter_dicts.insert(self.made.containers.len());
+                self.new_dictionary(Vec::new())
+            }
+            Value::Global(class) => Err(format!("it makes objects of the class `{}`", shown(&class))),
+            _ => Err("it makes objects of what is no class".to_string()),
         }
     }
 
@@ -420,13 +437,17 @@ impl Machine<'_> {
             },
             "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor" => {
                 let tensor = self.tensor(&arguments)?;
+                self.count(tensor.shape.len() + tensor.stride.len())?;
                 self.push(Value::Tensor(Rc::new(tensor)))
             }
-            "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" => match arguments.first()
-            {
+            "torch._utils._rebuild_parameter"
+            | "torch._utils._rebuild_parameter_with_state"
+            | "torch.nn.parameter.Parameter" => match arguments.first() {
                 Some(Value::Tensor(tensor)) => self.push(Value::Tensor(tensor.clone())),
                 _ => Err("a parameter in it is no tensor".to_string()),
             },
+            // What a module has beside its parameters.
+            "builtins.set" | "__builtin__.set" => self.new_sequence(Vec::new()),
             // How bytes and devices are written; neither is of use here.
             name if name == "torch.device" || DISCARDED.contains(&name) => self.push(Value::Other),
             other => Err(format!("it calls `{}`, which makes no tensor", shown(other))),
@@ -456,10 +477,20 @@ impl Machine<'_> {
         Ok(TensorView { storage: storage.clone(), offset, shape, stride })
     }
 
-    /// What is set on an ordered dictionary is its `_metadata`, which no tensor depends on; on a dtype of NumPy, how it is laid out.
+    /// What is set on an ordered dictionary is its `_metadata`, which no tensor depends on; on a dtype of NumPy, how it is laid out. A
+    /// `ParameterDict` is a module, whose parameters lie in one of its attributes.
     fn set_state(&mut self) -> Step {
-        self.pop()?;
+        let state = self.pop()?;
         match self.stack.last() {
+            Some(&Value::Dictionary(place)) if self.made.parameter_dicts.contains(&place) => {
+                let attributes = dictionary(&self.made.containers, &state);
+                let parameters =
+                    attributes.iter().find(|(key, _)| matches!(key, Value::Text(key) if &**key == "_parameters"));
+                let parameters =
+                    parameters.map_or(&[][..], |(_, value)| dictionary(&self.made.containers, value)).to_vec();
+                self.count(parameters.len())?;
+                self.insert(parameters)
+            }
             Some(Value::Dictionary(_) | Value::Tensor(_) | Value::Other) => Ok(()),
             _ => Err("it sets attributes of an object".to_string()),
         }
@@ -475,59 +506,20 @@ impl Machine<'_> {
             }
             _ => Vec::new(),
         };
-        let [Value::Text(kind), Value::Global(class), Value::Text(key), _, _, rest @ ..] = &described[..] else {
+        let [Value::Text(kind), Value::Global(class), Value::Text(key), _, Value::Int(elements), rest @ ..] =
+            &described[..]
+        else {
             return Err("a storage in it is not described as PyTorch does it".to_string());
         };
         if &**kind != "storage" || !matches!(rest, [] | [Value::None]) {
             return Err("a storage in it is a view of another, which is not supported".to_string());
         }
         let dtype = storage_dtype(class).ok_or_else(|| format!("it stores numbers of the type `{}`", shown(class)))?;
-        let storage = Rc::new(Storage { dtype, key: key.clone() });
+        let elements = usize::try_from(*elements).map_err(|_| "a storage in it has a negative length")?;
+        let storage = Rc::new(Storage { dtype, key: key.clone(), elements });
         self.made.storages.push(storage.clone());
         self.push(Value::Storage(storage))
     }
-}
-
-/// What may be called.
-const REBUILDERS: [&str; 7] = [
-    "collections.OrderedDict",
-    "torch.Size",
-    "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_tensor",
-    "torch._utils._rebuild_parameter",
-    "torch._utils._rebuild_parameter_with_state",
-    "torch.device",
-];
-/// What may be named and comes to nothing.
-const INERT: [&str; 8] = [
-    "torch.float32",
-    "torch.float16",
-    "torch.bfloat16",
-    "torch.float64",
-    "torch.int64",
-    "torch.int32",
-    "torch.uint8",
-    "torch.bool",
-];
-
-/// What may be called and comes to nothing: single numbers of NumPy and bytes, which checkpoints have beside their tensors.
-const DISCARDED: [&str; 4] =
-    ["_codecs.encode", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype"];
-
-fn storage_dtype(class: &str) -> Option<Dtype> {
-    Some(match class.strip_prefix("torch.")?.strip_suffix("Storage")? {
-        "Double" => Dtype::F64,
-        "Float" => Dtype::F32,
-        "Half" => Dtype::F16,
-        "BFloat16" => Dtype::Bf16,
-        "Long" => Dtype::I64,
-        "Int" => Dtype::I32,
-        "Short" => Dtype::I16,
-        "Char" => Dtype::I8,
-        "Byte" => Dtype::U8,
-        "Bool" => Dtype::Bool,
-        _ => return None,
-    })
 }
 
 fn pairs(values: Vec<Value>) -> Step<Vec<(Value, Value)>> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::Dtype;
 use crate::error::{Error, Result};
+use crate::float8;
 
 /// Type and shape of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,15 +137,21 @@ pub(crate) fn no_such_tensor(path: &Path, name: &str) -> Error {
 /// The elements of a floating point tensor, widened or narrowed to 32 bits.
 pub fn read_floats(reader: &dyn Reader, name: &str) -> Result<Vec<f32>> {
     let info = reader.info(name).ok_or_else(|| no_such_tensor(reader.path(), name))?;
-    let bytes = reader.bytes(name)?;
-    let floats = match info.dtype {
+    let floats = floats_of(info.dtype, &reader.bytes(name)?);
+    floats.ok_or_else(|| wrong_type(reader, name, info.dtype, "a floating point tensor"))
+}
+
+/// Elements of a floating point type, little-endian, widened or narrowed to 32 bits; `None` for another type.
+pub fn floats_of(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+    Some(match dtype {
         Dtype::F64 => bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b) as f32).collect(),
         Dtype::F32 => bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
         Dtype::F16 => bytes.as_chunks().0.iter().map(|&b| half::f16::from_le_bytes(b).to_f32()).collect(),
         Dtype::Bf16 => bytes.as_chunks().0.iter().map(|&b| half::bf16::from_le_bytes(b).to_f32()).collect(),
-        other => return Err(wrong_type(reader, name, other, "a floating point tensor")),
-    };
-    Ok(floats)
+        Dtype::F8E4m3 => bytes.iter().map(|&byte| float8::from_e4m3(byte)).collect(),
+        Dtype::F8E5m2 => bytes.iter().map(|&byte| float8::from_e5m2(byte)).collect(),
+        _ => return None,
+    })
 }
 
 /// The elements of an integer tensor, widened to 64 bits.

@@ -1,6 +1,7 @@
 //! A file that PyTorch wrote (`.ckpt`, `.pt`, `.bin`): a zip of storages beside a pickle, or the older form of pickles one after the other.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Cursor, Read};
 use std::ops::Range;
@@ -10,7 +11,8 @@ use std::rc::Rc;
 use zip::{CompressionMethod, ZipArchive};
 
 use crate::error::{Error, Result};
-use crate::mapped::{Mapped, open_regular};
+use crate::header::{MAX_NAME_BYTES, MAX_TENSORS, check_name};
+use crate::mapped::{Content, Mapped, open_regular};
 use crate::module_list::with_names;
 use crate::pickle::{self, Pickle, TensorView, Value};
 use crate::reader::{Reader, TensorInfo, no_such_tensor};
@@ -23,12 +25,14 @@ pub(crate) const LEGACY: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\
 const LARGEST_PICKLE: usize = 256 << 20;
 /// Dictionaries inside dictionaries that are looked into.
 const DEEPEST: usize = 4;
+/// Bytes of all texts beside the tensors: a few bytes of a pickle can name one long text again and again.
+const MOST_TEXT: usize = 16 << 20;
 
 /// The tensors of a PyTorch file whose every offset has been checked. Names of nested dictionaries are joined by dots; of a checkpoint with a
-/// `state_dict` only that is there; of a list the names are indices. Texts beside the tensors are its metadata.
+/// `state_dict` only that is there; of a list the names are indices. Texts and whole numbers beside the tensors are its metadata.
 pub struct TorchFile {
     path: PathBuf,
-    content: Mapped,
+    content: Content,
     tensors: BTreeMap<String, Tensor>,
     metadata: BTreeMap<String, String>,
 }
@@ -49,7 +53,18 @@ impl TorchFile {
     pub fn open(path: impl AsRef<Path>) -> Result<TorchFile> {
         let path = path.as_ref();
         let (file, _) = open_regular(path)?;
-        let content = Mapped::new(&file, path)?;
+        TorchFile::of_content(Content::Mapped(Mapped::new(&file, path)?), path)
+    }
+
+    /// The same for a file that is already in memory; `label` stands for its path in messages.
+    ///
+    /// # Errors
+    /// As [`TorchFile::open`].
+    pub fn from_bytes(content: impl Into<Cow<'static, [u8]>>, label: impl AsRef<Path>) -> Result<TorchFile> {
+        TorchFile::of_content(Content::Memory(content.into()), label.as_ref())
+    }
+
+    fn of_content(content: Content, path: &Path) -> Result<TorchFile> {
         let refused = |reason: String| Error::BrokenTorchFile { path: path.to_path_buf(), reason };
         let (pickle, storages) = match () {
             _ if content.starts_with(ZIP) => from_zip(&content),
@@ -67,18 +82,15 @@ impl TorchFile {
         }
         let mut tensors = BTreeMap::new();
         for (name, view) in found.views {
-            let tensor = checked(&view, &storages).map_err(|reason| Error::BrokenTensor {
+            let tensor = check_name(&name).and_then(|()| checked(&view, &storages));
+            let tensor = tensor.map_err(|reason| Error::BrokenTensor {
                 path: path.to_path_buf(),
                 tensor: crate::error::shown(&name),
                 reason,
             })?;
             tensors.insert(name, tensor);
         }
-        let text = |(key, value): &(Value, Value)| match (key, value) {
-            (Value::Text(key), Value::Text(value)) => Some((key.to_string(), value.to_string())),
-            _ => None,
-        };
-        let metadata = pickle.entries(&pickle.root).iter().filter_map(text).collect();
+        let metadata = texts(&pickle).map_err(refused)?;
         Ok(TorchFile { path: path.to_path_buf(), content, tensors, metadata })
     }
 }
@@ -95,6 +107,7 @@ fn from_zip(content: &[u8]) -> Result<(Pickle, Storages), String> {
             continue;
         }
         let name = entry.name().map_err(|error| error.to_string())?.into_owned();
+        check_name(&name).map_err(|reason| format!("`{}` in it {reason}", crate::error::shown(&name)))?;
         // PyTorch compresses nothing, so nothing can unfold to more than the file has.
         if entry.compression() != CompressionMethod::Stored || entry.encrypted() {
             return Err(format!("`{}` in it is compressed or encrypted", crate::error::shown(&name)));
@@ -165,6 +178,25 @@ fn from_legacy(content: &[u8]) -> Result<(Pickle, Storages), String> {
     Ok((object, storages))
 }
 
+/// The texts and whole numbers beside the tensors.
+fn texts(pickle: &Pickle) -> Result<BTreeMap<String, String>, String> {
+    let (mut texts, mut bytes) = (BTreeMap::new(), 0);
+    for (key, value) in pickle.entries(&pickle.root) {
+        let value = match value {
+            Value::Text(value) => value.clone(),
+            Value::Int(number) => number.to_string().into(),
+            _ => continue,
+        };
+        let Value::Text(key) = key else { continue };
+        bytes += key.len() + value.len();
+        if bytes > MOST_TEXT {
+            return Err(format!("its texts have more than {} MB", MOST_TEXT >> 20));
+        }
+        texts.insert(key.to_string(), value.to_string());
+    }
+    Ok(texts)
+}
+
 fn is_text(value: &Value, text: &str) -> bool {
     matches!(value, Value::Text(there) if &**there == text)
 }
@@ -186,10 +218,20 @@ impl Found {
                 return Err(format!("its dictionaries have more than {MOST_ENTRIES} entries"));
             }
             let Value::Text(key) = key else { continue };
-            let name = if prefix.is_empty() { key.to_string() } else { format!("{prefix}.{key}") };
+            // A few bytes can name one long key again and again.
+            let name = || match (prefix.len() + key.len()).cmp(&MAX_NAME_BYTES) {
+                Ordering::Less if prefix.is_empty() => Ok(key.to_string()),
+                Ordering::Less => Ok(format!("{prefix}.{key}")),
+                _ => Err(format!("a name in it is longer than {MAX_NAME_BYTES} bytes")),
+            };
             match value {
-                Value::Tensor(view) => _ = self.views.insert(name, view.clone()),
-                Value::Dictionary(_) if deepest > 1 => self.collect(pickle, value, &name, deepest - 1)?,
+                Value::Tensor(view) => {
+                    self.views.insert(name()?, view.clone());
+                    if self.views.len() > MAX_TENSORS {
+                        return Err(format!("it holds more than {MAX_TENSORS} tensors"));
+                    }
+                }
+                Value::Dictionary(_) if deepest > 1 => self.collect(pickle, value, &name()?, deepest - 1)?,
                 _ => {}
             }
         }
@@ -213,9 +255,22 @@ fn checked(view: &TensorView, storages: &Storages) -> Result<Tensor, String> {
     let dtype = view.storage.dtype;
     let storage = storages.get(&*view.storage.key).ok_or("has no numbers in the file")?.clone();
     let there = storage.len() / dtype.size();
-    let elements = view.shape.iter().try_fold(1usize, |all, &length| all.checked_mul(length));
-    let elements =
-        elements.filter(|elements| *elements <= there).ok_or("has more numbers than the file holds of it")?;
+    if view.storage.elements.checked_mul(dtype.size()) != Some(storage.len()) {
+        return Err(format!(
+            "should lie in {} numbers of type {dtype}, but the file has {} bytes of them",
+            view.storage.elements,
+            storage.len()
+        ));
+    }
+    // An empty dimension must not hide absurd ones beside it.
+    let fits = |all: usize, &length: &usize| all.checked_mul(length.max(1)).filter(|all| *all <= isize::MAX as usize);
+    if view.shape.iter().try_fold(dtype.size(), fits).is_none() {
+        return Err(format!("has the impossible shape {:?}", view.shape));
+    }
+    let elements: usize = view.shape.iter().product();
+    if elements > there {
+        return Err("has more numbers than the file holds of it".to_string());
+    }
     if elements > 0 {
         let reach =
             view.shape.iter().zip(&view.stride).try_fold(view.offset, |reach, (&length, &stride)| {

@@ -263,6 +263,9 @@ pub struct ConvertArgs {
     /// Take the running mean of the UNet's weights that a single file has beside them; for `--to diffusers`
     #[arg(long)]
     pub extract_ema: bool,
+    /// Number format of its floating-point tensors [default: as they are]
+    #[arg(long, value_parser = float_type_parser())]
+    pub dtype: Option<FloatType>,
 }
 
 /// Arguments of `sdtrain merge`.

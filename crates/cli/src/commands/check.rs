@@ -7,9 +7,9 @@ use std::path::Path;
 
 use sdtrain_config::{Parsed, Problems};
 use sdtrain_data_loader::{DataError, DataSet, TokenWindow};
-use sdtrain_recipe::{DataConfig, Loaded, Plan, TrainConfig};
+use sdtrain_recipe::{DataConfig, Init, Loaded, ModelConfig, Plan, TrainConfig};
 use sdtrain_state_dict::{FileKind, open_file, recognise};
-use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
+use sdtrain_tokenizer::Tokenizer;
 
 use crate::args::{CheckArgs, ConfigArgs};
 use crate::estimate::Trained;
@@ -97,13 +97,15 @@ fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
     if let Err((message, hint)) = config.data.check_images_are_used() {
         keep(Failure::new(ExitCode::Configuration, message).hint(hint));
     }
-    if let (Ok(tokenizer), Some(data)) = (model_tokenizer::of(&config.model), &data) {
-        let _ = learned_words::check(config, &tokenizer, data).map_err(&mut keep);
+    let tokenizer = model_tokenizer::of(&config.model);
+    if let Some(parts) = &parts {
+        let checked = tokenizer.as_ref().map_err(Failure::clone);
+        let _ = checked.and_then(|tokenizer| check_vocabulary(&config.model, tokenizer, parts)).map_err(&mut keep);
     }
-    if let (Some(parts), Ok(tokenizer)) = (&parts, model_tokenizer::of(&config.model)) {
-        let _ = check_vocabulary(config, parts, &tokenizer).map_err(&mut keep);
+    if let (Ok(tokenizer), Some(data)) = (&tokenizer, &data) {
+        let _ = learned_words::check(config, tokenizer, data).map_err(&mut keep);
     }
-    if let (Some(length), Ok(tokenizer)) = (max_token_length(config), model_tokenizer::of(&config.model)) {
+    if let (Some(length), Ok(tokenizer)) = (max_token_length(config), &tokenizer) {
         let _ = tokenizer.windows_of(Some(length)).map_err(|error| keep(error.into()));
     }
     if let Some(path) = &config.validation.path {
@@ -127,15 +129,20 @@ fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
     }
 }
 
-/// That a text encoder or a tokenizer that the configuration names goes with the other.
-fn check_vocabulary(config: &TrainConfig, parts: &ModelParts, tokenizer: &PromptTokenizer) -> Result<(), Failure> {
-    let model = &config.model;
-    let (tokens, rows) = (tokenizer.vocab_size(), parts.vocabulary().unwrap_or(usize::MAX));
-    if model.text_encoder.is_none() && model.tokenizer.is_none() || tokens <= rows {
+/// That the tokenizer makes no token that the text encoder does not know.
+fn check_vocabulary(model: &ModelConfig, tokenizer: &dyn Tokenizer, parts: &ModelParts) -> Result<(), Failure> {
+    // A folder whose weights are to be drawn may have its tokenizer yet to come.
+    if model.init == Init::Random {
         return Ok(());
     }
-    let message =
-        format!("the tokenizer has {tokens} tokens, but the text encoder knows only {rows}; they are not of one model");
+    let (tokens, rows) = (tokenizer.vocab_size(), parts.vocabulary().unwrap_or(usize::MAX));
+    if tokens <= rows {
+        return Ok(());
+    }
+    let message = format!(
+        "`{}`: the tokenizer has {tokens} tokens, but the text encoder knows only {rows}; they are not of one model",
+        model.path
+    );
     Err(Failure::new(ExitCode::Model, message).hint("`model.tokenizer` names the folder of its own"))
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sdtrain_state_dict::{Dtype, TensorEntry, write};
+use sdtrain_state_dict::{Dtype, Reader, SafetensorsFile, TensorEntry, write};
 
 use crate::project::Project;
 
@@ -94,4 +94,72 @@ fn a_file_is_not_converted_onto_itself() {
     let answer = with_lora().run(&["convert", "lora.safetensors", "lora.safetensors", "--to", "peft-lora"]);
     assert_eq!(answer.code, Some(2));
     assert_eq!(answer.stderr, "error: `lora.safetensors` cannot be converted onto itself\n");
+}
+
+/// A file of tensors in PyTorch's older form: pickles one after the other, the numbers behind them.
+fn as_checkpoint(tensors: &[TensorEntry], steps: u8) -> Vec<u8> {
+    let text = |text: &str| [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat();
+    let number = |number: usize| [b"\x8a\x08", &(number as u64).to_le_bytes()[..]].concat();
+    let lengths =
+        |all: &[usize]| [b"(", &all.iter().flat_map(|&length| number(length)).collect::<Vec<u8>>()[..], b"t"].concat();
+    let (mut model, mut keys, mut numbers) = (b"\x80\x02}".to_vec(), b"\x80\x02](".to_vec(), Vec::new());
+    model.extend([&text("global_step")[..], b"K", &[steps], b"s", &text("state_dict"), b"}"].concat());
+    for (index, tensor) in tensors.iter().enumerate() {
+        let (key, count) = (text(&index.to_string()), tensor.shape.iter().product::<usize>());
+        let class: &[u8] =
+            if tensor.dtype == Dtype::F32 { b"ctorch\nFloatStorage\n" } else { b"ctorch\nLongStorage\n" };
+        let stride: Vec<usize> =
+            (0..tensor.shape.len()).map(|from| tensor.shape[from + 1..].iter().product()).collect();
+        let storage = [b"(", &text("storage")[..], class, &key, &text("cpu"), &number(count), b"NtQ"].concat();
+        let view = [&storage[..], b"K\0", &lengths(&tensor.shape), &lengths(&stride), b"\x89NtR"].concat();
+        model.extend([&text(&tensor.name)[..], b"ctorch._utils\n_rebuild_tensor_v2\n(", &view, b"s"].concat());
+        keys.extend(key);
+        numbers.extend([&(count as u64).to_le_bytes()[..], &tensor.bytes].concat());
+    }
+    let head = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.";
+    [&head[..], &model, b"ss.", &keys, b"e.", &numbers].concat()
+}
+
+#[test]
+fn a_checkpoint_of_pytorch_becomes_one_file_with_the_same_tensors_or_with_half_the_bits() {
+    let project = Project::new();
+    let model =
+        SafetensorsFile::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/tiny_sd1.safetensors"))
+            .expect("a golden file");
+    let tensor = |name: &str| {
+        let info = model.info(name).expect("listed");
+        let bytes = model.bytes(name).expect("listed").into_owned();
+        TensorEntry { name: name.to_owned(), dtype: info.dtype, shape: info.shape.clone(), bytes }
+    };
+    let tensors: Vec<TensorEntry> = model.names().into_iter().map(tensor).collect();
+    std::fs::write(project.path("model.ckpt"), as_checkpoint(&tensors, 7)).expect("a writable folder");
+    let convert = |arguments: &[&str]| {
+        let answer = project.run(&[&["convert", "--to", "single-file"], arguments].concat());
+        assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    };
+    convert(&["model.ckpt", "whole.safetensors"]);
+    convert(&["model.ckpt", "half.safetensors", "--dtype", "fp16"]);
+    convert(&["whole.safetensors", "again.safetensors", "--dtype", "fp16"]);
+    let open = |name: &str| SafetensorsFile::open(project.path(name)).expect("it was written");
+    let (whole, half) = (open("whole.safetensors"), open("half.safetensors"));
+    assert_eq!(whole.names(), model.names());
+    assert_eq!(whole.metadata()["global_step"], "7");
+    for name in model.names() {
+        assert_eq!(
+            (whole.info(name), whole.bytes(name).expect("listed")),
+            (model.info(name), model.bytes(name).expect("listed"))
+        );
+        let is_float = model.info(name).expect("listed").dtype == Dtype::F32;
+        assert_eq!(half.info(name).expect("listed").dtype, if is_float { Dtype::F16 } else { Dtype::I64 });
+    }
+    let read = |name: &str| std::fs::read(project.path(name)).expect("it was written");
+    assert!(read("half.safetensors") == read("again.safetensors"));
+    // Nothing would change.
+    let answer = project.run(&["convert", "--to", "single-file", "whole.safetensors", "other.safetensors"]);
+    assert_eq!(answer.code, Some(2));
+    assert!(
+        answer.stderr.contains("a single file of safetensors already") && answer.stderr.contains("--dtype"),
+        "{}",
+        answer.stderr
+    );
 }

@@ -11,7 +11,6 @@
 
 use std::collections::BTreeSet;
 
-use crate::dtype::Dtype;
 use crate::reader::Reader;
 
 /// What the names of bundled words begin with.
@@ -114,13 +113,12 @@ fn bundled_word(name: &str) -> Result<(String, usize), String> {
 fn entry(reader: &dyn Reader, word: Option<String>, tensors: Vec<String>) -> Option<WordEntry> {
     let sizes = tensors.iter().map(|tensor| {
         let info = reader.info(tensor)?;
-        let is_float = matches!(info.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16);
         let (vectors, width) = match info.shape[..] {
             [width] => (1, width),
             [vectors, width] => (vectors, width),
             _ => return None,
         };
-        (is_float && vectors > 0 && width > 0).then_some((vectors, width))
+        (info.dtype.is_float() && vectors > 0 && width > 0).then_some((vectors, width))
     });
     let sizes: Vec<(usize, usize)> = sizes.collect::<Option<_>>()?;
     let vectors = sizes.first()?.0;

@@ -2,6 +2,7 @@
 
 mod averaged;
 mod canonical;
+mod converted;
 mod fixtures;
 mod folder;
 mod hostile;
@@ -9,6 +10,7 @@ mod lora;
 mod maps;
 mod metadata;
 mod module_list;
+mod mutations;
 mod recognise;
 mod report;
 mod single_file;

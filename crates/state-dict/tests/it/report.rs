@@ -30,7 +30,16 @@ fn a_file_that_fits_is_clean_and_long_lists_are_cut() {
     LoadReport::compare(&parameters, &file, |_| false).into_result().unwrap();
     let many = (0..100).map(|index| (format!("p{index:03}"), vec![1])).collect();
     let error = LoadReport::compare(&many, &in_memory(&[]), |_| false).into_result().unwrap_err();
-    assert_eq!(error.to_string().lines().count(), 22);
-    assert!(error.to_string().ends_with("  missing: … and 80 more"));
+    assert_eq!(error.to_string().lines().count(), 12);
+    assert!(error.to_string().ends_with("  missing: … and 90 more"));
     assert!(error.hint().is_some());
+}
+
+#[test]
+fn a_file_of_another_family_is_recognised_by_the_text_states_that_it_reads() {
+    const ATTENTION: &str = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight";
+    let file = in_memory(&[entry(ATTENTION, Dtype::U8, &[2, 1024])]);
+    let parameters = BTreeMap::from([(ATTENTION.to_string(), vec![2, 768])]);
+    let error = LoadReport::compare(&parameters, &file, |_| false).into_result().unwrap_err();
+    assert_eq!(error.hint().unwrap(), "the file fits the SD2 family better: it reads text states of 1024 numbers");
 }

@@ -5,11 +5,14 @@ use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use sdtrain_state_dict::maps::textual_inversion::entries;
-use sdtrain_state_dict::{Dtype, FileKind, Reader, SafetensorsFile, TorchFile, open_component, open_file, recognise};
+use sdtrain_state_dict::{
+    Dtype, FileKind, Reader, Renamed, SafetensorsFile, TorchFile, open_component, open_file, recognise,
+    sd2_predicts_noise,
+};
 
 use zip::write::SimpleFileOptions;
 
-use crate::fixtures::fixture_folder;
+use crate::fixtures::{entry, fixture_folder, in_memory};
 
 fn file(name: &str) -> PathBuf {
     fixture_folder().join("pickles").join(name)
@@ -108,10 +111,77 @@ fn a_million_lists_in_each_other_are_let_go_without_an_end_of_the_stack() {
     // A list again and again as the pairs of a new dictionary.
     let again = b"ccollections\nOrderedDict\nh\x01\x85R".repeat(30);
     let pairs = [&b"\x80\x02]q\x01("[..], &b"K\x01K\x02\x86".repeat(1_000_000), b"e", &again, b"."].concat();
-    assert!(refused(&zipped(folder.path(), &pairs)).contains("more than 20000000 values"));
+    assert!(refused(&zipped(folder.path(), &pairs)).contains("more than 4000000 values"));
+    // A tensor of many dimensions, again and again.
+    let ones = |text: &str| [&b"("[..], &b"K\x01".repeat(64), b"tq", text.as_bytes()].concat();
+    let storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ";
+    let arguments = [&b"("[..], storage, b"K\0", &ones("\x02"), b"h\x02tq\x03"].concat();
+    let head = [&b"\x80\x02}q\0ctorch._utils\n_rebuild_tensor_v2\nq\x01"[..], &arguments].concat();
+    let views = [&head[..], &b"h\x01h\x03R0".repeat(100_000), b"h\0."].concat();
+    assert!(refused(&zipped(folder.path(), &views)).contains("more than 4000000 values"));
     // A few bytes that would grow without end.
     let doubling = [&b"\x80\x02]q\x00"[..], &b"(h\x00h\x00e".repeat(50), b"."].concat();
     assert!(refused(&zipped(folder.path(), &doubling)).contains("it holds no tensors"));
+}
+
+#[test]
+fn a_long_text_that_is_named_again_and_again_grows_to_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = |text: &str| [&b"X"[..], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
+    let long = [text(&"k".repeat(1 << 20)), b"q\x01".to_vec()].concat();
+    let keys: Vec<u8> = (0..1000u32).flat_map(|key| [&text(&format!("{key:04}"))[..], b"h\x01"].concat()).collect();
+    // As a key around a thousand tensors, and as a value under a thousand keys.
+    let tensor = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQK\0(K\x04t(K\x01ttR";
+    let around = [b"\x80\x02}(", &long[..], b"}X\x01\0\0\0a", tensor, b"su."].concat();
+    assert!(refused(&zipped(folder.path(), &around)).contains("a name in it is longer than 512 bytes"));
+    let under = [b"\x80\x02}X\x01\0\0\0a", &tensor[..], b"s", &long, b"0(", &keys, b"u."].concat();
+    let error = refused(&zipped(folder.path(), &under));
+    assert!(error.contains("`a` has no numbers") || error.contains("its texts have more than 16 MB"), "{error}");
+}
+
+#[test]
+fn words_in_a_parameter_dict_are_read_and_objects_of_other_classes_are_not() {
+    let found = open_file(file("parameter_dict.pt")).unwrap();
+    assert_eq!(found.names(), ["string_to_param.*", "string_to_token.*"]);
+    assert_eq!(recognise(&found), FileKind::TextualInversion { vectors: 1, width: 768 });
+    assert_eq!(entries(&found).unwrap()[0].tensors, ["string_to_param.*"]);
+    let folder = tempfile::tempdir().unwrap();
+    let made = |class: &str| zipped(folder.path(), &[b"c", class.as_bytes(), b"\n)\x81."].concat());
+    assert!(refused(&made("torch.nn.modules.container\nModuleDict")).contains("ModuleDict"));
+    assert!(refused(&made("collections\nOrderedDict")).contains("objects of the class `collections.OrderedDict`"));
+}
+
+#[test]
+fn a_storage_that_is_longer_or_shorter_than_it_says_is_refused() {
+    let whole = fs::read(file("zip.pt")).unwrap();
+    // The first storage says its length behind its device.
+    let place = whole
+        .windows(5)
+        .position(|window| window == b"cpuq\x06")
+        .or_else(|| whole.windows(3).position(|w| w == b"cpu"))
+        .unwrap();
+    let at = place + whole[place..].iter().position(|&byte| byte == b'K').unwrap() + 1;
+    let folder = tempfile::tempdir().unwrap();
+    for change in [-1i8, 1] {
+        let mut bytes = whole.clone();
+        bytes[at] = bytes[at].wrapping_add_signed(change);
+        let path = folder.path().join("lies.pt");
+        fs::write(&path, bytes).unwrap();
+        assert!(refused(&path).contains("numbers of type F32, but the file has"), "{}", refused(&path));
+    }
+}
+
+#[test]
+fn what_is_beside_the_tensors_of_a_checkpoint_is_its_metadata() {
+    let found = TorchFile::open(file("lightning.ckpt")).unwrap();
+    assert_eq!(found.metadata()["global_step"], "470000");
+    let steps = |steps: &str| {
+        let file = in_memory(&[entry("a", Dtype::F32, &[1])]);
+        let metadata = [("global_step".to_string(), steps.to_string())].into();
+        Renamed::new(file, |name, info| Some((name.to_string(), info.shape.clone()))).unwrap().with_metadata(metadata)
+    };
+    // SD2's base was trained for so many, and predicts the noise.
+    assert!(sd2_predicts_noise(&steps("875000")).unwrap() && !sd2_predicts_noise(&steps("140000")).unwrap());
 }
 
 #[test]
@@ -129,16 +199,13 @@ fn a_safetensors_file_whose_length_begins_like_a_pickle_is_one() {
 #[test]
 fn every_byte_that_changes_is_refused_or_changes_no_more_than_numbers() {
     // No outcome but an error or tensors whose bytes can be read.
-    let folder = tempfile::tempdir().unwrap();
     for name in ["zip.pt", "legacy.pt", "lightning.ckpt"] {
         let whole = fs::read(file(name)).unwrap();
         for at in 0..whole.len() {
             for changed in [whole[at] ^ 1, whole[at] ^ 0x80, 0xff] {
                 let mut bytes = whole.clone();
                 bytes[at] = changed;
-                let path = folder.path().join("changed.pt");
-                fs::write(&path, bytes).unwrap();
-                if let Ok(file) = open_file(&path) {
+                if let Ok(file) = TorchFile::from_bytes(bytes, "changed.pt") {
                     for tensor in file.names() {
                         let length = file.info(tensor).unwrap().byte_length();
                         assert_eq!(file.bytes(tensor).unwrap().len(), length, "{name}, byte {at}");

@@ -4,13 +4,13 @@ use sdtrain_recipe::{FileAdapter, Learning, TrainConfig};
 use sdtrain_state_dict::maps::bert;
 
 use super::is_adapter;
-use crate::architecture::Shapes;
 use crate::estimate::Trained;
 use crate::group_rates::GroupRates;
 use crate::initial_adapter::PresentAdapters;
 use crate::lora_targets::{adapters, idle_targets};
 use crate::model_parts::{ModelParts, count_parameters};
 use crate::{ExitCode, Failure, initial_adapter, learned_words};
+use sdtrain_state_dict::architecture::Shapes;
 
 /// One network that is trained: its name, what of it, how many parameters, and what the optimizer keeps for them.
 pub(crate) struct TrainedPart {

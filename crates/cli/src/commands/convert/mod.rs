@@ -1,4 +1,4 @@
-//! `sdtrain convert`: a model or LoRA in another format, the numbers unchanged.
+//! `sdtrain convert`: a model or LoRA in another format, the numbers unchanged unless another number format is asked for.
 
 mod lora;
 pub(crate) mod model;
@@ -6,9 +6,10 @@ pub(crate) mod model;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sdtrain_recipe::HubName;
+use sdtrain_recipe::{FloatType, HubName};
 use sdtrain_state_dict::{
-    Error as FileError, FileKind, FromReader, Reader, open_file, recognise, with_averaged_unet, write_source,
+    Converted, Dtype, Error as FileError, FileKind, FromReader, Reader, open_file, recognise, with_averaged_unet,
+    write_source,
 };
 
 use crate::args::{ConvertArgs, Format};
@@ -29,20 +30,18 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
         return Err(Failure::new(ExitCode::Configuration, message));
     }
     match args.to {
-        Format::SingleFile if input.is_dir() => model::to_single_file(input, &args.output)?,
-        Format::SingleFile => return Err(already(&args.input, "only a diffusers folder becomes a single file")),
+        Format::SingleFile if input.is_dir() => model::to_single_file(input, &args.output, args.dtype)?,
+        Format::SingleFile => file_to_single_file(args, input)?,
         Format::Diffusers if input.is_dir() => {
             return Err(already(&args.input, "only a single file becomes a diffusers folder"));
         }
         Format::Diffusers => {
-            let file: Arc<dyn Reader> = Arc::from(open_file(input)?);
-            match args.extract_ema {
-                true => model::to_folder(with_averaged_unet(file)?, &args.output)?,
-                false => model::to_folder(file, &args.output)?,
-            }
+            let file = opened(input, args.dtype)?;
+            let file = if args.extract_ema { with_averaged_unet(file)? } else { file };
+            model::to_folder(file, &args.output)?;
         }
         Format::KohyaLora | Format::PeftLora => {
-            let file = open_file(input)?;
+            let file = opened(input, args.dtype)?;
             let kind = recognise(&file);
             if !matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. }) {
                 return Err(Failure::new(
@@ -63,6 +62,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
 /// Converts the whole model in `file`, a single file, as `args` says.
 pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Failure> {
     make_parent(&args.output)?;
+    let file = with_dtype(file, args.dtype)?;
     match args.to {
         Format::Diffusers => model::to_folder(file, &args.output)?,
         Format::SingleFile => write_source(&args.output, &FromReader(&*file), file.metadata())?,
@@ -85,6 +85,45 @@ fn fetched(input: &Path, to: Format) -> Result<PathBuf, Failure> {
     }
     HubFiles::prepare([(text, whole_model())])?.fetch()?;
     local_file(input)
+}
+
+/// A model in one file, of PyTorch or with other numbers, as one safetensors file: all its tensors under their names.
+fn file_to_single_file(args: &ConvertArgs, input: &Path) -> Result<(), Failure> {
+    let file = opened(input, args.dtype)?;
+    let kind = recognise(&file);
+    if !kind.is_model() {
+        let message = format!("`{}` is a {kind}, not a whole model", args.input.display());
+        return Err(Failure::new(ExitCode::Model, message));
+    }
+    let is_pickle = sdtrain_state_dict::SafetensorsFile::open(input).is_err();
+    if !is_pickle && args.dtype.is_none() {
+        return Err(already(&args.input, "it is a single file of safetensors already")
+            .hint("`--dtype` writes it with other numbers"));
+    }
+    let mut metadata = file.metadata().clone();
+    metadata.insert("format".to_owned(), "pt".to_owned());
+    Ok(write_source(&args.output, &FromReader(&file), &metadata)?)
+}
+
+fn opened(input: &Path, dtype: Option<FloatType>) -> Result<Arc<dyn Reader>, Failure> {
+    with_dtype(Arc::from(open_file(input)?), dtype)
+}
+
+/// The tensors of `reader` in the number format that is asked for.
+fn with_dtype(reader: Arc<dyn Reader>, dtype: Option<FloatType>) -> Result<Arc<dyn Reader>, Failure> {
+    Ok(match dtype {
+        Some(dtype) => Arc::new(Converted::new(reader, file_type(dtype))?),
+        None => reader,
+    })
+}
+
+/// What a file calls a number format.
+fn file_type(dtype: FloatType) -> Dtype {
+    match dtype {
+        FloatType::Fp32 => Dtype::F32,
+        FloatType::Bf16 => Dtype::Bf16,
+        FloatType::Fp16 => Dtype::F16,
+    }
 }
 
 fn check_paths(input: &Path, output: &Path) -> Result<(), Failure> {

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use sdtrain_recipe::FloatType;
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
-    Family, FileKind, FromReader, PipelineConfigs, PipelineWeights, Reader, TensorSource, canonical_text_encoder,
-    canonical_unet, canonical_vae, ldm_single_file, open_component, recognise, text_positions, to_ldm,
-    write_diffusers_folder, write_source,
+    Converted, Family, FileKind, FromReader, PipelineConfigs, PipelineWeights, Reader, TensorSource,
+    canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file, open_component, recognise, text_positions,
+    to_ldm, write_diffusers_folder, write_source,
 };
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use serde_json::Value as Json;
@@ -49,7 +50,7 @@ pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<(), Fail
     Ok(write_diffusers_folder(folder, family, &configs, &files, &weights, &BTreeMap::new())?)
 }
 
-pub(crate) fn to_single_file(folder: &Path, output: &Path) -> Result<(), Failure> {
+pub(crate) fn to_single_file(folder: &Path, output: &Path, dtype: Option<FloatType>) -> Result<(), Failure> {
     let family = Family::of_trainable_folder(folder)?;
     let unet = canonical_unet(open_component(&folder.join("unet"), "diffusion_pytorch_model", None)?)?;
     let vae = canonical_vae(open_component(&folder.join("vae"), "diffusion_pytorch_model", None)?)?;
@@ -66,7 +67,11 @@ pub(crate) fn to_single_file(folder: &Path, output: &Path) -> Result<(), Failure
     }
     let text_encoders: Vec<&dyn Reader> = text_encoders.iter().map(|encoder| encoder as &dyn Reader).collect();
     let joined = to_ldm(family, &unet, &vae, &text_encoders)?;
-    Ok(write_source(output, &FromReader(&joined), &metadata)?)
+    match dtype {
+        Some(dtype) => write_source(output, &FromReader(&Converted::new(joined, super::file_type(dtype))?), &metadata)?,
+        None => write_source(output, &FromReader(&joined), &metadata)?,
+    }
+    Ok(())
 }
 
 /// The configurations and the tokenizers that a single file carries, since it has other sizes than its family's release.
@@ -112,7 +117,7 @@ pub(crate) mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::architecture::{self, Shapes};
+    use sdtrain_state_dict::architecture::{self, Shapes};
 
     /// A diffusers folder with very small networks, weights of any kind.
     pub(crate) fn write_tiny_folder(folder: &Path) {
@@ -180,7 +185,7 @@ pub(crate) mod tests {
         let (before, single, after) =
             (place.path().join("before"), place.path().join("single.safetensors"), place.path().join("after"));
         write_tiny_folder(&before);
-        to_single_file(&before, &single).expect("a complete folder");
+        to_single_file(&before, &single, None).expect("a complete folder");
         to_folder(Arc::new(SafetensorsFile::open(&single).expect("it was just written")), &after)
             .expect("it carries its configurations");
         let relative = |folder: &Path| -> BTreeMap<PathBuf, Vec<u8>> {
@@ -207,7 +212,7 @@ pub(crate) mod tests {
         for (prediction_type, said) in [("epsilon", "epsilon"), ("v_prediction", "v")] {
             let scheduler = json!({"prediction_type": prediction_type}).to_string();
             fs::write(folder.join("scheduler/scheduler_config.json"), scheduler).expect("a writable folder");
-            to_single_file(&folder, &single).expect("a complete folder");
+            to_single_file(&folder, &single, None).expect("a complete folder");
             let file = SafetensorsFile::open(&single).expect("it was just written");
             assert_eq!(file.metadata()["modelspec.prediction_type"], said);
         }
@@ -218,7 +223,7 @@ pub(crate) mod tests {
         let place = tempfile::tempdir().expect("a temporary folder");
         let (folder, single) = (place.path().join("folder"), place.path().join("single.safetensors"));
         write_tiny_folder(&folder);
-        to_single_file(&folder, &single).expect("a complete folder");
+        to_single_file(&folder, &single, None).expect("a complete folder");
         let photos = place.path().join("photos");
         fs::create_dir(&photos).expect("a new folder");
         fs::write(photos.join("holiday.jpg"), "x").expect("a new file");
@@ -233,7 +238,7 @@ pub(crate) mod tests {
         let place = tempfile::tempdir().expect("a temporary folder");
         let (folder, single) = (place.path().join("folder"), place.path().join("single.safetensors"));
         write_tiny_folder(&folder);
-        to_single_file(&folder, &single).expect("a complete folder");
+        to_single_file(&folder, &single, None).expect("a complete folder");
         let bare = place.path().join("bare.safetensors");
         let file = SafetensorsFile::open(&single).expect("written");
         write_source(&bare, &FromReader(&file), &BTreeMap::new()).expect("a writable folder");

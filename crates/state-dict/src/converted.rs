@@ -1,0 +1,82 @@
+//! A reader whose floating point tensors have another type.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use half::{bf16, f16};
+
+use crate::Dtype;
+use crate::error::{Error, Result, shown};
+use crate::reader::{Reader, TensorInfo, floats_of, no_such_tensor};
+
+/// Another reader's tensors, those of floating point in one type; integers are as they were.
+pub struct Converted<R> {
+    inner: R,
+    tensors: BTreeMap<String, TensorInfo>,
+}
+
+impl<R: Reader> Converted<R> {
+    /// Every tensor of floating point becomes `dtype`, which is F32, F16 or BF16; numbers are rounded to nearest, ties to even.
+    ///
+    /// # Errors
+    /// Where `dtype` is another type.
+    pub fn new(inner: R, dtype: Dtype) -> Result<Converted<R>> {
+        if !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16) {
+            let reason = format!("cannot be written as {dtype}; F32, F16 and BF16 can");
+            return Err(Error::WrongKind { path: inner.path().to_path_buf(), reason });
+        }
+        let converted = |name: &str| {
+            let info = inner.info(name).expect("a listed tensor has its info").clone();
+            let dtype = if info.dtype.is_float() { dtype } else { info.dtype };
+            (name.to_string(), TensorInfo { dtype, ..info })
+        };
+        let tensors = inner.names().into_iter().map(converted).collect();
+        Ok(Converted { inner, tensors })
+    }
+}
+
+impl<R: Reader> Reader for Converted<R> {
+    fn names(&self) -> Vec<&str> {
+        self.inner.names()
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(name)
+    }
+
+    /// # Errors
+    /// For a number that is finite and would not be any more.
+    fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
+        let (Some(old), Some(new)) = (self.inner.info(name), self.tensors.get(name)) else {
+            return Err(no_such_tensor(self.path(), name));
+        };
+        let bytes = self.inner.bytes(name)?;
+        if old.dtype == new.dtype {
+            return Ok(bytes);
+        }
+        let floats = floats_of(old.dtype, &bytes).expect("only floating point is converted");
+        let is_lost = |number: &&f32| match new.dtype {
+            Dtype::F16 => number.is_finite() && !f16::from_f32(**number).is_finite(),
+            Dtype::Bf16 => number.is_finite() && !bf16::from_f32(**number).is_finite(),
+            _ => old.dtype == Dtype::F64 && number.is_infinite(),
+        };
+        if let Some(number) = floats.iter().find(is_lost) {
+            let reason = format!("holds {number}, which {} cannot", new.dtype);
+            return Err(Error::BrokenTensor { path: self.path().to_path_buf(), tensor: shown(name), reason });
+        }
+        Ok(Cow::Owned(match new.dtype {
+            Dtype::F16 => floats.iter().flat_map(|&number| f16::from_f32(number).to_le_bytes()).collect(),
+            Dtype::Bf16 => floats.iter().flat_map(|&number| bf16::from_f32(number).to_le_bytes()).collect(),
+            _ => floats.iter().flat_map(|&number| number.to_le_bytes()).collect(),
+        }))
+    }
+
+    fn metadata(&self) -> &BTreeMap<String, String> {
+        self.inner.metadata()
+    }
+
+    fn path(&self) -> &Path {
+        self.inner.path()
+    }
+}
