@@ -1,6 +1,7 @@
 //! Reading a folder's `config.json`: shared pieces of the three networks' configurations.
 
 use crate::error::{Error, Result};
+use sdtrain_state_dict::architecture::check_sizes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -34,44 +35,6 @@ impl PerBlock {
     }
 }
 
-/// Keys that say how many or how large; no network of this class comes near the limits below.
-const SIZES: &[&str] = &[
-    "in_channels",
-    "out_channels",
-    "block_out_channels",
-    "latent_channels",
-    "norm_num_groups",
-    "attention_head_dim",
-    "num_attention_heads",
-    "cross_attention_dim",
-    "hidden_size",
-    "intermediate_size",
-    "max_position_embeddings",
-    "vocab_size",
-    "projection_dim",
-    "addition_time_embed_dim",
-    "projection_class_embeddings_input_dim",
-];
-
-/// A number that would divide by zero or ask for all the memory there is must end here, not in libtorch.
-fn check_size(what: &str, key: &str, value: &Value) -> Result<()> {
-    let largest = match key {
-        _ if SIZES.contains(&key) => 1_000_000,
-        "layers_per_block" | "transformer_layers_per_block" | "num_hidden_layers" => 100,
-        _ => return Ok(()),
-    };
-    let numbers = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-    for number in numbers.iter().filter(|number| number.is_number()) {
-        if !number.as_i64().is_some_and(|number| (1..=largest).contains(&number)) {
-            return Err(Error::Config(format!("{what}: `{key}` = {number} is not a number from 1 to {largest}")));
-        }
-    }
-    if numbers.len() > 16 {
-        return Err(Error::Config(format!("{what}: `{key}` has {} entries; 16 are the most", numbers.len())));
-    }
-    Ok(())
-}
-
 /// Parses `json` as `T`, whose unknown keys are ignored, and refuses every key of `plain` whose value is not one of
 /// those listed: an option that would change the result must not be passed over.
 pub(crate) fn parse<T: DeserializeOwned>(what: &str, json: &Value, plain: &[(&str, &[Value])]) -> Result<T> {
@@ -87,9 +50,7 @@ pub(crate) fn parse<T: DeserializeOwned>(what: &str, json: &Value, plain: &[(&st
             _ => {}
         }
     }
-    for (key, value) in json.as_object().into_iter().flatten() {
-        check_size(what, key, value)?;
-    }
+    check_sizes(json).map_err(|reason| Error::Config(format!("{what}: {reason}")))?;
     T::deserialize(json).map_err(|error| Error::Config(format!("{what}: {error}")))
 }
 

@@ -1,7 +1,7 @@
 //! A model out of a diffusers folder and out of a single file, and into both.
 
 use sdtrain_diffusion::PredictionType;
-use sdtrain_model::{Frozen, LoadOptions, Parameters, PromptReading, StableDiffusion, load};
+use sdtrain_model::{Frozen, LoadOptions, Parameters, PromptReading, StableDiffusion, load, read_tensor};
 use sdtrain_state_dict::{
     Family, FromReader, PipelineConfigs, Reader, SafetensorsFile, sd2_predicts_noise, write_source,
 };
@@ -255,4 +255,21 @@ fn unloaded_networks_come_back_when_they_are_asked() {
         std::fs::read(path).unwrap()
     };
     assert!(bytes(&model, "unloaded.safetensors") == bytes(&kept, "kept.safetensors"));
+}
+
+#[test]
+fn eight_bit_floats_become_what_is_computed_in() {
+    let golden = SafetensorsFile::open(fixture_folder().join("float8.safetensors")).unwrap();
+    for format in ["e4m3", "e5m2"] {
+        let read = |kind| read_tensor(&golden, &format!("input.{format}"), kind, Device::Cpu).unwrap();
+        let bits = sdtrain_state_dict::read_integers(&golden, &format!("output.{format}")).unwrap();
+        let expected: Vec<f32> = bits.iter().map(|&bits| f32::from_bits(bits as u32)).collect();
+        assert_eq!((read(None).kind(), read(Some(Kind::BFloat16)).kind()), (Kind::Float, Kind::BFloat16));
+        // Both fit into a bf16 and all but the largest into a half, so nothing is rounded.
+        for found in [read(None), read(Some(Kind::BFloat16)).to_kind(Kind::Float)] {
+            let found = Vec::<f32>::try_from(found).unwrap();
+            let same = |(found, expected): (&f32, &f32)| found == expected || (found.is_nan() && expected.is_nan());
+            assert!(found.len() == 256 && found.iter().zip(&expected).all(same), "{format}: {found:?}");
+        }
+    }
 }

@@ -4,6 +4,7 @@ mod files;
 mod full_size;
 mod gradient_checkpointing;
 mod lpips;
+mod mutations;
 mod prompts;
 mod text_encoder;
 mod unet;
