@@ -184,7 +184,7 @@ const LEGACY_END: &[u8] = b"\x80\x02](X\x01\x00\x00\x000X\x01\x00\x00\x001e.\
 
 /// The instructions for a text.
 fn text(text: &str) -> Vec<u8> {
-    [&[b'X'], &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()
+    [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()
 }
 
 /// Those for a tensor of a storage with four floats.

@@ -118,7 +118,7 @@ pub fn unet(config: &Json) -> Result<Shapes, String> {
     list.resnet("mid_block.resnets.0", last, last);
     list.transformer("mid_block.attentions.0", last, transformers[levels - 1]);
     list.resnet("mid_block.resnets.1", last, last);
-    for index in 0..levels {
+    for (index, attends) in up.into_iter().enumerate() {
         let block = format!("up_blocks.{index}");
         let level = levels - 1 - index;
         let output = channels[level];
@@ -128,7 +128,7 @@ pub fn unet(config: &Json) -> Result<Shapes, String> {
             let input = if layer == 0 { below } else { output };
             let skip = if layer + 1 == count { channels[level.saturating_sub(1)] } else { output };
             list.resnet(&format!("{block}.resnets.{layer}"), input + skip, output);
-            if up[index] {
+            if attends {
                 list.transformer(&format!("{block}.attentions.{layer}"), output, transformers[level]);
             }
         }

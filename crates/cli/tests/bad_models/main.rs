@@ -13,8 +13,10 @@ mod zips;
 
 use corpus::{Case, judge};
 
+type Cases = fn() -> Vec<Case>;
+
 /// Every topic with its cases, as docs/reliability.md lists them.
-const TOPICS: [(&str, fn() -> Vec<Case>); 8] = [
+const TOPICS: [(&str, Cases); 8] = [
     ("safetensors: lengths, header, offsets, types, names", safetensors::cases),
     ("pickles: names, calls, instructions, tensors, storages", pickles::cases),
     ("zips around pickles, and the older form", zips::cases),

@@ -1,12 +1,15 @@
 //! Seeded damage to configurations: each is read or refused with a reason, whatever it holds.
 
 #[path = "../../../../fuzz/src/target.rs"]
+#[expect(dead_code, reason = "other targets are named in messages and write files")]
 mod target;
 
 use std::path::Path;
 
 use sdtrain_diffusion::SchedulerConfig;
-use sdtrain_model::{TextEncoderConfig, UNetConfig, VaeConfig};
+use sdtrain_model::text_encoder::TextEncoderConfig;
+use sdtrain_model::unet::UNetConfig;
+use sdtrain_model::vae::VaeConfig;
 use sdtrain_state_dict::architecture;
 use target::{Target, with_choice};
 
@@ -40,8 +43,8 @@ fn read(_: &Path, data: &[u8]) {
         0 => UNetConfig::from_json(&json).map(|config| {
             let levels = 0..config.block_out_channels.len();
             // Blocks of unknown kinds are refused one by one.
-            let blocks = levels.clone().map(|level| config.down_block(level).is_ok() && config.up_block(level).is_ok());
-            if blocks.fold(true, |all, is_known| all && is_known)
+            let mut blocks = levels.clone();
+            if blocks.all(|level| config.down_block(level).is_ok() && config.up_block(level).is_ok())
                 && config.pooled_width().is_some() == config.adds_text_and_sizes()
             {
                 levels.for_each(|level| assert!(config.heads(level) > 0));

@@ -112,7 +112,7 @@ fn opened(input: &Path, dtype: Option<FloatType>) -> Result<Arc<dyn Reader>, Fai
 /// The tensors of `reader` in the number format that is asked for.
 fn with_dtype(reader: Arc<dyn Reader>, dtype: Option<FloatType>) -> Result<Arc<dyn Reader>, Failure> {
     Ok(match dtype {
-        Some(dtype) => Arc::new(Converted::new(reader, file_type(dtype))?),
+        Some(dtype) => Arc::from(Box::new(Converted::new(reader, file_type(dtype))?) as Box<dyn Reader>),
         None => reader,
     })
 }
