@@ -153,7 +153,7 @@ fn data_length(header: &[u8]) -> Option<usize> {
 
 /// The file with those weights of its UNet that the configuration asks for.
 fn chosen(file: Arc<dyn Reader>, config: &ModelConfig) -> Result<Arc<dyn Reader>, Failure> {
-    Ok(if config.extract_ema { Arc::new(with_averaged_unet(file)?) } else { file })
+    Ok(if config.extract_ema { with_averaged_unet(file)? } else { file })
 }
 
 fn from_file(file: Arc<dyn Reader>, name: &str) -> Result<ModelParts, Failure> {

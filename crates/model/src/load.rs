@@ -264,7 +264,7 @@ fn from_single_file<T>(
     build: impl FnOnce(Parts) -> Result<T>,
 ) -> Result<T> {
     let path = file.path().to_path_buf();
-    let file: Arc<dyn Reader> = if options.extract_ema { Arc::new(with_averaged_unet(file)?) } else { file };
+    let file: Arc<dyn Reader> = if options.extract_ema { with_averaged_unet(file)? } else { file };
     let kind = recognise(file.as_ref());
     let FileKind::Ldm { family, input, .. } = kind else {
         let families = "only whole models of the SD1, SD2 and SDXL families can be loaded";

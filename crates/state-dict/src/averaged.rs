@@ -15,7 +15,7 @@ const EMA_PREFIX: &str = "model_ema.";
 ///
 /// # Errors
 /// Where it has no mean of one of them.
-pub fn with_averaged_unet(file: Arc<dyn Reader>) -> Result<Renamed<Arc<dyn Reader>>> {
+pub fn with_averaged_unet(file: Arc<dyn Reader>) -> Result<Arc<dyn Reader>> {
     let of_unet = file.names().into_iter().filter(|name| name.starts_with(UNET_PREFIX));
     let mean_of = |name: &str| {
         let inside = name.split_once('.').map_or(name, |(_, inside)| inside);
@@ -32,12 +32,13 @@ pub fn with_averaged_unet(file: Arc<dyn Reader>) -> Result<Renamed<Arc<dyn Reade
         };
         return Err(Error::WrongKind { path: file.path().to_path_buf(), reason });
     }
-    Renamed::new(file, |name, info| {
+    let averaged: Box<dyn Reader> = Box::new(Renamed::new(file, |name, info| {
         let name = match names.get(name) {
             Some(averaged) => averaged,
             None if name.starts_with(UNET_PREFIX) => return None,
             None => name,
         };
         Some((name.to_owned(), info.shape.clone()))
-    })
+    })?);
+    Ok(Arc::from(averaged))
 }

@@ -42,7 +42,7 @@ fn the_mean_takes_the_place_of_the_unets_weights_alone() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = with_mean(&folder, None);
     let raw = ldm_single_file(open(&path)).expect("a checkpoint");
-    let mean = ldm_single_file(Arc::new(with_averaged_unet(open(&path)).expect("it has one"))).expect("a checkpoint");
+    let mean = ldm_single_file(with_averaged_unet(open(&path)).expect("it has one")).expect("a checkpoint");
     assert_eq!(raw.unet.names(), mean.unet.names());
     for name in raw.unet.names() {
         let [raw, mean] = [&raw.unet, &mean.unet].map(|unet| read_floats(unet, name).expect("listed"));

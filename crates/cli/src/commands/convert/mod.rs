@@ -34,7 +34,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
         Format::Diffusers => {
             let file: Arc<dyn Reader> = Arc::from(open_file(&args.input)?);
             match args.extract_ema {
-                true => model::to_folder(Arc::new(with_averaged_unet(file)?), &args.output)?,
+                true => model::to_folder(with_averaged_unet(file)?, &args.output)?,
                 false => model::to_folder(file, &args.output)?,
             }
         }
