@@ -27,7 +27,7 @@ fn lists_have_the_names_that_torch_gives_their_layers() {
             }
         }
         let kind = recognise(&file);
-        assert!(matches!(kind, FileKind::PeftLora { kind: LoraKind::Lora, rank: Some(2), .. }), "{kind:?}");
+        assert!(matches!(kind, FileKind::PeftLora { kind: LoraKind::Lora, rank: Some(1), .. }), "{kind:?}");
     }
     // The word that comes along is one of a bundle.
     let more: Vec<&str> = numbered.names().into_iter().filter(|name| peft.info(name).is_none()).collect();
