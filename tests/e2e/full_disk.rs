@@ -53,7 +53,7 @@ const RUN: [&str; 11] = [
     "--set",
     "checkpoint.keep_last=1",
     "--set",
-    "train.max_steps=4000",
+    "train.max_steps=900",
     "--set",
 ];
 
@@ -74,15 +74,15 @@ fn is_whole(path: &Path) -> bool {
 fn a_disk_that_others_fill_does_not_keep_a_run_from_its_product() {
     let project = Project::new();
     let Some(disk) = Disk::mount(project.path("disk")) else { return };
-    let running = project.start(&[&RUN[..], &["checkpoint.every_steps=500"]].concat());
-    running.wait_for_words("step-000500");
+    let running = project.start(&[&RUN[..], &["checkpoint.every_steps=100"]].concat());
+    running.wait_for_words("step-000100");
     assert!(project.path("disk/run/.reserve").is_file());
     disk.fill();
     running.wait_for_words("the room that was kept for a checkpoint has been given up");
     let (code, said) = running.end();
     assert_eq!(code, Some(0), "{said}");
     assert!(is_whole(&project.path("disk/run/run.safetensors")), "{said}");
-    assert!(project.path("disk/run/checkpoints/step-004000/MANIFEST.json").is_file(), "{said}");
+    assert!(project.path("disk/run/checkpoints/step-000900/MANIFEST.json").is_file(), "{said}");
     assert!(!project.path("disk/run/.reserve").exists());
 }
 
@@ -91,8 +91,8 @@ fn a_run_waits_for_room_and_ends_with_a_whole_product() {
     let project = Project::new();
     let Some(disk) = Disk::mount(project.path("disk")) else { return };
     let running =
-        project.start(&[&RUN[..], &["checkpoint.every_steps=500", "--set", "checkpoint.reserve=false"]].concat());
-    running.wait_for_words("step-000500");
+        project.start(&[&RUN[..], &["checkpoint.every_steps=100", "--set", "checkpoint.reserve=false"]].concat());
+    running.wait_for_words("step-000100");
     disk.fill();
     running.wait_for_words("trying again");
     disk.make_room();
@@ -106,6 +106,6 @@ fn a_disk_that_is_full_from_the_start_is_refused_before_the_model_is_loaded() {
     let project = Project::new();
     let Some(disk) = Disk::mount(project.path("disk")) else { return };
     disk.fill();
-    let (_, said) = project.expect(7, &[&RUN[..], &["checkpoint.every_steps=500"]].concat());
+    let (_, said) = project.expect(7, &[&RUN[..], &["checkpoint.every_steps=100"]].concat());
     assert!(said.contains("disk") && !said.contains("images found"), "{said}");
 }

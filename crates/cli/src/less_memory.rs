@@ -87,7 +87,7 @@ mod tests {
     fn the_message_says_what_takes_the_memory_and_which_settings_take_less() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets/posters");
         let data = format!("[[data.subsets]]\npath = {folder:?}\n");
-        let plain = said(&format!("[data]\nresolution = 512\nbatch_size = 8\n{data}"));
+        let plain = said(&format!("[train]\nmax_steps = 3\n[data]\nresolution = 512\nbatch_size = 8\n{data}"));
         assert!(
             plain.contains("GB activations") && plain.contains("--set train.gradient_checkpointing=true"),
             "{plain}"
@@ -95,7 +95,7 @@ mod tests {
         assert!(plain.contains("--set data.batch_size=4` with `train.gradient_accumulation_steps=2"), "{plain}");
         // What is set already is no way out, nor what would be refused.
         let narrow = said(&format!(
-            "[train]\ngradient_checkpointing = true\n[precision]\ncompute = \"bf16\"\n[data]\nresolution = 512\n{data}"
+            "[train]\nmax_steps = 3\ngradient_checkpointing = true\n[precision]\ncompute = \"bf16\"\n[data]\nresolution = 512\n{data}"
         ));
         assert!(
             !narrow.contains("set train.gradient_checkpointing") && !narrow.contains("precision.compute=bf16"),

@@ -59,7 +59,7 @@ impl PromptTokenizer {
                 Some("WordPiece") => from_whole(&path, json, &files, &bert::KIND, found),
                 Some("Unigram") => from_whole(&path, json, &files, &sentence_piece::KIND, found),
                 _ => {
-                    if let Value::Array(added) = json["added_tokens"].take() {
+                    if let Some(Value::Array(added)) = json.get_mut("added_tokens").map(Value::take) {
                         files.tokenizer_json_added = added;
                     }
                     clip(&path, Vocabulary::from_tokenizer_json(&path, &json)?, &files)

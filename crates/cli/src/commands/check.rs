@@ -132,7 +132,7 @@ fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
 /// That the tokenizer makes no token that the text encoder does not know.
 fn check_vocabulary(model: &ModelConfig, tokenizer: &dyn Tokenizer, parts: &ModelParts) -> Result<(), Failure> {
     // A folder whose weights are to be drawn may have its tokenizer yet to come.
-    if model.init == Init::Random {
+    if model.init == Init::Random && model.text_encoder.is_none() && model.tokenizer.is_none() {
         return Ok(());
     }
     let (tokens, rows) = (tokenizer.vocab_size(), parts.vocabulary().unwrap_or(usize::MAX));

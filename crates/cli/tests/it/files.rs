@@ -117,7 +117,7 @@ fn as_checkpoint(tensors: &[TensorEntry], steps: u8) -> Vec<u8> {
         numbers.extend([&(count as u64).to_le_bytes()[..], &tensor.bytes].concat());
     }
     let head = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.";
-    [&head[..], &model, b"ss.", &keys, b"e.", &numbers].concat()
+    [&head[..], &model, b"s.", &keys, b"e.", &numbers].concat()
 }
 
 #[test]

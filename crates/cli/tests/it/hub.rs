@@ -25,7 +25,10 @@ impl OnHub {
         project.write("run.toml", &CONFIG.replace("\"model\"", "\"hf:org/repo\"").replace("init = \"random\"\n", ""));
         let mut files = BTreeMap::new();
         for name in ["model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json"] {
-            files.insert(name.to_owned(), fs::read(project.path(&format!("model/{name}"))).expect("it was written"));
+            let config = fs::read_to_string(project.path(&format!("model/{name}"))).expect("it was written");
+            // As many as its tokenizer has.
+            let config = config.replace("\"vocab_size\": 300", "\"vocab_size\": 521");
+            files.insert(name.to_owned(), config.into_bytes());
         }
         fs::remove_dir_all(project.path("model")).expect("its own folder");
         files.insert("scheduler/scheduler_config.json".to_owned(), b"{}".to_vec());
@@ -135,7 +138,7 @@ fn a_file_of_a_repository_is_fetched_inspected_and_converted() {
         let bytes = vec![0; 4 * shape.iter().product::<usize>()];
         TensorEntry { name: format!("{module}.{suffix}"), dtype: Dtype::F32, shape: shape.to_vec(), bytes }
     };
-    let tensors = [tensor("lora_down.weight", &[2, 768]), tensor("lora_up.weight", &[320, 2]), tensor("alpha", &[])];
+    let tensors = [tensor("lora_down.weight", &[64, 32]), tensor("lora_up.weight", &[32, 64]), tensor("alpha", &[])];
     let path = on_hub.project.path("lora.safetensors");
     write(&path, &tensors, &BTreeMap::new()).expect("a writable folder");
     on_hub.server.set().files.insert("lora/a.safetensors".to_owned(), fs::read(path).expect("it was just written"));
@@ -150,7 +153,7 @@ fn a_file_of_a_repository_is_fetched_inspected_and_converted() {
     assert_eq!(answer.code, Some(75), "{}", answer.stderr);
     for key in ["lora.initial", "model.fuse"] {
         let set = match key {
-            "lora.initial" => format!("lora={{rank = 2, initial = \"{name}\"}}"),
+            "lora.initial" => format!("lora={{rank = 64, initial = \"{name}\"}}"),
             _ => format!("model.fuse=[{{path = \"{name}\"}}]"),
         };
         let answer = on_hub.run(&["check", "run.toml", "--set", &set]);

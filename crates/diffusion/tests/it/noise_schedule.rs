@@ -26,7 +26,10 @@ fn schedules_and_what_follows_from_them_are_those_of_diffusers() {
                 }
             };
             // The same operations in the same precision: equal but for the last bit.
-            compare("betas", schedule.betas(), 1e-6);
+            // With zero terminal SNR the last of them are quotients of differences thirty times smaller than what they are taken from, and
+            // libtorch's square root is not the same to the last bit on every processor.
+            let of_betas = if name.ends_with("zero_snr") { 5e-6 } else { 1e-6 };
+            compare("betas", schedule.betas(), of_betas);
             compare("alphas_cumprod", schedule.alphas_cumprod(), 1e-6);
             compare("add_noise", &schedule.add_noise(latents, noise, timesteps), 1e-6);
             compare("velocity", &schedule.velocity(latents, noise, timesteps), 1e-6);

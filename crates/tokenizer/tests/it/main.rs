@@ -4,6 +4,5 @@ mod chinese_japanese;
 mod fast_path;
 mod folder;
 mod learned_words;
-mod mutations;
 mod parity;
 mod words;
