@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokenizers::{
-    DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
+    DecoderWrapper, Model, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
 };
 
 use crate::Tokenizer;
@@ -42,7 +42,7 @@ impl PromptTokenizer {
     /// with a number in the vocabulary are in the pipeline.
     ///
     /// # Errors
-    /// Where a window has no room for a token, or a mark has no number.
+    /// Where a window has no room for a token, a mark has no number, or an unknown word has no token.
     pub(crate) fn assembled<'a>(
         pipeline: Pipeline,
         window: usize,
@@ -51,6 +51,7 @@ impl PromptTokenizer {
         learned: LearnedWords,
         form: Form,
     ) -> Result<PromptTokenizer, String> {
+        knows_the_unknown(&pipeline)?;
         let id = |content: &str| {
             let id = pipeline.token_to_id(content).map(i64::from);
             id.ok_or_else(|| format!("the mark `{content}` has no number"))
@@ -77,7 +78,8 @@ impl PromptTokenizer {
     /// The tokens of a text by the `tokenizers` crate alone: what [`Tokenizer::tokens`] gives, of CLIP's words in ten times the time,
     /// but for learned words, of which only the first token is there.
     pub fn tokens_the_long_way(&self, text: &str) -> Vec<i64> {
-        let encoding = self.pipeline.encode_fast(text, false).expect("every word is in the vocabulary or unknown");
+        let encoding =
+            self.pipeline.encode_fast(text, false).expect("a word that is not in the vocabulary is an unknown one");
         encoding.get_ids().iter().map(|&id| i64::from(id)).collect()
     }
 
@@ -90,6 +92,14 @@ impl PromptTokenizer {
     pub fn id_to_token(&self, id: i64) -> Option<String> {
         self.pipeline.id_to_token(u32::try_from(id).ok()?)
     }
+}
+
+/// A vocabulary without the word that stands for unknown ones would fail at the first of them.
+fn knows_the_unknown(pipeline: &Pipeline) -> Result<(), String> {
+    let model = pipeline.get_model();
+    let missing = ('\u{f0000}'..='\u{10ffff}').map(String::from).find(|word| model.token_to_id(word).is_none());
+    let Some(Err(error)) = missing.map(|word| model.tokenize(&word)) else { return Ok(()) };
+    Err(format!("a word that is not in its vocabulary has no token: {error}"))
 }
 
 impl Tokenizer for PromptTokenizer {

@@ -4,5 +4,6 @@ mod chinese_japanese;
 mod fast_path;
 mod folder;
 mod learned_words;
+mod mutations;
 mod parity;
 mod words;
