@@ -103,7 +103,7 @@ pub use optimizer::{
 pub use precision::{FloatType, PrecisionConfig, Rounding, StoredType};
 pub use ranges::Ranges;
 pub use sample_prompt::{Picture, PictureConfig, SamplePrompt};
-pub use samples::{SamplerName, SamplesConfig};
+pub use samples::{SamplerName, SamplesConfig, steps_of_strength};
 pub use save::SaveConfig;
 pub use source::{SOURCE_FILE_ENDINGS, SourceFormat, address_mistake, is_address, is_pattern};
 pub use target::matches_pattern;

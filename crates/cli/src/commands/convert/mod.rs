@@ -6,7 +6,9 @@ pub(crate) mod model;
 use std::path::Path;
 use std::sync::Arc;
 
-use sdtrain_state_dict::{Error as FileError, FileKind, FromReader, Reader, open_file, recognise, write_source};
+use sdtrain_state_dict::{
+    Error as FileError, FileKind, ForInpainting, FromReader, Reader, open_file, recognise, write_source,
+};
 
 use crate::args::{ConvertArgs, Format};
 use crate::engine::become_engine;
@@ -19,13 +21,21 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
         return Err(become_engine());
     }
     check_paths(&args.input, &args.output)?;
+    let is_folder = args.input.is_dir();
     match args.to {
-        Format::SingleFile if args.input.is_dir() => model::to_single_file(&args.input, &args.output)?,
+        Format::KohyaLora | Format::PeftLora if args.inpainting => {
+            let message = "`--inpainting` is for whole models: an adapter has no input channels".to_owned();
+            return Err(Failure::new(ExitCode::Configuration, message));
+        }
+        Format::SingleFile if is_folder => model::to_single_file(&args.input, &args.output, args.inpainting)?,
+        Format::Diffusers if is_folder && args.inpainting => model::folder_for_inpainting(&args.input, &args.output)?,
+        // In the format that it has.
+        Format::SingleFile if args.inpainting => return convert_model(Arc::from(open_file(&args.input)?), args),
         Format::SingleFile => return Err(already(&args.input, "only a diffusers folder becomes a single file")),
-        Format::Diffusers if args.input.is_dir() => {
+        Format::Diffusers if is_folder => {
             return Err(already(&args.input, "only a single file becomes a diffusers folder"));
         }
-        Format::Diffusers => model::to_folder(Arc::from(open_file(&args.input)?), &args.output)?,
+        Format::Diffusers => return convert_model(Arc::from(open_file(&args.input)?), args),
         Format::KohyaLora | Format::PeftLora => {
             let file = open_file(&args.input)?;
             let kind = recognise(&file);
@@ -48,6 +58,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
 /// Converts the whole model in `file`, a single file, as `args` says.
 pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Failure> {
     make_parent(&args.output)?;
+    let file: Arc<dyn Reader> = if args.inpainting { Arc::new(ForInpainting::new(file)?) } else { file };
     match args.to {
         Format::Diffusers => model::to_folder(file, &args.output)?,
         Format::SingleFile => write_source(&args.output, &FromReader(&*file), file.metadata())?,
