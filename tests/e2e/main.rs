@@ -7,6 +7,7 @@ mod convert;
 mod corpus;
 mod dreambooth;
 mod errors;
+mod inpainting;
 mod merge;
 mod project;
 mod resume;

@@ -8,6 +8,7 @@ mod check;
 mod check_captions;
 mod check_dreambooth;
 mod check_ema;
+mod check_inpainting;
 mod check_lora;
 mod check_objective;
 mod check_optimizer;
@@ -32,6 +33,7 @@ mod held_out;
 mod ia3;
 mod image;
 mod initial_adapter;
+mod inpainting;
 mod kohya;
 mod load;
 mod location;
@@ -82,6 +84,7 @@ pub use image::{
     AlphaConfig, CONDITIONING_IMAGE, ColorAugmentation, ColorChanges, ExtraImages, MASK_COLUMN, ResizeKernel,
 };
 pub use initial_adapter::FileAdapter;
+pub use inpainting::{InpaintingConfig, MaskShape, MaskSource};
 pub use load::Loaded;
 pub use location::{BUILTIN_MODELS, ModelLocation};
 pub use log::LogConfig;
