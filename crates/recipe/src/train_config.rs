@@ -7,8 +7,7 @@ use crate::{
     BlocksConfig, CheckpointConfig, DataConfig, DebugConfig, DreamboothConfig, EmaConfig, FullConfig, InpaintingConfig,
     LogConfig, LoraConfig, LossConfig, LrScheduleConfig, Method, ModelConfig, NoiseConfig, OptimizerConfig,
     PrecisionConfig, SamplesConfig, SaveConfig, StageConfig, TextualInversionConfig, TimestepsConfig, TrainSection,
-    TrainableKind,
-    VaeConfig, ValidationConfig,
+    TrainableKind, VaeConfig, ValidationConfig,
 };
 
 /// A training run: what is trained, on what, how, and what it leaves behind.
