@@ -359,9 +359,11 @@ class Trainee:
         noisy_latents = self.schedule.add_noise(latents, inputs.get("input_noise", noise), timesteps)
         with self.autocast():
             states, pooled = self.states(inputs)
+            # A UNet for inpainting sees the mask and what it leaves of the image.
+            seen = torch.cat([noisy_latents, inputs["mask_channels"]], 1) if "mask_channels" in inputs else noisy_latents
             if not self.settings.autocast:
-                noisy_latents, states = noisy_latents.to(self.compute), states.to(self.compute)
-            prediction = self.predict(self.unet, noisy_latents, timesteps, states, pooled, inputs.get("time_ids"))
+                seen, states = seen.to(self.compute), states.to(self.compute)
+            prediction = self.predict(self.unet, seen, timesteps, states, pooled, inputs.get("time_ids"))
         kind = self.schedule.config.prediction_type
         if kind == "epsilon":
             target = noise

@@ -8,6 +8,7 @@ mod corpus;
 mod dreambooth;
 mod errors;
 mod full_disk;
+mod inpainting;
 mod memory;
 mod merge;
 mod presets;

@@ -155,7 +155,7 @@ pub(crate) fn estimate(
     let all: usize = parts.networks().map(|(_, shapes)| count_parameters(shapes)).sum();
     let encoding = match (&parts.vae, config.objective_kind().denoises()) {
         // For the cache one by one, before there is anything to train; without it a batch at each step.
-        (Some(vae), true) if config.data.cache_latents => {
+        (Some(vae), true) if !encodes_in_steps(config) => {
             let encoding = activations::of_encoding(vae, pixels) * number;
             vec![("weights", all as f64 * number), ("the autoencoder's work on an image", encoding)]
         }
@@ -188,11 +188,17 @@ fn lpips_bytes(config: &TrainConfig, pixels: f64) -> f64 {
     if is_used { LPIPS_BYTES + LPIPS_BYTES_OF_PIXEL * pixels } else { 0.0 }
 }
 
+/// Whether the autoencoder works in every step: what a mask leaves of an image is in no cache.
+fn encodes_in_steps(config: &TrainConfig) -> bool {
+    let objective = config.objective_kind();
+    !objective.denoises() || objective == ObjectiveKind::Inpainting || !config.data.cache_latents
+}
+
 /// Parameters of the networks that are there in every step: those whose results are cached leave.
 fn resident_parameters(config: &TrainConfig, parts: &ModelParts) -> usize {
     let denoises = config.objective_kind().denoises();
     let stays = |name: &str| match name {
-        "vae" => !denoises || !config.data.cache_latents,
+        "vae" => encodes_in_steps(config),
         "text_encoder" | "text_encoder_2" => {
             !denoises || config.trains_text_encoder() || !config.data.cache_text_encoder_outputs
         }

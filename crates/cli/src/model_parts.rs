@@ -121,6 +121,11 @@ impl ModelParts {
         1 << levels.saturating_sub(1)
     }
 
+    /// Input channels of the UNet.
+    pub fn unet_channels(&self) -> i64 {
+        self.unet.get("conv_in.weight").and_then(|shape| shape.get(1)).map_or(4, |&channels| channels as i64)
+    }
+
     /// Levels of the UNet.
     pub fn unet_levels(&self) -> usize {
         count_blocks(&self.unet, "down_blocks.")
@@ -168,7 +173,7 @@ fn from_file(file: Arc<dyn Reader>, name: &str) -> Result<ModelParts, Failure> {
         let message = format!("`{name}` is a {kind}; training starts from a model of the SD1, SD2 or SDXL family");
         return Err(Failure::new(ExitCode::Model, message).maybe_hint(lora_hint(&kind)));
     };
-    family.check_trainable(input, Path::new(name))?;
+    family.check_supported(input, Path::new(name))?;
     let parts = ldm_single_file(file.clone())?;
     let configs = match PipelineConfigs::from_metadata(file.path(), file.metadata())? {
         Some((configs, _)) => configs,
@@ -199,7 +204,7 @@ fn lora_hint(kind: &FileKind) -> Option<String> {
 }
 
 fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failure> {
-    let family = Family::of_trainable_folder(folder)?;
+    let family = Family::of_supported_folder(folder)?;
     let open = |part: &str, stem: &str| open_component(&folder.join(part), stem, variant);
     let unet = canonical_unet(open("unet", "diffusion_pytorch_model")?)?;
     let vae = canonical_vae(open("vae", "diffusion_pytorch_model")?)?;
@@ -225,7 +230,7 @@ fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failu
 
 /// A folder of which only the configurations count, and what to call it.
 fn from_configs(folder: &Path, kind: &str) -> Result<ModelParts, Failure> {
-    let family = Family::of_trainable_folder(folder)?;
+    let family = Family::of_supported_folder(folder)?;
     let read = |part: &str, shapes: ShapesOf| shapes_of_config(&folder.join(part), shapes);
     Ok(ModelParts {
         kind: kind.to_owned(),
@@ -293,7 +298,7 @@ mod tests {
         let place = tempfile::tempdir().expect("a temporary folder");
         let (folder, single) = (place.path().join("folder"), place.path().join("single.safetensors"));
         write_tiny_folder(&folder);
-        to_single_file(&folder, &single, None).expect("a complete folder");
+        to_single_file(&folder, &single, None, false).expect("a complete folder");
         let parts = |path: &Path, init| {
             let path = path.to_string_lossy().into_owned();
             ModelParts::of(&ModelConfig { path, init, ..ModelConfig::default() }).expect("a model")

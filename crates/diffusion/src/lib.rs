@@ -3,6 +3,7 @@
 
 mod error;
 mod example_key;
+mod inpainting_mask;
 pub mod loss;
 pub mod noise;
 mod noise_schedule;
@@ -14,6 +15,7 @@ pub mod timesteps;
 
 pub use error::Error;
 pub use example_key::ExampleKey;
+pub use inpainting_mask::random_mask;
 pub use noise_schedule::NoiseSchedule;
 pub use prediction_type::PredictionType;
 pub use sampler::{SAMPLERS, Sampler};

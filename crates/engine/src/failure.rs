@@ -80,7 +80,18 @@ pub fn of_adapter(error: sdtrain_adapter::Error) -> Failure {
 pub fn of_pipeline(error: sdtrain_pipeline::Error) -> Failure {
     let message = error.to_string();
     match error {
-        sdtrain_pipeline::Error::Size { .. } => Failure::new(ExitCode::Configuration, message),
+        sdtrain_pipeline::Error::Size { .. } | sdtrain_pipeline::Error::InitSize { .. } => {
+            Failure::new(ExitCode::Configuration, message)
+        }
+        sdtrain_pipeline::Error::Strength { .. } => Failure::new(ExitCode::Configuration, message)
+            .hint("0.5 to 0.8 keeps what the picture shows, 1 keeps next to nothing"),
+        sdtrain_pipeline::Error::NoStep { .. } => {
+            Failure::new(ExitCode::Configuration, message).hint("take a greater strength, or more steps")
+        }
+        sdtrain_pipeline::Error::NothingMasked { .. } => Failure::new(ExitCode::Configuration, message)
+            .hint("a mask that was saved the other way round has to be inverted first"),
+        sdtrain_pipeline::Error::NeedsMask => Failure::new(ExitCode::Configuration, message)
+            .hint("add `--mask`, a picture that is white where it is painted anew; white everywhere paints all of it"),
         sdtrain_pipeline::Error::NotFinite { .. } => {
             Failure::new(ExitCode::NonFinite, message).hint("compute in `bf16` or `fp32`")
         }

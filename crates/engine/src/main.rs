@@ -4,6 +4,7 @@ mod convert;
 mod dataset_cache;
 mod evaluate;
 mod failure;
+mod init_image;
 mod merge;
 mod sample;
 mod train;

@@ -1,6 +1,6 @@
 //! `sdtrain sample`.
 
-use crate::failure;
+use crate::{failure, init_image};
 use sdtrain::args::SampleArgs;
 use sdtrain::{ExitCode, Failure, local_file, print_answer};
 use sdtrain_adapter::{LoraFile, Networks, on_device, read_bundled_words, read_learned_words};
@@ -46,10 +46,10 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
         let words = read_learned_words(&file, embedding.name.as_deref()).map_err(failure::of_adapter)?;
         add_words(&model, words, &embedding.path)?;
     }
+    let ((width, height), init_image) = init_image::read(args, &model)?;
     fs::create_dir_all(&args.output).map_err(|error| {
         Failure::new(ExitCode::Storage, format!("cannot create `{}`: {error}", args.output.display()))
     })?;
-    let side = default_side(&model);
     let loras: Vec<String> = args.lora.iter().map(|lora| format!("{}:{}", lora.path.display(), lora.weight)).collect();
     let prompt_reading = PromptReading {
         clip_skip: args.clip_skip.map(|layers| layers as usize),
@@ -73,7 +73,11 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
     if let Some(vae) = &args.vae {
         settings.push(("VAE", vae.display().to_string()));
     }
-    let (width, height) = (args.width.unwrap_or(side), args.height.unwrap_or(side));
+    for (name, path) in [("Init image", &args.init_image), ("Mask", &args.mask)] {
+        if let Some(path) = path {
+            settings.push((name, path.display().to_string()));
+        }
+    }
     let batch = pictures_at_once(width, height) as u32;
     for first in (0..args.num_images).step_by(batch as usize) {
         let count = batch.min(args.num_images - first);
@@ -87,6 +91,7 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
             height,
             sampler: args.sampler,
             prompt_reading,
+            init_image: init_image.clone(),
         };
         let pictures = text_to_image(&model, &request).map_err(failure::of_drawing)?;
         for (index, picture) in pictures.iter().enumerate() {
@@ -140,10 +145,4 @@ fn warn_of_cut_prompts(args: &SampleArgs, model: &StableDiffusion, reading: &Pro
         }
     }
     Ok(())
-}
-
-/// The side in pixels of the pictures that the model was trained on.
-fn default_side(model: &StableDiffusion) -> u32 {
-    let latents = model.unet.config().sample_size.as_u64().unwrap_or(64) as u32;
-    latents * model.downscale_factor() as u32
 }

@@ -4,12 +4,12 @@ use crate::error::Result;
 use crate::metric::{Column, Form, Metric, MetricEntry};
 use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::loss::mse;
-use sdtrain_diffusion::{ExampleKey, NoiseSchedule, PredictionType, noise, timesteps};
+use sdtrain_diffusion::{ExampleKey, NoiseSchedule, PredictionType, noise, random_mask, timesteps};
 use sdtrain_features::LatentCache;
 use sdtrain_model::{PictureSizes, PromptReading, StableDiffusion};
 use sdtrain_pipeline::pictures_at_once;
 use sdtrain_random::Purpose;
-use sdtrain_recipe::DataConfig;
+use sdtrain_recipe::{DataConfig, InpaintingConfig};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -53,6 +53,8 @@ struct HeldOut {
     latents: Tensor,
     /// Where the images come from, for a UNet that is told.
     time_ids: Option<Tensor>,
+    /// What a UNet for inpainting is shown behind the noisy latents, `[batch, 5, height, width]`.
+    mask_channels: Option<Tensor>,
     draws: Vec<Draw>,
 }
 
@@ -106,7 +108,11 @@ impl DenoisingLoss {
                 sums[*band] += sdtrain_torch::catch(|| {
                     tch::no_grad(|| {
                         let noisy = self.schedule.add_noise(&batch.latents, noise, timesteps).to_kind(model.compute);
-                        let prediction = model.unet.forward(&noisy, timesteps, &conditions, false);
+                        let input = match &batch.mask_channels {
+                            Some(channels) => Tensor::cat(&[noisy, channels.to_kind(model.compute)], 1),
+                            None => noisy,
+                        };
+                        let prediction = model.unet.forward(&input, timesteps, &conditions, false);
                         let target = self.prediction_type.target(&self.schedule, &batch.latents, noise, timesteps);
                         mse(&prediction, &target).sum(Kind::Float).double_value(&[])
                     })
@@ -166,8 +172,33 @@ impl HeldOut {
                 PictureSizes { original: view.original_size, crop_offset, target: view.bucket }
             })
             .collect();
-        Ok(HeldOut { captions, latents, time_ids: model.time_ids(&sizes)?, draws: draws.collect() })
+        let mask_channels = match model.takes_mask() {
+            true => Some(mask_channels(model, data, size, images, &keys(0), &shape)?),
+            false => None,
+        };
+        Ok(HeldOut { captions, latents, time_ids: model.time_ids(&sizes)?, mask_channels, draws: draws.collect() })
     }
+}
+
+/// What a UNet for inpainting is shown of `images`: each with a mask that stays the same, drawn as training draws them by default.
+fn mask_channels(
+    model: &StableDiffusion,
+    data: &DataSet,
+    size: (usize, usize),
+    images: &[usize],
+    keys: &[ExampleKey],
+    shape: &[i64],
+) -> Result<Tensor> {
+    let (width, height) = (size.0 as i64, size.1 as i64);
+    let config = InpaintingConfig::default();
+    let mut parts = Vec::with_capacity(images.len());
+    for (&image, &key) in images.iter().zip(keys) {
+        let pixels = Tensor::f_from_slice(&data.load_image(image, false)?.pixels)?.f_reshape([1, 3, height, width])?;
+        let mask = Tensor::f_from_slice(&random_mask(&config, SEED, key, size))?.f_reshape([1, 1, height, width])?;
+        let noise = noise::gaussian(SEED, Purpose::MaskedLatent, &[key], shape);
+        parts.push(model.mask_channels(&pixels, &mask, &noise)?);
+    }
+    Ok(Tensor::f_cat(&parts, 0)?)
 }
 
 /// The timesteps of one of `bands` parts of `total`, as equal as whole numbers allow.

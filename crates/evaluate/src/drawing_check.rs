@@ -76,6 +76,7 @@ impl DrawingCheck {
             height: fitting(height.unwrap_or(config.data.resolution.height())),
             sampler: samples.sampler,
             prompt_reading: setting.prompt_reading(),
+            init_image: None,
         };
         let sampler = sampler_name(model, &request);
         Some(DrawingCheck { sets, request, sampler })
@@ -206,6 +207,7 @@ mod tests {
             height: 16,
             sampler: None,
             prompt_reading: sdtrain_model::PromptReading::default(),
+            init_image: None,
         };
         let check = DrawingCheck { sets: Vec::new(), request, sampler: String::new() };
         let captions = vec!["poster".to_string(); 2];

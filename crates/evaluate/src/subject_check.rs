@@ -52,6 +52,7 @@ impl SubjectCheck {
             height: side(samples.height, config.data.resolution.height()),
             sampler: samples.sampler,
             prompt_reading: setting.prompt_reading(),
+            init_image: None,
         };
         Some(SubjectCheck {
             with_word: scenes.iter().map(subject_caption).collect(),

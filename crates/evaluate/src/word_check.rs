@@ -68,6 +68,7 @@ impl WordCheck {
             height: fitting(samples.height.unwrap_or(config.data.resolution.height())),
             sampler: samples.sampler,
             prompt_reading: setting.prompt_reading(),
+            init_image: None,
         };
         Ok(Some(WordCheck { wanted, request }))
     }

@@ -140,12 +140,15 @@ impl ModelConfigs {
     }
 
     /// Whether this is what a reader assumes of a single file of `family` that carries no configuration: its sizes, latents and
-    /// noise schedule. Sizes it was trained on, token ids and the sampler make no difference to that.
+    /// noise schedule. Sizes it was trained on, token ids and the sampler make no difference to that, and how many channels its UNet takes in
+    /// is seen in the file.
     pub(crate) fn is_plain(&self, family: Family) -> bool {
         let v_prediction = self.scheduler.prediction_type == Some(PredictionType::VPrediction);
         let Ok(plain) = ModelConfigs::from_json(&PipelineConfigs::released(family, v_prediction)) else { return false };
         let unet = UNetConfig {
             sample_size: plain.unet.sample_size.clone(),
+            // Seen in the file.
+            in_channels: plain.unet.in_channels,
             // In f32 either way, here and where it is fused.
             upcast_attention: plain.unet.upcast_attention,
             ..self.unet.clone()
@@ -248,7 +251,7 @@ fn from_folder<T>(folder: &Path, options: &LoadOptions, build: impl FnOnce(Parts
 
 /// Family, configurations and tokenizers of a diffusers folder.
 fn described_by(folder: &Path) -> Result<(Family, ModelConfigs, Vec<PromptTokenizer>)> {
-    let family = Family::of_trainable_folder(folder)?;
+    let family = Family::of_supported_folder(folder)?;
     let configs = ModelConfigs::from_json(&PipelineConfigs::of_folder(folder, family)?)?;
     let tokenizer = |(place, config): (&TextFolder, &TextEncoderConfig)| {
         let tokenizer = PromptTokenizer::from_folder(folder.join(place.tokenizer))?;
@@ -270,7 +273,7 @@ fn from_single_file<T>(
         let families = "only whole models of the SD1, SD2 and SDXL families can be loaded";
         return Err(Error::Family(format!("`{}` is a {kind}; {families}", path.display())));
     };
-    family.check_trainable(input, &path)?;
+    family.check_supported(input, &path)?;
     let (mut configs, mut tokenizers) = match (&options.config, embedded(file.as_ref(), family)?) {
         (Some(folder), _) => {
             let (_, configs, tokenizers) = described_by(folder)?;

@@ -15,6 +15,39 @@ pub enum Error {
         /// What the VAE needs.
         step: usize,
     },
+    /// A picture to start from, or its mask, is not of the size that is asked for.
+    #[error("the {what} is {} × {} pixels, and a picture of {} × {} is asked for", found.0, found.1, wanted.0, wanted.1)]
+    InitSize {
+        /// Which of them.
+        what: &'static str,
+        /// Its width and height.
+        found: (u32, u32),
+        /// Width and height that are asked for.
+        wanted: (u32, u32),
+    },
+    /// A strength that is none.
+    #[error("the strength must be greater than 0 and at most 1, not {strength}")]
+    Strength {
+        /// Asked for.
+        strength: f64,
+    },
+    /// So little of the steps is to be walked that none is left.
+    #[error("with a strength of {strength} none of {steps} steps is left")]
+    NoStep {
+        /// Asked for.
+        steps: usize,
+        /// Asked for.
+        strength: f64,
+    },
+    /// A mask that covers nothing.
+    #[error("the mask leaves nothing to paint: {reason}")]
+    NothingMasked {
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A UNet for inpainting without a mask for its picture.
+    #[error("the model is made for inpainting: a picture to start from needs a mask")]
+    NeedsMask,
     /// The model made numbers that are no picture.
     #[error("the picture of seed {seed} is not finite: the model overflowed in this precision")]
     NotFinite {

@@ -28,9 +28,11 @@ pub fn parameters_text(
     let reading = &request.prompt_reading;
     let window = reading.max_token_length.map_or_else(String::new, |length| format!(", Max token length: {length}"));
     let weights = if reading.weights { ", Prompt weights: on" } else { "" };
+    let strength = request.init_image.as_ref().map(|init| format!(", Denoising strength: {}", init.strength));
+    let strength = strength.unwrap_or_default();
     let settings: String = settings.iter().map(|(name, value)| format!(", {name}: {value}")).collect();
     format!(
-        "{}{negative}\nSteps: {}, Sampler: {sampler}, CFG scale: {}, Seed: {}, Size: {}x{}, Clip skip: {}{window}{weights}, \
+        "{}{negative}\nSteps: {}, Sampler: {sampler}, CFG scale: {}, Seed: {}, Size: {}x{}, Clip skip: {}{window}{weights}{strength}, \
          Model: {name}, Computed in: {}{settings}, Version: sdtrain {}",
         request.prompts[index],
         request.steps,

@@ -1,6 +1,7 @@
 //! From prompts to pictures with classifier-free guidance, as diffusers' `StableDiffusionPipeline` and `StableDiffusionXLPipeline` do it.
 
 use crate::error::{Error, Result};
+use crate::image_to_image::{Beginning, InitImage};
 use image::RgbImage;
 use sdtrain_diffusion::{Sampler, SchedulerConfig, sampler};
 use sdtrain_model::unet::repeated_timestep;
@@ -30,6 +31,8 @@ pub struct Request {
     pub sampler: Option<SamplerName>,
     /// How `prompts` and `negative` are read.
     pub prompt_reading: PromptReading,
+    /// The picture to start from. None: noise alone; a UNet for inpainting is then given a mask that covers everything.
+    pub init_image: Option<InitImage>,
 }
 
 /// Makes the pictures, as many at once as [`pictures_at_once`] says. The same model, request and thread count give the same
@@ -73,7 +76,9 @@ pub fn denoised_latents(model: &StableDiffusion, request: &Request) -> Result<Te
     let mut sampler = sampler_for(&model.scheduler, request.sampler, request.steps)?;
     let count = request.prompts.len();
     let shape = [1, model.unet.config().out_channels, (height / factor) as i64, (width / factor) as i64];
-    let mut noise = SeededNoise::draw(request.seed, count, &shape, sampler.timesteps().len());
+    let calls = sampler.timesteps().len();
+    let first_call = request.init_image.as_ref().map_or(Ok(0), |init| init.first_call(&*sampler, request.steps))?;
+    let mut noise = SeededNoise::draw(request.seed, count, &shape, MOST_FIRST_DRAWS + calls - first_call);
     let guided = request.guidance > 1.0;
     let mut prompts = request.prompts.clone();
     if guided {
@@ -89,11 +94,11 @@ pub fn denoised_latents(model: &StableDiffusion, request: &Request) -> Result<Te
     let size = PictureSizes::whole(width, height);
     let time_ids = model.time_ids(&vec![size; prompts.len()])?;
     let conditions = model.conditions(&text, time_ids.as_ref());
-    let mut latents = (noise.next() * sampler.init_noise_sigma()).to_device(model.device);
-    for (index, timestep) in sampler.timesteps().to_vec().into_iter().enumerate() {
+    let Beginning { mut latents, painting } = Beginning::of(model, request, &*sampler, first_call, &mut noise)?;
+    for (index, timestep) in sampler.timesteps().to_vec().into_iter().enumerate().skip(first_call) {
         let step = sdtrain_torch::catch(|| {
             tch::no_grad(|| {
-                let input = sampler.scale_model_input(&latents, index);
+                let input = painting.input(sampler.scale_model_input(&latents, index));
                 let input = if guided { Tensor::cat(&[&input, &input], 0) } else { input };
                 let batch = input.size()[0];
                 let timesteps = repeated_timestep(timestep, batch, model.device);
@@ -104,7 +109,8 @@ pub fn denoised_latents(model: &StableDiffusion, request: &Request) -> Result<Te
                     let [unconditional, conditional] = &halves[..] else { unreachable!("chunk(2) gives two") };
                     prediction = unconditional + request.guidance * (conditional - unconditional);
                 }
-                sampler.step(&prediction, index, &latents, &mut |_| noise.next().to_device(model.device))
+                let stepped = sampler.step(&prediction, index, &latents, &mut |_| noise.next().to_device(model.device));
+                painting.after_step(stepped, &*sampler, index + 1)
             })
         });
         latents = step?;
@@ -112,28 +118,31 @@ pub fn denoised_latents(model: &StableDiffusion, request: &Request) -> Result<Te
     Ok(latents)
 }
 
-/// The noise of each picture from torch's CPU generator seeded for it: first the initial latents, then one draw for
+/// Draws before the first call of the sampler, at most: see [`Beginning::of`].
+const MOST_FIRST_DRAWS: usize = 3;
+
+/// The noise of each picture from torch's CPU generator seeded for it: first what it begins with, then one draw for
 /// each call of the sampler, so that a picture does not depend on the others of its batch.
-struct SeededNoise {
+pub(crate) struct SeededNoise {
     draws: std::vec::IntoIter<Tensor>,
 }
 
 impl SeededNoise {
-    fn draw(seed: u64, count: usize, shape: &[i64], calls: usize) -> SeededNoise {
+    fn draw(seed: u64, count: usize, shape: &[i64], draws: usize) -> SeededNoise {
         // The process has one CPU generator: nobody else may seed it or draw from it meanwhile.
         static GENERATOR: Mutex<()> = Mutex::new(());
         let _guard = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
         let mut of_picture: Vec<Vec<Tensor>> = Vec::with_capacity(count);
         for k in 0..count {
             tch::manual_seed(seed.wrapping_add(k as u64) as i64);
-            of_picture.push((0..=calls).map(|_| Tensor::randn(shape, (Kind::Float, Device::Cpu))).collect());
+            of_picture.push((0..draws).map(|_| Tensor::randn(shape, (Kind::Float, Device::Cpu))).collect());
         }
         let draws: Vec<Tensor> =
-            (0..=calls).map(|i| Tensor::cat(&of_picture.iter().map(|p| &p[i]).collect::<Vec<_>>(), 0)).collect();
+            (0..draws).map(|i| Tensor::cat(&of_picture.iter().map(|p| &p[i]).collect::<Vec<_>>(), 0)).collect();
         SeededNoise { draws: draws.into_iter() }
     }
 
-    fn next(&mut self) -> Tensor {
+    pub(crate) fn next(&mut self) -> Tensor {
         self.draws.next().expect("a sampler asks for noise at most once a call")
     }
 }

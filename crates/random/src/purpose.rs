@@ -48,6 +48,10 @@ pub enum Purpose {
     InputPerturbationStrength = 25,
     /// Which part of the distribution of timesteps each example of a batch gets.
     TimestepStratum = 26,
+    /// What is covered of an image for inpainting.
+    InpaintingMask = 27,
+    /// The draw from the VAE's posterior of an image that a mask covers in part.
+    MaskedLatent = 28,
     /// Whether a number that is put into fewer bits becomes the one below it or the one above.
     Rounding = 30,
 }
@@ -87,6 +91,8 @@ mod tests {
             (Purpose::NoiseOffsetStrength, 24),
             (Purpose::InputPerturbationStrength, 25),
             (Purpose::TimestepStratum, 26),
+            (Purpose::InpaintingMask, 27),
+            (Purpose::MaskedLatent, 28),
             (Purpose::Rounding, 30),
         ];
         for (purpose, code) in codes {

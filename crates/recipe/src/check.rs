@@ -274,6 +274,7 @@ impl Checker<'_> {
         }
         self.check_vae_objective(config);
         self.check_dreambooth(config);
+        self.check_inpainting(config);
         self.check_textual_inversion(config);
     }
 

@@ -2,8 +2,8 @@
 
 use crate::check::Checker;
 use crate::{
-    BiasStrategy, HuberSchedule, LossConfig, MASK_COLUMN, ModelFormat, NoiseConfig, Subset, TimestepDistribution,
-    TimestepsConfig, TrainConfig, VaeProduct,
+    BiasStrategy, HuberSchedule, LossConfig, ModelFormat, NoiseConfig, Subset, TimestepDistribution, TimestepsConfig,
+    TrainConfig, VaeProduct,
 };
 
 /// Levels beyond this many are 1 × 1 for any size of image.
@@ -171,7 +171,7 @@ impl Checker<'_> {
 
     fn check_masks(&mut self, config: &TrainConfig) {
         let loss = &config.loss;
-        if config.data.subsets.iter().any(has_mask) {
+        if !config.paints_by_files() && config.data.subsets.iter().any(Subset::has_masks) {
             return;
         }
         let set = [
@@ -221,7 +221,7 @@ impl Checker<'_> {
                 ("loss_weight", subset.loss_weight != 1.0),
                 ("loss_weight_column", subset.loss_weight_column.is_some()),
                 ("alpha_mask", subset.alpha_mask),
-                ("extra_images", has_mask(subset) && !subset.alpha_mask),
+                ("extra_images", subset.has_masks() && !subset.alpha_mask),
             ];
             for (name, _) in set.iter().filter(|(_, is_set)| *is_set) {
                 let key = format!("data.subsets.{index}.{name}");
@@ -236,8 +236,4 @@ impl Checker<'_> {
             self.report(key, format!("`{key}` must be between {least} and {most}, not {value}"));
         }
     }
-}
-
-fn has_mask(subset: &Subset) -> bool {
-    subset.alpha_mask || subset.extra_images.iter().any(|extra| extra.column == MASK_COLUMN)
 }

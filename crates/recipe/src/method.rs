@@ -15,6 +15,8 @@ pub enum Method {
     Full,
     /// One subject among others of its class, by the model's own weights unless `trainable` says otherwise; see `[dreambooth]`.
     Dreambooth,
+    /// Painting into pictures, by the model's own weights unless `trainable` says otherwise; see `[inpainting]`.
+    Inpainting,
     /// The autoencoder between pixels and latents.
     Vae,
     /// Words that the frozen model does not know yet.
@@ -28,6 +30,8 @@ pub enum ObjectiveKind {
     TextToImage,
     /// To remove noise from images of a subject, and to keep its class.
     Dreambooth,
+    /// To remove noise from images of which it sees what a mask leaves.
+    Inpainting,
     /// To reproduce images through the autoencoder.
     Autoencoding,
 }
@@ -37,6 +41,7 @@ const METHODS: &[(Method, TrainableKind, ObjectiveKind)] = &[
     (Method::Lora, TrainableKind::Lora, ObjectiveKind::TextToImage),
     (Method::Full, TrainableKind::Full, ObjectiveKind::TextToImage),
     (Method::Dreambooth, TrainableKind::Full, ObjectiveKind::Dreambooth),
+    (Method::Inpainting, TrainableKind::Full, ObjectiveKind::Inpainting),
     (Method::Vae, TrainableKind::Vae, ObjectiveKind::Autoencoding),
     (Method::TextualInversion, TrainableKind::TextualInversion, ObjectiveKind::TextToImage),
 ];
@@ -53,6 +58,7 @@ impl Method {
             Method::Lora => "lora",
             Method::Full => "full",
             Method::Dreambooth => "dreambooth",
+            Method::Inpainting => "inpainting",
             Method::Vae => "vae",
             Method::TextualInversion => "textual_inversion",
         }

@@ -81,6 +81,11 @@ impl SamplesConfig {
     }
 }
 
+/// How many of `steps` are walked from a picture with `strength`, 0 to 1: the last `int(steps · strength)`, as diffusers counts.
+pub fn steps_of_strength(steps: usize, strength: f64) -> usize {
+    ((steps as f64 * strength) as usize).min(steps)
+}
+
 /// A way to walk from noise to a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

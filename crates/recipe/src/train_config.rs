@@ -4,10 +4,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BlocksConfig, CheckpointConfig, DataConfig, DebugConfig, DreamboothConfig, EmaConfig, FullConfig, LogConfig,
-    LoraConfig, LossConfig, LrScheduleConfig, Method, ModelConfig, NoiseConfig, OptimizerConfig, PrecisionConfig,
-    SamplesConfig, SaveConfig, StageConfig, TextualInversionConfig, TimestepsConfig, TrainSection, TrainableKind,
-    VaeConfig, ValidationConfig,
+    BlocksConfig, CheckpointConfig, DataConfig, DebugConfig, DreamboothConfig, EmaConfig, FullConfig, InpaintingConfig,
+    LogConfig, LoraConfig, LossConfig, LrScheduleConfig, Method, ModelConfig, NoiseConfig, OptimizerConfig,
+    PrecisionConfig, SamplesConfig, SaveConfig, StageConfig, TextualInversionConfig, TimestepsConfig, TrainSection,
+    TrainableKind, VaeConfig, ValidationConfig,
 };
 
 /// A training run: what is trained, on what, how, and what it leaves behind.
@@ -24,8 +24,8 @@ pub struct TrainConfig {
     #[schemars(extend("x-other-names" = ["output_name"]))]
     pub name: String,
 
-    /// What is trained, and on what terms: a LoRA beside the frozen model, the model itself, a subject, the autoencoder, or words
-    /// that the model does not know.
+    /// What is trained, and on what terms: a LoRA beside the frozen model, the model itself, a subject, painting into pictures, the
+    /// autoencoder, or words that the model does not know.
     pub method: Method,
 
     /// What carries the gradients, where it is to be other than what `method` means. Absent: what it means.
@@ -50,6 +50,9 @@ pub struct TrainConfig {
 
     /// What is kept of the class while a subject is learned; read when `method = "dreambooth"`.
     pub dreambooth: DreamboothConfig,
+
+    /// What is covered of the images; read when `method = "inpainting"`.
+    pub inpainting: InpaintingConfig,
 
     /// Words to learn; read when words or a LoRA are trained.
     pub textual_inversion: TextualInversionConfig,
@@ -120,6 +123,7 @@ impl Default for TrainConfig {
             lora: LoraConfig::default(),
             full: FullConfig::default(),
             dreambooth: DreamboothConfig::default(),
+            inpainting: InpaintingConfig::default(),
             textual_inversion: TextualInversionConfig::default(),
             blocks: BlocksConfig::default(),
             vae_objective: VaeConfig::default(),

@@ -12,6 +12,7 @@ use serde_json::{Value as Json, json};
 use crate::error::{Error, Result};
 use crate::family::Family;
 use crate::maps::text_places::TextFolder;
+use crate::recognise::UnetInput;
 use crate::write::{TensorSource, hidden_beside, sync_parent, write_source};
 
 /// The parsed configuration files of a Stable Diffusion pipeline.
@@ -43,7 +44,7 @@ pub struct PipelineWeights<'w> {
 /// The files of a tokenizer, by name.
 pub type TokenizerFiles = Vec<(String, Vec<u8>)>;
 
-const UNET: &str = "sdtrain.unet";
+pub(crate) const UNET: &str = "sdtrain.unet";
 const VAE: &str = "sdtrain.vae";
 const TEXT_ENCODERS: [&str; 2] = ["sdtrain.text_encoder", "sdtrain.text_encoder_2"];
 const SCHEDULER: &str = "sdtrain.scheduler";
@@ -160,8 +161,9 @@ pub fn write_diffusers_folder(
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
     let class = configs.scheduler["_class_name"].as_str().unwrap_or("PNDMScheduler");
+    let input = UnetInput::of_config(&configs.unet);
     let mut index = json!({
-        "_class_name": family.pipeline_class(),
+        "_class_name": family.pipeline_class(input),
         "_diffusers_version": "0.42.0",
         "feature_extractor": [null, null],
         "scheduler": ["diffusers", class],

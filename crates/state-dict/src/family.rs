@@ -6,7 +6,7 @@ use crate::diffusers_folder::read_json;
 use crate::error::{Error, Result};
 use crate::maps::text_places::{self, FOLDERS, TextFolder, TextPlace};
 use crate::reader::{Reader, read_integers};
-use crate::recognise::UnetInput;
+use crate::recognise::{FileKind, UnetInput, recognise};
 
 /// The key of a file's metadata for `epsilon` or `v` (ModelSpec 1.0.1).
 pub(crate) const PREDICTION_TYPE: &str = "modelspec.prediction_type";
@@ -78,12 +78,14 @@ impl Family {
         &FOLDERS[..self.text_places().len()]
     }
 
-    /// diffusers' pipeline for it.
-    pub fn pipeline_class(self) -> &'static str {
-        match self {
-            Family::Sd1 | Family::Sd2 => "StableDiffusionPipeline",
-            Family::Sdxl => "StableDiffusionXLPipeline",
-            Family::SdxlRefiner => "StableDiffusionXLImg2ImgPipeline",
+    /// diffusers' pipeline for a model of it whose UNet takes in `input`.
+    pub fn pipeline_class(self, input: UnetInput) -> &'static str {
+        match (self, input) {
+            (Family::Sd1 | Family::Sd2, UnetInput::Inpaint) => "StableDiffusionInpaintPipeline",
+            (Family::Sd1 | Family::Sd2, _) => "StableDiffusionPipeline",
+            (Family::Sdxl, UnetInput::Inpaint) => "StableDiffusionXLInpaintPipeline",
+            (Family::Sdxl, _) => "StableDiffusionXLPipeline",
+            (Family::SdxlRefiner, _) => "StableDiffusionXLImg2ImgPipeline",
         }
     }
 
@@ -117,16 +119,17 @@ impl Family {
         }
     }
 
-    /// That models of this family with this input can be trained.
+    /// That models of this family with this input can be loaded.
     ///
     /// # Errors
     /// For `path`, with what it is.
-    pub fn check_trainable(self, input: UnetInput, path: &Path) -> Result<()> {
+    pub fn check_supported(self, input: UnetInput, path: &Path) -> Result<()> {
         let wrong = |reason: String| Err(Error::WrongKind { path: path.to_path_buf(), reason });
         match (self, input) {
-            (Family::Sd1 | Family::Sd2 | Family::Sdxl, UnetInput::Plain) => Ok(()),
+            (Family::Sd1 | Family::Sd2 | Family::Sdxl, UnetInput::Plain | UnetInput::Inpaint) => Ok(()),
             (Family::Sd1 | Family::Sd2 | Family::Sdxl, _) => wrong(format!(
-                "is a model of the {} family{}; only those with 4 input channels are supported so far",
+                "is a model of the {} family{}; only those with 4 input channels, and those for inpainting with 9, are supported so \
+                 far",
                 self.title(),
                 input.note()
             )),
@@ -167,13 +170,13 @@ impl Family {
             (false, Some(true)) => Family::Sd2,
             (false, _) => Family::Sd1,
         };
-        Ok((family, UnetInput::of_channels(unet["in_channels"].as_u64().unwrap_or(4) as usize)))
+        Ok((family, UnetInput::of_config(&unet)))
     }
 
-    /// The family of a model in a diffusers folder that can be trained.
-    pub fn of_trainable_folder(folder: &Path) -> Result<Family> {
+    /// The family of a model in a diffusers folder that can be loaded.
+    pub fn of_supported_folder(folder: &Path) -> Result<Family> {
         let (family, input) = Family::of_folder(folder)?;
-        family.check_trainable(input, folder)?;
+        family.check_supported(input, folder)?;
         Ok(family)
     }
 }
@@ -202,7 +205,8 @@ pub fn predicts_velocity(file: &dyn Reader, family: Family) -> Result<bool> {
 }
 
 /// Whether a single-file SD2 checkpoint predicts the noise: by what its metadata say, or, as diffusers tells it, by the number of steps
-/// that it was trained for. Most others predict the velocity; `model.prediction_type` decides against either.
+/// that it was trained for and by its input, since the released one for inpainting does. Most others predict the velocity;
+/// `model.prediction_type` decides against either.
 pub fn sd2_predicts_noise(file: &dyn Reader) -> Result<bool> {
     const STEPS_OF_BASE: i64 = 875_000;
     let says = |key: &str| file.metadata().get(key).map(String::as_str);
@@ -210,6 +214,9 @@ pub fn sd2_predicts_noise(file: &dyn Reader) -> Result<bool> {
         (Some(kind), _) => return Ok(kind.starts_with("eps")),
         (None, Some(architecture)) if architecture.contains("-v2-") => return Ok(architecture.ends_with("-512")),
         _ => {}
+    }
+    if matches!(recognise(file), FileKind::Ldm { input: UnetInput::Inpaint, .. }) {
+        return Ok(true);
     }
     // A tensor of a safetensors file, a number beside the tensors of PyTorch's.
     let steps = file.info("global_step").map(|_| read_integers(file, "global_step")).transpose()?;

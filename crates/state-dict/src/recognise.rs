@@ -7,6 +7,9 @@ use crate::maps::lora_tensor::{LoraKind, LoraTensor};
 use crate::maps::{clip, lora_kohya, lora_peft, open_clip, textual_inversion, vae};
 use crate::reader::{Reader, TensorInfo};
 
+/// The first convolution of the UNet in a single-file checkpoint.
+pub(crate) const LDM_CONV_IN: &str = "model.diffusion_model.input_blocks.0.0.weight";
+
 /// What a UNet takes in besides the noisy latents, told by its input channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnetInput {
@@ -29,6 +32,11 @@ impl UnetInput {
             9 => UnetInput::Inpaint,
             other => UnetInput::Other(other),
         }
+    }
+
+    /// That of a UNet with this `config.json`; diffusers assumes 4 channels where it does not say.
+    pub fn of_config(unet: &serde_json::Value) -> UnetInput {
+        UnetInput::of_channels(unet["in_channels"].as_u64().unwrap_or(4) as usize)
     }
 
     fn from_conv_in(info: &TensorInfo) -> UnetInput {
@@ -154,7 +162,7 @@ pub fn recognise(reader: &dyn Reader) -> FileKind {
     let has = |name: &str| reader.info(name).is_some();
     let any = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
 
-    if let Some(conv_in) = reader.info("model.diffusion_model.input_blocks.0.0.weight") {
+    if let Some(conv_in) = reader.info(LDM_CONV_IN) {
         let input = UnetInput::from_conv_in(conv_in);
         let context = reader
             .info("model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight")

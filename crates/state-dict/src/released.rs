@@ -9,6 +9,7 @@ use crate::diffusers_folder::PipelineConfigs;
 use crate::error::Result;
 use crate::family::{Family, PREDICTION_TYPE, predicts_velocity};
 use crate::reader::Reader;
+use crate::recognise::LDM_CONV_IN;
 
 impl PipelineConfigs {
     /// Stable Diffusion 1.5's.
@@ -96,12 +97,17 @@ impl PipelineConfigs {
         }
     }
 
-    /// What a reader assumes of `file`, a single file of `family` that carries no configuration.
+    /// What a reader assumes of `file`, a single file of `family` that carries no configuration: what was released, with as many input
+    /// channels as its UNet has.
     ///
     /// # Errors
     /// Where what it says of its prediction cannot be read.
     pub fn assumed_of(file: &dyn Reader, family: Family) -> Result<PipelineConfigs> {
-        Ok(PipelineConfigs::released(family, predicts_velocity(file, family)?))
+        let mut configs = PipelineConfigs::released(family, predicts_velocity(file, family)?);
+        if let Some(channels) = file.info(LDM_CONV_IN).and_then(|info| info.shape.get(1)) {
+            configs.unet["in_channels"] = (*channels).into();
+        }
+        Ok(configs)
     }
 
     /// Whether they predict the velocity, in place of the noise.
@@ -130,8 +136,8 @@ impl PipelineConfigs {
         let sampler =
             ["_class_name", "clip_sample", "set_alpha_to_one", "skip_prk_steps", "steps_offset", "timestep_spacing"];
         let tokens = ["architectures", "model_type", "bos_token_id", "eos_token_id", "pad_token_id"];
-        // Fused attention has its scores in f32 in any case.
-        agrees(&self.unet, &plain.unet, &["_class_name", "sample_size", "upcast_attention"])
+        // Fused attention has its scores in f32 in any case; how many channels come in is seen in the file.
+        agrees(&self.unet, &plain.unet, &["_class_name", "in_channels", "sample_size", "upcast_attention"])
             && agrees(&self.vae, &plain.vae, &["_class_name", "sample_size"])
             && self.text_encoders.len() == plain.text_encoders.len()
             && self.text_encoders.iter().zip(&plain.text_encoders).all(|(ours, plain)| agrees(ours, plain, &tokens))

@@ -2,6 +2,8 @@
 
 mod close;
 mod fixture;
+mod inpainting_folder;
 
 pub use close::{Tolerance, assert_close, difference};
 pub use fixture::{Fixture, fixture_folder};
+pub use inpainting_folder::write_inpainting_folder;

@@ -61,6 +61,9 @@ pub struct DenoisingInputs {
     pub loss_weights: Tensor,
     /// How much each place counts, 0 to 1, f32 `[batch, 1, height, width]`; absent where no image has a mask.
     pub mask: Option<Tensor>,
+    /// What a denoiser for inpainting is shown behind the noisy latents, f32 `[batch, 5, height, width]`: the mask, and the latents of the
+    /// masked image.
+    pub mask_channels: Option<Tensor>,
     /// Where the base's prediction is to be kept.
     pub prior: Option<PriorInputs>,
 }

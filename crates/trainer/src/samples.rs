@@ -34,6 +34,7 @@ pub fn requests(pictures: &[Picture], prompt_reading: PromptReading) -> Vec<Requ
                     height,
                     sampler,
                     prompt_reading,
+                    init_image: None,
                 });
             }
         }

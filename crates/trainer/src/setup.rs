@@ -25,7 +25,8 @@ use sdtrain_model::{LoadOptions, OtherTextEncoder, StableDiffusion, load, load_e
 use sdtrain_optimizer::{Ema, GradScaler, Storage, build_stored};
 use sdtrain_pipeline::sampler_for;
 use sdtrain_recipe::{
-    Change, DataConfig, FloatType, Init, Learning, ModelLocation, SamplerName, StoredType, TrainConfig, local_path,
+    Change, DataConfig, FloatType, Init, Learning, ModelLocation, ObjectiveKind, SamplerName, StoredType, TrainConfig,
+    local_path,
 };
 use sdtrain_run_log::{Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name};
 use sdtrain_signals::StopRequest;
@@ -314,7 +315,28 @@ pub fn load_model(config: &TrainConfig, device: Device) -> Result<StableDiffusio
     };
     model.scheduler = scheduler_of(config, &model.scheduler);
     check_against_model(config, &model)?;
+    warn_of_blind_channels(config, &model)?;
     Ok(model)
+}
+
+/// Says so where a model was made for inpainting and not trained for it, and the run leaves the weights of its new channels alone: whatever it
+/// learns, the mask would change nothing.
+fn warn_of_blind_channels(config: &TrainConfig, model: &StableDiffusion) -> Result<()> {
+    const CONV_IN: &str = "conv_in.weight";
+    let facts = config.trainable_facts();
+    let learns = facts.unet == Learning::Weights && (facts.trains_weight)(config, &format!("unet.{CONV_IN}"));
+    let Some(weight) = model.unet.parameters().get(CONV_IN).filter(|_| model.takes_mask() && !learns) else {
+        return Ok(());
+    };
+    let own = model.unet.config().out_channels;
+    let largest = weight.f_narrow(1, own, weight.size()[1] - own)?.f_abs()?.f_max()?.f_double_value(&[])?;
+    if largest == 0.0 && config.objective_kind() == ObjectiveKind::Inpainting {
+        eprintln!("warning: the UNet's weights for mask and picture are all zero, and this run leaves them so");
+        eprintln!(
+            "  hint: `trainable = \"full\"` trains them (`unet.conv_in.weight`), or take a model that was trained for inpainting"
+        );
+    }
+    Ok(())
 }
 
 /// The adapters that become a part of the base.
@@ -331,6 +353,9 @@ pub(crate) fn local_file(path: &Path) -> Result<PathBuf> {
 /// What only the model's own configuration can show to be wrong.
 fn check_against_model(config: &TrainConfig, model: &StableDiffusion) -> Result<()> {
     let wrong = |message: String, hint: &str| Err(Error::Config { message, hint: Some(hint.into()) });
+    if let Some((message, hint)) = config.unet_input_refused(model.unet.config().in_channels) {
+        return wrong(message, &hint);
+    }
     let scheduler = &model.scheduler;
     let schedule = NoiseSchedule::new(scheduler)?;
     let timesteps = schedule.num_train_timesteps() as u64;

@@ -44,7 +44,12 @@ impl Trace {
                     put("noise", &inputs.noise, Kind::Float);
                     put("timesteps", &inputs.timesteps, Kind::Int64);
                     put("loss_weights", &inputs.loss_weights, Kind::Float);
-                    for (name, tensor) in [("input_noise", &inputs.input_noise), ("mask", &inputs.mask)] {
+                    let optional = [
+                        ("input_noise", &inputs.input_noise),
+                        ("mask", &inputs.mask),
+                        ("mask_channels", &inputs.mask_channels),
+                    ];
+                    for (name, tensor) in optional {
                         if let Some(tensor) = tensor {
                             put(name, tensor, Kind::Float);
                         }

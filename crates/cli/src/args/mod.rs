@@ -154,13 +154,26 @@ pub struct SampleArgs {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 
-    /// Width in pixels [default: the size the model was trained at]
+    /// Width in pixels [default: that of --init-image, or the size the model was trained at]
     #[arg(long, value_name = "PIXELS", value_parser = parse_side)]
     pub width: Option<u32>,
 
-    /// Height in pixels [default: the size the model was trained at]
+    /// Height in pixels [default: that of --init-image, or the size the model was trained at]
     #[arg(long, value_name = "PIXELS", value_parser = parse_side)]
     pub height: Option<u32>,
+
+    /// Picture to start from, in place of noise alone
+    #[arg(long, value_name = "FILE")]
+    pub init_image: Option<PathBuf>,
+
+    /// How much of the steps is walked from --init-image, greater than 0, at most 1: the more, the less is left of it [default: 0.8,
+    /// with --mask 1]
+    #[arg(long, value_name = "S", requires = "init_image")]
+    pub strength: Option<f64>,
+
+    /// Picture that is white where --init-image is painted anew, and black where it stays
+    #[arg(long, value_name = "FILE", requires = "init_image")]
+    pub mask: Option<PathBuf>,
 
     /// Sampler [default: the model's own scheduler]
     #[arg(long, value_parser = sampler_parser())]
@@ -210,6 +223,13 @@ pub struct SampleArgs {
     /// Folder for the pictures
     #[arg(long, value_name = "FOLDER")]
     pub output: PathBuf,
+}
+
+impl SampleArgs {
+    /// How much of the steps is walked from the picture to start from: diffusers' defaults for one with a mask and one without.
+    pub fn effective_strength(&self) -> f64 {
+        self.strength.unwrap_or(if self.mask.is_some() { 1.0 } else { 0.8 })
+    }
 }
 
 /// Arguments of `sdtrain evaluate`.
@@ -266,6 +286,10 @@ pub struct ConvertArgs {
     /// Number format of its floating-point tensors [default: as they are]
     #[arg(long, value_parser = float_type_parser())]
     pub dtype: Option<FloatType>,
+    /// Make a model one for inpainting: its UNet gets input channels for a mask and a masked picture, with weights of zero, so that it
+    /// draws as before until it is trained with `method = "inpainting"`
+    #[arg(long)]
+    pub inpainting: bool,
 }
 
 /// Arguments of `sdtrain merge`.

@@ -120,6 +120,9 @@ fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
     for (index, fused) in config.model.fuse.iter().enumerate() {
         let _ = is_adapter(&format!("model.fuse.{index}.path"), &fused.path).map_err(&mut keep);
     }
+    if let Some((message, hint)) = parts.as_ref().and_then(|parts| config.unet_input_refused(parts.unet_channels())) {
+        keep(Failure::new(ExitCode::Configuration, message).hint(hint));
+    }
     if let Some(parts) = &parts {
         let _ = check_sample_sizes(config, parts.downscale_factor()).map_err(&mut keep);
     }

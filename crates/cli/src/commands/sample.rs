@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use sdtrain_hub::Wanted;
+use sdtrain_recipe::steps_of_strength;
 
 use crate::args::SampleArgs;
 use crate::engine::become_engine;
@@ -15,12 +16,24 @@ pub(crate) fn run(args: &SampleArgs) -> Result<(), Failure> {
     failures.extend(wrong_model(&args.model));
     let files = args.lora.iter().map(|lora| ("--lora", lora.path.as_path()));
     let words = args.embedding.iter().map(|file| ("--embedding", file.path.as_path()));
-    for (flag, path) in files.chain(words).chain(args.vae.as_deref().map(|vae| ("--vae", vae))) {
+    let others = [("--vae", &args.vae), ("--init-image", &args.init_image), ("--mask", &args.mask)];
+    let others = others.into_iter().filter_map(|(flag, path)| Some((flag, path.as_deref()?)));
+    for (flag, path) in files.chain(words).chain(others) {
         failures.extend(wrong_file(flag, path));
     }
     if !args.guidance.is_finite() || args.guidance < 0.0 {
         let message = format!("`--guidance` must not be negative, and is {}", args.guidance);
         failures.push(Failure::new(ExitCode::Configuration, message));
+    }
+    let strength = args.effective_strength();
+    if !(strength > 0.0 && strength <= 1.0) {
+        let message = format!("`--strength` must be greater than 0 and at most 1, and is {strength}");
+        failures.push(Failure::new(ExitCode::Configuration, message));
+    } else if args.init_image.is_some() && steps_of_strength(args.steps as usize, strength) == 0 {
+        let message = format!("with `--strength {strength}` none of {} steps is left", args.steps);
+        let least = (1.0 / strength).ceil();
+        let hint = format!("`--steps {least}` leaves one; a greater strength more");
+        failures.push(Failure::new(ExitCode::Configuration, message).hint(hint));
     }
     if Path::new(&args.output).is_file() {
         let message = format!("`--output {}` is a file, not a folder", args.output.display());

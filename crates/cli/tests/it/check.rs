@@ -330,3 +330,27 @@ fn a_text_encoder_that_does_not_go_with_the_model_is_refused() {
     let answer = project.run(&["check", "run.toml", "--set", "model.text_encoder_init=random"]);
     assert!(answer.stderr.contains("is set, but `model.text_encoder` is not"), "{}", answer.stderr);
 }
+
+#[test]
+fn a_unet_that_does_not_fit_the_method_is_refused_before_a_run() {
+    let project = Project::new();
+    let answer = project.run(&["check", "run.toml", "--set", "method=inpainting"]);
+    assert_eq!(answer.code, Some(2), "{}", answer.stdout);
+    assert!(
+        answer.stderr.contains("`method = \"inpainting\"` trains a UNet with 9 input channels"),
+        "{}",
+        answer.stderr
+    );
+    assert!(answer.stderr.contains("OUT --to diffusers --inpainting` makes one of it"), "{}", answer.stderr);
+    let config = std::fs::read_to_string(project.path("model/unet/config.json")).expect("written");
+    project.write("model/unet/config.json", &config.replacen('{', "{\"in_channels\": 9, ", 1));
+    let answer = project.run(&["check", "run.toml", "--set", "method=inpainting"]);
+    assert_eq!((answer.code, answer.stderr.as_str()), (Some(0), ""));
+    let answer = project.run(&["check", "run.toml"]);
+    assert_eq!(answer.code, Some(2), "{}", answer.stdout);
+    assert!(
+        answer.stderr.contains("is made for inpainting, and `method = \"lora\"` has no masks"),
+        "{}",
+        answer.stderr
+    );
+}

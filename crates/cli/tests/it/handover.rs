@@ -33,6 +33,32 @@ fn the_engine_gets_the_same_arguments_and_its_exit_code_counts() {
 }
 
 #[test]
+fn a_picture_that_cannot_be_started_from_never_reaches_the_engine() {
+    let project = Project::new();
+    let program = with_engine(&project);
+    let sample = ["sample", "--model", "model", "--prompt", "x", "--output", "out"];
+    let from = ["--init-image", "images/0.png"];
+    for (more, expected) in [
+        (&["--init-image", "nowhere.png"][..], "`--init-image nowhere.png` does not exist"),
+        (&["--mask", "images/0.png"], "--init-image <FILE>"),
+        (&["--strength", "0.5"], "--init-image <FILE>"),
+        (&[from[0], from[1], "--mask", "nowhere.png"], "`--mask nowhere.png` does not exist"),
+        (&[from[0], from[1], "--strength", "0"], "`--strength` must be greater than 0 and at most 1, and is 0"),
+        (&[from[0], from[1], "--strength", "1.5"], "`--strength` must be greater than 0 and at most 1, and is 1.5"),
+        (
+            &[from[0], from[1], "--strength", "0.03"],
+            "with `--strength 0.03` none of 30 steps is left\n  hint: `--steps 34`",
+        ),
+    ] {
+        let answer = project.run_program(&program, &[&sample[..], more].concat());
+        assert_eq!((answer.code, answer.stdout.as_str()), (Some(2), ""), "{more:?}");
+        assert!(answer.stderr.contains(expected), "{more:?}: {}", answer.stderr);
+    }
+    let answer = project.run_program(&program, &[&sample[..], &from, &["--mask", "images/1.png"]].concat());
+    assert_eq!(answer.code, Some(75), "{}", answer.stderr);
+}
+
+#[test]
 fn a_wrong_configuration_never_reaches_the_engine() {
     let project = Project::new();
     project.write("run.toml", &CONFIG.replace("batch_size = 2", "batch_size = 0"));

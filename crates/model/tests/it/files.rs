@@ -3,10 +3,11 @@
 use sdtrain_diffusion::PredictionType;
 use sdtrain_model::{Frozen, LoadOptions, Parameters, PromptReading, StableDiffusion, load, read_tensor};
 use sdtrain_state_dict::{
-    Family, FromReader, PipelineConfigs, Reader, SafetensorsFile, sd2_predicts_noise, write_source,
+    Family, ForInpainting, FromReader, PipelineConfigs, Reader, SafetensorsFile, read_json, sd2_predicts_noise,
+    write_source,
 };
 use sdtrain_tokenizer::Tokenizer;
-use sdtrain_torch_test_support::{assert_equal, fixture_folder};
+use sdtrain_torch_test_support::{assert_equal, assert_near, fixture_folder, write_inpainting_folder};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -111,6 +112,57 @@ fn a_saved_single_file_describes_itself_and_loads_as_the_same_model() {
             let (ours, theirs) = (file.info(name).expect("listed"), theirs.info(name).expect("listed"));
             assert_eq!(ours.shape, theirs.shape, "{name}");
         }
+    }
+}
+
+#[test]
+fn a_model_for_inpainting_is_saved_as_it_was_loaded() {
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| scratch.path().join(name);
+    for name in TINY {
+        write_inpainting_folder(name, &path(name));
+        let model = loaded(&path(name), &options());
+        assert!(model.takes_mask());
+        let (single, folder) = (path(&format!("{name}.safetensors")), path(&format!("{name} again")));
+        model.save_single_file(&single, None, &BTreeMap::new()).expect("there is room");
+        assert_same_model(&loaded(&single, &options()), &model);
+        model.save_folder(&folder, None, &BTreeMap::new()).expect("there is room");
+        assert_same_model(&loaded(&folder, &options()), &model);
+        let class = read_json(&folder.join("model_index.json")).expect("written")["_class_name"].clone();
+        assert!(class.as_str().is_some_and(|class| class.ends_with("InpaintPipeline")), "{class}");
+    }
+}
+
+#[test]
+fn a_model_made_for_inpainting_predicts_as_before_whatever_the_mask() {
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    for name in TINY {
+        let file = SafetensorsFile::open(fixture_folder().join(format!("{name}.safetensors"))).expect("a fixture");
+        let path = scratch.path().join(format!("{name}.safetensors"));
+        let wider = ForInpainting::new(file).expect("it has 4 channels");
+        write_source(&path, &FromReader(&wider), wider.metadata()).expect("there is room");
+        let config = Some(fixture_folder().join(name));
+        // The file of the fixture carries no configuration: that of its folder, with the channels of the file.
+        let folder = scratch.path().join(name);
+        write_inpainting_folder(name, &folder);
+        let plain = fixture_folder().join(format!("{name}.safetensors"));
+        let plain = loaded(&plain, &LoadOptions { config, ..options() });
+        let wider = loaded(&path, &LoadOptions { config: Some(folder), ..options() });
+        assert!(wider.takes_mask() && !plain.takes_mask());
+        let draw = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+        let (latents, channels) = (draw(&[2, 4, 8, 8]), draw(&[2, 5, 8, 8]));
+        let timesteps = Tensor::from_slice(&[10i64, 900]);
+        let predicted = |model: &StableDiffusion, input: &Tensor| {
+            let text =
+                model.encode_prompts(&["a cat".into(), "".into()], &PromptReading::default()).expect("it has words");
+            let sizes = [sdtrain_model::PictureSizes::whole(32, 32); 2];
+            let conditions = model.conditions(&text, model.time_ids(&sizes).expect("two sizes").as_ref());
+            tch::no_grad(|| model.unet.forward(input, &timesteps, &conditions, false))
+        };
+        let (found, expected) =
+            (predicted(&wider, &Tensor::cat(&[&latents, &channels], 1)), predicted(&plain, &latents));
+        // fp32: the convolution adds zeros between its sums.
+        assert_near(name, &found, &expected, 1e-5);
     }
 }
 

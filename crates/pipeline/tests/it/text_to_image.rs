@@ -8,21 +8,26 @@ use sdtrain_recipe::SamplerName;
 use sdtrain_torch_test_support::{Golden, assert_near, fixture_folder};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 /// fp32: ten times what was measured after six steps with guidance, a fifth of what is promised.
-const LATENTS: f64 = 2e-5;
+pub const LATENTS: f64 = 2e-5;
 
 fn tiny_model() -> StableDiffusion {
     tiny("tiny_sd1")
 }
 
-fn tiny(name: &str) -> StableDiffusion {
-    let folder = fixture_folder().join(name);
+pub fn tiny(name: &str) -> StableDiffusion {
+    load_folder(&fixture_folder().join(name))
+}
+
+pub fn load_folder(folder: &Path) -> StableDiffusion {
     load(&folder.display().to_string(), &LoadOptions::new(Device::Cpu, Kind::Float)).expect("a fixture")
 }
 
-fn request(case: &Value) -> Request {
+/// What a case of a golden file asks for.
+pub fn request(case: &Value) -> Request {
     let text = |key: &str| case[key].as_str().expect("a text").to_string();
     let whole = |key: &str| case[key].as_u64().unwrap_or_else(|| panic!("`{key}` is a whole number"));
     Request {
@@ -35,6 +40,7 @@ fn request(case: &Value) -> Request {
         height: whole("height") as u32,
         sampler: case["sampler"].as_str().map(|name| name.parse().expect("a sampler of ours")),
         prompt_reading: PromptReading { clip_skip: Some(whole("clip_skip") as usize), ..PromptReading::default() },
+        init_image: None,
     }
 }
 
@@ -97,17 +103,22 @@ fn assert_pictures(file: &str, tiny_name: &str) -> BTreeSet<&'static str> {
             LATENTS,
         );
         let pictures = text_to_image(&model, &request).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let [picture] = &pictures[..] else { panic!("one prompt, one picture") };
-        let (found, expected) = (pixels(picture), golden.tensor(&format!("output.{name}.picture")));
-        assert_eq!(found.size(), expected.size(), "{name}: size");
-        let apart = (found - expected).abs();
-        let others = apart.gt(0).sum(Kind::Int64).int64_value(&[]);
-        println!("{name}: {others} of {} channels are another number", apart.numel());
-        // One step of 255 where rounding falls to the other side.
-        assert!(apart.max().int64_value(&[]) <= 1, "{name}: a channel is off by {}", apart.max().int64_value(&[]));
+        assert_picture(name, &pictures, &golden.tensor(&format!("output.{name}.picture")));
         samplers.extend(request.sampler.map(SamplerName::name));
     }
     samplers
+}
+
+/// Holds the one picture of a case against diffusers', `[height, width, 3]`.
+pub fn assert_picture(name: &str, pictures: &[RgbImage], expected: &Tensor) {
+    let [picture] = pictures else { panic!("one prompt, one picture") };
+    let found = pixels(picture);
+    assert_eq!(found.size(), expected.size(), "{name}: size");
+    let apart = (found - expected).abs();
+    let others = apart.gt(0).sum(Kind::Int64).int64_value(&[]);
+    println!("{name}: {others} of {} channels are another number", apart.numel());
+    // One step of 255 where rounding falls to the other side.
+    assert!(apart.max().int64_value(&[]) <= 1, "{name}: a channel is off by {}", apart.max().int64_value(&[]));
 }
 
 #[test]

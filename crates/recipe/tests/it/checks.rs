@@ -339,7 +339,7 @@ max_stps = 10
 ";
     assert_eq!(
         Project::new(text).messages_with(&[]),
-        "error: configs/run.toml:1: `method` must be `lora`, `full`, `dreambooth`, `vae` or `textual_inversion`, not \"lorra\"\n  \
+        "error: configs/run.toml:1: `method` must be `lora`, `full`, `dreambooth`, `inpainting`, `vae` or `textual_inversion`, not \"lorra\"\n  \
          hint: did you mean `lora`?\n\
          error: configs/run.toml:3: `model.path`: there is no built-in model `poster-tinny`\n  \
          hint: there is `builtin:poster-tiny`\n\

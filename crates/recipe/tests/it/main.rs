@@ -2,6 +2,7 @@
 
 mod checks;
 mod dreambooth;
+mod inpainting;
 mod kohya;
 mod load;
 mod objective;

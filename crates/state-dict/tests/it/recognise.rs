@@ -1,7 +1,9 @@
 //! Files are told apart by their tensors.
 
 use sdtrain_state_dict::maps::lora_tensor::LoraKind;
-use sdtrain_state_dict::{Dtype, Family, FileKind, TensorEntry, UnetInput, recognise};
+use std::path::Path;
+
+use sdtrain_state_dict::{Dtype, Family, FileKind, PipelineConfigs, TensorEntry, UnetInput, recognise};
 
 use crate::fixtures::{entry, in_memory, keys, shrunk};
 
@@ -35,6 +37,25 @@ fn whole_checkpoints_by_family() {
         kind(&[(CONV_IN, &[8, 4, 3, 3]), (refiner, &[1])]),
         FileKind::Ldm { family: Family::SdxlRefiner, input: UnetInput::Plain, vae: false, text_encoder: true }
     );
+}
+
+#[test]
+fn a_file_for_inpainting_is_assumed_to_be_the_released_one() {
+    let plain = in_memory(&[entry(CONV_IN, Dtype::F16, &[8, 4, 3, 3]), entry(CONTEXT, Dtype::F16, &[8, 1024])]);
+    let inpainting = in_memory(&[entry(CONV_IN, Dtype::F16, &[8, 9, 3, 3]), entry(CONTEXT, Dtype::F16, &[8, 1024])]);
+    // SD2's for inpainting predicts the noise, unlike most others of its family.
+    for (file, channels, is_v_prediction) in [(&plain, 4, true), (&inpainting, 9, false)] {
+        let assumed = PipelineConfigs::assumed_of(file, Family::Sd2).unwrap();
+        assert_eq!((&assumed.unet["in_channels"], assumed.is_v_prediction()), (&channels.into(), is_v_prediction));
+        assert!(assumed.is_plain(Family::Sd2), "how many channels come in is seen in the file");
+    }
+    for family in [Family::Sd1, Family::Sd2, Family::Sdxl] {
+        let supported = |input| family.check_supported(input, Path::new("model"));
+        assert!(supported(UnetInput::Plain).is_ok() && supported(UnetInput::Inpaint).is_ok());
+        let message = supported(UnetInput::Edit).unwrap_err().to_string();
+        assert!(message.contains("for editing by instruction; only those with 4 input channels"), "{message}");
+        assert!(family.pipeline_class(UnetInput::Inpaint).ends_with("InpaintPipeline"));
+    }
 }
 
 #[test]

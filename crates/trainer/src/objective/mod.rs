@@ -2,11 +2,13 @@
 
 mod autoencoding;
 mod dreambooth;
+mod inpainting;
 mod replay;
 mod text_to_image;
 
 use autoencoding::Autoencoding;
 use dreambooth::DreamBooth;
+use inpainting::Inpainting;
 use replay::Replay;
 use text_to_image::TextToImage;
 
@@ -25,6 +27,7 @@ pub fn build(config: &TrainConfig, model: &StableDiffusion, data: &Arc<DataSet>)
     let objective: Box<dyn Objective> = match config.objective_kind() {
         ObjectiveKind::TextToImage => Box::new(TextToImage::new(config, model, data)?),
         ObjectiveKind::Dreambooth => Box::new(DreamBooth::new(config, model, data)?),
+        ObjectiveKind::Inpainting => Box::new(Inpainting::new(config, model, data)?),
         ObjectiveKind::Autoencoding => Box::new(Autoencoding::new(config, model.device)?),
     };
     Ok(match &config.debug.trace_inputs {

@@ -95,6 +95,7 @@ impl Objective for Replay {
                 time_ids: optional("time_ids")?,
                 loss_weights: read("loss_weights", Kind::Float)?,
                 mask: optional("mask")?,
+                mask_channels: optional("mask_channels")?,
                 prior: has("prior_loss_weights").then(prior).transpose()?,
             })
         };

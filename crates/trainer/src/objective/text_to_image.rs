@@ -155,6 +155,7 @@ impl Objective for TextToImage {
             time_ids: model.time_ids(&batch.sizes)?,
             loss_weights,
             mask,
+            mask_channels: None,
             prior: None,
         }))
     }
@@ -171,7 +172,11 @@ impl Objective for TextToImage {
         let DenoisingInputs { latents, noise, timesteps, .. } = inputs;
         let input_noise = inputs.input_noise.as_ref().unwrap_or(noise);
         let noisy_latents = self.schedule.add_noise(latents, input_noise, timesteps).to_kind(model.compute);
-        let prediction = model.unet.forward(&noisy_latents, timesteps, &conditions, gradient_checkpointing);
+        let input = match &inputs.mask_channels {
+            Some(channels) => Tensor::cat(&[noisy_latents, channels.to_kind(model.compute)], 1),
+            None => noisy_latents,
+        };
+        let prediction = model.unet.forward(&input, timesteps, &conditions, gradient_checkpointing);
         let target = self.prediction_type.target(&self.schedule, latents, noise, timesteps);
         let mask = inputs.mask.as_ref();
         loss::example_losses(&self.loss, &self.schedule, &prediction, &target, timesteps, mask) * &inputs.loss_weights

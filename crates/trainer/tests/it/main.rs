@@ -5,6 +5,7 @@ mod cached_features;
 mod dreambooth;
 mod failures;
 mod faults;
+mod inpainting;
 mod learned_words;
 mod masks;
 mod matrix;

@@ -7,7 +7,7 @@ use sdtrain_model::{LoadOptions, PromptReading, StableDiffusion, load};
 use sdtrain_recipe::{AdapterKind, Family, Method, ObjectiveKind, TrainConfig, TrainableKind};
 use sdtrain_state_dict::maps::lora_peft::{LoraKind, LoraTensor, Part};
 use sdtrain_state_dict::{Reader, SafetensorsFile};
-use sdtrain_torch_test_support::fixture_folder;
+use sdtrain_torch_test_support::{fixture_folder, write_inpainting_folder};
 use sdtrain_trainer::{Outcome, ResumePolicy, RunOptions, train};
 use std::collections::BTreeMap;
 use std::fs;
@@ -70,12 +70,16 @@ fn row(trainable: TrainableKind, objective: ObjectiveKind) -> Row {
             &["full.format=diffusers"],
         ]),
         (T::Full, O::Dreambooth) => Row::Trains(&[&[CLASS], &[BASE, "full.train_text_encoder=true"]]),
+        (T::Lora, O::Inpainting) => Row::Trains(&[&[], &["lora.targets=[\"unet.conv_in\"]"]]),
+        (T::Full, O::Inpainting) => Row::Trains(&[&[], &["full.format=diffusers"]]),
+        (T::TextualInversion, O::Inpainting) => Row::Trains(&[&[PIVOTAL]]),
         (T::TextualInversion, O::TextToImage) => Row::Trains(&[&[PIVOTAL]]),
         (T::TextualInversion, O::Dreambooth) => Row::Refused("a word alone leaves its class as it is"),
         (T::Vae, O::Autoencoding) => {
             Row::Trains(&[&[], &["vae_objective.train_encoder=false"], &["full.format=diffusers"]])
         }
-        (T::Vae, O::TextToImage | O::Dreambooth) | (T::Lora | T::Full | T::TextualInversion, O::Autoencoding) => {
+        (T::Vae, O::TextToImage | O::Dreambooth | O::Inpainting)
+        | (T::Lora | T::Full | T::TextualInversion, O::Autoencoding) => {
             Row::Refused("the autoencoder has a method of its own")
         }
     }
@@ -237,15 +241,18 @@ fn assert_trains(folder: &Path, config: &TrainConfig, base: &StableDiffusion, wh
 fn every_pair_of_method_and_trainable_trains_and_continues_or_is_refused() {
     let (mut trained, mut refused) = (0, 0);
     for name in FAMILIES.into_iter().flat_map(tiny) {
-        let location = fixture_folder().join(name).canonicalize().expect("a fixture");
-        let base = model_at(&location);
+        let plain = fixture_folder().join(name).canonicalize().expect("a fixture");
+        let for_inpainting = tempfile::tempdir().expect("a temporary folder");
+        write_inpainting_folder(name, for_inpainting.path());
+        let bases = [plain.as_path(), for_inpainting.path()].map(|location| (location, model_at(location)));
         let mut done = Vec::new();
         for (method, trainable) in Method::all().flat_map(|method| TrainableKind::ALL.map(|kind| (method, kind))) {
             let objective = TrainConfig { method, ..TrainConfig::default() }.objective_kind();
+            let (location, base) = &bases[usize::from(objective == ObjectiveKind::Inpainting)];
             let pair = [format!("method={}", method.name()), format!("trainable={}", trainable.name())];
             match row(trainable, objective) {
                 Row::Refused(expected) => {
-                    let folder = project(&location);
+                    let folder = project(location);
                     let message = config(folder.path(), &pair).expect_err("it is refused");
                     let start = format!("cannot train `\"{}\"`", trainable.name());
                     assert!(message.contains(&format!("{start}: {expected}")), "{pair:?}: {message}");
@@ -255,14 +262,14 @@ fn every_pair_of_method_and_trainable_trains_and_continues_or_is_refused() {
                 Row::Trains(_) if done.contains(&(trainable, objective)) => {}
                 Row::Trains(variants) => {
                     for changes in variants {
-                        let folder = project(&location);
+                        let folder = project(location);
                         let trace = folder.path().join("trace.safetensors");
                         let mut all = pair.to_vec();
                         all.extend(changes.iter().map(|change| change.to_string()));
                         let what = format!("{name} {}", all.join(" "));
                         all.push(format!("debug.trace={}", trace.display()));
                         let config = config(folder.path(), &all).unwrap_or_else(|error| panic!("{what}: {error}"));
-                        assert_trains(folder.path(), &config, &base, &what);
+                        assert_trains(folder.path(), &config, base, &what);
                         trained += 1;
                     }
                     done.push((trainable, objective));
@@ -271,5 +278,5 @@ fn every_pair_of_method_and_trainable_trains_and_continues_or_is_refused() {
         }
     }
     let models = FAMILIES.into_iter().flat_map(tiny).count();
-    assert_eq!((trained, refused), (28 * models, 8 * models), "as many as there are rows");
+    assert_eq!((trained, refused), (33 * models, 9 * models), "as many as there are rows");
 }

@@ -5,7 +5,7 @@ use sdtrain_model::LearnedWord;
 use sdtrain_recipe::TrainConfig;
 use sdtrain_state_dict::maps::peft_metadata;
 use sdtrain_state_dict::{FromReader, Reader, Renamed, SafetensorsFile, write_source};
-use sdtrain_torch_test_support::{Golden, assert_near, difference, fixture_folder};
+use sdtrain_torch_test_support::{Golden, assert_near, difference, fixture_folder, write_inpainting_folder};
 use sdtrain_trainer::{Outcome, ResumePolicy, RunOptions, train};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -74,8 +74,16 @@ pub fn run(name: &str, folder: &Path, changes: &[&str]) -> Result<SafetensorsFil
     std::fs::write(&file, golden.metadata("config")).expect("there is room");
     let config: toml::Table = golden.metadata("config").parse().expect("TOML");
     let model = config["model"]["path"].as_str().expect("the name of a fixture");
+    let model = match config["method"].as_str() {
+        Some("inpainting") => {
+            let target = folder.join("model");
+            write_inpainting_folder(model, &target);
+            target
+        }
+        _ => fixture_folder().join(model).canonicalize().expect("a fixture"),
+    };
     let mut overrides = vec![
-        format!("model.path={}", fixture_folder().join(model).canonicalize().expect("a fixture").display()),
+        format!("model.path={}", model.display()),
         format!("data.subsets.0.path={}", folder.join("posters").display()),
         format!("debug.trace={}", trace.display()),
         format!("debug.trace_inputs={}", fixture_folder().join(format!("{name}.safetensors")).display()),
@@ -231,6 +239,11 @@ fn dreambooth_steps_held_to_the_base_match_peft_with_its_adapters_off() {
 #[test]
 fn dreambooth_steps_of_the_whole_unet_held_to_a_frozen_copy_match_diffusers() {
     assert_same_steps("trace_base_prediction_full", &[], FP32);
+}
+
+#[test]
+fn steps_of_a_unet_for_inpainting_and_its_first_convolution_match_diffusers() {
+    assert_same_steps("trace_inpainting", &[], FP32);
 }
 
 #[test]

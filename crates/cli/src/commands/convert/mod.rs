@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use sdtrain_recipe::{FloatType, HubName};
 use sdtrain_state_dict::{
-    Converted, Dtype, Error as FileError, FileKind, FromReader, Reader, open_file, recognise, with_averaged_unet,
-    write_source,
+    Converted, Dtype, Error as FileError, FileKind, ForInpainting, FromReader, Reader, open_file, recognise,
+    with_averaged_unet, write_source,
 };
 
 use crate::args::{ConvertArgs, Format};
@@ -25,20 +25,30 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
     }
     let input = &fetched(&args.input, args.to)?;
     check_paths(input, &args.output)?;
+    let refused = |message: &str| Err(Failure::new(ExitCode::Configuration, message));
     if args.extract_ema && args.to != Format::Diffusers {
-        let message = "`--extract-ema` is for a single file that becomes a folder (`--to diffusers`)";
-        return Err(Failure::new(ExitCode::Configuration, message));
+        return refused("`--extract-ema` is for a single file that becomes a folder (`--to diffusers`)");
     }
+    let is_folder = input.is_dir();
     match args.to {
-        Format::SingleFile if input.is_dir() => model::to_single_file(input, &args.output, args.dtype)?,
+        Format::KohyaLora | Format::PeftLora if args.inpainting => {
+            return refused("`--inpainting` is for whole models: an adapter has no input channels");
+        }
+        Format::SingleFile if is_folder => {
+            model::to_single_file(input, &args.output, args.dtype, args.inpainting)?;
+        }
+        Format::Diffusers if is_folder && args.inpainting && args.dtype.is_none() => {
+            model::folder_for_inpainting(input, &args.output)?;
+        }
+        // In the format that it has.
+        Format::SingleFile if args.inpainting => return convert_model(Arc::from(open_file(input)?), args),
         Format::SingleFile => file_to_single_file(args, input)?,
-        Format::Diffusers if input.is_dir() => {
+        Format::Diffusers if is_folder => {
             return Err(already(&args.input, "only a single file becomes a diffusers folder"));
         }
         Format::Diffusers => {
-            let file = opened(input, args.dtype)?;
-            let file = if args.extract_ema { with_averaged_unet(file)? } else { file };
-            model::to_folder(file, &args.output)?;
+            let file: Arc<dyn Reader> = Arc::from(open_file(input)?);
+            return convert_model(if args.extract_ema { with_averaged_unet(file)? } else { file }, args);
         }
         Format::KohyaLora | Format::PeftLora => {
             let file = opened(input, args.dtype)?;
@@ -63,6 +73,10 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
 pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Failure> {
     make_parent(&args.output)?;
     let file = with_dtype(file, args.dtype)?;
+    let file = match args.inpainting {
+        true => Arc::from(Box::new(ForInpainting::new(file)?) as Box<dyn Reader>),
+        false => file,
+    };
     match args.to {
         Format::Diffusers => model::to_folder(file, &args.output)?,
         Format::SingleFile => write_source(&args.output, &FromReader(&*file), file.metadata())?,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use sdtrain_recipe::FloatType;
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
-    Converted, Family, FileKind, FromReader, PipelineConfigs, PipelineWeights, Reader, TensorSource,
+    Converted, Family, FileKind, ForInpainting, FromReader, PipelineConfigs, PipelineWeights, Reader, TensorSource,
     canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file, open_component, recognise, text_positions,
     to_ldm, write_diffusers_folder, write_source,
 };
@@ -50,23 +50,63 @@ pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<(), Fail
     Ok(write_diffusers_folder(folder, family, &configs, &files, &weights, &BTreeMap::new())?)
 }
 
-pub(crate) fn to_single_file(folder: &Path, output: &Path, dtype: Option<FloatType>) -> Result<(), Failure> {
-    let family = Family::of_trainable_folder(folder)?;
-    let unet = canonical_unet(open_component(&folder.join("unet"), "diffusion_pytorch_model", None)?)?;
-    let vae = canonical_vae(open_component(&folder.join("vae"), "diffusion_pytorch_model", None)?)?;
-    let text_encoder = |place: &TextFolder| -> Result<_, Failure> {
-        Ok(canonical_text_encoder(open_component(&folder.join(place.network), "model", None)?)?)
+/// The networks of a diffusers folder and what describes them.
+struct Folder {
+    family: Family,
+    configs: PipelineConfigs,
+    unet: Box<dyn Reader>,
+    vae: Box<dyn Reader>,
+    text_encoders: Vec<Box<dyn Reader>>,
+}
+
+impl Folder {
+    /// With `for_inpainting` its UNet is made one for inpainting.
+    fn open(folder: &Path, for_inpainting: bool) -> Result<Folder, Failure> {
+        let family = Family::of_supported_folder(folder)?;
+        let unet = canonical_unet(open_component(&folder.join("unet"), "diffusion_pytorch_model", None)?)?;
+        let vae = canonical_vae(open_component(&folder.join("vae"), "diffusion_pytorch_model", None)?)?;
+        let text_encoder = |place: &TextFolder| -> Result<Box<dyn Reader>, Failure> {
+            Ok(Box::new(canonical_text_encoder(open_component(&folder.join(place.network), "model", None)?)?))
+        };
+        let text_encoders = family.text_folders().iter().map(text_encoder).collect::<Result<_, _>>()?;
+        let configs = PipelineConfigs::of_folder(folder, family)?;
+        let (configs, unet): (_, Box<dyn Reader>) = match for_inpainting {
+            true => (configs.for_inpainting(), Box::new(ForInpainting::new(unet)?)),
+            false => (configs, Box::new(unet)),
+        };
+        Ok(Folder { family, configs, unet, vae: Box::new(vae), text_encoders })
+    }
+}
+
+/// A diffusers folder as another one, whose UNet is made one for inpainting.
+pub(super) fn folder_for_inpainting(input: &Path, output: &Path) -> Result<(), Failure> {
+    let Folder { family, configs, unet, vae, text_encoders } = Folder::open(input, true)?;
+    let files = |place: &TextFolder| -> Result<_, Failure> {
+        Ok(PromptTokenizer::from_folder(input.join(place.tokenizer))?.files())
     };
-    let text_encoders = family.text_folders().iter().map(text_encoder).collect::<Result<Vec<_>, _>>()?;
-    let configs = PipelineConfigs::of_folder(folder, family)?;
+    let tokenizers = family.text_folders().iter().map(files).collect::<Result<Vec<_>, _>>()?;
+    let (unet, vae) = (FromReader(&unet), FromReader(&vae));
+    let text_encoders: Vec<_> = text_encoders.iter().map(|encoder| FromReader(&**encoder)).collect();
+    let text_encoders = text_encoders.iter().map(|encoder| encoder as &dyn TensorSource).collect();
+    let weights = PipelineWeights { unet: &unet, vae: &vae, text_encoders };
+    Ok(write_diffusers_folder(output, family, &configs, &tokenizers, &weights, &BTreeMap::new())?)
+}
+
+pub(crate) fn to_single_file(
+    folder: &Path,
+    output: &Path,
+    dtype: Option<FloatType>,
+    for_inpainting: bool,
+) -> Result<(), Failure> {
+    let Folder { family, configs, unet, vae, text_encoders } = Folder::open(folder, for_inpainting)?;
     let mut metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     metadata.extend(configs.prediction_metadata(family));
     if !configs.is_plain(family) {
         let tokenizer = PromptTokenizer::from_folder(folder.join("tokenizer"))?;
         metadata.extend(configs.to_metadata(&tokenizer.files()));
     }
-    let text_encoders: Vec<&dyn Reader> = text_encoders.iter().map(|encoder| encoder as &dyn Reader).collect();
-    let joined = to_ldm(family, &unet, &vae, &text_encoders)?;
+    let text_encoders: Vec<&dyn Reader> = text_encoders.iter().map(|encoder| &**encoder).collect();
+    let joined = to_ldm(family, &*unet, &*vae, &text_encoders)?;
     match dtype {
         Some(dtype) => write_source(output, &FromReader(&Converted::new(joined, super::file_type(dtype))?), &metadata)?,
         None => write_source(output, &FromReader(&joined), &metadata)?,
@@ -102,9 +142,7 @@ fn plain_configs(family: Family, file: &dyn Reader, unet: &dyn Reader) -> Result
         let message = format!("`{path}` has other sizes than {title} and carries no configuration");
         return Err(Failure::new(ExitCode::Model, message));
     }
-    let mut configs = PipelineConfigs::assumed_of(file, family)?;
-    configs.unet["in_channels"] = conv_in[1].into();
-    Ok(configs)
+    Ok(PipelineConfigs::assumed_of(file, family)?)
 }
 
 #[cfg(test)]
@@ -185,7 +223,7 @@ pub(crate) mod tests {
         let (before, single, after) =
             (place.path().join("before"), place.path().join("single.safetensors"), place.path().join("after"));
         write_tiny_folder(&before);
-        to_single_file(&before, &single, None).expect("a complete folder");
+        to_single_file(&before, &single, None, false).expect("a complete folder");
         to_folder(Arc::new(SafetensorsFile::open(&single).expect("it was just written")), &after)
             .expect("it carries its configurations");
         let relative = |folder: &Path| -> BTreeMap<PathBuf, Vec<u8>> {
@@ -202,6 +240,37 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_model_made_for_inpainting_is_the_same_from_folder_and_file() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| place.path().join(name);
+        write_tiny_folder(&path("plain"));
+        to_single_file(&path("plain"), &path("plain.safetensors"), None, false).expect("a complete folder");
+        folder_for_inpainting(&path("plain"), &path("folder")).expect("a complete folder");
+        to_single_file(&path("plain"), &path("single.safetensors"), None, true).expect("a complete folder");
+        let from_file = ForInpainting::new(SafetensorsFile::open(&path("plain.safetensors")).expect("written"));
+        let from_file: Arc<dyn Reader> = Arc::new(from_file.expect("it has 4 channels"));
+        to_folder(from_file, &path("folder of a file")).expect("it carries its configurations");
+        to_folder(
+            Arc::new(SafetensorsFile::open(&path("single.safetensors")).expect("written")),
+            &path("folder of both"),
+        )
+        .expect("it carries its configurations");
+        let read = |folder: &str, name: &str| fs::read(path(folder).join(name)).expect("written");
+        for other in ["folder of a file", "folder of both"] {
+            for name in ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"] {
+                assert!(read(other, name) == read("folder", name), "{other}: {name}");
+            }
+        }
+        let index = read_json(&path("folder/model_index.json")).expect("written");
+        assert_eq!(index["_class_name"], "StableDiffusionInpaintPipeline");
+        assert_eq!(read_json(&path("folder/unet/config.json")).expect("written")["in_channels"], 9);
+        let unet = open_component(&path("folder/unet"), "diffusion_pytorch_model", None).expect("written");
+        assert_eq!(unet.info("conv_in.weight").expect("every UNet has it").shape, [32, 9, 3, 3]);
+        let failure = folder_for_inpainting(&path("folder"), &path("again")).expect_err("it is one");
+        assert!(failure.problems.to_string().contains("is made for inpainting already"));
+    }
+
+    #[test]
     fn a_file_of_sd2_says_what_it_predicts() {
         let place = tempfile::tempdir().expect("a temporary folder");
         let (folder, single) = (place.path().join("folder"), place.path().join("single.safetensors"));
@@ -212,7 +281,7 @@ pub(crate) mod tests {
         for (prediction_type, said) in [("epsilon", "epsilon"), ("v_prediction", "v")] {
             let scheduler = json!({"prediction_type": prediction_type}).to_string();
             fs::write(folder.join("scheduler/scheduler_config.json"), scheduler).expect("a writable folder");
-            to_single_file(&folder, &single, None).expect("a complete folder");
+            to_single_file(&folder, &single, None, false).expect("a complete folder");
             let file = SafetensorsFile::open(&single).expect("it was just written");
             assert_eq!(file.metadata()["modelspec.prediction_type"], said);
         }
@@ -223,7 +292,7 @@ pub(crate) mod tests {
         let place = tempfile::tempdir().expect("a temporary folder");
         let (folder, single) = (place.path().join("folder"), place.path().join("single.safetensors"));
         write_tiny_folder(&folder);
-        to_single_file(&folder, &single, None).expect("a complete folder");
+        to_single_file(&folder, &single, None, false).expect("a complete folder");
         let photos = place.path().join("photos");
         fs::create_dir(&photos).expect("a new folder");
         fs::write(photos.join("holiday.jpg"), "x").expect("a new file");
@@ -238,7 +307,7 @@ pub(crate) mod tests {
         let place = tempfile::tempdir().expect("a temporary folder");
         let (folder, single) = (place.path().join("folder"), place.path().join("single.safetensors"));
         write_tiny_folder(&folder);
-        to_single_file(&folder, &single, None).expect("a complete folder");
+        to_single_file(&folder, &single, None, false).expect("a complete folder");
         let bare = place.path().join("bare.safetensors");
         let file = SafetensorsFile::open(&single).expect("written");
         write_source(&bare, &FromReader(&file), &BTreeMap::new()).expect("a writable folder");

@@ -114,7 +114,7 @@ mod tests {
         let place = tempfile::tempdir().expect("a temporary folder");
         let (folder, single) = (place.path().join("folder"), place.path().join("single.safetensors"));
         write_tiny_folder(&folder);
-        to_single_file(&folder, &single, None).expect("a complete folder");
+        to_single_file(&folder, &single, None, false).expect("a complete folder");
         let (folder, single) = (describe(&folder).expect("a model").json, describe(&single).expect("a model").json);
         assert_eq!((&folder["kind"], &single["kind"]), (&"diffusers_folder".into(), &"single_file".into()));
         for part in ["unet", "vae", "text_encoder"] {
