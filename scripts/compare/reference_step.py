@@ -226,7 +226,7 @@ class Trainee:
         of_text = any(name.startswith("text_encoder") for name in initial)
         # Which layer, and whether through the final norm: SDXL's penultimate one as it is.
         names = text_encoder_names(model)
-        self.of_sdxl = len(names) > 1
+        self.of_sdxl = "text_encoder_2" in names
         self.text_encoders = {part: load_text_encoder(model, part) for part in names} if of_text else {}
         self.initial = initial
         self.groups = {}

@@ -1,6 +1,7 @@
 //! The tokenizer of a model, to count the tokens of captions without loading the model.
 
 use sdtrain_recipe::{ModelConfig, ModelLocation};
+use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{Family, Reader, open_file, read_json, recognise, text_encoder_folders, text_positions};
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use std::path::Path;
@@ -34,9 +35,12 @@ fn own(config: &ModelConfig) -> Result<PromptTokenizer, Failure> {
     match location {
         ModelLocation::Builtin(name) => of_file(&builtin(&name)?),
         ModelLocation::Path(folder) if folder.is_dir() => {
-            match PromptTokenizer::from_folder(folder.join("tokenizer")) {
+            // What is wrong with a folder of no family is said where it is loaded.
+            let family = Family::of_folder(&folder).map_or(Family::Sd1, |(family, _)| family);
+            let TextFolder { network, tokenizer } = family.text_folders()[0];
+            match PromptTokenizer::from_folder(folder.join(tokenizer)) {
                 Err(sdtrain_tokenizer::Error::NoTokenizer { .. }) => Ok(PromptTokenizer::builtin()),
-                found => Ok(found?.at_most(positions(&folder.join("text_encoder")))),
+                found => Ok(found?.at_most(positions(&folder.join(network)))),
             }
         }
         ModelLocation::Path(file) => of_file(&open_file(&file)?),

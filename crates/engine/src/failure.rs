@@ -90,6 +90,8 @@ pub fn of_pipeline(error: sdtrain_pipeline::Error) -> Failure {
         }
         sdtrain_pipeline::Error::NothingMasked { .. } => Failure::new(ExitCode::Configuration, message)
             .hint("a mask that was saved the other way round has to be inverted first"),
+        sdtrain_pipeline::Error::NeedsPicture { .. } => Failure::new(ExitCode::Configuration, message)
+            .hint("add `--init-image`, a picture that the base model made"),
         sdtrain_pipeline::Error::NeedsMask => Failure::new(ExitCode::Configuration, message)
             .hint("add `--mask`, a picture that is white where it is painted anew; white everywhere paints all of it"),
         sdtrain_pipeline::Error::NotFinite { .. } => {

@@ -46,8 +46,14 @@ pub fn read(args: &SampleArgs, model: &StableDiffusion) -> Result<(Size, Option<
     Ok((size, Some(InitImage { picture, strength: args.effective_strength(), mask: mask.transpose()? })))
 }
 
-/// That a model for inpainting is given what it paints into.
+/// That a model that goes on from a picture is given one, and one for inpainting what it paints into.
 fn check_kind(args: &SampleArgs, model: &StableDiffusion) -> Result<(), Failure> {
+    if args.init_image.is_none() && !model.family.makes_pictures_of_noise() {
+        let (name, title) = (&args.model, model.family.title());
+        let message = format!("`--model {name}` is of the {title} family, which goes on from a picture");
+        let hint = "add `--init-image PICTURE --strength 0.3`, a picture that the base model made";
+        return Err(Failure::new(ExitCode::Configuration, message).hint(hint));
+    }
     if !model.takes_mask() || args.mask.is_some() {
         return Ok(());
     }

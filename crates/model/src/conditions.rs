@@ -1,8 +1,12 @@
 //! What a denoiser is told of a picture besides its noisy latents and the timestep: the text, and with some UNets its sizes.
 
 use crate::stable_diffusion::StableDiffusion;
-use crate::unet::SIZE_IDS;
 use tch::{Kind, Tensor};
+
+/// How beautiful SDXL's refiner is told that a picture is, of 10: diffusers' `aesthetic_score`.
+pub const AESTHETIC_SCORE: f32 = 6.0;
+/// The same of what no picture should be like: diffusers' `negative_aesthetic_score`.
+pub const NEGATIVE_AESTHETIC_SCORE: f32 = 2.5;
 
 /// What text encoders make of prompts.
 #[derive(Debug, PartialEq)]
@@ -44,10 +48,14 @@ impl PictureSizes {
         PictureSizes { original: (width, height), crop_offset: (0, 0), target: (width, height) }
     }
 
-    /// diffusers' `add_time_ids`: each pair with the height, or the top, first.
-    fn time_ids(self) -> [f32; SIZE_IDS] {
+    /// diffusers' `add_time_ids`: each pair with the height, or the top, first; the last pair, or the score where there are five numbers.
+    fn time_ids(self, aesthetic_score: f32, count: usize) -> Vec<f32> {
         let [original, crop, target] = [self.original, self.crop_offset, self.target];
-        [original.1, original.0, crop.1, crop.0, target.1, target.0].map(|pixels| pixels as f32)
+        let mut ids = [original.1, original.0, crop.1, crop.0, target.1, target.0].map(|pixels| pixels as f32).to_vec();
+        if count < ids.len() {
+            ids.splice(count - 1.., [aesthetic_score]);
+        }
+        ids
     }
 }
 
@@ -65,7 +73,7 @@ pub struct Conditions {
 pub struct AddedConditions {
     /// Each prompt as one vector, `[batch, projection_dim]`.
     pub text_embeds: Tensor,
-    /// [`PictureSizes`] as diffusers' `add_time_ids`, f32 `[batch, 6]`.
+    /// [`PictureSizes`] as diffusers' `add_time_ids`, f32 `[batch, 6]`, or `[batch, 5]` with an aesthetic score.
     pub time_ids: Tensor,
 }
 
@@ -86,13 +94,22 @@ impl From<&Conditions> for Conditions {
 }
 
 impl StableDiffusion {
-    /// Sizes as the UNet takes them, f32 `[pictures, 6]` on the model's device; none where it does not ask for them.
+    /// Sizes as the UNet takes them, f32 `[pictures, 6]` on the model's device, or `[pictures, 5]` with a score of [`AESTHETIC_SCORE`]; none
+    /// where it does not ask for them.
     pub fn time_ids(&self, sizes: &[PictureSizes]) -> crate::Result<Option<Tensor>> {
-        if !self.unet.config().adds_text_and_sizes() {
-            return Ok(None);
-        }
-        let ids: Vec<f32> = sizes.iter().flat_map(|sizes| sizes.time_ids()).collect();
-        let ids = Tensor::f_from_slice(&ids)?.f_reshape([sizes.len() as i64, SIZE_IDS as i64])?;
+        self.time_ids_with(sizes, AESTHETIC_SCORE)
+    }
+
+    /// [`StableDiffusion::time_ids`] for the states of negative prompts: with [`NEGATIVE_AESTHETIC_SCORE`].
+    pub fn negative_time_ids(&self, sizes: &[PictureSizes]) -> crate::Result<Option<Tensor>> {
+        self.time_ids_with(sizes, NEGATIVE_AESTHETIC_SCORE)
+    }
+
+    fn time_ids_with(&self, sizes: &[PictureSizes], aesthetic_score: f32) -> crate::Result<Option<Tensor>> {
+        let pooled = self.pooled_width().unwrap_or_default() as i64;
+        let Some(count) = self.unet.config().time_ids(pooled) else { return Ok(None) };
+        let ids: Vec<f32> = sizes.iter().flat_map(|sizes| sizes.time_ids(aesthetic_score, count)).collect();
+        let ids = Tensor::f_from_slice(&ids)?.f_reshape([sizes.len() as i64, count as i64])?;
         Ok(Some(ids.f_to_kind(Kind::Float)?.f_to_device(self.device)?))
     }
 

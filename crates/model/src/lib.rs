@@ -22,7 +22,9 @@ pub mod vae;
 
 pub use builder::{Builder, Source};
 pub use builtin::{bytes as builtin_bytes, open as open_builtin};
-pub use conditions::{AddedConditions, Conditions, PictureSizes, TextStates};
+pub use conditions::{
+    AESTHETIC_SCORE, AddedConditions, Conditions, NEGATIVE_AESTHETIC_SCORE, PictureSizes, TextStates,
+};
 pub use config_json::PerBlock;
 pub use error::{Error, Result};
 pub use inpainting::latent_mask;

@@ -128,11 +128,10 @@ impl ModelConfigs {
             )));
         }
         let given = self.text_encoders.iter().rev().find_map(TextEncoderConfig::projection_dim);
-        let wanted = self.unet.pooled_width();
-        if wanted.is_some() && given != wanted {
+        if self.unet.adds_text_and_sizes() && given.and_then(|given| self.unet.time_ids(given)).is_none() {
             return Err(Error::Config(format!(
-                "unet/config.json: `addition_embed_type` asks for a vector of {} numbers of each prompt, but {}",
-                wanted.unwrap_or_default(),
+                "unet/config.json: `addition_embed_type` asks for a vector of each prompt that with 5 or 6 times \
+                 `addition_time_embed_dim` is `projection_class_embeddings_input_dim`, but {}",
                 given.map_or("no text encoder has a projection".into(), |given| format!("it is {given} numbers long"))
             )));
         }

@@ -45,6 +45,12 @@ pub enum Error {
         /// Why not.
         reason: &'static str,
     },
+    /// A model that goes on from pictures, without one.
+    #[error("the {family} goes on from a picture and makes none of noise alone")]
+    NeedsPicture {
+        /// Which.
+        family: &'static str,
+    },
     /// A UNet for inpainting without a mask for its picture.
     #[error("the model is made for inpainting: a picture to start from needs a mask")]
     NeedsMask,

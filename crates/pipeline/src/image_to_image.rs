@@ -65,6 +65,9 @@ impl Beginning {
         first_call: usize,
         noise: &mut SeededNoise,
     ) -> Result<Beginning> {
+        if request.init_image.is_none() && !model.family.makes_pictures_of_noise() {
+            return Err(Error::NeedsPicture { family: model.family.title() });
+        }
         let takes_mask = model.takes_mask();
         let (width, height) = (i64::from(request.width), i64::from(request.height));
         let init = request.init_image.as_ref();

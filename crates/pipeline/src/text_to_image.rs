@@ -91,8 +91,11 @@ pub fn denoised_latents(model: &StableDiffusion, request: &Request) -> Result<Te
             Tensor::f_cat(&[of_prompts.f_zeros_like()?, of_prompts], 0)
         })?;
     }
-    let size = PictureSizes::whole(width, height);
-    let time_ids = model.time_ids(&vec![size; prompts.len()])?;
+    let sizes = vec![PictureSizes::whole(width, height); count];
+    let mut time_ids = model.time_ids(&sizes)?;
+    if guided && let (Some(negative), Some(positive)) = (model.negative_time_ids(&sizes)?, &time_ids) {
+        time_ids = Some(Tensor::f_cat(&[&negative, positive], 0)?);
+    }
     let conditions = model.conditions(&text, time_ids.as_ref());
     let Beginning { mut latents, painting } = Beginning::of(model, request, &*sampler, first_call, &mut noise)?;
     for (index, timestep) in sampler.timesteps().to_vec().into_iter().enumerate().skip(first_call) {

@@ -106,6 +106,8 @@ pub enum Family {
     Sd2,
     /// Stable Diffusion XL and every model of its shape.
     Sdxl,
+    /// Its refiner, which goes on from a picture.
+    SdxlRefiner,
 }
 
 impl Family {
@@ -115,6 +117,7 @@ impl Family {
             Family::Sd1 => "sd1",
             Family::Sd2 => "sd2",
             Family::Sdxl => "sdxl",
+            Family::SdxlRefiner => "sdxl_refiner",
         }
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 
 use crate::error::{Error, Result};
 use crate::family::Family;
-use crate::maps::text_places::TextFolder;
+use crate::maps::text_places::{FOLDERS, TextFolder};
 use crate::recognise::UnetInput;
 use crate::write::{TensorSource, hidden_beside, sync_parent, write_source};
 
@@ -170,15 +170,20 @@ pub fn write_diffusers_folder(
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     });
-    match configs.text_encoders.len() {
-        1 => {
-            index["safety_checker"] = json!([null, null]);
-            index["requires_safety_checker"] = json!(false);
-        }
-        _ => {
-            index["image_encoder"] = json!([null, null]);
-            index["force_zeros_for_empty_prompt"] = json!(configs.zeros_for_empty_prompt);
-        }
+    if family.pipeline_class(input).contains("XL") {
+        index["image_encoder"] = json!([null, null]);
+        index["force_zeros_for_empty_prompt"] = json!(configs.zeros_for_empty_prompt);
+        // What it has none of is said to be nothing.
+        FOLDERS
+            .iter()
+            .flat_map(|place| [place.network, place.tokenizer])
+            .for_each(|part| index[part] = json!([null, null]));
+    } else {
+        index["safety_checker"] = json!([null, null]);
+        index["requires_safety_checker"] = json!(false);
+    }
+    if family.requires_aesthetics_score() {
+        index["requires_aesthetics_score"] = json!(true);
     }
     let mut jsons = vec![
         ("unet/config.json".to_string(), &configs.unet),

@@ -75,7 +75,21 @@ impl Family {
 
     /// The folders of its text encoders and their tokenizers, in a diffusers folder.
     pub fn text_folders(self) -> &'static [TextFolder] {
-        &FOLDERS[..self.text_places().len()]
+        match self {
+            // It keeps the second of the base's.
+            Family::SdxlRefiner => &FOLDERS[1..],
+            _ => &FOLDERS[..self.text_places().len()],
+        }
+    }
+
+    /// Whether it makes pictures of noise alone: SDXL's refiner was trained for the last steps only.
+    pub fn makes_pictures_of_noise(self) -> bool {
+        self != Family::SdxlRefiner
+    }
+
+    /// Whether its UNet is told how beautiful a picture is, in place of the size that is seen (`requires_aesthetics_score`).
+    pub fn requires_aesthetics_score(self) -> bool {
+        self == Family::SdxlRefiner
     }
 
     /// diffusers' pipeline for a model of it whose UNet takes in `input`.
@@ -133,9 +147,11 @@ impl Family {
                 self.title(),
                 input.note()
             )),
+            (Family::SdxlRefiner, UnetInput::Plain) => Ok(()),
             (Family::SdxlRefiner, _) => wrong(format!(
-                "is a model of the {} family; only the SD1, SD2 and SDXL families are supported so far",
-                self.title()
+                "is a model of the {} family{}; only those with 4 input channels are known",
+                self.title(),
+                input.note()
             )),
         }
     }

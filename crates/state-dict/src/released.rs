@@ -1,7 +1,8 @@
-//! The configuration files of Stable Diffusion 1.5's, 2's and XL's folders, for single files that carry none.
+//! The configuration files of Stable Diffusion 1.5's, 2's, XL's and its refiner's folders, for single files that carry none.
 //!
 //! <https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5>, <https://huggingface.co/stabilityai/stable-diffusion-2-1>,
-//! <https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0>
+//! <https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0>,
+//! <https://huggingface.co/stabilityai/stable-diffusion-xl-refiner-1.0>
 
 use serde_json::{Value as Json, json};
 
@@ -87,13 +88,31 @@ impl PipelineConfigs {
         configs
     }
 
+    /// Those of its refiner, or of one that was made of it to predict the velocity.
+    pub fn sdxl_refiner(v_prediction: bool) -> PipelineConfigs {
+        let mut configs = PipelineConfigs::sdxl(v_prediction);
+        let unet = json!({
+            "attention_head_dim": [6, 12, 24, 24],
+            "block_out_channels": [384, 768, 1536, 1536],
+            "cross_attention_dim": 1280,
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+            "projection_class_embeddings_input_dim": 2560,
+            "transformer_layers_per_block": 4,
+            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        });
+        set(&mut configs.unet, &unet);
+        configs.text_encoders.remove(0);
+        configs.zeros_for_empty_prompt = false;
+        configs
+    }
+
     /// Those of `family`'s release; SD1 was not released to predict the velocity.
     pub fn released(family: Family, v_prediction: bool) -> PipelineConfigs {
         match family {
             Family::Sd1 => PipelineConfigs::sd1(),
             Family::Sd2 => PipelineConfigs::sd2(v_prediction),
-            // The refiner's own are not known here; it is refused wherever they would be asked for.
-            Family::Sdxl | Family::SdxlRefiner => PipelineConfigs::sdxl(v_prediction),
+            Family::Sdxl => PipelineConfigs::sdxl(v_prediction),
+            Family::SdxlRefiner => PipelineConfigs::sdxl_refiner(v_prediction),
         }
     }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use sdtrain_config::{Parsed, Problems};
 use sdtrain_data_loader::{DataError, DataSet, TokenWindow};
 use sdtrain_recipe::{DataConfig, Init, Loaded, ModelConfig, Plan, TrainConfig};
-use sdtrain_state_dict::{FileKind, open_file, recognise};
+use sdtrain_state_dict::{Family, FileKind, open_file, recognise};
 use sdtrain_tokenizer::Tokenizer;
 
 use crate::args::{CheckArgs, ConfigArgs};
@@ -125,6 +125,7 @@ fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
     }
     if let Some(parts) = &parts {
         let _ = check_sample_sizes(config, parts.downscale_factor()).map_err(&mut keep);
+        let _ = check_samples_of(config, parts.family).map_err(&mut keep);
     }
     match (failures.into_iter().reduce(Failure::and), parts, data, trained) {
         (None, Some(parts), Some(data), Some(trained)) => Ok(Examined { parts, data, trained }),
@@ -159,6 +160,17 @@ fn is_adapter(key: &str, path: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::new(ExitCode::Model, format!("`{key}`: `{}` is a {kind}, not a LoRA", path.display())))
+}
+
+/// That the model can draw what a run draws: pictures of noise alone.
+fn check_samples_of(config: &TrainConfig, family: Family) -> Result<(), Failure> {
+    if family.makes_pictures_of_noise() || config.sample_pictures().is_empty() {
+        return Ok(());
+    }
+    let message =
+        format!("`samples`: a model of the {} family goes on from a picture, and a run has none", family.title());
+    Err(Failure::new(ExitCode::Configuration, message)
+        .hint("leave `samples.prompts` out; `sdtrain sample --init-image` draws with what was trained"))
 }
 
 fn check_sample_sizes(config: &TrainConfig, factor: usize) -> Result<(), Failure> {

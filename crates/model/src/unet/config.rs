@@ -142,7 +142,7 @@ impl UNetConfig {
                 self.up_block_types.len()
             )));
         }
-        if self.adds_text_and_sizes() && self.pooled_width().is_none() {
+        if self.adds_text_and_sizes() && self.embeddings_input().is_none() {
             return Err(Error::Config(
                 "unet/config.json: `addition_embed_type` is \"text_time\", so `addition_time_embed_dim` and a larger \
                  `projection_class_embeddings_input_dim` must be there"
@@ -168,11 +168,17 @@ impl UNetConfig {
         self.addition_embed_type.as_deref() == Some("text_time")
     }
 
-    /// Length of the prompt's vector, where there is one.
-    pub fn pooled_width(&self) -> Option<i64> {
-        let (all, sizes) = (self.projection_class_embeddings_input_dim?, self.addition_time_embed_dim?);
-        let width = all - SIZE_IDS as i64 * sizes;
-        (self.adds_text_and_sizes() && width > 0).then_some(width)
+    /// How many numbers it is told of a picture beside a prompt's vector of length `pooled`: 6, or the 5 of SDXL's refiner. None where it
+    /// takes no vector of that length.
+    pub fn time_ids(&self, pooled: i64) -> Option<usize> {
+        let (all, each) = self.embeddings_input().filter(|_| self.adds_text_and_sizes())?;
+        SIZE_IDS.into_iter().find(|&ids| pooled + ids as i64 * each == all)
+    }
+
+    /// Length of what joins the timestep's embedding, and that of each number's sinusoids: with room for a prompt's vector.
+    fn embeddings_input(&self) -> Option<(i64, i64)> {
+        let (all, each) = (self.projection_class_embeddings_input_dim?, self.addition_time_embed_dim?);
+        (each > 0 && each.checked_mul(SIZE_IDS[0] as i64)? < all).then_some((all, each))
     }
 
     fn heads_list(&self) -> &PerBlock {

@@ -15,8 +15,9 @@ use sdtrain_recipe::GradientCheckpointing;
 use std::rc::Rc;
 use tch::{Kind, Tensor};
 
-/// How many numbers say where a picture comes from: three pairs, of its original size, the crop and the size that is seen.
-pub const SIZE_IDS: usize = 6;
+/// How many numbers say where a picture comes from: three pairs, of its original size, the crop and the size that is seen; or with one
+/// score in place of the last pair.
+pub const SIZE_IDS: [usize; 2] = [5, 6];
 
 /// Predicts noise (or velocity, or the sample) from noisy latents, timestep and text.
 #[derive(Debug)]

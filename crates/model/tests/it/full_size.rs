@@ -188,6 +188,22 @@ fn sdxl_has_diffusers_names_and_shapes() {
 }
 
 #[test]
+fn sdxls_refiner_has_the_names_and_shapes_of_both_forms() {
+    let networks = networks(&PipelineConfigs::sdxl_refiner(false));
+    let of = |parameters: &Parameters| shapes(&TensorReader::of(parameters, None));
+    assert_eq!(of(networks.unet.parameters()), listed("unet_sdxl_refiner.tsv").0);
+    assert_eq!(of(networks.text_encoders[0].parameters()), listed("te_openclip_bigg_sdxl.tsv").0);
+    assert_eq!(networks.unet.parameters().count(), 2_259_526_660);
+    let mut expected: Shapes =
+        ["unet_sdxl_refiner.tsv", "vae.tsv"].into_iter().flat_map(|name| listed(name).1).collect();
+    for (name, mut shape) in listed("te_openclip_bigg_sdxl.tsv").1 {
+        expected.insert(in_one(name, &mut shape).replace("embedders.1.", "embedders.0."), shape);
+    }
+    expected.insert("conditioner.embedders.0.model.logit_scale".into(), Vec::new());
+    assert_eq!(networks.single_file(Family::SdxlRefiner), expected);
+}
+
+#[test]
 fn sdxl_has_the_names_and_shapes_of_single_files() {
     let found = networks(&PipelineConfigs::sdxl(false)).single_file(Family::Sdxl);
     let mut expected: Shapes = ["unet_sdxl.tsv", "vae.tsv"].into_iter().flat_map(|name| listed(name).1).collect();

@@ -45,7 +45,7 @@ fn read(_: &Path, data: &[u8]) {
             // Blocks of unknown kinds are refused one by one.
             let mut blocks = levels.clone();
             if blocks.all(|level| config.down_block(level).is_ok() && config.up_block(level).is_ok())
-                && config.pooled_width().is_some() == config.adds_text_and_sizes()
+                && config.time_ids(1280).is_none_or(|ids| config.adds_text_and_sizes() && ids >= 5)
             {
                 levels.for_each(|level| assert!(config.heads(level) > 0));
             }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 
-const FAMILIES: [Family; 3] = [Family::Sd1, Family::Sd2, Family::Sdxl];
+const FAMILIES: [Family; 4] = [Family::Sd1, Family::Sd2, Family::Sdxl, Family::SdxlRefiner];
 
 /// The tiny models of a family: SD1's also with BERT as the text encoder, and with a tokenizer without a start mark.
 fn tiny(family: Family) -> &'static [&'static str] {
@@ -23,6 +23,7 @@ fn tiny(family: Family) -> &'static [&'static str] {
         Family::Sd1 => &["tiny_sd1", "tiny_taiyi", "tiny_japanese"],
         Family::Sd2 => &["tiny_sd2"],
         Family::Sdxl => &["tiny_sdxl"],
+        Family::SdxlRefiner => &["tiny_sdxl_refiner"],
     }
 }
 

@@ -202,6 +202,11 @@ fn steps_of_what_only_sdxl_has_match_diffusers() {
 }
 
 #[test]
+fn steps_of_sdxls_refiner_match_diffusers() {
+    assert_same_steps("trace_sdxl_refiner", &[], FP32);
+}
+
+#[test]
 fn steps_of_words_learned_in_both_text_encoders_match_diffusers() {
     assert_same_steps("trace_sdxl_textual_inversion", &[], FP32);
 }

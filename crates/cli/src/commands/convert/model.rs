@@ -19,11 +19,9 @@ use crate::{ExitCode, Failure};
 pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<(), Failure> {
     let path = file.path().to_path_buf();
     let kind = recognise(&file);
-    let FileKind::Ldm { family: family @ (Family::Sd1 | Family::Sd2 | Family::Sdxl), .. } = kind else {
-        let message = format!(
-            "`{}` is a {kind}; only single files of the SD1, SD2 and SDXL families become a diffusers folder",
-            path.display()
-        );
+    let FileKind::Ldm { family, .. } = kind else {
+        let message =
+            format!("`{}` is a {kind}; only a whole model in a single file becomes a diffusers folder", path.display());
         return Err(Failure::new(ExitCode::Model, message));
     };
     let parts = ldm_single_file(file.clone())?;
@@ -102,7 +100,7 @@ pub(crate) fn to_single_file(
     let mut metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     metadata.extend(configs.prediction_metadata(family));
     if !configs.is_plain(family) {
-        let tokenizer = PromptTokenizer::from_folder(folder.join("tokenizer"))?;
+        let tokenizer = PromptTokenizer::from_folder(folder.join(family.text_folders()[0].tokenizer))?;
         metadata.extend(configs.to_metadata(&tokenizer.files()));
     }
     let text_encoders: Vec<&dyn Reader> = text_encoders.iter().map(|encoder| &**encoder).collect();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use sdtrain_state_dict::maps::lora_kohya::{is_kohya_name, parse_by_words};
 use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor, Part};
+use sdtrain_state_dict::maps::{clip, open_clip};
 use sdtrain_state_dict::{Family, FileKind, Reader, read_floats, recognise};
 use serde_json::{Map, Value as Json, json};
 
@@ -69,8 +70,8 @@ fn networks(file: &dyn Reader, description: &mut Description) {
     let prefixes = [
         ("unet", &["model.diffusion_model."][..]),
         ("vae", &["first_stage_model."]),
-        ("text_encoder", &["cond_stage_model.", "conditioner.embedders.0."]),
-        ("text_encoder_2", &["conditioner.embedders.1."]),
+        ("text_encoder", &["cond_stage_model.", clip::SGM_PREFIX]),
+        ("text_encoder_2", &[open_clip::SGM_PREFIX, open_clip::SGM_REFINER_PREFIX]),
     ];
     let mut parts = Map::new();
     for (part, prefixes) in prefixes {
