@@ -13,6 +13,7 @@ mod memory;
 mod merge;
 mod presets;
 mod project;
+mod refiner;
 mod resume;
 mod samples;
 mod stages;

@@ -4,11 +4,12 @@ use crate::builder::{Builder, Source};
 use crate::builtin;
 use crate::error::{Error, Result};
 use crate::learned_words::LearnedWords;
+use crate::model_configs::ModelConfigs;
 use crate::stable_diffusion::{Origin, PromptEncoder, StableDiffusion};
-use crate::text_encoder::{ClipTextConfig, TextEncoder, TextEncoderConfig};
-use crate::unet::{UNet2DConditionModel, UNetConfig};
+use crate::text_encoder::{TextEncoder, TextEncoderConfig};
+use crate::unet::UNet2DConditionModel;
 use crate::vae::{AutoencoderKL, VaeConfig};
-use sdtrain_diffusion::{PredictionType, SchedulerClass, SchedulerConfig};
+
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
     Family, FileKind, PipelineConfigs, Reader, canonical_text_encoder, canonical_vae, ldm_single_file, open_component,
@@ -83,97 +84,6 @@ impl LoadOptions {
         // SD's VAE overflows in fp16 (diffusers: force_upcast), so it is then kept in f32.
         let vae_in_f32 = self.vae_in_f32 || (vae.force_upcast && self.compute == Kind::Half);
         [self.unet_in_f32, vae_in_f32, self.text_encoder_in_f32].map(|f32| if f32 { Kind::Float } else { self.compute })
-    }
-}
-
-/// The configurations of a model: enough to build it, without weights.
-#[derive(Debug, Clone)]
-pub struct ModelConfigs {
-    /// The UNet's.
-    pub unet: UNetConfig,
-    /// The VAE's.
-    pub vae: VaeConfig,
-    /// Those of the text encoders.
-    pub text_encoders: Vec<TextEncoderConfig>,
-    /// The scheduler's.
-    pub scheduler: SchedulerConfig,
-    /// Where there is no negative prompt, zeros stand for the states of an empty one.
-    pub zeros_for_empty_prompt: bool,
-}
-
-impl ModelConfigs {
-    /// From parsed configuration files.
-    ///
-    /// # Errors
-    /// For an option that the networks or the schedule do not have, by its name, and where the networks do not go together.
-    pub fn from_json(configs: &PipelineConfigs) -> Result<ModelConfigs> {
-        let configs = ModelConfigs {
-            unet: UNetConfig::from_json(&configs.unet)?,
-            vae: VaeConfig::from_json(&configs.vae)?,
-            text_encoders: configs.text_encoders.iter().map(TextEncoderConfig::from_json).collect::<Result<_>>()?,
-            scheduler: SchedulerConfig::from_json(&configs.scheduler.to_string())?,
-            zeros_for_empty_prompt: configs.zeros_for_empty_prompt,
-        };
-        configs.check()?;
-        Ok(configs)
-    }
-
-    /// That the UNet takes what the text encoders make.
-    fn check(&self) -> Result<()> {
-        let width: i64 = self.text_encoders.iter().map(TextEncoderConfig::hidden_size).sum();
-        if width != self.unet.cross_attention_dim {
-            return Err(Error::Config(format!(
-                "unet/config.json: `cross_attention_dim` is {}, but the text encoders' states have {width} numbers",
-                self.unet.cross_attention_dim
-            )));
-        }
-        let given = self.text_encoders.iter().rev().find_map(TextEncoderConfig::projection_dim);
-        if self.unet.adds_text_and_sizes() && given.and_then(|given| self.unet.time_ids(given)).is_none() {
-            return Err(Error::Config(format!(
-                "unet/config.json: `addition_embed_type` asks for a vector of each prompt that with 5 or 6 times \
-                 `addition_time_embed_dim` is `projection_class_embeddings_input_dim`, but {}",
-                given.map_or("no text encoder has a projection".into(), |given| format!("it is {given} numbers long"))
-            )));
-        }
-        Ok(())
-    }
-
-    /// Whether this is what a reader assumes of a single file of `family` that carries no configuration: its sizes, latents and
-    /// noise schedule. Sizes it was trained on, token ids and the sampler make no difference to that, and how many channels its UNet takes in
-    /// is seen in the file.
-    pub(crate) fn is_plain(&self, family: Family) -> bool {
-        let v_prediction = self.scheduler.prediction_type == Some(PredictionType::VPrediction);
-        let Ok(plain) = ModelConfigs::from_json(&PipelineConfigs::released(family, v_prediction)) else { return false };
-        let unet = UNetConfig {
-            sample_size: plain.unet.sample_size.clone(),
-            // Seen in the file.
-            in_channels: plain.unet.in_channels,
-            // In f32 either way, here and where it is fused.
-            upcast_attention: plain.unet.upcast_attention,
-            ..self.unet.clone()
-        };
-        let vae = VaeConfig {
-            sample_size: plain.vae.sample_size.clone(),
-            force_upcast: plain.vae.force_upcast,
-            ..self.vae.clone()
-        };
-        if self.text_encoders.len() != plain.text_encoders.len() {
-            return false;
-        }
-        let text_encoder = |(own, plain): (&TextEncoderConfig, &TextEncoderConfig)| match (own, plain) {
-            (TextEncoderConfig::Clip(own), TextEncoderConfig::Clip(plain)) => TextEncoderConfig::Clip(ClipTextConfig {
-                bos_token_id: plain.bos_token_id,
-                eos_token_id: plain.eos_token_id,
-                pad_token_id: plain.pad_token_id,
-                projection_dim: if own.has_projection { own.projection_dim } else { plain.projection_dim },
-                ..own.clone()
-            }),
-            (own, _) => own.clone(),
-        };
-        let text_encoders: Vec<_> = self.text_encoders.iter().zip(&plain.text_encoders).map(text_encoder).collect();
-        let schedule = |config: &SchedulerConfig| config.for_stable_diffusion().settings(SchedulerClass::Ddim).ok();
-        (unet, vae, text_encoders) == (plain.unet, plain.vae, plain.text_encoders)
-            && schedule(&self.scheduler).is_some_and(|own| Some(own) == schedule(&plain.scheduler))
     }
 }
 
@@ -407,10 +317,12 @@ impl<'a> Parts<'a> {
 
     fn vae(&self) -> Result<AutoencoderKL> {
         let config = &self.configs.vae;
-        let [_, kind, _] = self.options.kinds(config);
         match &self.options.vae {
-            Some(other) => other_vae(other, config, kind, self.options.device),
-            None => AutoencoderKL::new(self.builder(|files| files.vae, kind), config),
+            Some(other) => other_vae(other, config, self.options),
+            None => {
+                let [_, kind, _] = self.options.kinds(config);
+                AutoencoderKL::new(self.builder(|files| files.vae, kind), config)
+            }
         }
     }
 
@@ -457,7 +369,7 @@ impl<'a> Parts<'a> {
 
 /// A VAE by itself: a diffusers folder (its `config.json` counts), or a file in either naming, also one of a whole model
 /// (`config` counts).
-fn other_vae(path: &Path, config: &VaeConfig, kind: Kind, device: Device) -> Result<AutoencoderKL> {
+fn other_vae(path: &Path, config: &VaeConfig, options: &LoadOptions) -> Result<AutoencoderKL> {
     let own_config;
     let (file, config): (Box<dyn Reader>, _) = if path.is_dir() {
         own_config = VaeConfig::from_json(&read_json(&path.join("config.json"))?)?;
@@ -469,33 +381,7 @@ fn other_vae(path: &Path, config: &VaeConfig, kind: Kind, device: Device) -> Res
         (file, &own_config)
     };
     let reader = canonical_vae(file)?;
-    AutoencoderKL::new(Builder::new(Source::File(&reader), kind, device), config)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config_json::PerBlock;
-    use serde_json::json;
-
-    #[test]
-    fn what_a_reader_cannot_know_of_a_single_file_makes_it_no_plain_sd1() {
-        let sd1 = ModelConfigs::from_json(&PipelineConfigs::sd1()).unwrap();
-        assert!(sd1.is_plain(Family::Sd1));
-        let mut trained_larger = sd1.clone();
-        trained_larger.unet.sample_size = json!(96);
-        trained_larger.scheduler.class_name = Some("DDIMScheduler".into());
-        assert!(trained_larger.is_plain(Family::Sd1));
-        let mut other_heads = sd1.clone();
-        other_heads.unet.attention_head_dim = PerBlock::All(4);
-        let mut other_latents = sd1.clone();
-        other_latents.vae.scaling_factor = 0.13025;
-        let mut velocity = sd1.clone();
-        velocity.scheduler.prediction_type = Some(PredictionType::VPrediction);
-        let mut zero_snr = sd1.clone();
-        zero_snr.scheduler.rescale_betas_zero_snr = Some(true);
-        for other in [other_heads, other_latents, velocity, zero_snr] {
-            assert!(!other.is_plain(Family::Sd1));
-        }
-    }
+    // By its own configuration: one that does not overflow in fp16 says so there.
+    let [_, kind, _] = options.kinds(config);
+    AutoencoderKL::new(Builder::new(Source::File(&reader), kind, options.device), config)
 }

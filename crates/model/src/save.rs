@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::kinds::dtype_of;
-use crate::load::ModelConfigs;
+use crate::model_configs::ModelConfigs;
 use crate::parameters::Parameters;
 use crate::stable_diffusion::{Frozen, StableDiffusion};
 use crate::text_encoder::TextEncoderConfig;

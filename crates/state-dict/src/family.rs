@@ -97,7 +97,7 @@ impl Family {
         match (self, input) {
             (Family::Sd1 | Family::Sd2, UnetInput::Inpaint) => "StableDiffusionInpaintPipeline",
             (Family::Sd1 | Family::Sd2, _) => "StableDiffusionPipeline",
-            (Family::Sdxl, UnetInput::Inpaint) => "StableDiffusionXLInpaintPipeline",
+            (Family::Sdxl | Family::SdxlRefiner, UnetInput::Inpaint) => "StableDiffusionXLInpaintPipeline",
             (Family::Sdxl, _) => "StableDiffusionXLPipeline",
             (Family::SdxlRefiner, _) => "StableDiffusionXLImg2ImgPipeline",
         }
@@ -138,21 +138,17 @@ impl Family {
     /// # Errors
     /// For `path`, with what it is.
     pub fn check_supported(self, input: UnetInput, path: &Path) -> Result<()> {
-        let wrong = |reason: String| Err(Error::WrongKind { path: path.to_path_buf(), reason });
-        match (self, input) {
-            (Family::Sd1 | Family::Sd2 | Family::Sdxl, UnetInput::Plain | UnetInput::Inpaint) => Ok(()),
-            (Family::Sd1 | Family::Sd2 | Family::Sdxl, _) => wrong(format!(
-                "is a model of the {} family{}; only those with 4 input channels, and those for inpainting with 9, are supported so \
-                 far",
-                self.title(),
-                input.note()
-            )),
-            (Family::SdxlRefiner, UnetInput::Plain) => Ok(()),
-            (Family::SdxlRefiner, _) => wrong(format!(
-                "is a model of the {} family{}; only those with 4 input channels are known",
-                self.title(),
-                input.note()
-            )),
+        match input {
+            UnetInput::Plain | UnetInput::Inpaint => Ok(()),
+            UnetInput::Edit | UnetInput::Other(_) => {
+                let reason = format!(
+                    "is a model of the {} family{}; only those with 4 input channels, and those for inpainting with 9, are \
+                     supported so far",
+                    self.title(),
+                    input.note()
+                );
+                Err(Error::WrongKind { path: path.to_path_buf(), reason })
+            }
         }
     }
 

@@ -237,6 +237,41 @@ fn another_vae_loads_from_a_folder_and_from_files_in_both_namings() {
 }
 
 #[test]
+fn another_vae_is_kept_in_what_its_own_configuration_asks_for() {
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    // As sdxl-vae-fp16-fix says of itself that it does not overflow.
+    let fixed = scratch.path().join("fixed");
+    let ordinary = fixture_folder().join("tiny_sd1/vae");
+    std::fs::create_dir(&fixed).expect("there is room");
+    let mut config = read_json(&ordinary.join("config.json")).expect("a fixture");
+    config["force_upcast"] = false.into();
+    std::fs::write(fixed.join("config.json"), config.to_string()).expect("there is room");
+    let weights = "diffusion_pytorch_model.safetensors";
+    std::fs::copy(ordinary.join(weights), fixed.join(weights)).expect("there is room");
+    let with = |base: &Path, vae: &Path, compute: Kind| {
+        loaded(base, &LoadOptions { vae: Some(vae.to_path_buf()), ..LoadOptions::new(Device::Cpu, compute) })
+    };
+    let kind = |model: &StableDiffusion| model.vae.parameters().iter().next().expect("it has one").1.kind();
+    let base = fixture_folder().join("tiny_sd1");
+    let in_fp16 = with(&base, &fixed, Kind::Half);
+    assert_eq!(kind(&in_fp16), Kind::Half);
+    assert_eq!(kind(&with(&base, &ordinary, Kind::Half)), Kind::Float);
+    // A base whose own VAE is fixed.
+    let fixed_base = scratch.path().join("base");
+    let mut model = tiny_folder();
+    model.save_folder(&fixed_base, None, &BTreeMap::new()).expect("there is room");
+    std::fs::copy(fixed.join("config.json"), fixed_base.join("vae/config.json")).expect("there is room");
+    assert_eq!(kind(&loaded(&fixed_base, &LoadOptions::new(Device::Cpu, Kind::Half))), Kind::Half);
+    assert_eq!(kind(&with(&fixed_base, &ordinary, Kind::Half)), Kind::Float);
+    // fp16 has eleven bits: a picture is the same to a level or two of 256.
+    model.vae = with(&base, &fixed, Kind::Float).vae;
+    let latents = Tensor::arange(4 * 8 * 8, (Kind::Float, Device::Cpu)).sin().reshape([1, 4, 8, 8]);
+    let pictures = [&in_fp16, &model].map(|model| model.decode_latents(&latents).expect("latents of its kind"));
+    let apart = (&pictures[0] - &pictures[1]).abs().max().double_value(&[]);
+    assert!(apart > 0.0 && apart < 2.0 / 127.5, "{apart}");
+}
+
+#[test]
 fn a_folder_with_a_pickle_of_weights_is_the_same_model() {
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let (model, folder) = (loaded(&fixture_folder().join("tiny_taiyi"), &options()), scratch.path().join("model"));

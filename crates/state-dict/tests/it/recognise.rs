@@ -49,7 +49,7 @@ fn a_file_for_inpainting_is_assumed_to_be_the_released_one() {
         assert_eq!((&assumed.unet["in_channels"], assumed.is_v_prediction()), (&channels.into(), is_v_prediction));
         assert!(assumed.is_plain(Family::Sd2), "how many channels come in is seen in the file");
     }
-    for family in [Family::Sd1, Family::Sd2, Family::Sdxl] {
+    for family in [Family::Sd1, Family::Sd2, Family::Sdxl, Family::SdxlRefiner] {
         let supported = |input| family.check_supported(input, Path::new("model"));
         assert!(supported(UnetInput::Plain).is_ok() && supported(UnetInput::Inpaint).is_ok());
         let message = supported(UnetInput::Edit).unwrap_err().to_string();
