@@ -135,6 +135,12 @@ impl LoraTensor {
         matches!(self, Down | HadaW1B | LokrW1B | LokrW2B).then(|| shape.first().copied()).flatten()
     }
 
+    /// The inputs of the linear layer beside the adapter, if this tensor's `shape` tells them.
+    pub fn inputs(self, shape: &[usize]) -> Option<usize> {
+        use LoraTensor::{Diff, Down, HadaW1B, HadaW2B};
+        matches!(self, Down | HadaW1B | HadaW2B | Diff).then(|| shape.get(1).copied()).flatten()
+    }
+
     /// The kind of adapter that this tensor shows, if only one has it.
     fn kind(self) -> Option<LoraKind> {
         Some(match self {
