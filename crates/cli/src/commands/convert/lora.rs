@@ -8,7 +8,7 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use sdtrain_state_dict::maps::lora_kohya::{KohyaNaming, is_kohya_name, is_original_name, kohya_name, parse_by_words};
-use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraKind, LoraTensor, Part, peft_name};
+use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraKind, LoraTensor, Part, alpha_that_counts, peft_name};
 use sdtrain_state_dict::maps::peft_metadata::{self, AdaptedLayer, PeftConfig};
 use sdtrain_state_dict::metadata::sshs_hashes;
 use sdtrain_state_dict::{Dtype, Family, Reader, TensorEntry, read_floats, write};
@@ -66,6 +66,12 @@ pub(super) fn to_kohya(file: &dyn Reader, output: &Path) -> Result<(), Failure> 
         if is_whole && layer.alpha != layer.rank as f64 {
             let message = format!("`{}`: `{}.{}` has a scale", file.path().display(), layer.part, layer.module);
             return Err(Failure::new(ExitCode::Model, message).hint("kohya's form has none for two whole factors"));
+        }
+        if layer.alpha == 0.0 {
+            let message = format!("`{}`: `{}.{}` has the alpha 0", file.path().display(), layer.part, layer.module);
+            return Err(
+                Failure::new(ExitCode::Model, message).hint("kohya's form takes 0 for the rank; leave the layer out")
+            );
         }
         layer.shape_magnitude(true);
         let dtype = layer.tensors.values().next().map_or(Dtype::F32, |tensor| tensor.dtype);
@@ -168,9 +174,16 @@ fn read(file: &dyn Reader) -> Result<Vec<Layer>, Failure> {
             Some(name) => read_floats(file, name)?.first().map(|&alpha| f64::from(alpha)),
             None => None,
         };
+        if let Some(alpha) = alpha.filter(|alpha| !alpha.is_finite()) {
+            return Err(wrong(&format!("has the alpha {alpha}, which is no number to scale it by")));
+        }
+        if shown == Some(0) {
+            return Err(wrong("has matrices of rank 0"));
+        }
         // Two whole factors of LoKr show no rank, and kohya's alpha is then what the rank was.
         let told = described.map(|config| config.rank_of(&module)).or(alpha.map(|alpha| alpha.round() as usize));
         let rank = shown.or(told).unwrap_or(1).max(1);
+        let alpha = alpha.and_then(|alpha| alpha_that_counts(alpha, rank as f64));
         let alpha = alpha.or(described.map(|config| config.effective_alpha(&module, rank))).unwrap_or(rank as f64);
         layers.push(Layer { part, module, tensors, rank, alpha });
     }
@@ -260,6 +273,26 @@ mod tests {
             assert_eq!(again.metadata()["sshs_model_hash"].len(), 64);
             assert!(!again.metadata().contains_key(peft_metadata::KEY));
         }
+    }
+
+    #[test]
+    fn an_alpha_of_zero_is_the_rank_in_kohyas_form_and_nothing_in_pefts() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let place = |name: &str| folder.path().join(name);
+        let open = |name: &str| SafetensorsFile::open(place(name)).expect("it was just written");
+        kohya_file(&place("kohya"), 0.0, Dtype::F32);
+        to_peft(&open("kohya"), &place("peft")).expect("a LoRA");
+        let peft = open("peft");
+        let description = &peft.metadata()[peft_metadata::KEY];
+        assert_eq!(peft_metadata::from_json(description).expect("metadata")[&Part::Unet].alpha, 2.0);
+
+        let tensors: Vec<TensorEntry> = peft.names().into_iter().map(|name| entry(&peft, name).unwrap()).collect();
+        let zero = description.replace("\"unet.lora_alpha\": 2", "\"unet.lora_alpha\": 0");
+        assert_ne!(&zero, description);
+        let metadata = [(peft_metadata::KEY.to_owned(), zero)].into();
+        write(&place("zero"), &tensors, &metadata).expect("a writable folder");
+        let failure = to_kohya(&open("zero"), &place("again")).expect_err("it would be at full strength");
+        assert!(failure.problems.to_string().contains("has the alpha 0"), "{}", failure.problems);
     }
 
     #[test]
