@@ -134,24 +134,33 @@ def inner_name(module, name):
 
 def block_numbers(unet, blocks):
     """The number of the block that a parameter of `unet` is part of, as kohya's scripts count them: by the network's own levels,
-    or by SD1's where a list of `[blocks]` has SD1's length."""
+    by SD1's where a list of `[blocks]` has SD1's length, or by SDXL's where its UNet has 23 rates."""
     layers = [len(block.resnets) for block in unet.down_blocks]
     lengths = {len(value) for value in blocks.values() if isinstance(value, list)}
-    if lengths & {12, 25} and len(layers) <= 4 and max(layers) <= 2:
+    is_sdxl = getattr(unet, "add_embedding", None) is not None and len(layers) <= 3 and max(layers) <= 2
+    counts_sdxl = is_sdxl and len(blocks.get("learning_rates") or []) == 23
+    if counts_sdxl:
+        layers = [2] * 3
+    elif lengths & {12, 25} and len(layers) <= 4 and max(layers) <= 2:
         layers = [2] * 4
     half = sum(count + 1 for count in layers)
+    # Of `conv_in`, the first in the middle, the first in the up half, and `conv_out`.
+    conv_in, middle, up, out = (1, half + 1, half + 4, 2 * half + 4) if counts_sdxl else (0, half, half + 1, 2 * half)
 
     def number(name):
         words = name.split(".")
         if words[0] == "down_blocks":
             level = int(words[1])
-            start = 1 + sum(count + 1 for count in layers[:level])
+            start = conv_in + 1 + sum(count + 1 for count in layers[:level])
             return start + (layers[level] if words[2] == "downsamplers" else int(words[3]))
         if words[0] == "up_blocks":
             level, mirrored = int(words[1]), layers[::-1]
-            start = half + 1 + sum(count + 1 for count in mirrored[:level])
+            start = up + sum(count + 1 for count in mirrored[:level])
             return start + (mirrored[level] if words[2] == "upsamplers" else int(words[3]))
-        return half if words[0] == "mid_block" else 2 * half if words[0] in ("conv_norm_out", "conv_out") else 0
+        if words[0] == "mid_block" and counts_sdxl:
+            return middle + (1 if words[1] == "attentions" else 2 * int(words[2]))
+        outside = {"mid_block": middle, "conv_in": conv_in, "conv_norm_out": out, "conv_out": out}
+        return outside.get(words[0], 0)
 
     return number
 

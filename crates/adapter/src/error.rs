@@ -14,6 +14,16 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// An adapter whose strength is no number.
+    #[error("`{file}`: the adapter of `{layer}` has the alpha {alpha}, which is no number to scale it by")]
+    NoScale {
+        /// The adapter's file.
+        file: String,
+        /// The layer's full path.
+        layer: String,
+        /// NaN, or infinite.
+        alpha: f64,
+    },
     /// A file without learned words, or with such that cannot be used.
     #[error("`{file}` {reason}")]
     NoWords {
@@ -69,6 +79,9 @@ impl Error {
                 Some("patterns are matched against paths such as `unet.mid_block.attentions.0.proj_in`".into())
             }
             Error::DoesNotFit { .. } => Some("it was probably made for another base model".into()),
+            Error::NoScale { .. } => {
+                Some("the file is damaged, or its training went wrong; take an earlier one".into())
+            }
             Error::NeedsModel { .. } => Some("name the model that it was trained on with `--model`".into()),
             Error::NotLowRank(_) => {
                 Some("keep all of it with `--full-diff`, or set the rank of the result with `--rank`".into())

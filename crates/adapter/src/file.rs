@@ -47,8 +47,12 @@ impl LoraFile {
                 unknown.push(format!("`{name}`"));
                 continue;
             };
+            let value = read(reader, name)?;
+            if tensor == LoraTensor::Alpha {
+                check_alpha(&value, &file, &format!("{part}.{module}"))?;
+            }
             let layer = layers.entry((part, module)).or_insert_with(|| LayerTensors::new(form));
-            layer.insert(tensor, read(reader, name)?);
+            layer.insert(tensor, value);
         }
         if !unknown.is_empty() {
             let first: Vec<String> = unknown.iter().take(3).cloned().collect();
@@ -77,7 +81,8 @@ impl LoraFile {
             };
             let layer = known.get(&(part, path.as_str())).ok_or_else(|| does_not_fit("there is no such layer"))?;
             tensors.describe(self.described.get(&part).map(|config| Described {
-                rank: config.rank_of(&path) as i64,
+                // What is no rank is refused where it counts.
+                rank: i64::try_from(config.rank_of(&path)).unwrap_or_default(),
                 alpha: config.alpha_of(&path),
                 rank_stabilized: config.use_rslora,
             }));
@@ -87,6 +92,17 @@ impl LoraFile {
             modules.push(LoraModule { part, path, kind, layer: Rc::new(Attached::new(site, adapter)) });
         }
         Ok(Lora::from_modules(modules, networks))
+    }
+}
+
+/// That the alpha of `layer` in `file` is a number.
+pub(crate) fn check_alpha(alpha: &Tensor, file: &str, layer: &str) -> Result<()> {
+    let numbers = Vec::<f32>::try_from(&alpha.f_reshape([-1])?)?;
+    match numbers.into_iter().find(|number| !number.is_finite()) {
+        None => Ok(()),
+        Some(alpha) => {
+            Err(Error::NoScale { file: file.to_string(), layer: layer.to_string(), alpha: f64::from(alpha) })
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::lora_layer::LoraLayer;
 use crate::site::Site;
 use sdtrain_random::Stream;
 use sdtrain_recipe::{AdapterKind, LoraConfig};
-use sdtrain_state_dict::maps::lora_tensor::LoraTensor;
+use sdtrain_state_dict::maps::lora_tensor::{LoraTensor, alpha_that_counts};
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
@@ -162,14 +162,16 @@ impl LayerTensors {
         self.tensors.remove(&tensor)
     }
 
-    /// Alpha as the file says it, else as its metadata does, else the rank.
+    /// Alpha as the file says it, where 0 stands for the rank, else as its metadata does, else the rank. That it is a number was
+    /// seen when the file was read.
     pub fn alpha(&mut self, rank: i64) -> f64 {
         let stored = self.take(LoraTensor::Alpha).filter(|alpha| alpha.numel() == 1);
         let described = self.described.map(|described| match described.rank_stabilized {
             true => described.alpha * (rank as f64).sqrt(),
             false => described.alpha,
         });
-        stored.map(|alpha| alpha.reshape([1]).double_value(&[0])).or(described).unwrap_or(rank as f64)
+        let stored = stored.map(|alpha| alpha.reshape([1]).double_value(&[0]));
+        stored.and_then(|alpha| alpha_that_counts(alpha, rank as f64)).or(described).unwrap_or(rank as f64)
     }
 
     /// A tensor that nobody took.

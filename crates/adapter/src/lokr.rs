@@ -118,6 +118,9 @@ impl LokrLayer {
         let split = small.rank().or(large.rank());
         let described = tensors.described_rank();
         let rank = split.or(described).unwrap_or(1);
+        if rank <= 0 {
+            return Some(Err(format!("its rank is {rank}")));
+        }
         let alpha = tensors.alpha(rank);
         let scale = if split.is_none() && described.is_none() { 1.0 } else { alpha / rank as f64 };
         Some(Ok(Box::new(LokrLayer { small, large, rank, alpha, scale })))

@@ -1,12 +1,13 @@
 //! Products of two small matrices: reading them, adding them up, and the nearest one of a smaller rank.
 
 use crate::error::{Error, Result};
+use crate::file::check_alpha;
 use crate::lora::LoraModule;
 use sdtrain_model::read_tensor;
 use sdtrain_recipe::AdapterKind;
 use sdtrain_state_dict::Reader;
 use sdtrain_state_dict::maps::lora_kohya::{is_kohya_name, parse_by_words};
-use sdtrain_state_dict::maps::lora_peft::{self, LoraTensor, Part};
+use sdtrain_state_dict::maps::lora_peft::{self, LoraTensor, Part, alpha_that_counts};
 use sdtrain_state_dict::maps::peft_metadata;
 use sdtrain_state_dict::maps::textual_inversion::BUNDLE_PREFIX;
 use std::collections::BTreeMap;
@@ -46,8 +47,9 @@ impl LowRank {
                 Some((layer, LoraTensor::Down)) => layers.entry(layer).or_default().down = Some(tensor()?),
                 Some((layer, LoraTensor::Up)) => layers.entry(layer).or_default().up = Some(tensor()?),
                 Some((layer, LoraTensor::Alpha)) => {
-                    let alpha = tensor()?.f_reshape([-1])?.f_double_value(&[0])?;
-                    layers.entry(layer).or_default().alpha = Some(alpha);
+                    let alpha = tensor()?;
+                    check_alpha(&alpha, &file.path().display().to_string(), &format!("{}.{}", layer.0, layer.1))?;
+                    layers.entry(layer).or_default().alpha = Some(alpha.f_reshape([-1])?.f_double_value(&[0])?);
                 }
                 _ => {
                     return Err(Error::NeedsModel {
@@ -76,6 +78,7 @@ impl LowRank {
                 return Err(does_not_fit(message));
             }
             let described = described.get(&part).map(|config| config.effective_alpha(&path, rank as usize));
+            let alpha = alpha.and_then(|alpha| alpha_that_counts(alpha, rank as f64));
             let scale = alpha.or(described).unwrap_or(rank as f64) / rank as f64;
             let shape = std::iter::once(up_size[0]).chain(down_size[1..].iter().copied()).collect();
             let (up, down) = (up.f_flatten(1, -1)?, down.f_flatten(1, -1)?);

@@ -19,7 +19,8 @@ pub fn save_merged_kohya(
     kind: Kind,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let naming = KohyaNaming::of_parts(layers.iter().map(|layer| layer.part));
+    let inputs = layers.iter().map(|layer| (layer.part, layer.path.as_str(), inputs(&layer.down)));
+    let naming = KohyaNaming::of_adapters(inputs, metadata);
     let tensors = tensors(layers, kind, &|key| Some(kohya_name(key, &naming)));
     let mut metadata = metadata.clone();
     metadata.extend(network_metadata(layers));
@@ -57,7 +58,8 @@ pub fn save_merged_full(
     kind: Kind,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let naming = KohyaNaming::of_parts(changes.iter().map(|change| change.part));
+    let inputs = changes.iter().map(|change| (change.part, change.path.as_str(), inputs(&change.diff)));
+    let naming = KohyaNaming::of_adapters(inputs, metadata);
     let mut tensors: Vec<(String, Tensor)> = Vec::new();
     for change in changes {
         let bias = change.bias.iter().map(|bias| (LoraTensor::DiffBias, bias));
@@ -80,6 +82,11 @@ pub fn save_merged_full(
     metadata.insert("sshs_model_hash".into(), model_hash);
     metadata.insert("sshs_legacy_hash".into(), legacy_hash);
     Ok(write_source(path, &tensors, &metadata)?)
+}
+
+/// Of the layer beside a matrix whose columns they are.
+fn inputs(matrix: &Tensor) -> Option<usize> {
+    matrix.size().get(1).map(|&inputs| inputs as usize)
 }
 
 fn tensors(layers: &[MergedLayer], kind: Kind, name: &dyn Fn(&LoraKey) -> Option<String>) -> TensorReader {

@@ -21,7 +21,11 @@ impl<'c> GroupRates<'c> {
         if let Some((message, hint)) = config.second_rate_refused(text_encoders) {
             return Err(Failure::new(ExitCode::Configuration, message).hint(hint));
         }
-        let numbering = config.blocks.numbering(UnetBlocks::of_names(parts.unet.keys().map(String::as_str)));
+        let own = UnetBlocks::of_names(parts.unet.keys().map(String::as_str));
+        if let Some((message, hint)) = config.lora.block_list_refused(&own) {
+            return Err(Failure::new(ExitCode::Configuration, message).hint(hint));
+        }
+        let numbering = config.blocks.numbering(own);
         let blocks = config.blocks.rates(config.unet_learning_rate(), &numbering).map_err(|mistake| {
             let message = format!("`blocks.{}` {}", mistake.key, mistake.message);
             Failure::new(ExitCode::Configuration, message).maybe_hint(mistake.hint)

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sdtrain_recipe::{AdapterKind, FileAdapter};
 use sdtrain_state_dict::maps::lora_kohya::{KohyaModules, is_kohya_name};
-use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor, Part};
+use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor, Part, alpha_that_counts};
 use sdtrain_state_dict::maps::lora_tensor::LoraKind;
 use sdtrain_state_dict::maps::peft_metadata;
 use sdtrain_state_dict::maps::textual_inversion::BUNDLE_PREFIX;
@@ -56,7 +56,17 @@ pub(crate) fn read(path: &Path, networks: &[(&'static str, &Shapes)]) -> Result<
         let rank = tensors.iter().find_map(|(tensor, name)| tensor.rank(shape(name)));
         let stored = tensors.iter().find(|(tensor, _)| *tensor == LoraTensor::Alpha);
         let alpha = match stored {
-            Some((_, name)) => read_floats(&file, name)?.first().map(|&alpha| f64::from(alpha)),
+            Some((_, name)) => match read_floats(&file, name)?.first().map(|&alpha| f64::from(alpha)) {
+                Some(alpha) if !alpha.is_finite() => {
+                    let message = format!(
+                        "`lora.initial`: `{name}` of `{}` is {alpha}, no number to scale an adapter by",
+                        path.display()
+                    );
+                    return Err(Failure::new(ExitCode::Model, message)
+                        .hint("the file is damaged, or its training went wrong; take an earlier one"));
+                }
+                alpha => alpha.and_then(|alpha| alpha_that_counts(alpha, rank.map_or(alpha, |rank| rank as f64))),
+            },
             None => rank
                 .map(|rank| described.get(&part).map_or(rank as f64, |config| config.effective_alpha(&module, rank))),
         };
@@ -93,7 +103,8 @@ fn check_sizes(
         let has_core = of(LoraTensor::Mid).is_some();
         let size = |name: &str, dimension: usize| shape(name).get(dimension).copied();
         let is_linear = |name: &str| matches!(shape(name).len(), 2 | 4);
-        let fits = is_linear(down)
+        let fits = size(down, 0) != Some(0)
+            && is_linear(down)
             && is_linear(up)
             && size(down, 1) == weight.get(1).copied()
             && size(up, 0) == weight.first().copied()

@@ -10,12 +10,13 @@ use sdtrain_adapter::{
 };
 use sdtrain_diffusion::PredictionType;
 use sdtrain_model::{LearnedWord, LoadOptions, StableDiffusion, load};
+use sdtrain_state_dict::maps::adapter_family::family_of_adapters;
 use sdtrain_state_dict::maps::textual_inversion::bundled_words;
 use sdtrain_state_dict::metadata::{ModelSpec, architecture};
 use sdtrain_state_dict::{Family, Reader, open_file};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 /// Merges adapters into a model, or into one adapter, and says what was written.
 pub fn run(args: &MergeArgs) -> Result<(), Failure> {
@@ -133,8 +134,12 @@ fn merge_into_one(
         true => eprintln!("{} layers, whole", whole.len()),
         false => eprintln!("{}", sizes(&layers)),
     }
+    let inputs = |matrix: &Tensor| matrix.size().get(1).map(|&inputs| inputs as usize);
+    let adapted = layers.iter().map(|layer| (layer.part, layer.path.as_str(), inputs(&layer.down)));
+    let adapted = adapted.chain(whole.iter().map(|change| (change.part, change.path.as_str(), inputs(&change.diff))));
+    let family = family_of_adapters(adapted, &inherited.kept);
     let spec = ModelSpec {
-        architecture: inherited.architecture(),
+        architecture: inherited.architecture(family),
         implementation: "diffusers".into(),
         ..merged_spec(&args.output, None, adapters)
     };
@@ -208,9 +213,11 @@ impl Inherited {
         self.architecture = self.architecture.take().or_else(|| metadata.get("modelspec.architecture").cloned());
     }
 
-    /// Files of kohya's scripts and of ours say it; most others are of the family that this program trains.
-    fn architecture(&self) -> String {
-        self.architecture.clone().unwrap_or_else(|| architecture(Family::Sd1, false, Some("lora")))
+    /// Files of kohya's scripts and of ours say it; of others it is that of the `family` which they show, and most of those that show
+    /// none are SD1's.
+    fn architecture(&self, family: Option<Family>) -> String {
+        let shown = || architecture(family.unwrap_or(Family::Sd1), false, Some("lora"));
+        self.architecture.clone().unwrap_or_else(shown)
     }
 }
 

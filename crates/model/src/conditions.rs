@@ -122,3 +122,18 @@ impl StableDiffusion {
         Conditions { encoder_hidden_states: text.hidden_states.shallow_clone(), added }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_go_in_with_the_height_and_the_top_first() {
+        let sizes = PictureSizes { original: (1200, 900), crop_offset: (30, 7), target: (1024, 768) };
+        assert_eq!(sizes.time_ids(AESTHETIC_SCORE, 6), [900.0, 1200.0, 7.0, 30.0, 768.0, 1024.0]);
+        // The refiner is told how beautiful the picture is, in place of what is seen of it.
+        assert_eq!(sizes.time_ids(AESTHETIC_SCORE, 5), [900.0, 1200.0, 7.0, 30.0, 6.0]);
+        assert_eq!(sizes.time_ids(NEGATIVE_AESTHETIC_SCORE, 5), [900.0, 1200.0, 7.0, 30.0, 2.5]);
+        assert_eq!(PictureSizes::whole(640, 512).time_ids(0.0, 6), [512.0, 640.0, 0.0, 0.0, 512.0, 640.0]);
+    }
+}

@@ -9,12 +9,14 @@ use crate::UnetBlocks;
 /// scripts, by the original names: SD1 has 25, number 0 is `input_blocks.0` (with the time embedding), 1 to 11 the other
 /// `input_blocks`, 12 `middle_block`, 13 to 24 `output_blocks.0` to `.11` (the last with `out`). Smaller UNets have fewer, and
 /// take lists of their own length, or of SD1's: then every level counts three, as in `lora.block_ranks`, and what a UNet does
-/// not have goes unused.
+/// not have goes unused. For SDXL, which has 19 in this way, `learning_rates` may have kohya's 23: 0 is both embeddings (`time_embed`,
+/// `label_emb`), 1 to 9 `input_blocks.0` to `.8`, 10 to 12 the three layers of `middle_block`, 13 to 21 `output_blocks.0` to `.8`, 22
+/// `out`.
 /// A block whose rate is 0 is frozen; a new LoRA gets no adapters there.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BlocksConfig {
-    /// The learning rate of each block, one number a block. Absent: the UNet's rate times the weights below.
+    /// The learning rate of each block, one number a block (25 in SD1; 23 or 19 in SDXL). Absent: the UNet's rate times the weights below.
     #[schemars(extend("x-other-names" = ["block_lr"]))]
     pub learning_rates: Option<Vec<f64>>,
 
@@ -94,14 +96,19 @@ impl BlocksConfig {
         mistakes
     }
 
-    /// How the blocks of a model are numbered for these lists: as they are, or as in SD1 where a list has SD1's length.
+    /// How the blocks of a model are numbered for these lists: as they are, or as in SD1 where a list has SD1's length, or as kohya's
+    /// scripts count SDXL's where the rates are as many.
     pub fn numbering(&self, own: UnetBlocks) -> UnetBlocks {
-        let sd1 = UnetBlocks::sd1();
+        let (sd1, sdxl) = (UnetBlocks::sd1(), UnetBlocks::sdxl());
         let half = |weights: &Option<BlockWeights>| match weights {
             Some(BlockWeights::List(list)) => Some(list.len()),
             _ => None,
         };
-        let of_sd1 = self.learning_rates.as_ref().map(Vec::len) == Some(sd1.count())
+        let rates = self.learning_rates.as_ref().map(Vec::len);
+        if rates == Some(sdxl.count()) && own.fits_into(&sdxl) {
+            return sdxl;
+        }
+        let of_sd1 = rates == Some(sd1.count())
             || [&self.down_weights, &self.up_weights].into_iter().any(|weights| half(weights) == Some(sd1.half()));
         // A UNet that is deeper has more blocks than such a list has places.
         if of_sd1 && own.fits_into(&sd1) { sd1 } else { own }
@@ -118,7 +125,8 @@ impl BlocksConfig {
                 key,
                 message: format!("has {} numbers, but the model has {length} such blocks", list.len()),
                 hint: Some(format!(
-                    "the model has {} in each half and {} in all; SD1's 12 and 25 are right for smaller ones, too",
+                    "the model has {} in each half and {} in all; SD1's 12 and 25 are right for smaller ones, too, \
+                     and 23 in all for SDXL",
                     blocks.half(),
                     blocks.count()
                 )),
@@ -245,5 +253,20 @@ mod tests {
         assert_eq!(own.numbering(blocks()), blocks());
         let deeper = UnetBlocks::of_names(["down_blocks.0.resnets.2.x"]);
         assert_eq!(config.numbering(deeper.clone()), deeper, "three layers a level have no place in SD1's numbers");
+    }
+
+    #[test]
+    fn twenty_three_rates_are_kohyas_of_sdxl_and_refused_for_other_families() {
+        let list: Vec<f64> = (0..23).map(f64::from).collect();
+        let config = BlocksConfig { learning_rates: Some(list.clone()), ..BlocksConfig::default() };
+        let levels = ["down_blocks.0.resnets.1.x", "down_blocks.1.resnets.1.x", "down_blocks.2.resnets.1.x"];
+        let sdxl = UnetBlocks::of_names(levels.into_iter().chain(["add_embedding.linear_1.weight"]));
+        let numbering = config.numbering(sdxl.clone());
+        assert_eq!((&numbering, config.rates(1.0, &numbering)), (&UnetBlocks::sdxl(), Ok(Some(list))));
+        let own = BlocksConfig { learning_rates: Some(vec![1.0; 19]), ..BlocksConfig::default() };
+        assert_eq!(own.numbering(sdxl.clone()), sdxl, "its own length stays right");
+        let numbering = config.numbering(UnetBlocks::of_names(levels));
+        let mistake = config.rates(1.0, &numbering).expect_err("nineteen blocks");
+        assert_eq!(mistake.message, "has 23 numbers, but the model has 19 such blocks");
     }
 }

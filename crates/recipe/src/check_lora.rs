@@ -1,7 +1,7 @@
 //! What the types cannot say about `[lora]`.
 
 use crate::check::Checker;
-use crate::{AdapterKind, DropoutPlace, KOHYA_BLOCKS, LoraConfig, LoraFormat};
+use crate::{AdapterKind, DropoutPlace, KOHYA_BLOCKS, KOHYA_BLOCKS_OF_SDXL, LoraConfig, LoraFormat};
 
 impl Checker<'_> {
     /// Ranges, patterns, lists of blocks, and what goes with which kind.
@@ -92,8 +92,12 @@ impl Checker<'_> {
     }
 
     fn check_blocks(&mut self, key: &str, length: Option<usize>) {
-        if let Some(length) = length.filter(|&length| length != KOHYA_BLOCKS) {
-            let message = format!("`{key}` has {length} entries, one for each of {KOHYA_BLOCKS} blocks are needed");
+        // Whether the model is an SDXL is seen when it is opened.
+        if let Some(length) = length.filter(|length| ![KOHYA_BLOCKS, KOHYA_BLOCKS_OF_SDXL].contains(length)) {
+            let message = format!(
+                "`{key}` has {length} entries, one for each of {KOHYA_BLOCKS} blocks are needed, of SDXL's \
+                 {KOHYA_BLOCKS_OF_SDXL}"
+            );
             self.report(key, message).hint =
                 Some("twelve down, one in the middle, twelve up; `lora.rank_pattern` names modules instead".to_owned());
         }

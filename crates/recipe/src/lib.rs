@@ -93,7 +93,9 @@ pub use load::Loaded;
 pub use location::{BUILTIN_MODELS, ModelLocation};
 pub use log::LogConfig;
 pub use lokr::{LokrConfig, LokrFactors};
-pub use lora::{DropoutPlace, KOHYA_BLOCKS, LoraConfig, LoraFormat, TEXT_ENCODER_TARGETS, UNET_TARGETS};
+pub use lora::{
+    DropoutPlace, KOHYA_BLOCKS, KOHYA_BLOCKS_OF_SDXL, LoraConfig, LoraFormat, TEXT_ENCODER_TARGETS, UNET_TARGETS,
+};
 pub use loss::{HuberSchedule, LossConfig, LossType};
 pub use lr_schedule::{
     ConstantSchedule, CosineSchedule, CosineWithRestartsSchedule, DecayType, InverseSqrtSchedule, LinearSchedule,

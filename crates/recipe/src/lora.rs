@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::{AdapterKind, Ia3Config, LokrConfig, matches_pattern};
+use crate::{AdapterKind, Ia3Config, LokrConfig, UnetBlocks, matches_pattern};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,9 @@ const IA3_TEXT_ENCODER_TARGETS: [&str; 5] = [
 
 /// Blocks of an SD UNet as kohya's scripts count them: 0 to 11 down, 12 in the middle, 13 to 24 up.
 pub const KOHYA_BLOCKS: usize = 25;
+
+/// Blocks of SDXL's UNet as kohya's scripts count them: 0 the embeddings, 1 to 9 down, 10 to 12 in the middle, 13 to 21 up, 22 out.
+pub const KOHYA_BLOCKS_OF_SDXL: usize = 23;
 
 /// An adapter beside frozen weights: LoRA (arXiv:2106.09685), where beside `W` stands `alpha / rank · B·A`, or one of its
 /// relatives.
@@ -123,18 +126,20 @@ pub struct LoraConfig {
 
     /// Rank in each of the UNet's 25 blocks, as kohya's scripts count them: twelve down (the first of which has no
     /// adapters), one in the middle, twelve up. 0 leaves a block out. Absent: `rank` in all. Every level counts three, also of a
-    /// UNet that is not as deep as SD1's: what it does not have goes unused. `[blocks]` takes such a list, too.
+    /// UNet that is not as deep as SD1's: what it does not have goes unused. For SDXL it may have kohya's 23 instead: the embeddings
+    /// (without adapters), nine down (the first of which has none), three in the middle, nine up, and `out` (without). `[blocks]` takes
+    /// such lists, too.
     #[schemars(extend("x-other-names" = ["block_dims"]))]
     pub block_ranks: Option<Vec<u32>>,
 
-    /// Alpha in each of the 25 blocks. Absent: `alpha` in all, or else each block's rank.
+    /// Alpha in each of the 25 blocks, or SDXL's 23. Absent: `alpha` in all, or else each block's rank.
     pub block_alphas: Option<Vec<f64>>,
 
-    /// Rank of the 3 × 3 convolutions in each of the 25 blocks. Absent: `conv_rank` in all.
+    /// Rank of the 3 × 3 convolutions in each of the 25 blocks, or SDXL's 23. Absent: `conv_rank` in all.
     #[schemars(extend("x-other-names" = ["conv_block_dims"]))]
     pub conv_block_ranks: Option<Vec<u32>>,
 
-    /// Alpha of the 3 × 3 convolutions in each of the 25 blocks. Absent: `conv_alpha` in all, or else each block's rank.
+    /// Alpha of the 3 × 3 convolutions in each of the 25 blocks, or SDXL's 23. Absent: `conv_alpha` in all, or else each block's rank.
     pub conv_block_alphas: Option<Vec<f64>>,
 
     /// Other ranks for some modules: pattern = rank, as in `"unet.mid_block.*" = 32`. Of several patterns that match, the
@@ -233,15 +238,30 @@ impl LoraConfig {
             true => (&self.conv_block_ranks, &self.conv_block_alphas),
             false => (&self.block_ranks, &self.block_alphas),
         };
-        if let Some(block) = kohya_block(path).filter(|_| is_unet) {
-            rank = ranks.as_ref().and_then(|ranks| ranks.get(block).copied()).unwrap_or(rank);
-            alpha = alphas.as_ref().and_then(|alphas| alphas.get(block).copied()).or(alpha);
+        if is_unet {
+            rank = ranks.as_ref().and_then(|ranks| of_block(ranks, path)).unwrap_or(rank);
+            alpha = alphas.as_ref().and_then(|alphas| of_block(alphas, path)).or(alpha);
         }
         rank = longest_match(&self.rank_pattern, &full_path).unwrap_or(rank);
         alpha = longest_match(&self.alpha_pattern, &full_path).or(alpha);
         let alpha = alpha.unwrap_or(f64::from(rank));
         let alpha = if self.rank_stabilized { alpha * f64::from(rank).sqrt() } else { alpha };
         (rank > 0).then_some((rank, alpha))
+    }
+
+    /// The list of blocks that is SDXL's while the UNet, whose blocks are `own`, is none: message and hint.
+    pub fn block_list_refused(&self, own: &UnetBlocks) -> Option<(String, String)> {
+        let lengths = [
+            ("lora.block_ranks", self.block_ranks.as_ref().map(Vec::len)),
+            ("lora.block_alphas", self.block_alphas.as_ref().map(Vec::len)),
+            ("lora.conv_block_ranks", self.conv_block_ranks.as_ref().map(Vec::len)),
+            ("lora.conv_block_alphas", self.conv_block_alphas.as_ref().map(Vec::len)),
+        ];
+        let is_of_sdxl = |length: Option<usize>| length == Some(KOHYA_BLOCKS_OF_SDXL);
+        let (key, _) = lengths.into_iter().find(|&(_, length)| is_of_sdxl(length))?;
+        let message = format!("`{key}` has {KOHYA_BLOCKS_OF_SDXL} entries, SDXL's blocks, but the model is no SDXL");
+        let hint = format!("{KOHYA_BLOCKS} are right for other families: twelve down, one in the middle, twelve up");
+        (!own.fits_into(&UnetBlocks::sdxl())).then_some((message, hint))
     }
 
     fn is_target(&self, is_unet: bool, full_path: &str) -> bool {
@@ -267,22 +287,12 @@ fn longest_match<V: Copy>(patterns: &BTreeMap<String, V>, path: &str) -> Option<
     matching.max_by_key(|(pattern, _)| pattern.len()).map(|(_, &value)| value)
 }
 
-/// The block of an SD UNet's layer, as kohya's scripts count them; none outside of blocks.
-/// (kohya-ss/sd-scripts, networks/lora.py, `get_block_index`)
-fn kohya_block(path: &str) -> Option<usize> {
-    let words: Vec<&str> = path.split('.').collect();
-    let number = |word: Option<&&str>| word?.parse::<usize>().ok();
-    let inside = |level: usize| match *words.get(2)? {
-        "resnets" | "attentions" => Some(3 * level + number(words.get(3))?),
-        "downsamplers" | "upsamplers" => Some(3 * level + 2),
-        _ => None,
-    };
-    match words[0] {
-        "down_blocks" => inside(number(words.get(1))?).map(|block| 1 + block),
-        "mid_block" => Some(12),
-        "up_blocks" => inside(number(words.get(1))?).map(|block| 13 + block),
-        _ => None,
-    }
+/// What `list` says for the block of the UNet's layer `path`, as kohya's scripts count them; nothing outside of blocks. How they do
+/// it for SDXL is told by the length of the list.
+fn of_block<V: Copy>(list: &[V], path: &str) -> Option<V> {
+    let is_inside = ["down_blocks.", "mid_block.", "up_blocks."].iter().any(|half| path.starts_with(half));
+    let blocks = if list.len() == KOHYA_BLOCKS_OF_SDXL { UnetBlocks::sdxl() } else { UnetBlocks::sd1() };
+    list.get(blocks.number_of(path)).filter(|_| is_inside).copied()
 }
 
 /// Which numbers of an adapter `lora.dropout` drops.
@@ -325,8 +335,37 @@ mod tests {
             ("time_embedding.linear_1", None),
             ("conv_in", None),
         ] {
-            assert_eq!(kohya_block(path), block, "{path}");
+            let numbers: Vec<usize> = (0..KOHYA_BLOCKS).collect();
+            assert_eq!(of_block(&numbers, path), block, "{path}");
         }
+    }
+
+    #[test]
+    fn a_list_of_sdxls_length_is_counted_as_kohyas_scripts_count_sdxl() {
+        let numbers: Vec<usize> = (0..KOHYA_BLOCKS_OF_SDXL).collect();
+        for (path, block) in [
+            ("down_blocks.0.resnets.0.conv1", Some(2)),
+            ("down_blocks.0.downsamplers.0.conv", Some(4)),
+            ("down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", Some(5)),
+            ("mid_block.resnets.0.conv1", Some(10)),
+            ("mid_block.attentions.0.proj_in", Some(11)),
+            ("mid_block.resnets.1.conv1", Some(12)),
+            ("up_blocks.0.attentions.0.proj_in", Some(13)),
+            ("up_blocks.1.upsamplers.0.conv", Some(18)),
+            ("up_blocks.2.resnets.2.conv2", Some(21)),
+            ("add_embedding.linear_1", None),
+            ("conv_out", None),
+        ] {
+            assert_eq!(of_block(&numbers, path), block, "{path}");
+        }
+        assert_eq!(numbers.len(), UnetBlocks::sdxl().count());
+        let mut ranks = vec![4; KOHYA_BLOCKS_OF_SDXL];
+        ranks[11] = 8;
+        let config = LoraConfig { block_ranks: Some(ranks), ..LoraConfig::default() };
+        assert_eq!(config.adapter_beside("unet", TO_Q, 1), Some((8, 8.0)));
+        assert_eq!(config.block_list_refused(&UnetBlocks::sdxl()), None);
+        let (message, _) = config.block_list_refused(&UnetBlocks::sd1()).expect("SD1 has 25");
+        assert_eq!(message, "`lora.block_ranks` has 23 entries, SDXL's blocks, but the model is no SDXL");
     }
 
     const TO_Q: &str = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q";

@@ -78,18 +78,32 @@ impl Family {
         match self {
             // It keeps the second of the base's.
             Family::SdxlRefiner => &FOLDERS[1..],
-            _ => &FOLDERS[..self.text_places().len()],
+            Family::Sd1 | Family::Sd2 | Family::Sdxl => &FOLDERS[..self.text_places().len()],
         }
     }
 
     /// Whether it makes pictures of noise alone: SDXL's refiner was trained for the last steps only.
     pub fn makes_pictures_of_noise(self) -> bool {
-        self != Family::SdxlRefiner
+        match self {
+            Family::Sd1 | Family::Sd2 | Family::Sdxl => true,
+            Family::SdxlRefiner => false,
+        }
     }
 
     /// Whether its UNet is told how beautiful a picture is, in place of the size that is seen (`requires_aesthetics_score`).
     pub fn requires_aesthetics_score(self) -> bool {
-        self == Family::SdxlRefiner
+        match self {
+            Family::Sd1 | Family::Sd2 | Family::Sdxl => false,
+            Family::SdxlRefiner => true,
+        }
+    }
+
+    /// Whether models of it that predict the velocity are told from others by what they say: SD1 was released to predict the noise.
+    pub fn says_prediction(self) -> bool {
+        match self {
+            Family::Sd1 => false,
+            Family::Sd2 | Family::Sdxl | Family::SdxlRefiner => true,
+        }
     }
 
     /// diffusers' pipeline for a model of it whose UNet takes in `input`.
@@ -130,6 +144,14 @@ impl Family {
             (Family::Sd2, false) => "sd_v2",
             (Family::Sd2, true) => "sd_v2_v",
             (Family::Sdxl | Family::SdxlRefiner, _) => "sdxl_base_v1-0",
+        }
+    }
+
+    /// Whether kohya's scripts are told `--v2` for it, which they write as `ss_v2`.
+    pub fn is_kohya_v2(self) -> bool {
+        match self {
+            Family::Sd2 => true,
+            Family::Sd1 | Family::Sdxl | Family::SdxlRefiner => false,
         }
     }
 

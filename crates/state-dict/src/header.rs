@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use crate::Dtype;
 use crate::error::{Error, Result, shown};
@@ -21,6 +21,10 @@ pub const MAX_TENSORS: usize = 65_536;
 pub const MAX_NAME_BYTES: usize = 512;
 /// The most dimensions of a tensor.
 pub const MAX_RANK: usize = 8;
+/// The most keys of the metadata; kohya's scripts write a hundred.
+pub const MAX_METADATA_KEYS: usize = 65_536;
+/// The most bytes of the metadata, keys and values together; a million captions' tags make a few million.
+pub const MAX_METADATA_BYTES: usize = 16_000_000;
 
 /// A checked header.
 pub struct Header {
@@ -71,8 +75,8 @@ pub fn parse(path: &Path, json: &[u8], file_length: u64) -> Result<Header> {
     }
     let raw: RawHeader = serde_json::from_slice(json)
         .map_err(|error| broken(format!("its header is refused: {}", shown(&error.to_string())), None))?;
-    if raw.tensors.len() > MAX_TENSORS {
-        return Err(broken(format!("it lists {} tensors, the limit is {MAX_TENSORS}", raw.tensors.len()), None));
+    if raw.tensor_count > MAX_TENSORS {
+        return Err(broken(format!("it lists {} tensors, the limit is {MAX_TENSORS}", raw.tensor_count), None));
     }
 
     let data_length = file_length - 8 - json.len() as u64;
@@ -124,29 +128,29 @@ pub fn parse(path: &Path, json: &[u8], file_length: u64) -> Result<Header> {
 fn checked_tensor(name: &str, raw: RawTensor) -> std::result::Result<(TensorInfo, Range<u64>), String> {
     check_name(name)?;
     let dtype = Dtype::from_name(&raw.dtype).ok_or_else(|| format!("has the unknown type `{}`", shown(&raw.dtype)))?;
-    if raw.shape.len() > MAX_RANK {
-        return Err(format!("has {} dimensions, the limit is {MAX_RANK}", raw.shape.len()));
+    if raw.shape.rank > MAX_RANK {
+        return Err(format!("has {} dimensions, the limit is {MAX_RANK}", raw.shape.rank));
     }
+    let shape = raw.shape.lengths;
     // An empty dimension must not hide absurd ones beside it, so zeros count as one here.
-    let fits = raw
-        .shape
+    let fits = shape
         .iter()
         .try_fold(dtype.size() as i64, |bytes, &length| bytes.checked_mul(i64::try_from(length.max(1)).ok()?));
     if fits.is_none() {
-        return Err(format!("has the impossible shape {:?}", raw.shape));
+        return Err(format!("has the impossible shape {shape:?}"));
     }
-    let bytes = raw.shape.iter().product::<u64>() * dtype.size() as u64;
+    let bytes = shape.iter().product::<u64>() * dtype.size() as u64;
     let [start, end] = raw.data_offsets;
     if end < start {
         return Err(format!("ends at byte {end}, before it begins at {start}"));
     }
     if end - start != bytes {
-        return Err(format!("of shape {:?} and type {dtype} needs {bytes} bytes but has {}", raw.shape, end - start));
+        return Err(format!("of shape {shape:?} and type {dtype} needs {bytes} bytes but has {}", end - start));
     }
     if i64::try_from(end).is_err() {
         return Err(format!("ends at the impossible byte {end}"));
     }
-    let shape = raw.shape.iter().map(|&length| length as usize).collect();
+    let shape = shape.iter().map(|&length| length as usize).collect();
     Ok((TensorInfo { dtype, shape }, start..end))
 }
 
@@ -188,8 +192,12 @@ fn foreign_format(start: &[u8]) -> Option<String> {
     Some(hint.to_string())
 }
 
+// What is past a limit is counted while it is read and not kept: a header of 80 MB holds 40 million dimensions, or 6 million keys, whose
+// strings and vectors would need ten times as much.
 struct RawHeader {
     tensors: BTreeMap<String, RawTensor>,
+    /// Also of those past the limit.
+    tensor_count: usize,
     metadata: BTreeMap<String, String>,
 }
 
@@ -197,8 +205,39 @@ struct RawHeader {
 #[serde(deny_unknown_fields)]
 struct RawTensor {
     dtype: String,
-    shape: Vec<u64>,
+    shape: RawShape,
     data_offsets: [u64; 2],
+}
+
+struct RawShape {
+    /// The first of them, up to the limit.
+    lengths: Vec<u64>,
+    rank: usize,
+}
+
+impl<'de> Deserialize<'de> for RawShape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct ShapeVisitor;
+        impl<'de> Visitor<'de> for ShapeVisitor {
+            type Value = RawShape;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of lengths")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<RawShape, A::Error> {
+                let mut shape = RawShape { lengths: Vec::new(), rank: 0 };
+                while let Some(length) = list.next_element()? {
+                    shape.rank += 1;
+                    if shape.rank <= MAX_RANK {
+                        shape.lengths.push(length);
+                    }
+                }
+                Ok(shape)
+            }
+        }
+        deserializer.deserialize_seq(ShapeVisitor)
+    }
 }
 
 // serde's maps keep the last of two equal keys; two entries under one name are how a file shows one thing to one
@@ -214,7 +253,7 @@ impl<'de> Deserialize<'de> for RawHeader {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<RawHeader, A::Error> {
-                let mut tensors = BTreeMap::new();
+                let (mut tensors, mut tensor_count) = (BTreeMap::new(), 0);
                 let mut metadata = None;
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
@@ -229,9 +268,12 @@ impl<'de> Deserialize<'de> for RawHeader {
                     if tensors.contains_key(&name) {
                         return Err(A::Error::custom(format!("tensor `{}` appears twice", shown(&name))));
                     }
-                    tensors.insert(name, tensor);
+                    tensor_count += 1;
+                    if tensor_count <= MAX_TENSORS {
+                        tensors.insert(name, tensor);
+                    }
                 }
-                Ok(RawHeader { tensors, metadata: metadata.unwrap_or_default() })
+                Ok(RawHeader { tensors, tensor_count, metadata: metadata.unwrap_or_default() })
             }
         }
         deserializer.deserialize_map(HeaderVisitor)
@@ -252,7 +294,17 @@ impl<'de> Deserialize<'de> for UniqueStrings {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<UniqueStrings, A::Error> {
                 let mut strings = BTreeMap::new();
+                let mut bytes = 0;
                 while let Some((key, value)) = map.next_entry::<String, String>()? {
+                    bytes += key.len() + value.len();
+                    if bytes > MAX_METADATA_BYTES {
+                        let message = format!("the metadata are longer than the limit of {MAX_METADATA_BYTES} bytes");
+                        return Err(A::Error::custom(message));
+                    }
+                    if strings.len() == MAX_METADATA_KEYS {
+                        let message = format!("the metadata have more keys than the limit of {MAX_METADATA_KEYS}");
+                        return Err(A::Error::custom(message));
+                    }
                     if let Some(_earlier) = strings.insert(key.clone(), value) {
                         return Err(A::Error::custom(format!("metadata key `{}` appears twice", shown(&key))));
                     }

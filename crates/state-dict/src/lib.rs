@@ -44,7 +44,7 @@ pub use folder::{Weights, component_files, open_component, shard_names, text_enc
 pub use for_inpainting::{ForInpainting, INPAINTING_CHANNELS};
 pub use load_report::LoadReport;
 pub use reader::{Joined, Reader, TensorInfo, floats_of, read_floats, read_integers};
-pub use recognise::{FileKind, UnetInput, recognise};
+pub use recognise::{FileKind, UnetInput, recognise, recognise_with_reason};
 pub use renamed::Renamed;
 pub use single_file::{LdmSingleFile, ldm_single_file, to_ldm, to_ldm_vae};
 pub use torch_file::{TorchFile, open_file};

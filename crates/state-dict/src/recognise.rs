@@ -10,6 +10,10 @@ use crate::reader::{Reader, TensorInfo};
 /// The first convolution of the UNet in a single-file checkpoint.
 pub(crate) const LDM_CONV_IN: &str = "model.diffusion_model.input_blocks.0.0.weight";
 
+/// What a ControlNet has, in either naming and in a file of its own.
+const OF_CONTROL_NET: [&str; 3] =
+    ["control_model.time_embed.0.weight", "controlnet_cond_embedding.conv_in.weight", "input_hint_block.0.weight"];
+
 /// What a UNet takes in besides the noisy latents, told by its input channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnetInput {
@@ -156,71 +160,116 @@ impl fmt::Display for FileKind {
     }
 }
 
-/// Says what a file is. The order of the questions matters: a checkpoint contains the names of smaller files.
+/// Says what a file is.
 pub fn recognise(reader: &dyn Reader) -> FileKind {
+    recognise_with_reason(reader).0
+}
+
+/// Says what a file is, and which of its tensors show it. The order of the questions matters: a checkpoint contains the names of smaller
+/// files.
+pub fn recognise_with_reason(reader: &dyn Reader) -> (FileKind, String) {
     let names = reader.names();
-    let has = |name: &str| reader.info(name).is_some();
     let any = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
+    let shown = |name: &str| shown(reader, name);
 
     if let Some(conv_in) = reader.info(LDM_CONV_IN) {
         let input = UnetInput::from_conv_in(conv_in);
-        let context = reader
-            .info("model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight")
-            .and_then(|info| info.shape.last());
-        let family = if any(open_clip::SGM_PREFIX) || any(clip::SGM_PREFIX) {
-            Family::Sdxl
-        } else if any(open_clip::SGM_REFINER_PREFIX) {
-            Family::SdxlRefiner
-        } else if context == Some(&1024) || any(open_clip::LDM_PREFIX) {
-            Family::Sd2
-        } else {
-            Family::Sd1
-        };
+        let (family, evidence) = family_of_single_file(reader, &names);
         let text_encoder = any(clip::LDM_PREFIX) || any(open_clip::LDM_PREFIX) || any("conditioner.embedders.");
-        return FileKind::Ldm { family, input, vae: any("first_stage_model."), text_encoder };
+        let evidence = match evidence {
+            Some(name) => format!("and {}", shown(name)),
+            None => "and nothing of another family".to_string(),
+        };
+        let kind = FileKind::Ldm { family, input, vae: any("first_stage_model."), text_encoder };
+        return (kind, format!("it has {}, {evidence}", shown(LDM_CONV_IN)));
     }
-    if has("control_model.time_embed.0.weight")
-        || has("controlnet_cond_embedding.conv_in.weight")
-        || has("input_hint_block.0.weight")
-    {
-        return FileKind::ControlNet;
+    if let Some(name) = OF_CONTROL_NET.into_iter().find(|name| reader.info(name).is_some()) {
+        return (FileKind::ControlNet, format!("it has {}", shown(name)));
     }
-    if names.iter().any(|name| lora_kohya::is_kohya_name(name)) {
+    if let Some(first) = names.iter().find(|name| lora_kohya::is_kohya_name(name)) {
         let modules = count_modules(&names, |name| {
             lora_kohya::is_kohya_name(name).then(|| name.split_once('.').map_or(name, |(module, _)| module).to_string())
         });
         let tensor = |name: &str| Some(LoraTensor::split_kohya(name).filter(|(layer, _)| !layer.contains('.'))?.1);
-        let (kind, rank) = adapters(reader, tensor);
-        return FileKind::KohyaLora { kind, modules, rank };
+        let (kind, rank, shows) = adapters(reader, tensor);
+        return (FileKind::KohyaLora { kind, modules, rank }, format!("it has {}", shown(shows.unwrap_or(first))));
     }
-    if names.iter().any(|name| lora_peft::parse(name).is_some()) {
+    if let Some(first) = names.iter().find(|name| lora_peft::parse(name).is_some()) {
         let modules =
             count_modules(&names, |name| lora_peft::parse(name).map(|key| format!("{}.{}", key.part, key.module)));
-        let (kind, rank) = adapters(reader, |name| Some(lora_peft::parse(name)?.tensor));
-        return FileKind::PeftLora { kind, modules, rank };
+        let (kind, rank, shows) = adapters(reader, |name| Some(lora_peft::parse(name)?.tensor));
+        return (FileKind::PeftLora { kind, modules, rank }, format!("it has {}", shown(shows.unwrap_or(first))));
     }
     if let Some(conv_in) = reader.info("conv_in.weight").filter(|_| any("down_blocks.") && any("up_blocks.")) {
         let context = names.iter().find(|name| name.ends_with(".attn2.to_k.weight"));
-        return FileKind::DiffusersUnet {
+        let kind = FileKind::DiffusersUnet {
             input: UnetInput::from_conv_in(conv_in),
             cross_attention_dim: context.and_then(|name| reader.info(name)?.shape.get(1).copied()),
         };
+        let evidence = context.map(|name| format!(", and {}", shown(name))).unwrap_or_default();
+        return (kind, format!("it has {}{evidence}", shown("conv_in.weight")));
     }
-    if has("encoder.conv_in.weight") && has("decoder.conv_out.weight") {
+    let of_vae = ["encoder.conv_in.weight", "decoder.conv_out.weight"];
+    if of_vae.iter().all(|name| reader.info(name).is_some()) {
         let diffusers = names.iter().any(|name| name.contains(".down_blocks."));
         if diffusers || vae::levels(names.iter().copied()) > 0 {
-            return FileKind::Vae { diffusers };
+            let reason = format!("it has {}, and {}", shown(of_vae[0]), shown(of_vae[1]));
+            return (FileKind::Vae { diffusers }, reason);
         }
     }
     let embedding = names.iter().find(|name| name.ends_with("embeddings.token_embedding.weight"));
     if let Some(embedding) = embedding.filter(|name| clip::canonical_name(name).is_some()) {
-        return FileKind::ClipText { hidden_size: reader.info(embedding).and_then(|info| info.shape.get(1).copied()) };
+        let hidden_size = reader.info(embedding).and_then(|info| info.shape.get(1).copied());
+        return (FileKind::ClipText { hidden_size }, format!("it has {}", shown(embedding)));
     }
-    let traced = names.iter().filter(|name| is_traced_loss(name)).count();
-    if traced > 0 {
-        return FileKind::Trace { steps: traced };
+    let mut traced = names.iter().filter(|name| is_traced_loss(name));
+    if let Some(first) = traced.next() {
+        return (FileKind::Trace { steps: 1 + traced.count() }, format!("it has {}", shown(first)));
     }
-    learned_words(reader, &names).unwrap_or(FileKind::Unknown)
+    let unknown = || (FileKind::Unknown, format!("none of its {} tensors has a name that is known", names.len()));
+    learned_words(reader, &names).unwrap_or_else(unknown)
+}
+
+/// A tensor and its shape.
+fn shown(reader: &dyn Reader, name: &str) -> String {
+    let shape = reader.info(name).map(|info| format!(" {:?}", info.shape)).unwrap_or_default();
+    format!("`{name}`{shape}")
+}
+
+/// The family of a whole model under the original names, and the tensor that shows it; SD1 where none shows another.
+fn family_of_single_file<'n>(reader: &dyn Reader, names: &[&'n str]) -> (Family, Option<&'n str>) {
+    const TEXT_ENCODERS: [(&str, Family); 4] = [
+        (open_clip::SGM_PREFIX, Family::Sdxl),
+        (clip::SGM_PREFIX, Family::Sdxl),
+        (open_clip::SGM_REFINER_PREFIX, Family::SdxlRefiner),
+        (open_clip::LDM_PREFIX, Family::Sd2),
+    ];
+    let find = |wanted: &str| names.iter().copied().find(|name| *name == wanted);
+    let width = |name: &str| reader.info(name).and_then(|info| info.shape.last().copied());
+    let by_text_encoder = TEXT_ENCODERS.into_iter().find_map(|(prefix, family)| {
+        let name = names.iter().copied().find(|name| name.starts_with(prefix))?;
+        Some((family, Some(name)))
+    });
+    if let Some(found) = by_text_encoder {
+        return found;
+    }
+    // The first level of SDXL and its refiner has no attention; SD2's variants for pictures in place of texts have an embedding of labels,
+    // too, but attention there.
+    if let Some(context) = find("model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight") {
+        let family = if width(context) == Some(1024) { Family::Sd2 } else { Family::Sd1 };
+        return (family, Some(context));
+    }
+    let deeper = find("model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight");
+    let by_width = deeper.and_then(|name| Some((Family::of_text_width(width(name)?)?, Some(name))));
+    if let Some(found) = by_width {
+        return found;
+    }
+    match find("model.diffusion_model.label_emb.0.0.weight") {
+        // The pooled text and five numbers, where SDXL has six.
+        Some(labels) if width(labels) == Some(2560) => (Family::SdxlRefiner, Some(labels)),
+        Some(labels) => (Family::Sdxl, Some(labels)),
+        None => (Family::Sd1, None),
+    }
 }
 
 /// `step.N.loss`, which a trace has once for each step.
@@ -230,7 +279,7 @@ fn is_traced_loss(name: &str) -> bool {
 }
 
 /// Files that say so, known names, and one tensor of a usual width without a module's path.
-fn learned_words(reader: &dyn Reader, names: &[&str]) -> Option<FileKind> {
+fn learned_words(reader: &dyn Reader, names: &[&str]) -> Option<(FileKind, String)> {
     let says_so = reader.metadata().get("modelspec.architecture").is_some_and(|it| it.ends_with("/textual-inversion"));
     // SDXL's files have a second table for their other text encoder.
     let name = ["emb_params", "emp_params", "clip_l", textual_inversion::OF_PICKLE]
@@ -238,7 +287,8 @@ fn learned_words(reader: &dyn Reader, names: &[&str]) -> Option<FileKind> {
         .find(|name| reader.info(name).is_some());
     if let (Ok(entries), true) = (textual_inversion::entries(reader), says_so) {
         let vectors = entries.iter().map(|entry| entry.vectors).sum();
-        return Some(FileKind::TextualInversion { vectors, width: entries.first()?.widths[0] });
+        let kind = FileKind::TextualInversion { vectors, width: entries.first()?.widths[0] };
+        return Some((kind, "its `modelspec.architecture` says so".to_string()));
     }
     let name = match (name, names) {
         (Some(name), _) => name,
@@ -250,17 +300,24 @@ fn learned_words(reader: &dyn Reader, names: &[&str]) -> Option<FileKind> {
         [vectors, width] => (vectors, width),
         _ => return None,
     };
-    matches!(width, 512..=2048).then_some(FileKind::TextualInversion { vectors, width })
+    let kind = FileKind::TextualInversion { vectors, width };
+    matches!(width, 512..=2048).then(|| (kind, format!("it has {}", shown(reader, name))))
 }
 
 fn count_modules(names: &[&str], module: impl Fn(&str) -> Option<String>) -> usize {
     names.iter().filter_map(|name| module(name)).collect::<std::collections::BTreeSet<_>>().len()
 }
 
-/// The kind of the adapters in a file, and the rank of the first that shows one.
-fn adapters(reader: &dyn Reader, tensor: impl Fn(&str) -> Option<LoraTensor>) -> (LoraKind, Option<usize>) {
-    let names = reader.names();
-    let tensors = || names.iter().filter_map(|name| Some((*name, tensor(name)?)));
-    let rank = tensors().find_map(|(name, tensor)| tensor.rank(&reader.info(name)?.shape));
-    (LoraKind::of(tensors().map(|(_, tensor)| tensor)), rank)
+/// The kind of the adapters in a file, the rank of the first that shows one, and the name of one, best of what shows the family, too.
+fn adapters<'r>(
+    reader: &'r dyn Reader,
+    tensor: impl Fn(&str) -> Option<LoraTensor>,
+) -> (LoraKind, Option<usize>, Option<&'r str>) {
+    let tensors: Vec<(&'r str, LoraTensor)> =
+        reader.names().into_iter().filter_map(|name| Some((name, tensor(name)?))).collect();
+    let ranks = || tensors.iter().filter_map(|(name, tensor)| Some((*name, tensor.rank(&reader.info(name)?.shape)?)));
+    let rank = ranks().next().map(|(_, rank)| rank);
+    let reads_text = |name: &str| name.contains("attn2_to_k.") || name.contains("attn2.to_k.");
+    let shows = ranks().find(|(name, _)| reads_text(name)).or(ranks().next()).map(|(name, _)| name);
+    (LoraKind::of(tensors.iter().map(|(_, tensor)| *tensor)), rank, shows)
 }

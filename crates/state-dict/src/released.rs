@@ -138,7 +138,7 @@ impl PipelineConfigs {
     /// configurations: [`predicts_velocity`] and kohya's scripts go by it.
     pub fn prediction_metadata(&self, family: Family) -> Option<(String, String)> {
         let said = if self.is_v_prediction() { "v" } else { "epsilon" };
-        (family != Family::Sd1).then(|| (PREDICTION_TYPE.to_owned(), said.to_owned()))
+        family.says_prediction().then(|| (PREDICTION_TYPE.to_owned(), said.to_owned()))
     }
 
     /// Whether a reader that takes a single file for a plain one of its family gets everything right that changes a number: where it

@@ -51,7 +51,7 @@ pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch
     };
     let v_prediction = facts.prediction_type == PredictionType::VPrediction;
     let entries = [
-        ("ss_v2", python_bool(facts.family == Family::Sd2)),
+        ("ss_v2", python_bool(facts.family.is_kohya_v2())),
         ("ss_base_model_version", facts.family.kohya_version(v_prediction).to_string()),
         ("ss_output_name", config.name.clone()),
         ("ss_learning_rate", config.optimizer.learning_rate().to_string()),

@@ -163,3 +163,39 @@ fn a_file_for_another_model_is_refused_with_the_first_layer_that_does_not_fit() 
         assert!(error.hint().expect("a way out").contains("another base model"), "{message}");
     }
 }
+
+/// A LoRA of rank 2 beside one layer of the tiny model, whose alpha is `alpha`.
+fn with_alpha(alpha: f32) -> SafetensorsFile {
+    const LAYER: &str = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k";
+    let tensor = |name: &str, shape: &[usize], values: &[f32]| TensorEntry {
+        name: format!("{LAYER}.{name}"),
+        dtype: Dtype::F32,
+        shape: shape.to_vec(),
+        bytes: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+    };
+    let tensors = [
+        tensor("alpha", &[], &[alpha]),
+        tensor("lora_down.weight", &[2, 32], &[1.0; 64]),
+        tensor("lora_up.weight", &[8, 2], &[1.0; 16]),
+    ];
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let path = scratch.path().join("alpha.safetensors");
+    write(&path, &tensors, &BTreeMap::new()).expect("there is room");
+    open(&path)
+}
+
+#[test]
+fn an_alpha_of_zero_counts_as_the_rank_and_one_that_is_no_number_is_refused_by_name() {
+    let model = tiny_model();
+    let networks = Networks::of(&model);
+    let lora = LoraFile::read(&with_alpha(0.0), &networks).and_then(|file| file.into_lora(&networks));
+    assert_eq!(lora.expect("kohya's scripts take it").modules()[0].alpha(), Some(2.0));
+    for alpha in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let error = LoraFile::read(&with_alpha(alpha), &networks).expect_err("it would be the strength");
+        let message = error.to_string();
+        assert!(matches!(error, Error::NoScale { .. }), "{message}");
+        assert!(message.contains("attn2.to_k") && message.contains("alpha.safetensors"), "{message}");
+        let merged = sdtrain_adapter::AdapterSum::default().add_file(&with_alpha(alpha), 1.0);
+        assert!(matches!(merged, Err(Error::NoScale { .. })), "{merged:?}");
+    }
+}

@@ -346,3 +346,20 @@ fn adapters_of_every_kind_are_summed_exactly_as_whole_differences() {
     let whole = open(&path);
     assert_eq!(whole.metadata()["ss_network_args"], "{\"algo\":\"full\"}");
 }
+
+#[test]
+fn merged_layers_of_sdxls_unet_alone_have_the_original_paths_in_kohyas_form() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (width, expected) in [(768, "lora_unet_down_blocks_1_attentions_0_"), (2048, "lora_unet_input_blocks_4_1_")] {
+        let layer = MergedLayer {
+            part: Part::Unet,
+            path: "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k".into(),
+            down: Tensor::zeros([1, width], (Kind::Float, tch::Device::Cpu)),
+            up: Tensor::zeros([2, 1], (Kind::Float, tch::Device::Cpu)),
+        };
+        let file = open(&save(&[layer], folder.path(), "kohya"));
+        for name in file.names() {
+            assert!(name.starts_with(expected), "{width}: {name}");
+        }
+    }
+}

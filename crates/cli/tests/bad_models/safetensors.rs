@@ -73,6 +73,12 @@ fn headers() -> Vec<Case> {
     let mut many = String::from("{");
     (0..70_000).for_each(|index| many += &format!(r#""{index}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}},"#));
     many.replace_range(many.len() - 1.., "}");
+    // Each of these is 80 MB that would be a gigabyte once read.
+    let zeros = format!("[{}0]", "0,".repeat(40_000_000));
+    let mut keys = String::from(r#"{"__metadata__":{"#);
+    (0..6_000_000).for_each(|index| keys += &format!(r#""{index:07}":"","#));
+    keys.replace_range(keys.len() - 1.., "}}");
+    let text = format!(r#"{{"__metadata__":{{"text":"{}"}}}}"#, "x".repeat(80_000_000));
     vec![
         case("a list for a header", b"[1]", "does not begin with `{`"),
         case("a header that stops", b"{\"a\":", "its header is refused"),
@@ -115,6 +121,13 @@ fn headers() -> Vec<Case> {
             "duplicate field `shape`",
         ),
         case("70 000 tensors", many.as_bytes(), "it lists 70000 tensors, the limit is 65536"),
+        case(
+            "a shape of 40 million dimensions",
+            one("U8", &zeros, "[0,0]").as_bytes(),
+            "has 40000001 dimensions, the limit is 8",
+        ),
+        case("6 million keys of metadata", keys.as_bytes(), "more keys than the limit of 65536"),
+        case("80 MB of metadata", text.as_bytes(), "longer than the limit of 16000000 bytes"),
     ]
 }
 

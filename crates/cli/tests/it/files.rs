@@ -30,6 +30,10 @@ fn a_lora_is_described() {
         answer.stdout.lines().filter_map(|line| line.trim().split_once("  ")).map(|(a, b)| (a, b.trim())).collect();
     for expected in [
         ("kind", "kohya LoRA"),
+        (
+            "because",
+            "it has `lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight` [2, 768]",
+        ),
         ("family", "sd1"),
         ("tensors", "3"),
         ("modules", "1"),
@@ -51,6 +55,7 @@ fn a_lora_is_described_in_json() {
     assert_eq!((&description["rank"], &description["alpha"]), (&2.into(), &1.0.into()));
     assert_eq!(description["tensors"][format!("{MODULE}.lora_down.weight")]["shape"], serde_json::json!([2, 768]));
     assert_eq!(description["metadata"]["ss_network_dim"], "2");
+    assert_eq!(description["reason"], format!("it has `{MODULE}.lora_down.weight` [2, 768]"));
 }
 
 #[test]

@@ -145,6 +145,33 @@ fn sd21_has_the_names_and_shapes_of_single_files() {
     assert_eq!(found, expected);
 }
 
+#[test]
+fn unets_for_inpainting_differ_from_the_listed_ones_by_five_input_channels() {
+    // https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-inpainting,
+    // https://huggingface.co/stabilityai/stable-diffusion-2-inpainting,
+    // https://huggingface.co/diffusers/stable-diffusion-xl-1.0-inpainting-0.1
+    for (family, list, parameters) in [
+        (Family::Sd1, "unet_sd15.tsv", 859_535_364),
+        (Family::Sd2, "unet_sd21.tsv", 865_925_124),
+        (Family::Sdxl, "unet_sdxl.tsv", 2_567_478_084),
+    ] {
+        let mut configs = PipelineConfigs::released(family, false);
+        configs.unet["in_channels"] = 9.into();
+        let networks = networks(&configs);
+        let unet = networks.unet.parameters();
+        let nine = |mut shapes: Shapes, name: &str| {
+            shapes.get_mut(name).expect("it is listed")[1] = 9;
+            shapes
+        };
+        let (diffusers, original) = listed(list);
+        assert_eq!(shapes(&TensorReader::of(unet, None)), nine(diffusers, "conv_in.weight"), "{list}");
+        assert_eq!(unet.count(), parameters, "{list}");
+        let mut single_file = networks.single_file(family);
+        single_file.retain(|name, _| name.starts_with("model.diffusion_model."));
+        assert_eq!(single_file, nine(original, "model.diffusion_model.input_blocks.0.0.weight"), "{list}");
+    }
+}
+
 /// SD1's configurations with another text encoder.
 fn sd1_with(text_encoder: serde_json::Value) -> Networks {
     networks(&PipelineConfigs { text_encoders: vec![text_encoder], ..PipelineConfigs::sd1() })
@@ -164,12 +191,28 @@ fn taiyi_has_the_names_and_shapes_of_bert_in_both_forms() {
 }
 
 #[test]
-fn clip_on_other_vocabularies_has_as_many_parameters_as_is_known() {
-    // PAI-Diffusion on BERT's vocabulary, Japanese Stable Diffusion on a SentencePiece model.
+fn clip_on_other_vocabularies_differs_by_the_rows_of_its_table_and_has_as_many_parameters_as_is_known() {
+    // PAI-Diffusion on BERT's vocabulary, rinna's Japanese Stable Diffusion on a SentencePiece model.
     for (vocab_size, parameters) in [(21128, 101_341_440), (32000, 109_691_136)] {
         let mut text_encoder = PipelineConfigs::sd1().text_encoders.remove(0);
         text_encoder["vocab_size"] = vocab_size.into();
-        assert_eq!(sd1_with(text_encoder).text_encoders[0].parameters().count(), parameters);
+        let networks = sd1_with(text_encoder);
+        let own = networks.text_encoders[0].parameters();
+        assert_eq!(own.count(), parameters);
+        let rows = |mut shapes: Shapes, table: &str| {
+            shapes.get_mut(table).expect("it is listed")[0] = vocab_size;
+            shapes
+        };
+        let (diffusers, original) = listed("te_clip_l.tsv");
+        // The list leaves out the prefix that files write.
+        let with_prefix = |(name, shape): (String, Vec<usize>)| (format!("text_model.{name}"), shape);
+        let diffusers: Shapes =
+            rows(diffusers, "embeddings.token_embedding.weight").into_iter().map(with_prefix).collect();
+        assert_eq!(shapes(&TensorReader::of(own, None)), diffusers);
+        let table = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight";
+        let mut single_file = networks.single_file(Family::Sd1);
+        single_file.retain(|name, _| name.starts_with("cond_stage_model."));
+        assert_eq!(single_file, rows(original, table));
     }
 }
 

@@ -215,8 +215,8 @@ fn what_an_adapter_cannot_be_is_refused() {
         (&["lora.lokr.factor=0"], "`lora.lokr.factor` must be at least 1, not 0"),
         (
             &["lora.block_ranks=[1, 2]"],
-            "`lora.block_ranks` has 2 entries, one for each of 25 blocks are needed\n  hint: twelve down, one in the \
-             middle, twelve up; `lora.rank_pattern` names modules instead",
+            "`lora.block_ranks` has 2 entries, one for each of 25 blocks are needed, of SDXL's 23\n  hint: twelve down, one in \
+             the middle, twelve up; `lora.rank_pattern` names modules instead",
         ),
         (
             &["lora.rank_pattern={\"mid_block.*\" = 4}"],

@@ -1,20 +1,23 @@
 //! Adapter names as kohya's scripts and LyCORIS write them: `lora_unet_<module>.lora_down.weight`, `.lora_up.weight`,
 //! `.alpha`, `.hada_w1_a` …, where every dot of the module's path has become an underscore.
 //!
-//! The paths are diffusers', but for a UNet beside two text encoders (SDXL): there they are the original ones, as
+//! The paths are diffusers', but for the UNet of SDXL and its refiner: there they are the original ones, as
 //! `lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q`. Both are read.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
+use super::adapter_family::{AdaptedInputs, family_of_adapters};
 use super::ldm_sd::{UnetLayout, ldm_to_unet, unet_to_ldm};
 use super::lora_peft::{LoraKey, LoraTensor, Part};
+use crate::family::Family;
 
 /// What the names of a model's adapters depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KohyaNaming {
     /// Of a model with one text encoder (SD1, SD2): `lora_te_`, and diffusers' paths in the UNet.
     OneTextEncoder,
-    /// Of a model with two (SDXL): `lora_te1_`, `lora_te2_`, and the original paths in a UNet of this layout.
+    /// Of a model with two (SDXL), or with the second of them alone (its refiner): `lora_te1_`, `lora_te2_`, and the original paths
+    /// in a UNet of this layout.
     TwoTextEncoders(UnetLayout),
 }
 
@@ -29,18 +32,32 @@ impl KohyaNaming {
         two.then(layout).flatten().map_or(KohyaNaming::OneTextEncoder, KohyaNaming::TwoTextEncoders)
     }
 
-    /// That of adapters whose model is not at hand, by the networks that they are for.
-    pub fn of_parts(mut parts: impl Iterator<Item = Part>) -> KohyaNaming {
-        match parts.any(|part| part == Part::TextEncoder2) {
-            true => KohyaNaming::TwoTextEncoders(sdxl_layout()),
-            false => KohyaNaming::OneTextEncoder,
+    /// That of a family's released models. kohya's scripts do not train SDXL's refiner; its names follow the rule for SDXL.
+    pub fn of_family(family: Family) -> KohyaNaming {
+        match family {
+            Family::Sd1 | Family::Sd2 => KohyaNaming::OneTextEncoder,
+            Family::Sdxl => KohyaNaming::TwoTextEncoders(sdxl_layout()),
+            Family::SdxlRefiner => KohyaNaming::TwoTextEncoders(refiner_layout()),
         }
+    }
+
+    /// That of adapters whose model is not at hand, by what they and the metadata of their file show of it.
+    pub fn of_adapters<'l>(
+        layers: impl IntoIterator<Item = AdaptedInputs<'l>>,
+        metadata: &BTreeMap<String, String>,
+    ) -> KohyaNaming {
+        family_of_adapters(layers, metadata).map_or(KohyaNaming::OneTextEncoder, KohyaNaming::of_family)
     }
 }
 
 /// The layout of SDXL's UNet, as it was released.
 fn sdxl_layout() -> UnetLayout {
     UnetLayout::uniform(2, &[true, true, false])
+}
+
+/// The layout of the UNet of SDXL's refiner, as it was released.
+fn refiner_layout() -> UnetLayout {
+    UnetLayout::uniform(2, &[false, true, true, false])
 }
 
 /// kohya's name for a tensor of an adapter; a tensor that this form has no place for is named as behind a dotted path.
@@ -101,6 +118,14 @@ impl KohyaModules {
     }
 }
 
+/// Whether a name of kohya's form is of a UNet's layer by its original path, as for SDXL and its refiner alone.
+pub fn is_original_name(name: &str) -> bool {
+    const ORIGINAL: [&str; 6] =
+        ["input_blocks_", "middle_block_", "output_blocks_", "time_embed_", "label_emb_", "out_"];
+    let layer = name.strip_prefix("lora_unet_");
+    layer.is_some_and(|layer| ORIGINAL.iter().any(|beginning| layer.starts_with(beginning)))
+}
+
 /// Whether a name has the form of kohya's adapters, for any model and algorithm.
 pub fn is_kohya_name(name: &str) -> bool {
     ["lora_unet_", "lora_te_", "lora_te1_", "lora_te2_"].iter().any(|prefix| name.starts_with(prefix))
@@ -144,7 +169,8 @@ const WORDS: [&str; 34] = [
     "label_emb",
 ];
 
-/// Reads a name without a model at hand, by the words that layer names are made of; the original ones of a UNet are taken for SDXL's.
+/// Reads a name without a model at hand, by the words that layer names are made of; the original ones of a UNet are taken for SDXL's,
+/// and for its refiner's where SDXL has no such layer: what both have lies at the same place in both.
 /// Where a model is known, [`KohyaModules`] is the surer way.
 pub fn parse_by_words(name: &str) -> Option<LoraKey> {
     let (layer, tensor) = LoraTensor::split_kohya(name).filter(|(layer, _)| !layer.contains('.'))?;
@@ -170,7 +196,13 @@ pub fn parse_by_words(name: &str) -> Option<LoraKey> {
         rest = rest[word.len()..].strip_prefix('_').unwrap_or("");
     }
     let module = words.join(".");
-    let of_diffusers = ldm_to_unet(&format!("{module}.weight"), &sdxl_layout()).filter(|_| part == Part::Unet);
-    let of_diffusers = of_diffusers.and_then(|name| name.strip_suffix(".weight").map(str::to_string));
+    let original = format!("{module}.weight");
+    let of_diffusers = |layout: UnetLayout| {
+        ldm_to_unet(&original, &layout).and_then(|name| name.strip_suffix(".weight").map(str::to_string))
+    };
+    let of_diffusers = match part {
+        Part::Unet => of_diffusers(sdxl_layout()).or_else(|| of_diffusers(refiner_layout())),
+        Part::TextEncoder | Part::TextEncoder2 => None,
+    };
     Some(LoraKey { part, module: of_diffusers.unwrap_or(module), tensor })
 }

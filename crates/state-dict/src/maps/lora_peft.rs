@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-pub use super::lora_tensor::{LoraKind, LoraTensor};
+pub use super::lora_tensor::{LoraKind, LoraTensor, alpha_that_counts};
 
 /// The network that an adapter belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

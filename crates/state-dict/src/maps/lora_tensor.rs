@@ -135,6 +135,12 @@ impl LoraTensor {
         matches!(self, Down | HadaW1B | LokrW1B | LokrW2B).then(|| shape.first().copied()).flatten()
     }
 
+    /// The inputs of the linear layer beside the adapter, if this tensor's `shape` tells them.
+    pub fn inputs(self, shape: &[usize]) -> Option<usize> {
+        use LoraTensor::{Diff, Down, HadaW1B, HadaW2B};
+        matches!(self, Down | HadaW1B | HadaW2B | Diff).then(|| shape.get(1).copied()).flatten()
+    }
+
     /// The kind of adapter that this tensor shows, if only one has it.
     fn kind(self) -> Option<LoraKind> {
         Some(match self {
@@ -148,6 +154,15 @@ impl LoraTensor {
             LoraTensor::Magnitude => LoraKind::Dora,
             LoraTensor::Alpha => return None,
         })
+    }
+}
+
+/// The alpha that counts where a file has `stored` for an adapter of `rank`; nothing where that is no number. 0 stands for the rank, which
+/// scales by 1 (kohya-ss/sd-scripts, networks/lora.py: "if alpha == 0 or None, alpha is rank").
+pub fn alpha_that_counts(stored: f64, rank: f64) -> Option<f64> {
+    match stored {
+        0.0 => Some(rank),
+        _ => Some(stored).filter(|alpha| alpha.is_finite()),
     }
 }
 
@@ -184,6 +199,26 @@ impl LoraKind {
             LoraKind::Loha => "LoHa",
             LoraKind::Lokr => "LoKr",
             LoraKind::Dora => "DoRA",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alpha_of_zero_is_the_rank_and_one_that_is_no_number_is_none() {
+        for (stored, counts) in [
+            (0.5, Some(0.5)),
+            (-1.0, Some(-1.0)),
+            (0.0, Some(4.0)),
+            (-0.0, Some(4.0)),
+            (f64::NAN, None),
+            (f64::INFINITY, None),
+            (f64::NEG_INFINITY, None),
+        ] {
+            assert_eq!(alpha_that_counts(stored, 4.0), counts, "{stored}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Key names of every format, translated both ways. Each map is a pure function on names (and on shapes where a
 //! format stores the same numbers with other dimensions).
 
+pub mod adapter_family;
 pub mod bert;
 pub mod clip;
 pub mod ldm_sd;

@@ -1,5 +1,6 @@
 //! Adapter names of every format.
 
+use sdtrain_state_dict::Family;
 use sdtrain_state_dict::maps::lora_kohya::{KohyaModules, KohyaNaming, kohya_name, parse_by_words};
 use sdtrain_state_dict::maps::lora_peft::{LoraKey, LoraTensor, Part, parse, peft_name};
 
@@ -27,7 +28,7 @@ fn peft_and_kohya_names_of_every_layer_read_back() {
     let lookup = KohyaModules::new(modules.iter().map(|(part, module)| (*part, module.as_str())));
     for key in keys_of_all_modules() {
         assert_eq!(parse(&peft_name(&key)), Some(key.clone()));
-        for naming in [KohyaNaming::OneTextEncoder, KohyaNaming::of_parts([Part::TextEncoder2].into_iter())] {
+        for naming in [KohyaNaming::OneTextEncoder, KohyaNaming::of_family(Family::Sdxl)] {
             if key.part == Part::Unet && naming != KohyaNaming::OneTextEncoder {
                 continue;
             }
@@ -66,7 +67,7 @@ fn names_are_written_as_their_programs_write_them() {
         tensor: LoraTensor::Alpha,
     };
     assert_eq!(kohya_name(&key, &KohyaNaming::OneTextEncoder), "lora_te_text_model_encoder_layers_11_mlp_fc1.alpha");
-    let two = KohyaNaming::of_parts([Part::TextEncoder2].into_iter());
+    let two = KohyaNaming::of_family(Family::Sdxl);
     assert_eq!(kohya_name(&key, &two), "lora_te1_text_model_encoder_layers_11_mlp_fc1.alpha");
 }
 
@@ -123,7 +124,7 @@ fn adapters_of_sdxl_are_named_by_the_original_paths_and_read_by_either() {
         .collect();
     let named: Vec<(Part, &str)> = layers.iter().map(|(part, module, _)| (*part, module.as_str())).collect();
     let (naming, lookup) = (KohyaNaming::of_layers(&named), KohyaModules::new(named));
-    assert_eq!(naming, KohyaNaming::of_parts([Part::TextEncoder2].into_iter()), "SDXL's own layout");
+    assert_eq!(naming, KohyaNaming::of_family(Family::Sdxl), "SDXL's own layout");
     for (part, module, original) in &layers {
         let key = LoraKey { part: *part, module: module.clone(), tensor: LoraTensor::Down };
         let name = kohya_name(&key, &naming);
@@ -134,6 +135,27 @@ fn adapters_of_sdxl_are_named_by_the_original_paths_and_read_by_either() {
         assert_eq!(lookup.parse(&kohya_name(&key, &KohyaNaming::OneTextEncoder)), Some(key.clone()), "{module}");
         // Norms and embeddings are never adapted, so their words need not be known.
         if !module.contains("norm") && !module.contains("embedding") {
+            assert_eq!(parse_by_words(&name), Some(key), "{name}");
+        }
+    }
+}
+
+#[test]
+fn adapters_of_sdxls_refiner_are_named_by_the_same_rule_and_read_without_a_model() {
+    let naming = KohyaNaming::of_family(Family::SdxlRefiner);
+    let of_unet = keys("unet_sdxl_refiner.tsv");
+    let layers: Vec<(Part, &str)> =
+        of_unet.iter().filter_map(|row| Some((Part::Unet, row.name.strip_suffix(".weight")?))).collect();
+    let with_encoder = [&layers[..], &[(Part::TextEncoder2, "text_model.encoder.layers.0.mlp.fc1")]].concat();
+    assert_eq!(naming, KohyaNaming::of_layers(&with_encoder), "its own layout");
+    for row in of_unet.iter().filter(|row| row.name.ends_with(".weight")) {
+        let module = row.name.trim_end_matches(".weight").to_string();
+        let original = row.original.trim_start_matches("model.diffusion_model.").trim_end_matches(".weight");
+        let key = LoraKey { part: Part::Unet, module, tensor: LoraTensor::Down };
+        let name = kohya_name(&key, &naming);
+        assert_eq!(name, format!("lora_unet_{}.lora_down.weight", original.replace('.', "_")));
+        // Norms and embeddings are never adapted, so their words need not be known.
+        if !key.module.contains("norm") && !key.module.contains("embedding") {
             assert_eq!(parse_by_words(&name), Some(key), "{name}");
         }
     }

@@ -3,7 +3,9 @@
 use sdtrain_state_dict::maps::lora_tensor::LoraKind;
 use std::path::Path;
 
-use sdtrain_state_dict::{Dtype, Family, FileKind, PipelineConfigs, TensorEntry, UnetInput, recognise};
+use sdtrain_state_dict::{
+    Dtype, Family, FileKind, PipelineConfigs, TensorEntry, UnetInput, recognise, recognise_with_reason,
+};
 
 use crate::fixtures::{entry, in_memory, keys, shrunk};
 
@@ -37,6 +39,50 @@ fn whole_checkpoints_by_family() {
         kind(&[(CONV_IN, &[8, 4, 3, 3]), (refiner, &[1])]),
         FileKind::Ldm { family: Family::SdxlRefiner, input: UnetInput::Plain, vae: false, text_encoder: true }
     );
+}
+
+const LABELS: &str = "model.diffusion_model.label_emb.0.0.weight";
+const DEEPER: &str = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight";
+
+#[test]
+fn whole_checkpoints_without_a_text_encoder_by_their_unet() {
+    type Tensors<'a> = &'a [(&'a str, &'a [usize])];
+    let cases: [(Tensors, Family); 9] = [
+        (&[(CONTEXT, &[8, 768]), (DEEPER, &[8, 768])], Family::Sd1),
+        (&[(CONTEXT, &[8, 1024]), (DEEPER, &[8, 1024])], Family::Sd2),
+        // SD2's variant for pictures in place of texts.
+        (&[(CONTEXT, &[8, 1024]), (LABELS, &[8, 2048])], Family::Sd2),
+        (&[(LABELS, &[8, 2816]), (DEEPER, &[8, 2048])], Family::Sdxl),
+        (&[(LABELS, &[8, 2560]), (DEEPER, &[8, 1280])], Family::SdxlRefiner),
+        (&[(DEEPER, &[8, 2048])], Family::Sdxl),
+        (&[(DEEPER, &[8, 1280])], Family::SdxlRefiner),
+        (&[(LABELS, &[8, 2816])], Family::Sdxl),
+        (&[(LABELS, &[8, 2560])], Family::SdxlRefiner),
+    ];
+    for (tensors, expected) in cases {
+        let others: Tensors = &[(CONV_IN, &[8, 4, 3, 3]), ("first_stage_model.x", &[1])];
+        let tensors = [others, tensors].concat();
+        let expected = FileKind::Ldm { family: expected, input: UnetInput::Plain, vae: true, text_encoder: false };
+        assert_eq!(kind(&tensors), expected, "{tensors:?}");
+    }
+}
+
+#[test]
+fn the_tensors_that_decide_are_named_with_their_shapes() {
+    let reason = |tensors: &[(&str, &[usize])]| {
+        let tensors: Vec<TensorEntry> = tensors.iter().map(|(name, shape)| entry(name, Dtype::F16, shape)).collect();
+        recognise_with_reason(&in_memory(&tensors)).1
+    };
+    let first = format!("it has `{CONV_IN}` [8, 4, 3, 3], and");
+    let conv_in: (&str, &[usize]) = (CONV_IN, &[8, 4, 3, 3]);
+    assert_eq!(reason(&[conv_in, (CONTEXT, &[8, 1024])]), format!("{first} `{CONTEXT}` [8, 1024]"));
+    assert_eq!(reason(&[conv_in, (LABELS, &[8, 2560])]), format!("{first} `{LABELS}` [8, 2560]"));
+    assert_eq!(reason(&[conv_in]), format!("{first} nothing of another family"));
+    assert_eq!(reason(&[("unet.conv_in.ia3_l", &[4, 1])]), "it has `unet.conv_in.ia3_l` [4, 1]");
+    let lora = [("unet.conv_in.lora_A.weight", &[4, 36][..]), ("unet.x.attn2.to_k.lora_A.weight", &[2, 768])];
+    assert_eq!(reason(&lora), "it has `unet.x.attn2.to_k.lora_A.weight` [2, 768]");
+    assert_eq!(reason(&[("emb_params", &[2, 768])]), "it has `emb_params` [2, 768]");
+    assert_eq!(reason(&[("layer.bias", &[768])]), "none of its 1 tensors has a name that is known");
 }
 
 #[test]

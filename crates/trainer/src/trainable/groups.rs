@@ -45,6 +45,9 @@ impl GroupRates {
             return Err(Error::Config { message, hint: Some(hint) });
         }
         let own = UnetBlocks::of_names(model.unet.parameters().iter().map(|(name, _)| name));
+        if let Some((message, hint)) = config.lora.block_list_refused(&own) {
+            return Err(Error::Config { message, hint: Some(hint) });
+        }
         let numbering = config.blocks.numbering(own);
         let rates = config.blocks.rates(unet.rate, &numbering).map_err(|mistake| Error::Config {
             message: format!("`blocks.{}` {}", mistake.key, mistake.message),

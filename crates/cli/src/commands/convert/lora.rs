@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use half::{bf16, f16};
-use sdtrain_state_dict::maps::lora_kohya::{KohyaNaming, is_kohya_name, kohya_name, parse_by_words};
-use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraKind, LoraTensor, Part, peft_name};
+use sdtrain_state_dict::maps::lora_kohya::{KohyaNaming, is_kohya_name, is_original_name, kohya_name, parse_by_words};
+use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraKind, LoraTensor, Part, alpha_that_counts, peft_name};
 use sdtrain_state_dict::maps::peft_metadata::{self, AdaptedLayer, PeftConfig};
 use sdtrain_state_dict::metadata::sshs_hashes;
-use sdtrain_state_dict::{Dtype, Reader, TensorEntry, read_floats, write};
+use sdtrain_state_dict::{Dtype, Family, Reader, TensorEntry, read_floats, write};
 
 use crate::{ExitCode, Failure};
 
@@ -33,6 +33,11 @@ impl Layer {
         LoraKind::of(self.tensors.keys().copied())
     }
 
+    /// Of the layer that is adapted, where a tensor shows them.
+    fn inputs(&self) -> Option<usize> {
+        self.tensors.iter().find_map(|(tensor, entry)| tensor.inputs(&entry.shape))
+    }
+
     /// Magnitudes multiply the rows of the weight in kohya's form, `[n, 1]` or `[n, 1, 1, 1]`, and the channels of the
     /// output in PEFT's, `[n]` or `[1, n, 1, 1]`.
     fn shape_magnitude(&mut self, for_rows: bool) {
@@ -51,7 +56,8 @@ impl Layer {
 
 pub(super) fn to_kohya(file: &dyn Reader, output: &Path) -> Result<(), Failure> {
     let layers = read(file)?;
-    let naming = KohyaNaming::of_parts(layers.iter().map(|layer| layer.part));
+    let inputs = layers.iter().map(|layer| (layer.part, layer.module.as_str(), layer.inputs()));
+    let naming = KohyaNaming::of_adapters(inputs, file.metadata());
     let mut tensors = Vec::new();
     for mut layer in layers {
         // Of two whole factors kohya's form takes the scale for 1.
@@ -60,6 +66,12 @@ pub(super) fn to_kohya(file: &dyn Reader, output: &Path) -> Result<(), Failure> 
         if is_whole && layer.alpha != layer.rank as f64 {
             let message = format!("`{}`: `{}.{}` has a scale", file.path().display(), layer.part, layer.module);
             return Err(Failure::new(ExitCode::Model, message).hint("kohya's form has none for two whole factors"));
+        }
+        if layer.alpha == 0.0 {
+            let message = format!("`{}`: `{}.{}` has the alpha 0", file.path().display(), layer.part, layer.module);
+            return Err(
+                Failure::new(ExitCode::Model, message).hint("kohya's form takes 0 for the rank; leave the layer out")
+            );
         }
         layer.shape_magnitude(true);
         let dtype = layer.tensors.values().next().map_or(Dtype::F32, |tensor| tensor.dtype);
@@ -106,6 +118,11 @@ pub(super) fn to_peft(file: &dyn Reader, output: &Path) -> Result<(), Failure> {
     };
     let configs = described.iter().map(|(part, layers)| (*part, describe(layers))).collect();
     let mut metadata = kept_metadata(file);
+    // Which of kohya's two ways of naming layers the file had would be lost where its tensors do not tell the family.
+    if file.names().into_iter().any(is_original_name) {
+        let version = || Family::Sdxl.kohya_version(false).to_owned();
+        metadata.entry("ss_base_model_version".to_owned()).or_insert_with(version);
+    }
     metadata.insert("format".to_owned(), "pt".to_owned());
     metadata.insert(peft_metadata::KEY.to_owned(), peft_metadata::to_json(&configs));
     let mut tensors = Vec::new();
@@ -157,9 +174,16 @@ fn read(file: &dyn Reader) -> Result<Vec<Layer>, Failure> {
             Some(name) => read_floats(file, name)?.first().map(|&alpha| f64::from(alpha)),
             None => None,
         };
+        if let Some(alpha) = alpha.filter(|alpha| !alpha.is_finite()) {
+            return Err(wrong(&format!("has the alpha {alpha}, which is no number to scale it by")));
+        }
+        if shown == Some(0) {
+            return Err(wrong("has matrices of rank 0"));
+        }
         // Two whole factors of LoKr show no rank, and kohya's alpha is then what the rank was.
         let told = described.map(|config| config.rank_of(&module)).or(alpha.map(|alpha| alpha.round() as usize));
         let rank = shown.or(told).unwrap_or(1).max(1);
+        let alpha = alpha.and_then(|alpha| alpha_that_counts(alpha, rank as f64));
         let alpha = alpha.or(described.map(|config| config.effective_alpha(&module, rank))).unwrap_or(rank as f64);
         layers.push(Layer { part, module, tensors, rank, alpha });
     }
@@ -252,6 +276,26 @@ mod tests {
     }
 
     #[test]
+    fn an_alpha_of_zero_is_the_rank_in_kohyas_form_and_nothing_in_pefts() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let place = |name: &str| folder.path().join(name);
+        let open = |name: &str| SafetensorsFile::open(place(name)).expect("it was just written");
+        kohya_file(&place("kohya"), 0.0, Dtype::F32);
+        to_peft(&open("kohya"), &place("peft")).expect("a LoRA");
+        let peft = open("peft");
+        let description = &peft.metadata()[peft_metadata::KEY];
+        assert_eq!(peft_metadata::from_json(description).expect("metadata")[&Part::Unet].alpha, 2.0);
+
+        let tensors: Vec<TensorEntry> = peft.names().into_iter().map(|name| entry(&peft, name).unwrap()).collect();
+        let zero = description.replace("\"unet.lora_alpha\": 2", "\"unet.lora_alpha\": 0");
+        assert_ne!(&zero, description);
+        let metadata = [(peft_metadata::KEY.to_owned(), zero)].into();
+        write(&place("zero"), &tensors, &metadata).expect("a writable folder");
+        let failure = to_kohya(&open("zero"), &place("again")).expect_err("it would be at full strength");
+        assert!(failure.problems.to_string().contains("has the alpha 0"), "{}", failure.problems);
+    }
+
+    #[test]
     fn relatives_of_lora_go_to_peft_and_back_unchanged() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let place = |name: &str| folder.path().join(name);
@@ -289,6 +333,82 @@ mod tests {
                 assert_eq!(before.info(name), after.info(name), "{name}");
                 assert_eq!(before.bytes(name).expect("listed"), after.bytes(name).expect("listed"), "{name}");
             }
+        }
+    }
+
+    /// A LoRA of rank 1 in kohya's form, of layers with so many inputs.
+    fn lora_beside(path: &Path, layers: &[(&str, usize)]) {
+        let mut tensors = Vec::new();
+        for &(layer, inputs) in layers {
+            let ones = |name: &str, shape: &[usize]| {
+                let values = vec![1.0; shape.iter().product()];
+                tensor(&format!("{layer}.{name}"), shape, &values, Dtype::F32)
+            };
+            tensors.extend([
+                ones("lora_down.weight", &[1, inputs]),
+                ones("lora_up.weight", &[2, 1]),
+                ones("alpha", &[]),
+            ]);
+        }
+        write(path, &tensors, &BTreeMap::new()).expect("a writable folder");
+    }
+
+    #[test]
+    fn a_lora_of_sdxls_unet_alone_goes_to_peft_and_back_under_the_same_names() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let place = |name: &str| folder.path().join(name);
+        let open = |name: &str| SafetensorsFile::open(place(name)).expect("it was just written");
+        let cases = [
+            // SDXL by the width of its text states.
+            &[
+                ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k", 2048),
+                ("lora_unet_output_blocks_2_2_conv", 9),
+                ("lora_unet_middle_block_2_out_layers_3", 9),
+            ][..],
+            // Its refiner, whose fourth level SDXL does not have.
+            &[
+                ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k", 1280),
+                ("lora_unet_input_blocks_11_0_in_layers_2", 9),
+                ("lora_unet_output_blocks_2_1_conv", 9),
+                ("lora_unet_output_blocks_8_2_conv", 9),
+            ],
+            // No layer tells, but the names did.
+            &[("lora_unet_input_blocks_1_0_in_layers_2", 9)],
+        ];
+        for layers in cases {
+            lora_beside(&place("kohya"), layers);
+            to_peft(&open("kohya"), &place("peft")).expect("a LoRA");
+            let peft = open("peft");
+            assert!(peft.names().iter().all(|name| name.contains("_block")), "{:?}", peft.names());
+            to_kohya(&peft, &place("again")).expect("a LoRA");
+            let (before, after) = (open("kohya"), open("again"));
+            assert_eq!(before.names(), after.names());
+            for name in before.names() {
+                assert_eq!(before.bytes(name).expect("listed"), after.bytes(name).expect("listed"), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_peft_lora_gets_the_names_of_the_family_that_its_layers_show() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (peft, kohya) = (folder.path().join("peft"), folder.path().join("kohya"));
+        let module = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k";
+        for (width, expected) in [
+            (768, "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"),
+            (1024, "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"),
+            (1280, "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"),
+            (2048, "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"),
+        ] {
+            let tensors = [
+                tensor(&format!("unet.{module}.lora_A.weight"), &[1, width], &vec![1.0; width], Dtype::F32),
+                tensor(&format!("unet.{module}.lora_B.weight"), &[2, 1], &[1.0, 2.0], Dtype::F32),
+            ];
+            write(&peft, &tensors, &BTreeMap::new()).expect("a writable folder");
+            to_kohya(&SafetensorsFile::open(&peft).expect("written"), &kohya).expect("a LoRA");
+            let written = SafetensorsFile::open(&kohya).expect("written");
+            let names = ["alpha", "lora_down.weight", "lora_up.weight"].map(|name| format!("{expected}.{name}"));
+            assert_eq!(written.names(), names, "{width}");
         }
     }
 

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use sdtrain_state_dict::maps::adapter_family::family_of_adapters;
 use sdtrain_state_dict::maps::lora_kohya::{is_kohya_name, parse_by_words};
 use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor, Part};
 use sdtrain_state_dict::maps::{clip, open_clip};
-use sdtrain_state_dict::{Family, FileKind, Reader, read_floats, recognise};
+use sdtrain_state_dict::{Family, FileKind, Reader, read_floats, recognise_with_reason};
 use serde_json::{Map, Value as Json, json};
 
 use super::Description;
@@ -13,9 +14,10 @@ use crate::Failure;
 use crate::commands::check::millions;
 
 pub(super) fn describe(file: &dyn Reader, description: &mut Description) -> Result<(), Failure> {
-    let kind = recognise(file);
+    let (kind, reason) = recognise_with_reason(file);
     description.data("kind", short_name(&kind));
     description.fact("description", "kind", kind.to_string());
+    description.fact("reason", "because", reason);
     if let Some(family) = kind.family().or_else(|| family_of_parts(file, &kind)) {
         description.fact("family", "family", family.name());
     }
@@ -122,29 +124,27 @@ fn lora(file: &dyn Reader, description: &mut Description) -> Result<(), Failure>
     Ok(())
 }
 
-/// Whether the columns of this tensor are the inputs of a linear layer.
-fn has_inputs(tensor: LoraTensor) -> bool {
-    matches!(tensor, LoraTensor::Down | LoraTensor::HadaW1B | LoraTensor::HadaW2B | LoraTensor::Diff)
-}
-
 fn key_of(name: &str) -> Option<LoraKey> {
     if is_kohya_name(name) { parse_by_words(name) } else { lora_peft::parse(name) }
 }
 
-/// The family told by the width of the text states that attention reads.
+/// The family of what is a part of a model, or stands beside it.
 fn family_of_parts(file: &dyn Reader, kind: &FileKind) -> Option<Family> {
-    let width = match kind {
-        FileKind::DiffusersUnet { cross_attention_dim, .. } => (*cross_attention_dim)?,
+    match kind {
+        FileKind::DiffusersUnet { cross_attention_dim, .. } => Family::of_text_width((*cross_attention_dim)?),
         FileKind::KohyaLora { .. } | FileKind::PeftLora { .. } => {
-            let name = file.names().into_iter().find(|name| {
-                key_of(name).is_some_and(|key| key.module.ends_with("attn2.to_k") && has_inputs(key.tensor))
-            })?;
-            *file.info(name)?.shape.get(1)?
+            let adapted = |name: &str| {
+                let key = key_of(name)?;
+                let inputs = file.info(name).and_then(|info| key.tensor.inputs(&info.shape));
+                Some((key.part, key.module, inputs))
+            };
+            let layers: Vec<(Part, String, Option<usize>)> = file.names().into_iter().filter_map(adapted).collect();
+            let layers = layers.iter().map(|(part, module, inputs)| (*part, module.as_str(), *inputs));
+            family_of_adapters(layers, file.metadata())
         }
-        FileKind::TextualInversion { width, .. } => *width,
-        _ => return None,
-    };
-    Family::of_text_width(width)
+        FileKind::TextualInversion { width, .. } => Family::of_text_width(*width),
+        _ => None,
+    }
 }
 
 fn metadata(file: &dyn Reader, description: &mut Description) {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use sdtrain_state_dict::{Family, open_component, read_json};
+use sdtrain_state_dict::{Family, UnetInput, open_component, read_json};
 use serde_json::{Map, Value as Json, json};
 
 use super::{Description, file};
@@ -38,9 +38,23 @@ pub(super) fn describe(folder: &Path, description: &mut Description) -> Result<(
 fn diffusers(folder: &Path, description: &mut Description) -> Result<(), Failure> {
     let index = read_json(&folder.join("model_index.json"))?;
     let class = index["_class_name"].as_str().unwrap_or("unnamed class").to_owned();
+    let known = Family::of_folder(folder).ok();
+    let note = known.map(|(_, input)| input.note()).unwrap_or_default();
+    let unet = read_json(&folder.join("unet/config.json")).unwrap_or_default();
+    let number = |key: &str| unet[key].as_u64();
+    let text_width = number("cross_attention_dim");
     description.data("kind", "diffusers_folder");
-    description.fact("description", "kind", format!("diffusers folder of a `{class}`"));
+    description.fact("description", "kind", format!("diffusers folder of a `{class}`{note}"));
+    let mut reason = format!("its `model_index.json` names a `{class}`");
+    if let Some(width) = text_width {
+        reason += &format!(", and its UNet attends to text states of width {width}");
+    }
+    if let Some(channels) = number("in_channels").filter(|_| !note.is_empty()) {
+        reason += &format!(", and has {channels} input channels");
+    }
+    description.fact("reason", "because", reason);
     description.data("class", class);
+    description.data("for_inpainting", known.is_some_and(|(_, input)| input == UnetInput::Inpaint));
     let mut parts = Map::new();
     let components = index.as_object().into_iter().flatten();
     for (name, value) in components.filter(|(name, _)| !name.starts_with('_')) {
@@ -60,8 +74,11 @@ fn diffusers(folder: &Path, description: &mut Description) -> Result<(), Failure
         description.line(name, line);
         parts.insert(name.clone(), part);
     }
-    if let Ok((family, _)) = Family::of_folder(folder) {
+    if let Some((family, _)) = known {
         description.fact("family", "family", family.name());
+    }
+    if let Some(width) = text_width {
+        description.fact("cross_attention_dim", "text width", width);
     }
     description.data("parts", parts);
     Ok(())

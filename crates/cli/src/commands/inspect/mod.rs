@@ -122,8 +122,33 @@ mod tests {
         }
         assert_eq!((&folder["family"], &single["family"]), (&"sd1".into(), &"sd1".into()));
         assert_eq!(folder["parts"]["unet"]["class"], "UNet2DConditionModel");
+        let reason = |description: &super::Map<String, super::Json>| description["reason"].to_string();
+        assert!(
+            reason(&folder).contains("`model_index.json` names a `StableDiffusionPipeline`"),
+            "{}",
+            reason(&folder)
+        );
+        assert!(reason(&single).contains("`model.diffusion_model.input_blocks.0.0.weight`"), "{}", reason(&single));
+        assert_eq!(folder["for_inpainting"], false);
         assert!(
             single["metadata"]["sdtrain.unet"].as_str().is_some_and(|config| config.contains("block_out_channels"))
         );
+    }
+
+    #[test]
+    fn a_folder_for_inpainting_says_so_and_what_it_is_taken_for_it_by() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let folder = place.path().join("folder");
+        write_tiny_folder(&folder);
+        let config = folder.join("unet/config.json");
+        let mut unet = sdtrain_state_dict::read_json(&config).expect("it was just written");
+        unet["in_channels"] = 9.into();
+        std::fs::write(&config, unet.to_string()).expect("there is room");
+        let found = describe(&folder).expect("a model").json;
+        assert_eq!(found["for_inpainting"], true);
+        assert_eq!(found["description"], "diffusers folder of a `StableDiffusionPipeline` for inpainting");
+        let reason =
+            "its `model_index.json` names a `StableDiffusionPipeline`, and its UNet attends to text states of width 32";
+        assert_eq!(found["reason"], format!("{reason}, and has 9 input channels"));
     }
 }
