@@ -1,6 +1,6 @@
 //! Single images and captions as a run would see them, for programs that look at a data set rather than train on it.
 
-use image::{GrayImage, RgbImage};
+use image::RgbImage;
 use sdtrain_recipe::{AlphaConfig, DataConfig, ResizeKernel, SourceFormat, Subset};
 
 use crate::image::{self as pixels, Transform};
@@ -57,16 +57,6 @@ pub fn look_at_extra_images(example: &SourceExample, size: (usize, usize)) -> Re
 /// Whether everything that belongs to an image can be decoded; or why a run would not use the image.
 pub fn decode_extra_images(example: &SourceExample, alpha: &AlphaConfig) -> Result<(), String> {
     extra_images::decode(example, alpha)
-}
-
-/// A mask as a run decodes it, the numbers of its first channel; or why it cannot be decoded.
-pub fn decode_mask(mask: &ImageLocation) -> Result<GrayImage, String> {
-    pixels::decode_mask(mask)
-}
-
-/// The mask at another size, its proportions as they come.
-pub fn resize_mask(mask: GrayImage, size: (usize, usize)) -> Result<GrayImage, String> {
-    pixels::resize_mask(mask, size)
 }
 
 /// The image at another size.

@@ -102,7 +102,8 @@ pub(crate) fn warnings(config: &DataConfig, images: &[Image], without_image: &[P
         let mut whole = own.filter(|image| !image.extra_images.contains_key(MASK_COLUMN)).peekable();
         if let Some(first) = whole.peek().map(|image| image.location.path().display().to_string()) {
             warnings.push(format!(
-                "{} images of `{}` have no mask and are trained whole, the first is `{first}`",
+                "{} images of `{}` have no mask and are trained whole (with `inpainting.masks = \"files\"`: covered whole), the \
+                 first is `{first}`",
                 whole.count(),
                 subset.path.display()
             ));

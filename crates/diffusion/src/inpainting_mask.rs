@@ -41,7 +41,7 @@ impl Canvas {
                 let (across, down) = (extent(draw) * width, extent(draw) * height);
                 let (left, top) = (draw.uniform() * (width - across), draw.uniform() * (height - down));
                 let is_ellipse = shape == MaskShape::Ellipse;
-                self.fill(|x, y| {
+                self.fill((left, top), (left + across, top + down), |x, y| {
                     let (x, y) = (2.0 * (x - left) / across - 1.0, 2.0 * (y - top) / down - 1.0);
                     if is_ellipse { x * x + y * y <= 1.0 } else { x.abs() <= 1.0 && y.abs() <= 1.0 }
                 });
@@ -54,18 +54,30 @@ impl Canvas {
                     let angle = draw.uniform() * std::f64::consts::TAU;
                     let step = |from: f64, by: f64, side: f64| (from + length * by).clamp(0.0, side);
                     let to = (step(from.0, angle.cos(), width), step(from.1, angle.sin(), height));
-                    self.fill(|x, y| distance((x, y), from, to) <= radius);
+                    let least = (from.0.min(to.0) - radius, from.1.min(to.1) - radius);
+                    let most = (from.0.max(to.0) + radius, from.1.max(to.1) + radius);
+                    self.fill(least, most, |x, y| distance((x, y), from, to) <= radius);
                     from = to;
                 }
             }
         }
     }
 
-    /// Covers every pixel whose centre is inside.
-    fn fill(&mut self, inside: impl Fn(f64, f64) -> bool) {
-        for (place, pixel) in self.pixels.iter_mut().enumerate() {
-            if inside((place % self.width) as f64 + 0.5, (place / self.width) as f64 + 0.5) {
-                *pixel = 1.0;
+    /// Covers every pixel whose centre is inside; only those from `least` to `most` are looked at, which hold all of them.
+    fn fill(&mut self, least: (f64, f64), most: (f64, f64), inside: impl Fn(f64, f64) -> bool) {
+        // A pixel more on each side: the sums that the bounds come from are rounded otherwise than those that decide.
+        let range = |least: f64, most: f64, end: usize| {
+            // Numbers below 0 become 0.
+            let (first, last) = ((least - 1.0).floor() as usize, (most + 1.0).ceil() as usize);
+            first.min(end)..last.min(end)
+        };
+        let (columns, rows) = (range(least.0, most.0, self.width), range(least.1, most.1, self.height));
+        for row in rows {
+            let pixels = &mut self.pixels[row * self.width..][..self.width];
+            for column in columns.clone() {
+                if inside(column as f64 + 0.5, row as f64 + 0.5) {
+                    pixels[column] = 1.0;
+                }
             }
         }
     }
@@ -134,6 +146,30 @@ mod tests {
             let piece = (16.0 * 4.0 + std::f64::consts::PI * 4.0) / (48.0 * 32.0);
             assert!(stroke > 0.0 && stroke < 4.2 * piece, "{stroke} of {piece}");
         }
+    }
+
+    #[test]
+    fn only_the_part_of_the_picture_that_holds_the_shape_is_walked() {
+        let canvas = || Canvas { pixels: vec![0.0; 48 * 32], width: 48, height: 32 };
+        let mut draw = Stream::new(5, Purpose::InpaintingMask, 0, 0);
+        let mut point = || (draw.uniform() * 48.0, draw.uniform() * 32.0);
+        for _ in 0..200 {
+            let (from, to, radius) = (point(), point(), point().0 / 8.0);
+            let inside = |x: f64, y: f64| distance((x, y), from, to) <= radius;
+            let least = (from.0.min(to.0) - radius, from.1.min(to.1) - radius);
+            let most = (from.0.max(to.0) + radius, from.1.max(to.1) + radius);
+            let (mut part, mut whole) = (canvas(), canvas());
+            part.fill(least, most, inside);
+            whole.fill((0.0, 0.0), (48.0, 32.0), inside);
+            assert_eq!(part.pixels, whole.pixels, "from {from:?} to {to:?}, {radius}");
+        }
+        // A shape that is as large as the picture, at its edge, and one beyond it.
+        let mut all = canvas();
+        all.fill((0.0, 0.0), (48.0, 32.0), |_, _| true);
+        assert!(all.pixels.iter().all(|&pixel| pixel == 1.0));
+        let mut none = canvas();
+        none.fill((-9.0, -9.0), (-5.0, -5.0), |x, y| x < -5.0 && y < -5.0);
+        assert!(none.pixels.iter().all(|&pixel| pixel == 0.0));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::path::Path;
 
 /// Draws pictures and prints their paths.
 pub fn run(args: &SampleArgs) -> Result<(), Failure> {
+    let originals = init_image::decode(args)?;
     let device = sdtrain_torch::device(&args.device.to_string()).map_err(failure::of_torch)?;
     let mut options = LoadOptions::new(device, sdtrain_trainer::kind_of(args.dtype));
     (options.vae, options.extract_ema) = (args.vae.as_deref().map(local_file).transpose()?, args.extract_ema);
@@ -46,7 +47,7 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
         let words = read_learned_words(&file, embedding.name.as_deref()).map_err(failure::of_adapter)?;
         add_words(&model, words, &embedding.path)?;
     }
-    let ((width, height), init_image) = init_image::read(args, &model)?;
+    let ((width, height), init_image) = init_image::fit(args, originals, &model)?;
     fs::create_dir_all(&args.output).map_err(|error| {
         Failure::new(ExitCode::Storage, format!("cannot create `{}`: {error}", args.output.display()))
     })?;

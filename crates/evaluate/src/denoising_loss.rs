@@ -6,7 +6,7 @@ use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::loss::mse;
 use sdtrain_diffusion::{ExampleKey, NoiseSchedule, PredictionType, noise, random_mask, timesteps};
 use sdtrain_features::LatentCache;
-use sdtrain_model::{PictureSizes, PromptReading, StableDiffusion};
+use sdtrain_model::{PictureSizes, PromptReading, StableDiffusion, unet_input};
 use sdtrain_pipeline::pictures_at_once;
 use sdtrain_random::Purpose;
 use sdtrain_recipe::{DataConfig, InpaintingConfig};
@@ -107,11 +107,8 @@ impl DenoisingLoss {
             for Draw { band, noise, timesteps } in &batch.draws {
                 sums[*band] += sdtrain_torch::catch(|| {
                     tch::no_grad(|| {
-                        let noisy = self.schedule.add_noise(&batch.latents, noise, timesteps).to_kind(model.compute);
-                        let input = match &batch.mask_channels {
-                            Some(channels) => Tensor::cat(&[noisy, channels.to_kind(model.compute)], 1),
-                            None => noisy,
-                        };
+                        let noisy_latents = self.schedule.add_noise(&batch.latents, noise, timesteps);
+                        let input = unet_input(noisy_latents, batch.mask_channels.as_ref(), model.compute);
                         let prediction = model.unet.forward(&input, timesteps, &conditions, false);
                         let target = self.prediction_type.target(&self.schedule, &batch.latents, noise, timesteps);
                         mse(&prediction, &target).sum(Kind::Float).double_value(&[])

@@ -30,10 +30,22 @@ impl StableDiffusion {
         let masked = sdtrain_torch::catch(|| pixels * mask.lt(0.5))?;
         let latents = self.encode_images(&masked, Some(noise))?;
         let size = latents.size();
-        let mask = latent_mask(mask, size[2], size[3])?
+        let mask = nearest_latent_mask(mask, size[2], size[3])?
             .f_to_device(self.device)?
             .f_expand([size[0], 1, size[2], size[3]], true)?;
         Ok(Tensor::f_cat(&[mask, latents], 1)?)
+    }
+}
+
+/// What the UNet takes in: `noisy_latents`, and behind them what one for inpainting is shown of the picture, in the type `kind`.
+///
+/// # Shapes
+/// noisy_latents: `[batch, 4, height, width]`; mask_channels: `[batch, 5, height, width]`, as [`StableDiffusion::mask_channels`] makes them
+pub fn unet_input(noisy_latents: Tensor, mask_channels: Option<&Tensor>, kind: Kind) -> Tensor {
+    let noisy_latents = noisy_latents.to_kind(kind);
+    match mask_channels {
+        Some(channels) => Tensor::cat(&[noisy_latents, channels.to_kind(kind)], 1),
+        None => noisy_latents,
     }
 }
 
@@ -42,7 +54,7 @@ impl StableDiffusion {
 ///
 /// # Shapes
 /// mask: `[batch, 1, height, width]` → `[batch, 1, latent_height, latent_width]`
-pub fn latent_mask(mask: &Tensor, latent_height: i64, latent_width: i64) -> Result<Tensor> {
+pub fn nearest_latent_mask(mask: &Tensor, latent_height: i64, latent_width: i64) -> Result<Tensor> {
     let mask = mask.f_to_kind(Kind::Float)?;
     Ok(mask.f_upsample_nearest2d([latent_height, latent_width], None, None)?)
 }
@@ -57,8 +69,21 @@ mod tests {
         let mask = Tensor::zeros([1, 1, 4, 8], (Kind::Float, Device::Cpu));
         let _ = mask.narrow(3, 4, 1).fill_(1.0);
         let _ = mask.narrow(3, 1, 1).fill_(1.0);
-        let found = Vec::<f32>::try_from(latent_mask(&mask, 1, 2).unwrap().flatten(0, -1)).unwrap();
+        let found = Vec::<f32>::try_from(nearest_latent_mask(&mask, 1, 2).unwrap().flatten(0, -1)).unwrap();
         assert_eq!(found, [0.0, 1.0]);
+    }
+
+    #[test]
+    fn what_a_unet_is_shown_stands_behind_the_noisy_latents() {
+        let latents = || Tensor::zeros([2, 4, 1, 1], (Kind::Float, Device::Cpu));
+        assert_eq!(unet_input(latents(), None, Kind::BFloat16).size(), [2, 4, 1, 1]);
+        let input =
+            unet_input(latents(), Some(&Tensor::ones([2, 5, 1, 1], (Kind::Float, Device::Cpu))), Kind::BFloat16);
+        assert_eq!((input.size(), input.kind()), (vec![2, 9, 1, 1], Kind::BFloat16));
+        assert_eq!(
+            (input.narrow(1, 0, 4).sum(Kind::Float).double_value(&[]), input.double_value(&[0, 4, 0, 0])),
+            (0.0, 1.0)
+        );
     }
 
     #[test]

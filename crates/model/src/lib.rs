@@ -28,7 +28,7 @@ pub use conditions::{
 };
 pub use config_json::PerBlock;
 pub use error::{Error, Result};
-pub use inpainting::latent_mask;
+pub use inpainting::{nearest_latent_mask, unet_input};
 pub use kinds::{dtype_of, kind_of};
 pub use learned_words::LearnedWord;
 pub use load::{LoadOptions, OtherTextEncoder, load, load_edited};

@@ -6,7 +6,7 @@ use crate::inpaint::{Painting, everything, mask_tensor};
 use crate::text_to_image::{Request, SeededNoise};
 use image::{GrayImage, RgbImage};
 use sdtrain_diffusion::Sampler;
-use sdtrain_model::{StableDiffusion, latent_mask};
+use sdtrain_model::{StableDiffusion, nearest_latent_mask};
 use sdtrain_recipe::steps_of_strength;
 use tch::{Device, Kind, Tensor};
 
@@ -97,7 +97,7 @@ impl Beginning {
         };
         let Some(mask) = mask else { return Ok(Beginning { latents, painting: Painting::Whole }) };
         let size = drawn.size();
-        let of_latents = latent_mask(&mask, size[2], size[3])?;
+        let of_latents = nearest_latent_mask(&mask, size[2], size[3])?;
         if of_latents.f_max()?.f_double_value(&[])? == 0.0 {
             return Err(Error::NothingMasked { reason: "its white places are smaller than what a latent spans" });
         }

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use image::GrayImage;
 use sdtrain_diffusion::Sampler;
+use sdtrain_model::unet_input;
 use tch::{Device, Kind, Tensor};
 
 /// Where the picture is painted.
@@ -24,11 +25,11 @@ pub(crate) enum Painting {
 }
 
 impl Painting {
-    /// What the UNet takes in: `latents`, and what it is told of the picture behind them.
-    pub fn input(&self, latents: Tensor) -> Tensor {
+    /// What the UNet takes in, in the type `kind`: `latents`, and what it is told of the picture behind them.
+    pub fn input(&self, latents: Tensor, kind: Kind) -> Tensor {
         match self {
-            Painting::Conditioned(channels) => Tensor::cat(&[&latents, channels], 1),
-            Painting::Whole | Painting::Blended { .. } => latents,
+            Painting::Conditioned(channels) => unet_input(latents, Some(channels), kind),
+            Painting::Whole | Painting::Blended { .. } => unet_input(latents, None, kind),
         }
     }
 

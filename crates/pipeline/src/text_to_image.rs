@@ -101,11 +101,10 @@ pub fn denoised_latents(model: &StableDiffusion, request: &Request) -> Result<Te
     for (index, timestep) in sampler.timesteps().to_vec().into_iter().enumerate().skip(first_call) {
         let step = sdtrain_torch::catch(|| {
             tch::no_grad(|| {
-                let input = painting.input(sampler.scale_model_input(&latents, index));
+                let input = painting.input(sampler.scale_model_input(&latents, index), model.compute);
                 let input = if guided { Tensor::cat(&[&input, &input], 0) } else { input };
                 let batch = input.size()[0];
                 let timesteps = repeated_timestep(timestep, batch, model.device);
-                let input = input.to_kind(model.compute);
                 let mut prediction = model.unet.forward(&input, &timesteps, &conditions, false).to_kind(Kind::Float);
                 if guided {
                     let halves = prediction.chunk(2, 0);

@@ -3,11 +3,19 @@
 use crate::check::Checker;
 use crate::{InpaintingConfig, MaskSource, ObjectiveKind, TrainConfig};
 
+/// More shapes than these cover every image whole, and each takes its time.
+const MOST_SHAPES: u32 = 100;
+
 impl Checker<'_> {
     /// `[inpainting]`, and what it asks of `[data]`.
     pub(crate) fn check_inpainting(&mut self, config: &TrainConfig) {
         let inpainting = &config.inpainting;
         self.at_least_one("inpainting.max_shapes", Some(u64::from(inpainting.max_shapes)));
+        if inpainting.max_shapes > MOST_SHAPES {
+            let key = "inpainting.max_shapes";
+            let message = format!("`{key}` is at most {MOST_SHAPES}, not {}", inpainting.max_shapes);
+            self.report(key, message).hint = Some("1 to 10 is usual".to_owned());
+        }
         self.between_zero_and_one("inpainting.whole_probability", inpainting.whole_probability);
         for (key, size) in [("min_size", inpainting.min_size), ("max_size", inpainting.max_size)] {
             if !(size > 0.0 && size <= 1.0) {

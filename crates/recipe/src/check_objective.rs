@@ -171,9 +171,18 @@ impl Checker<'_> {
 
     fn check_masks(&mut self, config: &TrainConfig) {
         let loss = &config.loss;
-        if !config.paints_by_files() && config.data.subsets.iter().any(Subset::has_masks) {
-            return;
-        }
+        let has_masks = config.data.subsets.iter().any(Subset::has_masks);
+        let (why, hint) = match config.paints_by_files() {
+            true => (
+                "is about loss masks: with `inpainting.masks = \"files\"` the masks say what is covered, and the loss looks at the whole image",
+                "remove it, or set `inpainting.masks = \"random\"`, which makes them loss masks",
+            ),
+            false if has_masks => return,
+            false => (
+                "is about masks, and there are none",
+                "set `alpha_mask` in a subset, or give it `extra_images` with `column = \"mask\"`",
+            ),
+        };
         let set = [
             ("unmasked_weight", loss.unmasked_weight != 0.0),
             ("normalize_masked_area", loss.normalize_masked_area),
@@ -181,8 +190,7 @@ impl Checker<'_> {
         ];
         for (name, _) in set.iter().filter(|(_, is_set)| *is_set) {
             let key = format!("loss.{name}");
-            self.report(&key, format!("`{key}` is about masks, and there are none")).hint =
-                Some("set `alpha_mask` in a subset, or give it `extra_images` with `column = \"mask\"`".to_owned());
+            self.report(&key, format!("`{key}` {why}")).hint = Some(hint.to_owned());
         }
     }
 

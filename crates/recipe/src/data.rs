@@ -300,7 +300,8 @@ pub struct Subset {
     pub resize_kernel: Option<ResizeKernel>,
 
     /// Take the alpha channel as loss mask: what is transparent is not learned, what is half transparent half as much. Images
-    /// without one are trained whole. `[loss]` says what is outside of the mask.
+    /// without one are trained whole. `[loss]` says what is outside of the mask. With `inpainting.masks = "files"` it is no loss mask but
+    /// says what is covered: what is at least half opaque.
     pub alpha_mask: bool,
 
     /// Masks, control images and the like, a list: `[[data.subsets.extra_images]]`.

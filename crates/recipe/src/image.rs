@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The loss mask's column among the extra images of a subset.
+/// The column of masks among the extra images of a subset: what the loss looks at, or with `inpainting.masks = "files"` what is covered.
 pub const MASK_COLUMN: &str = "mask";
 
 /// Column of the second image that `conditioning_image_column` of a subset names.
@@ -99,7 +99,7 @@ pub enum ColorChanges {
     All,
 }
 
-/// Images that belong to the images of a subset, one each: loss masks, control images, pictures before an edit. They lie beside the
+/// Images that belong to the images of a subset, one each: masks, control images, pictures before an edit. They lie beside the
 /// images of a folder (`suffix`), in a folder of their own (`path`), or in a column of a table, of Parquet files or of shards
 /// (`source_column`). They are scaled, cut and mirrored exactly as their image.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -107,7 +107,8 @@ pub enum ColorChanges {
 #[schemars(extend("required" = ["column"]))]
 pub struct ExtraImages {
     /// What they are. `mask`: the loss mask, whose red channel from 0 to 255 weighs the loss of each place from 0 to 1; an image
-    /// without one is trained whole. Any other name: images for the method that asks for them by this name; every image needs one.
+    /// without one is trained whole; with `inpainting.masks = "files"` it says what is covered, and an image without one is covered whole.
+    /// Any other name: images for the method that asks for them by this name; every image needs one.
     pub column: String,
 
     /// Folder that holds them, with the same file names and folders within as `path` of the subset; the ending may be another.

@@ -17,7 +17,7 @@ pub struct InpaintingConfig {
     /// What random masks are put together from.
     pub shapes: Vec<MaskShape>,
 
-    /// Shapes of a random mask, at most: one to so many are drawn, each number equally often.
+    /// Shapes of a random mask, at most: one to so many are drawn, each number equally often. No more than 100.
     pub max_shapes: u32,
 
     /// Smallest extent of a shape, as a share of the image's width or height.

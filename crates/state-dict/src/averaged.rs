@@ -11,16 +11,18 @@ use crate::renamed::Renamed;
 /// What the names of the mean begin with; behind it stands the weight's own name, from `diffusion_model` on and without its dots.
 const EMA_PREFIX: &str = "model_ema.";
 
+/// The name of the mean of the UNet's weight `name`.
+pub(crate) fn mean_of(name: &str) -> String {
+    let inside = name.split_once('.').map_or(name, |(_, inside)| inside);
+    format!("{EMA_PREFIX}{}", inside.replace('.', ""))
+}
+
 /// The checkpoint with the mean of the UNet's weights in the place of these.
 ///
 /// # Errors
 /// Where it has no mean of one of them.
 pub fn with_averaged_unet(file: Arc<dyn Reader>) -> Result<Arc<dyn Reader>> {
     let of_unet = file.names().into_iter().filter(|name| name.starts_with(UNET_PREFIX));
-    let mean_of = |name: &str| {
-        let inside = name.split_once('.').map_or(name, |(_, inside)| inside);
-        format!("{EMA_PREFIX}{}", inside.replace('.', ""))
-    };
     let names: BTreeMap<String, String> = of_unet.map(|name| (mean_of(name), name.to_owned())).collect();
     let lacking = names.iter().filter(|(mean, _)| file.info(mean).is_none()).count();
     if names.is_empty() || lacking > 0 {

@@ -1,10 +1,11 @@
 //! A UNet of 4 input channels as one for inpainting: the first convolution gets channels for a mask and a masked picture, with weights of
-//! zero, as Stable Diffusion's models for inpainting began (<https://huggingface.co/runwayml/stable-diffusion-inpainting>).
+//! zero, as Stable Diffusion's models for inpainting began (<https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-inpainting>).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::averaged::mean_of;
 use crate::diffusers_folder::{PipelineConfigs, UNET};
 use crate::error::{Error, Result};
 use crate::reader::{Reader, TensorInfo};
@@ -20,8 +21,8 @@ pub const INPAINTING_CHANNELS: usize = 9;
 /// that the network still gives what it gave, whatever the mask.
 pub struct ForInpainting<R> {
     inner: R,
-    conv_in: &'static str,
-    info: TensorInfo,
+    /// The first convolution, and its running mean where the file has one.
+    wider: BTreeMap<String, TensorInfo>,
     metadata: BTreeMap<String, String>,
 }
 
@@ -33,7 +34,7 @@ impl<R: Reader> ForInpainting<R> {
     pub fn new(inner: R) -> Result<ForInpainting<R>> {
         let wrong = |reason: String| Error::WrongKind { path: inner.path().to_path_buf(), reason };
         let found = [CONV_IN, LDM_CONV_IN].into_iter().find_map(|name| Some((name, inner.info(name)?.clone())));
-        let Some((conv_in, mut info)) = found.filter(|(_, info)| info.shape.len() == 4) else {
+        let Some((conv_in, info)) = found.filter(|(_, info)| info.shape.len() == 4) else {
             return Err(wrong("holds no UNet that could be made one for inpainting".to_string()));
         };
         match UnetInput::of_channels(info.shape[1]) {
@@ -55,8 +56,14 @@ impl<R: Reader> ForInpainting<R> {
                 metadata.entry(key).or_insert(value);
             }
         }
-        info.shape[1] = INPAINTING_CHANNELS;
-        Ok(ForInpainting { inner, conv_in, info, metadata })
+        let averaged = mean_of(conv_in);
+        let mean = inner.info(&averaged).filter(|mean| mean.shape == info.shape).cloned();
+        let mut wider: BTreeMap<String, TensorInfo> = mean.map(|mean| (averaged, mean)).into_iter().collect();
+        wider.insert(conv_in.to_owned(), info);
+        for info in wider.values_mut() {
+            info.shape[1] = INPAINTING_CHANNELS;
+        }
+        Ok(ForInpainting { inner, wider, metadata })
     }
 }
 
@@ -74,17 +81,15 @@ impl<R: Reader> Reader for ForInpainting<R> {
     }
 
     fn info(&self, name: &str) -> Option<&TensorInfo> {
-        if name == self.conv_in { Some(&self.info) } else { self.inner.info(name) }
+        self.wider.get(name).or_else(|| self.inner.info(name))
     }
 
     fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
         let own = self.inner.bytes(name)?;
-        if name != self.conv_in {
-            return Ok(own);
-        }
+        let Some(info) = self.wider.get(name) else { return Ok(own) };
         // Zero is all bits zero in every type that weights have.
-        let outputs = self.info.shape[0].max(1);
-        let (row, wider) = (own.len() / outputs, self.info.byte_length() / outputs);
+        let outputs = info.shape[0].max(1);
+        let (row, wider) = (own.len() / outputs, info.byte_length() / outputs);
         let mut all = vec![0; outputs * wider];
         for (from, to) in own.chunks_exact(row.max(1)).zip(all.chunks_exact_mut(wider.max(1))) {
             to[..row].copy_from_slice(from);
@@ -148,6 +153,24 @@ mod tests {
         let sd2 = SafetensorsFile::from_bytes(content, "memory".to_string()).unwrap();
         assert!(!sd2_predicts_noise(&sd2).unwrap());
         assert!(!sd2_predicts_noise(&ForInpainting::new(sd2).unwrap()).unwrap());
+    }
+
+    #[test]
+    fn the_running_mean_becomes_as_wide_as_the_weights() {
+        let entry = |name: String, value: u8| TensorEntry {
+            name,
+            dtype: Dtype::U8,
+            shape: vec![1, 4, 1, 1],
+            bytes: vec![value; 4],
+        };
+        let mut content = Vec::new();
+        let entries = [entry(mean_of(LDM_CONV_IN), 3), entry(LDM_CONV_IN.into(), 2)];
+        write_to(&mut content, entries.as_slice(), &BTreeMap::new()).unwrap();
+        let wider = ForInpainting::new(SafetensorsFile::from_bytes(content, "memory".to_string()).unwrap()).unwrap();
+        for (name, value) in [(LDM_CONV_IN, 2), ("model_ema.diffusion_modelinput_blocks00weight", 3)] {
+            assert_eq!(wider.info(name).unwrap().shape, [1, 9, 1, 1]);
+            assert_eq!(wider.bytes(name).unwrap().as_ref(), [value, value, value, value, 0, 0, 0, 0, 0]);
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::fixture_folder;
 const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
 const CONV_IN: &str = "conv_in.weight";
 /// One for the mask, four for the latents of the masked picture.
-const INPAINTING_CHANNELS: usize = 5;
+const ADDED_CHANNELS: usize = 5;
 
 /// Writes the diffusers folder of the fixture `name` into `target`, its UNet made one of 9 input channels with the weights of
 /// `scripts/fixtures/inpainting_unet.py`: ((37 i) mod 101 − 50) / 500 of the element's place i.
@@ -19,7 +19,7 @@ pub fn write_inpainting_folder(name: &str, target: &Path) {
     copy(&fixture_folder().join(name), target);
     let config = target.join("unet/config.json");
     let mut json = read_json(&config).expect("a fixture");
-    json["in_channels"] = (4 + INPAINTING_CHANNELS).into();
+    json["in_channels"] = (4 + ADDED_CHANNELS).into();
     fs::write(config, json.to_string()).expect("there is room");
     let file = SafetensorsFile::open(fixture_folder().join(name).join(UNET)).expect("a fixture");
     let entries = file.names().into_iter().map(|tensor| {
@@ -34,12 +34,12 @@ pub fn write_inpainting_folder(name: &str, target: &Path) {
 }
 
 fn widened_shape(shape: &[usize]) -> Vec<usize> {
-    vec![shape[0], shape[1] + INPAINTING_CHANNELS, shape[2], shape[3]]
+    vec![shape[0], shape[1] + ADDED_CHANNELS, shape[2], shape[3]]
 }
 
 /// The elements of the first convolution, fp32, with the new channels behind its own.
 fn widened(shape: &[usize], file: &SafetensorsFile) -> Vec<u8> {
-    let (own, extra) = (shape[1] * 9, INPAINTING_CHANNELS * 9);
+    let (own, extra) = (shape[1] * 9, ADDED_CHANNELS * 9);
     let number = |place: usize| (((place * 37 % 101) as f64 - 50.0) / 500.0) as f32;
     let weights = read_floats(file, CONV_IN).expect("a fixture");
     let rows = weights.chunks_exact(own).enumerate();

@@ -22,7 +22,7 @@ use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::{NoiseSchedule, PredictionType, SchedulerConfig};
 use sdtrain_evaluate::prompt_reading;
 use sdtrain_model::{LoadOptions, OtherTextEncoder, StableDiffusion, load, load_edited};
-use sdtrain_optimizer::{Ema, GradScaler, Storage, build_stored};
+use sdtrain_optimizer::{Ema, GradScaler, ParamGroup, Storage, build_stored};
 use sdtrain_pipeline::sampler_for;
 use sdtrain_recipe::{
     Change, DataConfig, FloatType, Init, Learning, ModelLocation, ObjectiveKind, SamplerName, StoredType, TrainConfig,
@@ -103,6 +103,7 @@ pub fn train_unless(stop: &StopRequest, config: TrainConfig, options: &RunOption
     let objective = objective::build(&config, &model, &data)?;
     // 6 how it follows its gradients
     let groups = rates::of_run(&config, trainable.param_groups(&model))?;
+    warn_of_blind_channels(&config, &model, &groups)?;
     let storage = Storage::of(&config.precision, config.seed);
     let optimizer = build_stored(&config.optimizer, groups, storage, config.train.fused_backward)?;
     let scaler = (config.precision.compute == FloatType::Fp16).then(GradScaler::default);
@@ -315,22 +316,24 @@ pub fn load_model(config: &TrainConfig, device: Device) -> Result<StableDiffusio
     };
     model.scheduler = scheduler_of(config, &model.scheduler);
     check_against_model(config, &model)?;
-    warn_of_blind_channels(config, &model)?;
     Ok(model)
 }
 
-/// Says so where a model was made for inpainting and not trained for it, and the run leaves the weights of its new channels alone: whatever it
-/// learns, the mask would change nothing.
-fn warn_of_blind_channels(config: &TrainConfig, model: &StableDiffusion) -> Result<()> {
-    const CONV_IN: &str = "conv_in.weight";
-    let facts = config.trainable_facts();
-    let learns = facts.unet == Learning::Weights && (facts.trains_weight)(config, &format!("unet.{CONV_IN}"));
-    let Some(weight) = model.unet.parameters().get(CONV_IN).filter(|_| model.takes_mask() && !learns) else {
+/// Says so where a model was made for inpainting and not trained for it, and the run of `groups` leaves the weights of its new channels
+/// alone, without an adapter beside them: whatever it learns, the mask would change nothing.
+fn warn_of_blind_channels(config: &TrainConfig, model: &StableDiffusion, groups: &[ParamGroup]) -> Result<()> {
+    // The weight's name begins so, and those of its adapters; the bias says nothing of single channels.
+    let is_conv_in = |name: &str| name.starts_with("unet.conv_in.") && name != "unet.conv_in.bias";
+    let mut learning = groups.iter().filter(|group| group.learning_rate != 0.0).flat_map(|group| &group.parameters);
+    if config.objective_kind() != ObjectiveKind::Inpainting || learning.any(|(name, _)| is_conv_in(name)) {
+        return Ok(());
+    }
+    let Some(weight) = model.unet.parameters().get("conv_in.weight").filter(|_| model.takes_mask()) else {
         return Ok(());
     };
     let own = model.unet.config().out_channels;
     let largest = weight.f_narrow(1, own, weight.size()[1] - own)?.f_abs()?.f_max()?.f_double_value(&[])?;
-    if largest == 0.0 && config.objective_kind() == ObjectiveKind::Inpainting {
+    if largest == 0.0 {
         eprintln!("warning: the UNet's weights for mask and picture are all zero, and this run leaves them so");
         eprintln!(
             "  hint: `trainable = \"full\"` trains them (`unet.conv_in.weight`), or take a model that was trained for inpainting"

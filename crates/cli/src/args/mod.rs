@@ -154,11 +154,11 @@ pub struct SampleArgs {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 
-    /// Width in pixels [default: that of --init-image, or the size the model was trained at]
+    /// Width in pixels [default: that of --init-image, with --height the one in its proportions; or the size the model was trained at]
     #[arg(long, value_name = "PIXELS", value_parser = parse_side)]
     pub width: Option<u32>,
 
-    /// Height in pixels [default: that of --init-image, or the size the model was trained at]
+    /// Height in pixels [default: that of --init-image, with --width the one in its proportions; or the size the model was trained at]
     #[arg(long, value_name = "PIXELS", value_parser = parse_side)]
     pub height: Option<u32>,
 

@@ -44,6 +44,7 @@ pub(crate) fn run(args: &SampleArgs) -> Result<(), Failure> {
     }
     let vae = args.vae.iter().filter_map(|vae| Some((vae.to_str()?, Wanted::Vae)));
     let files = args.lora.iter().map(|lora| &lora.path).chain(args.embedding.iter().map(|words| &words.path));
+    let files = files.chain(&args.init_image).chain(&args.mask);
     let files = files.filter_map(|path| Some((path.to_str()?, Wanted::File)));
     let model = (args.model.as_str(), whole_model());
     HubFiles::prepare([model].into_iter().chain(vae).chain(files))?.fetch()?;

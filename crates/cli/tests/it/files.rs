@@ -168,3 +168,18 @@ fn a_checkpoint_of_pytorch_becomes_one_file_with_the_same_tensors_or_with_half_t
         answer.stderr
     );
 }
+
+#[test]
+fn what_a_conversion_is_not_made_for_is_refused() {
+    let project = with_lora();
+    for (arguments, code, said) in [
+        (&["lora.safetensors", "out", "--to", "single-file", "--inpainting"][..], 4, "not a whole model"),
+        (&["lora.safetensors", "out", "--to", "single-file"], 4, "not a whole model"),
+        (&["lora.safetensors", "out", "--to", "peft-lora", "--inpainting"], 2, "an adapter has no input channels"),
+        (&["model", "out", "--to", "diffusers", "--extract-ema"], 2, "`--extract-ema` is for a single file"),
+    ] {
+        let answer = project.run(&[&["convert"], arguments].concat());
+        assert_eq!(answer.code, Some(code), "{}", answer.stderr);
+        assert!(answer.stderr.contains(said), "{}", answer.stderr);
+    }
+}

@@ -162,6 +162,43 @@ fn a_file_of_a_repository_is_fetched_inspected_and_converted() {
 }
 
 #[test]
+fn a_picture_to_start_from_and_its_mask_come_from_the_hub_as_well() {
+    let on_hub = OnHub::new();
+    for name in ["picture.png", "mask.png"] {
+        on_hub.server.set().files.insert(name.to_owned(), b"read by the engine".to_vec());
+    }
+    let sample = ["sample", "--model", "hf:org/repo", "--prompt", "x", "--output", "out"];
+    let pictures = ["--init-image", "hf:org/repo/picture.png", "--mask", "hf:org/repo/mask.png"];
+    let answer = on_hub.run(&[&sample[..], &pictures].concat());
+    assert_eq!(answer.code, Some(75), "{}", answer.stderr);
+    for name in ["picture.png", "mask.png"] {
+        let path = on_hub.project.path(&format!("hub/models--org--repo/snapshots/{COMMIT}/{name}"));
+        assert_eq!(fs::read(path).expect("it was fetched"), b"read by the engine");
+    }
+}
+
+#[test]
+fn a_repository_is_converted_to_a_folder_and_to_a_file_and_is_no_lora() {
+    let on_hub = OnHub::new();
+    for (arguments, said) in [
+        (&["--to", "peft-lora"][..], "names a whole model, not a LoRA"),
+        (&["--to", "diffusers", "--extract-ema"], "`--extract-ema` is for a single file"),
+    ] {
+        let answer = on_hub.run(&[&["convert", "hf:org/repo", "out"], arguments].concat());
+        assert_eq!(answer.code, Some(2), "{}", answer.stderr);
+        assert!(answer.stderr.contains(said), "{}", answer.stderr);
+    }
+    assert_eq!(on_hub.sent(), 0);
+    // Its weights are fetched, and are no weights.
+    for arguments in [&["--to", "diffusers", "--inpainting"][..], &["--to", "diffusers"], &["--to", "single-file"]] {
+        let answer = on_hub.run(&[&["convert", "hf:org/repo", "out"], arguments].concat());
+        assert_eq!(answer.code, Some(4), "{}", answer.stderr);
+        assert!(answer.stderr.contains("diffusion_pytorch_model.safetensors"), "{}", answer.stderr);
+        assert_eq!(on_hub.sent(), 3);
+    }
+}
+
+#[test]
 fn a_model_that_is_not_here_is_inspected_by_its_configurations() {
     let on_hub = OnHub::new();
     let answer = on_hub.run(&["inspect", "hf:org/repo", "--json"]);

@@ -25,7 +25,6 @@ mod webp;
 
 pub(crate) use color::ColorChange;
 pub(crate) use decode::{Look, Picture, decode, decode_mask, format_name, look};
-pub(crate) use resize::resize_mask;
 pub(crate) use transform::Transform;
 
 /// `[3, height, width]` from −1 to 1, as the autoencoder takes it.

@@ -29,7 +29,7 @@ pub(super) fn resize(image: RgbImage, size: Size, kernel: ResizeKernel) -> Resul
 }
 
 /// The mask at another size: the average of the area where it shrinks, and linear where it grows, which invents no weight.
-pub(crate) fn resize_mask(mask: GrayImage, size: Size) -> Result<GrayImage, String> {
+pub(super) fn resize_mask(mask: GrayImage, size: Size) -> Result<GrayImage, String> {
     let from = (mask.width() as usize, mask.height() as usize);
     if from == size {
         return Ok(mask);

@@ -24,6 +24,7 @@ fn inpainting_trains_the_model_itself_with_random_masks_unless_told_otherwise() 
 fn masks_that_cannot_be_drawn_are_refused() {
     for (change, expected) in [
         ("inpainting.max_shapes=0", "`inpainting.max_shapes` must be at least 1"),
+        ("inpainting.max_shapes=101", "`inpainting.max_shapes` is at most 100, not 101"),
         ("inpainting.min_size=0", "`inpainting.min_size` must be greater than 0 and at most 1, not 0"),
         ("inpainting.max_size=1.5", "`inpainting.max_size` must be greater than 0 and at most 1, not 1.5"),
         ("inpainting.min_size=0.7", "`inpainting.min_size` is greater than `inpainting.max_size`"),
@@ -46,7 +47,10 @@ fn masks_of_files_must_be_there_and_nothing_is_said_of_drawn_ones() {
     assert!(found.contains("but `masks = \"files\"` draws none"), "{found}");
     // They are no loss masks then.
     let found = message(&[with_masks[0], with_masks[1], "loss.unmasked_weight=0.1"]);
-    assert!(found.contains("`loss.unmasked_weight` is about masks, and there are none"), "{found}");
+    assert!(
+        found.contains("`loss.unmasked_weight` is about loss masks: with `inpainting.masks = \"files\"`"),
+        "{found}"
+    );
     assert!(project().load_with(&[with_masks[1], "loss.unmasked_weight=0.1"]).is_ok());
 }
 

@@ -9,7 +9,7 @@ use sdtrain_diffusion::timesteps::TimestepSampler;
 use sdtrain_diffusion::{ExampleKey, NoiseSchedule, PredictionType, loss, noise};
 use sdtrain_evaluate::prompt_reading;
 use sdtrain_features::{LatentCache, TextCache};
-use sdtrain_model::{Frozen, PromptReading, StableDiffusion};
+use sdtrain_model::{Frozen, PromptReading, StableDiffusion, unet_input};
 use sdtrain_random::{Purpose, Stream};
 use sdtrain_recipe::{GradientCheckpointing, LossConfig, NoiseConfig, TrainConfig};
 use std::sync::Arc;
@@ -171,11 +171,8 @@ impl Objective for TextToImage {
         let conditions = model.conditions(&text, inputs.time_ids.as_ref());
         let DenoisingInputs { latents, noise, timesteps, .. } = inputs;
         let input_noise = inputs.input_noise.as_ref().unwrap_or(noise);
-        let noisy_latents = self.schedule.add_noise(latents, input_noise, timesteps).to_kind(model.compute);
-        let input = match &inputs.mask_channels {
-            Some(channels) => Tensor::cat(&[noisy_latents, channels.to_kind(model.compute)], 1),
-            None => noisy_latents,
-        };
+        let noisy_latents = self.schedule.add_noise(latents, input_noise, timesteps);
+        let input = unet_input(noisy_latents, inputs.mask_channels.as_ref(), model.compute);
         let prediction = model.unet.forward(&input, timesteps, &conditions, gradient_checkpointing);
         let target = self.prediction_type.target(&self.schedule, latents, noise, timesteps);
         let mask = inputs.mask.as_ref();

@@ -1,5 +1,6 @@
 //! `sdtrain convert`: a model or LoRA in another format, the numbers unchanged unless another number format is asked for.
 
+mod left_out;
 mod lora;
 pub(crate) mod model;
 
@@ -8,8 +9,8 @@ use std::sync::Arc;
 
 use sdtrain_recipe::{FloatType, HubName};
 use sdtrain_state_dict::{
-    Converted, Dtype, Error as FileError, FileKind, ForInpainting, FromReader, Reader, open_file, recognise,
-    with_averaged_unet, write_source,
+    Converted, Dtype, Error as FileError, FileKind, ForInpainting, FromReader, Reader, SafetensorsFile, open_file,
+    recognise, with_averaged_unet, write_source,
 };
 
 use crate::args::{ConvertArgs, Format};
@@ -23,35 +24,28 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
         // Only the engine has the weights inside.
         return Err(become_engine());
     }
-    let input = &fetched(&args.input, args.to)?;
+    check_flags(args, is_repository(&args.input)?)?;
+    let input = &fetched(&args.input)?;
     check_paths(input, &args.output)?;
-    let refused = |message: &str| Err(Failure::new(ExitCode::Configuration, message));
-    if args.extract_ema && args.to != Format::Diffusers {
-        return refused("`--extract-ema` is for a single file that becomes a folder (`--to diffusers`)");
-    }
     let is_folder = input.is_dir();
-    match args.to {
-        Format::KohyaLora | Format::PeftLora if args.inpainting => {
-            return refused("`--inpainting` is for whole models: an adapter has no input channels");
-        }
-        Format::SingleFile if is_folder => {
-            model::to_single_file(input, &args.output, args.dtype, args.inpainting)?;
-        }
-        Format::Diffusers if is_folder && args.inpainting && args.dtype.is_none() => {
-            model::folder_for_inpainting(input, &args.output)?;
-        }
-        // In the format that it has.
-        Format::SingleFile if args.inpainting => return convert_model(Arc::from(open_file(input)?), args),
-        Format::SingleFile => file_to_single_file(args, input)?,
-        Format::Diffusers if is_folder => {
-            return Err(already(&args.input, "only a single file becomes a diffusers folder"));
+    let left_out = match args.to {
+        Format::SingleFile if is_folder => model::to_single_file(input, &args.output, args.dtype, args.inpainting)?,
+        Format::Diffusers if is_folder => model::folder_to_folder(input, &args.output, args.dtype, args.inpainting)?,
+        Format::SingleFile => {
+            let file = open_file(input)?;
+            let is_unchanged = args.dtype.is_none() && !args.inpainting && SafetensorsFile::open(input).is_ok();
+            if is_unchanged && recognise(&file).is_model() {
+                return Err(already(&args.input, "it is a single file of safetensors already")
+                    .hint("`--dtype` writes it with other numbers"));
+            }
+            return convert_model(Arc::from(file), args);
         }
         Format::Diffusers => {
             let file: Arc<dyn Reader> = Arc::from(open_file(input)?);
             return convert_model(if args.extract_ema { with_averaged_unet(file)? } else { file }, args);
         }
         Format::KohyaLora | Format::PeftLora => {
-            let file = opened(input, args.dtype)?;
+            let file = with_dtype(Arc::from(open_file(input)?), args.dtype)?;
             let kind = recognise(&file);
             if !matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. }) {
                 return Err(Failure::new(
@@ -63,64 +57,83 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
                 Format::KohyaLora => lora::to_kohya(&file, &args.output)?,
                 _ => lora::to_peft(&file, &args.output)?,
             }
+            Vec::new()
         }
-    }
-    eprintln!("wrote `{}`", args.output.display());
+    };
+    tell_of_result(&args.output, &left_out);
     Ok(())
 }
 
 /// Converts the whole model in `file`, a single file, as `args` says.
 pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Failure> {
     make_parent(&args.output)?;
+    let kind = recognise(&file);
+    let not_wanted = |what: &str| {
+        let message = format!("`{}` is a {kind}, not a {what}", args.input.display());
+        Err(Failure::new(ExitCode::Model, message))
+    };
+    if !kind.is_model() {
+        return not_wanted("whole model");
+    }
     let file = with_dtype(file, args.dtype)?;
     let file = match args.inpainting {
         true => Arc::from(Box::new(ForInpainting::new(file)?) as Box<dyn Reader>),
         false => file,
     };
-    match args.to {
+    let left_out = match args.to {
         Format::Diffusers => model::to_folder(file, &args.output)?,
-        Format::SingleFile => write_source(&args.output, &FromReader(&*file), file.metadata())?,
-        Format::KohyaLora | Format::PeftLora => {
-            let message = format!("`{}` is a whole model, not a LoRA", args.input.display());
-            return Err(Failure::new(ExitCode::Model, message));
+        // All tensors under their names: nothing is left out.
+        Format::SingleFile => {
+            let mut metadata = file.metadata().clone();
+            metadata.insert("format".to_owned(), "pt".to_owned());
+            write_source(&args.output, &FromReader(&*file), &metadata)?;
+            Vec::new()
         }
-    }
-    eprintln!("wrote `{}`", args.output.display());
+        Format::KohyaLora | Format::PeftLora => return not_wanted("LoRA"),
+    };
+    tell_of_result(&args.output, &left_out);
     Ok(())
 }
 
-/// What is to be converted, as a file or folder; what is on the hub is fetched, unless it would be of no use.
-fn fetched(input: &Path, to: Format) -> Result<PathBuf, Failure> {
-    let Some(text) = input.to_str().filter(|text| HubName::is_one(text)) else { return Ok(input.to_owned()) };
-    let is_whole = parse(text)?.path.is_none();
-    if is_whole && to != Format::SingleFile {
-        return Err(already(input, "names a diffusers model, which becomes a single file")
-            .hint(format!("one file of it is named as `{text}/FILE`")));
+/// Says what was written, after what it cannot hold.
+fn tell_of_result(output: &Path, left_out: &[String]) {
+    for what in left_out {
+        eprintln!("left out: {what}");
     }
+    eprintln!("wrote `{}`", output.display());
+}
+
+/// Whether a name is that of a whole repository on the hub.
+fn is_repository(input: &Path) -> Result<bool, Failure> {
+    match input.to_str().filter(|text| HubName::is_one(text)) {
+        Some(text) => Ok(parse(text)?.path.is_none()),
+        None => Ok(false),
+    }
+}
+
+/// What can be told to be wrong before anything is fetched or opened.
+fn check_flags(args: &ConvertArgs, is_repository: bool) -> Result<(), Failure> {
+    let refused = |message: &str| Failure::new(ExitCode::Configuration, message);
+    let is_lora = matches!(args.to, Format::KohyaLora | Format::PeftLora);
+    if is_lora && args.inpainting {
+        return Err(refused("`--inpainting` is for whole models: an adapter has no input channels"));
+    }
+    if is_lora && is_repository {
+        let hint = format!("one file of it is named as `{}/FILE`", args.input.display());
+        return Err(already(&args.input, "names a whole model, not a LoRA").hint(hint));
+    }
+    if args.extract_ema && (args.to != Format::Diffusers || is_repository || args.input.is_dir()) {
+        return Err(refused("`--extract-ema` is for a single file that becomes a folder (`--to diffusers`)")
+            .hint("only single files have a running mean of the weights beside them; leave the flag out for others"));
+    }
+    Ok(())
+}
+
+/// What is to be converted, as a file or folder; what is on the hub is fetched.
+fn fetched(input: &Path) -> Result<PathBuf, Failure> {
+    let Some(text) = input.to_str().filter(|text| HubName::is_one(text)) else { return Ok(input.to_owned()) };
     HubFiles::prepare([(text, whole_model())])?.fetch()?;
     local_file(input)
-}
-
-/// A model in one file, of PyTorch or with other numbers, as one safetensors file: all its tensors under their names.
-fn file_to_single_file(args: &ConvertArgs, input: &Path) -> Result<(), Failure> {
-    let file = opened(input, args.dtype)?;
-    let kind = recognise(&file);
-    if !kind.is_model() {
-        let message = format!("`{}` is a {kind}, not a whole model", args.input.display());
-        return Err(Failure::new(ExitCode::Model, message));
-    }
-    let is_pickle = sdtrain_state_dict::SafetensorsFile::open(input).is_err();
-    if !is_pickle && args.dtype.is_none() {
-        return Err(already(&args.input, "it is a single file of safetensors already")
-            .hint("`--dtype` writes it with other numbers"));
-    }
-    let mut metadata = file.metadata().clone();
-    metadata.insert("format".to_owned(), "pt".to_owned());
-    Ok(write_source(&args.output, &FromReader(&file), &metadata)?)
-}
-
-fn opened(input: &Path, dtype: Option<FloatType>) -> Result<Arc<dyn Reader>, Failure> {
-    with_dtype(Arc::from(open_file(input)?), dtype)
 }
 
 /// The tensors of `reader` in the number format that is asked for.

@@ -7,16 +7,18 @@ use std::sync::Arc;
 use sdtrain_recipe::FloatType;
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
-    Converted, Family, FileKind, ForInpainting, FromReader, PipelineConfigs, PipelineWeights, Reader, TensorSource,
-    canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file, open_component, recognise, text_positions,
-    to_ldm, write_diffusers_folder, write_source,
+    Family, FileKind, ForInpainting, FromReader, PipelineConfigs, PipelineWeights, Reader, TensorSource,
+    canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file, open_component, read_json, recognise,
+    text_positions, to_ldm, write_diffusers_folder, write_source,
 };
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use serde_json::Value as Json;
 
+use super::{left_out, with_dtype};
 use crate::{ExitCode, Failure};
 
-pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<(), Failure> {
+/// A single file as a diffusers folder; what the folder cannot hold, in words.
+pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<Vec<String>, Failure> {
     let path = file.path().to_path_buf();
     let kind = recognise(&file);
     let FileKind::Ldm { family, .. } = kind else {
@@ -45,40 +47,48 @@ pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<(), Fail
     let text_encoders: Vec<_> = parts.text_encoders.iter().map(|encoder| FromReader(&**encoder)).collect();
     let text_encoders = text_encoders.iter().map(|encoder| encoder as &dyn TensorSource).collect();
     let weights = PipelineWeights { unet: &unet, vae: &vae, text_encoders };
-    Ok(write_diffusers_folder(folder, family, &configs, &files, &weights, &BTreeMap::new())?)
+    write_diffusers_folder(folder, family, &configs, &files, &weights, &BTreeMap::new())?;
+    Ok(left_out::of_single_file(&file.names(), &parts.leftover))
 }
 
 /// The networks of a diffusers folder and what describes them.
 struct Folder {
     family: Family,
     configs: PipelineConfigs,
-    unet: Box<dyn Reader>,
-    vae: Box<dyn Reader>,
-    text_encoders: Vec<Box<dyn Reader>>,
+    unet: Arc<dyn Reader>,
+    vae: Arc<dyn Reader>,
+    text_encoders: Vec<Arc<dyn Reader>>,
 }
 
 impl Folder {
-    /// With `for_inpainting` its UNet is made one for inpainting.
-    fn open(folder: &Path, for_inpainting: bool) -> Result<Folder, Failure> {
+    /// Its numbers have the type `dtype`, where there is one; with `for_inpainting` its UNet is made one for inpainting.
+    fn open(folder: &Path, dtype: Option<FloatType>, for_inpainting: bool) -> Result<Folder, Failure> {
         let family = Family::of_supported_folder(folder)?;
         let unet = canonical_unet(open_component(&folder.join("unet"), "diffusion_pytorch_model", None)?)?;
         let vae = canonical_vae(open_component(&folder.join("vae"), "diffusion_pytorch_model", None)?)?;
-        let text_encoder = |place: &TextFolder| -> Result<Box<dyn Reader>, Failure> {
-            Ok(Box::new(canonical_text_encoder(open_component(&folder.join(place.network), "model", None)?)?))
+        let text_encoder = |place: &TextFolder| -> Result<Arc<dyn Reader>, Failure> {
+            let network = canonical_text_encoder(open_component(&folder.join(place.network), "model", None)?)?;
+            with_dtype(Arc::new(network), dtype)
         };
         let text_encoders = family.text_folders().iter().map(text_encoder).collect::<Result<_, _>>()?;
         let configs = PipelineConfigs::of_folder(folder, family)?;
-        let (configs, unet): (_, Box<dyn Reader>) = match for_inpainting {
-            true => (configs.for_inpainting(), Box::new(ForInpainting::new(unet)?)),
-            false => (configs, Box::new(unet)),
+        let (configs, unet): (_, Arc<dyn Reader>) = match for_inpainting {
+            true => (configs.for_inpainting(), Arc::new(ForInpainting::new(unet)?)),
+            false => (configs, Arc::new(unet)),
         };
-        Ok(Folder { family, configs, unet, vae: Box::new(vae), text_encoders })
+        let (unet, vae) = (with_dtype(unet, dtype)?, with_dtype(Arc::new(vae), dtype)?);
+        Ok(Folder { family, configs, unet, vae, text_encoders })
     }
 }
 
-/// A diffusers folder as another one, whose UNet is made one for inpainting.
-pub(super) fn folder_for_inpainting(input: &Path, output: &Path) -> Result<(), Failure> {
-    let Folder { family, configs, unet, vae, text_encoders } = Folder::open(input, true)?;
+/// A diffusers folder as another one, of safetensors whatever its weights lie in; what that cannot hold, in words.
+pub(super) fn folder_to_folder(
+    input: &Path,
+    output: &Path,
+    dtype: Option<FloatType>,
+    for_inpainting: bool,
+) -> Result<Vec<String>, Failure> {
+    let Folder { family, configs, unet, vae, text_encoders } = Folder::open(input, dtype, for_inpainting)?;
     let files = |place: &TextFolder| -> Result<_, Failure> {
         Ok(PromptTokenizer::from_folder(input.join(place.tokenizer))?.files())
     };
@@ -87,16 +97,18 @@ pub(super) fn folder_for_inpainting(input: &Path, output: &Path) -> Result<(), F
     let text_encoders: Vec<_> = text_encoders.iter().map(|encoder| FromReader(&**encoder)).collect();
     let text_encoders = text_encoders.iter().map(|encoder| encoder as &dyn TensorSource).collect();
     let weights = PipelineWeights { unet: &unet, vae: &vae, text_encoders };
-    Ok(write_diffusers_folder(output, family, &configs, &tokenizers, &weights, &BTreeMap::new())?)
+    write_diffusers_folder(output, family, &configs, &tokenizers, &weights, &BTreeMap::new())?;
+    Ok(left_out::other_parts(&read_json(&input.join("model_index.json"))?, family))
 }
 
+/// A diffusers folder as a single file; what that cannot hold, in words.
 pub(crate) fn to_single_file(
     folder: &Path,
     output: &Path,
     dtype: Option<FloatType>,
     for_inpainting: bool,
-) -> Result<(), Failure> {
-    let Folder { family, configs, unet, vae, text_encoders } = Folder::open(folder, for_inpainting)?;
+) -> Result<Vec<String>, Failure> {
+    let Folder { family, configs, unet, vae, text_encoders } = Folder::open(folder, dtype, for_inpainting)?;
     let mut metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     metadata.extend(configs.prediction_metadata(family));
     if !configs.is_plain(family) {
@@ -104,12 +116,13 @@ pub(crate) fn to_single_file(
         metadata.extend(configs.to_metadata(&tokenizer.files()));
     }
     let text_encoders: Vec<&dyn Reader> = text_encoders.iter().map(|encoder| &**encoder).collect();
-    let joined = to_ldm(family, &*unet, &*vae, &text_encoders)?;
-    match dtype {
-        Some(dtype) => write_source(output, &FromReader(&Converted::new(joined, super::file_type(dtype))?), &metadata)?,
-        None => write_source(output, &FromReader(&joined), &metadata)?,
-    }
-    Ok(())
+    write_source(output, &FromReader(&to_ldm(family, &*unet, &*vae, &text_encoders)?), &metadata)?;
+    let mut left_out = left_out::other_parts(&read_json(&folder.join("model_index.json"))?, family);
+    // One that cannot be read is none that would be lost.
+    let files = |place: &TextFolder| PromptTokenizer::from_folder(folder.join(place.tokenizer)).ok();
+    let tokenizers: Vec<_> = family.text_folders().iter().filter_map(files).map(|found| found.files()).collect();
+    left_out.extend(left_out::other_tokenizer(&tokenizers));
+    Ok(left_out)
 }
 
 /// The configurations and the tokenizers that a single file carries, since it has other sizes than its family's release.
@@ -145,7 +158,7 @@ fn plain_configs(family: Family, file: &dyn Reader, unet: &dyn Reader) -> Result
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use sdtrain_state_dict::{SafetensorsFile, TensorEntry, read_json, write};
+    use sdtrain_state_dict::{SafetensorsFile, TensorEntry, write};
 
     use std::fs;
     use std::path::PathBuf;
@@ -243,7 +256,7 @@ pub(crate) mod tests {
         let path = |name: &str| place.path().join(name);
         write_tiny_folder(&path("plain"));
         to_single_file(&path("plain"), &path("plain.safetensors"), None, false).expect("a complete folder");
-        folder_for_inpainting(&path("plain"), &path("folder")).expect("a complete folder");
+        folder_to_folder(&path("plain"), &path("folder"), None, true).expect("a complete folder");
         to_single_file(&path("plain"), &path("single.safetensors"), None, true).expect("a complete folder");
         let from_file = ForInpainting::new(SafetensorsFile::open(&path("plain.safetensors")).expect("written"));
         let from_file: Arc<dyn Reader> = Arc::new(from_file.expect("it has 4 channels"));
@@ -264,8 +277,32 @@ pub(crate) mod tests {
         assert_eq!(read_json(&path("folder/unet/config.json")).expect("written")["in_channels"], 9);
         let unet = open_component(&path("folder/unet"), "diffusion_pytorch_model", None).expect("written");
         assert_eq!(unet.info("conv_in.weight").expect("every UNet has it").shape, [32, 9, 3, 3]);
-        let failure = folder_for_inpainting(&path("folder"), &path("again")).expect_err("it is one");
+        let failure = folder_to_folder(&path("folder"), &path("again"), None, true).expect_err("it is one");
         assert!(failure.problems.to_string().contains("is made for inpainting already"));
+    }
+
+    #[test]
+    fn a_folder_becomes_another_one_with_other_numbers_and_for_inpainting() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| place.path().join(name);
+        write_tiny_folder(&path("plain"));
+        let left_out = folder_to_folder(&path("plain"), &path("same"), None, false).expect("a complete folder");
+        assert_eq!(left_out, [""; 0]);
+        let content = |folder: &str| files(&path(folder)).into_values().collect::<Vec<_>>();
+        assert!(content("same") == content("plain"));
+        folder_to_folder(&path("plain"), &path("half"), Some(FloatType::Bf16), true).expect("a complete folder");
+        let unet = open_component(&path("half/unet"), "diffusion_pytorch_model", None).expect("written");
+        let first = unet.info("conv_in.weight").expect("every UNet has it");
+        assert_eq!((first.dtype, &first.shape[..]), (sdtrain_state_dict::Dtype::Bf16, &[32, 9, 3, 3][..]));
+        let mut index = read_json(&path("plain/model_index.json")).expect("written");
+        index["safety_checker"] = json!(["stable_diffusion", "StableDiffusionSafetyChecker"]);
+        fs::write(path("plain/model_index.json"), index.to_string()).expect("a writable folder");
+        for left_out in [
+            folder_to_folder(&path("plain"), &path("same"), None, false).expect("a complete folder"),
+            to_single_file(&path("plain"), &path("single.safetensors"), None, false).expect("a complete folder"),
+        ] {
+            assert_eq!(left_out, ["`safety_checker` of the folder: nothing here reads it"]);
+        }
     }
 
     #[test]
