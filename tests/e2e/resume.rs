@@ -208,10 +208,29 @@ fn a_second_interrupt_ends_a_run_at_once() {
         fs::read_to_string(project.path("outputs/run/metrics.jsonl")).is_ok_and(|text| text.lines().count() == 1)
     });
     running.signal("INT");
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(300));
     running.signal("INT");
     let (code, said) = running.end();
     assert_eq!(code, Some(130), "{said}");
+}
+
+#[test]
+fn the_first_interrupt_of_a_run_that_a_cluster_has_told_to_stop_is_no_second_one() {
+    let project = Project::new();
+    let slow = ["--set", "samples.steps=900", "--set", "samples.every_steps=1", "--set", "train.max_steps=1000"];
+    for asked in ["TERM", "USR1"] {
+        let output = format!("after_{asked}");
+        let running = project.start(&[&["--config", "run.toml", "--output", &output], &slow[..]].concat());
+        let metrics = project.path(&output).join("metrics.jsonl");
+        running.wait_for(|| fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() == 1));
+        for signal in [asked, "INT"] {
+            running.signal(signal);
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        let (code, said) = running.end();
+        assert_eq!(code, Some(75), "{asked}: {said}");
+        assert!(said.contains("a signal asks to stop"), "{asked}: {said}");
+    }
 }
 
 #[test]
