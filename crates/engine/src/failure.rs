@@ -15,7 +15,7 @@ pub fn of(error: Error) -> Failure {
         Error::Pipeline(error) => of_pipeline(error),
         Error::Evaluate(error) => of_evaluate(error),
         Error::Scheduler(error) => Failure::new(ExitCode::Model, message).maybe_hint(error.hint()),
-        Error::Checkpoint(error) => of_checkpoint(error),
+        Error::Checkpoint(error) => Failure::from(error),
         Error::CannotContinue { .. } => Failure::new(ExitCode::Model, message),
         Error::Torch(error) => of_torch(error),
         Error::NotFinite { .. } | Error::WeightsNotFinite { .. } => Failure::new(ExitCode::NonFinite, message)
@@ -135,17 +135,8 @@ pub fn of_evaluate(error: sdtrain_evaluate::Error) -> Failure {
         sdtrain_evaluate::Error::StateDict(error) => Failure::from(error),
         sdtrain_evaluate::Error::Torch(error) => of_torch(error),
         sdtrain_evaluate::Error::Scheduler(error) => Failure::new(ExitCode::Model, message).maybe_hint(error.hint()),
-        sdtrain_evaluate::Error::Storage(error) => of_checkpoint(error),
+        sdtrain_evaluate::Error::Storage(error) => Failure::from(error),
     }
-}
-
-fn of_checkpoint(error: sdtrain_checkpoint::Error) -> Failure {
-    let code = match (&error, error.storage_error()) {
-        (sdtrain_checkpoint::Error::Locked { .. }, _) => ExitCode::FolderInUse,
-        (_, Some(_)) => ExitCode::Storage,
-        _ => ExitCode::Model,
-    };
-    Failure::new(code, error.to_string()).maybe_hint(error.hint())
 }
 
 /// The failure that an error of libtorch amounts to.
