@@ -100,7 +100,7 @@ fn with_little_memory(project: &Project, kibibytes: u64, args: &[&str]) -> (Opti
 /// start goes on from there.
 #[test]
 fn a_step_too_large_for_the_memory_loses_nothing_that_was_learned() {
-    const SIDE: u32 = 2048;
+    const SIDE: u32 = 4096;
     let project = Project::new();
     fs::create_dir(project.path("large")).expect("it is new");
     image::RgbImage::new(SIDE, SIDE).save(project.path("large/0.png")).expect("there is room");

@@ -233,6 +233,18 @@ fn the_first_interrupt_of_a_run_that_a_cluster_has_told_to_stop_is_no_second_one
     }
 }
 
+/// As the kernel does where memory ends: the pictures of a step never cost its checkpoint.
+#[test]
+fn a_run_that_is_killed_while_it_draws_has_the_checkpoint_of_that_step() {
+    let project = Project::new();
+    let slow = ["--set", "samples.steps=900", "--set", "samples.every_steps=2", "--set", "train.max_steps=1000"];
+    let running = project.start(&[&["--config", "run.toml"], &slow[..]].concat());
+    running.wait_for(|| project.path("outputs/run/samples/step-000002").is_dir());
+    running.kill();
+    assert!(!project.path("outputs/run/samples/step-000002/grid.png").exists(), "the pictures were drawn by then");
+    assert!(project.path("outputs/run/checkpoints/step-000002/MANIFEST.json").is_file());
+}
+
 #[test]
 fn another_configuration_in_the_same_folder_is_refused_with_its_keys() {
     let project = Project::new();
