@@ -175,6 +175,23 @@ mod tests {
         FolderLock::acquire(folder.path()).unwrap();
     }
 
+    /// ms-swift#6695: whoever deletes the file of a lock that is held lets the next one lock another file of that name.
+    #[test]
+    fn ms_swift_6695_the_file_of_a_lock_stays_whoever_comes_and_goes() {
+        use std::os::unix::fs::MetadataExt;
+        let folder = tempfile::tempdir().unwrap();
+        let file = || fs::metadata(folder.path().join(LOCK_NAME)).unwrap().ino();
+        let lock = FolderLock::acquire(folder.path()).unwrap();
+        let first = file();
+        FolderLock::acquire(folder.path()).unwrap_err();
+        FolderLock::look(folder.path()).unwrap_err();
+        assert_eq!(file(), first, "one that was refused leaves it alone");
+        drop(lock);
+        assert_eq!(file(), first, "and so does the one that had it");
+        drop(FolderLock::acquire(folder.path()).unwrap());
+        assert_eq!(file(), first);
+    }
+
     #[test]
     fn a_look_tells_of_a_writer_and_changes_nothing() {
         let scratch = tempfile::tempdir().unwrap();
