@@ -2,6 +2,7 @@
 
 use crate::project::Project;
 use std::fs;
+use std::time::Instant;
 
 #[test]
 fn every_problem_of_a_configuration_is_named_at_once() {
@@ -46,9 +47,46 @@ fn a_second_run_in_the_same_folder_is_refused() {
     let long = ["--config", "run.toml", "--set", "train.max_steps=100000", "--set", "samples.prompts=[]"];
     let running = project.start(&long);
     running.wait_for(|| project.path("outputs/run/config.toml").is_file());
-    let (_, said) = project.expect(9, &long);
+    let said = refused_unread(&project, 9, &long);
     running.kill();
-    assert!(said.contains("in use"), "{said}");
+    assert!(said.contains("in use by another run (process"), "{said}");
+}
+
+/// What is said of an output folder that nothing can be written to, with images that are wrong as well: whoever looks at those first
+/// says so, and with another exit code.
+pub(crate) fn refused_unread(project: &Project, code: i32, args: &[&str]) -> String {
+    fs::copy(project.path("images/3.png"), project.path("images/without_caption.png")).expect("there is room");
+    let began = Instant::now();
+    let (_, said) = project.expect(code, args);
+    println!("refused after {:.0} ms", began.elapsed().as_secs_f64() * 1e3);
+    assert!(!said.contains("without_caption") && !said.contains("images found"), "the data were read: {said}");
+    said
+}
+
+#[test]
+fn a_file_in_the_place_of_the_output_folder_is_refused_before_the_images_are_looked_at() {
+    for (taken, args) in [
+        ("outputs", &["--config", "run.toml"][..]),
+        ("outputs/run", &["--config", "run.toml"]),
+        ("outputs/run", &["--config", "run.toml", "--resume", "never"]),
+        ("elsewhere", &["--config", "run.toml", "--output", "elsewhere"]),
+    ] {
+        let project = Project::new();
+        fs::create_dir_all(project.path(taken).parent().unwrap()).unwrap();
+        project.write(taken, "taken");
+        let said = refused_unread(&project, 7, args);
+        assert!(said.contains("nothing can be written to") && said.contains(taken), "{said}");
+        assert_eq!(fs::read_to_string(project.path(taken)).unwrap(), "taken");
+    }
+}
+
+#[test]
+fn a_checkpoint_that_is_not_there_is_no_reason_to_begin_anew() {
+    let project = Project::new();
+    let (_, said) = project.expect(4, &["--config", "run.toml", "--resume", "outputs/run/checkpoints/step-000002"]);
+    assert!(said.contains("`--resume outputs/run/checkpoints/step-000002` does not exist"), "{said}");
+    assert!(said.contains("hint: it is `auto`, `never` or the path of a checkpoint"), "{said}");
+    assert!(!project.path("outputs").exists());
 }
 
 #[test]

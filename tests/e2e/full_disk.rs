@@ -1,5 +1,6 @@
 //! A disk that others fill while a run writes to it. Needs root, for a file system of its own.
 
+use crate::errors::refused_unread;
 use crate::project::Project;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -30,6 +31,13 @@ impl Disk {
         for piece in [1 << 20, 1 << 12, 1] {
             while filler.write_all(&vec![1; piece]).is_ok() {}
         }
+    }
+
+    /// From now on nobody can write to it.
+    fn make_read_only(&self) {
+        let remounted =
+            Command::new("mount").args(["-o", "remount,ro"]).arg(&self.0).status().expect("it has mounted before");
+        assert!(remounted.success());
     }
 
     fn make_room(&self) {
@@ -102,10 +110,30 @@ fn a_run_waits_for_room_and_ends_with_a_whole_product() {
 }
 
 #[test]
-fn a_disk_that_is_full_from_the_start_is_refused_before_the_model_is_loaded() {
+fn a_disk_that_is_full_from_the_start_is_refused_before_anything_is_read() {
     let project = Project::new();
     let Some(disk) = Disk::mount(project.path("disk")) else { return };
     disk.fill();
-    let (_, said) = project.expect(7, &[&RUN[..], &["checkpoint.every_steps=100"]].concat());
-    assert!(said.contains("disk") && !said.contains("images found"), "{said}");
+    let said = refused_unread(&project, 7, &[&RUN[..], &["checkpoint.every_steps=100"]].concat());
+    assert!(said.contains("disk/run") && said.contains("No space left on device"), "{said}");
+}
+
+/// There is room for a file, and none for what the run writes: told from the headers of the model's files.
+#[test]
+fn a_disk_that_is_too_small_is_refused_before_the_images_are_looked_at() {
+    let project = Project::new();
+    let Some(_disk) = Disk::mount(project.path("disk")) else { return };
+    let many = ["checkpoint.every_steps=100", "--set", "checkpoint.keep_last=100000"];
+    let said = refused_unread(&project, 7, &[&RUN[..], &many].concat());
+    assert!(said.contains("its disk has") && said.contains("hint: free some space"), "{said}");
+}
+
+#[test]
+fn a_disk_that_is_read_only_is_refused_before_anything_is_read() {
+    let project = Project::new();
+    let Some(disk) = Disk::mount(project.path("disk")) else { return };
+    disk.make_read_only();
+    let said = refused_unread(&project, 7, &[&RUN[..], &["checkpoint.every_steps=100"]].concat());
+    assert!(said.contains("Read-only file system"), "{said}");
+    assert!(said.contains("hint: choose a folder that can be written with `--output`"), "{said}");
 }

@@ -208,10 +208,41 @@ fn a_second_interrupt_ends_a_run_at_once() {
         fs::read_to_string(project.path("outputs/run/metrics.jsonl")).is_ok_and(|text| text.lines().count() == 1)
     });
     running.signal("INT");
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(300));
     running.signal("INT");
     let (code, said) = running.end();
     assert_eq!(code, Some(130), "{said}");
+}
+
+#[test]
+fn the_first_interrupt_of_a_run_that_a_cluster_has_told_to_stop_is_no_second_one() {
+    let project = Project::new();
+    let slow = ["--set", "samples.steps=900", "--set", "samples.every_steps=1", "--set", "train.max_steps=1000"];
+    for asked in ["TERM", "USR1"] {
+        let output = format!("after_{asked}");
+        let running = project.start(&[&["--config", "run.toml", "--output", &output], &slow[..]].concat());
+        let metrics = project.path(&output).join("metrics.jsonl");
+        running.wait_for(|| fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() == 1));
+        for signal in [asked, "INT"] {
+            running.signal(signal);
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        let (code, said) = running.end();
+        assert_eq!(code, Some(75), "{asked}: {said}");
+        assert!(said.contains("a signal asks to stop"), "{asked}: {said}");
+    }
+}
+
+/// As the kernel does where memory ends: the pictures of a step never cost its checkpoint.
+#[test]
+fn a_run_that_is_killed_while_it_draws_has_the_checkpoint_of_that_step() {
+    let project = Project::new();
+    let slow = ["--set", "samples.steps=900", "--set", "samples.every_steps=2", "--set", "train.max_steps=1000"];
+    let running = project.start(&[&["--config", "run.toml"], &slow[..]].concat());
+    running.wait_for(|| project.path("outputs/run/samples/step-000002").is_dir());
+    running.kill();
+    assert!(!project.path("outputs/run/samples/step-000002/grid.png").exists(), "the pictures were drawn by then");
+    assert!(project.path("outputs/run/checkpoints/step-000002/MANIFEST.json").is_file());
 }
 
 #[test]
@@ -266,6 +297,9 @@ fn a_loss_that_is_no_number_ends_a_run_in_half_precision_too() {
     let args = ["--config", "run.toml", "--set", "precision.compute=fp16", "--set", "optimizer.learning_rate=1e30"];
     let (_, said) = project.expect(5, &[&args[..], &["--set", "train.max_steps=40"]].concat());
     assert!(said.contains("is not finite"), "{said}");
+    for named in ["`optimizer.learning_rate`", "`precision.compute`", "loss scale", "`model.vae`"] {
+        assert!(said.contains(named), "{named}: {said}");
+    }
 }
 
 #[test]

@@ -5,6 +5,29 @@ use sdtrain_state_dict::{Reader, SafetensorsFile};
 use std::fs;
 use std::path::Path;
 
+/// sd-scripts#93: a LoRA that was trained carefully is saved as zeros, and nobody is told.
+#[test]
+fn weights_that_fp16_makes_zero_are_counted_where_it_is_saved_in_and_nowhere_else() {
+    let project = Project::new();
+    // Two steps of AdamW move a weight that begins at 0 by 2·10⁻⁹ at most; fp16 ends at 6·10⁻⁸.
+    let careful = ["--config", "run.toml", "--set", "train.max_steps=2", "--set", "optimizer.learning_rate=1e-9"];
+    for (format, is_said) in [("fp16", true), ("bf16", false), ("fp32", false)] {
+        let (save, output) = (format!("precision.save={format}"), format!("out-{format}"));
+        let more = ["--set", "samples.prompts=[]", "--set", &save, "--output", &output];
+        let (_, said) = project.expect(0, &[&careful[..], &more].concat());
+        assert_eq!(said.contains("are so small that fp16 makes them 0"), is_said, "{said}");
+        let file = SafetensorsFile::open(&project.path(&output).join("run.safetensors")).unwrap();
+        let names = file.names();
+        let mut learned = names.iter().filter(|name| name.ends_with("lora_up.weight")).peekable();
+        assert!(learned.peek().is_some(), "{names:?}");
+        let is_all_zero = learned.all(|name| file.bytes(name).unwrap().iter().all(|byte| byte & 0x7f == 0));
+        assert_eq!(is_all_zero, is_said, "{format}");
+    }
+    let usual = ["--set", "optimizer.learning_rate=1e-3", "--set", "precision.save=fp16"];
+    let (_, said) = project.expect(0, &[&["--config", "run.toml"], &usual[..]].concat());
+    assert!(!said.contains("fp16 makes them 0"), "what is learned at the usual rate is not small: {said}");
+}
+
 #[test]
 fn a_run_leaves_product_checkpoint_metrics_and_pictures() {
     let project = Project::new();

@@ -3,6 +3,8 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use crate::error::Context;
 use crate::publish::create_folders;
@@ -12,6 +14,10 @@ use crate::{Error, Result};
 
 /// Name of the lock in the folder it guards.
 const LOCK_NAME: &str = ".lock";
+
+/// How often a lock is asked for that others may only be looking at, and how long between.
+const ATTEMPTS: u32 = 10;
+const BETWEEN: Duration = Duration::from_millis(10);
 
 /// Holds a folder for this process; dropping it, or the end of the process in any way, gives it free.
 #[derive(Debug)]
@@ -29,15 +35,20 @@ impl FolderLock {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false);
         let mut file = options.open(&path).context("open", &path)?;
-        match file.try_lock() {
+        let mut attempts = 1;
+        let taken = loop {
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) if attempts < ATTEMPTS => {
+                    attempts += 1;
+                    thread::sleep(BETWEEN);
+                }
+                taken => break taken,
+            }
+        };
+        match taken {
             Ok(()) => (),
             Err(TryLockError::WouldBlock) if seeded(Bug::NoLock) => (),
-            Err(TryLockError::WouldBlock) => {
-                let mut owner = String::new();
-                // Only for the message; a lock that cannot be read is a lock all the same.
-                let _ = Read::by_ref(&mut file).take(1024).read_to_string(&mut owner);
-                return Err(Error::Locked { folder: folder.to_owned(), owner: Owner::parse(&owner).in_words() });
-            }
+            Err(TryLockError::WouldBlock) => return Err(locked(folder, &mut file)),
             Err(TryLockError::Error(error)) => return Err(Error::storage("lock", &path, error)),
         }
         // Who has it, for the message that another process prints.
@@ -45,10 +56,29 @@ impl FolderLock {
         Ok(FolderLock { folder: folder.to_owned(), _file: file })
     }
 
+    /// [`Error::Locked`] where another process has the folder, which is left as it is: for who takes it later, and has much to do before.
+    ///
+    /// Whoever takes the folder at this very moment is not disturbed: looking lasts no longer than [`FolderLock::acquire`] waits.
+    pub fn look(folder: &Path) -> Result<()> {
+        // Nobody has a folder without this file; and one that cannot be opened says so when the folder is taken.
+        let Ok(mut file) = File::open(folder.join(LOCK_NAME)) else { return Ok(()) };
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Err(locked(folder, &mut file)),
+            _ => Ok(()),
+        }
+    }
+
     /// The folder it guards.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
+}
+
+fn locked(folder: &Path, file: &mut File) -> Error {
+    let mut owner = String::new();
+    // Only for the message; a lock that cannot be read is a lock all the same.
+    let _ = Read::by_ref(file).take(1024).read_to_string(&mut owner);
+    Error::Locked { folder: folder.to_owned(), owner: Owner::parse(&owner).in_words() }
 }
 
 /// Who holds a lock: a line for each, `process`, `host`, `boot` (the id that the kernel gives each start of the machine) and `started`.
@@ -143,6 +173,51 @@ mod tests {
         assert!(error.hint().is_some());
         drop(lock);
         FolderLock::acquire(folder.path()).unwrap();
+    }
+
+    /// ms-swift#6695: whoever deletes the file of a lock that is held lets the next one lock another file of that name.
+    #[test]
+    fn ms_swift_6695_the_file_of_a_lock_stays_whoever_comes_and_goes() {
+        use std::os::unix::fs::MetadataExt;
+        let folder = tempfile::tempdir().unwrap();
+        let file = || fs::metadata(folder.path().join(LOCK_NAME)).unwrap().ino();
+        let lock = FolderLock::acquire(folder.path()).unwrap();
+        let first = file();
+        FolderLock::acquire(folder.path()).unwrap_err();
+        FolderLock::look(folder.path()).unwrap_err();
+        assert_eq!(file(), first, "one that was refused leaves it alone");
+        drop(lock);
+        assert_eq!(file(), first, "and so does the one that had it");
+        drop(FolderLock::acquire(folder.path()).unwrap());
+        assert_eq!(file(), first);
+    }
+
+    #[test]
+    fn a_look_tells_of_a_writer_and_changes_nothing() {
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path().join("run");
+        FolderLock::look(&folder).unwrap();
+        assert!(!folder.exists());
+        let lock = FolderLock::acquire(&folder).unwrap();
+        let error = FolderLock::look(&folder).unwrap_err();
+        assert!(error.to_string().contains(&format!("(process {})", std::process::id())), "{error}");
+        drop(lock);
+        FolderLock::look(&folder).unwrap();
+    }
+
+    #[test]
+    fn who_only_looks_keeps_nobody_from_taking_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(FolderLock::acquire(folder.path()).unwrap());
+        let looking = File::open(folder.path().join(LOCK_NAME)).unwrap();
+        looking.try_lock_shared().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                thread::sleep(BETWEEN / 2);
+                drop(looking);
+            });
+            FolderLock::acquire(folder.path()).unwrap();
+        });
     }
 
     #[test]

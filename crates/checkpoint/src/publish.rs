@@ -338,7 +338,19 @@ pub(crate) fn create_folders(vfs: &dyn Vfs, folder: &Path) -> Result<()> {
 /// Tries everything a checkpoint needs in this folder, so that a read-only disk is found before the first step and not at the first save.
 pub fn probe(parent: &Path) -> Result<()> {
     create_folders(&RealVfs, parent)?;
-    let path = parent.join(".probe");
+    try_out(parent, ".probe")
+}
+
+/// The same for a folder that others may look at in this moment too, or that is not there yet and is not to be made: tried is the nearest
+/// one above it that is. Nothing stays.
+pub fn probe_ahead(folder: &Path) -> Result<()> {
+    // A file in the place of a folder is found as well, and refuses.
+    let there = folder.ancestors().find(|path| path.symlink_metadata().is_ok()).unwrap_or(Path::new("."));
+    try_out(there, &format!(".probe-{}", std::process::id()))
+}
+
+fn try_out(folder: &Path, name: &str) -> Result<()> {
+    let path = folder.join(name);
     replace_file(&RealVfs, &path, b"can this folder be written?\n")?;
     RealVfs.remove_file(&path).context("remove", &path)
 }

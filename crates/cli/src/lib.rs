@@ -15,6 +15,7 @@ mod less_memory;
 mod lora_targets;
 mod model_parts;
 mod model_tokenizer;
+mod output_folder;
 mod report;
 mod room;
 

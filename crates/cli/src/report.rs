@@ -69,6 +69,17 @@ impl From<sdtrain_tokenizer::Error> for Failure {
     }
 }
 
+impl From<sdtrain_checkpoint::Error> for Failure {
+    fn from(error: sdtrain_checkpoint::Error) -> Failure {
+        let code = match (&error, error.storage_error()) {
+            (sdtrain_checkpoint::Error::Locked { .. }, _) => ExitCode::FolderInUse,
+            (_, Some(_)) => ExitCode::Storage,
+            _ => ExitCode::Model,
+        };
+        Failure::new(code, error.to_string()).maybe_hint(error.hint())
+    }
+}
+
 impl From<sdtrain_state_dict::Error> for Failure {
     fn from(error: sdtrain_state_dict::Error) -> Failure {
         let code = if error.is_storage() { ExitCode::Storage } else { ExitCode::Model };

@@ -5,6 +5,7 @@ mod split;
 mod still;
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sdtrain_random::{Purpose, Stream};
@@ -309,7 +310,9 @@ impl DataSet {
         // Which image comes out depends on the files alone, not on what was found unreadable before.
         loop {
             let image = self.stand_in(image)?;
-            match self.read(image, contents, view(image)) {
+            // A panic may be one of a library, at an image that it has never seen the like of: whoever asked learns which it was.
+            let read = catch_unwind(AssertUnwindSafe(|| self.read(image, contents, view(image))));
+            match read.map_err(|_| DataError::Panicked { path: self.path(image).to_owned() })? {
                 Ok(loaded) => return Ok(loaded),
                 Err(reason) => self.known_unreadable().insert(image, reason),
             };
@@ -318,6 +321,8 @@ impl DataSet {
 
     fn read(&self, index: usize, contents: Contents, view: View) -> Result<HostImage, String> {
         let image = &self.images[index];
+        #[cfg(test)]
+        assert!(!image.location.path().ends_with(crate::prefetch::MAKES_READERS_PANIC), "as a test wants it");
         let Placement { bucket, resized } = image.placement;
         let corner = view.corner((resized.0 - bucket.0, resized.1 - bucket.1));
         let transform = Transform { resized, corner, bucket, flipped: view.flipped };

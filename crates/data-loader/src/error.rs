@@ -162,11 +162,17 @@ pub enum DataError {
         /// Everything that could not be read so far.
         unreadable: Vec<ImageProblem>,
     },
-    /// A fault of this program.
+    /// A fault of this program, while it read an image.
+    #[error("`{}`: the program gave up while it read this image, which is a fault of the program", .path.display())]
+    Panicked {
+        /// The image.
+        path: PathBuf,
+    },
+    /// A fault of this program, while it made a batch.
     #[error("{what}; this is a fault of the program")]
     Internal {
         /// What happened.
-        what: &'static str,
+        what: String,
     },
     /// Several of the above at once.
     #[error("{}", join(.0))]
@@ -242,6 +248,7 @@ impl DataError {
             },
             DataError::NoSplit { .. } => Some("leave out `validation.split`, or add images".to_owned()),
             DataError::Captions { .. } => Some("captions are UTF-8 text, at most 64 KiB".to_owned()),
+            DataError::Panicked { .. } => Some("the run can go on without this image until that is mended".to_owned()),
             DataError::Folder { .. }
             | DataError::NothingLeft { .. }
             | DataError::BucketUnreadable { .. }

@@ -142,7 +142,7 @@ impl Shared {
             let (number, epoch, plan) = self.advance();
             // A thread that dies silently would leave the trainer waiting for ever.
             let batch = catch_unwind(AssertUnwindSafe(|| self.load(&plan, epoch)))
-                .unwrap_or(Err(DataError::Internal { what: "a thread that reads images panicked" }));
+                .unwrap_or_else(|_| Err(DataError::Internal { what: self.gave_up_at(&plan) }));
             self.lock().ready.insert(number, batch);
             self.ready.notify_all();
         }
@@ -157,10 +157,20 @@ impl Shared {
         self.data.load_only(self.contents, plan, epoch)
     }
 
+    /// What is said of a batch that was not made: the images it is of.
+    fn gave_up_at(&self, plan: &BatchPlan) -> String {
+        let paths = plan.visits.iter().map(|visit| format!("`{}`", self.data.path(visit.image).display()));
+        format!("the thread that made the batch of {} panicked", paths.collect::<Vec<_>>().join(", "))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Name of an image at which whoever reads it panics.
+#[cfg(test)]
+pub(crate) const MAKES_READERS_PANIC: &str = "makes_readers_panic.png";
 
 #[cfg(test)]
 mod tests {
@@ -170,6 +180,44 @@ mod tests {
     use sdtrain_recipe::{DataConfig, Resolution, Subset};
 
     use super::*;
+
+    /// `names` as pictures with captions, one a batch.
+    fn data_of(folder: &std::path::Path, names: &[&str]) -> Arc<DataSet> {
+        for name in names {
+            image::RgbImage::new(64, 64).save(folder.join(name)).unwrap();
+            std::fs::write(folder.join(name).with_extension("txt"), "a").unwrap();
+        }
+        let subsets = vec![Subset { path: folder.to_owned(), ..Subset::default() }];
+        let config = DataConfig { resolution: Resolution::Square(64), batch_size: 1, subsets, ..DataConfig::default() };
+        Arc::new(DataSet::open(&config, 1, 64).unwrap())
+    }
+
+    #[test]
+    fn a_panic_of_a_thread_that_reads_is_an_error_with_the_name_of_the_image() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = data_of(folder.path(), &["0.png", "1.png", MAKES_READERS_PANIC, "3.png"]);
+        for workers in [0, 1, 2] {
+            let mut batches = Arc::clone(&data).prefetch(0, 0, workers);
+            // Each image is due once an epoch; what was ready before the panic is handed out.
+            let error = batches.by_ref().take(4).find_map(Result::err).expect("one of the four cannot be read");
+            assert!(matches!(&error, DataError::Panicked { .. }), "{error}");
+            let path = folder.path().join(MAKES_READERS_PANIC);
+            assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+            assert!(error.hint().is_some());
+            assert!(batches.next().is_none(), "nothing comes after an error");
+        }
+    }
+
+    #[test]
+    fn a_panic_elsewhere_names_every_image_of_the_batch() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = data_of(folder.path(), &["0.png", "1.png"]);
+        let batches = Arc::clone(&data).prefetch(0, 0, 0);
+        let mut plan = data.epoch_plan(0).remove(0);
+        plan.visits.extend(data.epoch_plan(0)[1].visits.clone());
+        let said = batches.shared.gave_up_at(&plan);
+        assert!(said.contains("0.png`") && said.contains("1.png`"), "{said}");
+    }
 
     /// While the next epoch is planned, which the lock of the cursor stands for here, batches that lie ready are handed out.
     #[test]

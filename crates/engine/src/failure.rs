@@ -3,6 +3,10 @@
 use sdtrain::{ExitCode, Failure};
 use sdtrain_trainer::Error;
 
+/// What makes numbers infinite: too large a step, and in fp16 a scale that the loss does not bear or a VAE that is not made for it.
+const NOT_FINITE: &str = "lower `optimizer.learning_rate`, or compute in `bf16` or `fp32` (`precision.compute`), which need no loss scale; \
+                          where the VAE overflows in `fp16`, `model.vae` names one that does not";
+
 /// The failure that `error` amounts to.
 pub fn of(error: Error) -> Failure {
     let message = error.to_string();
@@ -15,11 +19,11 @@ pub fn of(error: Error) -> Failure {
         Error::Pipeline(error) => of_pipeline(error),
         Error::Evaluate(error) => of_evaluate(error),
         Error::Scheduler(error) => Failure::new(ExitCode::Model, message).maybe_hint(error.hint()),
-        Error::Checkpoint(error) => of_checkpoint(error),
+        Error::Checkpoint(error) => Failure::from(error),
         Error::CannotContinue { .. } => Failure::new(ExitCode::Model, message),
         Error::Torch(error) => of_torch(error),
         Error::NotFinite { .. } | Error::WeightsNotFinite { .. } => Failure::new(ExitCode::NonFinite, message)
-            .hint("lower `optimizer.learning_rate`, or compute in `bf16` or `fp32` (`precision.compute`)"),
+            .hint(NOT_FINITE),
         Error::Features(error) => of_features(error),
         Error::Storage { .. } => Failure::new(ExitCode::Storage, message),
         Error::OtherRun { .. } => Failure::new(ExitCode::Configuration, message)
@@ -135,17 +139,8 @@ pub fn of_evaluate(error: sdtrain_evaluate::Error) -> Failure {
         sdtrain_evaluate::Error::StateDict(error) => Failure::from(error),
         sdtrain_evaluate::Error::Torch(error) => of_torch(error),
         sdtrain_evaluate::Error::Scheduler(error) => Failure::new(ExitCode::Model, message).maybe_hint(error.hint()),
-        sdtrain_evaluate::Error::Storage(error) => of_checkpoint(error),
+        sdtrain_evaluate::Error::Storage(error) => Failure::from(error),
     }
-}
-
-fn of_checkpoint(error: sdtrain_checkpoint::Error) -> Failure {
-    let code = match (&error, error.storage_error()) {
-        (sdtrain_checkpoint::Error::Locked { .. }, _) => ExitCode::FolderInUse,
-        (_, Some(_)) => ExitCode::Storage,
-        _ => ExitCode::Model,
-    };
-    Failure::new(code, error.to_string()).maybe_hint(error.hint())
 }
 
 /// The failure that an error of libtorch amounts to.
@@ -160,5 +155,23 @@ pub fn of_torch(error: sdtrain_torch::Error) -> Failure {
             Failure::new(ExitCode::Configuration, message).hint("`--device cpu` needs no GPU")
         }
         _ => Failure::new(ExitCode::Internal, message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_are_not_finite_come_with_everything_that_may_be_to_blame() {
+        let images = vec!["`images/0.png`".to_owned()];
+        for error in [Error::NotFinite { step: 3, images }, Error::WeightsNotFinite { step: 3 }] {
+            let failure = of(error);
+            assert_eq!(failure.code, ExitCode::NonFinite);
+            let hint = failure.problems.0[0].hint.clone().expect("there is a way out");
+            for named in ["`optimizer.learning_rate`", "`precision.compute`", "loss scale", "VAE", "`model.vae`"] {
+                assert!(hint.contains(named), "{named}: {hint}");
+            }
+        }
     }
 }

@@ -36,11 +36,12 @@ pub fn end_at_once() -> io::Result<()> {
 /// # Errors
 /// Where the system does not let them be held back.
 pub fn hold_back() -> io::Result<()> {
-    Ok(all().thread_block()?)
+    Ok(SigSet::from_iter(all()).thread_block()?)
 }
 
-fn all() -> SigSet {
-    SigSet::from_iter(STOPS.into_iter().chain([SAVES]))
+/// Every signal that is listened to.
+fn all() -> impl Iterator<Item = Signal> {
+    STOPS.into_iter().chain([SAVES])
 }
 
 /// Whether somebody has asked to stop, or for a checkpoint.
@@ -60,12 +61,14 @@ impl StopRequest {
     /// # Errors
     /// Where the system does not let the signals be handled.
     pub fn listen() -> io::Result<StopRequest> {
-        let mut signals = Signals::new(STOPS.into_iter().chain([SAVES]).map(|signal| signal as i32))?;
+        let mut signals = Signals::new(all().map(|signal| signal as i32))?;
         let mut request = StopRequest::never();
         request.listening = Some(signals.handle());
         let (asked, has_begun) = (request.asked.clone(), request.has_begun.clone());
         let asked_to_save = request.asked_to_save.clone();
         let listen = move || {
+            // Of their own: a cluster that has said SIGTERM does not make the first Ctrl-C a second one.
+            let mut interrupted = false;
             for signal in signals.forever() {
                 if signal == SAVES as i32 {
                     asked_to_save.store(true, Ordering::SeqCst);
@@ -75,13 +78,14 @@ impl StopRequest {
                     eprintln!("stopped before the first step; what is there stays, and the same command goes on");
                     low_level::exit(STOPPED);
                 }
-                if asked.swap(true, Ordering::SeqCst) && signal == Signal::SIGINT as i32 {
+                asked.store(true, Ordering::SeqCst);
+                if signal == Signal::SIGINT as i32 && std::mem::replace(&mut interrupted, true) {
                     low_level::exit(INTERRUPTED);
                 }
             }
         };
         thread::Builder::new().name("signals".into()).spawn(listen)?;
-        all().thread_unblock()?;
+        SigSet::from_iter(all()).thread_unblock()?;
         Ok(request)
     }
 

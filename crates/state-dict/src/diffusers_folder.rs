@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 use crate::family::Family;
 use crate::maps::text_places::{FOLDERS, TextFolder};
 use crate::recognise::UnetInput;
-use crate::write::{TensorSource, hidden_beside, sync_parent, write_source};
+use crate::staging::{self, Staging};
+use crate::write::{TensorSource, write_source};
 
 /// The parsed configuration files of a Stable Diffusion pipeline.
 #[derive(Clone, Debug, PartialEq)]
@@ -149,9 +150,9 @@ pub fn read_json(path: &Path) -> Result<Json> {
 /// Writes a folder that the `from_pretrained` of the family's pipeline loads, with a tokenizer for each text encoder. `metadata` joins the
 /// header of each file of weights.
 ///
-/// Everything appears in a folder beside it first and is on the disk before that takes the name; on any error it is removed
-/// and what was at `folder` is still there. A folder that exists is replaced only when it holds nothing but what this
-/// function writes.
+/// Everything appears in a folder beside it first and is on the disk before that takes the name, in one step where the system
+/// can; on any error it is removed and what was at `folder` is still there. A folder that exists is replaced only when it holds
+/// nothing but what this function writes.
 pub fn write_diffusers_folder(
     folder: &Path,
     family: Family,
@@ -253,6 +254,7 @@ fn write_folder(
     weights: &[(String, &dyn TensorSource)],
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
+    staging::put_back(folder)?;
     let names = files.iter().map(|(name, _)| name.as_str()).chain(weights.iter().map(|(name, _)| name.as_str()));
     check_replaceable(folder, &names.map(PathBuf::from).collect::<Vec<_>>())?;
 
@@ -261,7 +263,6 @@ fn write_folder(
         let path = path.to_path_buf();
         move |source| Error::Save { path, source }
     };
-    fs::create_dir_all(&staging.path).map_err(saved(&staging.path))?;
     for (name, content) in files {
         let path = staging.path.join(name);
         let parent = path.parent().expect("it lies in the staging folder");
@@ -303,54 +304,6 @@ fn check_replaceable(folder: &Path, ours: &[PathBuf]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// A folder beside its final place that removes itself unless it is published.
-struct Staging {
-    path: PathBuf,
-}
-
-impl Staging {
-    fn beside(folder: &Path) -> Result<Staging> {
-        let staging = Staging { path: hidden_beside(folder, "partial") };
-        // What a killed run left.
-        staging.remove().map_err(|source| Error::Save { path: staging.path.clone(), source })?;
-        Ok(staging)
-    }
-
-    fn remove(&self) -> std::io::Result<()> {
-        if self.path.exists() { fs::remove_dir_all(&self.path) } else { Ok(()) }
-    }
-
-    /// The old folder keeps its content under another name until the new one has its place.
-    fn publish(self, folder: &Path) -> Result<()> {
-        let save = |source| Error::Save { path: folder.to_path_buf(), source };
-        let old = hidden_beside(folder, "replaced");
-        if old.exists() {
-            fs::remove_dir_all(&old).map_err(save)?;
-        }
-        if folder.exists() {
-            fs::rename(folder, &old).map_err(save)?;
-        }
-        if let Err(source) = fs::rename(&self.path, folder) {
-            if old.exists() {
-                fs::rename(&old, folder).map_err(save)?;
-            }
-            return Err(save(source));
-        }
-        sync_parent(folder).map_err(save)?;
-        if old.exists() {
-            fs::remove_dir_all(&old).map_err(save)?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        // After `publish` there is nothing left to remove.
-        let _ = self.remove();
-    }
 }
 
 #[cfg(test)]
@@ -402,6 +355,42 @@ mod tests {
         assert!(header.contains(r#""ss_steps":"2""#) && header.contains(r#""format":"pt""#), "{header}");
         assert!(fs::read_to_string(folder.join("model_index.json")).unwrap().contains("DDIMScheduler"));
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 1);
+    }
+
+    /// Tensors that look at the folder which is about to be replaced whenever they are asked for.
+    struct Watching<'a>(&'a Path);
+
+    impl TensorSource for Watching<'_> {
+        fn list(&self) -> Vec<(String, crate::TensorInfo)> {
+            vec![("a".to_string(), crate::TensorInfo { dtype: Dtype::U8, shape: vec![1] })]
+        }
+
+        fn tensor_bytes(&self, _: &str) -> Result<std::borrow::Cow<'_, [u8]>> {
+            assert!(read_json(&self.0.join("config.json")).unwrap()["old"].as_bool().unwrap());
+            assert!(self.0.join("diffusion_pytorch_model.safetensors").is_file());
+            Ok(vec![2].into())
+        }
+    }
+
+    #[test]
+    fn the_old_folder_can_be_read_while_the_new_one_is_written_and_after_a_kill_between_them() {
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path().join("vae");
+        let write_old = || {
+            let tensors = [TensorEntry { name: "a".into(), dtype: Dtype::U8, shape: vec![1], bytes: vec![1] }];
+            write_vae_folder(&folder, &json!({"old": true}), &Entries(tensors.to_vec()), &BTreeMap::new()).unwrap();
+        };
+        for killed in [false, true] {
+            write_old();
+            if killed {
+                // As the two renames of a system that cannot exchange leave it.
+                fs::rename(&folder, scratch.path().join(".vae.replaced")).unwrap();
+            }
+            write_vae_folder(&folder, &json!({"old": false}), &Watching(&folder), &BTreeMap::new()).unwrap();
+            let weights = fs::read(folder.join("diffusion_pytorch_model.safetensors")).unwrap();
+            assert_eq!(weights.last(), Some(&2));
+            assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 1, "nothing else stays");
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod recognise;
 mod released;
 mod renamed;
 mod single_file;
+mod staging;
 mod torch_file;
 mod write;
 

@@ -175,11 +175,15 @@ pub(crate) fn hidden_beside(path: &Path, ending: &str) -> PathBuf {
 
 /// Makes a rename to `path` durable: it lives in the folder, and is on the disk once that is flushed.
 pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
-    let folder = match path.parent() {
+    File::open(folder_of(path))?.sync_all()
+}
+
+/// The folder that a path lies in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
-    };
-    File::open(folder)?.sync_all()
+    }
 }
 
 /// A file beside its final place that removes itself unless it is published.

@@ -40,12 +40,31 @@ impl Error {
             return reason;
         }
         let lower = text.to_lowercase();
-        if ["out of memory", "can't allocate memory", "bad_alloc"].iter().any(|words| lower.contains(words)) {
+        let says = |phrases: &[&str]| phrases.iter().any(|words| lower.contains(words));
+        if says(&["out of memory", "can't allocate memory", "bad_alloc"]) || says(&OF_ONEDNN) && memory_is_limited() {
             Error::OutOfMemory(text)
         } else {
             Error::Torch(text)
         }
     }
+}
+
+/// What oneDNN says where it finds no memory, and where it lacks an operation: one like it has run before, so that in a process which
+/// may not have all the memory there is, it is the first.
+const OF_ONEDNN: [&str; 3] =
+    ["could not create a primitive", "could not create a memory object", "could not execute a primitive"];
+
+/// Whether somebody has set a limit to the memory of this process (`ulimit -d`, `ulimit -v`).
+fn memory_is_limited() -> bool {
+    std::fs::read_to_string("/proc/self/limits").is_ok_and(|limits| sets_a_limit(&limits))
+}
+
+/// Whether the limits of a process, as Linux lists them, are some for its memory.
+fn sets_a_limit(limits: &str) -> bool {
+    ["Max data size", "Max address space"].into_iter().any(|name| {
+        let soft = limits.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+        soft.is_some_and(|soft| soft != "unlimited")
+    })
 }
 
 impl From<tch::TchError> for Error {
@@ -120,6 +139,29 @@ mod tests {
         let error = catch(|| zeros(2) + zeros(3)).unwrap_err().to_string();
         assert!(error.contains("must match the size"), "{error}");
         assert!(!error.contains("frame #"), "{error}");
+    }
+
+    #[test]
+    fn what_has_no_memory_is_told_from_what_has_another_reason() {
+        for (text, is_memory) in [
+            ("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory", true),
+            ("CUDA out of memory. Tried to allocate 20.00 MiB", true),
+            ("std::bad_alloc", true),
+            ("The size of tensor a (2) must match the size of tensor b (3)", false),
+            // Without a limit it may as well be something that oneDNN lacks.
+            ("could not create a primitive", memory_is_limited()),
+        ] {
+            let error = Error::from_message(text);
+            assert_eq!(matches!(error, Error::OutOfMemory(_)), is_memory, "{error:?}");
+        }
+        let limits = |data: &str| {
+            format!(
+                "Limit                     Soft Limit           Hard Limit           Units     \n\
+                 Max data size             {data}            unlimited            bytes     \n\
+                 Max address space         unlimited            unlimited            bytes     \n"
+            )
+        };
+        assert!(sets_a_limit(&limits("1024000000")) && !sets_a_limit(&limits("unlimited")) && !sets_a_limit(""));
     }
 
     #[test]

@@ -41,6 +41,8 @@ sdtrain_checkpoint::seeded_bugs! {
         "faults::what_was_learned_before_the_step_that_ends_a_run_is_saved",
     PicturesEndRun "pictures-end-run" "pictures that cannot be drawn end the run"
         "failures::pictures_that_cannot_be_drawn_cost_neither_the_run_nor_a_checkpoint",
+    SampleFirst "sample-first" "pictures are drawn before the checkpoint of their step is saved"
+        "failures::a_checkpoint_is_there_before_its_pictures_are_drawn",
     AnyBase "any-base" "another base model is continued on"
         "resuming::a_base_that_was_replaced_under_its_path_is_refused_and_one_that_moved_is_not",
     AnyData "any-data" "other images are continued on"

@@ -17,7 +17,7 @@ pub struct Line {
     pub date: String,
     /// Commit of the repository, with `+` where files differed from it.
     pub commit: String,
-    /// Digest of the sources of the checkpoint crate: counts of another one are not added to these.
+    /// Digest of the sources that the row tries: counts of others are not added to these.
     pub code: String,
     /// Row of the table.
     pub row: String,
@@ -33,11 +33,28 @@ pub struct Line {
     pub note: String,
 }
 
+/// What every row tries.
+const SOURCES: [&str; 1] = ["crates/checkpoint/src"];
+
+/// What the rows of the whole program try besides: the rest of what it writes, and when.
+const SOURCES_OF_PROGRAM: [&str; 6] = [
+    "crates/trainer/src",
+    "crates/files/src",
+    "crates/signals/src",
+    "crates/state-dict/src/write.rs",
+    "crates/state-dict/src/diffusers_folder.rs",
+    "crates/state-dict/src/staging.rs",
+];
+
+/// The rows of the whole program.
+const ROWS_OF_PROGRAM: [&str; 5] = ["program", "program-calls", "program-power", "soak", "leak"];
+
 /// The file, beside the sources.
 pub struct Ledger {
     path: PathBuf,
     commit: String,
     code: String,
+    code_of_program: String,
 }
 
 impl Ledger {
@@ -46,8 +63,14 @@ impl Ledger {
         let dirty = !said(repository, "git", &["status", "--porcelain", "--", "crates", "tests/crash/src"])?.is_empty();
         let commit = said(repository, "git", &["rev-parse", "--short", "HEAD"])?;
         let commit = if dirty { format!("{commit}+") } else { commit };
-        let code = digest(&repository.join("crates/checkpoint/src")).map_err(|error| error.to_string())?;
-        Ok(Ledger { path: repository.join("tests/crash/ledger.jsonl"), commit, code })
+        let all: Vec<&str> = SOURCES.into_iter().chain(SOURCES_OF_PROGRAM).collect();
+        let (code, code_of_program) = (digest(repository, &SOURCES)?, digest(repository, &all)?);
+        Ok(Ledger { path: repository.join("tests/crash/ledger.jsonl"), commit, code, code_of_program })
+    }
+
+    /// The digest of what a row tries.
+    fn code_of(&self, row: &str) -> &str {
+        if ROWS_OF_PROGRAM.contains(&row) { &self.code_of_program } else { &self.code }
     }
 
     /// Every line.
@@ -60,9 +83,10 @@ impl Ledger {
         text.lines().map(line).collect()
     }
 
-    /// How many cases of a row were tried with the checkpoint crate as it is.
+    /// How many cases of a row were tried with the sources as they are.
     pub fn tried(&self, row: &str) -> Result<u64, String> {
-        Ok(self.lines()?.iter().filter(|line| line.row == row && line.code == self.code).map(|line| line.count).sum())
+        let code = self.code_of(row);
+        Ok(self.lines()?.iter().filter(|line| line.row == row && line.code == code).map(|line| line.count).sum())
     }
 
     /// Adds a line.
@@ -70,7 +94,7 @@ impl Ledger {
         let line = Line {
             date: said(Path::new("."), "date", &["+%F"])?,
             commit: self.commit.clone(),
-            code: self.code.clone(),
+            code: self.code_of(row).to_owned(),
             row: row.to_owned(),
             from,
             count: report.tried,
@@ -91,8 +115,9 @@ impl Ledger {
             tried: u64,
             failures: u64,
             seconds: u64,
-            date: String,
-            commit: String,
+            first: String,
+            last: String,
+            commits: Vec<String>,
         }
         let mut rows: BTreeMap<(String, String), Sum> = BTreeMap::new();
         for line in self.lines()? {
@@ -100,13 +125,21 @@ impl Ledger {
             sum.tried += line.count;
             sum.failures += line.failures;
             sum.seconds += line.seconds;
-            (sum.date, sum.commit) = (line.date, line.commit);
+            if sum.first.is_empty() {
+                sum.first.clone_from(&line.date);
+            }
+            sum.last = line.date;
+            if !sum.commits.contains(&line.commit) {
+                sum.commits.push(line.commit);
+            }
         }
-        let mut table =
-            "| row | code | tried | failures | seconds | last on | at commit |\n|---|---|---|---|---|---|---|\n"
-                .to_owned();
-        for ((row, code), Sum { tried, failures, seconds, date, commit }) in rows {
-            table += &format!("| {row} | {code} | {tried} | {failures} | {seconds} | {date} | {commit} |\n");
+        let mut table = "| row | tried | failed | seconds | of | at commit | sources | as they are |\n|---|---|---|---|---|---|---|---|\n"
+            .to_owned();
+        for ((row, code), Sum { tried, failures, seconds, first, last, commits }) in rows {
+            let of = if first == last { last } else { format!("{first} to {last}") };
+            let (commits, is_now) = (commits.join(", "), if code == self.code_of(&row) { "yes" } else { "no" });
+            table +=
+                &format!("| `{row}` | {tried} | {failures} | {seconds} | {of} | {commits} | {code} | {is_now} |\n");
         }
         Ok(table)
     }
@@ -118,22 +151,41 @@ fn said(folder: &Path, program: &str, arguments: &[&str]) -> Result<String, Stri
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The first digits of a digest of all files of a folder.
-fn digest(folder: &Path) -> std::io::Result<String> {
-    fn add(folder: &Path, hasher: &mut blake3::Hasher) -> std::io::Result<()> {
-        let mut paths: Vec<PathBuf> =
-            fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
-        paths.sort();
-        for path in paths {
-            if path.is_dir() {
-                add(&path, hasher)?;
-            } else {
-                hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes()).update(&fs::read(&path)?);
-            }
+/// The first digits of a digest of these files, and of all files of these folders, of a repository.
+fn digest(repository: &Path, sources: &[&str]) -> Result<String, String> {
+    fn add(path: &Path, hasher: &mut blake3::Hasher) -> std::io::Result<()> {
+        if !path.is_dir() {
+            hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes()).update(&fs::read(path)?);
+            return Ok(());
         }
-        Ok(())
+        let mut paths: Vec<PathBuf> =
+            fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+        paths.sort();
+        paths.iter().try_for_each(|path| add(path, hasher))
     }
     let mut hasher = blake3::Hasher::new();
-    add(folder, &mut hasher)?;
+    for source in sources {
+        let path = repository.join(source);
+        add(&path, &mut hasher).map_err(|error| format!("cannot read `{}`: {error}", path.display()))?;
+    }
     Ok(hasher.finalize().to_hex()[..8].to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_the_program_are_counted_for_more_sources_than_those_of_the_driver() {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("it lies in `tests`");
+        let ledger = Ledger::open(repository).expect("every source is there");
+        assert_eq!(ledger.code_of("kills"), digest(repository, &["crates/checkpoint/src"]).expect("it is there"));
+        for row in ROWS_OF_PROGRAM {
+            assert_ne!(ledger.code_of(row), ledger.code_of("kills"), "{row}");
+        }
+        digest(repository, &["crates/checkpoint/sources"])
+            .expect_err("a source that has moved is no digest of nothing");
+        let table = ledger.table().expect("every line can be read");
+        assert!(table.lines().all(|line| line.matches('|').count() == 9), "{table}");
+    }
 }

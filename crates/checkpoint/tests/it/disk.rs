@@ -6,7 +6,8 @@ use std::process::Command;
 
 use sdtrain_checkpoint::vfs::RealVfs;
 use sdtrain_checkpoint::{
-    Error, FolderLock, LATEST_NAME, MANIFEST_NAME, ManifestInfo, latest_valid, probe, prune, publish, survey, verify,
+    Error, FolderLock, LATEST_NAME, MANIFEST_NAME, ManifestInfo, latest_valid, probe, probe_ahead, prune, publish,
+    survey, verify,
 };
 
 use crate::run::{info, name};
@@ -142,6 +143,25 @@ fn a_folder_that_cannot_be_written_is_found_by_probing() {
     fs::write(folder.path().join("file"), b"").unwrap();
     let error = probe(&folder.path().join("file")).unwrap_err();
     assert!(error.to_string().contains("file"), "{error}");
+}
+
+#[test]
+fn probing_ahead_makes_nothing_and_finds_what_stands_in_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("outputs/run");
+    for there in ["", "outputs/run/checkpoints"] {
+        fs::create_dir_all(folder.path().join(there)).unwrap();
+        probe_ahead(&run.join("checkpoints")).unwrap();
+        assert_eq!(names(folder.path()), if there.is_empty() { vec![] } else { vec!["outputs"] });
+        assert!(!run.exists() || names(&run.join("checkpoints")).is_empty());
+    }
+    let file = folder.path().join("file");
+    fs::write(&file, b"taken").unwrap();
+    for below in [file.clone(), file.join("run"), file.join("run/checkpoints")] {
+        let error = probe_ahead(&below).unwrap_err();
+        assert!(error.storage_error().is_some() && error.to_string().contains("file"), "{error}");
+    }
+    assert_eq!(fs::read(&file).unwrap(), b"taken");
 }
 
 /// Not a test: what the next one runs as a second process, which holds the folder until its input ends.

@@ -70,6 +70,12 @@ impl Examined {
     }
 }
 
+/// What would learn, where the model is here and nothing is wrong with it.
+pub(crate) fn trained_by(config: &TrainConfig) -> Option<Trained> {
+    let parts = ModelParts::of(&config.model).ok()?;
+    Some(trained_parts(config, &parts).ok()?.sum())
+}
+
 /// Looks at everything that the runs of a plan read; whatever is wrong is in the one failure, what all stages share once.
 pub(crate) fn examine_all(plan: &Plan) -> Result<Vec<Examined>, Failure> {
     let (mut found, mut failures): (Vec<Examined>, Vec<Failure>) = Default::default();

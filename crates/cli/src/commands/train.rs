@@ -1,11 +1,10 @@
 //! `sdtrain train`: checks the configuration, then becomes the engine.
 
 use crate::args::{ConfigArgs, Resume, TrainArgs};
-use crate::commands::check::{examine_all, load_or_explain, plan_or_explain};
+use crate::commands::check::{examine_all, load_or_explain, plan_or_explain, trained_by};
 use crate::engine::become_engine;
 use crate::hub_files::HubFiles;
-use crate::room;
-use crate::{ExitCode, Failure};
+use crate::{ExitCode, Failure, output_folder, room};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -16,20 +15,25 @@ pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
         && !path.exists()
     {
         let message = format!("`--resume {}` does not exist", path.display());
-        return Err(
-            Failure::new(ExitCode::Configuration, message).hint("it is `auto`, `never` or the path of a checkpoint")
-        );
+        return Err(Failure::new(ExitCode::Model, message).hint("it is `auto`, `never` or the path of a checkpoint"));
     }
     // Before half a second goes into loading libtorch, and before anything is written.
     let plan = plan_or_explain(&args.config)?;
+    let output = args.output.clone().unwrap_or_else(|| default_output(&plan.name));
+    output_folder::look(&plan, &output, &args.resume)?;
+    let check_room = |index: usize, trained| match args.resume {
+        Resume::Auto => room::check(&plan.runs[index].loaded.config, trained, &plan.folder(index, &output)),
+        _ => Ok(()),
+    };
+    // A model that is here says how much it takes before the images are looked through. What is wrong with it is said below, with all
+    // the rest.
+    for (index, run) in plan.runs.iter().enumerate() {
+        trained_by(&run.loaded.config).map_or(Ok(()), |trained| check_room(index, trained))?;
+    }
     let on_hub = HubFiles::of_plan(&plan)?;
     on_hub.fetch_undescribed()?;
-    let examined = examine_all(&plan)?;
-    let output = args.output.clone().unwrap_or_else(|| default_output(&plan.name));
-    if args.resume == Resume::Auto {
-        for (index, (run, examined)) in plan.runs.iter().zip(&examined).enumerate() {
-            room::check(&run.loaded.config, examined.trained(), &plan.folder(index, &output))?;
-        }
+    for (index, examined) in examine_all(&plan)?.iter().enumerate() {
+        check_room(index, examined.trained())?;
     }
     on_hub.fetch()?;
     // From here on until the engine listens nobody would answer.

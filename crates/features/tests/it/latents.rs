@@ -2,7 +2,7 @@
 
 use crate::sample::{config, data, entries, images, model, path, picture};
 use sdtrain_data_loader::DataSet;
-use sdtrain_features::LatentCache;
+use sdtrain_features::{Error, LatentCache};
 use sdtrain_model::StableDiffusion;
 use std::fs;
 use std::path::Path;
@@ -70,6 +70,39 @@ fn what_is_damaged_deleted_or_edited_is_made_again() {
     }
     let error = cache.latents(&model, &ALL, &noise()).unwrap_err();
     assert!(error.to_string().contains("1.png` was changed since the run began"), "{error}");
+}
+
+/// sd-scripts and kohya_ss#2244 name the first image of a batch. Here the first layer of the autoencoder overflows for red pictures alone.
+#[test]
+fn of_several_images_the_one_whose_latents_are_not_finite_is_named() {
+    let (folder, model) = (images(3), model());
+    for index in 0..3 {
+        let red = if index == 1 { 255 } else { 0 };
+        image::RgbImage::from_pixel(32, 32, image::Rgb([red, 90, 90])).save(path(folder.path(), index)).unwrap();
+    }
+    let of_first_layer = |name: &str| {
+        model.vae.parameters().get(&format!("encoder.conv_in.{name}")).expect("it has an encoder").shallow_clone()
+    };
+    // Red −1 becomes 0 and red 1 twice the half of what fp32 can hold, and more.
+    tch::no_grad(|| {
+        let weight = of_first_layer("weight");
+        let _ = weight.shallow_clone().zero_();
+        let _ = weight.select(1, 0).select(1, 1).select(1, 1).fill_(3e38);
+        let _ = of_first_layer("bias").fill_(3e38);
+    });
+    for cached in [false, true] {
+        let config = config(folder.path(), cached);
+        let data = data(&config);
+        let filled = LatentCache::fill(&model, &data, &config, "images", &mut |_, _| {});
+        let error = filled.err().expect("one of them overflows");
+        match &error {
+            Error::LatentsNotFinite { image } => assert_eq!(image, &path(folder.path(), 1)),
+            other => panic!("{other}"),
+        }
+        assert!(error.to_string().contains("1.png` are not finite"), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("`model.vae`") && hint.contains("`precision.compute`")));
+    }
+    assert!(entries(folder.path(), "latents").len() < 3, "what is not finite is not kept");
 }
 
 #[test]

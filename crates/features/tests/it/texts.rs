@@ -1,7 +1,7 @@
 //! States of texts in memory and in a folder.
 
 use crate::sample::{config, entries, images, model, model_in};
-use sdtrain_features::{DiskTexts, TextCache};
+use sdtrain_features::{DiskTexts, Error, TextCache};
 use sdtrain_model::{PromptReading, StableDiffusion};
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
@@ -58,6 +58,33 @@ fn states_are_the_same_to_the_bit_wherever_they_are_kept() {
     }
     // Each way of reading, and each number format, has entries of its own.
     assert_eq!(entries(folder.path(), "texts").len(), 3 * 4 * 2);
+}
+
+#[test]
+fn a_text_whose_states_are_not_finite_is_named() {
+    /// The fixture's last two tokens are those of beginning and end: all that an empty text consists of.
+    const WORDS: i64 = 598;
+    let (folder, model, reading) = (images(1), model(), PromptReading::default());
+    let parameters = model.text_encoders[0].network.parameters();
+    let (_, table) = parameters.iter().find(|(name, _)| name.ends_with("token_embedding.weight")).expect("it has one");
+    let _ = tch::no_grad(|| table.narrow(0, 0, WORDS).fill_(f64::NAN));
+    let named = |error: Option<Error>| match error {
+        Some(error @ Error::StatesNotFinite { .. }) => {
+            assert!(error.hint().is_some_and(|hint| hint.contains("`precision.compute`")));
+            error.to_string()
+        }
+        other => panic!("{other:?}"),
+    };
+    let mut recent = TextCache::of_recent(reading);
+    recent.encode(&model, &[String::new()]).expect("it consists of no word");
+    let said = named(recent.encode(&model, &["".to_owned(), TEXTS[0].to_owned()]).err());
+    assert_eq!(said, format!("the text encoder's states of `{}` are not finite", TEXTS[0]));
+    for cached in [false, true] {
+        let config = config(folder.path(), cached);
+        let said = named(TextCache::fill(&model, texts(), reading, &config, &mut |_, _| {}).err());
+        assert!(TEXTS.iter().any(|text| !text.is_empty() && said.contains(&format!("`{text}`"))), "{said}");
+    }
+    assert!(entries(folder.path(), "texts").len() < 2, "what is not finite is not kept");
 }
 
 #[test]

@@ -26,6 +26,9 @@ impl Trainer {
         stop: &StopRequest,
     ) -> Result<()> {
         let last = position.step == self.total_steps;
+        if seeded(Bug::SampleFirst) && !last && self.due(self.config.samples.every(), position, &ended) {
+            self.sample(log, position.step)?;
+        }
         if last || self.due(self.config.checkpoint.every(), position, &ended) {
             self.save_checkpoint(log, position, stop)?;
         }

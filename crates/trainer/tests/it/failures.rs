@@ -55,6 +55,28 @@ fn pictures_that_cannot_be_drawn_cost_neither_the_run_nor_a_checkpoint() {
     assert!(fs::read(other.join("run.safetensors")).expect("the product") == product);
 }
 
+/// sd-scripts draws first: what ends a process while it draws costs the checkpoint that was due.
+#[test]
+fn a_checkpoint_is_there_before_its_pictures_are_drawn() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let samples = "[samples]\nprompts = [\"poster\"]\nsteps = 60\nevery_steps = 1\n[checkpoint]\nevery_steps = 1\nkeep_last = 9\n";
+    let config = config(&folder, 3, samples);
+    let output = output(&folder);
+    // The folder of the pictures is made when the first of them is begun.
+    let watched = output.clone();
+    let watching = std::thread::spawn(move || {
+        let saved_when_drawn = |step: u64| {
+            while !watched.join(format!("samples/step-{step:06}")).exists() {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            watched.join(format!("checkpoints/step-{step:06}/MANIFEST.json")).is_file()
+        };
+        [1, 2].map(saved_when_drawn)
+    });
+    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(watching.join().expect("it ends"), [true, true]);
+}
+
 #[test]
 fn data_that_vanish_in_the_middle_cost_no_step() {
     let folder = tempfile::tempdir().expect("a temporary folder");

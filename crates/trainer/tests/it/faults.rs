@@ -231,6 +231,33 @@ fn what_was_learned_before_the_step_that_ends_a_run_is_saved() {
     assert_eq!(std::fs::read(output.join("run.safetensors")).expect("the product"), straight);
 }
 
+/// A loss of 10³⁰ is a number, and the squares of its gradients are none. Within the backward pass some weights may have been updated
+/// before that is known: such a run ends at once, whatever `train.max_skipped_steps` says, and nothing of it is saved.
+#[test]
+fn a_gradient_that_is_not_finite_beside_a_loss_that_is_ends_a_run_that_updates_within_the_backward_pass() {
+    for fused in [true, false] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let output = folder.path().join("output");
+        let mut config = config(&folder, "full", 2);
+        config.train.gradient_accumulation_steps = 1;
+        config.train.max_grad_norm = 0.0;
+        config.train.fused_backward = fused;
+        config.train.max_skipped_steps = if fused { 50 } else { 0 };
+        config.data.subsets[0].loss_weight = 1e30;
+        let error = run(config, &output).expect_err("no step of it is good");
+        assert!(matches!(&error, Error::NotFinite { step: 1, .. }), "fused {fused}: {error}");
+        let evidence = std::fs::read_to_string(output.join("not-finite/step-000001.json")).expect("written");
+        let evidence: serde_json::Value = serde_json::from_str(&evidence).expect("JSON");
+        let is_finite =
+            |key: &str| evidence[key].as_str().and_then(|text| text.parse::<f64>().ok()).map(f64::is_finite);
+        assert_eq!((is_finite("loss"), is_finite("grad_norm")), (Some(true), Some(false)), "{evidence}");
+        assert!(!output.join("run.safetensors").exists());
+        let saved = std::fs::read_dir(output.join("checkpoints")).into_iter().flatten().flatten();
+        let saved: Vec<_> = saved.map(|entry| entry.file_name()).collect();
+        assert!(saved.is_empty(), "{saved:?}");
+    }
+}
+
 #[test]
 fn a_fault_in_a_parameter_that_is_not_there_is_refused_by_name() {
     let folder = tempfile::tempdir().expect("a temporary folder");
