@@ -221,7 +221,9 @@ fn pickle_seeds() -> Vec<Vec<u8>> {
         b"\x88ccollections\nOrderedDict\n)RtRs}bs.",
     ];
     let others = b"\x80\x04\x95\x08\0\0\0\0\0\0\0}(\x8c\x01aI01\nL5L\nF1.5\nG\0\0\0\0\0\0\0\0J\xff\xff\xff\xff\x8a\x01\x05M\x01\0K\x01S'x'\nU\x01yC\x01zNN)\x85\x86\x87\x8f(\x90u.";
-    let pickles = [plain, words.concat(), old, parameter.concat(), others.to_vec()];
+    let class = [&text("pytorch_lightning")[..], b"\x94", &text("callbacks"), b"\x94\x93"].concat();
+    let classes = [b"\x80\x04}(", &class[..], b"Nh\0h\x01\x93N", &text("a"), &tensor(&[4], &[1]), b"u."].concat();
+    let pickles = [plain, words.concat(), old, parameter.concat(), others.to_vec(), classes];
     pickles.iter().flat_map(|pickle| [with_choice(0, pickle), with_choice(1, pickle)]).collect()
 }
 
