@@ -28,7 +28,7 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
             None => run.loaded.config.clone(),
         };
         if let (Some((before, before_folder)), None) = (&before, finished_as(&config, &folder)) {
-            is_there(before, before_folder)?;
+            is_there(before, before_folder, &config)?;
         }
         let options = RunOptions {
             output: folder.clone(),
@@ -123,10 +123,15 @@ fn follows_from_another(folder: &Path, product: &Path) -> Failure {
         .hint("move the folder away to train this stage and those after it anew, or everything with `--resume never`")
 }
 
-/// That the product of a stage, which ran as `config` in `folder`, is there for the next one.
-fn is_there(config: &TrainConfig, folder: &Path) -> Result<(), Failure> {
-    let product = config.product_in(folder);
-    if product.exists() {
+/// That the product of a stage, which ran as `before` in `folder`, is there for the next one, if that begins with it.
+fn is_there(before: &TrainConfig, folder: &Path, next: &TrainConfig) -> Result<(), Failure> {
+    let product = before.product_in(folder);
+    let is_it = |path: &Path| path == product;
+    let adapters = next.model.fuse.iter().map(|fused| &fused.path).chain(&next.lora.initial);
+    let words = next.learned_tokens().iter().filter_map(|token| token.initial.as_ref());
+    let is_wanted =
+        is_it(Path::new(&next.model.path)) || adapters.chain(&next.model.vae).chain(words).any(|path| is_it(path));
+    if !is_wanted || product.exists() {
         return Ok(());
     }
     let message = format!(
