@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use safetensors::SafeTensors;
 use sdtrain_state_dict::architecture;
-use sdtrain_state_dict::maps::textual_inversion;
+use sdtrain_state_dict::maps::lora_kohya::{KohyaModules, KohyaNaming, kohya_name, parse_by_words};
+use sdtrain_state_dict::maps::{lora_peft, peft_metadata, textual_inversion};
 use sdtrain_state_dict::{
-    Family, PipelineConfigs, Reader, SafetensorsFile, TorchFile, canonical_text_encoder, canonical_unet, canonical_vae,
-    is_bert, ldm_single_file, open_component, predicts_velocity, read_floats, recognise, text_positions,
+    Converted, Dtype, Family, ForInpainting, PipelineConfigs, Reader, SafetensorsFile, TorchFile,
+    canonical_text_encoder, canonical_unet, canonical_vae, is_bert, ldm_single_file, open_component, open_file,
+    predicts_velocity, read_floats, recognise, text_positions, with_averaged_unet,
 };
 
 use super::target::{Target, with_choice, write};
@@ -27,7 +29,7 @@ const MOST_TENSORS: usize = 80_000;
 
 /// A file, held against the reference implementation: what that refuses is refused, and what is accepted is the same to both. Where the
 /// first byte is odd the rest is a header's JSON, and its length and data are made to fit.
-fn safetensors(_: &Path, data: &[u8]) {
+fn safetensors(folder: &Path, data: &[u8]) {
     let Some((&choice, file)) = data.split_first() else { return };
     let file = match choice & 1 {
         0 => file.to_vec(),
@@ -53,6 +55,7 @@ fn safetensors(_: &Path, data: &[u8]) {
         metadata.len() == ours.metadata().len() && metadata.iter().all(|(key, value)| ours.metadata()[key] == *value)
     );
     look_at(Arc::new(ours));
+    read_from_disk(folder, "a.safetensors", &file);
 }
 
 fn with_header(json: &[u8], data: usize) -> Vec<u8> {
@@ -60,29 +63,41 @@ fn with_header(json: &[u8], data: usize) -> Vec<u8> {
 }
 
 /// A pickle inside a file that is otherwise right.
-fn unpickler(_: &Path, data: &[u8]) {
+fn unpickler(folder: &Path, data: &[u8]) {
     let Some((&choice, pickle)) = data.split_first() else { return };
-    read_torch(match choice & 1 {
+    let file = match choice & 1 {
         0 => zip(&[("archive/data.pkl", pickle), ("archive/data/0", &[1; 16]), ("archive/data/1", &[2; 8])]),
         _ => [LEGACY_START, pickle, LEGACY_END].concat(),
-    });
+    };
+    read_torch(folder, file);
 }
 
 /// A whole file of PyTorch as it is.
-fn torch_file(_: &Path, data: &[u8]) {
-    read_torch(data.to_vec());
+fn torch_file(folder: &Path, data: &[u8]) {
+    read_torch(folder, data.to_vec());
 }
 
-fn read_torch(file: Vec<u8>) {
+fn read_torch(folder: &Path, file: Vec<u8>) {
     let length = file.len();
-    match TorchFile::from_bytes(file, "a.pt") {
-        Ok(file) => {
-            let text: usize = file.metadata().iter().map(|(key, value)| key.len() + value.len()).sum();
+    match TorchFile::from_bytes(file.clone(), "a.pt") {
+        Ok(opened) => {
+            let text: usize = opened.metadata().iter().map(|(key, value)| key.len() + value.len()).sum();
             assert!(text <= 16 << 20, "{text} bytes of text of {length}");
-            look_at(Arc::new(file));
+            look_at(Arc::new(opened));
+            read_from_disk(folder, "a.pt", &file);
         }
         Err(error) => assert!(error.to_string().contains("`a.pt`"), "{error}"),
     }
+}
+
+/// As commands open a file, by which lists of LoRA matrices get the names of their layers.
+fn read_from_disk(folder: &Path, name: &str, content: &[u8]) {
+    let path = write(folder, name, content);
+    match open_file(&path) {
+        Ok(file) => read_all(&*file),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+    std::fs::remove_file(path).expect("it was just written");
 }
 
 /// All that is done with an open file before its numbers are wanted, and the numbers.
@@ -106,6 +121,35 @@ fn look_at(file: Arc<dyn Reader>) {
     if let Some(family) = kind.family() {
         let _ = predicts_velocity(&file, family);
     }
+    if let Ok(averaged) = with_averaged_unet(file.clone()) {
+        read_all(&averaged);
+    }
+    if let Ok(inpainting) = ForInpainting::new(file.clone()) {
+        read_all(&inpainting);
+    }
+    let halves = Converted::new(file.clone(), Dtype::F16).expect("F16 can be written");
+    for name in halves.names() {
+        let info = halves.info(name).expect("a listed tensor has its info");
+        // A number may be too large for it.
+        assert!(halves.bytes(name).map_or(true, |bytes| bytes.len() == info.byte_length()));
+    }
+    read_adapter_names(&file);
+}
+
+/// What is made of a file's names and metadata where they are an adapter's.
+fn read_adapter_names(file: &dyn Reader) {
+    let names = file.names();
+    let keys: Vec<_> = names.iter().flat_map(|name| [lora_peft::parse(name), parse_by_words(name)]).flatten().collect();
+    let modules = KohyaModules::new(keys.iter().map(|key| (key.part, key.module.as_str())));
+    for key in &keys {
+        let name = kohya_name(key, &KohyaNaming::OneTextEncoder);
+        assert!(!name.is_empty() && !lora_peft::peft_name(key).is_empty());
+        let _ = modules.parse(&name);
+    }
+    for text in file.metadata().values() {
+        let _ = peft_metadata::from_json(text);
+    }
+    let _ = textual_inversion::bundled_words(file);
 }
 
 fn read_all(reader: &dyn Reader) {
@@ -221,7 +265,10 @@ fn pickle_seeds() -> Vec<Vec<u8>> {
         b"\x88ccollections\nOrderedDict\n)RtRs}bs.",
     ];
     let others = b"\x80\x04\x95\x08\0\0\0\0\0\0\0}(\x8c\x01aI01\nL5L\nF1.5\nG\0\0\0\0\0\0\0\0J\xff\xff\xff\xff\x8a\x01\x05M\x01\0K\x01S'x'\nU\x01yC\x01zNN)\x85\x86\x87\x8f(\x90u.";
-    let pickles = [plain, words.concat(), old, parameter.concat(), others.to_vec()];
+    let class = [&text("pytorch_lightning")[..], b"\x94", &text("callbacks"), b"\x94\x93"].concat();
+    let classes = [b"\x80\x04}(", &class[..], b"Nh\0h\x01\x93N", &text("a"), &tensor(&[4], &[1]), b"u."].concat();
+    let list = [b"\x80\x02](", &tensor(&[2, 1], &[1, 1])[..], &tensor(&[1, 2], &[2, 1]), b"e."].concat();
+    let pickles = [plain, words.concat(), old, parameter.concat(), others.to_vec(), classes, list];
     pickles.iter().flat_map(|pickle| [with_choice(0, pickle), with_choice(1, pickle)]).collect()
 }
 

@@ -141,6 +141,26 @@ fn stages_of_adapters_train_them_on_or_fuse_them() {
     );
     let whole = config("whole");
     assert!(whole.contains("[[model.fuse]]") && whole.contains("outputs/run/second/run-second.safetensors"), "{whole}");
+    // A stage that is half done does not go on behind another product than it began with: as if it had been killed.
+    let remove = |path: &str| fs::remove_file(project.path(path)).expect("it is there");
+    fs::remove_dir_all(project.path("outputs/run/first")).expect("it is there");
+    remove("outputs/run/second/run.json");
+    let (_, said) = project.expect(4, &[&quiet[..], &["--set", "stages.first.train.max_steps=3"]].concat());
+    assert!(said.contains("the adapters of `lora.initial` have changed since"), "{said}");
+    // What a finished stage left is found by the name that it had, and missed by that.
+    let again = [&quiet[..], &["--output", "named"]].concat();
+    project.expect(0, &again);
+    fs::remove_dir_all(project.path("named/whole")).expect("it is there");
+    project.expect(0, &[&again[..], &["--set", "name=other"]].concat());
+    let whole = fs::read_to_string(project.path("named/whole/config.toml")).expect("it ran");
+    assert!(whole.contains("named/second/run-second.safetensors"), "{whole}");
+    fs::remove_dir_all(project.path("named/whole")).expect("it is there");
+    remove("named/second/run-second.safetensors");
+    let (_, said) = project.expect(4, &again);
+    assert!(
+        said.contains("its product") && said.contains("run-second.safetensors`, with which the next one"),
+        "{said}"
+    );
     // What cannot follow is found before anything starts.
     let (_, said) = project.expect(
         2,
@@ -152,4 +172,26 @@ fn stages_of_adapters_train_them_on_or_fuse_them() {
         .expect(2, &["check", "run.toml", "--set", "train.max_steps=0", "--set", "stages.second.data.batch_size=0"]);
     assert_eq!(said.matches("`train.max_steps`").count(), 1, "what all share is said once: {said}");
     assert!(said.contains("stage `second`: "), "{said}");
+}
+
+#[test]
+fn a_stage_that_learns_words_on_says_all_of_its_run() {
+    let project = Project::new();
+    let common = fs::read_to_string(project.path("run.toml")).expect("it is there");
+    let words = "[[textual_inversion.tokens]]\nword = \"snorp\"\ninitial_words = \"picture\"\n";
+    let stages = "[[stages]]\nname = \"first\"\n[[stages]]\nname = \"second\"\n";
+    project.write("run.toml", &format!("{common}evaluate_at_end = false\n{words}{stages}"));
+    let prefix = "data.subsets.0.caption_prefix=\"a snorp,\"";
+    let settings = ["train.max_steps=2", "samples.prompts=[]", prefix];
+    let mut arguments = vec!["--config", "run.toml"];
+    arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+    project.expect(0, &arguments);
+    let config = fs::read_to_string(project.path("outputs/run/second/config.toml")).expect("it ran");
+    assert!(config.contains("first/run-first-snorp.safetensors") && !config.contains("initial_words"), "{config}");
+    project.expect(0, &["--config", "outputs/run/second/config.toml", "--output", "again"]);
+    for file in ["run-second.safetensors", "run-second-snorp.safetensors"] {
+        let [first, again] =
+            ["outputs/run/second", "again"].map(|folder| fs::read(project.path(folder).join(file)).expect("a product"));
+        assert!(first == again, "{file}");
+    }
 }

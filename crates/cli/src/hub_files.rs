@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use sdtrain_files::in_words;
-use sdtrain_hub::{Error, Prepared, Progress, Settings, Wanted, fetch, is_complete, prepare};
+use sdtrain_hub::{Error, Prepared, Progress, Settings, Wanted, fetch, is_complete, prepare, prepare_beside};
 use sdtrain_recipe::{HubName, Init, ModelConfig, ModelLocation, Plan, TrainConfig, local_path};
 
 use crate::{ExitCode, Failure};
@@ -38,7 +38,7 @@ impl HubFiles {
     /// Looks up those of the names that are on the hub, and fetches what describes them. What is in the cache is not asked for.
     pub(crate) fn prepare<'n>(names: impl IntoIterator<Item = (&'n str, Wanted)>) -> Result<HubFiles, Failure> {
         let settings = Settings::from_environment();
-        let mut all = Vec::new();
+        let mut all: Vec<(HubName, Wanted, Prepared)> = Vec::new();
         for (text, wanted) in names.into_iter().filter(|(text, _)| HubName::is_one(text)) {
             let name = parse(text)?;
             if wanted == Wanted::File && name.path.is_none() {
@@ -46,9 +46,22 @@ impl HubFiles {
                 return Err(Failure::new(ExitCode::Configuration, message).hint(format!("name it as `{name}/FILE`")));
             }
             let prepared = prepare(&name, &wanted, &settings)?;
-            all.push((name, prepared));
+            all.push((name, wanted, prepared));
         }
-        Ok(HubFiles { settings, all })
+        // What is of one revision is of one commit: where one name has moved to another, the others follow.
+        let is_moved = |(_, _, prepared): &&(HubName, Wanted, Prepared)| prepared.moves();
+        let moved: Vec<(HubName, Wanted, Prepared)> = all.iter().filter(is_moved).cloned().collect();
+        for (name, wanted, prepared) in &mut all {
+            let is_same = |other: &HubName| (&other.repository, &other.revision) == (&name.repository, &name.revision);
+            let moved = moved.iter().map(|(other, _, moved)| (other, moved)).find(|(other, _)| is_same(other));
+            if let Some((_, moved)) = moved.filter(|(_, moved)| moved.commit() != prepared.commit()) {
+                *prepared = prepare_beside(name, wanted, moved, &settings)?;
+            }
+        }
+        for note in all.iter().filter_map(|(_, _, prepared)| prepared.note.as_ref()) {
+            eprintln!("note: {note}");
+        }
+        Ok(HubFiles { settings, all: all.into_iter().map(|(name, _, prepared)| (name, prepared)).collect() })
     }
 
     /// Those of a configuration.

@@ -127,18 +127,12 @@ impl Document {
 
     /// Whether a file or an override says something about this key.
     pub fn has(&self, key: &str) -> bool {
-        let mut node = &self.root;
-        for segment in key.split('.') {
-            match node.child(segment) {
-                Some(child) => node = child,
-                None => return false,
-            }
-        }
-        true
+        let segments: Vec<&str> = key.split('.').collect();
+        self.root.find(&segments).is_some()
     }
 
     /// How far from the command line a key is written: 0 by an override, 1 in the file itself, 2 in a file it extends, and so
-    /// on. Absent: nowhere. Of two keys that exclude each other the nearer one is meant.
+    /// on, and more in between where a file has layers. Absent: nowhere. Of two keys that exclude each other the nearer one is meant.
     pub fn distance(&self, key: &str) -> Option<usize> {
         self.has(key).then(|| self.root.nearest(key).origin.distance)
     }

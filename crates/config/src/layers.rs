@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::document::Document;
 use crate::extends::{EXTENDS, read_with_bases};
-use crate::overrides;
+use crate::overrides::{self, Setting};
 use crate::problem::{Problem, Problems};
 use crate::suggest::listed;
 use crate::tree::{Node, NodeValue};
@@ -23,10 +23,30 @@ pub struct Layers {
 pub struct Layer {
     /// The `name` of its table.
     pub name: String,
-    /// The common part with its own on top.
+    /// The common part with its own on top. Nearest to the command line is an override for it alone, then come one for all, its
+    /// table, the common part, and the files that this extends.
     pub whole: Document,
-    /// Its own part alone.
-    pub own: Document,
+    /// What it says itself.
+    pub own: OwnKeys,
+}
+
+/// Which keys one of several documents sets itself: in its table, or by an override for it alone.
+#[derive(Debug, Clone)]
+pub struct OwnKeys {
+    table: Node,
+    settings: Vec<Setting>,
+    /// The whole document: an override can take away what the table says.
+    whole: Node,
+}
+
+impl OwnKeys {
+    /// Whether the document itself says something about this key.
+    pub fn has(&self, key: &str) -> bool {
+        let segments: Vec<&str> = key.split('.').collect();
+        let is_own =
+            self.table.find(&segments).is_some() || self.settings.iter().any(|setting| setting.says(&segments));
+        is_own && self.whole.find(&segments).is_some()
+    }
 }
 
 /// The key of a table that names it.
@@ -44,8 +64,9 @@ impl Layers {
             _ => Vec::new(),
         };
         if !layers.is_empty() {
-            // Whatever a table says is nearer than what is common, also where both are in one file.
-            base.move_away(1);
+            // Whatever a table says is nearer than what is common, also where both are in one file; and an override for one
+            // document nearer than one for all.
+            base.move_away(2);
         }
         let mut problems = Vec::new();
         for argument in own {
@@ -64,10 +85,14 @@ impl Layers {
             })
         };
         let documents = layers.into_iter().map(|OwnPart { name, node, arguments }| {
+            let settings = arguments.iter().filter_map(|argument| overrides::read(argument).ok()).collect();
             let arguments: Vec<&String> = arguments.iter().collect();
-            let whole = over(base.clone().merged_with(node.clone()), &common);
+            let mut whole = over(base.clone().merged_with(node.clone()), &common);
+            whole.move_overrides_away();
+            // Onto the whole alone: a list that they change an entry of may be in the common part.
             let whole = over(whole, &arguments);
-            Layer { name, whole: Document::new(whole), own: Document::new(over(node, &arguments)) }
+            let own = OwnKeys { table: node, settings, whole: whole.clone() };
+            Layer { name, whole: Document::new(whole), own }
         });
         let layers = documents.collect();
         let base = Document::new(over(base, &common));
@@ -144,7 +169,7 @@ fn tables_of(key: &str, list: Node) -> Result<Vec<OwnPart>, Problems> {
             let message = format!("`{place}.{refused}`: `{refused}` stands above `[[{key}]]`");
             problems.push(wrong(there, message));
         }
-        node.set_distance(1);
+        node.set_distance(2);
         layers.push(OwnPart { name: text, node, arguments: Vec::new() });
     }
     match problems.is_empty() {

@@ -18,7 +18,7 @@ mod suggest;
 mod tree;
 
 pub use document::{Document, Fault, Parsed};
-pub use layers::{Layer, Layers};
+pub use layers::{Layer, Layers, OwnKeys};
 pub use problem::{Problem, Problems};
 pub use reference::{json_schema, option_reference};
 pub use suggest::nearest;

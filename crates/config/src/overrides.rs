@@ -5,24 +5,46 @@ use std::sync::Arc;
 use crate::problem::Problem;
 use crate::tree::{Node, NodeValue, Origin, Source, parse_override_value};
 
+/// A `key=value` of the command line, taken apart.
+#[derive(Debug, Clone)]
+pub(crate) struct Setting {
+    segments: Vec<String>,
+    value: Node,
+    origin: Origin,
+}
+
+impl Setting {
+    /// Whether it says something about a key, given by its segments: about it, about something in it, or about what it lies in.
+    pub fn says(&self, key: &[&str]) -> bool {
+        let is_on_the_way = self.segments.iter().zip(key).all(|(mine, asked)| mine == asked);
+        is_on_the_way && self.value.find(key.get(self.segments.len()..).unwrap_or_default()).is_some()
+    }
+}
+
 /// Puts one `key=value` on top of the tree.
 pub(crate) fn apply(root: &Node, argument: &str) -> Result<Node, Problem> {
+    let Setting { segments, value, origin } = read(argument)?;
+    placed(root, &segments, value, &origin)
+}
+
+/// Takes one `key=value` apart.
+pub(crate) fn read(argument: &str) -> Result<Setting, Problem> {
     let argument: Arc<str> = Arc::from(argument);
     let Some((key, value)) = argument.split_once('=') else {
         return Err(Problem::new(format!("`--set {argument}` has no `=`")).hint("write `--set train.max_steps=200`"));
     };
-    let segments: Vec<&str> = key.trim().split('.').map(str::trim).collect();
-    if segments.iter().any(|segment| segment.is_empty()) {
+    let segments: Vec<String> = key.trim().split('.').map(|segment| segment.trim().to_owned()).collect();
+    if segments.iter().any(String::is_empty) {
         return Err(Problem::new(format!("`--set {argument}` has no complete key before `=`"))
             .hint("write `--set train.max_steps=200`"));
     }
     let origin = Origin { source: Source::Override(argument.clone()), line: None, distance: 0 };
     let value = parse_override_value(value, &argument)?;
-    placed(root, &segments, value, &origin)
+    Ok(Setting { segments, value, origin })
 }
 
 /// `node` with `value` at the place that `segments` name.
-fn placed(node: &Node, segments: &[&str], value: Node, origin: &Origin) -> Result<Node, Problem> {
+fn placed(node: &Node, segments: &[String], value: Node, origin: &Origin) -> Result<Node, Problem> {
     let Some((segment, rest)) = segments.split_first() else {
         // A table on top of a table adds to it, as in a file that extends another.
         return Ok(node.clone().merged_with(value));
@@ -44,7 +66,7 @@ fn placed(node: &Node, segments: &[&str], value: Node, origin: &Origin) -> Resul
                 None => elements.push(fresh(rest, value, origin)?),
             }
         }
-        NodeValue::Table(entries) => match entries.get_mut(*segment) {
+        NodeValue::Table(entries) => match entries.get_mut(segment) {
             Some(entry) if rest.is_empty() && *segment == "type" => {
                 let changes = entry.to_value() != value.to_value();
                 *entry = value;
@@ -55,7 +77,7 @@ fn placed(node: &Node, segments: &[&str], value: Node, origin: &Origin) -> Resul
             }
             Some(entry) => *entry = placed(entry, rest, value, origin)?,
             None => {
-                entries.insert((*segment).to_owned(), fresh(rest, value, origin)?);
+                entries.insert(segment.clone(), fresh(rest, value, origin)?);
             }
         },
     }
@@ -63,7 +85,7 @@ fn placed(node: &Node, segments: &[&str], value: Node, origin: &Origin) -> Resul
 }
 
 /// `value` below tables, or lists where a segment is `0`, that do not exist yet.
-fn fresh(segments: &[&str], value: Node, origin: &Origin) -> Result<Node, Problem> {
+fn fresh(segments: &[String], value: Node, origin: &Origin) -> Result<Node, Problem> {
     let Some((segment, rest)) = segments.split_first() else {
         return Ok(value);
     };
@@ -77,7 +99,7 @@ fn fresh(segments: &[&str], value: Node, origin: &Origin) -> Result<Node, Proble
     }
     let mut table = Node::empty_table(origin.clone());
     if let NodeValue::Table(entries) = &mut table.value {
-        entries.insert((*segment).to_owned(), inner);
+        entries.insert(segment.clone(), inner);
     }
     Ok(table)
 }

@@ -23,7 +23,7 @@ pub(crate) enum Source {
 pub(crate) struct Origin {
     pub source: Source,
     pub line: Option<usize>,
-    /// 0 on the command line, 1 in the file itself, 2 in a file that it extends, and so on.
+    /// 0 on the command line, 1 in the file itself, 2 in a file that it extends, and so on; of a file with layers as `Layers` says.
     pub distance: usize,
 }
 
@@ -106,9 +106,19 @@ impl Node {
         }
     }
 
+    /// The value at a key, given by its segments.
+    pub fn find(&self, key: &[&str]) -> Option<&Node> {
+        key.iter().try_fold(self, |node, segment| node.child(segment))
+    }
+
     /// Puts everything in it `by` further from the command line.
     pub fn move_away(&mut self, by: usize) {
         self.for_each(&mut |origin| origin.distance += by);
+    }
+
+    /// Puts what the command line says one further away.
+    pub fn move_overrides_away(&mut self) {
+        self.for_each(&mut |origin| origin.distance += usize::from(origin.is_override()));
     }
 
     /// Puts everything in it at one distance from the command line.

@@ -6,7 +6,7 @@ use sdtrain::{ExitCode, Failure, default_output, too_little_memory};
 use sdtrain_checkpoint::FolderLock;
 use sdtrain_recipe::{Plan, TrainConfig};
 use sdtrain_signals::StopRequest;
-use sdtrain_trainer::{Outcome, ResumePolicy, RunOptions, is_from_another, move_aside, train_unless};
+use sdtrain_trainer::{Outcome, ResumePolicy, RunOptions, finished_as, is_from_another, move_aside, train_unless};
 use std::path::{Path, PathBuf};
 
 /// Trains, samples and evaluates as the configuration says.
@@ -23,10 +23,13 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
     let mut before: Option<(TrainConfig, PathBuf)> = None;
     for (index, run) in plan.runs.iter().enumerate() {
         let folder = plan.folder(index, &output);
-        let config = match &before {
+        let mut config = match &before {
             Some((config, folder)) => run.after(config, folder),
             None => run.loaded.config.clone(),
         };
+        if let (Some((before, before_folder)), None) = (&before, finished_as(&config, &folder)) {
+            is_there(before, before_folder, &config)?;
+        }
         let options = RunOptions {
             output: folder.clone(),
             device: args.device.to_string(),
@@ -51,7 +54,13 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
                 if let Some(product) = product.filter(|product| is_from_another(product, &folder)) {
                     return Err(follows_from_another(&folder, &product));
                 }
-                eprintln!("`{}` holds this run, finished; `--resume never` trains it anew", folder.display());
+                let anew = match has_stages {
+                    true => "moves all stages aside and trains them anew",
+                    false => "trains it anew",
+                };
+                eprintln!("`{}` holds this run, finished; `--resume never` {anew}", folder.display());
+                // The next stage begins with what lies there.
+                config = finished_as(&config, &folder).unwrap_or(config);
             }
             Outcome::Stopped(step) => {
                 eprintln!("stopped after step {step}; the same command continues");
@@ -112,6 +121,27 @@ fn follows_from_another(folder: &Path, product: &Path) -> Failure {
     );
     Failure::new(ExitCode::Model, message)
         .hint("move the folder away to train this stage and those after it anew, or everything with `--resume never`")
+}
+
+/// That the product of a stage, which ran as `before` in `folder`, is there for the next one, if that begins with it.
+fn is_there(before: &TrainConfig, folder: &Path, next: &TrainConfig) -> Result<(), Failure> {
+    let product = before.product_in(folder);
+    let is_it = |path: &Path| path == product;
+    let adapters = next.model.fuse.iter().map(|fused| &fused.path).chain(&next.lora.initial);
+    let words = next.learned_tokens().iter().filter_map(|token| token.initial.as_ref());
+    let is_wanted =
+        is_it(Path::new(&next.model.path)) || adapters.chain(&next.model.vae).chain(words).any(|path| is_it(path));
+    if !is_wanted || product.exists() {
+        return Ok(());
+    }
+    let message = format!(
+        "`{}` holds a finished stage, but its product `{}`, with which the next one begins, is not there",
+        folder.display(),
+        product.display()
+    );
+    let hint =
+        "put it back, move the folder away to train that stage anew, or train all of them anew with `--resume never`";
+    Err(Failure::new(ExitCode::Model, message).hint(hint))
 }
 
 /// Everything is said; only the code is left to tell.

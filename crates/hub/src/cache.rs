@@ -95,6 +95,16 @@ impl Repository {
 
     /// Gives a blob the name that it has in a commit.
     pub(crate) fn link(&self, commit: &str, name: &str, hash: &Hash) -> Result<()> {
+        self.link_by(commit, name, hash, |target, link| std::os::unix::fs::symlink(target, link))
+    }
+
+    fn link_by(
+        &self,
+        commit: &str,
+        name: &str,
+        hash: &Hash,
+        symlink: impl Fn(&Path, &Path) -> io::Result<()>,
+    ) -> Result<()> {
         let link = self.snapshot(commit).join(name);
         let depth = Path::new(name).components().filter(|part| matches!(part, Component::Normal(_))).count();
         // A relative link stays right where the cache is moved.
@@ -102,8 +112,13 @@ impl Repository {
         let write = || {
             create_parent(&link)?;
             let pending = beside(&link);
-            std::os::unix::fs::symlink(&target, &pending)?;
-            fs::rename(&pending, &link)
+            match symlink(&target, &pending) {
+                // Some disks have no links (EPERM, ENOTSUP): there the file itself gets the name, as `huggingface_hub` does it.
+                Err(error) if [io::ErrorKind::PermissionDenied, io::ErrorKind::Unsupported].contains(&error.kind()) => {
+                    fs::rename(self.blob(hash), &link)
+                }
+                made => made.and_then(|()| fs::rename(&pending, &link)),
+            }
         };
         write().map_err(Error::io(&link))
     }
@@ -118,4 +133,28 @@ fn beside(file: &Path) -> PathBuf {
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     file.with_file_name(format!(".{name}.{}-{number}", std::process::id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn on_a_disk_without_links_a_file_gets_its_name_itself() {
+        let cache = tempfile::tempdir().expect("a temporary folder");
+        let name = HubName::parse("hf:org/repo").expect("a name");
+        let repository = Repository::new(cache.path(), &name);
+        let (hash, commit) = (Hash::from_header(&"a".repeat(40)).expect("a hash"), "b".repeat(40));
+        let named = repository.snapshot(&commit).join("unet/config.json");
+        for kind in [io::ErrorKind::PermissionDenied, io::ErrorKind::Unsupported] {
+            create_parent(&repository.blob(&hash)).expect("a new folder");
+            fs::write(repository.blob(&hash), "{}").expect("a new file");
+            repository.link_by(&commit, "unet/config.json", &hash, |_, _| Err(kind.into())).expect("it is moved");
+            assert!(
+                fs::symlink_metadata(&named).is_ok_and(|there| there.is_file()) && !repository.blob(&hash).exists()
+            );
+        }
+        let full = |_: &Path, _: &Path| Err(io::ErrorKind::StorageFull.into());
+        assert!(repository.link_by(&commit, "vae/config.json", &hash, full).is_err());
+    }
 }

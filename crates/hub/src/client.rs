@@ -32,6 +32,8 @@ pub(crate) enum Failure {
     Refused(StatusCode, Option<String>),
     /// The network or the server may be in order soon.
     Passing(String),
+    /// The answer cannot be meant, and asking again would bring the same.
+    Senseless(String),
     /// Asking again would not help.
     Final(Error),
 }
@@ -119,7 +121,8 @@ impl Client {
         while let Some(chunk) = response.chunk().await.map_err(passing)? {
             text.extend_from_slice(&chunk);
             if text.len() > LONGEST_LIST {
-                return Err(Failure::Passing("the list of its files does not end".to_owned()));
+                let reason = format!("answers with a list of files of more than {} MB", LONGEST_LIST >> 20);
+                return Err(Failure::Senseless(reason));
             }
         }
         Ok(text)

@@ -12,7 +12,7 @@ use crate::cache::Repository;
 use crate::client::{Client, Failure, Tries};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
-use crate::selection::{Names, Selection, Wanted, is_complete};
+use crate::selection::{Names, Selection, Wanted, has_variants_alone, is_complete};
 use crate::settings::Settings;
 use crate::transfer::{Tally, Transfer, address_of};
 
@@ -58,10 +58,23 @@ pub struct Prepared {
     pub path: PathBuf,
     /// What [`fetch`] would fetch.
     pub missing: Vec<RemoteFile>,
+    /// Something to be said of it, in a message's words.
+    pub note: Option<String>,
     commit: String,
+    moves: bool,
 }
 
 impl Prepared {
+    /// The commit that the revision is for this name.
+    pub fn commit(&self) -> &str {
+        &self.commit
+    }
+
+    /// Whether that is another than the one that was in the cache.
+    pub fn moves(&self) -> bool {
+        self.moves
+    }
+
     /// Bytes of all that is missing.
     pub fn missing_bytes(&self) -> u64 {
         self.missing.iter().map(|file| file.size).sum()
@@ -69,18 +82,46 @@ impl Prepared {
 }
 
 /// Looks a name up and fetches what describes it: configurations, tokenizers and lists of shards, a few megabytes. Where everything
-/// that is wanted is in the cache, the hub is not asked.
+/// that is wanted is in the cache, the hub is not asked. A branch stays at the commit that is in the cache, as long as that has what is
+/// wanted.
 ///
 /// # Errors
 /// Where there is no such thing, it may not be read or does not come.
 pub fn prepare(name: &HubName, wanted: &Wanted, settings: &Settings) -> Result<Prepared> {
-    if is_complete(name, wanted, &settings.cache)
-        && let Some(snapshot) = name.snapshot(&settings.cache)
-    {
-        return Ok(Prepared { path: path_in(&snapshot, name), missing: Vec::new(), commit: String::new() });
+    let ask = || -> Result<Prepared> {
+        let asked = Asked::new(name, settings)?;
+        runtime()?.block_on(asked.prepare(wanted))
+    };
+    let snapshot = name.snapshot(&settings.cache).filter(|_| is_complete(name, wanted, &settings.cache));
+    let Some(snapshot) = snapshot else { return ask() };
+    let mut cached = Prepared {
+        path: path_in(&snapshot, name),
+        missing: Vec::new(),
+        note: None,
+        commit: commit_of(&snapshot),
+        moves: false,
+    };
+    if !has_variants_alone(name, wanted, &settings.cache) {
+        return Ok(cached);
     }
+    // Somebody fetched the smaller ones; whoever names no variant means the others, if there are any.
+    match ask() {
+        Err(Error::Offline { .. } | Error::Unreachable { .. }) => {
+            let why = "of weights the cache has a variant alone, and the hub cannot be asked for those without one";
+            cached.note = Some(format!("`{name}`: {why}"));
+            Ok(cached)
+        }
+        asked => asked,
+    }
+}
+
+/// The same at the commit that `other`, a name of the same repository and revision, has moved to.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_beside(name: &HubName, wanted: &Wanted, other: &Prepared, settings: &Settings) -> Result<Prepared> {
     let asked = Asked::new(name, settings)?;
-    runtime()?.block_on(asked.prepare(wanted))
+    runtime()?.block_on(asked.prepare_at(&other.commit, wanted))
 }
 
 /// Fetches what is missing, and gives back the file or folder that the name stands for.
@@ -95,7 +136,17 @@ pub fn fetch(name: &HubName, prepared: &Prepared, settings: &Settings, progress:
     asked.check_room(&prepared.missing)?;
     progress.begin(prepared.missing.len(), prepared.missing_bytes());
     runtime()?.block_on(asked.fetch(&prepared.commit, &prepared.missing, progress))?;
+    asked.repository.set_reference(&name.revision, &prepared.commit)?;
     Ok(prepared.path.clone())
+}
+
+/// The commit that a snapshot's folder is called by.
+fn commit_of(snapshot: &Path) -> String {
+    snapshot.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn is_commit(text: &str) -> bool {
+    text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
@@ -126,8 +177,26 @@ impl<'a> Asked<'a> {
         Ok(Asked { name, spoken, settings, client: Client::new(settings)?, repository })
     }
 
+    /// At the commit that is in the cache, or where that has not what is wanted, or is no more, at what the revision is now.
     async fn prepare(&self, wanted: &Wanted) -> Result<Prepared> {
-        let (commit, names) = self.list().await?;
+        if let Some(commit) = self.cached_commit().filter(|commit| *commit != self.name.revision) {
+            match self.prepare_at(&commit, wanted).await {
+                Err(Error::NoFile { .. } | Error::NoRevision { .. } | Error::NoRepository { .. }) => {}
+                prepared => return prepared,
+            }
+        }
+        self.prepare_at(&self.name.revision, wanted).await
+    }
+
+    /// The commit that the revision is in the cache, with files of it.
+    fn cached_commit(&self) -> Option<String> {
+        let snapshot = self.name.snapshot(&self.settings.cache)?;
+        Some(commit_of(&snapshot)).filter(|commit| is_commit(commit))
+    }
+
+    async fn prepare_at(&self, revision: &str, wanted: &Wanted) -> Result<Prepared> {
+        let (commit, names) = self.list(revision).await?;
+        let moves = self.cached_commit().is_some_and(|cached| cached != commit);
         let snapshot = self.repository.snapshot(&commit);
         let selection = Selection::new(self.name, wanted, &names).map_err(|(file, hint)| Error::NoFile {
             name: self.spoken.clone(),
@@ -142,15 +211,22 @@ impl<'a> Asked<'a> {
             true => selection.weights(&names, &snapshot).map_err(|error| self.senseless(error.to_string()))?,
             false => Vec::new(),
         };
+        if let Some((file, hint)) = selection.lacks(&names, &snapshot) {
+            return Err(Error::NoFile { name: self.spoken.clone(), file, hint: Some(hint) });
+        }
         let missing = self.facts(&commit, weights).await?;
         std::fs::create_dir_all(&snapshot).map_err(Error::io(&snapshot))?;
-        self.repository.set_reference(&self.name.revision, &commit)?;
-        Ok(Prepared { path: path_in(&snapshot, self.name), missing, commit })
+        // What is complete at the commit that is here stays so until the new one is, but for a folder that this commit has none of:
+        // that is looked at before its weights come.
+        if missing.is_empty() || !moves || !selection.is_file() {
+            self.repository.set_reference(&self.name.revision, &commit)?;
+        }
+        Ok(Prepared { path: path_in(&snapshot, self.name), missing, note: None, commit, moves })
     }
 
-    /// The commit that the revision is, and the names of its files.
-    async fn list(&self) -> Result<(String, Names)> {
-        let revision = ["revision", &self.name.revision];
+    /// The commit that a revision is, and the names of its files.
+    async fn list(&self, revision: &str) -> Result<(String, Names)> {
+        let revision = ["revision", revision];
         let parts = ["api", "models"].into_iter().chain(self.name.repository.split('/')).chain(revision);
         let url = self.client.address(parts);
         let mut tries = Tries::new(self.settings);
@@ -165,8 +241,7 @@ impl<'a> Asked<'a> {
         };
         let no_list = || self.senseless("answers with something else than a list of files".to_owned());
         let list: Json = serde_json::from_slice(&text).map_err(|_| no_list())?;
-        let is_commit = |commit: &&str| commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let commit = list["sha"].as_str().filter(is_commit).ok_or_else(no_list)?;
+        let commit = list["sha"].as_str().filter(|commit| is_commit(commit)).ok_or_else(no_list)?;
         let files = list["siblings"].as_array().ok_or_else(no_list)?;
         let names = files.iter().filter_map(|file| file["rfilename"].as_str().map(str::to_owned));
         Ok((commit.to_owned(), Names::new(names)))
@@ -263,6 +338,7 @@ impl<'a> Asked<'a> {
                     here: 0,
                 };
             }
+            Failure::Senseless(reason) => return self.senseless(reason),
             Failure::Refused(status, code) => (status, code.unwrap_or_default()),
         };
         let asked_with_token = self.client.has_token();

@@ -10,6 +10,6 @@ mod settings;
 mod transfer;
 
 pub use error::{Error, Result};
-pub use fetch::{Prepared, Progress, RemoteFile, fetch, prepare};
+pub use fetch::{Prepared, Progress, RemoteFile, fetch, prepare, prepare_beside};
 pub use selection::{Wanted, is_complete};
 pub use settings::{Settings, Token};

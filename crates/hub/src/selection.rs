@@ -15,8 +15,11 @@ const SCHEDULER: &str = "scheduler/scheduler_config.json";
 /// What the weights of a UNet or VAE are called, and those of a text encoder.
 const DIFFUSION_STEM: &str = "diffusion_pytorch_model";
 const TEXT_STEM: &str = "model";
-/// Of these every tokenizer has one.
-const VOCABULARIES: [&str; 4] = ["tokenizer.json", "vocab.json", "vocab.txt", "spiece.model"];
+/// Of these every tokenizer has all of one line.
+const VOCABULARIES: [&[&str]; 4] =
+    [&["tokenizer.json"], &["vocab.json", "merges.txt"], &["vocab.txt"], &["spiece.model"]];
+/// What the variants that are read where none is named have in their names.
+const USUAL_VARIANTS: [&str; 2] = [".fp16", ".non_ema"];
 /// How many names a message lists.
 const MOST_NAMES: usize = 8;
 
@@ -40,9 +43,11 @@ pub enum Wanted {
 pub(crate) struct Names(BTreeSet<String>);
 
 impl Names {
-    /// Those of them that lead down from a folder.
+    /// Those of them that lead down from a folder, and can be written.
     pub(crate) fn new(names: impl IntoIterator<Item = String>) -> Names {
-        let is_plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', '\0']);
+        // They become names of files and parts of messages.
+        let is_odd = |letter: char| letter == '\\' || letter.is_control();
+        let is_plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(is_odd);
         Names(names.into_iter().filter(|name| name.split('/').all(is_plain)).collect())
     }
 
@@ -80,6 +85,29 @@ fn walk(folder: &Path, prefix: &str, found: &mut BTreeSet<String>) {
 struct Network {
     folder: String,
     stem: &'static str,
+}
+
+impl Network {
+    /// In which variants its weights are among the files, in a message's words.
+    fn variants(&self, names: &Names) -> Vec<String> {
+        let stems = [self.stem, "pytorch_model"].map(|stem| format!("{}{stem}", self.folder));
+        let variant = |name: &String| {
+            let rest = stems.iter().find_map(|stem| name.strip_prefix(stem))?;
+            let is_whole = [".safetensors", ".bin"].iter().find_map(|ending| rest.strip_suffix(ending));
+            let index = || {
+                let (before, behind) = rest.strip_suffix(".json")?.split_once(".index")?;
+                let before = [".safetensors", ".bin"].iter().find_map(|ending| before.strip_suffix(ending))?;
+                Some(if before.is_empty() { behind } else { before })
+            };
+            // Shards are known by their list.
+            match is_whole.filter(|rest| !rest.contains("-of-")).or_else(index)? {
+                "" => Some("plain ones".to_owned()),
+                variant => variant.strip_prefix('.').map(|variant| format!("`{variant}`")),
+            }
+        };
+        let found: BTreeSet<String> = names.0.iter().filter_map(variant).collect();
+        found.into_iter().take(MOST_NAMES).collect()
+    }
 }
 
 /// What is wanted of a repository, as far as it is known.
@@ -172,11 +200,50 @@ impl<'w> Selection<'w> {
                     let shards = shard_names(&snapshot.join(format!("{folder}{index}")))?;
                     wanted.extend(shards.into_iter().map(|name| format!("{folder}{name}")));
                 }
-                // Whoever reads the folder says what it lacks.
+                // [`Selection::lacks`] says so of a variant, and of the rest whoever reads the folder.
                 None => {}
             }
         }
         Ok(wanted)
+    }
+
+    /// Of a variant that is named the first network that has none, in a message's words, and a hint.
+    pub(crate) fn lacks(&self, names: &Names, snapshot: &Path) -> Option<(String, String)> {
+        let Wanted::Model { variant: Some(variant), weights: true } = self.wanted else { return None };
+        if self.file.is_some() {
+            return None;
+        }
+        let networks = self.networks(&self.read_index(snapshot));
+        let network = networks.iter().find(|network| self.weights_of(network, names).is_none())?;
+        let folder = network.folder.trim_end_matches('/');
+        let found = network.variants(names);
+        let hint = match found.is_empty() {
+            true => "it has no weights there at all".to_owned(),
+            false => {
+                let found = found.join(", ");
+                format!("there it has {found}: set `model.variant` to what all networks have, or leave it out")
+            }
+        };
+        Some((format!("weights of the variant `{variant}` in `{folder}`"), hint))
+    }
+
+    /// Whether one file is named.
+    pub(crate) fn is_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Whether no variant is named, and what would be read of a network is one.
+    fn has_variants_alone(&self, names: &Names, snapshot: &Path) -> bool {
+        let means_plain = matches!(self.wanted, Wanted::Model { variant: None, .. } | Wanted::Vae);
+        if self.file.is_some() || !means_plain || !self.has_weights() {
+            return false;
+        }
+        let is_variant = |weights: Weights| {
+            let (Weights::Whole(name) | Weights::Sharded { index: name }) = weights;
+            USUAL_VARIANTS.iter().any(|variant| name.contains(variant))
+        };
+        let networks = self.networks(&self.read_index(snapshot));
+        networks.iter().filter_map(|network| self.weights_of(network, names)).any(is_variant)
     }
 
     /// Whether `snapshot`, which holds files of these names, is all that is needed.
@@ -185,8 +252,10 @@ impl<'w> Selection<'w> {
             return true;
         }
         let index = self.read_index(snapshot);
-        let has_vocabulary =
-            |folder: &&str| VOCABULARIES.iter().any(|name| names.contains(&self.within(&format!("{folder}/{name}"))));
+        let has_vocabulary = |folder: &&str| {
+            let is_there = |name: &&str| names.contains(&self.within(&format!("{folder}/{name}")));
+            VOCABULARIES.iter().any(|files| files.iter().all(is_there))
+        };
         let is_described = self.networks(&index).iter().all(|network| {
             names.contains(&format!("{}config.json", network.folder))
                 && (!self.has_weights() || self.weights_of(network, names).is_some())
@@ -246,7 +315,21 @@ fn has_component(index: &Json, name: &str) -> bool {
 
 /// Whether everything that is wanted of a name is in the cache, by whomever it was fetched.
 pub fn is_complete(name: &HubName, wanted: &Wanted, cache: &Path) -> bool {
+    holds(name, wanted, cache, |selection, names, snapshot| selection.is_complete(names, snapshot))
+}
+
+/// Whether of what would be read something is a variant that was not named; there may be weights without one.
+pub(crate) fn has_variants_alone(name: &HubName, wanted: &Wanted, cache: &Path) -> bool {
+    holds(name, wanted, cache, |selection, names, snapshot| selection.has_variants_alone(names, snapshot))
+}
+
+fn holds(
+    name: &HubName,
+    wanted: &Wanted,
+    cache: &Path,
+    question: impl Fn(&Selection<'_>, &Names, &Path) -> bool,
+) -> bool {
     let Some(snapshot) = name.snapshot(cache) else { return false };
     let names = Names::in_folder(&snapshot);
-    Selection::new(name, wanted, &names).is_ok_and(|selection| selection.is_complete(&names, &snapshot))
+    Selection::new(name, wanted, &names).is_ok_and(|selection| question(&selection, &names, &snapshot))
 }

@@ -77,7 +77,13 @@ impl Transfer<'_> {
         let blob = self.repository.blob(&file.hash);
         let wait = || self.tally.progress.note(&format!("waiting for `{}`, which is being fetched already", file.name));
         let _lock = self.repository.lock(&file.hash, wait).await?;
-        // Of the same content another name may be here, or another process has just fetched it.
+        // Another process may just have fetched it; on a disk without links there is no blob then.
+        let named = self.repository.snapshot(self.commit).join(&file.name);
+        if fs::metadata(&named).is_ok_and(|there| there.len() == file.size) {
+            self.tally.changed(0, file.size);
+            return Ok(());
+        }
+        // Of the same content another name may be here.
         if fs::metadata(&blob).is_ok_and(|there| there.len() == file.size) {
             self.tally.changed(0, file.size);
         } else {

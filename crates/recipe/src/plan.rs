@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use sdtrain_config::{Document, Fault, Layer, Layers, Parsed, Problem, Problems};
+use sdtrain_config::{Fault, Layer, Layers, OwnKeys, Parsed, Problem, Problems};
 
-use crate::{FusedAdapter, HandedOn, Loaded, ModelConfig, TrainConfig};
+use crate::{FusedAdapter, HandedOn, Loaded, LoraConfig, ModelConfig, TrainConfig};
 
 /// The runs of a file, in their order.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ pub struct PlannedRun {
     /// Its configuration. That of a later stage names the base of the first one, which has the same networks; see [`PlannedRun::after`].
     pub loaded: Loaded,
     /// What the stage itself says.
-    own: Option<Document>,
+    own: Option<OwnKeys>,
 }
 
 /// A plan of which something may be wrong.
@@ -82,7 +82,7 @@ impl Plan {
             let Parsed { value, mut faults } = TrainConfig::from_document(whole, &name);
             let run = value.map(|mut loaded| {
                 let before = runs.last().and_then(|(_, parsed)| parsed.value.as_ref());
-                faults.extend(of_the_process(&own));
+                faults.extend(of_the_process(&loaded, &own));
                 loaded.config.name = format!("{}-{stage}", loaded.config.name);
                 if let Some(before) = before {
                     take_over_base(&mut loaded.config.model, &before.loaded.config.model, |key| own.has(key));
@@ -151,16 +151,22 @@ impl PlannedRun {
             HandedOn::Vae if says("model.vae") => {}
             HandedOn::Vae => config.model.vae = Some(product.clone()),
             HandedOn::Adapters if config.trainable_facts().trains_adapters() => {
-                config.lora.initial.get_or_insert(product);
+                // One that all stages have is where the first begins.
+                if !says("lora.initial") {
+                    config.lora.initial = Some(product);
+                }
             }
             HandedOn::Adapters => config.model.fuse.push(FusedAdapter { path: product, weight: 1.0 }),
             HandedOn::Words => {}
         }
         let words = before.learned_tokens();
-        for token in &mut config.textual_inversion.tokens {
+        for (index, token) in config.textual_inversion.tokens.iter_mut().enumerate() {
             let learned = words.iter().find(|learned| learned.word == token.word);
-            if let (Some(learned), None) = (learned, &token.initial) {
+            let own = format!("textual_inversion.tokens.{index}.initial");
+            if let Some(learned) = learned.filter(|_| !says(&own)) {
                 token.initial = Some(before.words_in(folder, learned));
+                // What the vectors started as in the first stage; the two exclude each other.
+                token.initial_words = None;
             }
         }
         config
@@ -194,17 +200,17 @@ fn take_over_base(model: &mut ModelConfig, before: &ModelConfig, says: impl Fn(&
 }
 
 /// Keys that no stage may have for itself.
-fn of_the_process(own: &Document) -> Vec<Fault> {
+fn of_the_process(stage: &Loaded, own: &OwnKeys) -> Vec<Fault> {
     let there = OF_THE_PROCESS.iter().filter(|key| own.has(key));
     let fault = |key: &&str| {
-        let problem = own.problem(key, format!("`{key}` is the same in all stages"));
+        let problem = stage.document.problem(key, format!("`{key}` is the same in all stages"));
         Fault { key: (*key).to_owned(), problem: problem.hint(format!("set it above `[[{STAGES}]]`")) }
     };
     there.map(fault).collect()
 }
 
 /// Why a stage cannot begin with what the one before it makes.
-fn does_not_follow(before: &TrainConfig, stage: &Loaded, own: &Document) -> Vec<Fault> {
+fn does_not_follow(before: &TrainConfig, stage: &Loaded, own: &OwnKeys) -> Vec<Fault> {
     let config = &stage.config;
     let mut faults = Vec::new();
     let mut report = |key: &str, message: String, hint: String| {
@@ -214,14 +220,26 @@ fn does_not_follow(before: &TrainConfig, stage: &Loaded, own: &Document) -> Vec<
     let hands_on = before.trainable_facts().hands_on;
     let continues_adapters = hands_on == HandedOn::Adapters && config.trainable_facts().trains_adapters();
     if continues_adapters && !own.has("lora.initial") {
+        // Without keys of their own convolutions have rank and alpha of the rest, of which enough is said.
+        let says_convolutions = |lora: &LoraConfig| lora.conv_rank.is_some() || lora.conv_alpha.is_some();
+        let both = [&config.lora, &before.lora];
+        let compares_convolutions =
+            both.iter().all(|lora| lora.convolutions) && both.into_iter().any(says_convolutions);
         let sizes = |config: &TrainConfig| {
             let lora = &config.lora;
-            [
+            let mut sizes = vec![
                 ("kind", lora.kind.name().to_owned()),
                 ("rank", lora.rank.to_string()),
                 ("alpha", lora.effective_alpha().to_string()),
                 ("rank_stabilized", lora.rank_stabilized.to_string()),
-            ]
+            ];
+            if compares_convolutions {
+                let rank = lora.conv_rank.unwrap_or(lora.rank);
+                let alpha = lora.conv_alpha.or(lora.alpha.filter(|_| lora.conv_rank.is_none()));
+                sizes.push(("conv_rank", rank.to_string()));
+                sizes.push(("conv_alpha", alpha.unwrap_or(f64::from(rank)).to_string()));
+            }
+            sizes
         };
         for ((key, mine), (_, theirs)) in sizes(config).into_iter().zip(sizes(before)) {
             if mine != theirs {

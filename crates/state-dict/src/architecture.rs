@@ -388,6 +388,7 @@ fn attention(config: &Json, key: &str, [with, without]: [&str; 2], levels: usize
             return Ok((0..levels).map(|block| if key == DOWN { block + 1 < levels } else { block > 0 }).collect());
         }
         Json::Array(kinds) => kinds,
+        Json::Null => return Err(format!("`{key}` is missing: a list of the names of {levels} blocks")),
         other => return Err(format!("`{key}` is {}, not a list of names", shown(other))),
     };
     if kinds.len() != levels {

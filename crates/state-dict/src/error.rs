@@ -38,6 +38,8 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+        /// How to get a good one, if that is known.
+        hint: Option<String>,
     },
     /// One tensor's entry in the header is not acceptable.
     #[error("`{}`: tensor `{tensor}` {reason}", path.display())]
@@ -120,15 +122,12 @@ impl Error {
     /// The way out, where one is known.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::BrokenFile { hint, .. } | Error::NoWeights { hint, .. } => hint.clone(),
+            Error::BrokenFile { hint, .. } | Error::BrokenTorchFile { hint, .. } | Error::NoWeights { hint, .. } => {
+                hint.clone()
+            }
             Error::Save { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("free some space or choose another output folder; nothing half-written was left".to_string())
             }
-            Error::BrokenTorchFile { .. } => Some(
-                "only tensors in plain containers are read from pickles, and no code in them is run; a `.safetensors` file holds \
-                 nothing else"
-                    .to_string(),
-            ),
             Error::Mismatch(report) => report.hint(),
             _ => None,
         }

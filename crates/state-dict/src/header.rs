@@ -172,12 +172,13 @@ pub fn check_name(name: &str) -> std::result::Result<(), String> {
     Ok(())
 }
 
-fn incomplete() -> Option<String> {
+/// What to do about a file that ends too early.
+pub(crate) fn incomplete() -> Option<String> {
     Some("the download may be incomplete; fetch the file again".to_string())
 }
 
 /// Recognises files that are often taken for safetensors.
-fn foreign_format(start: &[u8]) -> Option<String> {
+pub(crate) fn foreign_format(start: &[u8]) -> Option<String> {
     let hint = if start.starts_with(b"PK\x03\x04") || start.starts_with(b"\x80\x02") {
         "this is a PyTorch pickle (.ckpt, .pt, .bin), not a safetensors file; convert it first"
     } else if start.starts_with(b"version https://git-lfs") {

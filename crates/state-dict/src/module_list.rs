@@ -113,14 +113,18 @@ impl Pair {
     fn is_square(&self, width: usize) -> bool {
         *self == Pair { outputs: width, inputs: width }
     }
+
+    /// Whether it is GEGLU's projection, which makes eight numbers of one.
+    fn is_gate(&self, width: usize) -> bool {
+        // A dimension can be anything where another is empty.
+        Some(self.outputs) == width.checked_mul(8) && self.inputs == width
+    }
 }
 
 /// The layers of a UNet whose deepest level has no attention, as SD1's and SD2's; none where the pairs cannot be theirs.
 fn unet_layers(pairs: &[Pair]) -> Option<Vec<String>> {
-    // GEGLU's projection makes eight numbers of one; programs of later days declare it behind both attentions.
-    let gate_at = |at: usize| {
-        pairs.len() > at && pairs[at].outputs == 8 * pairs[0].outputs && pairs[at].inputs == pairs[0].outputs
-    };
+    // Programs of later days declare GEGLU's projection behind both attentions.
+    let gate_at = |at: usize| pairs.len() > at && pairs[at].is_gate(pairs[0].outputs);
     let attention = |name: &str| OF_UNET.map(|layer| format!("{name}.{layer}"));
     let mut of_block: Vec<String> = [attention("attn1"), attention("attn2")].concat();
     if let Some(at) = [4, 8].into_iter().find(|&at| gate_at(at)) {
@@ -137,7 +141,7 @@ fn unet_layers(pairs: &[Pair]) -> Option<Vec<String>> {
         let width = block[0].outputs;
         for (layer, pair) in of_block.iter().zip(block) {
             let fits = match layer.as_str() {
-                GATE => *pair == Pair { outputs: 8 * width, inputs: width },
+                GATE => pair.is_gate(width),
                 "attn2.to_k" | "attn2.to_v" => *pair == Pair { outputs: width, inputs: context },
                 _ => pair.is_square(width),
             };
@@ -187,5 +191,12 @@ mod tests {
         assert_eq!(places[..2], ["down_blocks.0.attentions.0", "down_blocks.0.attentions.1"]);
         assert_eq!((places[6].as_str(), places[15].as_str()), ("up_blocks.1.attentions.0", "mid_block.attentions.0"));
         assert_eq!((places.len(), transformers(2), transformers(0)), (16, None, None));
+    }
+
+    #[test]
+    fn a_width_of_which_there_is_no_eightfold_is_no_unets() {
+        let pair = Pair { outputs: usize::MAX / 4, inputs: 1 };
+        assert_eq!(unet_layers(&[pair; 9]), None);
+        assert_eq!(unet_layers(&[pair; 16]), None);
     }
 }

@@ -5,12 +5,17 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use crate::Dtype;
+use crate::header::MAX_NAME_BYTES;
 use crate::pickle_names::{DISCARDED, PARAMETER_DICT, is_known, storage_dtype};
 
 /// What a pickle may grow to before it is refused, some hundred megabytes: a model's has some hundred thousand values.
 const MOST_VALUES: usize = 4_000_000;
 /// More than any function takes.
 const MOST_ARGUMENTS: usize = 16;
+/// Bytes of a name that take as much memory as a value.
+const NAME_BYTES_PER_VALUE: usize = 64;
+/// How the reason begins where a pickle ends too early.
+pub(crate) const ENDS_EARLY: &str = "it ends in the middle of";
 /// torch's own limit.
 const MOST_DIMENSIONS: usize = 64;
 
@@ -214,7 +219,7 @@ impl Machine<'_> {
 
     fn take(&mut self, length: usize) -> Step<&[u8]> {
         let end = self.at.checked_add(length).filter(|end| *end <= self.bytes.len());
-        let end = end.ok_or("it ends in the middle of an instruction")?;
+        let end = end.ok_or_else(|| format!("{ENDS_EARLY} an instruction"))?;
         let taken = &self.bytes[self.at..end];
         self.at = end;
         Ok(taken)
@@ -233,7 +238,7 @@ impl Machine<'_> {
     /// Up to the end of the line, which old instructions have.
     fn line(&mut self) -> Step<String> {
         let rest = &self.bytes[self.at..];
-        let length = rest.iter().position(|&byte| byte == b'\n').ok_or("it ends in the middle of a line")?;
+        let length = rest.iter().position(|&byte| byte == b'\n').ok_or_else(|| format!("{ENDS_EARLY} a line"))?;
         let line = String::from_utf8_lossy(&rest[..length]).into_owned();
         self.at += length + 1;
         Ok(line)
@@ -380,6 +385,12 @@ impl Machine<'_> {
     }
 
     fn global(&mut self, module: &str, name: &str) -> Step {
+        // Both can be long texts that a few bytes name again and again.
+        let length = module.len() + 1 + name.len();
+        if length > MAX_NAME_BYTES {
+            return Err(format!("it asks for something with a name of {length} bytes, the limit is {MAX_NAME_BYTES}"));
+        }
+        self.count(length / NAME_BYTES_PER_VALUE)?;
         let full = format!("{module}.{name}");
         match is_known(&full) {
             true => self.push(Value::Global(full.into())),
@@ -484,11 +495,13 @@ impl Machine<'_> {
         match self.stack.last() {
             Some(&Value::Dictionary(place)) if self.made.parameter_dicts.contains(&place) => {
                 let attributes = dictionary(&self.made.containers, &state);
+                // The same ones can be looked through again and again.
+                let looked_through = attributes.len();
                 let parameters =
                     attributes.iter().find(|(key, _)| matches!(key, Value::Text(key) if &**key == "_parameters"));
                 let parameters =
                     parameters.map_or(&[][..], |(_, value)| dictionary(&self.made.containers, value)).to_vec();
-                self.count(parameters.len())?;
+                self.count(looked_through + parameters.len())?;
                 self.insert(parameters)
             }
             Some(Value::Dictionary(_) | Value::Tensor(_) | Value::Other) => Ok(()),
@@ -513,6 +526,10 @@ impl Machine<'_> {
         };
         if &**kind != "storage" || !matches!(rest, [] | [Value::None]) {
             return Err("a storage in it is a view of another, which is not supported".to_string());
+        }
+        if key.len() > MAX_NAME_BYTES {
+            let length = key.len();
+            return Err(format!("a storage in it has a key of {length} bytes, the limit is {MAX_NAME_BYTES}"));
         }
         let dtype = storage_dtype(class).ok_or_else(|| format!("it stores numbers of the type `{}`", shown(class)))?;
         let elements = usize::try_from(*elements).map_err(|_| "a storage in it has a negative length")?;

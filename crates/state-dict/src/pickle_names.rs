@@ -2,7 +2,7 @@
 
 use crate::Dtype;
 
-/// Whether a pickle may name this class or function, of which nothing is imported.
+/// Whether a pickle may name this class or function, of which nothing is imported. How long a name may be is seen before.
 pub(crate) fn is_known(full: &str) -> bool {
     REBUILDERS.contains(&full)
         || INERT.contains(&full)

@@ -11,10 +11,10 @@ use std::rc::Rc;
 use zip::{CompressionMethod, ZipArchive};
 
 use crate::error::{Error, Result};
-use crate::header::{MAX_NAME_BYTES, MAX_TENSORS, check_name};
+use crate::header::{MAX_NAME_BYTES, MAX_TENSORS, check_name, foreign_format, incomplete};
 use crate::mapped::{Content, Mapped, open_regular};
 use crate::module_list::with_names;
-use crate::pickle::{self, Pickle, TensorView, Value};
+use crate::pickle::{self, ENDS_EARLY, Pickle, TensorView, Value};
 use crate::reader::{Reader, TensorInfo, no_such_tensor};
 
 /// A zip file.
@@ -65,20 +65,23 @@ impl TorchFile {
     }
 
     fn of_content(content: Content, path: &Path) -> Result<TorchFile> {
-        let refused = |reason: String| Error::BrokenTorchFile { path: path.to_path_buf(), reason };
+        let refused = |refusal: Refusal| {
+            let Refusal { reason, hint } = refusal;
+            Error::BrokenTorchFile { path: path.to_path_buf(), reason, hint }
+        };
         let (pickle, storages) = match () {
             _ if content.starts_with(ZIP) => from_zip(&content),
             _ if content.starts_with(LEGACY) => from_legacy(&content),
-            _ => Err("it is neither a zip nor a pickle of PyTorch".to_string()),
+            _ => Err(foreign(&content)),
         }
         .map_err(refused)?;
         let mut found = Found::default();
         let state_dict = pickle.entries(&pickle.root).iter().find(|(key, _)| is_text(key, "state_dict"));
         let root = state_dict.map_or(&pickle.root, |(_, value)| value);
-        found.collect(&pickle, root, "", DEEPEST).map_err(refused)?;
-        found.list(&pickle, root);
+        found.collect(&pickle, root, "", DEEPEST).map_err(|reason| refused(reason.into()))?;
+        found.list(&pickle, root).map_err(|reason| refused(reason.into()))?;
         if found.views.is_empty() {
-            return Err(refused("it holds no tensors".to_string()));
+            return Err(refused("it holds no tensors".into()));
         }
         let mut tensors = BTreeMap::new();
         for (name, view) in found.views {
@@ -90,16 +93,62 @@ impl TorchFile {
             })?;
             tensors.insert(name, tensor);
         }
-        let metadata = texts(&pickle).map_err(refused)?;
+        let metadata = texts(&pickle).map_err(|reason| refused(reason.into()))?;
         Ok(TorchFile { path: path.to_path_buf(), content, tensors, metadata })
+    }
+}
+
+/// Why a file is refused, and the way out where one is known.
+struct Refusal {
+    reason: String,
+    hint: Option<String>,
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Refusal {
+        Refusal { reason, hint: None }
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(reason: &str) -> Refusal {
+        reason.to_string().into()
+    }
+}
+
+impl Refusal {
+    /// Of a pickle that asks for too much.
+    fn of_pickle(reason: String) -> Refusal {
+        let hint = "only tensors in plain containers are read from pickles, and no code in them is run; a `.safetensors` file holds \
+                    nothing else";
+        Refusal { reason, hint: Some(hint.to_string()) }
+    }
+
+    /// Of a file that ends too early.
+    fn cut(reason: String) -> Refusal {
+        Refusal { reason, hint: incomplete() }
+    }
+}
+
+/// Of a file that does not begin as PyTorch's do.
+fn foreign(content: &[u8]) -> Refusal {
+    if content.is_empty() {
+        return Refusal::cut("it is empty".to_string());
+    }
+    let reason = "it is neither a zip nor a pickle of PyTorch".to_string();
+    match content[0] {
+        // The start of every pickle since protocol 2.
+        0x80 => Refusal::of_pickle(reason),
+        _ => Refusal { reason, hint: foreign_format(content) },
     }
 }
 
 /// Where each storage lies in the file, by its key.
 type Storages = HashMap<String, Range<usize>>;
 
-fn from_zip(content: &[u8]) -> Result<(Pickle, Storages), String> {
-    let mut archive = ZipArchive::new(Cursor::new(content)).map_err(|error| error.to_string())?;
+fn from_zip(content: &[u8]) -> Result<(Pickle, Storages), Refusal> {
+    // The directory lies at the end.
+    let mut archive = ZipArchive::new(Cursor::new(content)).map_err(|error| Refusal::cut(error.to_string()))?;
     let mut entries = HashMap::new();
     for index in 0..archive.len() {
         let entry = archive.by_index_raw(index).map_err(|error| error.to_string())?;
@@ -110,7 +159,7 @@ fn from_zip(content: &[u8]) -> Result<(Pickle, Storages), String> {
         check_name(&name).map_err(|reason| format!("`{}` in it {reason}", crate::error::shown(&name)))?;
         // PyTorch compresses nothing, so nothing can unfold to more than the file has.
         if entry.compression() != CompressionMethod::Stored || entry.encrypted() {
-            return Err(format!("`{}` in it is compressed or encrypted", crate::error::shown(&name)));
+            return Err(format!("`{}` in it is compressed or encrypted", crate::error::shown(&name)).into());
         }
         let start = entry.data_start().ok_or_else(|| format!("`{}` in it has no place", crate::error::shown(&name)))?;
         let range = usize::try_from(start).ok().zip(usize::try_from(entry.size()).ok());
@@ -120,19 +169,22 @@ fn from_zip(content: &[u8]) -> Result<(Pickle, Storages), String> {
     }
     let mut roots = entries.keys().filter_map(|name| name.strip_suffix("data.pkl"));
     let (Some(root), None) = (roots.next(), roots.next()) else {
-        return Err("it is a zip without exactly one `data.pkl`".to_string());
+        return Err("it is a zip without exactly one `data.pkl`".into());
     };
     let place = |name: &str| entries.get(&format!("{root}{name}")).cloned();
     if place("byteorder").is_some_and(|order| content[order].starts_with(b"big")) {
-        return Err("its numbers have their highest byte first".to_string());
+        return Err("its numbers have their highest byte first".into());
     }
     let pickled = place("data.pkl").ok_or("it has no `data.pkl`")?;
     if pickled.len() > LARGEST_PICKLE {
-        return Err(format!("its pickle has {} MB", pickled.len() >> 20));
+        return Err(format!("its pickle has {} MB", pickled.len() >> 20).into());
     }
-    let pickle = pickle::read(&content[pickled])?;
+    let pickle = pickle::read(&content[pickled]).map_err(Refusal::of_pickle)?;
     let mut storages = Storages::new();
     for storage in &pickle.storages {
+        if storages.contains_key(&*storage.key) {
+            continue;
+        }
         if let Some(range) = place(&format!("data/{}", storage.key)) {
             storages.insert(storage.key.to_string(), range);
         }
@@ -141,17 +193,21 @@ fn from_zip(content: &[u8]) -> Result<(Pickle, Storages), String> {
 }
 
 /// Magic number, version, machine, the object, the keys of its storages, and these in that order, each behind its length.
-fn from_legacy(content: &[u8]) -> Result<(Pickle, Storages), String> {
+fn from_legacy(content: &[u8]) -> Result<(Pickle, Storages), Refusal> {
     let mut at = LEGACY.len();
-    let mut next = || -> Result<Pickle, String> {
+    let mut next = || -> Result<Pickle, Refusal> {
         let rest = &content[at..];
-        let pickle = pickle::read(&rest[..rest.len().min(LARGEST_PICKLE)])?;
+        let pickle = pickle::read(&rest[..rest.len().min(LARGEST_PICKLE)]);
+        let pickle = pickle.map_err(|reason| match reason.starts_with(ENDS_EARLY) {
+            true => Refusal::cut(reason),
+            false => Refusal::of_pickle(reason),
+        })?;
         at += pickle.length;
         Ok(pickle)
     };
     let version = next()?;
     if !matches!(version.root, Value::Int(1001)) {
-        return Err("it has another version than 1001".to_string());
+        return Err("it has another version than 1001".into());
     }
     let machine = next()?;
     if machine
@@ -159,20 +215,20 @@ fn from_legacy(content: &[u8]) -> Result<(Pickle, Storages), String> {
         .iter()
         .any(|(key, value)| is_text(key, "little_endian") && matches!(value, Value::Bool(false)))
     {
-        return Err("its numbers have their highest byte first".to_string());
+        return Err("its numbers have their highest byte first".into());
     }
     let (object, keys) = (next()?, next()?);
     let dtypes: HashMap<&str, usize> =
         object.storages.iter().map(|storage| (&*storage.key, storage.dtype.size())).collect();
     let mut storages = Storages::new();
     for key in keys.values(&keys.root) {
-        let Value::Text(key) = key else { return Err("a key of its storages is no text".to_string()) };
+        let Value::Text(key) = key else { return Err("a key of its storages is no text".into()) };
         let size = dtypes.get(&**key).ok_or("it has a storage that no tensor names")?;
         let length = content.get(at..).and_then(|rest| rest.first_chunk()).map(|bytes| u64::from_le_bytes(*bytes));
         let start = at + 8;
         let bytes = length.and_then(|length| usize::try_from(length).ok()?.checked_mul(*size));
         let end = bytes.and_then(|bytes| start.checked_add(bytes)).filter(|end| *end <= content.len());
-        at = end.ok_or("it ends in the middle of a storage")?;
+        at = end.ok_or_else(|| Refusal::cut(format!("{ENDS_EARLY} a storage")))?;
         storages.insert(key.to_string(), start..at);
     }
     Ok((object, storages))
@@ -225,12 +281,7 @@ impl Found {
                 _ => Err(format!("a name in it is longer than {MAX_NAME_BYTES} bytes")),
             };
             match value {
-                Value::Tensor(view) => {
-                    self.views.insert(name()?, view.clone());
-                    if self.views.len() > MAX_TENSORS {
-                        return Err(format!("it holds more than {MAX_TENSORS} tensors"));
-                    }
-                }
+                Value::Tensor(view) => self.insert(name()?, view)?,
                 Value::Dictionary(_) if deepest > 1 => self.collect(pickle, value, &name()?, deepest - 1)?,
                 _ => {}
             }
@@ -241,11 +292,20 @@ impl Found {
 
 impl Found {
     /// Takes in the tensors of a list, by their indices.
-    fn list(&mut self, pickle: &Pickle, value: &Value) {
+    fn list(&mut self, pickle: &Pickle, value: &Value) -> Result<(), String> {
         for (index, value) in pickle.values(value).iter().enumerate() {
             if let Value::Tensor(view) = value {
-                self.views.insert(index.to_string(), view.clone());
+                self.insert(index.to_string(), view)?;
             }
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, name: String, view: &Rc<TensorView>) -> Result<(), String> {
+        self.views.insert(name, view.clone());
+        match self.views.len() > MAX_TENSORS {
+            true => Err(format!("it holds more than {MAX_TENSORS} tensors")),
+            false => Ok(()),
         }
     }
 }

@@ -1,9 +1,13 @@
-//! What a continued run must find as it was: a digest of the base model, and one of the data.
+//! What a continued run must find as it was: digests of the base model, of the files that training began with, and of the data.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::setup::local_file;
 use sdtrain_data_loader::DataSet;
 use sdtrain_model::StableDiffusion;
+use sdtrain_recipe::TrainConfig;
+use sdtrain_run_log::InputFile;
 use sdtrain_torch::tensor_to_bytes;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use tch::{Kind, Tensor};
@@ -34,6 +38,28 @@ pub(crate) fn of_base(model: &StableDiffusion) -> Result<String> {
         }
     }
     Ok(hasher.finalize().to_hex()[..32].to_string())
+}
+
+/// The key that names an adapter which training goes on from, and a digest of the file.
+pub(crate) fn of_initial_adapter(config: &TrainConfig) -> Result<Option<(&'static str, String)>> {
+    config.trainable_facts().initial.map(|(key, path)| Ok((key, of_file(path)?))).transpose()
+}
+
+/// Words that go on from a file, each with a digest of its own; none where no word does.
+pub(crate) fn of_initial_words(config: &TrainConfig) -> Result<Option<String>> {
+    let mut words = Vec::new();
+    for token in config.learned_tokens() {
+        if let Some(path) = &token.initial {
+            words.push(format!("{}: {}", token.word, of_file(path)?));
+        }
+    }
+    Ok((!words.is_empty()).then(|| words.join(", ")))
+}
+
+fn of_file(path: &Path) -> Result<String> {
+    let path = local_file(path)?;
+    let file = InputFile::of(&path).map_err(|error| Error::storage(&path, error))?;
+    Ok(file.blake3[..32].to_string())
 }
 
 /// 64 to 127 numbers at equal distances, or all of fewer, the first and one near the last among them, in fp32.

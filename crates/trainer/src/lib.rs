@@ -32,7 +32,7 @@ pub use error::{Error, Result};
 pub use input_files::is_from_another;
 pub use precision::kind_of;
 pub use prefill::{CacheReport, Filled, Prefill, Watcher, fill_cache};
-pub use run_folder::{ResumePolicy, move_aside};
+pub use run_folder::{ResumePolicy, finished_as, move_aside};
 #[cfg(feature = "seeded-bugs")]
 pub use seeded_bugs::Bug;
 pub use setup::{RunOptions, load_model, open_held_out, train, train_unless};

@@ -210,6 +210,22 @@ fn changes_since(config: &TrainConfig, file: &Path, folder: &Path) -> Result<Vec
     }
 }
 
+/// `config` with what the run in `folder`, which is finished, called its product: these keys may have been changed since. None where
+/// no finished run lies there.
+pub fn finished_as(config: &TrainConfig, folder: &Path) -> Option<TrainConfig> {
+    if !is_finished(folder) {
+        return None;
+    }
+    let mut config = config.clone();
+    // What the file names may have been moved since: only its values count.
+    let own = TrainConfig::load_what_fits(&folder.join(CONFIG), &[]).ok().and_then(|parsed| parsed.value);
+    if let Some(own) = own {
+        config.name = own.config.name;
+        config.full.format = own.config.full.format;
+    }
+    Some(config)
+}
+
 fn is_finished(folder: &Path) -> bool {
     let record = fs::read(folder.join("run.json")).ok();
     let record: Option<serde_json::Value> = record.and_then(|bytes| serde_json::from_slice(&bytes).ok());

@@ -144,6 +144,9 @@ pub fn train_unless(stop: &StopRequest, config: TrainConfig, options: &RunOption
         ..ManifestInfo::default()
     };
     manifest.details.insert(BASE.into(), base);
+    let initial = identity::of_initial_adapter(&config)?;
+    manifest.details.extend(initial.map(|(key, digest)| (key.to_string(), digest)));
+    manifest.details.extend(identity::of_initial_words(&config)?.map(|words| (INITIAL_WORDS.to_string(), words)));
     check_continuation(&config, &mut folder, &mut manifest, &mut data_digest)?;
     record.changes = changes_in(&manifest);
     let inputs = Inputs::hash(&config);
@@ -184,9 +187,11 @@ fn words_left_behind(config: &TrainConfig) -> Result<Vec<String>> {
     config.words_left_behind(|path| Ok(bundled_words(&open_file(local_file(path)?)?)))
 }
 
-/// Names in a manifest's details: adapters that are a part of the base; a digest of the base; keys that were changed on the way.
+/// Names in a manifest's details: adapters that are a part of the base; a digest of the base; of the words that training goes on from;
+/// keys that were changed on the way. A digest of the adapter that training goes on from is called by its key.
 const FUSED: &str = "fused";
 const BASE: &str = "base";
+const INITIAL_WORDS: &str = "initial words";
 const CHANGED: &str = "changed after step ";
 
 /// A continued run must find its data and its base as they were, unless `checkpoint.allow_changes` says otherwise: order and noise
@@ -230,6 +235,15 @@ fn check_continuation(
     content("the adapters of `model.fuse`", "model.fuse", old.get(FUSED), new.get(FUSED))?;
     if old.contains_key(BASE) {
         content("the weights of the base model", "model", old.get(BASE), new.get(BASE))?;
+    }
+    // What training went on from: the state that is saved followed from it, as a stage does from the one before.
+    let initial = config.trainable_facts().initial.map(|(key, _)| key).filter(|key| old.contains_key(*key));
+    if let Some(key) = initial {
+        content(&format!("the adapters of `{key}`"), key, old.get(key), new.get(key))?;
+    }
+    if old.contains_key(INITIAL_WORDS) {
+        let (old, new) = (old.get(INITIAL_WORDS), new.get(INITIAL_WORDS));
+        content("the first vectors of words", "textual_inversion", old, new)?;
     }
     let earlier = before.details.iter().filter(|(name, _)| name.starts_with(CHANGED));
     manifest.details.extend(earlier.map(|(name, change)| (name.clone(), change.clone())));

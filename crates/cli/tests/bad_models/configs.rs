@@ -99,6 +99,7 @@ pub fn cases() -> Vec<Case> {
         case("a block of a number", "unet", "up_block_types", json!([1, 2]), "which is not supported; known:"),
         case("a block too few", "unet", "up_block_types", json!(["UpBlock2D"]), "has 1 entries for 2 levels"),
         case("blocks in one word", "unet", "down_block_types", json!("DownBlock2D"), "not a list of names"),
+        case("blocks that are not named", "unet", "down_block_types", json!(null), "`down_block_types` is missing"),
         case("a number for a switch", "unet", "use_linear_projection", json!(1), "neither true nor false"),
         case(
             "a condition without its width",

@@ -156,6 +156,18 @@ fn endless() -> Vec<Case> {
     ];
     let long_key = [b"}(", &text(&"k".repeat(4000))[..], b"}", &text("a"), &TRUTH.tensor(), b"su."].concat();
     let long = [&text(&"k".repeat(1 << 20))[..], b"q\x01"].concat();
+    let class = [b"](", &text("pytorch_lightning")[..], b"q\x05", &text(&"k".repeat(1 << 20)), b"q\x06"].concat();
+    let classes = [&class[..], &b"h\x05h\x06\x93".repeat(20_000), b"e."].concat();
+    let long_storage =
+        [b"(", &text("storage")[..], b"ctorch\nFloatStorage\n", &text(&"k".repeat(4000)), &text("cpu"), b"K\x04tQ."];
+    let attributes = [
+        &b"}q\x07("[..],
+        &b"K\x01N".repeat(1000),
+        b"u0ctorch.nn.modules.container\nParameterDict\n)\x81",
+        &b"h\x07b".repeat(10_000),
+        b".",
+    ];
+    let one_tensor = [b"](", &TRUTH.tensor()[..], b"q\x08", &b"h\x08".repeat(100_000), b"e."];
     let keys: Vec<u8> = (0..1000).flat_map(|key| [&text(&format!("{key:04}"))[..], b"h\x01"].concat()).collect();
     let texts = [b"}", &text("a")[..], &TRUTH.tensor(), b"s", &long, b"0(", &keys, b"u."].concat();
     let cycle = [
@@ -176,6 +188,10 @@ fn endless() -> Vec<Case> {
         ),
         case("a name of 4000 bytes", long_key, "a name in it is longer than 512 bytes"),
         case("a gigabyte of one text", texts, "its texts have more than 16 MB"),
+        case("a class of a megabyte, twenty thousand times", classes, "1048594 bytes, the limit is 512"),
+        case("a storage with a key of 4000 bytes", long_storage.concat(), "a key of 4000 bytes, the limit is 512"),
+        case("attributes that are set ten thousand times", attributes.concat(), "it holds more than 4000000 values"),
+        case("a list of one tensor, a hundred thousand times", one_tensor.concat(), "it holds more than 65536 tensors"),
         case("dictionaries that hold themselves", cycle, "more than 1000000 entries"),
     ]
 }

@@ -92,7 +92,8 @@ pub fn cases() -> Vec<Case> {
             &[pickle(), plain("archive/byteorder", b"big")],
             "highest byte first",
         ),
-        Case::file("a zip cut before its directory", FILE, &good[..directory], "is not a usable PyTorch file"),
+        Case::file("a zip cut before its directory", FILE, &good[..directory], "is not a usable PyTorch file")
+            .and("the download may be incomplete"),
         Case::file("a zip cut in its directory", FILE, &good[..directory + 30], "is not a usable PyTorch file"),
         Case::file("a zip whose directory lies elsewhere", FILE, moved(&good), "is not a usable PyTorch file"),
         Case::file("four bytes of a zip", FILE, "PK\u{3}\u{4}", "is not a usable PyTorch file"),
@@ -107,8 +108,10 @@ pub fn cases() -> Vec<Case> {
     let changed = |at: usize, byte: u8| [&legacy[..at], &[byte], &legacy[at + 1..]].concat();
     cases.extend([
         Case::file("the older form of another version", FILE, changed(18, 0xff), "another version than 1001"),
-        Case::file("the older form cut in its pickles", FILE, &legacy[..40], "it ends in the middle"),
-        Case::file("the older form cut in a storage", FILE, &legacy[..legacy.len() - 9], "in the middle of a storage"),
+        Case::file("the older form cut in its pickles", FILE, &legacy[..40], "it ends in the middle")
+            .and("the download may be incomplete"),
+        Case::file("the older form cut in a storage", FILE, &legacy[..legacy.len() - 9], "in the middle of a storage")
+            .and("the download may be incomplete"),
         Case::file(
             "a pickle of no file of PyTorch",
             FILE,
@@ -116,6 +119,13 @@ pub fn cases() -> Vec<Case> {
             "neither a zip nor a pickle of PyTorch",
         ),
         Case::file("an empty checkpoint", "a.ckpt", "", "`a.ckpt`"),
+        Case::file("a web page called checkpoint", "a.ckpt", "<!doctype html><html>404</html>", "this is a web page"),
+        Case::file(
+            "a pointer of git-lfs called checkpoint",
+            "a.bin",
+            "version https://git-lfs.github.com/spec/v1\n",
+            "git lfs pull",
+        ),
         Case::file("a text called checkpoint", "a.ckpt", "no model", "neither a zip nor a pickle of PyTorch"),
     ]);
     cases

@@ -63,6 +63,38 @@ fn overrides_are_for_all_or_for_one_of_them() {
 }
 
 #[test]
+fn an_override_of_one_may_change_an_entry_of_a_common_list() {
+    let text =
+        "[[subsets]]\nrepeats = 1\n[[subsets]]\nrepeats = 1\n[[stages]]\nname = \"a\"\n[[stages]]\nname = \"b\"\n";
+    let Layers { layers, .. } =
+        load(text, &["stages.b.subsets.1.repeats=2", "stages.b.train={ steps = 3 }"]).expect("right");
+    let repeats = |layer: usize| layers[layer].whole.table()["subsets"][1]["repeats"].as_integer();
+    assert_eq!((repeats(0), repeats(1)), (Some(1), Some(2)));
+    let own = ["subsets", "subsets.1", "subsets.1.repeats", "subsets.0", "train.steps", "train.epochs"]
+        .map(|key| layers[1].own.has(key));
+    assert_eq!(own, [true, true, true, false, true, false]);
+    assert!(!layers[0].own.has("subsets"));
+}
+
+#[test]
+fn an_override_can_take_away_what_a_table_says() {
+    let text = "[[stages]]\nname = \"a\"\n[[stages.words]]\nword = \"x\"\ninitial = \"file\"\n";
+    let has_initial = |overrides: &[&str]| load(text, overrides).expect("right").layers[0].own.has("words.0.initial");
+    assert!(has_initial(&[]) && !has_initial(&["stages.a.words=[{word='x'}]"]));
+}
+
+#[test]
+fn what_is_for_one_is_nearer_than_what_is_for_all() {
+    let overrides = ["stages.second.train.max_epochs=2", "train.max_steps=9"];
+    let Layers { layers, .. } = load(TEXT, &overrides).expect("right");
+    let [first, second] = &layers[..] else { panic!("{layers:?}") };
+    assert!(second.whole.distance("train.max_epochs") < second.whole.distance("train.max_steps"));
+    // And every override is nearer than a file.
+    assert!(first.whole.distance("train.max_steps") < first.whole.distance("train.max_epochs"));
+    assert!(second.whole.distance("train.max_steps") < second.whole.distance("train.threads"));
+}
+
+#[test]
 fn a_file_without_the_list_is_one_document() {
     let Layers { base, layers } = load("a = 1\n", &["b=2"]).expect("right");
     assert!(layers.is_empty() && base.has("a") && base.has("b"));

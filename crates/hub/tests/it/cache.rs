@@ -52,6 +52,43 @@ fn what_is_there_is_not_asked_for() {
     assert!(server.requests()[asked..].iter().all(|line| line.contains("/api/")), "{:?}", &server.requests()[asked..]);
 }
 
+/// Puts a commit that the hub does not know any more into the cache, as `main`, with this file.
+fn earlier_commit(cache: &Path, file: &str) -> String {
+    let (repository, commit) = (cache.join("models--org--repo"), "e".repeat(40));
+    let path = repository.join("snapshots").join(&commit).join(file);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, "earlier").unwrap();
+    fs::create_dir_all(repository.join("refs")).unwrap();
+    fs::write(repository.join("refs/main"), &commit).unwrap();
+    commit
+}
+
+#[test]
+fn a_branch_is_another_commit_only_once_its_file_is_here() {
+    let (server, folder) = hub();
+    let settings = server.settings(folder.path());
+    let earlier = earlier_commit(folder.path(), "lora.safetensors");
+    let main = || fs::read_to_string(folder.path().join("models--org--repo/refs/main")).unwrap();
+    let [there, new] = ["lora.safetensors", "v1-5-pruned.safetensors"].map(|file| name(&format!("hf:org/repo/{file}")));
+    let prepared = prepare(&there, &Wanted::File, &settings).unwrap();
+    assert_eq!((prepared.commit(), prepared.moves()), (earlier.as_str(), false));
+    let prepared = prepare(&new, &Wanted::File, &settings).unwrap();
+    assert_eq!((prepared.commit(), prepared.moves(), main()), (COMMIT, true, earlier));
+    fetch(&new, &prepared, &settings, &Told::default()).unwrap();
+    assert_eq!(main(), COMMIT);
+}
+
+#[test]
+fn a_branch_stays_at_the_commit_that_is_here() {
+    let (server, folder) = hub();
+    let settings = server.settings(folder.path());
+    get("hf:org/repo/vae/config.json", &Wanted::File, &settings).unwrap();
+    let asked = server.requests().len();
+    get("hf:org/repo", &model(), &settings).unwrap();
+    let lists: Vec<String> = server.requests()[asked..].iter().filter(|line| line.contains("/api/")).cloned().collect();
+    assert!(lists.len() == 1 && lists[0].contains(&format!("/revision/{COMMIT}")), "{lists:?}");
+}
+
 #[test]
 fn what_another_program_has_fetched_is_used_and_only_the_rest_comes() {
     let (server, folder) = hub();

@@ -193,3 +193,12 @@ fn without_a_network_what_is_missing_is_said_at_once() {
         assert!(matches!(error, Error::Setup(_)) && !error.to_string().contains("secret"), "{error}");
     }
 }
+
+#[test]
+fn a_list_without_end_is_asked_for_once() {
+    let (server, folder) = hub();
+    server.set().files.insert("x".repeat(65 << 20), Vec::new());
+    let error = get("hf:org/repo", &model(), &server.settings(folder.path())).unwrap_err();
+    assert!(error.to_string().ends_with("answers with a list of files of more than 64 MB"), "{error}");
+    assert_eq!(server.requests().len(), 1);
+}

@@ -44,13 +44,63 @@ fn a_variant_comes_where_it_is_asked_for_or_there_is_nothing_else() {
     server.set().files.insert("vae/diffusion_pytorch_model.fp16.safetensors".to_owned(), vec![1; 10]);
     let settings = server.settings(folder.path());
     let fp16 = Wanted::Model { variant: Some("fp16".to_owned()), weights: true };
+    let error = prepare(&name("hf:org/repo"), &fp16, &settings).unwrap_err();
+    let said = "`hf:org/repo`: the repository has no weights of the variant `fp16` in `text_encoder`";
+    assert_eq!(error.to_string(), said);
+    assert!(error.hint().unwrap().starts_with("there it has plain ones: set `model.variant`"));
+    server.set().files.insert("text_encoder/model.fp16.safetensors".to_owned(), vec![1; 10]);
     let prepared = prepare(&name("hf:org/repo"), &fp16, &settings).unwrap();
     let [unet, vae] = ["unet", "vae"].map(|part| format!("{part}/diffusion_pytorch_model.fp16.safetensors"));
-    assert_eq!(missing(&prepared), [unet.as_str(), vae.as_str()]);
+    let text = "text_encoder/model.fp16.safetensors";
+    assert_eq!(missing(&prepared), [unet.as_str(), vae.as_str(), text]);
+    server.set().files.remove(text);
     let prepared = prepare(&name("hf:org/repo"), &model(), &settings).unwrap();
     let plain = "unet/diffusion_pytorch_model.safetensors";
     // Of a pickle in the place of safetensors as well.
     assert_eq!(missing(&prepared), [plain, vae.as_str(), "text_encoder/pytorch_model.bin"]);
+}
+
+#[test]
+fn a_variant_that_is_here_does_not_stand_for_weights_that_are_wanted_without_one() {
+    let (server, folder) = hub();
+    let settings = server.settings(folder.path());
+    let variants = ["vae/diffusion_pytorch_model", "text_encoder/model"].map(|stem| format!("{stem}.fp16.safetensors"));
+    for name in variants {
+        server.set().files.insert(name, vec![1; 10]);
+    }
+    let fp16 = Wanted::Model { variant: Some("fp16".to_owned()), weights: true };
+    get("hf:org/repo", &fp16, &settings).unwrap();
+    let repository = name("hf:org/repo");
+    let prepared = prepare(&repository, &model(), &settings).unwrap();
+    assert_eq!(missing(&prepared)[0], "unet/diffusion_pytorch_model.safetensors");
+    // Where nobody can be asked it is better than nothing.
+    let offline = sdtrain_hub::Settings { offline: true, ..settings.clone() };
+    let prepared = prepare(&repository, &model(), &offline).unwrap();
+    assert!(prepared.missing.is_empty() && prepared.note.unwrap().contains("the cache has a variant alone"));
+    let is_plain = |name: &str| name.contains("model.") && !name.contains("fp16");
+    server.set().files.retain(|name, _| !is_plain(name));
+    let prepared = prepare(&repository, &model(), &settings).unwrap();
+    assert_eq!((missing(&prepared).len(), &prepared.note), (0, &None), "the hub has no others");
+}
+
+#[test]
+fn half_a_tokenizer_is_none() {
+    let (server, folder) = hub();
+    let (path, _) = get("hf:org/repo", &model(), &server.settings(folder.path())).unwrap();
+    assert!(is_complete(&name("hf:org/repo"), &model(), folder.path()));
+    std::fs::remove_file(path.join("tokenizer/merges.txt")).unwrap();
+    assert!(!is_complete(&name("hf:org/repo"), &model(), folder.path()));
+}
+
+#[test]
+fn names_that_cannot_be_written_are_left_out() {
+    let (server, folder) = hub();
+    // As JSON has it.
+    server.set().files.insert("a\\u001b[31m.safetensors".to_owned(), vec![0]);
+    server.set().files.remove("model_index.json");
+    let error = get("hf:org/repo", &model(), &server.settings(folder.path())).unwrap_err();
+    let hint = "it holds v1-5-pruned.ckpt, v1-5-pruned.safetensors: name one as `hf:org/repo/FILE`";
+    assert_eq!(error.hint().unwrap(), hint);
 }
 
 #[test]

@@ -10,4 +10,5 @@ mod optimizers;
 mod parts;
 mod project;
 mod samples;
+mod stages;
 mod textual_inversion;
