@@ -86,14 +86,11 @@ fn a_model_of_the_sd2_family_is_recognised_converted_there_and_back_and_trained(
 #[test]
 fn a_family_that_is_not_supported_is_refused_by_name() {
     let project = Project::new();
-    fs::create_dir_all(project.path("xl/unet")).expect("there is room");
-    project.write(
-        "xl/model_index.json",
-        r#"{"_class_name": "StableDiffusionXLImg2ImgPipeline", "text_encoder": [null, null]}"#,
-    );
-    project.write("xl/unet/config.json", r#"{"in_channels": 4, "use_linear_projection": true}"#);
-    let (_, said) = project.expect(4, &["--config", "run.toml", "--set", "model.path=xl"]);
-    assert!(said.contains("SDXL refiner family; only the SD1, SD2 and SDXL families"), "{said}");
+    fs::create_dir_all(project.path("edit/unet")).expect("there is room");
+    project.write("edit/model_index.json", r#"{"_class_name": "StableDiffusionInstructPix2PixPipeline"}"#);
+    project.write("edit/unet/config.json", r#"{"in_channels": 8}"#);
+    let (_, said) = project.expect(4, &["--config", "run.toml", "--set", "model.path=edit"]);
+    assert!(said.contains("SD1 family for editing by instruction; only those with 4 input channels"), "{said}");
 }
 
 #[test]

@@ -161,7 +161,7 @@ fn a_model_that_is_not_supported_is_refused_by_name() {
             assert!(said.contains(words), "{said}");
         }
     };
-    refused("in_channels", 9, "for inpainting; only those with 4 input channels");
+    refused("in_channels", 7, "with 7 input channels; only those with 4 input channels");
     refused("in_channels", 8, "for editing by instruction; only those with 4 input channels");
 }
 

@@ -481,7 +481,7 @@ mod tests {
 
     #[test]
     fn what_has_no_meaning_is_named() {
-        assert!(unet(&json!({"block_out_channels": [320]})).unwrap_err().contains("`down_block_types` is null"));
+        assert!(unet(&json!({"block_out_channels": [320]})).unwrap_err().contains("`down_block_types` is missing"));
         let unet_of = |key: &str, value: Json| unet(&json!({ key: value })).unwrap_err();
         assert!(unet_of("down_block_types", json!(["DownBlock2D"])).contains("has 1 entries for 4 levels"));
         assert!(unet_of("up_block_types", json!(["A", 1, 2, 3])).contains("the block \"A\", which is not supported"));
