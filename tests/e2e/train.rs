@@ -16,7 +16,7 @@ fn weights_that_fp16_makes_zero_are_counted_where_it_is_saved_in_and_nowhere_els
         let more = ["--set", "samples.prompts=[]", "--set", &save, "--output", &output];
         let (_, said) = project.expect(0, &[&careful[..], &more].concat());
         assert_eq!(said.contains("are so small that fp16 makes them 0"), is_said, "{said}");
-        let file = SafetensorsFile::open(&project.path(&output).join("run.safetensors")).unwrap();
+        let file = SafetensorsFile::open(project.path(&output).join("run.safetensors")).unwrap();
         let names = file.names();
         let mut learned = names.iter().filter(|name| name.ends_with("lora_up.weight")).peekable();
         assert!(learned.peek().is_some(), "{names:?}");

@@ -120,7 +120,7 @@ mod tests {
         let metadata = metadata.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
         let mut content = Vec::new();
         write_to(&mut content, entries.as_slice(), &metadata).unwrap();
-        SafetensorsFile::from_bytes(content, "memory".to_string()).unwrap()
+        SafetensorsFile::from_bytes(content, "memory").unwrap()
     }
 
     #[test]
@@ -150,7 +150,7 @@ mod tests {
         let mut content = Vec::new();
         let entries = [entry(LDM_CONV_IN, &[1, 4, 1, 1]), entry(of_sd2, &[1])];
         write_to(&mut content, entries.as_slice(), &BTreeMap::new()).unwrap();
-        let sd2 = SafetensorsFile::from_bytes(content, "memory".to_string()).unwrap();
+        let sd2 = SafetensorsFile::from_bytes(content, "memory").unwrap();
         assert!(!sd2_predicts_noise(&sd2).unwrap());
         assert!(!sd2_predicts_noise(&ForInpainting::new(sd2).unwrap()).unwrap());
     }
@@ -166,7 +166,7 @@ mod tests {
         let mut content = Vec::new();
         let entries = [entry(mean_of(LDM_CONV_IN), 3), entry(LDM_CONV_IN.into(), 2)];
         write_to(&mut content, entries.as_slice(), &BTreeMap::new()).unwrap();
-        let wider = ForInpainting::new(SafetensorsFile::from_bytes(content, "memory".to_string()).unwrap()).unwrap();
+        let wider = ForInpainting::new(SafetensorsFile::from_bytes(content, "memory").unwrap()).unwrap();
         for (name, value) in [(LDM_CONV_IN, 2), ("model_ema.diffusion_modelinput_blocks00weight", 3)] {
             assert_eq!(wider.info(name).unwrap().shape, [1, 9, 1, 1]);
             assert_eq!(wider.bytes(name).unwrap().as_ref(), [value, value, value, value, 0, 0, 0, 0, 0]);

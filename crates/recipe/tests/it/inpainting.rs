@@ -9,7 +9,7 @@ fn project() -> Project {
 }
 
 fn message(changes: &[&str]) -> String {
-    project().load_with(changes).err().expect("it is refused").to_string()
+    project().load_with(changes).expect_err("it is refused").to_string()
 }
 
 #[test]

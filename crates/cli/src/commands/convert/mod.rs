@@ -45,7 +45,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
             return convert_model(if args.extract_ema { with_averaged_unet(file)? } else { file }, args);
         }
         Format::KohyaLora | Format::PeftLora => {
-            let file = with_dtype(Arc::from(open_file(input)?), args.dtype)?;
+            let file = with_dtype(open_file(input)?, args.dtype)?;
             let kind = recognise(&file);
             if !matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. }) {
                 return Err(Failure::new(
@@ -75,10 +75,10 @@ pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Fa
     if !kind.is_model() {
         return not_wanted("whole model");
     }
-    let file = with_dtype(file, args.dtype)?;
-    let file = match args.inpainting {
+    let file = with_dtype(Box::new(file), args.dtype)?;
+    let file: Arc<dyn Reader> = match args.inpainting {
         true => Arc::from(Box::new(ForInpainting::new(file)?) as Box<dyn Reader>),
-        false => file,
+        false => Arc::from(file),
     };
     let left_out = match args.to {
         Format::Diffusers => model::to_folder(file, &args.output)?,
@@ -137,9 +137,9 @@ fn fetched(input: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// The tensors of `reader` in the number format that is asked for.
-fn with_dtype(reader: Arc<dyn Reader>, dtype: Option<FloatType>) -> Result<Arc<dyn Reader>, Failure> {
+fn with_dtype(reader: Box<dyn Reader>, dtype: Option<FloatType>) -> Result<Box<dyn Reader>, Failure> {
     Ok(match dtype {
-        Some(dtype) => Arc::from(Box::new(Converted::new(reader, file_type(dtype))?) as Box<dyn Reader>),
+        Some(dtype) => Box::new(Converted::new(reader, file_type(dtype))?),
         None => reader,
     })
 }

@@ -55,9 +55,9 @@ pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<Vec<Stri
 struct Folder {
     family: Family,
     configs: PipelineConfigs,
-    unet: Arc<dyn Reader>,
-    vae: Arc<dyn Reader>,
-    text_encoders: Vec<Arc<dyn Reader>>,
+    unet: Box<dyn Reader>,
+    vae: Box<dyn Reader>,
+    text_encoders: Vec<Box<dyn Reader>>,
 }
 
 impl Folder {
@@ -66,17 +66,17 @@ impl Folder {
         let family = Family::of_supported_folder(folder)?;
         let unet = canonical_unet(open_component(&folder.join("unet"), "diffusion_pytorch_model", None)?)?;
         let vae = canonical_vae(open_component(&folder.join("vae"), "diffusion_pytorch_model", None)?)?;
-        let text_encoder = |place: &TextFolder| -> Result<Arc<dyn Reader>, Failure> {
+        let text_encoder = |place: &TextFolder| -> Result<Box<dyn Reader>, Failure> {
             let network = canonical_text_encoder(open_component(&folder.join(place.network), "model", None)?)?;
-            with_dtype(Arc::new(network), dtype)
+            with_dtype(Box::new(network), dtype)
         };
         let text_encoders = family.text_folders().iter().map(text_encoder).collect::<Result<_, _>>()?;
         let configs = PipelineConfigs::of_folder(folder, family)?;
-        let (configs, unet): (_, Arc<dyn Reader>) = match for_inpainting {
-            true => (configs.for_inpainting(), Arc::new(ForInpainting::new(unet)?)),
-            false => (configs, Arc::new(unet)),
+        let (configs, unet): (_, Box<dyn Reader>) = match for_inpainting {
+            true => (configs.for_inpainting(), Box::new(ForInpainting::new(unet)?)),
+            false => (configs, Box::new(unet)),
         };
-        let (unet, vae) = (with_dtype(unet, dtype)?, with_dtype(Arc::new(vae), dtype)?);
+        let (unet, vae) = (with_dtype(unet, dtype)?, with_dtype(Box::new(vae), dtype)?);
         Ok(Folder { family, configs, unet, vae, text_encoders })
     }
 }
@@ -258,11 +258,11 @@ pub(crate) mod tests {
         to_single_file(&path("plain"), &path("plain.safetensors"), None, false).expect("a complete folder");
         folder_to_folder(&path("plain"), &path("folder"), None, true).expect("a complete folder");
         to_single_file(&path("plain"), &path("single.safetensors"), None, true).expect("a complete folder");
-        let from_file = ForInpainting::new(SafetensorsFile::open(&path("plain.safetensors")).expect("written"));
+        let from_file = ForInpainting::new(SafetensorsFile::open(path("plain.safetensors")).expect("written"));
         let from_file: Arc<dyn Reader> = Arc::new(from_file.expect("it has 4 channels"));
         to_folder(from_file, &path("folder of a file")).expect("it carries its configurations");
         to_folder(
-            Arc::new(SafetensorsFile::open(&path("single.safetensors")).expect("written")),
+            Arc::new(SafetensorsFile::open(path("single.safetensors")).expect("written")),
             &path("folder of both"),
         )
         .expect("it carries its configurations");
