@@ -35,7 +35,10 @@ fn a_picture_is_drawn_from_a_picture_at_its_size_or_the_one_asked_for() {
     assert_eq!(picture(&project, "own/00000-0.png").dimensions(), (64, 96));
     let text = std::fs::read(project.path("own/00000-0.png")).expect("written");
     let text = String::from_utf8_lossy(&text).into_owned();
-    assert!(text.contains("Denoising strength: 0.5") && text.contains("Init image: images/0.png"), "{text:.600}");
+    assert!(
+        text.contains("Denoising strength: 0.5") && text.contains("Init image: 0.png") && !text.contains(&model),
+        "{text:.600}"
+    );
     let size = ["--width", "64", "--height", "64"];
     let init = ["--init-image", "images/0.png", "--mask", "mask.png"];
     let said = draw(&project, &model, "scaled", &[&init[..], &size].concat());

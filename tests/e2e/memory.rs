@@ -70,6 +70,17 @@ fn words_and_subjects_take_what_was_predicted() {
     holds(&subject, &[&["method=dreambooth", "trainable=lora", "data.resolution=192"], &prior[..]].concat());
 }
 
+#[test]
+fn inpainting_takes_what_was_predicted() {
+    let project = project("posters", "");
+    project
+        .expect(0, &["convert", "builtin:poster-tiny", "painting.safetensors", "--to", "single-file", "--inpainting"]);
+    let painting = ["method=inpainting", "model.path=painting.safetensors", "data.resolution=192"];
+    for trainable in ["trainable=lora", "trainable=full"] {
+        holds(&project, &[&painting[..], &[trainable]].concat());
+    }
+}
+
 /// sd-scripts#1088, kohya_ss#2880: each picture that is drawn on the way leaves some memory behind.
 #[test]
 fn pictures_on_the_way_leave_no_memory_behind() {

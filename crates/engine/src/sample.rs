@@ -6,7 +6,7 @@ use sdtrain::{ExitCode, Failure, local_file, print_answer};
 use sdtrain_adapter::{LoraFile, Networks, on_device, read_bundled_words, read_learned_words};
 use sdtrain_model::{LearnedWord, LoadOptions, PromptReading, StableDiffusion, load};
 use sdtrain_pipeline::{Request, parameters_text, pictures_at_once, save_png, text_to_image};
-use sdtrain_recipe::ModelLocation;
+use sdtrain_recipe::{ModelLocation, published_name};
 use sdtrain_state_dict::{open_file, recognise};
 use sdtrain_tokenizer::Tokenizer;
 use std::fs;
@@ -51,7 +51,8 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
     fs::create_dir_all(&args.output).map_err(|error| {
         Failure::new(ExitCode::Storage, format!("cannot create `{}`: {error}", args.output.display()))
     })?;
-    let loras: Vec<String> = args.lora.iter().map(|lora| format!("{}:{}", lora.path.display(), lora.weight)).collect();
+    let loras: Vec<String> =
+        args.lora.iter().map(|lora| format!("{}:{}", published(&lora.path), lora.weight)).collect();
     let prompt_reading = PromptReading {
         clip_skip: args.clip_skip.map(|layers| layers as usize),
         max_token_length: args.max_token_length.map(|length| length as usize),
@@ -68,15 +69,15 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
         settings.push(("Embeddings", words.join(" ")));
     }
     if !args.embedding.is_empty() {
-        let files: Vec<String> = args.embedding.iter().map(|file| file.path.display().to_string()).collect();
+        let files: Vec<String> = args.embedding.iter().map(|file| published(&file.path)).collect();
         settings.push(("Embedding files", files.join(" ")));
     }
     if let Some(vae) = &args.vae {
-        settings.push(("VAE", vae.display().to_string()));
+        settings.push(("VAE", published(vae)));
     }
     for (name, path) in [("Init image", &args.init_image), ("Mask", &args.mask)] {
         if let Some(path) = path {
-            settings.push((name, path.display().to_string()));
+            settings.push((name, published(path)));
         }
     }
     let batch = pictures_at_once(width, height) as u32;
@@ -104,6 +105,11 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// What a picture says of a file that it was made with.
+fn published(path: &Path) -> String {
+    published_name(&path.display().to_string())
 }
 
 /// Adds the words of a file, if it has any.

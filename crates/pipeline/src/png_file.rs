@@ -6,6 +6,7 @@ use image::RgbImage;
 use sdtrain_checkpoint::{replace_file, vfs::RealVfs};
 use sdtrain_diffusion::SchedulerClass;
 use sdtrain_model::StableDiffusion;
+use sdtrain_recipe::published_name;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
@@ -33,7 +34,7 @@ pub fn parameters_text(
     let settings: String = settings.iter().map(|(name, value)| format!(", {name}: {value}")).collect();
     format!(
         "{}{negative}\nSteps: {}, Sampler: {sampler}, CFG scale: {}, Seed: {}, Size: {}x{}, Clip skip: {}{window}{weights}{strength}, \
-         Model: {name}, Computed in: {}{settings}, Version: sdtrain {}",
+         Model: {}, Computed in: {}{settings}, Version: sdtrain {}",
         request.prompts[index],
         request.steps,
         request.guidance,
@@ -41,6 +42,7 @@ pub fn parameters_text(
         request.width,
         request.height,
         model.text_layer(reading).from_end,
+        published_name(name),
         format!("{:?}", model.compute).to_lowercase(),
         env!("CARGO_PKG_VERSION"),
     )

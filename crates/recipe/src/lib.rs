@@ -90,7 +90,7 @@ pub use image::{
 pub use initial_adapter::FileAdapter;
 pub use inpainting::{InpaintingConfig, MaskShape, MaskSource};
 pub use load::Loaded;
-pub use location::{BUILTIN_MODELS, ModelLocation};
+pub use location::{BUILTIN_MODELS, ModelLocation, published_name};
 pub use log::LogConfig;
 pub use lokr::{LokrConfig, LokrFactors};
 pub use lora::{

@@ -62,6 +62,27 @@ pub(crate) fn nearest_folder_hint(path: &Path) -> Option<String> {
     Some(format!("`{}` has no `{missing}`", existing.display()))
 }
 
+/// What a model or a file is called in what leaves the machine: without the folders that it lies in. Names of built-in models and of the hub
+/// stay, and what lies in the hub's cache is called as there.
+pub fn published_name(text: &str) -> String {
+    if !ModelLocation::is_file_path(text) {
+        return text.to_owned();
+    }
+    let parts: Vec<_> = Path::new(text).components().map(|part| part.as_os_str().to_string_lossy()).collect();
+    // `models--ORG--REPO/snapshots/COMMIT`, and what is in it.
+    if let Some(at) = parts.iter().position(|part| part == "snapshots").filter(|&at| at > 0 && parts.len() > at + 1)
+        && let Some(repository) = parts[at - 1].strip_prefix("models--")
+    {
+        return [
+            &[repository.replace("--", "/")],
+            &parts[at + 2..].iter().map(ToString::to_string).collect::<Vec<_>>()[..],
+        ]
+        .concat()
+        .join("/");
+    }
+    parts.last().map_or_else(|| text.to_owned(), ToString::to_string)
+}
+
 #[cfg(test)]
 mod tests {
     use super::ModelLocation;
@@ -72,5 +93,20 @@ mod tests {
         let (message, hint) = ModelLocation::find("builtin:poster").unwrap_err();
         assert_eq!(message, "there is no built-in model `poster`");
         assert_eq!(hint.as_deref(), Some("there is `builtin:poster-tiny`"));
+    }
+
+    #[test]
+    fn folders_of_a_disk_are_not_told() {
+        for (text, name) in [
+            ("/home/me/models/mine.safetensors", "mine.safetensors"),
+            ("../models/sd15/", "sd15"),
+            ("builtin:poster-tiny", "builtin:poster-tiny"),
+            ("hf:org/model", "hf:org/model"),
+            ("/home/me/.cache/huggingface/hub/models--org--model/snapshots/0123", "org/model"),
+            ("hub/models--org--model/snapshots/0123/unet/model.safetensors", "org/model/unet/model.safetensors"),
+            ("snapshots/old", "old"),
+        ] {
+            assert_eq!(published_name(text), name);
+        }
     }
 }

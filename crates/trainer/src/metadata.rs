@@ -2,11 +2,10 @@
 
 use sdtrain_diffusion::PredictionType;
 use sdtrain_optimizer::ParamGroup;
-use sdtrain_recipe::{FloatType, TrainConfig};
+use sdtrain_recipe::{FloatType, TrainConfig, published_name};
 use sdtrain_state_dict::Family;
 use sdtrain_state_dict::metadata::{ModelSpec, architecture};
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// What the metadata of a product needs to know beside the configuration.
 pub struct RunFacts<'a> {
@@ -92,7 +91,7 @@ pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch
         ("ss_seed", config.seed.to_string()),
         ("ss_steps", step.to_string()),
         ("ss_epoch", epoch.to_string()),
-        ("ss_sd_model_name", model_name(&config.model.path)),
+        ("ss_sd_model_name", published_name(&config.model.path)),
         ("sdtrain.version", env!("CARGO_PKG_VERSION").to_string()),
     ];
     let spec = ModelSpec {
@@ -106,24 +105,4 @@ pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch
     };
     let fused = facts.fused.map(|fused| (sdtrain_adapter::FUSED_KEY.to_string(), fused.to_string()));
     entries.into_iter().map(|(key, value)| (key.to_string(), value)).chain(spec.keys()).chain(fused).collect()
-}
-
-/// The model's file or folder name, as kohya writes it: where it lies on somebody's disk is nobody else's business.
-fn model_name(path: &str) -> String {
-    let is_name = path.starts_with("builtin:") || path.starts_with("hf:");
-    let name = Path::new(path).file_name().filter(|_| !is_name);
-    name.map_or_else(|| path.to_string(), |name| name.to_string_lossy().into_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::model_name;
-
-    #[test]
-    fn folders_of_a_disk_are_not_told() {
-        assert_eq!(model_name("/home/me/models/mine.safetensors"), "mine.safetensors");
-        assert_eq!(model_name("../models/sd15/"), "sd15");
-        assert_eq!(model_name("builtin:poster-tiny"), "builtin:poster-tiny");
-        assert_eq!(model_name("hf:org/model"), "hf:org/model");
-    }
 }
