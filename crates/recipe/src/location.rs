@@ -85,7 +85,7 @@ pub fn published_name(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::ModelLocation;
+    use super::{ModelLocation, published_name};
 
     #[test]
     fn a_builtin_model_is_known_by_name() {
