@@ -59,6 +59,7 @@ fn tensors(file: &[u8]) -> &[u8] {
     &file[8 + header..]
 }
 
+/// kohya_ss#1629: an edited image goes unnoticed.
 #[test]
 fn only_what_an_image_or_the_encoder_changed_is_encoded_again() {
     let project = Project::new();

@@ -1,6 +1,7 @@
 //! Models in other formats draw the same pictures.
 
 use crate::project::{Project, fixture};
+use sdtrain_state_dict::{Dtype, Reader, SafetensorsFile};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -81,6 +82,56 @@ fn a_model_of_the_sd2_family_is_recognised_converted_there_and_back_and_trained(
     let of_folder = losses(product(&sd2, "of-folder"));
     let single = project.path("single.safetensors").display().to_string();
     assert_eq!(losses(product(&single, "of-file"))["rows"], of_folder["rows"]);
+}
+
+/// Every tensor below a diffusers folder, behind the name of its network: dtype, shape and bytes.
+fn tensors(folder: &Path) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
+    let mut found = BTreeMap::new();
+    let networks = [
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+        ("text_encoder_2", "model"),
+    ];
+    for (network, stem) in networks {
+        let path = folder.join(network).join(format!("{stem}.safetensors"));
+        // SDXL's refiner has no first text encoder, and only SDXL a second one.
+        if !path.is_file() {
+            continue;
+        }
+        let file = SafetensorsFile::open(&path).expect("weights");
+        for name in file.names() {
+            let (info, bytes) = (file.info(name).expect("listed"), file.bytes(name).expect("readable"));
+            found.insert(format!("{network}.{name}"), (info.dtype, info.shape.clone(), bytes.into_owned()));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_kind_of_model_is_the_same_to_the_byte_behind_a_single_file() {
+    let project = Project::new();
+    let plain = ["tiny_sd1", "tiny_sd2", "tiny_sdxl", "tiny_sdxl_refiner", "tiny_taiyi", "tiny_pai", "tiny_japanese"];
+    let mut folders: Vec<_> = plain.iter().map(|name| (name.to_string(), fixture(name))).collect();
+    for name in ["tiny_sd1", "tiny_sdxl"] {
+        let painting = format!("{name}-painting");
+        let base = fixture(name).display().to_string();
+        project.expect(0, &["convert", &base, &painting, "--to", "diffusers", "--inpainting"]);
+        let folder = project.path(&painting);
+        assert_eq!(tensors(&folder)["unet.conv_in.weight"].1[1], 9, "{painting}");
+        folders.push((painting, folder));
+    }
+    for (name, folder) in folders {
+        let (single, again) = (format!("{name}.safetensors"), format!("{name}-again"));
+        project.expect(0, &["convert", &folder.display().to_string(), &single, "--to", "single-file"]);
+        project.expect(0, &["convert", &single, &again, "--to", "diffusers"]);
+        let (before, after) = (tensors(&folder), tensors(&project.path(&again)));
+        assert!(before.keys().any(|tensor| tensor.starts_with("text_encoder")), "{name}");
+        assert!(before.keys().eq(after.keys()), "{name}: other names");
+        for (tensor, content) in &before {
+            assert!(after[tensor] == *content, "{name}: {tensor} differs");
+        }
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::project::Project;
 use std::fs;
 use std::time::Instant;
 
+/// telemt#760, sd-scripts: unknown keys are ignored.
 #[test]
 fn every_problem_of_a_configuration_is_named_at_once() {
     let project = Project::new();
@@ -32,6 +33,7 @@ fn an_empty_folder_says_what_was_looked_for() {
     assert!(said.contains("no images found"), "{said}");
 }
 
+/// ComfyUI#14989: a download that was cut off is loaded.
 #[test]
 fn a_truncated_model_file_is_named() {
     let project = Project::new();
@@ -41,6 +43,7 @@ fn a_truncated_model_file_is_named() {
     assert!(said.contains("cut.safetensors"), "{said}");
 }
 
+/// deepinv#525, CellBender#241, DeepTab#411, torchtune#481, metatrain#448, pangaea-bench#104: two runs write into one folder.
 #[test]
 fn a_second_run_in_the_same_folder_is_refused() {
     let project = Project::new();
@@ -117,6 +120,7 @@ fn what_a_run_would_refuse_is_refused_by_check_before_anything_is_written() {
     assert!(!project.path("outputs").exists());
 }
 
+/// RT-DETR#337: one bad image ends a run.
 #[test]
 fn an_image_that_is_left_out_is_named_at_the_start_and_at_the_end() {
     let project = Project::new();

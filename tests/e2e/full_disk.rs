@@ -1,4 +1,5 @@
-//! A disk that others fill while a run writes to it. Needs root, for a file system of its own.
+//! A disk that others fill while a run writes to it (SimpleTuner#2353, mmdetection#12069, LichtFeld#717). Needs root, for a file system of
+//! its own.
 
 use crate::errors::refused_unread;
 use crate::project::Project;

@@ -17,4 +17,5 @@ mod refiner;
 mod resume;
 mod samples;
 mod stages;
+mod told_paths;
 mod train;

@@ -143,6 +143,7 @@ fn a_step_too_large_for_the_memory_loses_nothing_that_was_learned() {
     assert!(said.contains(&format!("continuing after step {steps}")), "{said}");
 }
 
+/// kohya_ss#2999: pictures cost the checkpoint that was due.
 /// Too little memory for the pictures costs neither the run nor its product.
 #[test]
 fn pictures_too_large_for_the_memory_are_left_out() {

@@ -97,6 +97,8 @@ fn a_place_for_checkpoints_that_cannot_be_written_to_is_found_at_the_start() {
     assert!(!said.contains("images found"), "data were opened before: {said}");
 }
 
+/// Lightning#1455, Lightning#14610, Lightning#20542: preemption is not handled, or by another signal than the cluster sends.
+/// Lightning#21406, EgoVerse#621: a handler saves in the midst of a step, or workers inherit it.
 #[test]
 fn a_stopped_run_saves_and_ends_with_75() {
     for signal in ["TERM", "INT", "USR1"] {
@@ -137,6 +139,7 @@ fn a_signal_that_asks_for_a_checkpoint_gets_one_and_the_run_goes_on() {
     assert_eq!(said.matches("saved ").count(), 2, "{said}");
 }
 
+/// Lightning#21406, EgoVerse#621: a handler saves in the midst of a step.
 /// Every step since the fifth is skipped: what was learned by then is saved all the same.
 #[test]
 fn a_run_that_is_stopped_in_a_row_of_skipped_steps_loses_nothing() {
@@ -156,6 +159,7 @@ fn a_run_that_is_stopped_in_a_row_of_skipped_steps_loses_nothing() {
     assert!(newest.trim() >= "step-000009", "{newest}: {said}");
 }
 
+/// Lightning#1455, Lightning#14610, Lightning#20542: preemption is not handled, here while the program starts.
 #[test]
 fn whoever_asks_while_the_program_starts_is_heard() {
     let project = Project::new();
@@ -214,6 +218,7 @@ fn a_second_interrupt_ends_a_run_at_once() {
     assert_eq!(code, Some(130), "{said}");
 }
 
+/// Lightning#1455, Lightning#14610, Lightning#20542: preemption is not handled, here where Ctrl-C follows it.
 #[test]
 fn the_first_interrupt_of_a_run_that_a_cluster_has_told_to_stop_is_no_second_one() {
     let project = Project::new();
@@ -233,6 +238,7 @@ fn the_first_interrupt_of_a_run_that_a_cluster_has_told_to_stop_is_no_second_one
     }
 }
 
+/// kohya_ss#2999: pictures cost the checkpoint that was due.
 /// As the kernel does where memory ends: the pictures of a step never cost its checkpoint.
 #[test]
 fn a_run_that_is_killed_while_it_draws_has_the_checkpoint_of_that_step() {
@@ -324,6 +330,7 @@ fn products_on_the_way_are_counted_across_a_continuation() {
     }
 }
 
+/// SimpleTuner#2353, mmdetection#12069, LichtFeld#717: a full disk costs the run.
 #[test]
 fn a_checkpoint_that_the_disk_refuses_is_kept_in_memory_until_it_takes_it() {
     let project = Project::new();
@@ -343,6 +350,7 @@ fn a_checkpoint_that_the_disk_refuses_is_kept_in_memory_until_it_takes_it() {
     running.kill();
 }
 
+/// SimpleTuner#2353, mmdetection#12069, LichtFeld#717: a full disk costs the run.
 #[test]
 fn a_disk_that_goes_on_refusing_ends_the_run_with_its_own_exit_code() {
     let project = Project::new();

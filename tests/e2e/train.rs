@@ -103,6 +103,34 @@ fn cached_latents_change_no_loss_beyond_rounding() {
     }
 }
 
+#[test]
+fn the_number_of_threads_changes_no_loss_beyond_rounding() {
+    let project = Project::new();
+    let run = |output: &str, threads: usize, steps: usize| {
+        let (threads, steps) = (format!("train.threads={threads}"), format!("train.max_steps={steps}"));
+        let args = ["--config", "run.toml", "--output", output, "--set", &threads, "--set", &steps];
+        let more = ["--set", "samples.prompts=[]", "--set", "checkpoint.allow_changes=[\"train.max_steps\"]"];
+        project.expect(0, &[&args[..], &more].concat()).1
+    };
+    let note = "the run was begun with 1 threads";
+    for (output, threads) in [("one", 1), ("two", 2)] {
+        assert!(!run(output, threads, 6).contains(note), "{threads}");
+    }
+    run("continued", 1, 4);
+    let said = run("continued", 2, 6);
+    assert!(said.contains(note) && said.contains("; with 2 ("), "{said}");
+    let expected = losses(&project, "one");
+    assert_eq!(expected.len(), 6);
+    for output in ["two", "continued"] {
+        let found = losses(&project, output);
+        assert_eq!(found.len(), 6, "{output}");
+        for (found, expected) in found.into_iter().zip(&expected) {
+            // fp32; the sums are only taken in another order.
+            assert!((found - expected).abs() < 1e-5 * expected, "{output}: {found}, {expected}");
+        }
+    }
+}
+
 /// The loss of each step.
 fn losses(project: &Project, folder: &str) -> Vec<f64> {
     let metrics = fs::read_to_string(project.path(folder).join("metrics.jsonl")).unwrap();

@@ -1,4 +1,5 @@
 //! (f) Every bit of a checkpoint flipped, every file of it cut short at every length: all of it noticed.
+//! open_lm#154, draw-things#88: half a file is left, and the exit code is 0.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
 //! (e) The states that a disk may be in after a power cut, and (c) failing calls, in memory: thousands a second.
+//! open_lm#154, draw-things#88: half a file is left, and the exit code is 0.
 
 use std::collections::HashSet;
 use std::path::Path;

@@ -176,6 +176,8 @@ fn second_process() {
     }
 }
 
+/// deepinv#525, CellBender#241, DeepTab#411, torchtune#481, metatrain#448, pangaea-bench#104: two runs write into one folder.
+/// simpleflock#9, where the file of a lock is deleted while it is held, is `ms_swift_6695_…` in `src/lock.rs`.
 #[test]
 fn another_process_is_kept_out_and_its_death_gives_the_folder_free() {
     use std::io::{BufRead, BufReader};

@@ -1,4 +1,5 @@
-//! Models with tensors too few, too many or of other shapes, and files that are another thing than what is asked for.
+//! Models with tensors too few, too many or of other shapes, and files that are another thing than what is asked for (musubi-tuner#29,
+//! musubi-tuner#49: they are loaded without a word).
 
 use std::collections::BTreeMap;
 use std::fs;

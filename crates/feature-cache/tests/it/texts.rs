@@ -62,6 +62,44 @@ fn damaged_states_are_named_and_deleted() {
     }
 }
 
+/// The same with a vector beside the states, as SDXL's second text encoder makes one.
+fn entry_with_vector() -> TextEntry {
+    let form = TextForm { pooled: Some(5), ..FORM };
+    TextEntry { form, pooled: Some((100..110).collect()), ..entry() }
+}
+
+#[test]
+fn the_vector_of_a_text_comes_back_with_its_states_or_the_entry_is_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = TextFolder::open(folder.path()).unwrap();
+    let name = name_of(&[1, 2, 3]);
+    let path = cache.path(&name);
+    let (bare, whole) = (entry(), entry_with_vector());
+    cache.write(&name, &whole).unwrap();
+    assert_eq!(cache.read(&name, whole.form).unwrap(), Found::Entry(whole.clone()));
+    let (length, said) = (fs::metadata(&path).unwrap().len(), TextEntry::most_bytes(whole.form));
+    assert!(length <= said && length + 1024 > said, "{length} {said}");
+
+    let shorter = TextForm { pooled: Some(4), ..FORM };
+    for (written, form, turned, reason) in [
+        (&whole, whole.form, true, "another checksum"),
+        (&whole, FORM, false, "another checksum"),
+        (&whole, shorter, false, "`pooled` is BF16 [5], not BF16 [4]"),
+        (&bare, whole.form, false, "has no tensor `pooled`"),
+    ] {
+        cache.write(&name, written).unwrap();
+        if turned {
+            let (mut bytes, vector) = (fs::read(&path).unwrap(), whole.pooled.as_deref().unwrap());
+            let place = bytes.windows(vector.len()).position(|window| window == vector).unwrap();
+            bytes[place] ^= 1;
+            fs::write(&path, bytes).unwrap();
+        }
+        let Found::Damaged { reason: found, .. } = cache.read(&name, form).unwrap() else { panic!("{reason}") };
+        assert!(found.contains(reason), "{found}, not {reason}");
+        assert!(!path.exists());
+    }
+}
+
 #[test]
 fn everything_that_decides_states_is_in_their_name() {
     let same = encoder();

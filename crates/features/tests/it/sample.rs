@@ -15,7 +15,12 @@ pub fn model() -> StableDiffusion {
 }
 
 pub fn model_in(compute: Kind) -> StableDiffusion {
-    let folder = fixture_folder().join("tiny_sd1");
+    tiny("tiny_sd1", compute)
+}
+
+/// A model of the fixtures.
+pub fn tiny(name: &str, compute: Kind) -> StableDiffusion {
+    let folder = fixture_folder().join(name);
     load(&folder.display().to_string(), &LoadOptions::new(Device::Cpu, compute)).expect("a fixture")
 }
 

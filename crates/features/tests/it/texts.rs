@@ -1,6 +1,6 @@
 //! States of texts in memory and in a folder.
 
-use crate::sample::{config, entries, images, model, model_in};
+use crate::sample::{config, entries, images, model, model_in, tiny};
 use sdtrain_features::{DiskTexts, Error, TextCache};
 use sdtrain_model::{PromptReading, StableDiffusion};
 use std::collections::{BTreeSet, HashSet};
@@ -57,6 +57,42 @@ fn states_are_the_same_to_the_bit_wherever_they_are_kept() {
         }
     }
     // Each way of reading, and each number format, has entries of its own.
+    assert_eq!(entries(folder.path(), "texts").len(), 3 * 4 * 2);
+}
+
+#[test]
+fn the_vectors_of_sdxl_are_the_same_to_the_bit_wherever_they_are_kept() {
+    let readings = [
+        PromptReading::default(),
+        // SDXL's own layer is the last but one.
+        PromptReading { clip_skip: Some(1), ..PromptReading::default() },
+        PromptReading { max_token_length: Some(150), ..PromptReading::default() },
+        PromptReading { weights: true, ..PromptReading::default() },
+    ];
+    let folder = images(1);
+    for compute in [Kind::Float, Kind::BFloat16] {
+        let model = tiny("tiny_sdxl", compute);
+        for reading in readings {
+            let alone = TEXTS.map(|text| model.encode_prompts(&[text.to_owned()], &reading).expect("two encoders"));
+            let vectors = alone.each_ref().map(|text| text.pooled.as_ref().expect("the second encoder projects"));
+            let hidden_states = Tensor::cat(&alone.each_ref().map(|text| &text.hidden_states), 0);
+            let vectors = Tensor::cat(&vectors, 0);
+            assert!(!vectors.get(0).equal(&vectors.get(2)), "each text has a vector of its own");
+            let mut recent = TextCache::of_recent(reading);
+            let (mut memory, _) = filled(&model, folder.path(), reading, false);
+            let (mut fresh, made) = filled(&model, folder.path(), reading, true);
+            let (mut read, again) = filled(&model, folder.path(), reading, true);
+            // Two of the texts are the same tokens.
+            assert_eq!((made, again), (3, 0), "{reading:?}");
+            for cache in [&mut recent, &mut memory, &mut fresh, &mut read] {
+                let found = cache.encode(&model, &TEXTS.map(str::to_owned)).expect("two encoders");
+                let found_vectors = found.pooled.expect("they are kept with the states");
+                assert_eq!((found_vectors.size(), found_vectors.kind()), (vectors.size(), vectors.kind()));
+                assert!(found_vectors.equal(&vectors), "{reading:?} in {compute:?}");
+                assert!(found.hidden_states.equal(&hidden_states), "{reading:?} in {compute:?}");
+            }
+        }
+    }
     assert_eq!(entries(folder.path(), "texts").len(), 3 * 4 * 2);
 }
 

@@ -3,6 +3,7 @@
 mod files;
 mod full_size;
 mod gradient_checkpointing;
+mod long_window;
 mod lpips;
 mod mutations;
 mod prompts;

@@ -1,13 +1,18 @@
 //! Prompts longer than a window and prompts with weights: the same states as kohya's way of reading them in transformers.
 
 use crate::FP32;
-use sdtrain_model::{LoadOptions, PromptReading, StableDiffusion, load};
-use sdtrain_torch_test_support::{Golden, assert_near, fixture_folder};
+use sdtrain_model::{EncoderTokens, LoadOptions, PromptReading, StableDiffusion, TokenizedPrompts, load};
+use sdtrain_tokenizer::Tokenizer;
+use sdtrain_torch_test_support::{Golden, assert_near, difference, fixture_folder};
 use serde_json::Value;
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 fn tiny_model() -> StableDiffusion {
-    let folder = fixture_folder().join("tiny_sd1");
+    tiny("tiny_sd1")
+}
+
+fn tiny(name: &str) -> StableDiffusion {
+    let folder = fixture_folder().join(name);
     load(&folder.display().to_string(), &LoadOptions::new(Device::Cpu, Kind::Float)).expect("a fixture")
 }
 
@@ -44,6 +49,49 @@ fn prompts_of_a_batch_do_not_see_each_other() {
         let alone = model.encode_prompts(std::slice::from_ref(prompt), &reading).expect("a prompt").hidden_states;
         assert_near(prompt, &together.get(index as i64), &alone.squeeze_dim(0), FP32);
     }
+}
+
+#[test]
+fn both_encoders_of_sdxl_read_a_long_prompt_window_by_window() {
+    const WINDOWS: i64 = 3;
+    let model = tiny("tiny_sdxl");
+    let reading = PromptReading { max_token_length: Some(225), ..PromptReading::default() };
+    // Numbers, so that no window is like another.
+    let prompt: String = (0..120).map(|number| format!("house {number}, ")).collect();
+    assert!(model.tokenizer().token_count(&prompt) > 225, "it fills every window");
+    let prompts = [prompt];
+    let TokenizedPrompts(of_encoders) = model.tokenize(&prompts, &reading).expect("a prompt");
+    let states = model.encode_prompts(&prompts, &reading).expect("a prompt");
+    let pooled = states.pooled.expect("the second encoder projects");
+    let widths: Vec<i64> = model.text_encoders.iter().map(|encoder| encoder.network.config().hidden_size()).collect();
+    assert_eq!(widths.len(), 2);
+    // The marks stand there once.
+    assert_eq!(states.hidden_states.size(), [1, 225 + 2, widths.iter().sum::<i64>()]);
+
+    let mut first_column = 0;
+    for ((encoder, EncoderTokens { ids, .. }), width) in model.text_encoders.iter().zip(&of_encoders).zip(widths) {
+        let name = encoder.name;
+        assert_eq!(ids.size(), [1, WINDOWS, 77], "{name}");
+        assert!(!ids.select(1, 0).equal(&ids.select(1, 1)) && !ids.select(1, 1).equal(&ids.select(1, 2)), "{name}");
+        let (end, layer) = (encoder.tokenizer.eos(), model.text_layer(&reading));
+        let encode = |window: i64| encoder.network.encode(&ids.select(1, window), end, Kind::Float, layer, false);
+        let alone: Vec<(Tensor, Option<Tensor>)> = (0..WINDOWS).map(encode).collect();
+        // Of the first window all but its end mark, of the last all but its start mark, of that between them neither.
+        let parts = [alone[0].0.narrow(1, 0, 76), alone[1].0.narrow(1, 1, 75), alone[2].0.narrow(1, 1, 76)];
+        let own = states.hidden_states.narrow(2, first_column, width);
+        assert_near(name, &own, &Tensor::cat(&parts, 1), FP32);
+        first_column += width;
+
+        let vectors: Vec<&Tensor> = alone.iter().filter_map(|(_, vector)| vector.as_ref()).collect();
+        if let [first, second, _] = vectors[..] {
+            assert_near(&format!("{name}: pooled"), &pooled, first, FP32);
+            assert!(difference(&pooled, second).0 > 1e-3, "the windows have vectors of their own");
+        }
+        assert_eq!(vectors.len(), if name == "text_encoder_2" { 3 } else { 0 }, "{name}");
+    }
+    // The same as where no further window is read.
+    let of_one = model.encode_prompts(&prompts, &PromptReading::default()).expect("a prompt").pooled;
+    assert_near("pooled of one window", &pooled, &of_one.expect("the second encoder projects"), FP32);
 }
 
 #[test]

@@ -3,7 +3,9 @@
 //! within a step, and of five batches an epoch, so that every third step is a short one at an epoch's end.
 //!
 //! A run is continued from a copy of its folder that holds the configuration and one checkpoint. Every later loss, gradient norm
-//! and rate, the last checkpoint's tensors and position, and the product must be equal to the bit.
+//! and rate, the last checkpoint's tensors and position, and the product must be equal to the bit. Users of other trainers saw data in
+//! another order or the same once more: accelerate#4203, transformers#46628, torchtitan#2864, lerobot#3769, transgenic#59,
+//! Real-ESRGAN#799.
 //!
 //! `cargo test --release -p sdtrain-trainer --test continuation` takes steps 1, 7 and 16 of the first three tables; with
 //! `-- --ignored` it takes every step of them, and steps 1, 7 and 16 of all other combinations. `SDTRAIN_SWEEP_STEPS=64` makes all

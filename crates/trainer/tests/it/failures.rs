@@ -36,6 +36,7 @@ fn output(folder: &TempDir) -> PathBuf {
     folder.path().join("output")
 }
 
+/// kohya_ss#2999: pictures cost the checkpoint that was due.
 #[test]
 fn pictures_that_cannot_be_drawn_cost_neither_the_run_nor_a_checkpoint() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -55,7 +56,7 @@ fn pictures_that_cannot_be_drawn_cost_neither_the_run_nor_a_checkpoint() {
     assert!(fs::read(other.join("run.safetensors")).expect("the product") == product);
 }
 
-/// sd-scripts draws first: what ends a process while it draws costs the checkpoint that was due.
+/// kohya_ss#2999: sd-scripts draws first, and what ends a process while it draws costs the checkpoint that was due.
 #[test]
 fn a_checkpoint_is_there_before_its_pictures_are_drawn() {
     let folder = tempfile::tempdir().expect("a temporary folder");

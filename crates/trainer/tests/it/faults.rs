@@ -111,6 +111,7 @@ fn two_hundred_faults_never_reach_a_weight_or_a_checkpoint() {
     }
 }
 
+/// kohya_ss#2244, sd-scripts#653: an innocent image is named.
 #[test]
 fn of_two_accumulated_batches_the_faulty_one_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -11,6 +11,7 @@ mod masks;
 mod matrix;
 mod not_finite;
 mod parts;
+mod picture_sizes;
 mod precision;
 mod replay;
 mod resuming;

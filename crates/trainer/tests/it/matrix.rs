@@ -17,10 +17,11 @@ use tempfile::TempDir;
 
 const FAMILIES: [Family; 4] = [Family::Sd1, Family::Sd2, Family::Sdxl, Family::SdxlRefiner];
 
-/// The tiny models of a family: SD1's also with BERT as the text encoder, and with a tokenizer without a start mark.
+/// The tiny models of a family: SD1's also with BERT as the text encoder, with CLIP behind BERT's tokenizer, and with a tokenizer
+/// without a start mark.
 fn tiny(family: Family) -> &'static [&'static str] {
     match family {
-        Family::Sd1 => &["tiny_sd1", "tiny_taiyi", "tiny_japanese"],
+        Family::Sd1 => &["tiny_sd1", "tiny_taiyi", "tiny_pai", "tiny_japanese"],
         Family::Sd2 => &["tiny_sd2"],
         Family::Sdxl => &["tiny_sdxl"],
         Family::SdxlRefiner => &["tiny_sdxl_refiner"],

@@ -105,6 +105,7 @@ fn measured(output: &Path) -> Vec<String> {
     text.lines().map(line).collect()
 }
 
+/// tinker-feedback#127, OpenNMT#617: the optimizer or the loss scale is not restored, and nobody is told.
 #[test]
 fn a_loss_scale_that_is_not_there_is_refused() {
     let (folder, output) = project();
@@ -183,6 +184,7 @@ fn a_checkpoint_that_is_continued_elsewhere_is_held_against_its_own_configuratio
     assert!(!elsewhere.join("checkpoints/step-000003").exists());
 }
 
+/// sd-scripts#1653: a run with a schedule that ends cannot be prolonged.
 #[test]
 fn a_finished_run_is_prolonged_where_its_length_may_change() {
     let (folder, output) = project();
@@ -256,6 +258,7 @@ fn other_images_are_gone_on_with_where_that_is_allowed_from_the_beginning_of_an_
     assert!(run_json(&output)["changes"].to_string().contains("images or captions"), "it is recorded");
 }
 
+/// kohya_ss#1629: an edited image goes unnoticed.
 #[test]
 fn an_edited_image_of_equal_length_is_noticed_and_a_copied_folder_is_not() {
     let (folder, output) = project();
@@ -325,6 +328,7 @@ fn of_the_products_on_the_way_the_oldest_go_whatever_their_times_say() {
     }
 }
 
+/// sd-scripts#93: what fp16 does to weights at the save; here, those that it makes infinite.
 #[test]
 fn a_weight_that_fp16_cannot_hold_is_no_product_and_another_format_takes_it() {
     let (folder, output) = project();

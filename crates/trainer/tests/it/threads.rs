@@ -43,6 +43,7 @@ fn fault(step: u64) -> WeightFault {
     WeightFault { step, parameter: "unet.conv_in.weight".into(), value: FaultyNumber::Nan }
 }
 
+/// sd-scripts#201, sd-scripts#293, sd-scripts#1571, kohya_ss#1112, kohya_ss#1986, musubi-tuner#26: NaN until the end, and NaN saved.
 #[test]
 fn sd_scripts_201_a_run_without_a_finite_loss_ends_and_leaves_no_product() {
     let (_folder, output, mut config) = project(8);
@@ -53,6 +54,7 @@ fn sd_scripts_201_a_run_without_a_finite_loss_ends_and_leaves_no_product() {
     assert!(!output.join("run.safetensors").exists());
 }
 
+/// ai-toolkit: a loss of NaN becomes 0.
 #[test]
 fn ai_toolkit_a_loss_that_is_no_number_is_not_written_as_zero() {
     let (_folder, output, mut config) = project(3);
@@ -80,6 +82,7 @@ fn torchtitan_aborts_and_what_the_step_was_made_of_is_kept() {
     assert!(modules.values().any(|module| module["gradient"] == "NaN"), "{evidence}");
 }
 
+/// sd-scripts#141, sd-scripts#1110, kohya_ss#1924: the rate after a continuation is another.
 #[test]
 fn sd_scripts_141_after_a_continuation_the_rate_is_that_of_the_configuration() {
     let (folder, output, config) = project(6);
@@ -92,6 +95,8 @@ fn sd_scripts_141_after_a_continuation_the_rate_is_that_of_the_configuration() {
     assert_eq!(rates, [1e-4, 1e-4, 1e-4, 2e-5, 2e-5, 2e-5]);
 }
 
+/// accelerate#4203, transformers#46628, torchtitan#2864, lerobot#3769, transgenic#59, Real-ESRGAN#799: the order of the data is replayed or
+/// another one after a continuation.
 #[test]
 fn torchtitan_2864_later_epochs_are_shuffled_alike_after_a_continuation() {
     let (_folder, output, mut config) = project(9);
@@ -107,6 +112,7 @@ fn torchtitan_2864_later_epochs_are_shuffled_alike_after_a_continuation() {
     }
 }
 
+/// tinker-feedback#127, OpenNMT#617: the optimizer or the loss scale is not restored, and nobody is told.
 #[test]
 fn tinker_feedback_127_a_checkpoint_without_its_optimizer_is_refused() {
     let (folder, output, config) = project(3);
@@ -124,6 +130,7 @@ fn tinker_feedback_127_a_checkpoint_without_its_optimizer_is_refused() {
     assert!(!checkpoint(&output, 3).exists());
 }
 
+/// diffusers, OneTrainer: a continuation from nothing begins anew.
 #[test]
 fn one_trainer_a_continuation_from_nothing_is_no_fresh_start() {
     let (folder, output, config) = project(2);
@@ -133,6 +140,7 @@ fn one_trainer_a_continuation_from_nothing_is_no_fresh_start() {
     assert!(!output.join("run.safetensors").exists() && !output.join("checkpoints/latest").exists());
 }
 
+/// musubi-tuner#29, musubi-tuner#49: wrong weights are loaded without a word.
 #[test]
 fn musubi_tuner_29_weights_of_another_size_are_refused_by_name() {
     let (_folder, output, mut config) = project(3);
@@ -144,6 +152,7 @@ fn musubi_tuner_29_weights_of_another_size_are_refused_by_name() {
     assert!(matches!(&error, Error::CannotContinue { reason, .. } if reason.contains("lora_")), "{error}");
 }
 
+/// SimpleTuner#2714, torchtune#1018: a file that others have mapped is written into.
 #[test]
 fn simple_tuner_2714_a_product_takes_the_place_of_another_and_is_not_written_into_it() {
     let (_folder, output, mut config) = project(3);
@@ -160,6 +169,8 @@ fn simple_tuner_2714_a_product_takes_the_place_of_another_and_is_not_written_int
     assert!(seen == before, "sees the file that he opened");
 }
 
+/// diffusers, `--checkpoints_total_limit`: the old checkpoint goes before the new one is there. That order is the seeded bug `delete-first`;
+/// here, which ones stay.
 #[test]
 fn diffusers_total_limit_the_newest_checkpoints_stay_whatever_their_names_and_times() {
     let (_folder, output, mut config) = project(12);
