@@ -261,11 +261,7 @@ fn shapes_of_config(folder: &Path, shapes: ShapesOf) -> Result<Shapes, Failure> 
 
 /// Holds the tensors of a network against its configuration, before a run finds out.
 fn check_fit(network: &dyn Reader, config: &Json, shapes: ShapesOf, place: &str) -> Result<(), Failure> {
-    let shapes = described(config, shapes, place)?;
-    // Whole CLIPs have a projection, which a text encoder without one leaves where it is.
-    let is_left = |name: &str| name.starts_with("text_projection.") && !shapes.contains_key(name);
-    let is_needless = |name: &str| name.ends_with("position_ids") || is_left(name);
-    Ok(LoadReport::compare(&shapes, network, is_needless).into_result()?)
+    Ok(LoadReport::of_network(&described(config, shapes, place)?, network).into_result()?)
 }
 
 fn vae_at(named: &Path) -> Result<Shapes, Failure> {
