@@ -14,8 +14,8 @@ use crate::vae::{AutoencoderKL, VaeConfig};
 use sdtrain_state_dict::architecture::Shapes;
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
-    Family, FileKind, LoadReport, PipelineConfigs, Reader, canonical_text_encoder, canonical_vae, ldm_single_file,
-    open_component, open_file, read_json, recognise, text_encoder_folders, with_averaged_unet,
+    Family, FileKind, LoadReport, PipelineConfigs, Reader, canonical_text_encoder, canonical_unet, canonical_vae,
+    ldm_single_file, open_component, open_file, read_json, recognise, text_encoder_folders, with_averaged_unet,
 };
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use std::cell::RefCell;
@@ -151,7 +151,7 @@ fn from_folder<T>(folder: &Path, options: &LoadOptions, build: impl FnOnce(Parts
     let open = |part: &str, stem: &str| -> Result<Box<dyn Reader>> {
         Ok(open_component(&folder.join(part), stem, options.variant.as_deref())?)
     };
-    let unet = open("unet", "diffusion_pytorch_model")?;
+    let unet = canonical_unet(open("unet", "diffusion_pytorch_model")?)?;
     let vae = canonical_vae(open("vae", "diffusion_pytorch_model")?)?;
     let text_encoder = |place: &TextFolder| -> Result<Box<dyn Reader>> {
         Ok(Box::new(canonical_text_encoder(open(place.network, "model")?)?))
