@@ -1,7 +1,10 @@
 //! Bad input gets one clear message and its own exit code.
 
-use crate::project::Project;
+use crate::project::{Project, fixture};
+use sdtrain_state_dict::{Dtype, Reader, SafetensorsFile, TensorEntry, write};
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
 /// telemt#760, sd-scripts: unknown keys are ignored.
@@ -175,4 +178,75 @@ fn more_sampling_steps_than_the_sampler_has_are_refused_before_anything_is_encod
     let (_, said) = project.expect(2, &["--config", "run.toml", "--set", "samples.steps=1001"]);
     assert!(said.contains("`samples.steps`") && said.contains("1001 steps over 1000"), "{said}");
     assert!(!said.contains("images found"), "the data were opened: {said}");
+}
+
+/// Changes the tensors of a file.
+fn change(path: &Path, change: impl Fn(&mut Vec<TensorEntry>)) {
+    let file = SafetensorsFile::open(path).unwrap();
+    let tensor = |name: &str| {
+        let info = file.info(name).unwrap();
+        let bytes = file.bytes(name).unwrap().into_owned();
+        TensorEntry { name: name.to_owned(), dtype: info.dtype, shape: info.shape.clone(), bytes }
+    };
+    let mut tensors: Vec<TensorEntry> = file.names().into_iter().map(tensor).collect();
+    change(&mut tensors);
+    write(path, &tensors, &BTreeMap::new()).unwrap();
+}
+
+#[test]
+fn whoever_opens_a_model_tells_all_of_its_tensors_that_do_not_fit() {
+    let project = Project::new();
+    copy_folder(&fixture("tiny_sd1"), &project.path("model"));
+    change(&project.path("model/unet/diffusion_pytorch_model.safetensors"), |tensors| {
+        tensors.retain(|tensor| !tensor.name.starts_with("conv_in."));
+        for tensor in tensors.iter_mut().filter(|tensor| tensor.name.ends_with("attn2.to_k.weight")) {
+            tensor.shape = vec![tensor.shape[0], 1024];
+            tensor.bytes = vec![0; tensor.shape[0] * 1024 * tensor.dtype.size()];
+        }
+        tensors.push(TensorEntry { name: "more".into(), dtype: Dtype::F32, shape: vec![1], bytes: vec![0; 4] });
+    });
+    let lora = fixture("lora_kohya.safetensors").display().to_string();
+    for args in [
+        &["check", "--config", "run.toml", "--set", "model.path=model"][..],
+        &["train", "--config", "run.toml", "--set", "model.path=model"],
+        &["sample", "--model", "model", "--prompt", "a cat", "--output", "drawn"],
+        &["merge", "--model", "model", "--lora", &lora, "--output", "merged"],
+    ] {
+        let (_, said) = project.expect(4, args);
+        for words in [
+            "does not fit the model: 2 missing, 1 unexpected, ",
+            "missing: conv_in.bias [8]",
+            "missing: conv_in.weight [8, 4, 3, 3]",
+            "unexpected: more",
+            "wrong shape: ",
+            "the file fits the SD2 family better: it reads text states of 1024 numbers",
+        ] {
+            assert!(said.contains(words), "{args:?}: `{words}` is not in\n{said}");
+        }
+    }
+    let vae = project.path("vae.safetensors");
+    fs::copy(fixture("tiny_sd1/vae/diffusion_pytorch_model.safetensors"), &vae).unwrap();
+    change(&vae, |tensors| tensors.retain(|tensor| tensor.name != "quant_conv.bias"));
+    let model = fixture("tiny_sd1").display().to_string();
+    for args in [
+        &["train", "--config", "run.toml", "--set", "model.vae=vae.safetensors"][..],
+        &["sample", "--model", &model, "--vae", "vae.safetensors", "--prompt", "a cat", "--output", "drawn"],
+    ] {
+        let (_, said) = project.expect(4, args);
+        assert!(said.contains("vae.safetensors` does not fit the model: 1 missing"), "{args:?}: {said}");
+        assert!(said.contains("missing: quant_conv.bias [8]"), "{args:?}: {said}");
+    }
+    assert!(!project.path("drawn").exists() && !project.path("merged").exists());
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
 }

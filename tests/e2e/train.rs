@@ -48,6 +48,11 @@ fn a_run_leaves_product_checkpoint_metrics_and_pictures() {
     let metrics = fs::read_to_string(project.path("outputs/run/metrics.jsonl")).unwrap();
     assert_eq!(metrics.lines().count(), 6);
     assert!(metrics.lines().all(|line| line.contains("\"grad_norm\"") && line.contains("\"lr\"")), "{metrics}");
+    let product = SafetensorsFile::open(project.path("outputs/run/run.safetensors")).unwrap();
+    let told = |key: &str| -> serde_json::Value { serde_json::from_str(&product.metadata()[key]).unwrap() };
+    assert_eq!(told("ss_dataset_dirs"), serde_json::json!({ "images": { "n_repeats": 1, "img_count": 6 } }));
+    let tags = &told("ss_tag_frequency")["images"];
+    assert_eq!((&tags["small"], &tags["picture 3"]), (&serde_json::json!(6), &serde_json::json!(1)));
     let (_, said) = project.expect(0, &["--config", "run.toml"]);
     assert!(said.contains("finished"), "{said}");
 }

@@ -56,7 +56,7 @@ impl ModelParts {
             }
         };
         if let Some(vae) = &config.vae {
-            parts.vae = Some(vae_at(vae)?);
+            parts.vae = Some(vae_at(vae, parts.vae.as_ref())?);
         }
         if let Some(folder) = &config.text_encoder {
             parts.exchange_text_encoder(folder, config.text_encoder_init)?;
@@ -261,26 +261,38 @@ fn shapes_of_config(folder: &Path, shapes: ShapesOf) -> Result<Shapes, Failure> 
 
 /// Holds the tensors of a network against its configuration, before a run finds out.
 fn check_fit(network: &dyn Reader, config: &Json, shapes: ShapesOf, place: &str) -> Result<(), Failure> {
-    let shapes = described(config, shapes, place)?;
-    // Whole CLIPs have a projection, which a text encoder without one leaves where it is.
-    let is_left = |name: &str| name.starts_with("text_projection.") && !shapes.contains_key(name);
-    let is_needless = |name: &str| name.ends_with("position_ids") || is_left(name);
-    Ok(LoadReport::compare(&shapes, network, is_needless).into_result()?)
+    Ok(LoadReport::of_network(&described(config, shapes, place)?, network).into_result()?)
 }
 
-fn vae_at(named: &Path) -> Result<Shapes, Failure> {
+/// The VAE at `named` in the place of a model's `own`, held against its configuration: that of a folder, that of a whole model of this
+/// program, or else the model's.
+fn vae_at(named: &Path, own: Option<&Shapes>) -> Result<Shapes, Failure> {
     let path = local_file(named)?;
-    let reader: Box<dyn Reader> = match path.is_dir() {
-        true => match open_component(&path, "diffusion_pytorch_model", None) {
+    if path.is_dir() {
+        let reader = match open_component(&path, "diffusion_pytorch_model", None) {
             // They are fetched once everything else is right.
             Err(FileError::NoWeights { .. }) if HubName::is_at(named) => {
                 return shapes_of_config(&path, architecture::vae);
             }
-            reader => reader?,
-        },
-        false => open_file(&path)?,
-    };
-    Ok(parameters_of(&canonical_vae(reader)?))
+            reader => canonical_vae(reader?)?,
+        };
+        let config = path.join("config.json");
+        check_fit(&reader, &read_json(&config)?, architecture::vae, &format!("`{}`", config.display()))?;
+        return Ok(parameters_of(&reader));
+    }
+    let file = open_file(&path)?;
+    let embedded = PipelineConfigs::from_metadata(file.path(), file.metadata())?;
+    let reader = canonical_vae(file)?;
+    match (embedded, own) {
+        (Some((configs, _)), _) => {
+            let place = format!("`{}`, the configuration of its VAE", path.display());
+            check_fit(&reader, &configs.vae, architecture::vae, &place)?;
+        }
+        (None, Some(own)) => LoadReport::of_network(own, &reader).into_result()?,
+        // What the model lacks is said when it is opened.
+        (None, None) => {}
+    }
+    Ok(parameters_of(&reader))
 }
 
 fn count_blocks(shapes: &Shapes, prefix: &str) -> usize {

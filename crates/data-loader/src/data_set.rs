@@ -1,6 +1,7 @@
 //! A data set: opened once, then asked for the batches of any epoch in any order.
 
 mod captions;
+mod folders;
 mod split;
 mod still;
 
@@ -22,6 +23,7 @@ use crate::report::DataReport;
 use crate::scan::{Image, Scan, scan, too_many};
 use crate::{DataError, ImageProblem, content, extra_images, image, source};
 
+pub use folders::FolderTags;
 pub use still::{PIXELS_VERSION, StillView};
 
 /// Images and captions, and the order in which they are trained on.

@@ -35,7 +35,7 @@ mod tokens;
 pub use batch::{BatchPlan, Contents, ExampleId, HostBatch, HostImage, Visit};
 pub use buckets::{Buckets, Placement};
 pub use caption::{CAPTION_STEPS, Caption, CaptionParts, CaptionStep, Progress, Reading};
-pub use data_set::{DataSet, PIXELS_VERSION, StillView};
+pub use data_set::{DataSet, FolderTags, PIXELS_VERSION, StillView};
 pub use error::{DataError, ImageProblem};
 pub use order::Rank;
 pub use prefetch::Prefetcher;

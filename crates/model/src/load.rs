@@ -5,22 +5,24 @@ use crate::builtin;
 use crate::error::{Error, Result};
 use crate::learned_words::LearnedWords;
 use crate::model_configs::ModelConfigs;
+use crate::parameters::Parameters;
 use crate::stable_diffusion::{Origin, PromptEncoder, StableDiffusion};
 use crate::text_encoder::{TextEncoder, TextEncoderConfig};
 use crate::unet::UNet2DConditionModel;
 use crate::vae::{AutoencoderKL, VaeConfig};
 
+use sdtrain_state_dict::architecture::Shapes;
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
-    Family, FileKind, PipelineConfigs, Reader, canonical_text_encoder, canonical_vae, ldm_single_file, open_component,
-    open_file, read_json, recognise, text_encoder_folders, with_averaged_unet,
+    Family, FileKind, LoadReport, PipelineConfigs, Reader, canonical_text_encoder, canonical_unet, canonical_vae,
+    ldm_single_file, open_component, open_file, read_json, recognise, text_encoder_folders, with_averaged_unet,
 };
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 /// How a model is loaded.
 #[derive(Debug, Clone)]
@@ -149,7 +151,7 @@ fn from_folder<T>(folder: &Path, options: &LoadOptions, build: impl FnOnce(Parts
     let open = |part: &str, stem: &str| -> Result<Box<dyn Reader>> {
         Ok(open_component(&folder.join(part), stem, options.variant.as_deref())?)
     };
-    let unet = open("unet", "diffusion_pytorch_model")?;
+    let unet = canonical_unet(open("unet", "diffusion_pytorch_model")?)?;
     let vae = canonical_vae(open("vae", "diffusion_pytorch_model")?)?;
     let text_encoder = |place: &TextFolder| -> Result<Box<dyn Reader>> {
         Ok(Box::new(canonical_text_encoder(open(place.network, "model")?)?))
@@ -291,38 +293,41 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    fn builder(&self, file: impl FnOnce(Files<'a>) -> &'a dyn Reader, kind: Kind) -> Builder<'a> {
+    fn source(&self, file: impl FnOnce(Files<'a>) -> &'a dyn Reader) -> Source<'a> {
         let random = Source::Random(self.options.random.unwrap_or_default());
-        let source = self.files.map_or(random, |files| Source::File(file(files)));
-        Builder::new(source, kind, self.options.device)
+        self.files.map_or(random, |files| Source::File(file(files)))
     }
 
     fn text_encoders(&self) -> Result<Vec<Box<dyn TextEncoder>>> {
         let [_, _, kind] = self.options.kinds(&self.configs.vae);
         let build = |(index, config): (usize, &TextEncoderConfig)| {
-            let builder = match &self.other_text {
-                Some(OtherText::File(file)) => Builder::new(Source::File(file), kind, self.options.device),
-                Some(OtherText::Random(seed)) => Builder::new(Source::Random(*seed), kind, self.options.device),
-                None => self.builder(|files| &*files.text_encoders[index], kind),
+            let source = match &self.other_text {
+                Some(OtherText::File(file)) => Source::File(file),
+                Some(OtherText::Random(seed)) => Source::Random(*seed),
+                None => self.source(|files| &*files.text_encoders[index]),
             };
-            config.build(builder)
+            built(source, kind, self.options.device, |builder| config.build(builder), |network| network.parameters())
         };
         self.configs.text_encoders.iter().enumerate().map(build).collect()
     }
 
     fn unet(&self) -> Result<UNet2DConditionModel> {
         let [kind, _, _] = self.options.kinds(&self.configs.vae);
-        UNet2DConditionModel::new(self.builder(|files| files.unet, kind), &self.configs.unet)
+        let (source, config) = (self.source(|files| files.unet), &self.configs.unet);
+        built(
+            source,
+            kind,
+            self.options.device,
+            |builder| UNet2DConditionModel::new(builder, config),
+            UNet2DConditionModel::parameters,
+        )
     }
 
     fn vae(&self) -> Result<AutoencoderKL> {
         let config = &self.configs.vae;
         match &self.options.vae {
             Some(other) => other_vae(other, config, self.options),
-            None => {
-                let [_, kind, _] = self.options.kinds(config);
-                AutoencoderKL::new(self.builder(|files| files.vae, kind), config)
-            }
+            None => built_vae(self.source(|files| files.vae), config, self.options),
         }
     }
 
@@ -382,6 +387,29 @@ fn other_vae(path: &Path, config: &VaeConfig, options: &LoadOptions) -> Result<A
     };
     let reader = canonical_vae(file)?;
     // By its own configuration: one that does not overflow in fp16 says so there.
+    built_vae(Source::File(&reader), config, options)
+}
+
+fn built_vae(source: Source<'_>, config: &VaeConfig, options: &LoadOptions) -> Result<AutoencoderKL> {
     let [_, kind, _] = options.kinds(config);
-    AutoencoderKL::new(Builder::new(Source::File(&reader), kind, options.device), config)
+    built(source, kind, options.device, |builder| AutoencoderKL::new(builder, config), AutoencoderKL::parameters)
+}
+
+/// The network that `make` makes of the weights in `source`. A file is first held against the names and shapes that it asks for: what is
+/// missing, of another shape or not of this network is one report, and nothing of the file was read for it.
+fn built<Network>(
+    source: Source<'_>,
+    kind: Kind,
+    device: Device,
+    make: impl Fn(Builder<'_>) -> Result<Network>,
+    parameters: impl Fn(&Network) -> &Parameters,
+) -> Result<Network> {
+    if let Source::File(file) = source {
+        let without_weights = make(Builder::new(Source::Shapes, Kind::Float, Device::Cpu))?;
+        let shape = |tensor: &Tensor| -> Vec<usize> { tensor.size().into_iter().map(|side| side as usize).collect() };
+        let tensors = parameters(&without_weights).iter();
+        let asked: Shapes = tensors.map(|(name, tensor)| (name.to_string(), shape(tensor))).collect();
+        LoadReport::of_network(&asked, file).into_result()?;
+    }
+    make(Builder::new(source, kind, device))
 }

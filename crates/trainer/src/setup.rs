@@ -5,7 +5,7 @@ use crate::class_images::with_class_images;
 use crate::error::{Error, Result};
 use crate::identity::{self, DataDigest};
 use crate::input_files::Inputs;
-use crate::metadata::RunFacts;
+use crate::metadata::{self, RunFacts};
 use crate::objective;
 use crate::precision::kind_of;
 use crate::rates;
@@ -114,9 +114,13 @@ pub fn train_unless(stop: &StopRequest, config: TrainConfig, options: &RunOption
         [] => None,
         adapters => Some(describe(adapters)?),
     };
+    let folders = data.folders();
     let facts = RunFacts {
         num_train_images: data.report().visits_per_epoch - data.report().regularization_visits,
         num_reg_images: data.report().regularization_visits,
+        num_validation_images: held_out.as_ref().map_or(0, DataSet::images),
+        folders: &folders,
+        files: metadata::of_files(&config)?,
         num_batches_per_epoch: data.report().batches_per_epoch,
         max_train_steps: total_steps,
         groups: optimizer.groups(),
@@ -127,7 +131,7 @@ pub fn train_unless(stop: &StopRequest, config: TrainConfig, options: &RunOption
         clip_skip: config.model.clip_skip,
         fused: fused.as_deref(),
     };
-    let metadata = crate::metadata::product_metadata(&config, &facts, total_steps, 1);
+    let metadata = metadata::product_metadata(&config, &facts, total_steps, 1);
     if let Some(folder) = config.debug.trace.as_ref().and_then(|path| path.parent()) {
         // Better now than after the steps.
         std::fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;

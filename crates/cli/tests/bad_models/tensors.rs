@@ -42,6 +42,13 @@ fn case(name: &str, path: &'static str, change: impl Fn(&mut Vec<TensorEntry>) +
     Case::model(name, &format!("model/{path}`"), change, says)
 }
 
+/// The VAE of `folder`'s model without one of its tensors.
+fn write_vae_without_bias(folder: &Path, to: &str) {
+    let mut tensors = tensors_of(&folder.join("model").join(VAE));
+    tensors.retain(|tensor| tensor.name != "quant_conv.bias");
+    write(&folder.join(to), &tensors, &BTreeMap::new()).unwrap();
+}
+
 pub fn cases() -> Vec<Case> {
     let without =
         |part: &'static str| move |tensors: &mut Vec<TensorEntry>| tensors.retain(|tensor| !tensor.name.contains(part));
@@ -82,6 +89,17 @@ pub fn cases() -> Vec<Case> {
         fs::remove_dir_all(model.join("unet")).unwrap();
         copy(&others.join("unet"), &model.join("unet"));
         fs::copy(fixture("tiny_sd1/unet/config.json"), model.join("unet/config.json")).unwrap();
+    };
+    let other_vae = |name: &str, vae: &str, file: &str, make: fn(&Path)| {
+        let set = format!("model.vae=\"{vae}\"");
+        Case::with_good_model(
+            name,
+            &format!("{file}` does not fit the model: 1 missing"),
+            "",
+            make,
+            "missing: quant_conv.bias [8]",
+        )
+        .arguments(&["check", "run.toml", "--set", &set])
     };
     let single = |name: &str, make: fn(&Path), says: &str| {
         let make = move |folder: &Path| {
@@ -130,6 +148,13 @@ pub fn cases() -> Vec<Case> {
         Case::model("a UNet in place of the text encoder", TEXT, swapped_text, "holds no text encoder"),
         Case::model("a text encoder in place of the VAE", VAE, swapped_vae, "holds no VAE"),
         Case::model("the UNet of another family", UNET, of_sd2, "does not fit the model"),
+        other_vae("another VAE that lacks a tensor, a file", "vae.safetensors", "vae.safetensors", |folder| {
+            write_vae_without_bias(folder, "vae.safetensors");
+        }),
+        other_vae("another VAE that lacks a tensor, a folder", "vae", VAE, |folder| {
+            copy(&folder.join("model/vae"), &folder.join("vae"));
+            write_vae_without_bias(folder, VAE);
+        }),
         removed("a model without weights of its UNet", UNET, "model/unet`: looked for"),
         removed("a model without weights of its VAE", VAE, "model/vae`: looked for"),
         single(

@@ -80,6 +80,11 @@ pub(crate) fn plain(captions: &[SourceCaption], subset: &Subset) -> String {
     apply_steps(source::likeliest(captions, subset), subset, Reading::Plain, &unused())
 }
 
+/// The lines that can be chosen of the likeliest caption, as they are written.
+pub(crate) fn as_written<'a>(captions: &'a [SourceCaption], subset: &Subset) -> Vec<&'a str> {
+    line::possible(source::likeliest(captions, subset), subset)
+}
+
 /// Every caption that an image can be trained on, each as long as it gets.
 pub(crate) fn longest_of_each(captions: &[SourceCaption], subset: &Subset) -> Vec<String> {
     let texts = source::possible(captions, subset);

@@ -6,7 +6,7 @@ use sdtrain_data_loader::{DataSet, TokenWindow};
 use sdtrain_recipe::{CaptionFile, DataConfig, Leftovers, LossConfig, Subset, TrainSection};
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 
-use crate::folder::Folder;
+use crate::folder::{Folder, picture};
 
 fn open(subset: Subset, folder: &Folder) -> DataSet {
     DataSet::open(&DataConfig { subsets: vec![subset], ..folder.config() }, 42, 64).unwrap()
@@ -331,4 +331,34 @@ fn variants_make_an_end_of_captions() {
     let few = count(Some(3));
     assert!((8..=12).contains(&few), "{few}");
     assert_eq!(count(Some(1)), 4);
+}
+
+#[test]
+fn tags_are_counted_by_folder_as_kohyas_scripts_count_them() {
+    let folder = Folder::new();
+    for (name, caption) in [
+        ("photos/a", "SKS dog, grass,, Two words "),
+        ("photos/b", "sks dog,a | b"),
+        ("other/photos/c", "x | y, z|x"),
+        ("reg/d", "dog\nnever read"),
+    ] {
+        folder.image(&format!("{name}.png"), &picture(64, 64, 1));
+        folder.file(&format!("{name}.txt"), caption.as_bytes());
+    }
+    let subset = |path: &str| Subset { path: folder.join(path), ..Subset::default() };
+    let subsets = vec![
+        Subset { repeats: 2.0, caption_prefix: Some("a prefix".to_owned()), shuffle_caption: true, ..subset("photos") },
+        Subset { caption_separator: "|".to_owned(), ..subset("other/photos") },
+        Subset { is_regularization: true, ..subset("reg") },
+    ];
+    let data = DataSet::open(&DataConfig { subsets, ..folder.config() }, 42, 64).unwrap();
+    let found = data.folders();
+    let told: Vec<_> = found.iter().map(|f| (f.name.as_str(), f.repeats, f.images, f.is_regularization)).collect();
+    assert_eq!(told, [("photos", 2.0, 2, false), ("photos (2)", 1.0, 1, false), ("reg", 1.0, 1, true)]);
+    let tags = |index: usize| -> Vec<(&str, usize)> {
+        found[index].tags.iter().map(|(tag, count)| (tag.as_str(), *count)).collect()
+    };
+    assert_eq!(tags(0), [("a | b", 1), ("grass", 1), ("sks dog", 2), ("two words", 1)]);
+    assert_eq!(tags(1), [("x", 2), ("y, z", 1)]);
+    assert_eq!(tags(2), [("dog", 1)]);
 }

@@ -293,10 +293,11 @@ fn random_weights_are_a_function_of_the_seed() {
 }
 
 #[test]
-fn a_model_that_does_not_fit_is_refused_with_the_tensors_name() {
+fn a_model_that_does_not_fit_is_refused_with_the_tensors_names() {
     let folder = fixture_folder();
     let message = refused(&folder.join("tiny_sd1.safetensors"), &options());
-    assert!(message.contains("has shape") && message.contains("the configuration asks for"), "{message}");
+    assert!(message.contains("tiny_sd1.safetensors` does not fit the model: "), "{message}");
+    assert!(message.contains(" of the wrong shape") && message.contains("wrong shape: … and "), "{message}");
     let message = refused(&folder.join("lora_kohya.safetensors"), &options());
     assert!(message.contains("lora_kohya.safetensors") && message.contains("SD1"), "{message}");
 }
