@@ -2,6 +2,7 @@
 #include "rounding.h"
 #include "parallel.h"
 #include "shim.h"
+#include <ATen/Version.h>
 #include <cstring>
 
 namespace {
@@ -17,20 +18,10 @@ inline uint64_t word(uint64_t key, uint64_t counter) {
   return z ^ (z >> 31);
 }
 
-// The sum of a number's bits and 16 random ones, cut off; what is no number stays none. Without a branch, which vectors do not have.
-void round_numbers(const float *__restrict from, const uint16_t *__restrict random, uint16_t *__restrict to, int64_t count) {
-  for (int64_t i = 0; i < count; i++) {
-    uint32_t bits;
-    std::memcpy(&bits, from + i, 4);
-    const uint32_t rounded = (bits + random[i]) >> 16, no_number = (bits >> 16) | 0x40u;
-    const bool is_number = static_cast<int32_t>(bits & 0x7FFFFFFFu) <= 0x7F800000;
-    to[i] = static_cast<uint16_t>(is_number ? rounded : no_number);
-  }
-}
-
-} // namespace
-
-void sd_round_part(const float *from, uint16_t *to, int64_t first, int64_t count, uint64_t key) {
+// As `sd_round_part`. The sum of a number's bits and 16 random ones is cut off; what is no number stays none. Loops without a branch,
+// which vectors do not have, in whatever instructions the caller is compiled for: integers are the same in all of them.
+__attribute__((always_inline)) inline void round_part(const float *__restrict from, uint16_t *__restrict to, int64_t first,
+                                                      int64_t count, uint64_t key) {
   uint64_t words[WORDS];
   uint16_t random[4 * WORDS];
   for (int64_t at = 0; at < count; at += 4 * WORDS) {
@@ -39,8 +30,48 @@ void sd_round_part(const float *from, uint16_t *to, int64_t first, int64_t count
     for (int64_t w = 0; w < needed; w++) words[w] = word(key, counter + static_cast<uint64_t>(w));
     static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the lowest bits of a word serve the first element");
     std::memcpy(random, words, static_cast<size_t>(needed) * sizeof(uint64_t));
-    round_numbers(from + at, random, to + at, size);
+    for (int64_t i = 0; i < size; i++) {
+      uint32_t bits;
+      std::memcpy(&bits, from + at + i, 4);
+      const uint32_t rounded = (bits + random[i]) >> 16, no_number = (bits >> 16) | 0x40u;
+      const bool is_number = static_cast<int32_t>(bits & 0x7FFFFFFFu) <= 0x7F800000;
+      to[at + i] = static_cast<uint16_t>(is_number ? rounded : no_number);
+    }
   }
+}
+
+using RoundPart = void (*)(const float *, uint16_t *, int64_t, int64_t, uint64_t);
+
+void round_part_anywhere(const float *from, uint16_t *to, int64_t first, int64_t count, uint64_t key) {
+  round_part(from, to, first, count, key);
+}
+
+#ifdef __x86_64__
+__attribute__((target("avx2"))) void round_part_avx2(const float *from, uint16_t *to, int64_t first, int64_t count, uint64_t key) {
+  round_part(from, to, first, count, key);
+}
+
+__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"))) void round_part_avx512(const float *from, uint16_t *to, int64_t first,
+                                                                                    int64_t count, uint64_t key) {
+  round_part(from, to, first, count, key);
+}
+#endif
+
+// By the instructions that libtorch's own kernels were chosen for.
+RoundPart chosen() {
+#ifdef __x86_64__
+  const std::string capability = at::get_cpu_capability();
+  if (capability == "AVX512") return round_part_avx512;
+  if (capability == "AVX2") return round_part_avx2;
+#endif
+  return round_part_anywhere;
+}
+
+} // namespace
+
+void sd_round_part(const float *from, uint16_t *to, int64_t first, int64_t count, uint64_t key) {
+  static const RoundPart round = chosen();
+  round(from, to, first, count, key);
 }
 
 extern "C" {
