@@ -17,6 +17,7 @@ fn main() {
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
         .file("cpp/adamw_8bit.cpp")
+        .file("cpp/adamw_stored.cpp")
         .file("cpp/gradient_checkpoint.cpp")
         .file("cpp/foreach.cpp")
         .file("cpp/gradient_hook.cpp")

@@ -40,15 +40,20 @@ impl AdamW {
     }
 }
 
+/// Those of a step of `config` at `learning_rate`.
+pub(crate) fn numbers(config: &AdamWConfig, learning_rate: f64) -> AdamWStep {
+    AdamWStep {
+        learning_rate,
+        betas: (config.betas[0], config.betas[1]),
+        eps: config.eps,
+        weight_decay: config.weight_decay,
+    }
+}
+
 impl Optimizer for AdamW {
     fn step(&mut self, learning_rates: &[f64], found_inf: Option<&Tensor>) -> Result<()> {
         for ((group, state), &learning_rate) in self.groups.iter().zip(&self.states).zip(learning_rates) {
-            let step = AdamWStep {
-                learning_rate,
-                betas: (self.config.betas[0], self.config.betas[1]),
-                eps: self.config.eps,
-                weight_decay: self.config.weight_decay,
-            };
+            let step = numbers(&self.config, learning_rate);
             let is_due = |parameter: &Tensor| parameter.requires_grad() && parameter.grad().defined();
             let with_gradient: Vec<usize> =
                 (0..group.parameters.len()).filter(|&i| is_due(&group.parameters[i].1)).collect();

@@ -3,9 +3,11 @@
 
 use crate::stored::{Scratch, Storage, Stored, no_infinity, working_copy};
 use crate::update::{Commit, device_of};
-use crate::{Optimizer, ParamGroup, Weights, build};
-use sdtrain_recipe::{OptimizerConfig, Rounding, StoredType};
-use sdtrain_torch::{Error, GradientHook, Result, catch, clip_grad_norm, set_gradient};
+use crate::{Optimizer, ParamGroup, Weights, adamw, build};
+use sdtrain_recipe::{AdamWConfig, OptimizerConfig, Rounding, StoredType};
+use sdtrain_torch::{
+    AdamWStored, Error, GradientHook, Result, WeightRounding, adamw_stored, catch, clip_grad_norm, set_gradient,
+};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::{Device, Kind, Tensor};
@@ -42,6 +44,8 @@ struct Part {
     /// What the rule keeps in bf16.
     state: Vec<Stored>,
     has_evaluation_weights: bool,
+    /// The rule's settings where it is AdamW, whose kernel takes numbers as they are kept.
+    adamw: Option<AdamWConfig>,
 }
 
 /// A backward pass that updates are made in.
@@ -211,6 +215,10 @@ impl Part {
         }
         let weights =
             weights.into_iter().map(|(name, working, kept)| Stored::new(&name, working, kept, storage.rounding));
+        let adamw = match config {
+            OptimizerConfig::AdamW(config) if !storage.is_plain() => Some(config.clone()),
+            _ => None,
+        };
         Ok(Part {
             rule,
             rates,
@@ -218,6 +226,7 @@ impl Part {
             weights: weights.collect::<Result<_>>()?,
             state,
             has_evaluation_weights: config.settings().averages_weights(),
+            adamw,
         })
     }
 
@@ -232,6 +241,9 @@ impl Part {
     ) -> Result<()> {
         let is_due = |parameter: &Tensor| parameter.requires_grad() && parameter.grad().defined();
         if !self.parameters.iter().any(is_due) {
+            return Ok(());
+        }
+        if self.step_as_kept(rates, found_inf, storage, step)? {
             return Ok(());
         }
         // A rule that knows all tensors has them all in fp32 at once: kept, that would be there during the next pass too.
@@ -251,6 +263,39 @@ impl Part {
         }
         let commit = Commit::new(Some(found_inf), device_of(self.rule.groups()));
         self.pack(storage, step, &commit)
+    }
+
+    /// AdamW's step with nothing unpacked, where its kernel takes all of it; the same bits as otherwise. Says whether it does.
+    fn step_as_kept(&self, rates: &[f64], found_inf: &Tensor, storage: &Storage, step: u64) -> Result<bool> {
+        let Some(config) = &self.adamw else { return Ok(false) };
+        let parameter = &self.parameters[0];
+        let gradient = parameter.grad();
+        let state = self.named_state();
+        let [(exp_avg_name, exp_avg), (exp_avg_sq_name, exp_avg_sq), (_, steps), ..] = state.as_slice() else {
+            return Ok(false);
+        };
+        let compensation = self.weights.first().and_then(|weight| weight.compensation.as_ref());
+        let suits = |tensor: &Tensor| {
+            let is_known = matches!(tensor.kind(), Kind::Float | Kind::BFloat16);
+            is_known && tensor.device() == Device::Cpu && tensor.is_contiguous()
+        };
+        if ![parameter, &gradient, exp_avg, exp_avg_sq].into_iter().chain(compensation).all(suits) {
+            return Ok(false);
+        }
+        // In host memory it costs nothing to look.
+        if catch(|| found_inf.reshape([1]).double_value(&[0]))? != 0.0 {
+            return Ok(true);
+        }
+        let rounding = match storage.rounding {
+            Rounding::Stochastic => {
+                WeightRounding::Stochastic(storage.key(step, &self.rule.groups()[0].parameters[0].0))
+            }
+            Rounding::Nearest | Rounding::Kahan => WeightRounding::Nearest(compensation),
+        };
+        let moment_keys = [exp_avg_name, exp_avg_sq_name].map(|name| storage.key(step, name));
+        let stored = AdamWStored { parameter, gradient: &gradient, exp_avg, exp_avg_sq, step: steps };
+        adamw_stored(stored, rounding, moment_keys, adamw::numbers(config, rates[self.rates.start]))?;
+        Ok(true)
     }
 
     fn unpack(&mut self, scratch: &mut Scratch) -> Result<()> {
@@ -356,5 +401,77 @@ impl Optimizer for Apart {
 
     fn apart(&mut self) -> Option<&mut Apart> {
         Some(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::convert_parameters;
+    use sdtrain_torch_test_support::assert_equal;
+
+    /// A number alone, less than a vector, vectors with a rest, and several parts of the kernel with a rest.
+    const SHAPES: [&[i64]; 4] = [&[1], &[5], &[31, 33], &[3, 16_384 + 7]];
+
+    /// Numbers of many sizes that look random; the process has one generator, and other tests draw from it.
+    fn numbers(seed: f64, shape: &[i64]) -> Tensor {
+        let places = Tensor::arange(shape.iter().product::<i64>(), (Kind::Double, Device::Cpu));
+        let sizes = ((&places * 0.37 + seed).sin() * 9.0 - 5.0).exp();
+        ((places * 12.9898 + seed * 78.233).sin() * sizes).to_kind(Kind::Float).reshape(shape)
+    }
+
+    fn optimizer(storage: &Storage) -> Apart {
+        let parameter = |(index, shape): (usize, &&[i64])| {
+            (format!("part_{index}.weight"), numbers(index as f64, shape).set_requires_grad(true))
+        };
+        let parameters = SHAPES.iter().enumerate().map(parameter).collect();
+        let groups = vec![ParamGroup { name: "unet".into(), learning_rate: 1.0, parameters }];
+        convert_parameters(&groups, storage).expect("they are fp32");
+        let config = OptimizerConfig::AdamW(AdamWConfig::default());
+        Apart::new(&config, groups, storage.clone(), false).expect("it can be built")
+    }
+
+    fn all_of(optimizer: &Apart) -> Vec<(String, Tensor)> {
+        let parameters = optimizer.groups.iter().flat_map(|group| &group.parameters);
+        let parameters = parameters.map(|(name, parameter)| (name.clone(), parameter.detach()));
+        parameters.chain(optimizer.state()).collect()
+    }
+
+    #[test]
+    fn adamws_kernel_over_what_is_kept_has_the_bits_of_unpacking_all_and_rounding_it_back() {
+        let threads = tch::get_num_threads();
+        for (weights, rounding, state) in [
+            (StoredType::Bf16, Rounding::Stochastic, StoredType::Fp32),
+            (StoredType::Bf16, Rounding::Stochastic, StoredType::Bf16),
+            (StoredType::Bf16, Rounding::Nearest, StoredType::Fp32),
+            (StoredType::Bf16, Rounding::Nearest, StoredType::Bf16),
+            (StoredType::Bf16, Rounding::Kahan, StoredType::Fp32),
+            (StoredType::Bf16, Rounding::Kahan, StoredType::Bf16),
+            (StoredType::Fp32, Rounding::Stochastic, StoredType::Bf16),
+        ] {
+            let storage = Storage { weights, rounding, state, seed: 42 };
+            let (mut kernel, mut operations) = (optimizer(&storage), optimizer(&storage));
+            operations.parts().list.iter_mut().for_each(|part| part.adamw = None);
+            for step in 0..12 {
+                // One of the steps must not count.
+                let found_inf = Tensor::from_slice(&[if step == 5 { 1f32 } else { 0.0 }]);
+                for optimizer in [&kernel, &operations] {
+                    for (index, (_, parameter)) in optimizer.groups[0].parameters.iter().enumerate() {
+                        let gradient = numbers((step * 10 + index) as f64, &parameter.size());
+                        set_gradient(parameter, Some(&gradient.to_kind(parameter.kind()))).expect("it fits");
+                    }
+                }
+                tch::set_num_threads(1 + (step % 2) as i32);
+                kernel.step(&[1e-2], Some(&found_inf)).expect("a step");
+                tch::set_num_threads(threads);
+                operations.step(&[1e-2], Some(&found_inf)).expect("a step");
+                for ((name, found), (_, expected)) in all_of(&kernel).iter().zip(&all_of(&operations)) {
+                    assert_equal(&format!("{storage:?}, step {step}: {name}"), found, expected);
+                }
+            }
+            let set = Tensor::from_slice(&[1f32]);
+            let is_taken = |part: &Part| part.step_as_kept(&[1e-2], &set, &storage, 0).expect("nothing is done");
+            assert!(kernel.parts().list.iter().all(is_taken) && !operations.parts().list.iter().any(is_taken));
+        }
     }
 }

@@ -31,7 +31,7 @@ impl Storage {
     }
 
     /// The key of the roundings of the tensor `name` in step `step`.
-    fn key(&self, step: u64, name: &str) -> u64 {
+    pub(crate) fn key(&self, step: u64, name: &str) -> u64 {
         Stream::new(self.seed, Purpose::Rounding, step, key_of(name)).next_u64()
     }
 }

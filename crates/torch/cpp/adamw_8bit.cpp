@@ -1,6 +1,6 @@
 // One AdamW step whose moments are kept in 8 bits by blocks: read, updated and written back a block at a time.
+#include "parallel.h"
 #include "shim.h"
-#include <ATen/Parallel.h>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
@@ -73,7 +73,7 @@ int sd_adamw_8bit(tensor parameter, tensor gradient, tensor codes1, tensor large
     float *l1 = largest1->mutable_data_ptr<float>(), *l2 = largest2->mutable_data_ptr<float>();
     const float beta1 = numbers[0], rest1 = numbers[1], beta2 = numbers[2], rest2 = numbers[3], decay = numbers[4],
                 root_correction = numbers[5], eps = numbers[6], rate = numbers[7];
-    at::parallel_for(0, blocks, 16, [&](int64_t begin, int64_t end) {
+    sd_parallel_for(blocks, 16, [&](int64_t begin, int64_t end) {
       float m[BLOCK], v[BLOCK];
       for (int64_t block = begin; block < end; block++) {
         const int64_t at = block * BLOCK, size = std::min(BLOCK, count - at);

@@ -35,6 +35,21 @@ unsafe extern "C" {
         map2: *const *mut C_tensor,
         numbers: *const f32,
     ) -> c_int;
+    pub fn sd_adamw_stored(
+        parameter: *mut C_tensor,
+        compensation: *mut C_tensor,
+        gradient: *mut C_tensor,
+        exp_avg: *mut C_tensor,
+        exp_avg_sq: *mut C_tensor,
+        step: *mut C_tensor,
+        keys: *const u64,
+        by_chance: c_int,
+        lr: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        eps: f64,
+    ) -> c_int;
     pub fn sd_unscale(
         grads: *const *mut C_tensor,
         count: c_int,

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod adamw_8bit;
+mod adamw_stored;
 mod device;
 mod error;
 mod ffi;
@@ -14,6 +15,7 @@ mod tensor_bytes;
 mod tf32;
 
 pub use adamw_8bit::{AdamW8bitStep, CodeMap, QuantizedMoment, adamw_8bit};
+pub use adamw_stored::{AdamWStored, WeightRounding, adamw_stored};
 pub use device::{device, set_threads};
 pub use error::{Error, Result, catch};
 pub use foreach::{AdamWState, AdamWStep, clip_grad_norm, fused_adamw, unscale};
