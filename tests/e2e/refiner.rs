@@ -30,6 +30,13 @@ fn the_refiner_goes_on_from_a_picture_and_is_trained_without_drawing() {
     let train: Vec<&str> = train.iter().map(String::as_str).collect();
     let (_, said) = project.expect(2, &[&train[..], &["--set", "samples.prompts=[\"a star\"]"]].concat());
     assert!(said.contains("`samples`: a model of the SDXL refiner family goes on from a picture"), "{said}");
+    let class =
+        ["--set", "samples.prompts=[]", "--set", "method=dreambooth", "--set", "dreambooth.class_prompt=a star"];
+    let (_, said) = project.expect(2, &[&train[..], &class].concat());
+    assert!(said.contains("`dreambooth.prior`: a model of the SDXL refiner family goes on from a picture"), "{said}");
+    let few = ["--set", "dreambooth.class_data_dir=class", "--output", "of-dreambooth"];
+    let (_, said) = project.expect(2, &[&train[..], &class, &few].concat());
+    assert!(said.contains("100 class images are missing in `class`"), "{said}");
     project.expect(
         0,
         &[&train[..], &["--set", "method=lora", "--set", "samples.prompts=[]", "--output", "of-lora"]].concat(),

@@ -66,11 +66,29 @@ fn complete(config: &TrainConfig, model: &StableDiffusion, folder: &Path) -> Res
         missing.push((first, batch, absent));
         first += batch.prompts.len();
     }
+    can_draw(model, &missing, folder)?;
     draw(model, &model_digest, folder, &missing)?;
     let prompt = |index: usize| config.dreambooth.class_prompt.of(index as u64).to_owned();
     let drawn = (0..pictures.len()).map(|index| (file_name(index), prompt(index)));
     let own = own.into_iter().zip(pictures.len()..).map(|(name, index)| (name, prompt(index)));
     Ok(drawn.chain(own).collect())
+}
+
+/// That `model` draws pictures of noise alone, where any is missing.
+fn can_draw(model: &StableDiffusion, missing: &[(usize, &Request, Vec<usize>)], folder: &Path) -> Result<()> {
+    let absent: usize = missing.iter().map(|(.., absent)| absent.len()).sum();
+    if absent == 0 || model.family.makes_pictures_of_noise() {
+        return Ok(());
+    }
+    Err(Error::Config {
+        message: format!(
+            "`dreambooth.num_class_images`: {absent} class images are missing in `{}`, and a model of the {} family goes on from a \
+             picture: it draws none of noise",
+            folder.display(),
+            model.family.title()
+        ),
+        hint: Some("put pictures of the class there, or set `dreambooth.prior = \"base_prediction\"`".into()),
+    })
 }
 
 /// Draws the absent pictures of each batch; what is drawn stays when the program is stopped.

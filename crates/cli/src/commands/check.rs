@@ -170,13 +170,23 @@ fn is_adapter(key: &str, path: &Path) -> Result<(), Failure> {
 
 /// That the model can draw what a run draws: pictures of noise alone.
 fn check_samples_of(config: &TrainConfig, family: Family) -> Result<(), Failure> {
-    if family.makes_pictures_of_noise() || config.sample_pictures().is_empty() {
+    if family.makes_pictures_of_noise() {
         return Ok(());
     }
-    let message =
-        format!("`samples`: a model of the {} family goes on from a picture, and a run has none", family.title());
-    Err(Failure::new(ExitCode::Configuration, message)
-        .hint("leave `samples.prompts` out; `sdtrain sample --init-image` draws with what was trained"))
+    let refused = |key: &str, hint: &str| {
+        let message =
+            format!("`{key}`: a model of the {} family goes on from a picture, and a run has none", family.title());
+        Err(Failure::new(ExitCode::Configuration, message).hint(hint))
+    };
+    if !config.sample_pictures().is_empty() {
+        let hint = "leave `samples.prompts` out; `sdtrain sample --init-image` draws with what was trained";
+        return refused("samples", hint);
+    }
+    if config.uses_class_images() && config.dreambooth.class_data_dir.is_none() {
+        let hint = "name a folder with pictures of the class in `dreambooth.class_data_dir`, or set `dreambooth.prior = \"base_prediction\"`";
+        return refused("dreambooth.prior", hint);
+    }
+    Ok(())
 }
 
 fn check_sample_sizes(config: &TrainConfig, factor: usize) -> Result<(), Failure> {
