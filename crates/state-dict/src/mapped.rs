@@ -112,12 +112,12 @@ mod tests {
     fn what_was_read_stays_when_the_file_is_cut_off() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.ckpt");
-        std::fs::write(&path, [7; 5000]).unwrap();
+        std::fs::write(&path, [7u8; 5000]).unwrap();
         let (file, _) = open_regular(&path).unwrap();
         let whole = |access| Content::whole(&file, access, &path).unwrap();
-        assert_eq!(*whole(Access::Mapped), [7; 5000]);
+        assert_eq!(*whole(Access::Mapped), [7u8; 5000]);
         let read = whole(Access::Read);
         File::options().write(true).open(&path).unwrap().set_len(10).unwrap();
-        assert_eq!(*read, [7; 5000]);
+        assert_eq!(*read, [7u8; 5000]);
     }
 }
