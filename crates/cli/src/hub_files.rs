@@ -135,7 +135,13 @@ fn names_in(config: &TrainConfig) -> Vec<(&str, Wanted)> {
     let adapters = config.lora.initial.iter().chain(model.fuse.iter().map(|fused| &fused.path));
     let adapters = adapters.filter_map(|path| Some((path.to_str()?, Wanted::File)));
     let vae = model.vae.as_ref().and_then(|vae| Some((vae.to_str()?, Wanted::Vae)));
-    [(model.path.as_str(), wanted_of(model))].into_iter().chain(vae).chain(adapters).collect()
+    let text_encoder = model.text_encoder.as_ref().and_then(|folder| {
+        let weights = model.text_encoder_init == Init::Pretrained;
+        Some((folder.to_str()?, Wanted::TextEncoder { weights, tokenizer: model.tokenizer.is_none() }))
+    });
+    let tokenizer = model.tokenizer.as_ref().and_then(|folder| Some((folder.to_str()?, Wanted::Tokenizer)));
+    let parts = vae.into_iter().chain(text_encoder).chain(tokenizer);
+    [(model.path.as_str(), wanted_of(model))].into_iter().chain(parts).chain(adapters).collect()
 }
 
 /// Whether it is one file, which is not here.

@@ -74,25 +74,30 @@ impl ModelParts {
         Ok(parts)
     }
 
-    /// Puts the text encoder in `folder` in the place of its own.
-    fn exchange_text_encoder(&mut self, folder: &Path, init: Init) -> Result<(), Failure> {
+    /// Puts the text encoder at `named` in the place of its own.
+    fn exchange_text_encoder(&mut self, named: &Path, init: Init) -> Result<(), Failure> {
         let wrong = |message: String| Err(Failure::new(ExitCode::Configuration, message));
         if self.family.text_folders().len() > 1 {
             let title = self.family.title();
             return wrong(format!("`model.text_encoder`: a model of the {title} family has two text encoders"));
         }
-        let (network, _) = text_encoder_folders(folder);
+        let (network, _) = text_encoder_folders(&local_file(named)?);
+        let described = || shapes_of_config(&network, architecture::text_encoder);
         let shapes = match init {
-            Init::Random => shapes_of_config(&network, architecture::text_encoder)?,
-            Init::Pretrained => parameters_of(&canonical_text_encoder(open_component(&network, "model", None)?)?),
+            Init::Random => described()?,
+            Init::Pretrained => match open_component(&network, "model", None) {
+                // They are fetched once everything else is right.
+                Err(FileError::NoWeights { .. }) if HubName::is_at(named) => described()?,
+                reader => parameters_of(&canonical_text_encoder(reader?)?),
+            },
         };
         let context = self.unet.iter().find(|(name, _)| name.ends_with(".attn2.to_k.weight"));
         let (width, wanted) = (learned_words::width(&shapes), context.and_then(|(_, shape)| shape.get(1).copied()));
         if width.is_some() && width != wanted {
             let [width, wanted] = [width, wanted].map(Option::unwrap_or_default);
-            let folder = folder.display();
+            let named = named.display();
             return wrong(format!(
-                "`model.text_encoder`: the states of `{folder}` have {width} numbers, but the UNet attends to {wanted}"
+                "`model.text_encoder`: the states of `{named}` have {width} numbers, but the UNet attends to {wanted}"
             ));
         }
         self.text_encoders = vec![shapes];

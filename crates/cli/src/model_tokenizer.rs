@@ -4,16 +4,18 @@ use sdtrain_recipe::{ModelConfig, ModelLocation};
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{Family, Reader, open_file, read_json, recognise, text_encoder_folders, text_positions};
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::commands::convert::model::embedded;
+use crate::hub_files::local_file;
 use crate::model_parts::builtin;
 use crate::{ExitCode, Failure};
 
 /// The tokenizer of a configuration's model: the one that it names, that of the text encoder that it names, or the model's own.
 pub(crate) fn of(config: &ModelConfig) -> Result<PromptTokenizer, Failure> {
-    let of_encoder = config.text_encoder.as_deref().map(text_encoder_folders);
-    let found = match (&config.tokenizer, &of_encoder) {
+    let local = |folder: &Option<PathBuf>| folder.as_deref().map(local_file).transpose();
+    let of_encoder = local(&config.text_encoder)?.map(|folder| text_encoder_folders(&folder));
+    let found = match (local(&config.tokenizer)?, &of_encoder) {
         (Some(folder), _) => PromptTokenizer::from_folder(folder).map(Some)?,
         (None, Some((_, folder))) => match PromptTokenizer::from_folder(folder) {
             Err(sdtrain_tokenizer::Error::NoTokenizer { .. }) => None,

@@ -1,9 +1,11 @@
 #![doc = include_str!("../README.md")]
 
+mod backoff;
 mod pending_file;
 mod reserve;
 mod room;
 
+pub use backoff::Backoff;
 pub use pending_file::{PendingFile, remove_abandoned};
 pub use reserve::Reserve;
 pub use room::{free_space, in_words};

@@ -3,9 +3,12 @@
 use std::error::Error as StdError;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, ETAG, HeaderMap, HeaderValue, LOCATION, RANGE};
+use reqwest::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, ETAG, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
+};
 use reqwest::redirect::Policy;
 use reqwest::{Method, Response, StatusCode, Url};
+use sdtrain_files::Backoff;
 use tokio::time::sleep;
 
 use crate::error::{Error, Result};
@@ -15,6 +18,8 @@ use crate::settings::Settings;
 /// A server that sends nothing for so long is asked anew.
 const SILENCE: Duration = Duration::from_secs(60);
 const CONNECTING: Duration = Duration::from_secs(10);
+/// A server may ask to wait for a day; whoever wants that starts the command again.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const MOST_REDIRECTS: usize = 10;
 /// A list of a repository's files is not longer.
 const LONGEST_LIST: usize = 64 << 20;
@@ -32,6 +37,8 @@ pub(crate) enum Failure {
     Refused(StatusCode, Option<String>),
     /// The network or the server may be in order soon.
     Passing(String),
+    /// The same, and the server asks to wait so long before it is asked again.
+    Busy(String, Duration),
     /// The answer cannot be meant, and asking again would bring the same.
     Senseless(String),
     /// Asking again would not help.
@@ -190,10 +197,20 @@ fn refused(response: &Response, is_hub: bool) -> Failure {
         // The address there is valid for a while, and the hub gives another.
         || !is_hub;
     if may_pass {
-        return Failure::Passing(format!("the server answers {}", status.as_u16()));
+        let reason = format!("the server answers {}", status.as_u16());
+        return match wait_asked_for(response.headers()) {
+            Some(wait) => Failure::Busy(reason, wait),
+            None => Failure::Passing(reason),
+        };
     }
     let code = response.headers().get("x-error-code").and_then(|code| code.to_str().ok());
     Failure::Refused(status, code.map(str::to_owned))
+}
+
+/// What `Retry-After` says in seconds, within bounds. One that states a date is passed over.
+fn wait_asked_for(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_WAIT))
 }
 
 pub(crate) fn passing(error: reqwest::Error) -> Failure {
@@ -213,28 +230,39 @@ fn reason_of(error: &reqwest::Error) -> String {
     innermost.to_string().lines().next().unwrap_or_default().chars().take(LONGEST).collect()
 }
 
-/// Counts attempts; one that brought more of a file begins the count anew.
-pub(crate) struct Tries<'s> {
-    settings: &'s Settings,
-    failed: u32,
-    furthest: u64,
-}
+/// Waits and asks again, as long as there is reason to.
+pub(crate) struct Tries(Backoff);
 
-impl<'s> Tries<'s> {
-    pub(crate) fn new(settings: &'s Settings) -> Tries<'s> {
-        Tries { settings, failed: 0, furthest: 0 }
+impl Tries {
+    pub(crate) fn new(settings: &Settings) -> Tries {
+        Tries(Backoff::new(settings.attempts, settings.pause))
     }
 
     /// Waits, or gives the failure back where it is the last. `here`: bytes of the file that are here.
     pub(crate) async fn again(&mut self, failure: Failure, here: u64) -> std::result::Result<(), Failure> {
-        if here > self.furthest {
-            (self.furthest, self.failed) = (here, 0);
-        }
-        self.failed += 1;
-        if self.failed >= self.settings.attempts || !matches!(failure, Failure::Passing(_)) {
-            return Err(failure);
-        }
-        sleep(self.settings.pause * (1 << (self.failed - 1).min(6))).await;
+        let asked_for = match failure {
+            Failure::Passing(_) => Duration::ZERO,
+            Failure::Busy(_, wait) => wait,
+            _ => return Err(failure),
+        };
+        let Some(pause) = self.0.failed(here) else { return Err(failure) };
+        sleep(pause.max(asked_for)).await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_asks_to_wait_is_believed_up_to_a_minute() {
+        let asked = |text: &'static str| {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(text))]);
+            wait_asked_for(&headers).map(|wait| wait.as_secs())
+        };
+        assert_eq!(["0", " 7", "60", "86400"].map(asked), [Some(0), Some(7), Some(60), Some(60)]);
+        assert_eq!(["", "-1", "soon", "Wed, 21 Oct 2015 07:28:00 GMT"].map(asked), [None; 4]);
+        assert_eq!(wait_asked_for(&HeaderMap::new()), None);
     }
 }

@@ -329,7 +329,7 @@ impl<'a> Asked<'a> {
         let name = self.spoken.clone();
         let (status, code) = match failure {
             Failure::Final(error) => return error,
-            Failure::Passing(reason) => {
+            Failure::Passing(reason) | Failure::Busy(reason, _) => {
                 return Error::Unreachable {
                     name,
                     file: file.to_owned(),

@@ -35,6 +35,15 @@ pub enum Wanted {
     },
     /// A diffusers VAE, which lies at the top of the repository or in the folder that is named.
     Vae,
+    /// A text encoder, in the repository or the folder that is named, or in `text_encoder` there, as diffusers has it.
+    TextEncoder {
+        /// Whether weights count at all; what is drawn at random needs none.
+        weights: bool,
+        /// Whether its tokenizer counts, which lies beside it, or in `tokenizer`.
+        tokenizer: bool,
+    },
+    /// A tokenizer, in the repository or the folder that is named.
+    Tokenizer,
     /// One file, which the name must say.
     File,
 }
@@ -117,6 +126,8 @@ pub(crate) struct Selection<'w> {
     file: Option<String>,
     /// In front of every name, with a slash behind it.
     base: String,
+    /// Folders of a text encoder and of its tokenizer, with a slash behind them, or nothing.
+    text_folders: (&'static str, &'static str),
 }
 
 impl<'w> Selection<'w> {
@@ -131,9 +142,19 @@ impl<'w> Selection<'w> {
     ) -> Result<Selection<'w>, (String, Option<String>)> {
         let base = name.path.as_ref().map_or(String::new(), |path| format!("{path}/"));
         let file = name.path.clone().filter(|path| names.contains(path));
-        let selection = Selection { wanted, file, base };
-        if selection.file.is_some() {
-            return Ok(selection);
+        // As `text_encoder_folders` of state-dict has it.
+        let text_folders = match names.contains(&format!("{base}text_encoder/config.json")) {
+            true => ("text_encoder/", "tokenizer/"),
+            false => ("", ""),
+        };
+        let selection = Selection { wanted, file, base, text_folders };
+        if let Some(file) = &selection.file {
+            return match wanted {
+                Wanted::TextEncoder { .. } | Wanted::Tokenizer => {
+                    Err((format!("folder `{file}`"), Some("it is a file there: name the folder it lies in".to_owned())))
+                }
+                _ => Ok(selection),
+            };
         }
         let files = names.single_files();
         let listed =
@@ -142,12 +163,28 @@ impl<'w> Selection<'w> {
         match wanted {
             Wanted::Model { .. } if has(INDEX) => Ok(selection),
             Wanted::Vae if has("config.json") => Ok(selection),
+            Wanted::TextEncoder { .. } if has(&format!("{}config.json", text_folders.0)) => Ok(selection),
+            Wanted::Tokenizer if has_vocabulary(&selection.base, names) => Ok(selection),
+            Wanted::Tokenizer if has_vocabulary(&selection.within("tokenizer/"), names) => {
+                let hint = format!("the one of the model in it is `{}`", inside(name, "tokenizer"));
+                Err(("tokenizer at its top".to_owned(), Some(hint)))
+            }
+            Wanted::Tokenizer => match &name.path {
+                Some(path) => Err((format!("tokenizer in `{path}`"), None)),
+                None => Err(("tokenizer".to_owned(), None)),
+            },
             Wanted::Vae if has("vae/config.json") => {
                 Err(("VAE at its top".to_owned(), Some(format!("the one of the model in it is `{name}/vae`"))))
             }
             _ => match &name.path {
                 Some(path) => Err((format!("file `{path}`"), listed())),
-                None => Err((format!("`{}`", if *wanted == Wanted::Vae { "config.json" } else { INDEX }), listed())),
+                None => {
+                    let described_by = match wanted {
+                        Wanted::Vae | Wanted::TextEncoder { .. } => "config.json",
+                        _ => INDEX,
+                    };
+                    Err((format!("`{described_by}`"), listed()))
+                }
             },
         }
     }
@@ -168,12 +205,9 @@ impl<'w> Selection<'w> {
         wanted.extend(self.index());
         if matches!(self.wanted, Wanted::Model { .. }) {
             wanted.push(self.within(SCHEDULER));
-            wanted.extend(
-                self.tokenizers(&index)
-                    .iter()
-                    .flat_map(|folder| TOKENIZER_FILES.map(|name| self.within(&format!("{folder}/{name}")))),
-            );
         }
+        let tokenizers = self.tokenizers(&index);
+        wanted.extend(tokenizers.iter().flat_map(|folder| TOKENIZER_FILES.map(|name| format!("{folder}{name}"))));
         for network in networks {
             if let Some(Weights::Sharded { index }) = self.weights_of(&network, names) {
                 wanted.push(format!("{}{index}", network.folder));
@@ -234,7 +268,8 @@ impl<'w> Selection<'w> {
 
     /// Whether no variant is named, and what would be read of a network is one.
     fn has_variants_alone(&self, names: &Names, snapshot: &Path) -> bool {
-        let means_plain = matches!(self.wanted, Wanted::Model { variant: None, .. } | Wanted::Vae);
+        let means_plain =
+            matches!(self.wanted, Wanted::Model { variant: None, .. } | Wanted::Vae | Wanted::TextEncoder { .. });
         if self.file.is_some() || !means_plain || !self.has_weights() {
             return false;
         }
@@ -252,23 +287,23 @@ impl<'w> Selection<'w> {
             return true;
         }
         let index = self.read_index(snapshot);
-        let has_vocabulary = |folder: &&str| {
-            let is_there = |name: &&str| names.contains(&self.within(&format!("{folder}/{name}")));
-            VOCABULARIES.iter().any(|files| files.iter().all(is_there))
-        };
         let is_described = self.networks(&index).iter().all(|network| {
             names.contains(&format!("{}config.json", network.folder))
                 && (!self.has_weights() || self.weights_of(network, names).is_some())
         });
-        let has_rest = !matches!(self.wanted, Wanted::Model { .. })
-            || names.contains(&self.within(SCHEDULER)) && self.tokenizers(&index).iter().all(has_vocabulary);
+        let has_scheduler = !matches!(self.wanted, Wanted::Model { .. }) || names.contains(&self.within(SCHEDULER));
+        let has_rest = has_scheduler && self.tokenizers(&index).iter().all(|folder| has_vocabulary(folder, names));
         let has_shards = || self.weights(names, snapshot).is_ok_and(|all| all.iter().all(|name| names.contains(name)));
         is_described && has_rest && (!self.has_weights() || has_shards())
     }
 
     /// Whether weights are wanted at all.
     pub(crate) fn has_weights(&self) -> bool {
-        self.file.is_some() || !matches!(self.wanted, Wanted::Model { weights: false, .. })
+        let is_described_alone = matches!(
+            self.wanted,
+            Wanted::Model { weights: false, .. } | Wanted::TextEncoder { weights: false, .. } | Wanted::Tokenizer
+        );
+        self.file.is_some() || !is_described_alone
     }
 
     fn read_index(&self, snapshot: &Path) -> Json {
@@ -288,12 +323,22 @@ impl<'w> Selection<'w> {
                 ["unet/", "vae/"].map(|folder| network(folder, DIFFUSION_STEM)).into_iter().chain(text).collect()
             }
             Wanted::Vae => vec![network("", DIFFUSION_STEM)],
-            Wanted::File => Vec::new(),
+            Wanted::TextEncoder { .. } => vec![network(self.text_folders.0, TEXT_STEM)],
+            Wanted::Tokenizer | Wanted::File => Vec::new(),
         }
     }
 
-    fn tokenizers(&self, index: &Json) -> Vec<&'static str> {
-        FOLDERS.iter().filter(|place| has_component(index, place.network)).map(|place| place.tokenizer).collect()
+    /// Folders of tokenizers, with a slash behind them, or nothing.
+    fn tokenizers(&self, index: &Json) -> Vec<String> {
+        match self.wanted {
+            Wanted::Model { .. } => {
+                let text = FOLDERS.iter().filter(|place| has_component(index, place.network));
+                text.map(|place| self.within(&format!("{}/", place.tokenizer))).collect()
+            }
+            Wanted::TextEncoder { tokenizer: true, .. } => vec![self.within(self.text_folders.1)],
+            Wanted::Tokenizer => vec![self.base.clone()],
+            Wanted::TextEncoder { tokenizer: false, .. } | Wanted::Vae | Wanted::File => Vec::new(),
+        }
     }
 
     fn weights_of(&self, network: &Network, names: &Names) -> Option<Weights> {
@@ -303,6 +348,18 @@ impl<'w> Selection<'w> {
         };
         weights_among(network.stem, variant, |name| names.contains(&format!("{}{name}", network.folder)))
     }
+}
+
+/// Whether the files of `folder`, which has a slash behind it or is nothing, make a tokenizer.
+fn has_vocabulary(folder: &str, names: &Names) -> bool {
+    let is_there = |name: &&str| names.contains(&format!("{folder}{name}"));
+    VOCABULARIES.iter().any(|files| files.iter().all(is_there))
+}
+
+/// The name of a folder in what is named.
+fn inside(name: &HubName, folder: &str) -> HubName {
+    let path = name.path.as_ref().map_or(folder.to_owned(), |path| format!("{path}/{folder}"));
+    HubName { path: Some(path), ..name.clone() }
 }
 
 /// Whether a model has a component. Every one has the first text encoder, unless the index says that it has not.

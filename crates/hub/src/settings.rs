@@ -22,7 +22,7 @@ pub struct Settings {
     pub offline: bool,
     /// How often a file is asked for without any more of it coming.
     pub attempts: u32,
-    /// Wait in front of the second attempt; it doubles.
+    /// Wait in front of the second attempt; it doubles. A server that asks for more gets it, up to a minute.
     pub pause: Duration,
 }
 

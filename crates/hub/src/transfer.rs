@@ -115,7 +115,9 @@ impl Transfer<'_> {
                     Err(failure) => failure,
                 };
                 return Err(match failure {
-                    Failure::Passing(reason) => self.unreachable(file, reason, part.length).into(),
+                    Failure::Passing(reason) | Failure::Busy(reason, _) => {
+                        self.unreachable(file, reason, part.length).into()
+                    }
                     other => other,
                 });
             }

@@ -43,6 +43,12 @@ impl GradScaler {
             self.good_steps += 1;
         }
     }
+
+    /// Whether a step that was skipped at this loss, and has halved the scale, is part of loss scaling: a loss that overflows in the
+    /// forward pass is none that a smaller scale could mend, nor is a scale without end.
+    pub fn can_mend(&self, loss: f64) -> bool {
+        loss.is_finite() && self.scale >= 1.0
+    }
 }
 
 #[cfg(test)]
@@ -56,6 +62,18 @@ mod tests {
         assert_eq!(scaler.scale, 32768.0);
         (0..GROWTH_INTERVAL).for_each(|_| scaler.update(false));
         assert_eq!(scaler, GradScaler::default());
+    }
+
+    #[test]
+    fn a_smaller_scale_mends_no_loss_that_overflows_and_does_not_shrink_without_end() {
+        let mut scaler = GradScaler::default();
+        assert!(scaler.can_mend(0.5));
+        assert!(!scaler.can_mend(f64::INFINITY) && !scaler.can_mend(f64::NAN));
+        // 65536 is 2¹⁶.
+        (0..16).for_each(|_| scaler.update(true));
+        assert!(scaler.can_mend(0.5));
+        scaler.update(true);
+        assert!(!scaler.can_mend(0.5));
     }
 
     #[test]

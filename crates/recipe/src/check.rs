@@ -65,17 +65,9 @@ impl Checker<'_> {
         }
         self.existing_or_on_hub("model.vae", model.vae.as_deref());
         for (key, folder) in [("model.text_encoder", &model.text_encoder), ("model.tokenizer", &model.tokenizer)] {
-            match folder.as_deref().map(|folder| (folder, folder.to_str().map(ModelLocation::find))) {
-                Some((folder, None | Some(Ok(ModelLocation::Path(_))))) => self.existing_folder(key, folder),
-                Some((folder, Some(Err((message, hint))))) => {
-                    // These are not fetched by themselves.
-                    let name = folder.to_str().and_then(|text| HubName::parse(text).ok());
-                    let fetched = name.map(|name| format!("download it with `hf download {}`", name.repository));
-                    self.report(key, format!("`{key}`: {message}")).hint = fetched.or(hint);
-                }
-                Some((folder, Some(Ok(ModelLocation::Builtin(_))))) => {
-                    self.report(key, format!("`{key}`: `{}` is no folder", folder.display()));
-                }
+            match folder.as_deref() {
+                Some(name) if HubName::is_at(name) => self.hub_name(key, &name.to_string_lossy()),
+                Some(folder) => self.existing_folder(key, folder),
                 None => {}
             }
         }

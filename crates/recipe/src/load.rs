@@ -135,17 +135,6 @@ fn make_paths_absolute(config: &mut TrainConfig, document: &Document) {
         let path = absolute(Path::new(&config.model.path), "model.path");
         config.model.path = path.to_string_lossy().into_owned();
     }
-    for (folder, key) in
-        [(&mut config.model.text_encoder, "model.text_encoder"), (&mut config.model.tokenizer, "model.tokenizer")]
-    {
-        let Some(folder) = folder else { continue };
-        *folder = match folder.to_str().filter(|name| !ModelLocation::is_file_path(name)).map(ModelLocation::find) {
-            Some(Ok(ModelLocation::Path(found))) => found,
-            // What is wrong with its name is said when all is checked.
-            Some(_) => continue,
-            None => absolute(folder, key),
-        };
-    }
     for (index, subset) in config.data.subsets.iter_mut().enumerate() {
         if !subset.path.as_os_str().is_empty() && !is_address(&subset.path) {
             subset.path = absolute(&subset.path, &format!("data.subsets.{index}.path"));
@@ -174,6 +163,14 @@ fn make_paths_absolute(config: &mut TrainConfig, document: &Document) {
     }
     if let Some(path) = config.validation.path.as_mut().filter(|path| !is_address(path)) {
         *path = absolute(path, "validation.path");
+    }
+    let folders =
+        [(&mut config.model.text_encoder, "model.text_encoder"), (&mut config.model.tokenizer, "model.tokenizer")];
+    for (folder, key) in folders {
+        let is_path = |folder: &&mut PathBuf| !folder.as_os_str().is_empty() && !HubName::is_at(folder);
+        if let Some(folder) = folder.as_mut().filter(is_path) {
+            *folder = absolute(folder, key);
+        }
     }
     let inputs = [
         (&mut config.data.kohya_config, "data.kohya_config"),

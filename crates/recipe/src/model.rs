@@ -31,10 +31,11 @@ pub struct ModelConfig {
 
     /// Another text encoder than the model's own: a folder with `config.json` and weights as transformers writes them, or a diffusers
     /// folder, whose `text_encoder` and `tokenizer` are taken. Of CLIP's or BERT's kind, with states as wide as the UNet attends to. For
-    /// models with one text encoder. Also `hf:ORG/REPO`. Absent: the model's own.
+    /// models with one text encoder. Also on the hub: `hf:ORG/REPO`, `hf:ORG/REPO/FOLDER`. Absent: the model's own.
     pub text_encoder: Option<PathBuf>,
 
-    /// The folder of its tokenizer, or `hf:ORG/REPO`. Absent: that of the folder `text_encoder`, where there is one, else the model's own.
+    /// The folder of its tokenizer, or one on the hub: `hf:ORG/REPO`, `hf:ORG/REPO/FOLDER`. Absent: that of the folder `text_encoder`,
+    /// where there is one, else the model's own.
     pub tokenizer: Option<PathBuf>,
 
     /// Where the first weights of `text_encoder` come from; drawn from the seed, only its `config.json` is read.

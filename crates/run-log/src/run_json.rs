@@ -40,7 +40,7 @@ pub struct RunRecord {
     pub timings: BTreeMap<String, f64>,
     /// Largest memory of the process (`VmHWM`).
     pub peak_memory_bytes: Option<u64>,
-    /// Largest memory of the accelerator, where there is one.
+    /// Largest memory of the accelerator. Nothing measures it yet.
     pub peak_device_memory_bytes: Option<u64>,
     #[serde(skip)]
     phase: Option<(String, Instant)>,

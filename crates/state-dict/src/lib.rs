@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod access;
 pub mod architecture;
 mod averaged;
 mod canonical;

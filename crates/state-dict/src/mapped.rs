@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 use std::fs::File;
+use std::io::Read;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use memmap2::{Mmap, UncheckedAdvice};
 
+use crate::access::Access;
 use crate::error::{Error, Result};
 
 /// The one memory map of this crate.
@@ -19,7 +21,7 @@ pub(crate) struct Mapped {
 
 impl Mapped {
     /// Maps an open file.
-    pub(crate) fn new(file: &File, path: &Path) -> Result<Mapped> {
+    fn new(file: &File, path: &Path) -> Result<Mapped> {
         let map = map(file).map_err(|source| Error::io("map", path, source))?;
         Ok(Mapped { map, handed_out: AtomicUsize::new(0) })
     }
@@ -53,6 +55,18 @@ pub(crate) enum Content {
 }
 
 impl Content {
+    /// All of a file that was just opened: a map, or a copy in memory.
+    pub(crate) fn whole(file: &File, access: Access, path: &Path) -> Result<Content> {
+        match access {
+            Access::Mapped => Ok(Content::Mapped(Mapped::new(file, path)?)),
+            Access::Read => {
+                let (mut file, mut bytes) = (file, Vec::new());
+                file.read_to_end(&mut bytes).map_err(|source| Error::io("read", path, source))?;
+                Ok(Content::Memory(bytes.into()))
+            }
+        }
+    }
+
     /// See [`Mapped::hand_out`].
     pub(crate) fn hand_out(&self, bytes: usize) {
         if let Content::Mapped(mapped) = self {
@@ -85,7 +99,25 @@ pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
 #[expect(unsafe_code, reason = "a memory map is only sound while nobody shortens the file")]
 fn map(file: &File) -> std::io::Result<Mmap> {
     // SAFETY: the map is read-only and this program replaces model files by renaming, which leaves an open map
-    // intact. Another program that shortens the file in place would end this process with SIGBUS; one that rewrites
+    // intact; files that other machines may change are not mapped (`Access`). Another program that shortens the file in place would end this process with SIGBUS; one that rewrites
     // it would change tensor values. Neither can lead outside the map: all offsets were checked against its length.
     unsafe { Mmap::map(file) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_stays_when_the_file_is_cut_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.ckpt");
+        std::fs::write(&path, [7u8; 5000]).unwrap();
+        let (file, _) = open_regular(&path).unwrap();
+        let whole = |access| Content::whole(&file, access, &path).unwrap();
+        assert_eq!(*whole(Access::Mapped), [7u8; 5000]);
+        let read = whole(Access::Read);
+        File::options().write(true).open(&path).unwrap().set_len(10).unwrap();
+        assert_eq!(*read, [7u8; 5000]);
+    }
 }

@@ -10,9 +10,10 @@ use std::rc::Rc;
 
 use zip::{CompressionMethod, ZipArchive};
 
+use crate::access::Access;
 use crate::error::{Error, Result};
 use crate::header::{MAX_NAME_BYTES, MAX_TENSORS, check_name, foreign_format, incomplete};
-use crate::mapped::{Content, Mapped, open_regular};
+use crate::mapped::{Content, open_regular};
 use crate::module_list::with_names;
 use crate::pickle::{self, ENDS_EARLY, Pickle, TensorView, Value};
 use crate::reader::{Reader, TensorInfo, no_such_tensor};
@@ -46,14 +47,15 @@ struct Tensor {
 }
 
 impl TorchFile {
-    /// Reads what the file says of its tensors, and maps the rest. Nothing in it is run.
+    /// Reads what the file says of its tensors, and maps the rest; a file of another machine is read into memory. Nothing in it is
+    /// run.
     ///
     /// # Errors
     /// Where it is no such file, is damaged, or its pickle asks for anything but tensors and plain containers.
     pub fn open(path: impl AsRef<Path>) -> Result<TorchFile> {
         let path = path.as_ref();
         let (file, _) = open_regular(path)?;
-        TorchFile::of_content(Content::Mapped(Mapped::new(&file, path)?), path)
+        TorchFile::of_content(Content::whole(&file, Access::of(&file), path)?, path)
     }
 
     /// The same for a file that is already in memory; `label` stands for its path in messages.

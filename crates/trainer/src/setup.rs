@@ -319,11 +319,10 @@ pub fn load_model(config: &TrainConfig, device: Device) -> Result<StableDiffusio
         variant: config.model.variant.clone(),
         vae: config.model.vae.as_deref().map(local_file).transpose()?,
         extract_ema: config.model.extract_ema,
-        text_encoder: config.model.text_encoder.clone().map(|folder| OtherTextEncoder {
-            folder,
-            random: (config.model.text_encoder_init == Init::Random).then_some(config.seed),
+        text_encoder: config.model.text_encoder.as_deref().map(local_file).transpose()?.map(|folder| {
+            OtherTextEncoder { folder, random: (config.model.text_encoder_init == Init::Random).then_some(config.seed) }
         }),
-        tokenizer: config.model.tokenizer.clone(),
+        tokenizer: config.model.tokenizer.as_deref().map(local_file).transpose()?,
         ..LoadOptions::new(device, kind_of(config.precision.compute))
     };
     let location =

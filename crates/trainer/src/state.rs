@@ -215,6 +215,7 @@ fn bits(tensor: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sdtrain_optimizer::{MissingState, ParamGroup};
     use sdtrain_state_dict::{Dtype, TensorInfo};
     use std::borrow::Cow;
 
@@ -248,5 +249,86 @@ mod tests {
         assert!(found.tensor("x").is_none());
         let error = found.all_was_readable().expect_err("it was refused");
         assert!(sdtrain_checkpoint::storage_error(&error).is_some(), "{error:?}");
+    }
+
+    /// What is wrong with an optimizer that takes a saved state back.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Defect {
+        None,
+        /// It leaves its own state as it was.
+        Forgets,
+        /// It changes a parameter that had been put back.
+        Spoils,
+    }
+
+    struct Faulty {
+        groups: Vec<ParamGroup>,
+        mean: Tensor,
+        defect: Defect,
+    }
+
+    impl Faulty {
+        fn new(parameter: &[f32], mean: &[f32], defect: Defect) -> Faulty {
+            let parameters = vec![("unet.bias".to_owned(), Tensor::from_slice(parameter))];
+            let groups = vec![ParamGroup { name: "unet".into(), learning_rate: 1.0, parameters }];
+            Faulty { groups, mean: Tensor::from_slice(mean), defect }
+        }
+    }
+
+    impl Optimizer for Faulty {
+        fn step(&mut self, _: &[f64], _: Option<&Tensor>) -> sdtrain_torch::Result<()> {
+            Ok(())
+        }
+        fn groups(&self) -> &[ParamGroup] {
+            &self.groups
+        }
+        fn state(&self) -> Vec<(String, Tensor)> {
+            vec![("mean".to_owned(), self.mean.shallow_clone())]
+        }
+        fn load_state(
+            &mut self,
+            find: &mut dyn FnMut(&str) -> Option<Tensor>,
+        ) -> std::result::Result<(), MissingState> {
+            if self.defect != Defect::Forgets {
+                self.mean.copy_(&find("mean").expect("it was saved"));
+            }
+            if self.defect == Defect::Spoils {
+                let _ = self.groups[0].parameters[0].1.fill_(0.0);
+            }
+            Ok(())
+        }
+    }
+
+    /// A number that is none is the same bits again, and no reason to refuse.
+    #[test]
+    fn what_was_put_back_is_held_against_the_file_once_more() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let saved = Faulty::new(&[1.0, 2.0], &[f32::NAN, -0.0], Defect::None);
+        let tensors = tensors_of(&saved, None);
+        let borrowed: Vec<(String, &Tensor)> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
+        let reader = TensorReader::new(borrowed, None);
+        write_source(&folder.path().join(TENSORS), &reader, &BTreeMap::new()).expect("there is room");
+        let position = Position { step: 3, ..Position::default() };
+        let small = SmallState { position, scaler: None, ema_steps: None, spikes: Spikes::default() };
+        let small = serde_json::to_vec(&small).expect("plain values");
+        fs::write(folder.path().join(STATE), small).expect("there is room");
+
+        let put_back = |defect| {
+            let mut optimizer = Faulty::new(&[0.0, 0.0], &[0.0, 0.0], defect);
+            let restored = restore(folder.path(), &mut optimizer, None, None, &|_| false);
+            (restored.map(|restored| restored.position.step), optimizer)
+        };
+        let (step, optimizer) = put_back(Defect::None);
+        assert_eq!(step.expect("nothing is wrong"), 3);
+        let weights = Vec::<f32>::try_from(&optimizer.groups[0].parameters[0].1).expect("two numbers");
+        assert_eq!(weights, [1.0, 2.0]);
+        for (defect, name) in [(Defect::Forgets, "optimizer.mean"), (Defect::Spoils, "parameter.unet.bias")] {
+            match put_back(defect).0 {
+                Err(Error::CannotContinue { reason, .. }) => {
+                    assert!(reason.starts_with(&format!("`{name}` is not what was saved")), "{reason}");
+                }
+                other => panic!("{name}: {other:?}"),
+            }
+        }
     }
 }

@@ -54,11 +54,14 @@ pub struct StepOutcome {
     pub group_norms: Vec<(String, f64)>,
     /// The parameters were left alone because a gradient was not finite.
     pub skipped: bool,
+    /// That was an overflow of scaled gradients, which a smaller scale is expected to mend.
+    pub rescaled: bool,
     /// But some were not, since their own gradient was finite and was applied before.
     pub torn: bool,
     /// The batches whose own loss is not finite, by their place in the step, where it was skipped.
     pub not_finite: Vec<usize>,
-    /// Of a skipped step whose gradients are still there: the largest weight and gradient of each module.
+    /// Of a step that was skipped, but not `rescaled`, whose gradients were still there: the largest weight and gradient of each
+    /// module.
     pub magnitudes: BTreeMap<String, Magnitude>,
     /// What each micro-batch was given, for traces.
     pub inputs: Vec<StepInputs>,
@@ -163,17 +166,21 @@ impl Step<'_> {
         self.torn = true;
         self.optimizer.step(learning_rates, (!seeded(Bug::ApplyNotFinite)).then_some(&found_inf))?;
         let skipped = found_inf.double_value(&[0]) != 0.0;
-        let magnitudes = if skipped { magnitudes(self.optimizer.groups())? } else { BTreeMap::new() };
-        clear_gradients(self.optimizer.groups());
         if let Some(scaler) = &mut self.scaler {
             scaler.update(skipped);
         }
+        let rescaled = skipped && self.scaler.as_ref().is_some_and(|scaler| scaler.can_mend(loss.double_value(&[])));
+        let magnitudes = match skipped && !rescaled {
+            true => magnitudes(self.optimizer.groups())?,
+            false => BTreeMap::new(),
+        };
+        clear_gradients(self.optimizer.groups());
         if !skipped {
             self.trainable.after_optimizer_step()?;
         }
         let group_norms = group_norms.into_iter().map(|(name, norm)| (name, norm.double_value(&[]))).collect();
         let grad_norm = norm.double_value(&[]);
-        Ok(StepOutcome { grad_norm, group_norms, skipped, magnitudes, ..StepOutcome::default() })
+        Ok(StepOutcome { grad_norm, group_norms, skipped, rescaled, magnitudes, ..StepOutcome::default() })
     }
 
     /// The gradient norm of each group that has gradients, on the device.

@@ -1,13 +1,15 @@
 //! What a case is, and how it is judged.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use sdtrain_data_loader::{DataError, DataSet};
 use sdtrain_recipe::TrainConfig;
+
+use crate::ending::end_of;
+use crate::tiny_model::TINY_MODEL;
 
 /// What becomes of the input; the text is a part of what is said about it.
 #[derive(Clone, Debug)]
@@ -124,20 +126,7 @@ struct Shared(tempfile::TempDir);
 impl Shared {
     fn new() -> Shared {
         let shared = Shared(tempfile::tempdir().unwrap());
-        for (name, text) in [
-            ("model_index.json", r#"{"_class_name": "StableDiffusionPipeline"}"#),
-            (
-                "unet/config.json",
-                r#"{"block_out_channels": [32, 64], "cross_attention_dim": 32, "layers_per_block": 1,
-                    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-                    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]}"#,
-            ),
-            ("vae/config.json", r#"{"block_out_channels": [32, 32, 32], "layers_per_block": 1}"#),
-            (
-                "text_encoder/config.json",
-                r#"{"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}"#,
-            ),
-        ] {
+        for (name, text) in TINY_MODEL {
             let path = shared.model().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
@@ -180,7 +169,10 @@ pub fn judge(cases: Vec<Case>) {
 
 /// What is wrong with how the program judges, if anything.
 fn of_program(case: &Case, root: &Path) -> Option<String> {
-    let Some((code, said)) = check(root) else { return Some("took longer than a minute".to_owned()) };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sdtrain"));
+    let Some((code, said)) = end_of(command.args(["check", "run.toml"]).current_dir(root)) else {
+        return Some("took longer than a minute".to_owned());
+    };
     if said.contains("panicked") || said.contains("fault of the program") {
         return Some(format!("panicked:\n{said}"));
     }
@@ -200,33 +192,6 @@ fn of_program(case: &Case, root: &Path) -> Option<String> {
     let is_named =
         said.contains(&case.names) || matches!(case.verdict, Verdict::LeftOutWhenRead(_) | Verdict::Accepted(_));
     (!is_named).then(|| format!("did not name `{}`:\n{said}", case.names))
-}
-
-/// `sdtrain check` in this folder: its exit code and all it said; none where it does not end.
-fn check(root: &Path) -> Option<(Option<i32>, String)> {
-    let said = tempfile::NamedTempFile::new().unwrap();
-    let output = || Stdio::from(File::options().append(true).open(said.path()).unwrap());
-    let mut child = Command::new(env!("CARGO_BIN_EXE_sdtrain"))
-        .args(["check", "run.toml"])
-        .current_dir(root)
-        .stdin(Stdio::null())
-        .stdout(output())
-        .stderr(output())
-        .spawn()
-        .unwrap();
-    let started = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            let said = fs::read(said.path()).unwrap();
-            return Some((status.code(), String::from_utf8_lossy(&said).into_owned()));
-        }
-        if started.elapsed() > Duration::from_secs(60) {
-            child.kill().unwrap();
-            child.wait().unwrap();
-            return None;
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 /// The same for the library that reads the images, which a run is made of.

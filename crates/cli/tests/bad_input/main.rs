@@ -4,12 +4,16 @@
 mod captions;
 mod configs;
 mod corpus;
+#[path = "../shared/ending.rs"]
+mod ending;
 mod folders;
 mod images;
 mod kohya;
 mod parquet;
 mod tables;
 mod tar;
+#[path = "../shared/tiny_model.rs"]
+mod tiny_model;
 
 use corpus::{Case, judge};
 

@@ -1,9 +1,10 @@
 //! What a case is, and how it is judged.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+
+use crate::ending::end_of;
 
 /// Address space that the program has for a case, in KiB: a file may ask for more than there is, but not get it.
 const ADDRESS_SPACE: u64 = 1 << 20;
@@ -119,7 +120,9 @@ pub fn judge(cases: Vec<Case>) {
 fn fault(case: &Case) -> Option<String> {
     let folder = tempfile::tempdir().unwrap();
     (case.make)(folder.path());
-    let Some((code, said)) = run(folder.path(), &case.arguments) else {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -v {ADDRESS_SPACE} && exec \"$@\""), "sh", env!("CARGO_BIN_EXE_sdtrain")]);
+    let Some((code, said)) = end_of(command.args(&case.arguments).current_dir(folder.path())) else {
         return Some("took longer than a minute".to_owned());
     };
     if said.contains("panicked") || said.contains("fault of the program") || said.contains("memory allocation") {
@@ -135,31 +138,4 @@ fn fault(case: &Case) -> Option<String> {
         return Some(format!("is not fit for a terminal: {} bytes", said.len()));
     }
     case.says.iter().find(|part| !said.contains(*part)).map(|part| format!("did not say `{part}`:\n{said}"))
-}
-
-/// The program's exit code and all it said; none where it does not end.
-fn run(folder: &Path, arguments: &[String]) -> Option<(Option<i32>, String)> {
-    let said = tempfile::NamedTempFile::new().unwrap();
-    let output = || Stdio::from(File::options().append(true).open(said.path()).unwrap());
-    let mut child = Command::new("sh")
-        .args(["-c", &format!("ulimit -v {ADDRESS_SPACE} && exec \"$@\""), "sh", env!("CARGO_BIN_EXE_sdtrain")])
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(output())
-        .stderr(output())
-        .spawn()
-        .unwrap();
-    let started = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return Some((status.code(), String::from_utf8_lossy(&fs::read(said.path()).unwrap()).into_owned()));
-        }
-        if started.elapsed() > Duration::from_secs(60) {
-            child.kill().unwrap();
-            child.wait().unwrap();
-            return None;
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }

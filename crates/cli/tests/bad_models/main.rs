@@ -4,6 +4,8 @@
 mod adapters;
 mod configs;
 mod corpus;
+#[path = "../shared/ending.rs"]
+mod ending;
 mod pickles;
 mod safetensors;
 mod shards;

@@ -222,6 +222,25 @@ fn an_autoencoder_comes_from_the_hub_as_well() {
 }
 
 #[test]
+fn another_text_encoder_and_its_tokenizer_come_from_the_hub_as_well() {
+    let on_hub = OnHub::new();
+    let set = ["--set", "model.init=\"random\"", "--set", "model.text_encoder=\"hf:org/repo\""];
+    let answer = on_hub.run(&[&["check", "run.toml"], &set[..]].concat());
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    assert!(answer.stdout.contains("with the text encoder in `hf:org/repo`\n"), "{}", answer.stdout);
+    let line = "to fetch   `hf:org/repo`: 2.0 KiB in text_encoder/model.safetensors (2.0 KiB)\n";
+    assert!(answer.stdout.contains(line), "{}", answer.stdout);
+    assert_eq!(on_hub.sent(), 0);
+    let tokenizer = |name: &str| format!("model.tokenizer=\"{name}\"");
+    let answer = on_hub.run(&[&["check", "run.toml", "--set", &tokenizer("hf:org/repo")], &set[..]].concat());
+    assert_eq!(answer.code, Some(2), "{}", answer.stderr);
+    assert!(answer.stderr.contains("the one of the model in it is `hf:org/repo/tokenizer`"), "{}", answer.stderr);
+    let named = tokenizer("hf:org/repo/tokenizer");
+    let answer = on_hub.run(&[&["--config", "run.toml", "--set", &named], &set[..]].concat());
+    assert_eq!((answer.code, on_hub.sent()), (Some(75), 1), "{}", answer.stderr);
+}
+
+#[test]
 fn what_the_hub_refuses_ends_with_its_exit_code() {
     let on_hub = OnHub::new();
     let answer = on_hub.run(&["--config", "run.toml", "--set", "model.path=\"hf:org\""]);

@@ -11,3 +11,5 @@ mod project;
 #[allow(dead_code)]
 #[path = "../../../hub/tests/it/server.rs"]
 mod server;
+#[path = "../shared/tiny_model.rs"]
+mod tiny_model;

@@ -14,7 +14,7 @@ fn what_a_preset_lacks_is_named_with_the_command_that_fetches_it() {
         match name {
             "chinese_finetune.toml" => &["IDEA-CCNL/Taiyi-Stable-Diffusion-1B-Chinese-v0.1"],
             "domain_pretraining.toml" => &["alibaba-pai/pai-diffusion-artist-large-zh"],
-            "japanese_two_stages.toml" => &["rinna/japanese-roberta-base"],
+            "japanese_two_stages.toml" => &["CompVis/stable-diffusion-v1-4"],
             other => panic!("`{other}` is not tested"),
         }
     };

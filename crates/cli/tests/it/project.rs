@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::tiny_model::TINY_MODEL;
+
 pub const CONFIG: &str = "\
 [model]
 path = \"model\"
@@ -29,18 +31,9 @@ impl Project {
             project.write_image(&format!("images/{index}.png"), 64, 64);
             project.write(&format!("images/{index}.txt"), "a red bottle");
         }
-        project.write("model/model_index.json", r#"{"_class_name": "StableDiffusionPipeline"}"#);
-        project.write(
-            "model/unet/config.json",
-            r#"{"block_out_channels": [32, 64], "cross_attention_dim": 32, "layers_per_block": 1,
-                "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-                "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]}"#,
-        );
-        project.write("model/vae/config.json", r#"{"block_out_channels": [32, 32, 32], "layers_per_block": 1}"#);
-        project.write(
-            "model/text_encoder/config.json",
-            r#"{"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}"#,
-        );
+        for (name, text) in TINY_MODEL {
+            project.write(&format!("model/{name}"), text);
+        }
         project
     }
 

@@ -1,6 +1,7 @@
 //! What goes wrong, and what is said of it.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use sdtrain_hub::{Error, Settings, Token, Wanted, prepare};
 
@@ -167,6 +168,23 @@ fn a_hub_that_is_out_of_order_for_a_while_is_waited_for() {
         format!("`{UNET}`: the list of its files cannot be fetched from `{}`: the server answers 503", server.endpoint);
     assert_eq!(error.to_string(), said);
     assert!(error.hint().unwrap().starts_with("is the network there?"));
+}
+
+#[test]
+fn a_hub_that_asks_to_wait_is_not_asked_before() {
+    let (server, folder) = hub();
+    let settings = server.settings(folder.path());
+    server.set().refusals.push_back((429, ""));
+    server.set().retry_after = Some(1);
+    let began = Instant::now();
+    prepare(&name(UNET), &Wanted::File, &settings).unwrap();
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+    // Where there is no further attempt nobody waits.
+    server.set().refusals.push_back((503, ""));
+    let other = tempfile::tempdir().unwrap();
+    let once = Settings { attempts: 1, ..server.settings(other.path()) };
+    let error = prepare(&name(UNET), &Wanted::File, &once).unwrap_err();
+    assert!(error.to_string().ends_with("the server answers 503"), "{error}");
 }
 
 #[test]

@@ -187,6 +187,52 @@ fn a_vae_comes_from_the_top_or_from_a_folder() {
 }
 
 #[test]
+fn a_text_encoder_comes_with_its_tokenizer_and_nothing_else() {
+    let (server, folder) = hub();
+    let settings = server.settings(folder.path());
+    let wanted = |weights, tokenizer| Wanted::TextEncoder { weights, tokenizer };
+    let (path, prepared) = get("hf:org/repo", &wanted(true, true), &settings).unwrap();
+    assert_eq!(missing(&prepared), ["text_encoder/model.safetensors"]);
+    let all = [
+        "text_encoder/config.json",
+        "text_encoder/model.safetensors",
+        "tokenizer/merges.txt",
+        "tokenizer/special_tokens_map.json",
+        "tokenizer/vocab.json",
+    ];
+    assert_eq!(files_below(&path), all);
+    assert!(is_complete(&name("hf:org/repo"), &wanted(true, true), folder.path()));
+    // What is drawn at random, with another's tokenizer.
+    let other = tempfile::tempdir().unwrap();
+    let settings = server.settings(other.path());
+    let alone = "hf:org/repo/text_encoder";
+    let (path, prepared) = get(alone, &wanted(false, false), &settings).unwrap();
+    assert_eq!((missing(&prepared).len(), files_below(&path)), (0, vec!["config.json".to_owned()]));
+    assert!(is_complete(&name(alone), &wanted(false, false), other.path()));
+    assert!(!is_complete(&name(alone), &wanted(true, false), other.path()));
+    let error = get("hf:org/repo/text_encoder/config.json", &wanted(true, true), &settings).unwrap_err();
+    assert!(error.to_string().ends_with("the repository has no folder `text_encoder/config.json`"), "{error}");
+    assert_eq!(error.hint().unwrap(), "it is a file there: name the folder it lies in");
+}
+
+#[test]
+fn a_tokenizer_comes_alone() {
+    let (server, folder) = hub();
+    let settings = server.settings(folder.path());
+    let (path, prepared) = get("hf:org/repo/tokenizer", &Wanted::Tokenizer, &settings).unwrap();
+    assert_eq!(prepared.missing, []);
+    assert_eq!(files_below(&path), ["merges.txt", "special_tokens_map.json", "vocab.json"]);
+    let asked = server.requests().len();
+    get("hf:org/repo/tokenizer", &Wanted::Tokenizer, &settings).unwrap();
+    assert_eq!(server.requests().len(), asked, "it is in the cache");
+    let error = get("hf:org/repo", &Wanted::Tokenizer, &settings).unwrap_err();
+    assert_eq!(error.to_string(), "`hf:org/repo`: the repository has no tokenizer at its top");
+    assert_eq!(error.hint().unwrap(), "the one of the model in it is `hf:org/repo/tokenizer`");
+    let error = get("hf:org/repo/unet", &Wanted::Tokenizer, &settings).unwrap_err();
+    assert_eq!(error.to_string(), "`hf:org/repo/unet`: the repository has no tokenizer in `unet`");
+}
+
+#[test]
 fn what_a_repository_has_instead_is_named() {
     let (server, folder) = hub();
     server.set().files.remove("model_index.json");

@@ -27,6 +27,8 @@ pub struct Behaviour {
     pub cuts: VecDeque<usize>,
     /// Status and `X-Error-Code` of each answer of the hub, until the list is empty.
     pub refusals: VecDeque<(u16, &'static str)>,
+    /// Seconds that each of them asks to wait.
+    pub retry_after: Option<u32>,
     /// Who does not say this token gets nothing.
     pub wants_token: Option<&'static str>,
     /// Around a hash in a header.
@@ -137,7 +139,8 @@ fn answer(
         return connection.write_all(&body[..cut]).ok();
     };
     if let Some((status, code)) = set.refusals.pop_front() {
-        return say(status, &format!("X-Error-Code: {code}\r\n"), b"");
+        let wait = set.retry_after.map_or(String::new(), |seconds| format!("Retry-After: {seconds}\r\n"));
+        return say(status, &format!("X-Error-Code: {code}\r\n{wait}"), b"");
     }
     if set.wants_token.is_some_and(|wanted| token != format!(" Bearer {wanted}")) {
         return say(401, "X-Error-Code: GatedRepo\r\n", b"");

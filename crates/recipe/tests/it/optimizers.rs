@@ -95,6 +95,14 @@ fn settings_that_make_no_sense_are_refused() {
         (&["lr_schedule.warmup_steps=-1"], "`lr_schedule.warmup_steps` must not be negative, and is -1"),
         (&["lr_schedule.type=rex", "lr_schedule.d=1"], "`lr_schedule.d` must be at least 0 and less than 1, not 1"),
         (
+            &["lr_schedule.type=constant", "lr_schedule.min_ratio=0.1"],
+            "unknown key `lr_schedule.min_ratio` with `type = \"constant\"`",
+        ),
+        (
+            &["lr_schedule.type=piecewise_constant", "lr_schedule.min_ratio=0.1"],
+            "unknown key `lr_schedule.min_ratio` with `type = \"piecewise_constant\"`",
+        ),
+        (
             &["lr_schedule.type=piecewise_constant", "lr_schedule.boundaries=[10, 20]"],
             "`lr_schedule.factors` must be one more than there are boundaries: 3, not 1",
         ),

@@ -30,9 +30,7 @@ impl Trainer {
             position.skipped_in_a_row = 0;
             return Ok(());
         }
-        // A loss that overflows in the forward pass is none that scaling could mend, nor is a scale without end.
-        let scaling_helps = self.scaler.as_ref().is_some_and(|scaler| scaler.scale >= 1.0);
-        if scaling_helps && outcome.loss.is_finite() {
+        if outcome.rescaled {
             return Ok(());
         }
         position.skipped += 1;

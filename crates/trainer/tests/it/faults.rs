@@ -259,6 +259,23 @@ fn a_gradient_that_is_not_finite_beside_a_loss_that_is_ends_a_run_that_updates_w
     }
 }
 
+/// What loss scaling skips is no fault, even where `train.max_skipped_steps` allows none: a loss of 10³⁰ is a number, its gradients in
+/// fp16 are none.
+#[test]
+fn an_overflow_that_a_smaller_scale_may_mend_is_not_counted_and_leaves_no_evidence() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = folder.path().join("output");
+    let mut config = config(&folder, "lora", 2);
+    config.precision.compute = sdtrain_recipe::FloatType::Fp16;
+    config.train.max_skipped_steps = 0;
+    config.data.subsets[0].loss_weight = 1e30;
+    run(config, &output).unwrap_or_else(|error| panic!("{error}"));
+    assert!(!output.join("not-finite").exists());
+    let state = std::fs::read_to_string(output.join("checkpoints/step-000002/state.json")).expect("saved");
+    let state: serde_json::Value = serde_json::from_str(&state).expect("JSON");
+    assert_eq!((&state["position"]["skipped"], &state["scaler"]["scale"]), (&0.into(), &16384.0.into()), "{state}");
+}
+
 #[test]
 fn a_fault_in_a_parameter_that_is_not_there_is_refused_by_name() {
     let folder = tempfile::tempdir().expect("a temporary folder");

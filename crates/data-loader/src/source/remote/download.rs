@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream;
 use object_store::{Error, GetOptions, GetRange, ObjectMeta};
-use sdtrain_files::free_space;
+use sdtrain_files::{Backoff, free_space};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -55,6 +55,10 @@ impl Settings {
             variables: std::env::vars_os().filter_map(text).collect(),
             tell: |text| eprintln!("{text}"),
         }
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(self.attempts, self.pause)
     }
 }
 
@@ -138,11 +142,11 @@ async fn ask_for_lengths<'a>(
         files.push((place, Remote { store, path: path_of(address).map_err(|failure| place.error(failure))? }));
     }
     let asking = files.into_iter().map(async |(place, remote)| {
-        let mut tries = Tries::new(settings);
+        let mut backoff = settings.backoff();
         loop {
             match remote.facts(place.address).await {
                 Ok(facts) => return Ok(Download { place, remote, facts }),
-                Err(failure) => tries.again(failure, 0).await.map_err(|failure| {
+                Err(failure) => again(&mut backoff, failure, 0).await.map_err(|failure| {
                     let concerns_all = matches!(failure, Failure::Passing(..));
                     (place.error(failure), concerns_all)
                 })?,
@@ -211,30 +215,12 @@ impl Place<'_> {
     }
 }
 
-/// Counts attempts; one that brought more of the file begins the count anew.
-struct Tries<'a> {
-    settings: &'a Settings,
-    failed: u32,
-    furthest: u64,
-}
-
-impl<'a> Tries<'a> {
-    fn new(settings: &'a Settings) -> Tries<'a> {
-        Tries { settings, failed: 0, furthest: 0 }
-    }
-
-    /// Waits, or gives the failure back where it is the last. `here`: bytes of the file that are here.
-    async fn again(&mut self, failure: Failure, here: u64) -> Result<(), Failure> {
-        if here > self.furthest {
-            (self.furthest, self.failed) = (here, 0);
-        }
-        self.failed += 1;
-        if self.failed >= self.settings.attempts || matches!(failure, Failure::Final(..)) {
-            return Err(failure);
-        }
-        sleep(self.settings.pause * (1 << (self.failed - 1).min(6))).await;
-        Ok(())
-    }
+/// Waits, or gives the failure back where it is the last. `here`: bytes of the file that are here.
+async fn again(backoff: &mut Backoff, failure: Failure, here: u64) -> Result<(), Failure> {
+    let pause = backoff.failed(here).filter(|_| matches!(failure, Failure::Passing(..)));
+    let Some(pause) = pause else { return Err(failure) };
+    sleep(pause).await;
+    Ok(())
 }
 
 /// A file on its way.
@@ -256,13 +242,13 @@ impl Download<'_> {
         let place = self.place;
         let mut part = self.open().await.map_err(|error| place.error(local(&error, place.file)))?;
         let Some(part) = &mut part else { return Ok(()) };
-        let mut tries = Tries::new(settings);
+        let mut backoff = settings.backoff();
         loop {
             match self.attempt(part, progress).await {
                 Ok(()) => return Ok(()),
                 Err(failure) => {
                     let here = part.metadata().map_or(0, |part| part.len());
-                    tries.again(failure, here).await.map_err(|failure| place.error(failure))?;
+                    again(&mut backoff, failure, here).await.map_err(|failure| place.error(failure))?;
                 }
             }
             // The file may have been exchanged; a server that is away now may be there for the next attempt.
