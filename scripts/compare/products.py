@@ -44,9 +44,9 @@ STEPS, GUIDANCE, STRENGTH = 10, 3.0, 0.6
 WORD = "<look>"
 # The most that a channel may differ by: a rounding to 8 bits that fell the other way.
 LIMIT = 1
-FOLDER, SINGLE = "model, single file and back: folder", "model, single file"
+FOLDER, SINGLE = "folder of the single file", "single file"
 FULL, FULL_SINGLE = "full, folder", "full, single file"
-KOHYA, PEFT, LEARNED = "LoRA, kohya's form", "LoRA, PEFT's form", "learned word"
+KOHYA, PEFT, LEARNED = "LoRA, kohya", "LoRA, PEFT", "learned word"
 
 # Two steps at a rate that moves a picture.
 CONFIG = """\
@@ -177,6 +177,9 @@ class Row:
     # Our pictures without the training.
     before: np.ndarray | None
 
+    def column(self):
+        return self.product.split(";")[0]
+
     def moved(self):
         return None if self.before is None else float(np.abs(self.ours.astype(int) - self.before.astype(int)).mean())
 
@@ -228,12 +231,7 @@ def row(drawer, product, ours, open_theirs, before=None):
     return Row(product, ours, drawer.theirs(pipe), before)
 
 
-def rows_of_model(drawer):
-    """The folder that is the base of all others, our pictures of the model, and its rows."""
-    base = drawer.ours("base", drawer.family.model)
-    single = drawer.convert(drawer.family.model, "single.safetensors", "single-file")
-    folder = drawer.convert(single, "folder", "diffusers")
-    yield folder, base
+def rows_of_model(drawer, base, single, folder):
     yield row(drawer, drawer.family.single_file(SINGLE), base, lambda: pipeline_of_file(drawer, single, folder))
     yield row(drawer, FOLDER, base, lambda: pipeline(folder))
 
@@ -266,20 +264,33 @@ def rows_of_training(drawer, folder, base):
     yield row(asking, LEARNED, ours, lambda: with_word(folder, learned), unknown)
 
 
-HEADS = {
-    "family": lambda family, row: family.title,
-    "product": lambda family, row: row.product,
-    "largest difference": lambda family, row: "not loaded" if row.theirs is None else str(row.differences().max()),
-    "mean": lambda family, row: "" if row.theirs is None else f"{row.differences().mean():.4f}",
-    "moved by": lambda family, row: "" if row.before is None else f"{row.moved():.1f}",
-}
-
-
-def lines_of(family, rows):
+def said(rows):
+    """The rows, each said as soon as it is there."""
     for found in rows:
-        mark = "" if found.passed() else " **differs**"
-        print(line := "| " + " | ".join(cell(family, found) for cell in HEADS.values()) + mark + " |", flush=True)
-        yield line, found.passed()
+        largest, mean = "not loaded", ""
+        if found.theirs is not None:
+            largest, mean = str(found.differences().max()), f"{found.differences().mean():.4f}"
+        moved = "" if found.before is None else f"{found.moved():.1f}"
+        mark = "" if found.passed() else "  differs"
+        print(f"  {found.product:<52} {largest:>10} {mean:>8} {moved:>9}{mark}", flush=True)
+        yield found
+
+
+def cell(found):
+    """The largest difference, and in brackets how far the training moved a channel."""
+    largest = "not loaded" if found.theirs is None else str(found.differences().max())
+    moved = "" if found.before is None else f" ({found.moved():.1f})"
+    return f"{largest}{moved}" + ("" if found.passed() else " **differs**")
+
+
+def table(families):
+    """A line of Markdown for each family, a column for each product; `families`: titles and rows."""
+    columns = list(dict.fromkeys(found.column() for _, rows in families for found in rows))
+    lines = ["| family | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for title, rows in families:
+        cells = {found.column(): cell(found) for found in rows}
+        lines.append(f"| {title} | " + " | ".join(cells.get(column, "") for column in columns) + " |")
+    return "\n".join(lines)
 
 
 def main():
@@ -301,26 +312,30 @@ def main():
     else:
         families = {name: family for name, family in FAMILIES.items() if {name, "all"} & set(arguments.family)}
 
+    print(f"  {'file':<52} {'largest':>10} {'mean':>8} {'moved by':>9}   (8-bit channels)", flush=True)
     found = []
-    print(head := "| " + " | ".join(HEADS) + " |\n|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory(prefix="sdtrain-products-") as temporary:
         for name, family in families.items():
+            print(family.title, flush=True)
             work = (arguments.work or Path(temporary)) / name
             work.mkdir(parents=True)
             drawer = Drawer(arguments.program.resolve(), work, family, arguments.prompts or family.prompts)
-            rows = rows_of_model(drawer)
-            folder, base = next(rows)
-            found += lines_of(family, rows)
+            # The base of all others: our pictures of the model, and the folder that diffusers gets.
+            base = drawer.ours("base", family.model)
+            single = drawer.convert(family.model, "single.safetensors", "single-file")
+            folder = drawer.convert(single, "folder", "diffusers")
+            rows = list(said(rows_of_model(drawer, base, single, folder)))
             if arguments.family:
-                found += lines_of(family, rows_of_training(drawer, folder, base))
+                rows += said(rows_of_training(drawer, folder, base))
             elif arguments.lora:
                 peft = drawer.convert(arguments.lora, "peft.safetensors", "peft-lora")
-                found += lines_of(family, rows_of_lora(drawer, folder, base, arguments.lora, peft))
+                rows += said(rows_of_lora(drawer, folder, base, arguments.lora, peft))
+            found.append((family.title, rows))
     if arguments.markdown:
         day = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-        table = "\n".join([head, *(line for line, _ in found)])
-        arguments.markdown.write_text(f"{day}, torch {torch.__version__}, diffusers {diffusers.__version__}\n\n{table}\n")
-    return 0 if all(passed for _, passed in found) else 1
+        versions = f"torch {torch.__version__}, diffusers {diffusers.__version__}"
+        arguments.markdown.write_text(f"{day}, {versions}\n\n{table(found)}\n")
+    return 0 if all(row.passed() for _, rows in found for row in rows) else 1
 
 
 if __name__ == "__main__":
