@@ -1,6 +1,6 @@
 """Measures our program against diffusers and PEFT, in turns and in one sitting, and adds a table to docs/benchmarks.md.
 
-    scripts/bench --python VENV/bin/python [--only tiny,sd15,methods,start,help,images,captions,optimizers,saving] [--rounds 3] [--threads N] [--base FOLDER]
+    scripts/bench --python VENV/bin/python [--only tiny,sd15,methods,start,help,images,captions,optimizers,saving] [--rounds 3] [--threads N] [--base FOLDER] [--sdxl FILE]
 
 tiny    steps a second on the built-in base model, fp32, 96 pixels, batch 8
 sd15    a step of Stable Diffusion 1.5's architecture with random weights, bf16, 256 pixels, batch 1
@@ -12,6 +12,11 @@ images  a JPEG of 1536 × 1024 pixels to the tensor of a 512-bucket, beside Pill
 captions  CLIP tokens of 10,000 captions, beside transformers' fast tokenizer; with CLIP's vocabulary and with another one
 optimizers  a step over 40 million parameters and the bytes of its state, beside torch's AdamW
 saving  a durable checkpoint, beside a plain write of the same bytes
+sdxl-load  Stable Diffusion XL with random weights from a single file: seconds and anonymous memory until all is in bf16 and in fp16,
+        beside `load_file` and `.to`; then `sdtrain convert` to a folder. 15 GB in TMPDIR; a file that is there: `--sdxl FILE`
+sdxl-lora  a LoRA step of Stable Diffusion XL's architecture with random weights, bf16, 512 pixels, batch 1. 15 GB in TMPDIR
+
+The last two run only where `--only` names them, on a machine of 24 GB.
 
 Both sides train rank 16 on the UNet's attention layers. Times are medians over all rounds without each run's first two
 steps; memory is the largest resident memory of the process. In each row the first ten (tiny) or three (sd15) steps of
@@ -31,10 +36,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import sdxl
 import side_by_side
 from side_by_side import ROOT, Case, Failed, compare, end_of, gigabytes, process, say
 
 PARTS = ["tiny", "sd15", "methods", "start", "help", "images", "captions", "optimizers", "saving"]
+# Run where they are named.
+LARGE = ["sdxl-load", "sdxl-lora"]
 HERE_COME_TABLES = "<!-- scripts/bench adds each sitting below this line, newest first -->"
 
 
@@ -238,6 +246,20 @@ def measure(arguments, work):
         other += rows_of_optimizers(programs)
     if "saving" in arguments.only:
         other += rows_of_saving(programs, work)
+    if "sdxl-load" in arguments.only:
+        other += sdxl.rows_of_loading(programs, work, arguments.rounds, arguments.threads, arguments.sdxl)
+        other += sdxl.rows_of_converting(programs, work, arguments.sdxl)
+    if "sdxl-lora" in arguments.only:
+        folder = sdxl.folder(work, programs)
+        images = side_by_side.sample_images(work, 4)
+        title = "Stable Diffusion XL's architecture, 512 px, batch 1, bf16"
+        case = Case(title, folder, images, 512, 1, "bf16", 5, trace_steps=2, threads=arguments.threads)
+        before = load()
+        # In fp32 the weights of both would not fit: the tiny model's traces are held against diffusers there.
+        found = compare(case, programs, work, "sdxl", arguments.rounds, timeout=3600.0, exactly=False)
+        training.append(row(found, before))
+        facts = found.theirs[-1].facts
+        shutil.rmtree(folder)
     return training, methods, other, facts
 
 
@@ -287,14 +309,16 @@ def main():
     parser.add_argument("--rounds", type=int, default=3, help="runs of each side")
     parser.add_argument("--threads", type=int, help="processor threads of both sides; default: what each takes itself")
     parser.add_argument("--base", type=Path, help="a diffusers folder to train in the place of the built-in base")
+    parser.add_argument("--sdxl", type=Path, help="a single file of Stable Diffusion XL to load in the place of random weights")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md", help="where the table goes")
     arguments = parser.parse_args()
     arguments.only = arguments.only.split(",")
     for part in arguments.only:
-        if part not in PARTS:
-            parser.error(f"unknown part `{part}`; there are {', '.join(PARTS)}")
+        if part not in PARTS + LARGE:
+            parser.error(f"unknown part `{part}`; there are {', '.join(PARTS + LARGE)}")
     arguments.program = arguments.program.resolve()
     arguments.base = arguments.base and arguments.base.resolve()
+    arguments.sdxl = arguments.sdxl and arguments.sdxl.resolve()
     began, load_at_start = datetime.datetime.now(), load()
     if os.getloadavg()[0] > 0.5:
         say(f"warning: the load average is {load_at_start}: something else runs here, and the figures will be wrong")

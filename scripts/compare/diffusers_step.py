@@ -54,17 +54,34 @@ def frozen_beside(arguments):
     once, before the time of a step is taken."""
     if arguments.what != "folder":
         return []
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[arguments.dtype]
     vae = AutoencoderKL.from_pretrained(arguments.folder, subfolder="vae", torch_dtype=dtype)
-    text_encoder = CLIPTextModel.from_pretrained(Path(arguments.folder) / "text_encoder", torch_dtype=dtype)
+    kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+    text_encoders = [
+        kind.from_pretrained(Path(arguments.folder) / name, torch_dtype=dtype)
+        for name, kind in kinds.items()
+        if (Path(arguments.folder) / name).is_dir()
+    ]
     pixels = torch.zeros(arguments.batch, 3, arguments.resolution, arguments.resolution, dtype=dtype)
-    ids = torch.zeros(arguments.batch, text_encoder.config.max_position_embeddings, dtype=torch.long)
     with torch.no_grad():
         vae.to(arguments.device).encode(pixels.to(arguments.device))
-        text_encoder.to(arguments.device)(ids.to(arguments.device))
-    return [vae.requires_grad_(False), text_encoder.requires_grad_(False)]
+        for encoder in text_encoders:
+            ids = torch.zeros(arguments.batch, encoder.config.max_position_embeddings, dtype=torch.long)
+            encoder.to(arguments.device)(ids.to(arguments.device))
+    return [part.requires_grad_(False) for part in [vae, *text_encoders]]
+
+
+def added_conditions(unet, arguments):
+    """What SDXL's UNet is told besides: the prompt as one vector, and the sizes of image, crop and target."""
+    if unet.config.addition_embed_type != "text_time":
+        return None
+    sides = [arguments.resolution, arguments.resolution]
+    time_ids = torch.tensor([sides + [0, 0] + sides] * arguments.batch, device=arguments.device, dtype=unet.dtype)
+    width = unet.config.projection_class_embeddings_input_dim - time_ids.shape[1] * unet.config.addition_time_embed_dim
+    vectors = torch.randn(arguments.batch, width, device=arguments.device).to(unet.dtype)
+    return {"text_embeds": vectors, "time_ids": time_ids}
 
 
 def main():
@@ -112,6 +129,7 @@ def main():
     side = arguments.resolution // factor
     latents = torch.randn(arguments.batch, unet.config.in_channels, side, side, device=arguments.device)
     states = torch.randn(arguments.batch, 77, unet.config.cross_attention_dim, device=arguments.device)
+    added = added_conditions(unet, arguments)
     cuda = arguments.device.startswith("cuda")
     seconds, losses, before, first_done = [], [], time.perf_counter() - STARTED, None
     for _ in range(arguments.steps):
@@ -119,7 +137,8 @@ def main():
         noise = torch.randn_like(latents)
         timesteps = torch.randint(0, 1000, (arguments.batch,), device=arguments.device)
         noisy_latents = schedule.add_noise(latents, noise, timesteps)
-        prediction = unet(noisy_latents.to(unet.dtype), timesteps, encoder_hidden_states=states.to(unet.dtype)).sample
+        noisy_latents, states = noisy_latents.to(unet.dtype), states.to(unet.dtype)
+        prediction = unet(noisy_latents, timesteps, encoder_hidden_states=states, added_cond_kwargs=added).sample
         loss = F.mse_loss(prediction.float(), noise)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)

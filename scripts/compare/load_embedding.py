@@ -17,6 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.utils import logging
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 logging.set_verbosity_error()
@@ -28,6 +29,25 @@ def load_pipeline(folder):
     pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def load_words(pipe, path, word=None):
+    """`pipe.load_textual_inversion(path)`; a file with vectors of both of SDXL's encoders goes to each, as diffusers' guide says."""
+    folder, name = os.path.split(os.path.abspath(path))
+    if not hasattr(pipe, "text_encoder_2"):
+        pipe.load_textual_inversion(folder, weight_name=name, token=word)
+        return
+    vectors = load_file(path)
+    with safe_open(path, "pt") as file:
+        word = word or (file.metadata() or {}).get("name") or os.path.splitext(name)[0]
+    # The refiner has one encoder, and its vectors the word's own name.
+    of_second = vectors["clip_g"] if "clip_g" in vectors else next(iter(vectors.values()))
+    if pipe.text_encoder is not None:
+        pipe.load_textual_inversion(vectors["clip_l"], token=word, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)
+    encoder, tokenizer = pipe.text_encoder_2, pipe.tokenizer_2
+    pipe.load_textual_inversion(of_second, token=word, text_encoder=encoder, tokenizer=tokenizer)
+    # The released configuration says 2, with which transformers takes the prompt's vector from the largest id: from the new word.
+    encoder.text_model.eos_token_id = tokenizer.eos_token_id
 
 
 @torch.no_grad()
@@ -58,8 +78,7 @@ def main():
     pipe = load_pipeline(arguments.model)
     without = states(pipe, arguments.prompt) if arguments.prompt else []
     for file, word in zip(arguments.files, words):
-        folder, name = os.path.split(os.path.abspath(file))
-        pipe.load_textual_inversion(folder, weight_name=name, token=word)
+        load_words(pipe, file, word)
     failed = False
     for prompt, before, after in zip(arguments.prompt, without, states(pipe, arguments.prompt) if arguments.prompt else []):
         change = relative(after, before)

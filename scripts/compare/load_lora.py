@@ -23,33 +23,35 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 
-def flattened(name):
-    return name.replace("text_encoder.text_model.", "text_encoder.")
-
-
 def load_adapter(pipe, path, adapter_name="default_0"):
     """`pipe.load_lora_weights(path)`; text encoder adapters are renamed where the installed transformers needs it."""
     folder, name = os.path.split(os.path.abspath(path))
-    tensors, alphas, metadata = pipe.lora_state_dict(folder, weight_name=name, return_lora_metadata=True)
-    of_text = [key for key in tensors if key.startswith("text_encoder.")]
-    if not of_text or hasattr(pipe.text_encoder, "text_model"):
+    encoders = {key: part for key in ("text_encoder", "text_encoder_2") if (part := getattr(pipe, key, None)) is not None}
+    # SDXL's blocks have the original names in kohya's form: which are which is counted from the UNet's configuration.
+    asked = {"unet_config": pipe.unet.config} if hasattr(pipe, "text_encoder_2") else {}
+    tensors, alphas, metadata = pipe.lora_state_dict(folder, weight_name=name, return_lora_metadata=True, **asked)
+    # transformers 5 dropped `text_model` from CLIPTextModel's modules; diffusers 0.42 does not rename the adapters.
+    renamed = [key for key, part in encoders.items() if not hasattr(part, "text_model")]
+    if not any(tensor.startswith(f"{key}.") for key in renamed for tensor in tensors):
         pipe.load_lora_weights(folder, weight_name=name, adapter_name=adapter_name)
         return
-    # transformers 5 dropped `text_model` from CLIPTextModel's modules; diffusers 0.42 does not rename the adapters.
-    tensors = {flattened(key): value for key, value in tensors.items()}
-    alphas = {flattened(key): value for key, value in alphas.items()} if alphas else None
-    if metadata:
-        modules = metadata["text_encoder.target_modules"]
-        metadata["text_encoder.target_modules"] = [module.removeprefix("text_model.") for module in modules]
+    for key in renamed:
+        tensors = {name.replace(f"{key}.text_model.", f"{key}."): value for name, value in tensors.items()}
+        alphas = {name.replace(f"{key}.text_model.", f"{key}."): value for name, value in alphas.items()} if alphas else None
+        if metadata and f"{key}.target_modules" in metadata:
+            modules = metadata[f"{key}.target_modules"]
+            metadata[f"{key}.target_modules"] = [module.removeprefix("text_model.") for module in modules]
     pipe.load_lora_into_unet(tensors, alphas, unet=pipe.unet, metadata=metadata, adapter_name=adapter_name)
-    pipe.load_lora_into_text_encoder(
-        tensors,
-        alphas,
-        text_encoder=pipe.text_encoder,
-        lora_scale=1.0,
-        metadata=metadata,
-        adapter_name=adapter_name,
-    )
+    for key, encoder in encoders.items():
+        pipe.load_lora_into_text_encoder(
+            tensors,
+            alphas,
+            text_encoder=encoder,
+            prefix=key,
+            lora_scale=1.0,
+            metadata=metadata,
+            adapter_name=adapter_name,
+        )
 
 
 def load_pipeline(folder):

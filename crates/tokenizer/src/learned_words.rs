@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use tokenizers::AddedToken;
+use tokenizers::{AddedToken, PreTokenizerWrapper};
 
 use crate::Tokenizer;
 use crate::error::{Error, Result};
@@ -20,6 +20,9 @@ impl PromptTokenizer {
     /// [`Error::Word`] where a word cannot be one, [`Error::WordTaken`] where one of its tokens is there already.
     pub fn with_words(&self, words: &[(&str, usize)]) -> Result<PromptTokenizer> {
         let mut pipeline = self.pipeline.clone();
+        // sentencepiece takes blanks off the end of what stands before a word, as transformers does; `tokenizers` by itself makes a
+        // piece of them. Other vocabularies have no pieces of blanks.
+        let takes_blanks = matches!(pipeline.get_pre_tokenizer(), Some(PreTokenizerWrapper::Metaspace(_)));
         let mut learned = self.learned.clone();
         for &(word, vectors) in words {
             if word.is_empty() || vectors == 0 || word.contains(char::is_whitespace) {
@@ -32,7 +35,7 @@ impl PromptTokenizer {
                     return Err(Error::WordTaken { word: word.to_owned(), token: name, id });
                 }
                 pipeline
-                    .add_tokens([AddedToken::from(name.clone(), false)])
+                    .add_tokens([AddedToken::from(name.clone(), false).lstrip(takes_blanks)])
                     .map_err(|error| Error::Word { word: word.to_owned(), reason: error.to_string() })?;
                 ids.push(pipeline.token_to_id(&name).map(i64::from).expect("it was just added"));
             }

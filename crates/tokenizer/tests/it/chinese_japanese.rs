@@ -129,6 +129,8 @@ fn a_learned_word_is_one_token_in_each_vocabulary() {
         let at = ids.iter().position(|&id| id == first).unwrap_or_else(|| panic!("{folder}: {ids:?}"));
         assert_eq!(ids[at + 1], first + 1);
         assert_eq!(ids[..at], plain.tokens("一只"), "{folder}");
+        // A blank before the word is no token, as in transformers.
+        assert_eq!(tokenizer.tokens("一只 <小奶猫>，油画"), ids, "{folder}");
         assert_eq!(tokenizer.files(), plain.files());
     }
 }
