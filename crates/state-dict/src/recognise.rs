@@ -1,7 +1,9 @@
 //! Says what a file is by the names and shapes of its tensors.
 
 use std::fmt;
+use std::path::Path;
 
+use crate::error::{Error, Result};
 use crate::family::Family;
 use crate::maps::lora_tensor::{LoraKind, LoraTensor};
 use crate::maps::{clip, lora_kohya, lora_peft, open_clip, textual_inversion, vae};
@@ -21,7 +23,7 @@ pub enum UnetInput {
     Plain,
     /// A mask and a masked picture (9 channels).
     Inpaint,
-    /// A picture to edit (8 channels).
+    /// A picture to edit (8 channels), as InstructPix2Pix (Brooks et al. 2022, arXiv:2211.09800).
     Edit,
     /// Another number of channels.
     Other(usize),
@@ -54,6 +56,25 @@ impl UnetInput {
             UnetInput::Inpaint => " for inpainting".to_string(),
             UnetInput::Edit => " for editing by instruction".to_string(),
             UnetInput::Other(channels) => format!(" with {channels} input channels"),
+        }
+    }
+
+    /// That the model at `path` can be drawn with and measured, whose UNet takes this in.
+    ///
+    /// # Errors
+    /// What it is, and what can be done with it.
+    pub fn check_drawable(self, path: &Path) -> Result<()> {
+        match self {
+            // One with other channels is not loaded in the first place.
+            UnetInput::Plain | UnetInput::Inpaint | UnetInput::Other(_) => Ok(()),
+            UnetInput::Edit => {
+                let reason = format!(
+                    "is a model{} (InstructPix2Pix); such models are inspected, converted and merged with, but not drawn with, \
+                     measured or trained yet",
+                    self.note()
+                );
+                Err(Error::WrongKind { path: path.to_path_buf(), reason })
+            }
         }
     }
 }

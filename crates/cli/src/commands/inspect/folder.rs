@@ -54,7 +54,9 @@ fn diffusers(folder: &Path, description: &mut Description) -> Result<(), Failure
     }
     description.fact("reason", "because", reason);
     description.data("class", class);
-    description.data("for_inpainting", known.is_some_and(|(_, input)| input == UnetInput::Inpaint));
+    let takes = |wanted: UnetInput| known.is_some_and(|(_, input)| input == wanted);
+    description.data("for_inpainting", takes(UnetInput::Inpaint));
+    description.data("for_editing", takes(UnetInput::Edit));
     let mut parts = Map::new();
     let components = index.as_object().into_iter().flatten();
     for (name, value) in components.filter(|(name, _)| !name.starts_with('_')) {
