@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::control_net::is_control_net_folder;
 use crate::diffusers_folder::read_json;
 use crate::error::{Error, Result};
 use crate::maps::text_places::{self, FOLDERS, TextFolder, TextPlace};
@@ -183,6 +184,12 @@ impl Family {
     pub fn of_folder(folder: &Path) -> Result<(Family, UnetInput)> {
         let wrong = |reason: String| Err(Error::WrongKind { path: folder.to_path_buf(), reason });
         let index = folder.join("model_index.json");
+        if !index.is_file() && is_control_net_folder(folder) {
+            return wrong(
+                "is a ControlNet and no whole model; ControlNets are inspected and converted, but neither trained nor drawn with yet"
+                    .to_string(),
+            );
+        }
         if !index.is_file() {
             return wrong("is no diffusers folder: it has no `model_index.json`".to_string());
         }

@@ -1,5 +1,6 @@
 //! `sdtrain inspect`: what a file or folder is.
 
+mod control_net;
 mod file;
 mod folder;
 
