@@ -90,13 +90,9 @@ impl<R: Reader> ControlNet<R> {
             true => None,
             false => {
                 let layout = ControlNetLayout::from_ldm_names(names.iter().map(String::as_str));
-                let none = || {
-                    Error::WrongKind {
-                    path: reader.path().to_path_buf(),
-                    reason: "holds no ControlNet: neither `down_blocks` nor `input_blocks` and `input_hint_block` were found"
-                        .to_string(),
-                }
-                };
+                let reason = "holds no ControlNet: neither `down_blocks` nor `input_blocks` behind an `input_hint_block` were found";
+                let path = || reader.path().to_path_buf();
+                let none = || Error::WrongKind { path: path(), reason: reason.to_string() };
                 Some(layout.ok_or_else(none)?)
             }
         };
