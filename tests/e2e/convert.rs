@@ -1,7 +1,7 @@
 //! Models in other formats draw the same pictures.
 
 use crate::project::{Project, fixture};
-use sdtrain_state_dict::{Dtype, Reader, SafetensorsFile};
+use sdtrain_state_dict::{Dtype, Reader, SafetensorsFile, TensorEntry, read_json, write};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -108,6 +108,31 @@ fn tensors(folder: &Path) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
     found
 }
 
+/// Writes the fixture `name` into the folder `target` of the project with a UNet of 8 input channels, as InstructPix2Pix has.
+fn write_editing_folder(project: &Project, name: &str, target: &str) {
+    let base = fixture(name).display().to_string();
+    project.expect(0, &["convert", &base, target, "--to", "diffusers"]);
+    let unet = project.path(target).join("unet");
+    let mut config = read_json(&unet.join("config.json")).expect("written");
+    config["in_channels"] = 8.into();
+    fs::write(unet.join("config.json"), config.to_string()).expect("there is room");
+    let weights = unet.join("diffusion_pytorch_model.safetensors");
+    let entries: Vec<TensorEntry> = {
+        let file = SafetensorsFile::open(&weights).expect("written");
+        let entry = |name: &str| {
+            let (info, bytes) = (file.info(name).expect("listed"), file.bytes(name).expect("readable"));
+            let (mut shape, mut bytes) = (info.shape.clone(), bytes.into_owned());
+            if name == "conv_in.weight" {
+                shape[1] *= 2;
+                bytes.extend(bytes.clone());
+            }
+            TensorEntry { name: name.to_owned(), dtype: info.dtype, shape, bytes }
+        };
+        file.names().into_iter().map(entry).collect()
+    };
+    write(&weights, &entries, &BTreeMap::new()).expect("there is room");
+}
+
 #[test]
 fn every_kind_of_model_is_the_same_to_the_byte_behind_a_single_file() {
     let project = Project::new();
@@ -120,6 +145,9 @@ fn every_kind_of_model_is_the_same_to_the_byte_behind_a_single_file() {
         let folder = project.path(&painting);
         assert_eq!(tensors(&folder)["unet.conv_in.weight"].1[1], 9, "{painting}");
         folders.push((painting, folder));
+        let editing = format!("{name}-editing");
+        write_editing_folder(&project, name, &editing);
+        folders.push((editing.clone(), project.path(&editing)));
     }
     for (name, folder) in folders {
         let (single, again) = (format!("{name}.safetensors"), format!("{name}-again"));
@@ -131,17 +159,37 @@ fn every_kind_of_model_is_the_same_to_the_byte_behind_a_single_file() {
         for (tensor, content) in &before {
             assert!(after[tensor] == *content, "{name}: {tensor} differs");
         }
+        let channels =
+            |folder: &Path| read_json(&folder.join("unet/config.json")).expect("written")["in_channels"].clone();
+        assert_eq!(channels(&project.path(&again)), channels(&folder), "{name}");
     }
 }
 
 #[test]
-fn a_family_that_is_not_supported_is_refused_by_name() {
+fn a_model_for_editing_is_inspected_and_converted_and_refused_by_name_where_it_would_be_used() {
     let project = Project::new();
-    fs::create_dir_all(project.path("edit/unet")).expect("there is room");
-    project.write("edit/model_index.json", r#"{"_class_name": "StableDiffusionInstructPix2PixPipeline"}"#);
-    project.write("edit/unet/config.json", r#"{"in_channels": 8}"#);
-    let (_, said) = project.expect(4, &["--config", "run.toml", "--set", "model.path=edit"]);
-    assert!(said.contains("SD1 family for editing by instruction; only those with 4 input channels"), "{said}");
+    write_editing_folder(&project, "tiny_sd1", "edit");
+    project.expect(0, &["convert", "edit", "edit.safetensors", "--to", "single-file"]);
+    for model in ["edit", "edit.safetensors"] {
+        let (said, _) = project.expect(0, &["inspect", model]);
+        assert!(said.contains("for editing by instruction") && said.contains('8'), "{said}");
+        let path = format!("model.path={model}");
+        for command in ["train", "check"] {
+            let (_, said) = project.expect(2, &[command, "--config", "run.toml", "--set", &path]);
+            assert!(
+                said.contains("editing by instruction (InstructPix2Pix, 8 input channels), and no method"),
+                "{said}"
+            );
+            assert!(said.contains("  hint: ") && said.matches("error: ").count() == 1, "{said}");
+        }
+        let (_, said) = project.expect(4, &["sample", "--model", model, "--prompt", "a cat", "--output", "drawn"]);
+        assert!(said.contains("is a model for editing by instruction (InstructPix2Pix)"), "{said}");
+        assert!(said.contains("  hint: take a model with 4 input channels"), "{said}");
+    }
+    assert!(!project.path("drawn").exists());
+    project.expect(0, &["convert", "edit.safetensors", "again", "--to", "diffusers"]);
+    let again = read_json(&project.path("again/model_index.json")).expect("written");
+    assert_eq!(again["_class_name"], "StableDiffusionInstructPix2PixPipeline");
 }
 
 #[test]

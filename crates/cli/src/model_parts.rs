@@ -19,6 +19,10 @@ use crate::{ExitCode, Failure, learned_words};
 /// Header of the built-in model's file; empty in a program built without it.
 const POSTER_TINY_HEADER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/poster-tiny.header"));
 
+/// What there is for a ControlNet that is named where a whole model is meant.
+pub(crate) const CONTROL_NET_HINT: &str = "ControlNets are inspected and converted (`sdtrain inspect`, `sdtrain convert`), but neither trained nor drawn \
+     with yet; name the whole model in its place";
+
 /// The networks of a model.
 pub(crate) struct ModelParts {
     /// What it is, as a user names it.
@@ -176,7 +180,7 @@ fn from_file(file: Arc<dyn Reader>, name: &str) -> Result<ModelParts, Failure> {
     let kind = recognise(&file);
     let FileKind::Ldm { family, input, .. } = kind else {
         let message = format!("`{name}` is a {kind}; training starts from a model of the SD1, SD2 or SDXL family");
-        return Err(Failure::new(ExitCode::Model, message).maybe_hint(lora_hint(&kind)));
+        return Err(Failure::new(ExitCode::Model, message).maybe_hint(other_kind_hint(&kind)));
     };
     family.check_supported(input, Path::new(name))?;
     let parts = ldm_single_file(file.clone())?;
@@ -202,10 +206,15 @@ fn from_file(file: Arc<dyn Reader>, name: &str) -> Result<ModelParts, Failure> {
     })
 }
 
-fn lora_hint(kind: &FileKind) -> Option<String> {
-    matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. }).then(|| {
-        "to continue a LoRA set `lora.initial` to it, and `model.path` to the model it was trained on".to_owned()
-    })
+/// The way out where a file is no whole model.
+fn other_kind_hint(kind: &FileKind) -> Option<String> {
+    match kind {
+        FileKind::KohyaLora { .. } | FileKind::PeftLora { .. } => Some(
+            "to continue a LoRA set `lora.initial` to it, and `model.path` to the model it was trained on".to_owned(),
+        ),
+        FileKind::ControlNet { .. } => Some(CONTROL_NET_HINT.to_owned()),
+        _ => None,
+    }
 }
 
 fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failure> {

@@ -138,6 +138,9 @@ impl Product<'_> {
                 })?;
                 let options = LoadOptions { vae, ..LoadOptions::new(base.device, base.compute) };
                 let mut model = load(&path.display().to_string(), &options)?;
+                if config.objective_kind().denoises() {
+                    model.check_input()?;
+                }
                 // What the configuration says about the scheduler holds for the product, too.
                 model.scheduler = base.scheduler.clone();
                 measure(&model)

@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::stable_diffusion::StableDiffusion;
 use crate::unet::UNetConfig;
+use sdtrain_state_dict::UnetInput;
 use tch::{Kind, Tensor};
 
 impl UNetConfig {
@@ -16,6 +17,15 @@ impl StableDiffusion {
     /// Whether its UNet is for inpainting.
     pub fn takes_mask(&self) -> bool {
         self.unet.config().takes_mask()
+    }
+
+    /// That what its UNet takes in can be given to it, for drawing and for losses.
+    ///
+    /// # Errors
+    /// For one for editing by instruction, with the model's path.
+    pub fn check_input(&self) -> Result<()> {
+        let channels = self.unet.config().in_channels;
+        Ok(UnetInput::of_channels(channels.unsigned_abs() as usize).check_drawable(&self.path)?)
     }
 
     /// The channels that a UNet for inpainting takes behind the noisy latents, as diffusers' `prepare_mask_latents` makes them: the mask at

@@ -8,7 +8,7 @@ use crate::stable_diffusion::{Frozen, StableDiffusion};
 use crate::text_encoder::TextEncoderConfig;
 use sdtrain_state_dict::{
     FromReader, PipelineConfigs, PipelineWeights, Reader, TensorInfo, TensorSource, to_ldm, to_ldm_vae,
-    write_diffusers_folder, write_source, write_vae_folder,
+    write_diffusers_folder, write_network_folder, write_source,
 };
 use sdtrain_tokenizer::Tokenizer;
 use std::borrow::Cow;
@@ -148,7 +148,7 @@ impl StableDiffusion {
         metadata: &BTreeMap<String, String>,
     ) -> Result<()> {
         let (_, vae, _) = self.readers(kind)?;
-        Ok(write_vae_folder(folder, &self.vae.config().to_json(), &vae, metadata)?)
+        Ok(write_network_folder(folder, &self.vae.config().to_json(), &vae, metadata)?)
     }
 
     /// Writes the VAE alone into one `.safetensors` file with the original (LDM) names, without a prefix, as VAEs are passed

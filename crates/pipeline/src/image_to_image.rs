@@ -68,6 +68,7 @@ impl Beginning {
         if request.init_image.is_none() && !model.family.makes_pictures_of_noise() {
             return Err(Error::NeedsPicture { family: model.family.title() });
         }
+        model.check_input()?;
         let takes_mask = model.takes_mask();
         let (width, height) = (i64::from(request.width), i64::from(request.height));
         let init = request.init_image.as_ref();

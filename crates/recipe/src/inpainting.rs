@@ -84,7 +84,16 @@ impl TrainConfig {
     pub fn unet_input_refused(&self, channels: i64) -> Option<(String, String)> {
         let (path, method) = (&self.model.path, self.method.name());
         let takes_mask = channels == 9;
+        let takes_picture = channels == 8;
         match self.objective_kind() {
+            ObjectiveKind::Inpainting | ObjectiveKind::TextToImage | ObjectiveKind::Dreambooth if takes_picture => Some((
+                format!(
+                    "`{path}` is made for editing by instruction (InstructPix2Pix, 8 input channels), and no method trains that yet"
+                ),
+                "`sdtrain inspect` and `sdtrain convert` take it; to train, set `model.path` to a model with 4 input channels, or \
+                 to one for inpainting with 9"
+                    .to_owned(),
+            )),
             ObjectiveKind::Inpainting if !takes_mask => Some((
                 format!(
                     "`method = \"{method}\"` trains a UNet with 9 input channels, and that of `{path}` has {channels}"

@@ -236,15 +236,16 @@ fn tokenizer_class(files: &TokenizerFiles) -> String {
     class.unwrap_or(by_file).to_string()
 }
 
-/// Writes a folder that `AutoencoderKL.from_pretrained` loads, in the same way as [`write_diffusers_folder`].
-pub fn write_vae_folder(
+/// Writes a folder of a single network that the `from_pretrained` of its class loads, `AutoencoderKL` or `ControlNetModel`, in the same way
+/// as [`write_diffusers_folder`].
+pub fn write_network_folder(
     folder: &Path,
     config: &Json,
-    vae: &dyn TensorSource,
+    network: &dyn TensorSource,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
     let files = [("config.json".to_string(), format!("{config:#}\n").into_bytes())];
-    write_folder(folder, &files, &[("diffusion_pytorch_model.safetensors".to_string(), vae)], metadata)
+    write_folder(folder, &files, &[("diffusion_pytorch_model.safetensors".to_string(), network)], metadata)
 }
 
 /// Writes `files` and `weights`, by their names in it, in place of what is at `folder`.
@@ -378,7 +379,7 @@ mod tests {
         let folder = scratch.path().join("vae");
         let write_old = || {
             let tensors = [TensorEntry { name: "a".into(), dtype: Dtype::U8, shape: vec![1], bytes: vec![1] }];
-            write_vae_folder(&folder, &json!({"old": true}), &Entries(tensors.to_vec()), &BTreeMap::new()).unwrap();
+            write_network_folder(&folder, &json!({"old": true}), &Entries(tensors.to_vec()), &BTreeMap::new()).unwrap();
         };
         for killed in [false, true] {
             write_old();
@@ -386,7 +387,7 @@ mod tests {
                 // As the two renames of a system that cannot exchange leave it.
                 fs::rename(&folder, scratch.path().join(".vae.replaced")).unwrap();
             }
-            write_vae_folder(&folder, &json!({"old": false}), &Watching(&folder), &BTreeMap::new()).unwrap();
+            write_network_folder(&folder, &json!({"old": false}), &Watching(&folder), &BTreeMap::new()).unwrap();
             let weights = fs::read(folder.join("diffusion_pytorch_model.safetensors")).unwrap();
             assert_eq!(weights.last(), Some(&2));
             assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 1, "nothing else stays");

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::control_net::is_control_net_folder;
 use crate::diffusers_folder::read_json;
 use crate::error::{Error, Result};
 use crate::maps::text_places::{self, FOLDERS, TextFolder, TextPlace};
@@ -110,8 +111,10 @@ impl Family {
     pub fn pipeline_class(self, input: UnetInput) -> &'static str {
         match (self, input) {
             (Family::Sd1 | Family::Sd2, UnetInput::Inpaint) => "StableDiffusionInpaintPipeline",
+            (Family::Sd1 | Family::Sd2, UnetInput::Edit) => "StableDiffusionInstructPix2PixPipeline",
             (Family::Sd1 | Family::Sd2, _) => "StableDiffusionPipeline",
             (Family::Sdxl | Family::SdxlRefiner, UnetInput::Inpaint) => "StableDiffusionXLInpaintPipeline",
+            (Family::Sdxl | Family::SdxlRefiner, UnetInput::Edit) => "StableDiffusionXLInstructPix2PixPipeline",
             (Family::Sdxl, _) => "StableDiffusionXLPipeline",
             (Family::SdxlRefiner, _) => "StableDiffusionXLImg2ImgPipeline",
         }
@@ -155,17 +158,17 @@ impl Family {
         }
     }
 
-    /// That models of this family with this input can be loaded.
+    /// That models of this family with this input can be loaded; [`UnetInput::check_drawable`] says whether they are drawn with.
     ///
     /// # Errors
     /// For `path`, with what it is.
     pub fn check_supported(self, input: UnetInput, path: &Path) -> Result<()> {
         match input {
-            UnetInput::Plain | UnetInput::Inpaint => Ok(()),
-            UnetInput::Edit | UnetInput::Other(_) => {
+            UnetInput::Plain | UnetInput::Inpaint | UnetInput::Edit => Ok(()),
+            UnetInput::Other(_) => {
                 let reason = format!(
-                    "is a model of the {} family{}; only those with 4 input channels, and those for inpainting with 9, are \
-                     supported so far",
+                    "is a model of the {} family{}; only those with 4, those for editing by instruction with 8, and those for \
+                     inpainting with 9 are supported so far",
                     self.title(),
                     input.note()
                 );
@@ -181,6 +184,12 @@ impl Family {
     pub fn of_folder(folder: &Path) -> Result<(Family, UnetInput)> {
         let wrong = |reason: String| Err(Error::WrongKind { path: folder.to_path_buf(), reason });
         let index = folder.join("model_index.json");
+        if !index.is_file() && is_control_net_folder(folder) {
+            return wrong(
+                "is a ControlNet and no whole model; ControlNets are inspected and converted, but neither trained nor drawn with yet"
+                    .to_string(),
+            );
+        }
         if !index.is_file() {
             return wrong("is no diffusers folder: it has no `model_index.json`".to_string());
         }

@@ -4,6 +4,7 @@ mod access;
 pub mod architecture;
 mod averaged;
 mod canonical;
+mod control_net;
 mod converted;
 mod diffusers_folder;
 mod dtype;
@@ -33,10 +34,11 @@ mod write;
 
 pub use averaged::with_averaged_unet;
 pub use canonical::{canonical_text_encoder, canonical_unet, canonical_vae};
+pub use control_net::{ControlNet, is_control_net_folder};
 pub use converted::Converted;
 pub use diffusers_folder::{
     PipelineConfigs, PipelineWeights, TokenizerFiles, is_bert, read_json, text_positions, write_diffusers_folder,
-    write_vae_folder,
+    write_network_folder,
 };
 pub use dtype::Dtype;
 pub use error::{Error, Result};

@@ -1,7 +1,10 @@
 //! Says what a file is by the names and shapes of its tensors.
 
 use std::fmt;
+use std::path::Path;
 
+use crate::control_net::CONTROL_NET_PREFIX;
+use crate::error::{Error, Result};
 use crate::family::Family;
 use crate::maps::lora_tensor::{LoraKind, LoraTensor};
 use crate::maps::{clip, lora_kohya, lora_peft, open_clip, textual_inversion, vae};
@@ -21,7 +24,7 @@ pub enum UnetInput {
     Plain,
     /// A mask and a masked picture (9 channels).
     Inpaint,
-    /// A picture to edit (8 channels).
+    /// A picture to edit (8 channels), as InstructPix2Pix (Brooks et al. 2022, arXiv:2211.09800).
     Edit,
     /// Another number of channels.
     Other(usize),
@@ -56,6 +59,25 @@ impl UnetInput {
             UnetInput::Other(channels) => format!(" with {channels} input channels"),
         }
     }
+
+    /// That the model at `path` can be drawn with and measured, whose UNet takes this in.
+    ///
+    /// # Errors
+    /// What it is, and what can be done with it.
+    pub fn check_drawable(self, path: &Path) -> Result<()> {
+        match self {
+            // One with other channels is not loaded in the first place.
+            UnetInput::Plain | UnetInput::Inpaint | UnetInput::Other(_) => Ok(()),
+            UnetInput::Edit => {
+                let reason = format!(
+                    "is a model{} (InstructPix2Pix); such models are inspected, converted and merged with, but not drawn with, \
+                     measured or trained yet",
+                    self.note()
+                );
+                Err(Error::WrongKind { path: path.to_path_buf(), reason })
+            }
+        }
+    }
 }
 
 /// The kinds of files that are told apart.
@@ -72,8 +94,15 @@ pub enum FileKind {
         /// Whether a text encoder is inside.
         text_encoder: bool,
     },
-    /// A ControlNet, in either naming.
-    ControlNet,
+    /// A ControlNet.
+    ControlNet {
+        /// That of the UNet which it stands beside, where its tensors show it.
+        family: Option<Family>,
+        /// Whether the names are diffusers' (else the original ones).
+        diffusers: bool,
+        /// Whether the whole model that it was trained beside is inside.
+        with_model: bool,
+    },
     /// A UNet under diffusers' names.
     DiffusersUnet {
         /// What it takes in.
@@ -146,7 +175,11 @@ impl fmt::Display for FileKind {
             FileKind::Ldm { family, input, .. } => {
                 write!(f, "single-file {} checkpoint{}", family.title(), input.note())
             }
-            FileKind::ControlNet => f.write_str("ControlNet"),
+            FileKind::ControlNet { family, diffusers, with_model } => {
+                f.write_str(if *diffusers { "diffusers ControlNet" } else { "ControlNet" })?;
+                family.map_or(Ok(()), |family| write!(f, " of the {} family", family.title()))?;
+                f.write_str(if *with_model { " in one file with a whole model" } else { "" })
+            }
             FileKind::DiffusersUnet { input, .. } => write!(f, "diffusers UNet{}", input.note()),
             FileKind::Vae { diffusers: true } => f.write_str("diffusers VAE"),
             FileKind::Vae { diffusers: false } => f.write_str("VAE under the original names"),
@@ -172,6 +205,10 @@ pub fn recognise_with_reason(reader: &dyn Reader) -> (FileKind, String) {
     let any = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
     let shown = |name: &str| shown(reader, name);
 
+    // A ControlNet may have the whole model beside it that it was trained with.
+    if let Some(name) = OF_CONTROL_NET.into_iter().find(|name| reader.info(name).is_some()) {
+        return control_net(reader, &names, name);
+    }
     if let Some(conv_in) = reader.info(LDM_CONV_IN) {
         let input = UnetInput::from_conv_in(conv_in);
         let (family, evidence) = family_of_single_file(reader, &names);
@@ -182,9 +219,6 @@ pub fn recognise_with_reason(reader: &dyn Reader) -> (FileKind, String) {
         };
         let kind = FileKind::Ldm { family, input, vae: any("first_stage_model."), text_encoder };
         return (kind, format!("it has {}, {evidence}", shown(LDM_CONV_IN)));
-    }
-    if let Some(name) = OF_CONTROL_NET.into_iter().find(|name| reader.info(name).is_some()) {
-        return (FileKind::ControlNet, format!("it has {}", shown(name)));
     }
     if let Some(first) = names.iter().find(|name| lora_kohya::is_kohya_name(name)) {
         let modules = count_modules(&names, |name| {
@@ -228,6 +262,25 @@ pub fn recognise_with_reason(reader: &dyn Reader) -> (FileKind, String) {
     }
     let unknown = || (FileKind::Unknown, format!("none of its {} tensors has a name that is known", names.len()));
     learned_words(reader, &names).unwrap_or_else(unknown)
+}
+
+/// What the ControlNet with the tensor `first` is.
+fn control_net(reader: &dyn Reader, names: &[&str], first: &str) -> (FileKind, String) {
+    let prefix = if first.starts_with(CONTROL_NET_PREFIX) { CONTROL_NET_PREFIX } else { "" };
+    let own = |inner: &str| names.iter().find(|name| name.starts_with(prefix) && name.ends_with(inner)).copied();
+    let width = |name: &str| reader.info(name).and_then(|info| info.shape.last().copied());
+    let by_text = own(".attn2.to_k.weight").and_then(|name| Some((Family::of_text_width(width(name)?)?, name)));
+    // Small ones for SDXL have no attention; its pooled text and six numbers are theirs as well.
+    let labels = own("add_embedding.linear_1.weight").or_else(|| own("label_emb.0.0.weight"));
+    let by_labels = labels.filter(|name| width(name) == Some(2816)).map(|name| (Family::Sdxl, name));
+    let found = by_text.or(by_labels);
+    let kind = FileKind::ControlNet {
+        family: found.map(|(family, _)| family),
+        diffusers: first == OF_CONTROL_NET[1],
+        with_model: reader.info(LDM_CONV_IN).is_some(),
+    };
+    let evidence = found.map(|(_, name)| format!(", and {}", shown(reader, name))).unwrap_or_default();
+    (kind, format!("it has {}{evidence}", shown(reader, first)))
 }
 
 /// A tensor and its shape.

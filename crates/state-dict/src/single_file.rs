@@ -121,7 +121,7 @@ fn vae_with_prefix<'r>(vae: &'r dyn Reader, prefix: &str) -> Result<Renamed<&'r 
 }
 
 // What is about to be saved must not lose a tensor silently.
-fn renamed_fully(
+pub(crate) fn renamed_fully(
     reader: &dyn Reader,
     map: impl Fn(&str, &[usize]) -> Option<(String, Vec<usize>)>,
 ) -> Result<Renamed<&dyn Reader>> {

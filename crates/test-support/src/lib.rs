@@ -6,4 +6,4 @@ mod inpainting_folder;
 
 pub use close::{Tolerance, assert_close, difference};
 pub use fixture::{Fixture, fixture_folder};
-pub use inpainting_folder::write_inpainting_folder;
+pub use inpainting_folder::{write_editing_folder, write_inpainting_folder};

@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use sdtrain_hub::Wanted;
-use sdtrain_recipe::steps_of_strength;
+use sdtrain_recipe::{HubName, ModelLocation, steps_of_strength};
+use sdtrain_state_dict::{Family, FileKind, open_file, recognise};
 
 use crate::args::SampleArgs;
 use crate::engine::become_engine;
 use crate::hub_files::{HubFiles, whole_model, wrong_file, wrong_model};
+use crate::model_parts::CONTROL_NET_HINT;
 use crate::{ExitCode, Failure};
 
 /// Comes back only with a failure.
@@ -47,6 +49,40 @@ pub(crate) fn run(args: &SampleArgs) -> Result<(), Failure> {
     let files = files.chain(&args.init_image).chain(&args.mask);
     let files = files.filter_map(|path| Some((path.to_str()?, Wanted::File)));
     let model = (args.model.as_str(), whole_model());
-    HubFiles::prepare([model].into_iter().chain(vae).chain(files))?.fetch()?;
+    let on_hub = HubFiles::prepare([model].into_iter().chain(vae).chain(files))?;
+    check_drawable(&args.model)?;
+    on_hub.fetch()?;
+    if HubName::is_one(&args.model) {
+        // One file of a repository says what it is now.
+        check_drawable(&args.model)?;
+    }
     Err(become_engine())
+}
+
+/// That the model is one that pictures are drawn with, by its configurations or the header of its file, where they are here.
+fn check_drawable(model: &str) -> Result<(), Failure> {
+    // What is not here yet is said when it is fetched.
+    let Ok(ModelLocation::Path(path)) = ModelLocation::find(model) else { return Ok(()) };
+    let input = match path.is_dir() {
+        true => Family::of_folder(&path)?.1,
+        false => match recognise(&open_file(&path)?) {
+            FileKind::Ldm { input, .. } => input,
+            kind => {
+                let message = format!("`--model {model}` is a {kind}; pictures are drawn with whole models");
+                return Err(Failure::new(ExitCode::Model, message).maybe_hint(hint_of(&kind)));
+            }
+        },
+    };
+    let way_out = "take a model with 4 input channels, or one for inpainting with 9";
+    input.check_drawable(&path).map_err(|error| Failure::from(error).hint(way_out))
+}
+
+fn hint_of(kind: &FileKind) -> Option<String> {
+    match kind {
+        FileKind::KohyaLora { .. } | FileKind::PeftLora { .. } => {
+            Some("it goes with `--lora`, and the model that it was trained on with `--model`".to_owned())
+        }
+        FileKind::ControlNet { .. } => Some(CONTROL_NET_HINT.to_owned()),
+        _ => None,
+    }
 }

@@ -183,3 +183,95 @@ fn what_a_conversion_is_not_made_for_is_refused() {
         assert!(answer.stderr.contains(said), "{}", answer.stderr);
     }
 }
+
+/// The folder `control` of a project: a very small ControlNet as diffusers writes one.
+fn write_control_net(project: &Project) {
+    let config = r#"{
+        "_class_name": "ControlNetModel", "block_out_channels": [8, 8], "cross_attention_dim": 768, "norm_num_groups": 4,
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "layers_per_block": 1, "class_embed_type": null,
+        "conditioning_embedding_out_channels": [2, 4]
+    }"#;
+    project.write("control/config.json", config);
+    let config = serde_json::from_str(config).expect("JSON");
+    let entry = |(name, shape): (String, Vec<usize>)| {
+        let count = shape.iter().product::<usize>();
+        let bytes = (0..count).flat_map(|at| (at as f32 / 8.0).to_le_bytes()).collect();
+        TensorEntry { name, dtype: Dtype::F32, shape, bytes }
+    };
+    let shapes = sdtrain_state_dict::architecture::control_net(&config).expect("complete");
+    let tensors: Vec<TensorEntry> = shapes.into_iter().map(entry).collect();
+    write(&project.path("control/diffusion_pytorch_model.safetensors"), &tensors, &BTreeMap::new())
+        .expect("a writable folder");
+}
+
+#[test]
+fn a_control_net_is_described_and_converted_there_and_back() {
+    let project = Project::new();
+    write_control_net(&project);
+    for (arguments, wrote) in [
+        (["control", "single.safetensors", "--to", "single-file"], "single.safetensors"),
+        (["single.safetensors", "again", "--to", "diffusers"], "again"),
+        (["again", "second.safetensors", "--to", "single-file"], "second.safetensors"),
+    ] {
+        let answer = project.run(&[&["convert"], &arguments[..]].concat());
+        assert_eq!((answer.code, answer.stderr), (Some(0), format!("wrote `{wrote}`\n")));
+    }
+    let open = |name: &str| SafetensorsFile::open(project.path(name)).expect("it was written");
+    let before = open("control/diffusion_pytorch_model.safetensors");
+    let after = open("again/diffusion_pytorch_model.safetensors");
+    assert_eq!(before.names(), after.names());
+    for name in before.names() {
+        assert!(before.bytes(name).expect("listed") == after.bytes(name).expect("listed"), "{name}");
+    }
+    let read = |name: &str| std::fs::read(project.path(name)).expect("it was written");
+    assert!(read("single.safetensors") == read("second.safetensors"));
+    for (path, kind, first) in [
+        (
+            "control",
+            "diffusers ControlNet of the SD1 family",
+            "`controlnet_cond_embedding.conv_in.weight` [2, 3, 3, 3]",
+        ),
+        ("single.safetensors", "ControlNet of the SD1 family", "`control_model.time_embed.0.weight` [32, 8]"),
+    ] {
+        let answer = project.run(&["inspect", path]);
+        assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+        for words in
+            [kind, first, "sd1", "zero convolutions", "10 tensors", "names and shapes are those of its configuration"]
+        {
+            assert!(answer.stdout.contains(words), "`{words}` is not in\n{}", answer.stdout);
+        }
+        let answer = project.run(&["inspect", path, "--json"]);
+        let description: serde_json::Value = serde_json::from_str(&answer.stdout).expect("JSON");
+        assert_eq!((&description["kind"], &description["family"]), (&"controlnet".into(), &"sd1".into()));
+        assert_eq!(description["parts"]["control_image"]["tensor_count"], 8);
+    }
+    let config = std::fs::read_to_string(project.path("control/config.json")).expect("written");
+    project.write("control/config.json", &config.replace("[2, 4]", "[2, 5]"));
+    let answer = project.run(&["inspect", "control"]);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    assert!(answer.stdout.contains("wrong shape: controlnet_cond_embedding.conv_out.weight"), "{}", answer.stdout);
+    let answer = project.run(&["convert", "control", "other.safetensors", "--to", "single-file"]);
+    assert_eq!(answer.code, Some(4));
+    assert!(answer.stderr.contains("does not fit the model"), "{}", answer.stderr);
+}
+
+#[test]
+fn a_control_net_in_place_of_a_model_is_refused_by_name() {
+    let project = Project::new();
+    write_control_net(&project);
+    project.run(&["convert", "control", "single.safetensors", "--to", "single-file"]);
+    for model in ["control", "single.safetensors"] {
+        let path = format!("model.path={model}");
+        for arguments in [
+            &["check", "run.toml", "--set", &path, "--set", "model.init=pretrained"][..],
+            &["--config", "run.toml", "--set", &path, "--set", "model.init=pretrained"],
+            &["sample", "--model", model, "--prompt", "x", "--output", "out"],
+        ] {
+            let answer = project.run(arguments);
+            assert_eq!((answer.code, answer.stdout.as_str()), (Some(4), ""), "{arguments:?}: {}", answer.stderr);
+            assert_eq!(answer.stderr.matches("error: ").count(), 1, "{}", answer.stderr);
+            assert!(answer.stderr.contains("is a ControlNet"), "{}", answer.stderr);
+            assert!(answer.stderr.contains("neither trained nor drawn with yet"), "{}", answer.stderr);
+        }
+    }
+}

@@ -7,7 +7,9 @@ use sdtrain_state_dict::{
     write_source,
 };
 use sdtrain_tokenizer::Tokenizer;
-use sdtrain_torch_test_support::{assert_equal, assert_near, fixture_folder, write_inpainting_folder};
+use sdtrain_torch_test_support::{
+    assert_equal, assert_near, fixture_folder, write_editing_folder, write_inpainting_folder,
+};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -131,6 +133,28 @@ fn a_model_for_inpainting_is_saved_as_it_was_loaded() {
         let class = read_json(&folder.join("model_index.json")).expect("written")["_class_name"].clone();
         assert!(class.as_str().is_some_and(|class| class.ends_with("InpaintPipeline")), "{class}");
     }
+}
+
+#[test]
+fn a_model_for_editing_is_loaded_from_either_form_saved_and_not_drawn_with() {
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| scratch.path().join(name);
+    for name in TINY {
+        write_editing_folder(name, &path(name));
+        let model = loaded(&path(name), &options());
+        assert_eq!(model.unet.parameters().get("conv_in.weight").expect("every UNet has it").size()[1], 8);
+        assert!(!model.takes_mask());
+        let said = model.check_input().unwrap_err().to_string();
+        assert!(said.contains("is a model for editing by instruction (InstructPix2Pix)"), "{said}");
+        let (single, folder) = (path(&format!("{name}.safetensors")), path(&format!("{name} again")));
+        model.save_single_file(&single, None, &BTreeMap::new()).expect("there is room");
+        assert_same_model(&loaded(&single, &options()), &model);
+        model.save_folder(&folder, None, &BTreeMap::new()).expect("there is room");
+        assert_same_model(&loaded(&folder, &options()), &model);
+        let class = read_json(&folder.join("model_index.json")).expect("written")["_class_name"].clone();
+        assert!(class.as_str().is_some_and(|class| class.ends_with("InstructPix2PixPipeline")), "{class}");
+    }
+    assert!(tiny_folder().check_input().is_ok());
 }
 
 #[test]

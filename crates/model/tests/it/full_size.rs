@@ -146,29 +146,40 @@ fn sd21_has_the_names_and_shapes_of_single_files() {
 }
 
 #[test]
-fn unets_for_inpainting_differ_from_the_listed_ones_by_five_input_channels() {
+fn sd20_has_the_names_and_shapes_of_sd21() {
+    // https://huggingface.co/stabilityai/stable-diffusion-2-base; 2.0 and 2.1 differ in what the first layers compute with.
+    let networks = networks(&PipelineConfigs::sd2(false));
+    assert_eq!(shapes(&TensorReader::of(networks.unet.parameters(), None)), listed("unet_sd21.tsv").0);
+    assert_eq!(networks.unet.parameters().count(), 865_910_724);
+}
+
+#[test]
+fn unets_for_inpainting_and_for_editing_differ_from_the_listed_ones_by_their_input_channels() {
     // https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-inpainting,
     // https://huggingface.co/stabilityai/stable-diffusion-2-inpainting,
-    // https://huggingface.co/diffusers/stable-diffusion-xl-1.0-inpainting-0.1
-    for (family, list, parameters) in [
-        (Family::Sd1, "unet_sd15.tsv", 859_535_364),
-        (Family::Sd2, "unet_sd21.tsv", 865_925_124),
-        (Family::Sdxl, "unet_sdxl.tsv", 2_567_478_084),
+    // https://huggingface.co/diffusers/stable-diffusion-xl-1.0-inpainting-0.1,
+    // https://huggingface.co/timbrooks/instruct-pix2pix, https://huggingface.co/diffusers/sdxl-instructpix2pix-768
+    for (family, list, channels, parameters) in [
+        (Family::Sd1, "unet_sd15.tsv", 9, 859_535_364),
+        (Family::Sd2, "unet_sd21.tsv", 9, 865_925_124),
+        (Family::Sdxl, "unet_sdxl.tsv", 9, 2_567_478_084),
+        (Family::Sd1, "unet_sd15.tsv", 8, 859_532_484),
+        (Family::Sdxl, "unet_sdxl.tsv", 8, 2_567_475_204),
     ] {
         let mut configs = PipelineConfigs::released(family, false);
-        configs.unet["in_channels"] = 9.into();
+        configs.unet["in_channels"] = channels.into();
         let networks = networks(&configs);
         let unet = networks.unet.parameters();
-        let nine = |mut shapes: Shapes, name: &str| {
-            shapes.get_mut(name).expect("it is listed")[1] = 9;
+        let wider = |mut shapes: Shapes, name: &str| {
+            shapes.get_mut(name).expect("it is listed")[1] = channels;
             shapes
         };
         let (diffusers, original) = listed(list);
-        assert_eq!(shapes(&TensorReader::of(unet, None)), nine(diffusers, "conv_in.weight"), "{list}");
+        assert_eq!(shapes(&TensorReader::of(unet, None)), wider(diffusers, "conv_in.weight"), "{list}");
         assert_eq!(unet.count(), parameters, "{list}");
         let mut single_file = networks.single_file(family);
         single_file.retain(|name, _| name.starts_with("model.diffusion_model."));
-        assert_eq!(single_file, nine(original, "model.diffusion_model.input_blocks.0.0.weight"), "{list}");
+        assert_eq!(single_file, wider(original, "model.diffusion_model.input_blocks.0.0.weight"), "{list}");
     }
 }
 

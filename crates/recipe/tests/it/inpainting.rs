@@ -59,9 +59,13 @@ fn the_number_of_input_channels_fits_the_method_or_is_refused() {
     let inpainting = project().load();
     assert!(inpainting.unet_input_refused(9).is_none());
     assert!(inpainting.unet_input_refused(4).is_some());
+    let (message, hint) = inpainting.unet_input_refused(8).expect("nothing trains it");
+    assert!(message.contains("editing by instruction (InstructPix2Pix, 8 input channels)"), "{message}");
+    assert!(hint.contains("`sdtrain convert`"), "{hint}");
     for (method, refused_with_nine) in [("lora", true), ("full", true), ("vae", false)] {
         let config = project().load_with(&[&format!("method={method}")]).unwrap().config;
         assert!(config.unet_input_refused(4).is_none(), "{method}");
         assert_eq!(config.unet_input_refused(9).is_some(), refused_with_nine, "{method}");
+        assert_eq!(config.unet_input_refused(8).is_some(), method != "vae", "{method}");
     }
 }

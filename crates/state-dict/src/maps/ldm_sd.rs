@@ -116,7 +116,7 @@ impl UnetLayout {
 }
 
 // No UNet comes near; a hostile name must not decide how much is allocated.
-const MAX_COUNT: usize = 1000;
+pub(super) const MAX_COUNT: usize = 1000;
 
 const OUTSIDE: [(&str, &str); 7] = [
     ("conv_in", "input_blocks.0.0"),

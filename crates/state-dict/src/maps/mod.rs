@@ -4,6 +4,7 @@
 pub mod adapter_family;
 pub mod bert;
 pub mod clip;
+pub mod control_net;
 pub mod ldm_sd;
 pub mod lora_kohya;
 pub mod lora_peft;

@@ -2,6 +2,7 @@
 
 mod averaged;
 mod canonical;
+mod control_net;
 mod converted;
 mod fixtures;
 mod folder;

@@ -97,11 +97,28 @@ fn a_file_for_inpainting_is_assumed_to_be_the_released_one() {
     }
     for family in [Family::Sd1, Family::Sd2, Family::Sdxl, Family::SdxlRefiner] {
         let supported = |input| family.check_supported(input, Path::new("model"));
-        assert!(supported(UnetInput::Plain).is_ok() && supported(UnetInput::Inpaint).is_ok());
-        let message = supported(UnetInput::Edit).unwrap_err().to_string();
-        assert!(message.contains("for editing by instruction; only those with 4 input channels"), "{message}");
+        for input in [UnetInput::Plain, UnetInput::Inpaint, UnetInput::Edit] {
+            assert!(supported(input).is_ok(), "{input:?}");
+        }
+        let message = supported(UnetInput::Other(5)).unwrap_err().to_string();
+        assert!(message.contains("with 5 input channels; only those with 4, those for editing"), "{message}");
         assert!(family.pipeline_class(UnetInput::Inpaint).ends_with("InpaintPipeline"));
+        assert!(family.pipeline_class(UnetInput::Edit).ends_with("InstructPix2PixPipeline"));
     }
+}
+
+#[test]
+fn a_file_for_editing_is_assumed_to_have_the_channels_that_it_has_and_is_not_drawn_with() {
+    let file = in_memory(&[entry(CONV_IN, Dtype::F16, &[8, 8, 3, 3]), entry(CONTEXT, Dtype::F16, &[8, 768])]);
+    let assumed = PipelineConfigs::assumed_of(&file, Family::Sd1).unwrap();
+    assert_eq!(assumed.unet["in_channels"], 8);
+    assert!(assumed.is_plain(Family::Sd1), "how many channels come in is seen in the file");
+    let (kind, reason) = recognise_with_reason(&file);
+    assert_eq!(kind.to_string(), "single-file SD1 checkpoint for editing by instruction");
+    assert_eq!(reason, format!("it has `{CONV_IN}` [8, 8, 3, 3], and `{CONTEXT}` [8, 768]"));
+    let message = UnetInput::Edit.check_drawable(Path::new("edit")).unwrap_err().to_string();
+    assert!(message.starts_with("`edit` is a model for editing by instruction (InstructPix2Pix); such"), "{message}");
+    assert!(UnetInput::Inpaint.check_drawable(Path::new("paint")).is_ok());
 }
 
 #[test]
@@ -157,7 +174,8 @@ fn adapters_and_embeddings() {
     assert_eq!(kind(&[("emb_params", &[768])]), FileKind::TextualInversion { vectors: 1, width: 768 });
     let trace = kind(&[("step.1.loss", &[]), ("step.2.loss", &[]), ("step.2.lr", &[1]), ("initial.unet.x", &[1])]);
     assert_eq!(trace, FileKind::Trace { steps: 2 });
-    assert_eq!(kind(&[("control_model.time_embed.0.weight", &[2, 2])]), FileKind::ControlNet);
+    let of_no_family = FileKind::ControlNet { family: None, diffusers: false, with_model: false };
+    assert_eq!(kind(&[("control_model.time_embed.0.weight", &[2, 2])]), of_no_family);
 }
 
 #[test]

@@ -23,12 +23,28 @@ pub(super) fn of_single_file(names: &[&str], leftover: &[String]) -> Vec<String>
         ));
     }
     if !leftover.is_empty() {
-        let shown: Vec<String> = leftover.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
-        let more = if leftover.len() > SHOWN { ", …" } else { "" };
-        let count = if leftover.len() == 1 { "one tensor".to_owned() } else { format!("{} tensors", leftover.len()) };
-        left_out.push(format!("{count} of no network that is known: {}{more}", shown.join(", ")));
+        left_out.push(format!("{} of no network that is known: {}", count(leftover), first(leftover)));
     }
     left_out
+}
+
+/// Of a file with a ControlNet in it, beside which these tensors stand.
+pub(super) fn beside_control_net(others: &[String]) -> Vec<String> {
+    match others {
+        [] => Vec::new(),
+        others => vec![format!("what is beside the ControlNet, {}: {}", count(others), first(others))],
+    }
+}
+
+fn count(tensors: &[String]) -> String {
+    if tensors.len() == 1 { "one tensor".to_owned() } else { format!("{} tensors", tensors.len()) }
+}
+
+/// The first of them by name.
+fn first(tensors: &[String]) -> String {
+    let shown: Vec<String> = tensors.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    let more = if tensors.len() > SHOWN { ", …" } else { "" };
+    format!("{}{more}", shown.join(", "))
 }
 
 /// Of a folder of `family` with this `model_index.json`: parts of its pipeline that are none of a model's.

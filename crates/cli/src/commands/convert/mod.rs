@@ -1,5 +1,6 @@
-//! `sdtrain convert`: a model or LoRA in another format, the numbers unchanged unless another number format is asked for.
+//! `sdtrain convert`: a model, ControlNet or LoRA in another format, the numbers unchanged unless another number format is asked for.
 
+mod control_net;
 mod left_out;
 mod lora;
 pub(crate) mod model;
@@ -27,6 +28,11 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
     check_flags(args, is_repository(&args.input)?)?;
     let input = &fetched(&args.input)?;
     check_paths(input, &args.output)?;
+    if control_net::is_one(input)? {
+        let left_out = control_net::convert(input, args)?;
+        tell_of_result(&args.output, &left_out);
+        return Ok(());
+    }
     let is_folder = input.is_dir();
     let left_out = match args.to {
         Format::SingleFile if is_folder => model::to_single_file(input, &args.output, args.dtype, args.inpainting)?,

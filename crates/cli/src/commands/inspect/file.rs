@@ -6,14 +6,23 @@ use sdtrain_state_dict::maps::adapter_family::family_of_adapters;
 use sdtrain_state_dict::maps::lora_kohya::{is_kohya_name, parse_by_words};
 use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor, Part};
 use sdtrain_state_dict::maps::{clip, open_clip};
-use sdtrain_state_dict::{Family, FileKind, Reader, read_floats, recognise_with_reason};
+use sdtrain_state_dict::{ControlNet, Family, FileKind, Reader, read_floats, recognise_with_reason};
 use serde_json::{Map, Value as Json, json};
 
-use super::Description;
+use super::{Description, control_net};
 use crate::Failure;
 use crate::commands::check::millions;
 
 pub(super) fn describe(file: &dyn Reader, description: &mut Description) -> Result<(), Failure> {
+    describe_with(file, None, description)
+}
+
+/// The same of the weights in a folder, whose `config.json` says how a ControlNet is made.
+pub(super) fn describe_with(
+    file: &dyn Reader,
+    config: Option<Json>,
+    description: &mut Description,
+) -> Result<(), Failure> {
     let (kind, reason) = recognise_with_reason(file);
     description.data("kind", short_name(&kind));
     description.fact("description", "kind", kind.to_string());
@@ -24,6 +33,13 @@ pub(super) fn describe(file: &dyn Reader, description: &mut Description) -> Resu
     sizes(file, description);
     match &kind {
         FileKind::Ldm { .. } => networks(file, description),
+        FileKind::ControlNet { .. } => {
+            let found = match config {
+                Some(config) => ControlNet::new(file, config),
+                None => ControlNet::of_file(file),
+            };
+            control_net::describe(found, description);
+        }
         FileKind::KohyaLora { kind, modules, rank } | FileKind::PeftLora { kind, modules, rank } => {
             description.data("adapter", kind.name());
             description.fact("modules", "modules", *modules);
@@ -143,6 +159,7 @@ fn family_of_parts(file: &dyn Reader, kind: &FileKind) -> Option<Family> {
             family_of_adapters(layers, file.metadata())
         }
         FileKind::TextualInversion { width, .. } => Family::of_text_width(*width),
+        FileKind::ControlNet { family, .. } => *family,
         _ => None,
     }
 }
@@ -171,7 +188,7 @@ fn tensors(file: &dyn Reader, description: &mut Description) {
 fn short_name(kind: &FileKind) -> &'static str {
     match kind {
         FileKind::Ldm { .. } => "single_file",
-        FileKind::ControlNet => "controlnet",
+        FileKind::ControlNet { .. } => "controlnet",
         FileKind::DiffusersUnet { .. } => "unet",
         FileKind::Vae { .. } => "vae",
         FileKind::ClipText { .. } => "text_encoder",

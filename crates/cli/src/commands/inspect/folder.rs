@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use sdtrain_state_dict::{Family, UnetInput, open_component, read_json};
+use sdtrain_state_dict::{Family, UnetInput, is_control_net_folder, open_component, read_json};
 use serde_json::{Map, Value as Json, json};
 
 use super::{Description, file};
@@ -25,7 +25,9 @@ pub(super) fn describe(folder: &Path, description: &mut Description) -> Result<(
     }
     for stem in STEMS {
         if let Ok(reader) = open_component(folder, stem, None) {
-            return file::describe(&reader, description);
+            let config =
+                if is_control_net_folder(folder) { Some(read_json(&folder.join("config.json"))?) } else { None };
+            return file::describe_with(&reader, config, description);
         }
     }
     let message = format!("nothing known is in `{}`", folder.display());
@@ -54,7 +56,9 @@ fn diffusers(folder: &Path, description: &mut Description) -> Result<(), Failure
     }
     description.fact("reason", "because", reason);
     description.data("class", class);
-    description.data("for_inpainting", known.is_some_and(|(_, input)| input == UnetInput::Inpaint));
+    let takes = |wanted: UnetInput| known.is_some_and(|(_, input)| input == wanted);
+    description.data("for_inpainting", takes(UnetInput::Inpaint));
+    description.data("for_editing", takes(UnetInput::Edit));
     let mut parts = Map::new();
     let components = index.as_object().into_iter().flatten();
     for (name, value) in components.filter(|(name, _)| !name.starts_with('_')) {

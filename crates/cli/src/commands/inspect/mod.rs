@@ -1,5 +1,6 @@
 //! `sdtrain inspect`: what a file or folder is.
 
+mod control_net;
 mod file;
 mod folder;
 
@@ -145,10 +146,16 @@ mod tests {
         unet["in_channels"] = 9.into();
         std::fs::write(&config, unet.to_string()).expect("there is room");
         let found = describe(&folder).expect("a model").json;
-        assert_eq!(found["for_inpainting"], true);
+        assert_eq!((&found["for_inpainting"], &found["for_editing"]), (&true.into(), &false.into()));
         assert_eq!(found["description"], "diffusers folder of a `StableDiffusionPipeline` for inpainting");
         let reason =
             "its `model_index.json` names a `StableDiffusionPipeline`, and its UNet attends to text states of width 32";
         assert_eq!(found["reason"], format!("{reason}, and has 9 input channels"));
+        unet["in_channels"] = 8.into();
+        std::fs::write(&config, unet.to_string()).expect("there is room");
+        let found = describe(&folder).expect("a model").json;
+        assert_eq!((&found["for_inpainting"], &found["for_editing"]), (&false.into(), &true.into()));
+        assert_eq!(found["description"], "diffusers folder of a `StableDiffusionPipeline` for editing by instruction");
+        assert_eq!(found["reason"], format!("{reason}, and has 8 input channels"));
     }
 }

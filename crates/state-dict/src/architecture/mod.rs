@@ -1,18 +1,26 @@
 //! Names and shapes of the networks from their `config.json`, without weights and without libtorch: what a file of weights is held against
 //! before it is loaded, and what is to be drawn where there is none.
 
+mod control_net;
+mod list;
+
 use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
 use crate::is_bert;
+use list::List;
+
+pub use control_net::control_net;
 
 /// Parameter names with their shapes.
 pub type Shapes = BTreeMap<String, Vec<usize>>;
 
 /// Keys that say how large something is; no network comes near [`LARGEST_SIZE`].
-const SIZES: [&str; 15] = [
+const SIZES: [&str; 17] = [
     "in_channels",
+    "conditioning_channels",
+    "conditioning_embedding_out_channels",
     "out_channels",
     "block_out_channels",
     "latent_channels",
@@ -37,6 +45,7 @@ const MOST_BLOCKS: usize = 3000;
 /// Levels of a network, or entries of any list with one for each.
 const MOST_LEVELS: usize = 16;
 
+const CHANNELS: &str = "block_out_channels";
 const DOWN: &str = "down_block_types";
 
 /// That no size in a `config.json` divides by zero or asks for all the memory there is.
@@ -68,56 +77,11 @@ pub fn check_sizes(config: &Json) -> Result<(), String> {
 /// # Errors
 /// The key that has no meaning here or contradicts another, with its value.
 pub fn unet(config: &Json) -> Result<Shapes, String> {
-    check_sizes(config)?;
-    let channels = channels(config, &[320, 640, 1280, 1280])?;
-    let (first, last) = ends(&channels)?;
+    let (half, mut list) = FirstHalf::of(config)?;
+    let FirstHalf { channels, layers, transformers } = half;
+    let (first, _) = ends(&channels)?;
     let levels = channels.len();
-    let context = number_or(config, "cross_attention_dim", 1280)?;
-    let layers = per_level(config, "layers_per_block", 2, levels)?;
-    let transformers = per_level(config, "transformer_layers_per_block", 1, levels)?;
-    let blocks: usize = layers.iter().zip(&transformers).map(|(layers, inside)| (2 * layers + 1) * (1 + inside)).sum();
-    if blocks > MOST_BLOCKS {
-        return Err(format!(
-            "`layers_per_block` and `transformer_layers_per_block` ask for {blocks} blocks; {MOST_BLOCKS} are the most"
-        ));
-    }
-    let down = attention(config, DOWN, ["CrossAttnDownBlock2D", "DownBlock2D"], levels)?;
     let up = attention(config, "up_block_types", ["CrossAttnUpBlock2D", "UpBlock2D"], levels)?;
-    let linear_projection = flag(config, "use_linear_projection", false)?;
-    let mut list = List { shapes: Shapes::new(), time: Some(first * 4), context, linear_projection };
-
-    list.convolution("conv_in", number_or(config, "in_channels", 4)?, first, 3);
-    list.linear("time_embedding.linear_1", first, first * 4, true);
-    list.linear("time_embedding.linear_2", first * 4, first * 4, true);
-    if !config["addition_embed_type"].is_null() {
-        if config["projection_class_embeddings_input_dim"].is_null() {
-            return Err("`addition_embed_type` is there without `projection_class_embeddings_input_dim`".to_string());
-        }
-        list.linear(
-            "add_embedding.linear_1",
-            number_or(config, "projection_class_embeddings_input_dim", 1)?,
-            first * 4,
-            true,
-        );
-        list.linear("add_embedding.linear_2", first * 4, first * 4, true);
-    }
-    for level in 0..levels {
-        let block = format!("down_blocks.{level}");
-        let output = channels[level];
-        for layer in 0..layers[level] {
-            let input = if layer == 0 { channels[level.saturating_sub(1)] } else { output };
-            list.resnet(&format!("{block}.resnets.{layer}"), input, output);
-            if down[level] {
-                list.transformer(&format!("{block}.attentions.{layer}"), output, transformers[level]);
-            }
-        }
-        if level + 1 < levels {
-            list.convolution(&format!("{block}.downsamplers.0.conv"), output, output, 3);
-        }
-    }
-    list.resnet("mid_block.resnets.0", last, last);
-    list.transformer("mid_block.attentions.0", last, transformers[levels - 1]);
-    list.resnet("mid_block.resnets.1", last, last);
     for (index, attends) in up.into_iter().enumerate() {
         let block = format!("up_blocks.{index}");
         let level = levels - 1 - index;
@@ -141,13 +105,78 @@ pub fn unet(config: &Json) -> Result<Shapes, String> {
     Ok(list.shapes)
 }
 
+/// The levels of a UNet's first half and its middle, which ControlNets have as well.
+struct FirstHalf {
+    /// Channels of each level.
+    channels: Vec<usize>,
+    /// ResNet layers of each level.
+    layers: Vec<usize>,
+    /// Blocks in each transformer of a level.
+    transformers: Vec<usize>,
+}
+
+impl FirstHalf {
+    /// What `config` says of it, with the layers that it is made of.
+    fn of(config: &Json) -> Result<(FirstHalf, List), String> {
+        check_sizes(config)?;
+        let channels = sizes(config, CHANNELS, &[320, 640, 1280, 1280])?;
+        let (first, last) = ends(&channels)?;
+        let levels = channels.len();
+        let context = number_or(config, "cross_attention_dim", 1280)?;
+        let layers = per_level(config, "layers_per_block", 2, levels)?;
+        let transformers = per_level(config, "transformer_layers_per_block", 1, levels)?;
+        let blocks: usize =
+            layers.iter().zip(&transformers).map(|(layers, inside)| (2 * layers + 1) * (1 + inside)).sum();
+        if blocks > MOST_BLOCKS {
+            return Err(format!(
+                "`layers_per_block` and `transformer_layers_per_block` ask for {blocks} blocks; {MOST_BLOCKS} are the most"
+            ));
+        }
+        let down = attention(config, DOWN, ["CrossAttnDownBlock2D", "DownBlock2D"], levels)?;
+        let linear_projection = flag(config, "use_linear_projection", false)?;
+        let mut list = List { shapes: Shapes::new(), time: Some(first * 4), context, linear_projection };
+
+        list.convolution("conv_in", number_or(config, "in_channels", 4)?, first, 3);
+        list.linear("time_embedding.linear_1", first, first * 4, true);
+        list.linear("time_embedding.linear_2", first * 4, first * 4, true);
+        if !config["addition_embed_type"].is_null() {
+            if config["projection_class_embeddings_input_dim"].is_null() {
+                return Err(
+                    "`addition_embed_type` is there without `projection_class_embeddings_input_dim`".to_string()
+                );
+            }
+            let inputs = number_or(config, "projection_class_embeddings_input_dim", 1)?;
+            list.linear("add_embedding.linear_1", inputs, first * 4, true);
+            list.linear("add_embedding.linear_2", first * 4, first * 4, true);
+        }
+        for level in 0..levels {
+            let block = format!("down_blocks.{level}");
+            let output = channels[level];
+            for layer in 0..layers[level] {
+                let input = if layer == 0 { channels[level.saturating_sub(1)] } else { output };
+                list.resnet(&format!("{block}.resnets.{layer}"), input, output);
+                if down[level] {
+                    list.transformer(&format!("{block}.attentions.{layer}"), output, transformers[level]);
+                }
+            }
+            if level + 1 < levels {
+                list.convolution(&format!("{block}.downsamplers.0.conv"), output, output, 3);
+            }
+        }
+        list.resnet("mid_block.resnets.0", last, last);
+        list.transformer("mid_block.attentions.0", last, transformers[levels - 1]);
+        list.resnet("mid_block.resnets.1", last, last);
+        Ok((FirstHalf { channels, layers, transformers }, list))
+    }
+}
+
 /// `AutoencoderKL`.
 ///
 /// # Errors
 /// As [`unet`].
 pub fn vae(config: &Json) -> Result<Shapes, String> {
     check_sizes(config)?;
-    let channels = channels(config, &[64])?;
+    let channels = sizes(config, CHANNELS, &[64])?;
     let (first, last) = ends(&channels)?;
     let levels = channels.len();
     let layers = number_or(config, "layers_per_block", 1)?;
@@ -253,87 +282,6 @@ pub fn text_encoder(config: &Json) -> Result<Shapes, String> {
     Ok(list.shapes)
 }
 
-/// The shapes so far, and what all blocks of a network share.
-struct List {
-    shapes: Shapes,
-    /// Width of the timestep embedding; a VAE has none.
-    time: Option<usize>,
-    context: usize,
-    linear_projection: bool,
-}
-
-impl List {
-    fn add(&mut self, name: &str, shape: Vec<usize>) {
-        self.shapes.insert(name.to_owned(), shape);
-    }
-
-    fn linear(&mut self, name: &str, inputs: usize, outputs: usize, bias: bool) {
-        self.add(&format!("{name}.weight"), vec![outputs, inputs]);
-        if bias {
-            self.add(&format!("{name}.bias"), vec![outputs]);
-        }
-    }
-
-    fn convolution(&mut self, name: &str, inputs: usize, outputs: usize, kernel: usize) {
-        self.add(&format!("{name}.weight"), vec![outputs, inputs, kernel, kernel]);
-        self.add(&format!("{name}.bias"), vec![outputs]);
-    }
-
-    fn norm(&mut self, name: &str, channels: usize) {
-        self.add(&format!("{name}.weight"), vec![channels]);
-        self.add(&format!("{name}.bias"), vec![channels]);
-    }
-
-    fn resnet(&mut self, name: &str, inputs: usize, outputs: usize) {
-        self.norm(&format!("{name}.norm1"), inputs);
-        self.convolution(&format!("{name}.conv1"), inputs, outputs, 3);
-        if let Some(time) = self.time {
-            self.linear(&format!("{name}.time_emb_proj"), time, outputs, true);
-        }
-        self.norm(&format!("{name}.norm2"), outputs);
-        self.convolution(&format!("{name}.conv2"), outputs, outputs, 3);
-        if inputs != outputs {
-            self.convolution(&format!("{name}.conv_shortcut"), inputs, outputs, 1);
-        }
-    }
-
-    fn transformer(&mut self, name: &str, channels: usize, layers: usize) {
-        self.norm(&format!("{name}.norm"), channels);
-        for projection in ["proj_in", "proj_out"] {
-            match self.linear_projection {
-                true => self.linear(&format!("{name}.{projection}"), channels, channels, true),
-                false => self.convolution(&format!("{name}.{projection}"), channels, channels, 1),
-            }
-        }
-        for layer in 0..layers {
-            let block = format!("{name}.transformer_blocks.{layer}");
-            for (attention, context) in [("attn1", channels), ("attn2", self.context)] {
-                self.linear(&format!("{block}.{attention}.to_q"), channels, channels, false);
-                self.linear(&format!("{block}.{attention}.to_k"), context, channels, false);
-                self.linear(&format!("{block}.{attention}.to_v"), context, channels, false);
-                self.linear(&format!("{block}.{attention}.to_out.0"), channels, channels, true);
-            }
-            for norm in ["norm1", "norm2", "norm3"] {
-                self.norm(&format!("{block}.{norm}"), channels);
-            }
-            self.linear(&format!("{block}.ff.net.0.proj"), channels, channels * 8, true);
-            self.linear(&format!("{block}.ff.net.2"), channels * 4, channels, true);
-        }
-    }
-
-    fn vae_middle(&mut self, half: &str, channels: usize, attends: bool) {
-        self.resnet(&format!("{half}.mid_block.resnets.0"), channels, channels);
-        if attends {
-            let attention = format!("{half}.mid_block.attentions.0");
-            self.norm(&format!("{attention}.group_norm"), channels);
-            for matrix in ["to_q", "to_k", "to_v", "to_out.0"] {
-                self.linear(&format!("{attention}.{matrix}"), channels, channels, true);
-            }
-        }
-        self.resnet(&format!("{half}.mid_block.resnets.1"), channels, channels);
-    }
-}
-
 fn number_or(config: &Json, key: &str, otherwise: usize) -> Result<usize, String> {
     match &config[key] {
         Json::Null => Ok(otherwise),
@@ -348,12 +296,11 @@ fn size(key: &str, value: &Json) -> Result<usize, String> {
         .ok_or_else(|| format!("`{key}` is {}, which is no size", shown(value)))
 }
 
-fn channels(config: &Json, otherwise: &[usize]) -> Result<Vec<usize>, String> {
-    const KEY: &str = "block_out_channels";
-    match &config[KEY] {
+fn sizes(config: &Json, key: &str, otherwise: &[usize]) -> Result<Vec<usize>, String> {
+    match &config[key] {
         Json::Null => Ok(otherwise.to_vec()),
-        Json::Array(list) => list.iter().map(|value| size(KEY, value)).collect(),
-        value => Err(format!("`{KEY}` is {}, not a list of sizes", shown(value))),
+        Json::Array(list) => list.iter().map(|value| size(key, value)).collect(),
+        value => Err(format!("`{key}` is {}, not a list of sizes", shown(value))),
     }
 }
 
