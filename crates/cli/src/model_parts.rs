@@ -9,7 +9,7 @@ use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
     Error as FileError, Family, FileKind, LoadReport, PipelineConfigs, Reader, SafetensorsFile, canonical_text_encoder,
     canonical_unet, canonical_vae, ldm_single_file, load_report::parameters_of, open_component, open_file, read_json,
-    recognise, text_encoder_folders, with_averaged_unet,
+    recognise, text_encoder_folders, vae_from_metadata, with_averaged_unet,
 };
 use serde_json::Value as Json;
 
@@ -260,12 +260,12 @@ fn shapes_of_config(folder: &Path, shapes: ShapesOf) -> Result<Shapes, Failure> 
 }
 
 /// Holds the tensors of a network against its configuration, before a run finds out.
-fn check_fit(network: &dyn Reader, config: &Json, shapes: ShapesOf, place: &str) -> Result<(), Failure> {
+pub(crate) fn check_fit(network: &dyn Reader, config: &Json, shapes: ShapesOf, place: &str) -> Result<(), Failure> {
     Ok(LoadReport::of_network(&described(config, shapes, place)?, network).into_result()?)
 }
 
-/// The VAE at `named` in the place of a model's `own`, held against its configuration: that of a folder, that of a whole model of this
-/// program, or else the model's.
+/// The VAE at `named` in the place of a model's `own`, held against its configuration: that of a folder, that in a file of this program,
+/// or else the model's.
 fn vae_at(named: &Path, own: Option<&Shapes>) -> Result<Shapes, Failure> {
     let path = local_file(named)?;
     if path.is_dir() {
@@ -281,12 +281,12 @@ fn vae_at(named: &Path, own: Option<&Shapes>) -> Result<Shapes, Failure> {
         return Ok(parameters_of(&reader));
     }
     let file = open_file(&path)?;
-    let embedded = PipelineConfigs::from_metadata(file.path(), file.metadata())?;
+    let told = vae_from_metadata(file.path(), file.metadata())?;
     let reader = canonical_vae(file)?;
-    match (embedded, own) {
-        (Some((configs, _)), _) => {
+    match (told, own) {
+        (Some(config), _) => {
             let place = format!("`{}`, the configuration of its VAE", path.display());
-            check_fit(&reader, &configs.vae, architecture::vae, &place)?;
+            check_fit(&reader, &config, architecture::vae, &place)?;
         }
         (None, Some(own)) => LoadReport::of_network(own, &reader).into_result()?,
         // What the model lacks is said when it is opened.

@@ -15,7 +15,8 @@ use sdtrain_state_dict::architecture::Shapes;
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
     Family, FileKind, LoadReport, PipelineConfigs, Reader, canonical_text_encoder, canonical_unet, canonical_vae,
-    ldm_single_file, open_component, open_file, read_json, recognise, text_encoder_folders, with_averaged_unet,
+    ldm_single_file, open_component, open_file, read_json, recognise, text_encoder_folders, vae_from_metadata,
+    with_averaged_unet,
 };
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use std::cell::RefCell;
@@ -373,7 +374,7 @@ impl<'a> Parts<'a> {
 }
 
 /// A VAE by itself: a diffusers folder (its `config.json` counts), or a file in either naming, also one of a whole model
-/// (`config` counts).
+/// (what its metadata say counts, else `config`).
 fn other_vae(path: &Path, config: &VaeConfig, options: &LoadOptions) -> Result<AutoencoderKL> {
     let own_config;
     let (file, config): (Box<dyn Reader>, _) = if path.is_dir() {
@@ -381,8 +382,11 @@ fn other_vae(path: &Path, config: &VaeConfig, options: &LoadOptions) -> Result<A
         (open_component(path, "diffusion_pytorch_model", None)?, &own_config)
     } else {
         let file = open_file(path)?;
-        // A whole model of this program says how its VAE is made.
-        own_config = embedded(file.as_ref(), Family::Sd1)?.map_or_else(|| config.clone(), |(configs, _)| configs.vae);
+        // A file of this program says how its VAE is made.
+        own_config = match vae_from_metadata(file.path(), file.metadata())? {
+            Some(told) => VaeConfig::from_json(&told)?,
+            None => config.clone(),
+        };
         (file, &own_config)
     };
     let reader = canonical_vae(file)?;

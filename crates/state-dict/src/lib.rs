@@ -34,8 +34,8 @@ pub use averaged::with_averaged_unet;
 pub use canonical::{canonical_text_encoder, canonical_unet, canonical_vae};
 pub use converted::Converted;
 pub use diffusers_folder::{
-    PipelineConfigs, PipelineWeights, TokenizerFiles, is_bert, read_json, text_positions, write_diffusers_folder,
-    write_vae_folder,
+    PipelineConfigs, PipelineWeights, TokenizerFiles, is_bert, read_json, text_positions, vae_from_metadata,
+    vae_to_metadata, write_diffusers_folder, write_vae_folder,
 };
 pub use dtype::Dtype;
 pub use error::{Error, Result};
@@ -47,6 +47,6 @@ pub use load_report::LoadReport;
 pub use reader::{Joined, Reader, TensorInfo, floats_of, read_floats, read_integers};
 pub use recognise::{FileKind, UnetInput, recognise, recognise_with_reason};
 pub use renamed::Renamed;
-pub use single_file::{LdmSingleFile, ldm_single_file, to_ldm, to_ldm_vae};
+pub use single_file::{LdmSingleFile, VaeFile, ldm_single_file, to_ldm, to_ldm_vae, vae_file};
 pub use torch_file::{TorchFile, open_file};
 pub use write::{FromReader, TensorEntry, TensorSource, write, write_source, write_to};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::canonical::VAE_PREFIX;
 use crate::family::Family;
 use crate::maps::lora_tensor::{LoraKind, LoraTensor};
 use crate::maps::{clip, lora_kohya, lora_peft, open_clip, textual_inversion, vae};
@@ -209,13 +210,8 @@ pub fn recognise_with_reason(reader: &dyn Reader) -> (FileKind, String) {
         let evidence = context.map(|name| format!(", and {}", shown(name))).unwrap_or_default();
         return (kind, format!("it has {}{evidence}", shown("conv_in.weight")));
     }
-    let of_vae = ["encoder.conv_in.weight", "decoder.conv_out.weight"];
-    if of_vae.iter().all(|name| reader.info(name).is_some()) {
-        let diffusers = names.iter().any(|name| name.contains(".down_blocks."));
-        if diffusers || vae::levels(names.iter().copied()) > 0 {
-            let reason = format!("it has {}, and {}", shown(of_vae[0]), shown(of_vae[1]));
-            return (FileKind::Vae { diffusers }, reason);
-        }
+    if let Some(found) = vae_by_itself(reader, &names) {
+        return found;
     }
     let embedding = names.iter().find(|name| name.ends_with("embeddings.token_embedding.weight"));
     if let Some(embedding) = embedding.filter(|name| clip::canonical_name(name).is_some()) {
@@ -228,6 +224,20 @@ pub fn recognise_with_reason(reader: &dyn Reader) -> (FileKind, String) {
     }
     let unknown = || (FileKind::Unknown, format!("none of its {} tensors has a name that is known", names.len()));
     learned_words(reader, &names).unwrap_or_else(unknown)
+}
+
+/// A VAE and nothing else, with the prefix that it has in a whole model or without.
+fn vae_by_itself(reader: &dyn Reader, names: &[&str]) -> Option<(FileKind, String)> {
+    ["", VAE_PREFIX].into_iter().find_map(|prefix| {
+        let ends = ["encoder.conv_in.weight", "decoder.conv_out.weight"].map(|name| format!("{prefix}{name}"));
+        let are_there = ends.iter().all(|name| reader.info(name).is_some());
+        let diffusers = names.iter().any(|name| name.contains(".down_blocks."));
+        let levels = || vae::levels(names.iter().filter_map(|name| name.strip_prefix(prefix)));
+        (are_there && (diffusers || levels() > 0)).then(|| {
+            let reason = format!("it has {}, and {}", shown(reader, &ends[0]), shown(reader, &ends[1]));
+            (FileKind::Vae { diffusers }, reason)
+        })
+    })
 }
 
 /// A tensor and its shape.

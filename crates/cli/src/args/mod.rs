@@ -61,7 +61,7 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Say what a model, LoRA, embedding or output folder is
     Inspect(InspectArgs),
-    /// Write a model or LoRA in another format
+    /// Write a model, VAE or LoRA in another format
     Convert(ConvertArgs),
     /// Make adapters a part of a model, or several adapters one
     Merge(MergeArgs),
@@ -344,7 +344,7 @@ impl MergeArgs {
 pub enum Format {
     /// One file with the original Stable Diffusion names
     SingleFile,
-    /// A diffusers folder
+    /// A diffusers folder; of a VAE one file with diffusers' names where OUT ends in `.safetensors`
     Diffusers,
     /// A LoRA with the names of kohya's scripts
     KohyaLora,

@@ -183,3 +183,115 @@ fn what_a_conversion_is_not_made_for_is_refused() {
         assert!(answer.stderr.contains(said), "{}", answer.stderr);
     }
 }
+
+fn fixture(name: &str) -> String {
+    format!("{}/../../tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every tensor of a file: type, shape and bytes.
+fn tensors(file: &dyn Reader) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
+    let tensor = |name: &str| {
+        let (info, bytes) = (file.info(name).expect("listed"), file.bytes(name).expect("listed"));
+        (name.to_owned(), (info.dtype, info.shape.clone(), bytes.into_owned()))
+    };
+    file.names().into_iter().map(tensor).collect()
+}
+
+#[test]
+fn a_vae_goes_through_every_form_and_back_to_the_byte() {
+    let project = Project::new();
+    let convert = |arguments: &[&str]| {
+        let answer = project.run(&[&["convert"], arguments].concat());
+        assert_eq!(answer.code, Some(0), "{arguments:?}: {}", answer.stderr);
+        answer.stderr
+    };
+    let open = |name: &str| SafetensorsFile::open(project.path(name)).expect("it was written");
+    let folder = fixture("tiny_sd1/vae");
+    let of_folder = SafetensorsFile::open(format!("{folder}/diffusion_pytorch_model.safetensors")).expect("golden");
+    assert_eq!(convert(&[&folder, "ldm.safetensors", "--to", "single-file"]), "wrote `ldm.safetensors`\n");
+    let ldm = open("ldm.safetensors");
+    assert_eq!(ldm.info("encoder.mid.attn_1.q.weight").expect("the original name").shape, [16, 16, 1, 1]);
+    let said = project.run(&["inspect", "ldm.safetensors"]).stdout;
+    assert!(said.contains("VAE under the original names"), "{said}");
+    // As it lies in a whole model, and as a pickle with what else trainings leave in it.
+    let named = |prefix: &str, (name, (dtype, shape, bytes)): (String, (Dtype, Vec<usize>, Vec<u8>))| TensorEntry {
+        name: format!("{prefix}{name}"),
+        dtype,
+        shape,
+        bytes,
+    };
+    let prefixed: Vec<_> = tensors(&ldm).into_iter().map(|tensor| named("first_stage_model.", tensor)).collect();
+    write(&project.path("prefixed.safetensors"), &prefixed, ldm.metadata()).expect("a writable folder");
+    let said = project.run(&["inspect", "prefixed.safetensors"]).stdout;
+    assert!(said.contains("VAE under the original names"), "{said}");
+    let mut trained: Vec<_> = tensors(&ldm).into_iter().map(|tensor| named("", tensor)).collect();
+    for name in ["loss.logvar", "other.weight"] {
+        let bytes = 1_f32.to_le_bytes().to_vec();
+        trained.push(TensorEntry { name: name.to_owned(), dtype: Dtype::F32, shape: vec![1], bytes });
+    }
+    std::fs::write(project.path("model.vae.pt"), as_checkpoint(&trained, 1)).expect("a writable folder");
+    convert(&["ldm.safetensors", "folder", "--to", "diffusers"]);
+    convert(&["prefixed.safetensors", "folder of a part", "--to", "diffusers"]);
+    convert(&["folder", "diffusers.safetensors", "--to", "diffusers"]);
+    convert(&["diffusers.safetensors", "again.safetensors", "--to", "single-file"]);
+    let said = convert(&["model.vae.pt", "of a pickle.safetensors", "--to", "diffusers"]);
+    assert_eq!(
+        said,
+        "left out: one tensor of no network that is known: `other.weight`\nwrote `of a pickle.safetensors`\n"
+    );
+    let said = project.run(&["inspect", "folder"]).stdout;
+    assert!(said.contains("diffusers VAE"), "{said}");
+    let names = ["folder", "folder of a part"].map(|name| format!("{name}/diffusion_pytorch_model.safetensors"));
+    for name in names.iter().map(String::as_str).chain(["diffusers.safetensors", "of a pickle.safetensors"]) {
+        assert!(tensors(&open(name)) == tensors(&of_folder), "{name}");
+    }
+    assert!(tensors(&open("again.safetensors")) == tensors(&ldm));
+    let config = |path: String| -> serde_json::Value {
+        serde_json::from_str(&std::fs::read_to_string(path).expect("written")).expect("JSON")
+    };
+    let before = config(format!("{folder}/config.json"));
+    for name in ["folder", "folder of a part"] {
+        assert_eq!(config(project.path(name).join("config.json").display().to_string()), before, "{name}");
+    }
+    // Half the bits, of either form the same.
+    convert(&["ldm.safetensors", "half.safetensors", "--to", "diffusers", "--dtype", "fp16"]);
+    convert(&[&folder, "half of a folder.safetensors", "--to", "diffusers", "--dtype", "fp16"]);
+    assert!(tensors(&open("half.safetensors")) == tensors(&open("half of a folder.safetensors")));
+}
+
+#[test]
+fn a_vae_that_is_not_what_is_asked_for_is_refused() {
+    let project = Project::new();
+    let folder = fixture("tiny_sd1/vae");
+    let convert = |arguments: &[&str]| project.run(&[&["convert"], arguments].concat());
+    let answer = convert(&[&folder, "vae.safetensors", "--to", "single-file"]);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    let file = SafetensorsFile::open(project.path("vae.safetensors")).expect("it was written");
+    let entries: Vec<TensorEntry> = tensors(&file)
+        .into_iter()
+        .map(|(name, (dtype, shape, bytes))| TensorEntry { name, dtype, shape, bytes })
+        .collect();
+    let write = |name: &str, tensors: &[TensorEntry], metadata: &BTreeMap<String, String>| {
+        write(&project.path(name), tensors, metadata).expect("a writable folder");
+    };
+    write("small.safetensors", &entries, &BTreeMap::new());
+    write("broken.safetensors", &entries, &BTreeMap::from([("sdtrain.vae".to_owned(), "{".to_owned())]));
+    let without = |lost: &str| entries.iter().filter(|entry| !entry.name.contains(lost)).cloned().collect::<Vec<_>>();
+    write("incomplete.safetensors", &without("quant_conv"), file.metadata());
+    for (arguments, code, said) in [
+        (&["small.safetensors", "out", "--to", "diffusers"][..], 4, "carries no configuration"),
+        (&["broken.safetensors", "out", "--to", "diffusers"], 4, "has broken metadata `sdtrain.vae`"),
+        (&["incomplete.safetensors", "out", "--to", "diffusers"], 4, "missing: quant_conv.weight"),
+        (&[folder.as_str(), "out", "--to", "diffusers", "--inpainting"], 2, "is for whole models"),
+        (&["small.safetensors", "out", "--to", "diffusers", "--extract-ema"], 2, "is for whole models"),
+        (&["small.safetensors", "out", "--to", "kohya-lora"], 4, "not a LoRA"),
+    ] {
+        let answer = convert(arguments);
+        assert_eq!(answer.code, Some(code), "{arguments:?}: {}", answer.stderr);
+        assert!(answer.stderr.contains(said), "{arguments:?}: {}", answer.stderr);
+        assert!(!project.path("out").exists(), "{arguments:?}");
+    }
+    // Other names need no configuration.
+    let answer = convert(&["small.safetensors", "names.safetensors", "--to", "diffusers"]);
+    assert_eq!((answer.code, answer.stderr.as_str()), (Some(0), "wrote `names.safetensors`\n"));
+}

@@ -116,6 +116,8 @@ fn single_networks_by_the_full_lists() {
     let leaked: Vec<_> = vae.into_iter().map(|row| (&*row.original.leak(), row.original_shape)).collect();
     let as_original = shrunk(leaked.iter().map(|(name, shape)| (original(name), shape.as_slice())));
     assert_eq!(recognise(&as_original), FileKind::Vae { diffusers: false });
+    let with_prefix = shrunk(leaked.iter().map(|(name, shape)| (&**name, shape.as_slice())));
+    assert_eq!(recognise(&with_prefix), FileKind::Vae { diffusers: false });
     let as_text = shrunk(text.iter().map(|row| (row.name.as_str(), row.shape.as_slice())));
     assert_eq!(recognise(&as_text), FileKind::ClipText { hidden_size: Some(3) });
 }

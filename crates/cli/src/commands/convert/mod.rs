@@ -1,13 +1,17 @@
-//! `sdtrain convert`: a model or LoRA in another format, the numbers unchanged unless another number format is asked for.
+//! `sdtrain convert`: a model, VAE or LoRA in another format, the numbers unchanged unless another number format is asked for.
 
 mod left_out;
 mod lora;
 pub(crate) mod model;
+mod vae;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sdtrain_hub::Wanted;
 use sdtrain_recipe::{FloatType, HubName};
+use sdtrain_state_dict::maps::peft_metadata;
 use sdtrain_state_dict::{
     Converted, Dtype, Error as FileError, FileKind, ForInpainting, FromReader, Reader, SafetensorsFile, open_file,
     recognise, with_averaged_unet, write_source,
@@ -27,6 +31,12 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
     check_flags(args, is_repository(&args.input)?)?;
     let input = &fetched(&args.input)?;
     check_paths(input, &args.output)?;
+    if matches!(args.to, Format::SingleFile | Format::Diffusers)
+        && let Some(file) = vae::find(input)?
+    {
+        tell_of_result(&args.output, &vae::convert(file, input, args)?);
+        return Ok(());
+    }
     let is_folder = input.is_dir();
     let left_out = match args.to {
         Format::SingleFile if is_folder => model::to_single_file(input, &args.output, args.dtype, args.inpainting)?,
@@ -132,7 +142,8 @@ fn check_flags(args: &ConvertArgs, is_repository: bool) -> Result<(), Failure> {
 /// What is to be converted, as a file or folder; what is on the hub is fetched.
 fn fetched(input: &Path) -> Result<PathBuf, Failure> {
     let Some(text) = input.to_str().filter(|text| HubName::is_one(text)) else { return Ok(input.to_owned()) };
-    HubFiles::prepare([(text, whole_model())])?.fetch()?;
+    let model = HubFiles::prepare([(text, whole_model())]);
+    model.or_else(|failure| HubFiles::prepare([(text, Wanted::Vae)]).map_err(|_| failure))?.fetch()?;
     local_file(input)
 }
 
@@ -151,6 +162,13 @@ fn file_type(dtype: FloatType) -> Dtype {
         FloatType::Bf16 => Dtype::Bf16,
         FloatType::Fp16 => Dtype::F16,
     }
+}
+
+/// The metadata of `file` that stay true in another form: hashes belong to the old bytes, and PEFT's description to its own form.
+fn kept_metadata(file: &dyn Reader) -> BTreeMap<String, String> {
+    let mut metadata = file.metadata().clone();
+    metadata.retain(|key, _| !key.starts_with("sshs_") && key != peft_metadata::KEY && key != "modelspec.hash_sha256");
+    metadata
 }
 
 fn check_paths(input: &Path, output: &Path) -> Result<(), Failure> {
