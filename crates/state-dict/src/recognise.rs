@@ -292,9 +292,9 @@ fn is_traced_loss(name: &str) -> bool {
 fn learned_words(reader: &dyn Reader, names: &[&str]) -> Option<(FileKind, String)> {
     let says_so = reader.metadata().get("modelspec.architecture").is_some_and(|it| it.ends_with("/textual-inversion"));
     // SDXL's files have a second table for their other text encoder.
-    let name = ["emb_params", "emp_params", "clip_l", textual_inversion::OF_PICKLE]
-        .into_iter()
-        .find(|name| reader.info(name).is_some());
+    let known = ["emb_params", "emp_params", "clip_l"].into_iter().find(|name| reader.info(name).is_some());
+    let of_pickle = || names.iter().copied().find(|name| name.starts_with(textual_inversion::OF_PICKLE));
+    let name = known.or_else(of_pickle);
     if let (Ok(entries), true) = (textual_inversion::entries(reader), says_so) {
         let vectors = entries.iter().map(|entry| entry.vectors).sum();
         let kind = FileKind::TextualInversion { vectors, width: entries.first()?.widths[0] };

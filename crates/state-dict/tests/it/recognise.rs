@@ -156,6 +156,8 @@ fn adapters_and_embeddings() {
     let peft = kind(&[("unet.conv_in.lora_A.weight", &[16, 8]), ("unet.conv_in.lora_B.weight", &[8, 16])]);
     assert_eq!(peft, FileKind::PeftLora { kind: LoraKind::Lora, modules: 1, rank: Some(16) });
     assert_eq!(kind(&[("<cat-toy>", &[2, 768])]), FileKind::TextualInversion { vectors: 2, width: 768 });
+    let of_paper = kind(&[("string_to_param.sks", &[2, 768]), ("string_to_token.sks", &[])]);
+    assert_eq!(of_paper, FileKind::TextualInversion { vectors: 2, width: 768 });
     assert_eq!(kind(&[("emb_params", &[768])]), FileKind::TextualInversion { vectors: 1, width: 768 });
     let trace = kind(&[("step.1.loss", &[]), ("step.2.loss", &[]), ("step.2.lr", &[1]), ("initial.unet.x", &[1])]);
     assert_eq!(trace, FileKind::Trace { steps: 2 });

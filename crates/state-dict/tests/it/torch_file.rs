@@ -64,6 +64,13 @@ fn a_learned_word_of_a_pickle_has_the_name_beside_it() {
 }
 
 #[test]
+fn a_learned_word_of_the_papers_code_is_called_by_its_key() {
+    let tensors = ["string_to_param.sks", "string_to_token.sks"].map(|name| entry(name, Dtype::F32, &[2, 768]));
+    let [word] = &entries(&in_memory(&tensors)).unwrap()[..] else { panic!("one word") };
+    assert_eq!((word.word.as_deref(), &word.tensors[..]), (Some("sks"), &["string_to_param.sks".to_string()][..]));
+}
+
+#[test]
 fn whatever_is_no_tensor_is_refused_by_its_name() {
     for (name, said) in [
         ("calls_system.pt", "`posix.system`"),

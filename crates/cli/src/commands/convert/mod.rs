@@ -1,9 +1,10 @@
-//! `sdtrain convert`: a model, VAE or LoRA in another format, the numbers unchanged unless another number format is asked for.
+//! `sdtrain convert`: a model, VAE, LoRA or learned word in another format, the numbers unchanged unless another number format is asked for.
 
 mod left_out;
 mod lora;
 pub(crate) mod model;
 mod vae;
+mod words;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
     check_flags(args, is_repository(&args.input)?)?;
     let input = &fetched(&args.input)?;
     check_paths(input, &args.output)?;
-    if matches!(args.to, Format::SingleFile | Format::Diffusers)
+    if args.to.is_model()
         && let Some(file) = vae::find(input)?
     {
         tell_of_result(&args.output, &vae::convert(file, input, args)?);
@@ -69,6 +70,9 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
             }
             Vec::new()
         }
+        Format::KohyaEmbedding | Format::DiffusersEmbedding | Format::SdxlEmbedding => {
+            words::convert(&*with_dtype(open_file(input)?, args.dtype)?, args)?
+        }
     };
     tell_of_result(&args.output, &left_out);
     Ok(())
@@ -100,6 +104,9 @@ pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Fa
             Vec::new()
         }
         Format::KohyaLora | Format::PeftLora => return not_wanted("LoRA"),
+        Format::KohyaEmbedding | Format::DiffusersEmbedding | Format::SdxlEmbedding => {
+            return not_wanted("textual inversion embedding");
+        }
     };
     tell_of_result(&args.output, &left_out);
     Ok(())
@@ -124,13 +131,13 @@ fn is_repository(input: &Path) -> Result<bool, Failure> {
 /// What can be told to be wrong before anything is fetched or opened.
 fn check_flags(args: &ConvertArgs, is_repository: bool) -> Result<(), Failure> {
     let refused = |message: &str| Failure::new(ExitCode::Configuration, message);
-    let is_lora = matches!(args.to, Format::KohyaLora | Format::PeftLora);
-    if is_lora && args.inpainting {
-        return Err(refused("`--inpainting` is for whole models: an adapter has no input channels"));
+    let wanted = if args.to.is_embedding() { "a textual inversion embedding" } else { "a LoRA" };
+    if !args.to.is_model() && args.inpainting {
+        return Err(refused(&format!("`--inpainting` is for whole models: {wanted} has no input channels")));
     }
-    if is_lora && is_repository {
+    if !args.to.is_model() && is_repository {
         let hint = format!("one file of it is named as `{}/FILE`", args.input.display());
-        return Err(already(&args.input, "names a whole model, not a LoRA").hint(hint));
+        return Err(already(&args.input, &format!("names a whole model, not {wanted}")).hint(hint));
     }
     if args.extract_ema && (args.to != Format::Diffusers || is_repository || args.input.is_dir()) {
         return Err(refused("`--extract-ema` is for a single file that becomes a folder (`--to diffusers`)")
