@@ -29,6 +29,7 @@ mod single_file;
 mod staging;
 mod torch_file;
 mod write;
+mod zip_entries;
 
 pub use averaged::with_averaged_unet;
 pub use canonical::{canonical_text_encoder, canonical_unet, canonical_vae};
