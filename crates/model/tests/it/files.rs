@@ -3,8 +3,8 @@
 use sdtrain_diffusion::PredictionType;
 use sdtrain_model::{Frozen, LoadOptions, Parameters, PromptReading, StableDiffusion, load, read_tensor};
 use sdtrain_state_dict::{
-    Family, ForInpainting, FromReader, PipelineConfigs, Reader, SafetensorsFile, read_json, sd2_predicts_noise,
-    write_source,
+    Family, ForInpainting, FromReader, PipelineConfigs, Reader, SafetensorsFile, TensorEntry, read_json,
+    sd2_predicts_noise, write, write_source,
 };
 use sdtrain_tokenizer::Tokenizer;
 use sdtrain_torch_test_support::{assert_equal, assert_near, fixture_folder, write_inpainting_folder};
@@ -359,5 +359,32 @@ fn eight_bit_floats_become_what_is_computed_in() {
             let same = |(found, expected): (&f32, &f32)| found == expected || (found.is_nan() && expected.is_nan());
             assert!(found.len() == 256 && found.iter().zip(&expected).all(same), "{format}: {found:?}");
         }
+    }
+}
+
+#[test]
+fn a_weight_with_numbers_that_are_none_is_refused_with_its_name() {
+    let file = SafetensorsFile::open(fixture_folder().join("tiny_sd1.safetensors")).unwrap();
+    let entry = |name: &str| {
+        let info = file.info(name).expect("listed");
+        let (dtype, shape) = (info.dtype, info.shape.clone());
+        TensorEntry { name: name.to_string(), dtype, shape, bytes: file.bytes(name).unwrap().into_owned() }
+    };
+    let whole: Vec<TensorEntry> = file.names().into_iter().map(entry).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spoiled.safetensors");
+    for (original, name, elements) in [
+        ("model.diffusion_model.out.2.bias", "conv_out.bias", 4),
+        ("first_stage_model.decoder.conv_out.bias", "decoder.conv_out.bias", 3),
+        ("cond_stage_model.transformer.text_model.final_layer_norm.bias", "text_model.final_layer_norm.bias", 32),
+    ] {
+        let mut spoiled = whole.clone();
+        let tensor = spoiled.iter_mut().find(|tensor| tensor.name == original).expect("every model has it");
+        tensor.bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+        tensor.bytes[8..12].copy_from_slice(&f32::NEG_INFINITY.to_le_bytes());
+        write(&path, &spoiled, file.metadata()).unwrap();
+        let said = refused(&path, &options());
+        let expected = format!("tensor `{name}` holds 2 of {elements} numbers that are not finite");
+        assert!(said.contains(&expected) && said.contains("spoiled.safetensors"), "{said}");
     }
 }
