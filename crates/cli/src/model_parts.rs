@@ -9,7 +9,7 @@ use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
     Error as FileError, Family, FileKind, LoadReport, PipelineConfigs, Reader, SafetensorsFile, canonical_text_encoder,
     canonical_unet, canonical_vae, ldm_single_file, load_report::parameters_of, open_component, open_file, read_json,
-    recognise, text_encoder_folders, vae_from_metadata, with_averaged_unet,
+    recognise, text_encoder_folders, unknown_tensors, vae_from_metadata, with_averaged_unet,
 };
 use serde_json::Value as Json;
 
@@ -28,6 +28,8 @@ pub(crate) struct ModelParts {
     pub vae: Option<Shapes>,
     /// Those that were found, the first one first.
     pub text_encoders: Vec<Shapes>,
+    /// Tensors of its single file that belong to no network, in words.
+    pub unknown_tensors: Option<String>,
 }
 
 impl ModelParts {
@@ -194,6 +196,7 @@ fn from_file(file: Arc<dyn Reader>, name: &str) -> Result<ModelParts, Failure> {
         unet: parameters_of(&parts.unet),
         vae: parts.vae.as_ref().map(|vae| parameters_of(vae)),
         text_encoders: parts.text_encoders.iter().map(|encoder| parameters_of(encoder)).collect(),
+        unknown_tensors: unknown_tensors(&parts.leftover),
     })
 }
 
@@ -225,6 +228,7 @@ fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failu
         unet: parameters_of(&unet),
         vae: Some(parameters_of(&vae)),
         text_encoders: family.text_folders().iter().map(text_encoder).collect::<Result<_, _>>()?,
+        unknown_tensors: None,
     })
 }
 
@@ -242,6 +246,7 @@ fn from_configs(folder: &Path, kind: &str) -> Result<ModelParts, Failure> {
             .iter()
             .map(|place| read(place.network, architecture::text_encoder))
             .collect::<Result<_, _>>()?,
+        unknown_tensors: None,
     })
 }
 

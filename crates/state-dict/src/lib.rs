@@ -50,6 +50,6 @@ pub use non_finite::check_finite;
 pub use reader::{Joined, Reader, TensorInfo, floats_of, read_floats, read_integers};
 pub use recognise::{FileKind, UnetInput, recognise, recognise_with_reason};
 pub use renamed::Renamed;
-pub use single_file::{LdmSingleFile, VaeFile, ldm_single_file, to_ldm, to_ldm_vae, vae_file};
+pub use single_file::{LdmSingleFile, VaeFile, ldm_single_file, to_ldm, to_ldm_vae, unknown_tensors, vae_file};
 pub use torch_file::{TorchFile, open_file};
 pub use write::{FromReader, TensorEntry, TensorSource, write, write_source, write_to};

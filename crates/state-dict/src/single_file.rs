@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::canonical::{UNET_PREFIX, VAE_PREFIX, canonical_text_encoder, canonical_unet, canonical_vae, has_prefix};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::family::Family;
 use crate::maps::ldm_sd::{self, UnetLayout};
 use crate::maps::text_places::{Naming, SD1, SD2, SDXL, SDXL_REFINER, TextPlace};
@@ -67,6 +67,19 @@ pub fn vae_file(file: Arc<dyn Reader>) -> Result<VaeFile> {
 /// The names in its file of a network's tensors.
 fn original_names(network: &Renamed<Arc<dyn Reader>>) -> Vec<&str> {
     network.names().into_iter().filter_map(|name| network.original_name(name)).collect()
+}
+
+/// How many tensors are `leftover`, and the first of them, in words; none where all belong to a network.
+pub fn unknown_tensors(leftover: &[String]) -> Option<String> {
+    const SHOWN: usize = 3;
+    let names: Vec<String> = leftover.iter().take(SHOWN).map(|name| format!("`{}`", shown(name))).collect();
+    let more = if leftover.len() > SHOWN { ", …" } else { "" };
+    let count = match leftover.len() {
+        0 => return None,
+        1 => "one tensor".to_string(),
+        count => format!("{count} tensors"),
+    };
+    Some(format!("{count} of no network that is known: {}{more}", names.join(", ")))
 }
 
 fn left_over(file: &dyn Reader, used: &HashSet<&str>) -> Vec<String> {
@@ -154,7 +167,7 @@ fn renamed_fully(
         if map(name, shape).is_none() && !name.ends_with("position_ids") {
             return Err(Error::BrokenTensor {
                 path: reader.path().to_path_buf(),
-                tensor: crate::error::shown(name),
+                tensor: shown(name),
                 reason: "has no place in a single-file checkpoint".to_string(),
             });
         }

@@ -1,10 +1,8 @@
 //! What a converted model cannot hold of the one that it was made of, in words: nothing is lost without a line about it.
 
-use sdtrain_state_dict::{Family, TokenizerFiles};
+use sdtrain_state_dict::{Family, TokenizerFiles, unknown_tensors};
 use serde_json::Value as Json;
 
-/// Names of tensors that are shown; the others are counted.
-const SHOWN: usize = 3;
 /// What the names of a running mean of the UNet's weights begin with. Beside them stand numbers of the averaging itself.
 const AVERAGED: &str = "model_ema.diffusion_model";
 /// Parts of a pipeline that every folder has; those of its text encoders come from the family.
@@ -22,12 +20,7 @@ pub(super) fn of_single_file(names: &[&str], leftover: &[String]) -> Vec<String>
              weights"
         ));
     }
-    if !leftover.is_empty() {
-        let shown: Vec<String> = leftover.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
-        let more = if leftover.len() > SHOWN { ", …" } else { "" };
-        let count = if leftover.len() == 1 { "one tensor".to_owned() } else { format!("{} tensors", leftover.len()) };
-        left_out.push(format!("{count} of no network that is known: {}{more}", shown.join(", ")));
-    }
+    left_out.extend(unknown_tensors(leftover));
     left_out
 }
 
