@@ -512,6 +512,7 @@ mod tests {
             .iter()
             .filter_map(|format| Some(format.to_possible_value()?.get_name().to_owned()))
             .collect();
-        assert_eq!(names, ["single-file", "diffusers", "kohya-lora", "peft-lora"]);
+        let of_words = ["kohya-embedding", "diffusers-embedding", "sdxl-embedding"];
+        assert_eq!(names, [&["single-file", "diffusers", "kohya-lora", "peft-lora"][..], &of_words].concat());
     }
 }

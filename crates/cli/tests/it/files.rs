@@ -208,7 +208,7 @@ fn a_vae_goes_through_every_form_and_back_to_the_byte() {
     let open = |name: &str| SafetensorsFile::open(project.path(name)).expect("it was written");
     let folder = fixture("tiny_sd1/vae");
     let of_folder = SafetensorsFile::open(format!("{folder}/diffusion_pytorch_model.safetensors")).expect("golden");
-    assert_eq!(convert(&[&folder, "ldm.safetensors", "--to", "single-file"]), "wrote `ldm.safetensors`\n");
+    assert_eq!(convert(&[folder.as_str(), "ldm.safetensors", "--to", "single-file"]), "wrote `ldm.safetensors`\n");
     let ldm = open("ldm.safetensors");
     assert_eq!(ldm.info("encoder.mid.attn_1.q.weight").expect("the original name").shape, [16, 16, 1, 1]);
     let said = project.run(&["inspect", "ldm.safetensors"]).stdout;
@@ -255,7 +255,7 @@ fn a_vae_goes_through_every_form_and_back_to_the_byte() {
     }
     // Half the bits, of either form the same.
     convert(&["ldm.safetensors", "half.safetensors", "--to", "diffusers", "--dtype", "fp16"]);
-    convert(&[&folder, "half of a folder.safetensors", "--to", "diffusers", "--dtype", "fp16"]);
+    convert(&[folder.as_str(), "half of a folder.safetensors", "--to", "diffusers", "--dtype", "fp16"]);
     assert!(tensors(&open("half.safetensors")) == tensors(&open("half of a folder.safetensors")));
 }
 
@@ -264,7 +264,7 @@ fn a_vae_that_is_not_what_is_asked_for_is_refused() {
     let project = Project::new();
     let folder = fixture("tiny_sd1/vae");
     let convert = |arguments: &[&str]| project.run(&[&["convert"], arguments].concat());
-    let answer = convert(&[&folder, "vae.safetensors", "--to", "single-file"]);
+    let answer = convert(&[folder.as_str(), "vae.safetensors", "--to", "single-file"]);
     assert_eq!(answer.code, Some(0), "{}", answer.stderr);
     let file = SafetensorsFile::open(project.path("vae.safetensors")).expect("it was written");
     let entries: Vec<TensorEntry> = tensors(&file)
@@ -312,7 +312,10 @@ fn learned_words_go_through_every_form_with_the_same_numbers() {
     };
     // AUTOMATIC1111's pickle of two vectors, whose word is said beside them.
     let pickle = fixture("pickles/embedding.pt");
-    assert_eq!(convert(&[&pickle, "kohya.safetensors", "--to", "kohya-embedding"]), "wrote `kohya.safetensors`\n");
+    assert_eq!(
+        convert(&[pickle.as_str(), "kohya.safetensors", "--to", "kohya-embedding"]),
+        "wrote `kohya.safetensors`\n"
+    );
     let (name, shape, numbers) = only(&open("kohya.safetensors"));
     assert_eq!((name.as_str(), &shape[..]), ("emb_params", &[2, 768][..]));
     assert_eq!(open("kohya.safetensors").metadata()["name"], "snorp");

@@ -124,11 +124,11 @@ fn what_is_left_over_of_a_file_is_counted_and_the_first_are_named() {
         "sqrt_alphas_cumprod",
         "model_ema.decay",
         "cond_stage_model.transformer.text_model.embeddings.position_ids",
-        "model.diffusion_model.out.2.scale",
+        "model.diffusion_model.extra.scale",
         "extra.weight",
     ];
     let rows = lists.iter().flatten().map(|row| (row.original.as_str(), row.original_shape.as_slice()));
     let file = shrunk(rows.chain(others.iter().map(|name| (*name, &small[..]))));
     let parts = ldm_single_file(file).unwrap();
-    assert_eq!(parts.leftover, ["extra.weight", "model.diffusion_model.out.2.scale"]);
+    assert_eq!(parts.leftover, ["extra.weight", "model.diffusion_model.extra.scale"]);
 }
