@@ -6,7 +6,7 @@ use crate::layer::{Attached, Form};
 use crate::lora::{Lora, LoraModule, Networks};
 use crate::metadata::peft_metadata;
 use crate::site::Site;
-use sdtrain_model::{Adaptable, TensorReader, read_tensor};
+use sdtrain_model::{Adaptable, TensorReader, read_tensor, read_weight};
 use sdtrain_state_dict::maps::lora_kohya::{KohyaModules, is_kohya_name, kohya_name};
 use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor, Part, peft_name};
 use sdtrain_state_dict::maps::peft_metadata::{self, PeftConfig};
@@ -47,10 +47,14 @@ impl LoraFile {
                 unknown.push(format!("`{name}`"));
                 continue;
             };
-            let value = read(reader, name)?;
-            if tensor == LoraTensor::Alpha {
-                check_alpha(&value, &file, &format!("{part}.{module}"))?;
-            }
+            let value = match tensor {
+                LoraTensor::Alpha => {
+                    let alpha = read_tensor(reader, name, Some(Kind::Float), Device::Cpu)?;
+                    check_alpha(&alpha, &file, &format!("{part}.{module}"))?;
+                    alpha
+                }
+                _ => read_weight(reader, name, Kind::Float, Device::Cpu)?,
+            };
             let layer = layers.entry((part, module)).or_insert_with(|| LayerTensors::new(form));
             layer.insert(tensor, value);
         }
@@ -104,11 +108,6 @@ pub(crate) fn check_alpha(alpha: &Tensor, file: &str, layer: &str) -> Result<()>
             Err(Error::NoScale { file: file.to_string(), layer: layer.to_string(), alpha: f64::from(alpha) })
         }
     }
-}
-
-/// One tensor in f32 on the host.
-fn read(reader: &dyn Reader, name: &str) -> Result<Tensor> {
-    Ok(read_tensor(reader, name, Some(Kind::Float), Device::Cpu)?)
 }
 
 impl Lora {

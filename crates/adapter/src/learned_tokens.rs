@@ -1,7 +1,7 @@
 //! Learned words (textual inversion, Gal et al. 2022, arXiv:2208.01618): made from a configuration, read from files, written.
 
 use crate::error::{Error, Result};
-use sdtrain_model::{LearnedWord, StableDiffusion, TensorReader, read_tensor};
+use sdtrain_model::{LearnedWord, StableDiffusion, TensorReader, read_weight};
 use sdtrain_random::{Purpose, Stream, key_of};
 use sdtrain_recipe::LearnedTokenConfig;
 use sdtrain_state_dict::maps::textual_inversion::{NAME_KEY, OF_TWO, UNNAMED, WordEntry, bundle_names, entries};
@@ -29,7 +29,7 @@ pub fn read_learned_words(reader: &dyn Reader, name: Option<&str>) -> Result<Vec
         let WordEntry { word, tensors, vectors, widths } = entry;
         let word = name.map(str::to_string).or(word).unwrap_or_else(stem);
         let read = |(tensor, width): (&String, usize)| -> Result<Tensor> {
-            let values = read_tensor(reader, tensor, Some(Kind::Float), Device::Cpu)?;
+            let values = read_weight(reader, tensor, Kind::Float, Device::Cpu)?;
             Ok(values.f_reshape([vectors as i64, width as i64])?)
         };
         Ok(LearnedWord { word, vectors: tensors.iter().zip(widths).map(read).collect::<Result<_>>()? })

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::file::check_alpha;
 use crate::lora::LoraModule;
-use sdtrain_model::read_tensor;
+use sdtrain_model::{read_tensor, read_weight};
 use sdtrain_recipe::AdapterKind;
 use sdtrain_state_dict::Reader;
 use sdtrain_state_dict::maps::lora_kohya::{is_kohya_name, parse_by_words};
@@ -42,12 +42,12 @@ impl LowRank {
         // Words that come along are no adapters; see `read_bundled_words`.
         for name in file.names().into_iter().filter(|name| !name.starts_with(BUNDLE_PREFIX)) {
             let key = if is_kohya_name(name) { parse_by_words(name) } else { lora_peft::parse(name) };
-            let tensor = || read_tensor(file, name, Some(Kind::Float), Device::Cpu);
+            let tensor = || read_weight(file, name, Kind::Float, Device::Cpu);
             match key.map(|key| ((key.part, key.module), key.tensor)) {
                 Some((layer, LoraTensor::Down)) => layers.entry(layer).or_default().down = Some(tensor()?),
                 Some((layer, LoraTensor::Up)) => layers.entry(layer).or_default().up = Some(tensor()?),
                 Some((layer, LoraTensor::Alpha)) => {
-                    let alpha = tensor()?;
+                    let alpha = read_tensor(file, name, Some(Kind::Float), Device::Cpu)?;
                     check_alpha(&alpha, &file.path().display().to_string(), &format!("{}.{}", layer.0, layer.1))?;
                     layers.entry(layer).or_default().alpha = Some(alpha.f_reshape([-1])?.f_double_value(&[0])?);
                 }

@@ -9,7 +9,7 @@ use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
     Error as FileError, Family, FileKind, LoadReport, PipelineConfigs, Reader, SafetensorsFile, canonical_text_encoder,
     canonical_unet, canonical_vae, ldm_single_file, load_report::parameters_of, open_component, open_file, read_json,
-    recognise, text_encoder_folders, with_averaged_unet,
+    recognise, text_encoder_folders, unknown_tensors, vae_from_metadata, with_averaged_unet,
 };
 use serde_json::Value as Json;
 
@@ -32,6 +32,8 @@ pub(crate) struct ModelParts {
     pub vae: Option<Shapes>,
     /// Those that were found, the first one first.
     pub text_encoders: Vec<Shapes>,
+    /// Tensors of its single file that belong to no network, in words.
+    pub unknown_tensors: Option<String>,
 }
 
 impl ModelParts {
@@ -203,6 +205,7 @@ fn from_file(file: Arc<dyn Reader>, name: &str) -> Result<ModelParts, Failure> {
         unet: parameters_of(&parts.unet),
         vae: parts.vae.as_ref().map(|vae| parameters_of(vae)),
         text_encoders: parts.text_encoders.iter().map(|encoder| parameters_of(encoder)).collect(),
+        unknown_tensors: unknown_tensors(&parts.leftover),
     })
 }
 
@@ -239,6 +242,7 @@ fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failu
         unet: parameters_of(&unet),
         vae: Some(parameters_of(&vae)),
         text_encoders: family.text_folders().iter().map(text_encoder).collect::<Result<_, _>>()?,
+        unknown_tensors: None,
     })
 }
 
@@ -256,6 +260,7 @@ fn from_configs(folder: &Path, kind: &str) -> Result<ModelParts, Failure> {
             .iter()
             .map(|place| read(place.network, architecture::text_encoder))
             .collect::<Result<_, _>>()?,
+        unknown_tensors: None,
     })
 }
 
@@ -274,12 +279,12 @@ fn shapes_of_config(folder: &Path, shapes: ShapesOf) -> Result<Shapes, Failure> 
 }
 
 /// Holds the tensors of a network against its configuration, before a run finds out.
-fn check_fit(network: &dyn Reader, config: &Json, shapes: ShapesOf, place: &str) -> Result<(), Failure> {
+pub(crate) fn check_fit(network: &dyn Reader, config: &Json, shapes: ShapesOf, place: &str) -> Result<(), Failure> {
     Ok(LoadReport::of_network(&described(config, shapes, place)?, network).into_result()?)
 }
 
-/// The VAE at `named` in the place of a model's `own`, held against its configuration: that of a folder, that of a whole model of this
-/// program, or else the model's.
+/// The VAE at `named` in the place of a model's `own`, held against its configuration: that of a folder, that in a file of this program,
+/// or else the model's.
 fn vae_at(named: &Path, own: Option<&Shapes>) -> Result<Shapes, Failure> {
     let path = local_file(named)?;
     if path.is_dir() {
@@ -295,12 +300,12 @@ fn vae_at(named: &Path, own: Option<&Shapes>) -> Result<Shapes, Failure> {
         return Ok(parameters_of(&reader));
     }
     let file = open_file(&path)?;
-    let embedded = PipelineConfigs::from_metadata(file.path(), file.metadata())?;
+    let told = vae_from_metadata(file.path(), file.metadata())?;
     let reader = canonical_vae(file)?;
-    match (embedded, own) {
-        (Some((configs, _)), _) => {
+    match (told, own) {
+        (Some(config), _) => {
             let place = format!("`{}`, the configuration of its VAE", path.display());
-            check_fit(&reader, &configs.vae, architecture::vae, &place)?;
+            check_fit(&reader, &config, architecture::vae, &place)?;
         }
         (None, Some(own)) => LoadReport::of_network(own, &reader).into_result()?,
         // What the model lacks is said when it is opened.

@@ -37,6 +37,9 @@ pub fn run(args: &MergeArgs) -> Result<(), Failure> {
             return Err(Failure::new(ExitCode::Configuration, "a whole model can only come out where one goes in")
                 .hint("name the model with `--model`"));
         }
+        (Format::KohyaEmbedding | Format::DiffusersEmbedding | Format::SdxlEmbedding, _) => {
+            return Err(Failure::new(ExitCode::Configuration, "adapters are merged, and no learned words"));
+        }
         (Format::KohyaLora | Format::PeftLora, model) => merge_into_one(model.as_ref(), &adapters, args)?,
     }
     eprintln!("wrote `{}`", args.output.display());

@@ -19,6 +19,9 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
     let mut options = LoadOptions::new(device, sdtrain_trainer::kind_of(args.dtype));
     (options.vae, options.extract_ema) = (args.vae.as_deref().map(local_file).transpose()?, args.extract_ema);
     let model = load(&location(&args.model)?, &options).map_err(failure::of_model)?;
+    if let Some(unknown) = &model.unknown_tensors {
+        eprintln!("warning: `{}` holds {unknown}; nothing reads them", model.path.display());
+    }
     let networks = Networks::of(&model);
     let layers = model.text_layers();
     if args.clip_skip.is_some_and(|skip| skip as usize > layers) {

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::layers::{Conv2d, Embedding, GroupNorm, LayerNorm, Linear};
 use crate::parameters::{Adaptable, Parameters};
-use crate::read_tensor::read_tensor;
+use crate::read_tensor::read_weight;
 use sdtrain_random::{Purpose, Stream};
 use sdtrain_state_dict::Reader;
 use std::cell::RefCell;
@@ -139,7 +139,7 @@ impl<'a> Builder<'a> {
             let (path, name) = (reader.path().to_path_buf(), name.to_string());
             return Err(Error::WrongShape { path, name, expected: shape.to_vec(), found: stored });
         }
-        read_tensor(reader, name, Some(self.kind), self.device)
+        read_weight(reader, name, self.kind, self.device)
     }
 
     fn draw(&self, seed: u64, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {

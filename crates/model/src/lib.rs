@@ -36,7 +36,7 @@ pub use lpips::Lpips;
 pub use model_configs::ModelConfigs;
 pub use parameters::{Adaptable, LayerAdapter, Parameters};
 pub use prompt::{EncoderTokens, PromptReading, PromptTokens, STATES_VERSION, TokenizedPrompts};
-pub use read_tensor::read_tensor;
+pub use read_tensor::{read_tensor, read_weight};
 pub use save::TensorReader;
 pub use sdtrain_state_dict::TextLayer;
 pub use stable_diffusion::{Frozen, PromptEncoder, StableDiffusion};

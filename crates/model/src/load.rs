@@ -15,7 +15,8 @@ use sdtrain_state_dict::architecture::Shapes;
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
     Family, FileKind, LoadReport, PipelineConfigs, Reader, canonical_text_encoder, canonical_unet, canonical_vae,
-    ldm_single_file, open_component, open_file, read_json, recognise, text_encoder_folders, with_averaged_unet,
+    ldm_single_file, open_component, open_file, read_json, recognise, text_encoder_folders, unknown_tensors,
+    vae_from_metadata, with_averaged_unet,
 };
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use std::cell::RefCell;
@@ -144,7 +145,8 @@ fn from_folder<T>(folder: &Path, options: &LoadOptions, build: impl FnOnce(Parts
         return Err(Error::Family(format!("`{}` {reason}", folder.display())));
     }
     let other_text = exchange_text(folder, family, &mut configs, &mut tokenizers, options)?;
-    let parts = |files| Parts { path: folder, family, configs, tokenizers, other_text, files, options };
+    let parts =
+        |files| Parts { path: folder, family, configs, tokenizers, other_text, files, unknown_tensors: None, options };
     if options.random.is_some() {
         return build(parts(None));
     }
@@ -199,17 +201,27 @@ fn from_single_file<T>(
     };
     let other_text = exchange_text(&path, family, &mut configs, &mut tokenizers, options)?;
     let is_exchanged = other_text.is_some();
-    let described = |files| Parts { path: &path, family, configs, tokenizers, other_text, files, options };
+    let described = |files, unknown_tensors| Parts {
+        path: &path,
+        family,
+        configs,
+        tokenizers,
+        other_text,
+        files,
+        unknown_tensors,
+        options,
+    };
     if options.random.is_some() {
-        return build(described(None));
+        return build(described(None, None));
     }
     let parts = ldm_single_file(file)?;
+    let unknown = unknown_tensors(&parts.leftover);
     let lacks = |part: &str| Error::Family(format!("`{}` holds no {part}", path.display()));
     let vae = parts.vae.as_ref().ok_or_else(|| lacks("VAE"))?;
     match (parts.text_encoders.len(), family.text_places().len()) {
         (0, _) if !is_exchanged => Err(lacks("text encoder")),
         (1, 2) => Err(lacks("second text encoder")),
-        _ => build(described(Some(Files { unet: &parts.unet, vae, text_encoders: &parts.text_encoders }))),
+        _ => build(described(Some(Files { unet: &parts.unet, vae, text_encoders: &parts.text_encoders }), unknown)),
     }
 }
 
@@ -289,6 +301,8 @@ struct Parts<'a> {
     other_text: Option<OtherText>,
     /// Absent: weights are drawn from `options.random`.
     files: Option<Files<'a>>,
+    /// See [`StableDiffusion::unknown_tensors`].
+    unknown_tensors: Option<String>,
     options: &'a LoadOptions,
 }
 
@@ -366,6 +380,7 @@ impl<'a> Parts<'a> {
             zeros_for_empty_prompt: self.configs.zeros_for_empty_prompt,
             device: self.options.device,
             compute: self.options.compute,
+            unknown_tensors: self.unknown_tensors,
             origin: Origin { location: location.to_string(), options: self.options.clone(), edited: false },
             unloaded: RefCell::default(),
         })
@@ -373,7 +388,7 @@ impl<'a> Parts<'a> {
 }
 
 /// A VAE by itself: a diffusers folder (its `config.json` counts), or a file in either naming, also one of a whole model
-/// (`config` counts).
+/// (what its metadata say counts, else `config`).
 fn other_vae(path: &Path, config: &VaeConfig, options: &LoadOptions) -> Result<AutoencoderKL> {
     let own_config;
     let (file, config): (Box<dyn Reader>, _) = if path.is_dir() {
@@ -381,8 +396,11 @@ fn other_vae(path: &Path, config: &VaeConfig, options: &LoadOptions) -> Result<A
         (open_component(path, "diffusion_pytorch_model", None)?, &own_config)
     } else {
         let file = open_file(path)?;
-        // A whole model of this program says how its VAE is made.
-        own_config = embedded(file.as_ref(), Family::Sd1)?.map_or_else(|| config.clone(), |(configs, _)| configs.vae);
+        // A file of this program says how its VAE is made.
+        own_config = match vae_from_metadata(file.path(), file.metadata())? {
+            Some(told) => VaeConfig::from_json(&told)?,
+            None => config.clone(),
+        };
         (file, &own_config)
     };
     let reader = canonical_vae(file)?;

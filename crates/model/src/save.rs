@@ -152,7 +152,7 @@ impl StableDiffusion {
     }
 
     /// Writes the VAE alone into one `.safetensors` file with the original (LDM) names, without a prefix, as VAEs are passed
-    /// around. Such a file has no place for a configuration: readers take SD1's, or the model's that it joins.
+    /// around. Such a file carries no configuration: readers take SD1's, or the model's that it joins.
     pub fn save_vae_file(&self, path: &Path, kind: Option<Kind>, metadata: &BTreeMap<String, String>) -> Result<()> {
         let (_, vae, _) = self.readers(kind)?;
         let renamed = to_ldm_vae(&vae)?;

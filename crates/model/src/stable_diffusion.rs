@@ -51,6 +51,8 @@ pub struct StableDiffusion {
     pub device: Device,
     /// Dtype of activations.
     pub compute: Kind,
+    /// Tensors of its single file that belong to no network, in words.
+    pub unknown_tensors: Option<String>,
     pub(crate) origin: Origin,
     /// Networks without weights at present.
     pub(crate) unloaded: RefCell<BTreeSet<Frozen>>,

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Every, SamplePrompt};
 
-/// Pictures drawn during training, with the weights as they are then; also before the first step and after the last.
+/// Pictures drawn during training, with the weights as they are then; also before the first step and after the last. A model for inpainting
+/// draws them with the whole picture covered, whatever `[inpainting]` says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SamplesConfig {

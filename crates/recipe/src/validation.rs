@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::Every;
 
 /// Measuring on images that are not trained on, with the same noise and timesteps every time; of `method = "vae"`, how far their
-/// reconstructions are from them.
+/// reconstructions are from them. Of a model for inpainting each image has one mask, the same every time and drawn as by the defaults of
+/// `[inpainting]`: what is set there, and masks that the images have, change nothing here, so that runs can be compared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ValidationConfig {
@@ -39,7 +40,7 @@ pub struct ValidationConfig {
     pub evaluate_at_end: bool,
 
     /// Held-out captions that an evaluation draws to check what the pictures show, each once with the trigger word and
-    /// once without. 0: none.
+    /// once without. 0: none. A model for inpainting draws them with the whole picture covered.
     pub num_samples: u32,
 }
 

@@ -141,6 +141,23 @@ impl PipelineConfigs {
     }
 }
 
+/// The `config.json` of a VAE as metadata of a file that holds it, for readers that could not know it otherwise.
+pub fn vae_to_metadata(config: &Json) -> (String, String) {
+    (VAE.to_string(), config.to_string())
+}
+
+/// The `config.json` of the VAE in the file at `path`, where [`PipelineConfigs::to_metadata`] or [`vae_to_metadata`] wrote it.
+///
+/// # Errors
+/// Where it is there and no JSON.
+pub fn vae_from_metadata(path: &Path, metadata: &BTreeMap<String, String>) -> Result<Option<Json>> {
+    let parsed = metadata.get(VAE).map(|text| serde_json::from_str(text)).transpose();
+    parsed.map_err(|error| Error::WrongKind {
+        path: path.to_path_buf(),
+        reason: format!("has broken metadata `{VAE}`: {error}"),
+    })
+}
+
 /// A parsed JSON file of a model folder.
 pub fn read_json(path: &Path) -> Result<Json> {
     let parsed = fs::read(path).and_then(|text| serde_json::from_slice(&text).map_err(std::io::Error::other));
@@ -419,7 +436,13 @@ mod tests {
         let mut metadata = configs().to_metadata(&tokenizer);
         let read = |metadata: &BTreeMap<String, String>| PipelineConfigs::from_metadata(Path::new("f"), metadata);
         assert_eq!(read(&metadata).unwrap(), Some((configs(), tokenizer)));
+        let vae_of = |metadata: &BTreeMap<String, String>| vae_from_metadata(Path::new("f"), metadata);
+        assert_eq!(vae_of(&metadata).unwrap(), Some(configs().vae));
+        assert_eq!(vae_of(&BTreeMap::from([vae_to_metadata(&configs().vae)])).unwrap(), Some(configs().vae));
+        let broken = BTreeMap::from([(VAE.to_string(), "{".to_string())]);
+        assert!(vae_of(&broken).unwrap_err().to_string().contains("`f` has broken metadata `sdtrain.vae`"));
         metadata.remove(VAE);
+        assert_eq!(vae_of(&metadata).unwrap(), None);
         assert!(read(&metadata).unwrap_err().to_string().contains("`sdtrain.vae`"));
         assert_eq!(read(&BTreeMap::new()).unwrap(), None);
         // Another tokenizer's files are bytes of any kind.

@@ -51,6 +51,18 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A tensor holds numbers that are none, or infinite.
+    #[error("`{}`: tensor `{tensor}` holds {count} of {elements} numbers that are not finite (NaN or infinity)", path.display())]
+    NotFinite {
+        /// The file or folder.
+        path: PathBuf,
+        /// The tensor's name, escaped and shortened for display.
+        tensor: String,
+        /// How many numbers are not finite.
+        count: usize,
+        /// How many it has.
+        elements: usize,
+    },
     /// A tensor was asked for that is not there.
     #[error("`{}` has no tensor `{tensor}`", path.display())]
     NoSuchTensor {
@@ -129,6 +141,11 @@ impl Error {
                 Some("free some space or choose another output folder; nothing half-written was left".to_string())
             }
             Error::Mismatch(report) => report.hint(),
+            Error::NotFinite { .. } => Some(
+                "every picture and every loss would be none: the file is damaged, or was saved by a run that had diverged; fetch it \
+                 again, or take an earlier one"
+                    .to_string(),
+            ),
             _ => None,
         }
     }

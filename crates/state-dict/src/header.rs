@@ -187,6 +187,8 @@ pub(crate) fn foreign_format(start: &[u8]) -> Option<String> {
         "this is a web page; the download was redirected"
     } else if start.starts_with(b"GGUF") {
         "this is a GGUF file, not a safetensors file"
+    } else if start.starts_with(b"\x89PNG") {
+        "this is a picture; learned words that lie in pictures are not read, only those in `.pt`, `.bin` and `.safetensors` files"
     } else {
         return None;
     };

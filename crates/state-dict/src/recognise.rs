@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
+use crate::canonical::VAE_PREFIX;
 use crate::control_net::CONTROL_NET_PREFIX;
 use crate::error::{Error, Result};
 use crate::family::Family;
@@ -243,13 +244,8 @@ pub fn recognise_with_reason(reader: &dyn Reader) -> (FileKind, String) {
         let evidence = context.map(|name| format!(", and {}", shown(name))).unwrap_or_default();
         return (kind, format!("it has {}{evidence}", shown("conv_in.weight")));
     }
-    let of_vae = ["encoder.conv_in.weight", "decoder.conv_out.weight"];
-    if of_vae.iter().all(|name| reader.info(name).is_some()) {
-        let diffusers = names.iter().any(|name| name.contains(".down_blocks."));
-        if diffusers || vae::levels(names.iter().copied()) > 0 {
-            let reason = format!("it has {}, and {}", shown(of_vae[0]), shown(of_vae[1]));
-            return (FileKind::Vae { diffusers }, reason);
-        }
+    if let Some(found) = vae_by_itself(reader, &names) {
+        return found;
     }
     let embedding = names.iter().find(|name| name.ends_with("embeddings.token_embedding.weight"));
     if let Some(embedding) = embedding.filter(|name| clip::canonical_name(name).is_some()) {
@@ -281,6 +277,20 @@ fn control_net(reader: &dyn Reader, names: &[&str], first: &str) -> (FileKind, S
     };
     let evidence = found.map(|(_, name)| format!(", and {}", shown(reader, name))).unwrap_or_default();
     (kind, format!("it has {}{evidence}", shown(reader, first)))
+}
+
+/// A VAE and nothing else, with the prefix that it has in a whole model or without.
+fn vae_by_itself(reader: &dyn Reader, names: &[&str]) -> Option<(FileKind, String)> {
+    ["", VAE_PREFIX].into_iter().find_map(|prefix| {
+        let ends = ["encoder.conv_in.weight", "decoder.conv_out.weight"].map(|name| format!("{prefix}{name}"));
+        let are_there = ends.iter().all(|name| reader.info(name).is_some());
+        let diffusers = names.iter().any(|name| name.contains(".down_blocks."));
+        let levels = || vae::levels(names.iter().filter_map(|name| name.strip_prefix(prefix)));
+        (are_there && (diffusers || levels() > 0)).then(|| {
+            let reason = format!("it has {}, and {}", shown(reader, &ends[0]), shown(reader, &ends[1]));
+            (FileKind::Vae { diffusers }, reason)
+        })
+    })
 }
 
 /// A tensor and its shape.
@@ -335,9 +345,9 @@ fn is_traced_loss(name: &str) -> bool {
 fn learned_words(reader: &dyn Reader, names: &[&str]) -> Option<(FileKind, String)> {
     let says_so = reader.metadata().get("modelspec.architecture").is_some_and(|it| it.ends_with("/textual-inversion"));
     // SDXL's files have a second table for their other text encoder.
-    let name = ["emb_params", "emp_params", "clip_l", textual_inversion::OF_PICKLE]
-        .into_iter()
-        .find(|name| reader.info(name).is_some());
+    let known = ["emb_params", "emp_params", "clip_l"].into_iter().find(|name| reader.info(name).is_some());
+    let of_pickle = || names.iter().copied().find(|name| name.starts_with(textual_inversion::OF_PICKLE));
+    let name = known.or_else(of_pickle);
     if let (Ok(entries), true) = (textual_inversion::entries(reader), says_so) {
         let vectors = entries.iter().map(|entry| entry.vectors).sum();
         let kind = FileKind::TextualInversion { vectors, width: entries.first()?.widths[0] };

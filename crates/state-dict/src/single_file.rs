@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::canonical::{UNET_PREFIX, VAE_PREFIX, canonical_text_encoder, canonical_unet, canonical_vae, has_prefix};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::family::Family;
 use crate::maps::ldm_sd::{self, UnetLayout};
 use crate::maps::text_places::{Naming, SD1, SD2, SDXL, SDXL_REFINER, TextPlace};
@@ -39,15 +39,57 @@ pub fn ldm_single_file(file: Arc<dyn Reader>) -> Result<LdmSingleFile> {
     let vae = has_prefix(&file, VAE_PREFIX).then(|| canonical_vae(file.clone())).transpose()?;
     let places = text_places(&file);
     let text_encoders = places.iter().map(|place| text_encoder(&file, *place)).collect::<Result<_>>()?;
-    let originals = |part| -> Vec<&str> {
-        let part: &Renamed<Arc<dyn Reader>> = part;
-        part.names().into_iter().filter_map(|name| part.original_name(name)).collect()
-    };
-    let mut used: HashSet<&str> = [Some(&unet), vae.as_ref()].into_iter().flatten().flat_map(originals).collect();
+    let mut used: HashSet<&str> = [Some(&unet), vae.as_ref()].into_iter().flatten().flat_map(original_names).collect();
     used.extend(file.names().into_iter().filter(|name| places.iter().any(|place| place.holds(name))));
-    let left = |name: &&str| !used.contains(name) && !is_needless(name);
-    let leftover = file.names().into_iter().filter(left).map(str::to_string).collect();
+    let leftover = left_over(&file, &used);
     Ok(LdmSingleFile { unet, vae, text_encoders, leftover })
+}
+
+/// A VAE that lies in a file by itself, under diffusers' names.
+pub struct VaeFile {
+    /// The VAE.
+    pub vae: Renamed<Arc<dyn Reader>>,
+    /// Tensors that are none of its, and not known to be needless.
+    pub leftover: Vec<String>,
+}
+
+/// Reads a VAE by itself: under diffusers' names, of today or of old, or under the original ones, with the prefix of a whole model or
+/// without.
+///
+/// # Errors
+/// Where the file holds none.
+pub fn vae_file(file: Arc<dyn Reader>) -> Result<VaeFile> {
+    let vae = canonical_vae(file.clone())?;
+    let leftover = left_over(&file, &original_names(&vae).into_iter().collect());
+    Ok(VaeFile { vae, leftover })
+}
+
+/// The names in its file of a network's tensors.
+fn original_names(network: &Renamed<Arc<dyn Reader>>) -> Vec<&str> {
+    network.names().into_iter().filter_map(|name| network.original_name(name)).collect()
+}
+
+/// How many tensors are `leftover`, and the first of them, in words; none where all belong to a network.
+pub fn unknown_tensors(leftover: &[String]) -> Option<String> {
+    in_words(leftover, "of no network that is known")
+}
+
+/// How many `tensors` there are, what is said `of_them`, and the first of their names; none where there are none.
+pub fn in_words(tensors: &[String], of_them: &str) -> Option<String> {
+    const SHOWN: usize = 3;
+    let names: Vec<String> = tensors.iter().take(SHOWN).map(|name| format!("`{}`", shown(name))).collect();
+    let more = if tensors.len() > SHOWN { ", …" } else { "" };
+    let count = match tensors.len() {
+        0 => return None,
+        1 => "one tensor".to_string(),
+        count => format!("{count} tensors"),
+    };
+    Some(format!("{count} {of_them}: {}{more}", names.join(", ")))
+}
+
+fn left_over(file: &dyn Reader, used: &HashSet<&str>) -> Vec<String> {
+    let left = |name: &&str| !used.contains(name) && !is_needless(name);
+    file.names().into_iter().filter(left).map(str::to_string).collect()
 }
 
 /// Where the text encoders lie that `file` holds: at most one for each of a family's.
@@ -130,7 +172,7 @@ pub(crate) fn renamed_fully(
         if map(name, shape).is_none() && !name.ends_with("position_ids") {
             return Err(Error::BrokenTensor {
                 path: reader.path().to_path_buf(),
-                tensor: crate::error::shown(name),
+                tensor: shown(name),
                 reason: "has no place in a single-file checkpoint".to_string(),
             });
         }

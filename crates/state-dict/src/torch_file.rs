@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Cursor, Read};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
-use zip::{CompressionMethod, ZipArchive};
+use zip::ZipArchive;
 
 use crate::access::Access;
 use crate::error::{Error, Result};
@@ -17,6 +17,7 @@ use crate::mapped::{Content, open_regular};
 use crate::module_list::with_names;
 use crate::pickle::{self, ENDS_EARLY, Pickle, TensorView, Value};
 use crate::reader::{Reader, TensorInfo, no_such_tensor};
+use crate::zip_entries::{self, Entry};
 
 /// A zip file.
 pub(crate) const ZIP: &[u8] = b"PK\x03\x04";
@@ -41,7 +42,7 @@ pub struct TorchFile {
 struct Tensor {
     info: TensorInfo,
     /// Its storage in the file.
-    storage: Range<usize>,
+    storage: Arc<Entry>,
     offset: usize,
     stride: Vec<usize>,
 }
@@ -126,6 +127,12 @@ impl Refusal {
         Refusal { reason, hint: Some(hint.to_string()) }
     }
 
+    /// Of bytes of a zip, `what`, that have another sum than when they were saved.
+    fn damaged(what: &str) -> Refusal {
+        let reason = format!("the bytes of `{what}` are not those that were saved: their CRC-32 is another");
+        Refusal { reason, hint: Some("the file was damaged since; fetch or copy it again".to_string()) }
+    }
+
     /// Of a file that ends too early.
     fn cut(reason: String) -> Refusal {
         Refusal { reason, hint: incomplete() }
@@ -146,49 +153,33 @@ fn foreign(content: &[u8]) -> Refusal {
 }
 
 /// Where each storage lies in the file, by its key.
-type Storages = HashMap<String, Range<usize>>;
+type Storages = HashMap<String, Arc<Entry>>;
 
 fn from_zip(content: &[u8]) -> Result<(Pickle, Storages), Refusal> {
     // The directory lies at the end.
     let mut archive = ZipArchive::new(Cursor::new(content)).map_err(|error| Refusal::cut(error.to_string()))?;
-    let mut entries = HashMap::new();
-    for index in 0..archive.len() {
-        let entry = archive.by_index_raw(index).map_err(|error| error.to_string())?;
-        if entry.is_dir() {
-            continue;
-        }
-        let name = entry.name().map_err(|error| error.to_string())?.into_owned();
-        check_name(&name).map_err(|reason| format!("`{}` in it {reason}", crate::error::shown(&name)))?;
-        // PyTorch compresses nothing, so nothing can unfold to more than the file has.
-        if entry.compression() != CompressionMethod::Stored || entry.encrypted() {
-            return Err(format!("`{}` in it is compressed or encrypted", crate::error::shown(&name)).into());
-        }
-        let start = entry.data_start().ok_or_else(|| format!("`{}` in it has no place", crate::error::shown(&name)))?;
-        let range = usize::try_from(start).ok().zip(usize::try_from(entry.size()).ok());
-        let range = range.and_then(|(start, length)| Some(start..start.checked_add(length)?));
-        let range = range.filter(|range| range.end <= content.len());
-        entries.insert(name, range.ok_or("an entry of it reaches past its end")?);
-    }
+    let mut entries = zip_entries::entries(&mut archive, content)?;
     let mut roots = entries.keys().filter_map(|name| name.strip_suffix("data.pkl"));
     let (Some(root), None) = (roots.next(), roots.next()) else {
         return Err("it is a zip without exactly one `data.pkl`".into());
     };
-    let place = |name: &str| entries.get(&format!("{root}{name}")).cloned();
-    if place("byteorder").is_some_and(|order| content[order].starts_with(b"big")) {
+    let root = root.to_string();
+    let entry = |name: &str| -> Result<Option<&[u8]>, Refusal> {
+        let Some(entry) = entries.get(&format!("{root}{name}")) else { return Ok(None) };
+        entry.bytes(content).map(Some).ok_or_else(|| Refusal::damaged(name))
+    };
+    if entry("byteorder")?.is_some_and(|order| order.starts_with(b"big")) {
         return Err("its numbers have their highest byte first".into());
     }
-    let pickled = place("data.pkl").ok_or("it has no `data.pkl`")?;
+    let pickled = entry("data.pkl")?.ok_or("it has no `data.pkl`")?;
     if pickled.len() > LARGEST_PICKLE {
         return Err(format!("its pickle has {} MB", pickled.len() >> 20).into());
     }
-    let pickle = pickle::read(&content[pickled]).map_err(Refusal::of_pickle)?;
+    let pickle = pickle::read(pickled).map_err(Refusal::of_pickle)?;
     let mut storages = Storages::new();
     for storage in &pickle.storages {
-        if storages.contains_key(&*storage.key) {
-            continue;
-        }
-        if let Some(range) = place(&format!("data/{}", storage.key)) {
-            storages.insert(storage.key.to_string(), range);
+        if let Some(entry) = entries.remove(&format!("{root}data/{}", storage.key)) {
+            storages.insert(storage.key.to_string(), Arc::new(entry));
         }
     }
     Ok((pickle, storages))
@@ -231,7 +222,7 @@ fn from_legacy(content: &[u8]) -> Result<(Pickle, Storages), Refusal> {
         let bytes = length.and_then(|length| usize::try_from(length).ok()?.checked_mul(*size));
         let end = bytes.and_then(|bytes| start.checked_add(bytes)).filter(|end| *end <= content.len());
         at = end.ok_or_else(|| Refusal::cut(format!("{ENDS_EARLY} a storage")))?;
-        storages.insert(key.to_string(), start..at);
+        storages.insert(key.to_string(), Arc::new(Entry::new(start..at, None)));
     }
     Ok((object, storages))
 }
@@ -316,12 +307,12 @@ impl Found {
 fn checked(view: &TensorView, storages: &Storages) -> Result<Tensor, String> {
     let dtype = view.storage.dtype;
     let storage = storages.get(&*view.storage.key).ok_or("has no numbers in the file")?.clone();
-    let there = storage.len() / dtype.size();
-    if view.storage.elements.checked_mul(dtype.size()) != Some(storage.len()) {
+    let length = storage.place.len();
+    let there = length / dtype.size();
+    if view.storage.elements.checked_mul(dtype.size()) != Some(length) {
         return Err(format!(
-            "should lie in {} numbers of type {dtype}, but the file has {} bytes of them",
-            view.storage.elements,
-            storage.len()
+            "should lie in {} numbers of type {dtype}, but the file has {length} bytes of them",
+            view.storage.elements
         ));
     }
     // An empty dimension must not hide absurd ones beside it.
@@ -391,7 +382,10 @@ impl Reader for TorchFile {
             return Ok(Cow::Borrowed(&[]));
         }
         self.content.hand_out(tensor.info.byte_length());
-        let storage = &self.content[tensor.storage.clone()];
+        let storage = tensor.storage.bytes(&self.content).ok_or_else(|| {
+            let Refusal { reason, hint } = Refusal::damaged(&crate::error::shown(name));
+            Error::BrokenTorchFile { path: self.path.clone(), reason, hint }
+        })?;
         if !tensor.is_contiguous() {
             return Ok(Cow::Owned(tensor.gathered(storage)));
         }

@@ -333,6 +333,9 @@ pub fn load_model(config: &TrainConfig, device: Device) -> Result<StableDiffusio
     };
     model.scheduler = scheduler_of(config, &model.scheduler);
     check_against_model(config, &model)?;
+    if let Some(unknown) = &model.unknown_tensors {
+        eprintln!("warning: `{}` holds {unknown}; nothing reads them", model.path.display());
+    }
     Ok(model)
 }
 

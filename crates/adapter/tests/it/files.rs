@@ -166,6 +166,11 @@ fn a_file_for_another_model_is_refused_with_the_first_layer_that_does_not_fit() 
 
 /// A LoRA of rank 2 beside one layer of the tiny model, whose alpha is `alpha`.
 fn with_alpha(alpha: f32) -> SafetensorsFile {
+    with_numbers(alpha, 1.0)
+}
+
+/// The same with `last` as the last number of its second matrix.
+fn with_numbers(alpha: f32, last: f32) -> SafetensorsFile {
     const LAYER: &str = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k";
     let tensor = |name: &str, shape: &[usize], values: &[f32]| TensorEntry {
         name: format!("{LAYER}.{name}"),
@@ -173,15 +178,28 @@ fn with_alpha(alpha: f32) -> SafetensorsFile {
         shape: shape.to_vec(),
         bytes: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
     };
+    let mut up = [1.0; 16];
+    up[15] = last;
     let tensors = [
         tensor("alpha", &[], &[alpha]),
         tensor("lora_down.weight", &[2, 32], &[1.0; 64]),
-        tensor("lora_up.weight", &[8, 2], &[1.0; 16]),
+        tensor("lora_up.weight", &[8, 2], &up),
     ];
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let path = scratch.path().join("alpha.safetensors");
     write(&path, &tensors, &BTreeMap::new()).expect("there is room");
     open(&path)
+}
+
+#[test]
+fn a_matrix_with_a_number_that_is_none_is_refused_by_name() {
+    let model = tiny_model();
+    let networks = Networks::of(&model);
+    for last in [f32::NAN, f32::INFINITY] {
+        let error = LoraFile::read(&with_numbers(2.0, last), &networks).expect_err("it would spoil the weights");
+        let message = error.to_string();
+        assert!(message.contains("lora_up.weight` holds 1 of 16 numbers that are not finite"), "{message}");
+    }
 }
 
 #[test]

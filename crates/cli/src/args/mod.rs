@@ -61,7 +61,7 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Say what a model, LoRA, embedding or output folder is
     Inspect(InspectArgs),
-    /// Write a model or LoRA in another format
+    /// Write a model, VAE, LoRA or learned word in another format
     Convert(ConvertArgs),
     /// Make adapters a part of a model, or several adapters one
     Merge(MergeArgs),
@@ -344,12 +344,30 @@ impl MergeArgs {
 pub enum Format {
     /// One file with the original Stable Diffusion names
     SingleFile,
-    /// A diffusers folder
+    /// A diffusers folder; of a VAE one file with diffusers' names where OUT ends in `.safetensors`
     Diffusers,
     /// A LoRA with the names of kohya's scripts
     KohyaLora,
     /// A LoRA with the names of PEFT and diffusers
     PeftLora,
+    /// A learned word as `emb_params`, as kohya's scripts and web interfaces have it
+    KohyaEmbedding,
+    /// Learned words by their names, as diffusers has them
+    DiffusersEmbedding,
+    /// A learned word of SDXL's two text encoders, `clip_l` and `clip_g`
+    SdxlEmbedding,
+}
+
+impl Format {
+    /// Whether it is one of whole models.
+    pub fn is_model(self) -> bool {
+        matches!(self, Format::SingleFile | Format::Diffusers)
+    }
+
+    /// Whether it is one of learned words.
+    pub fn is_embedding(self) -> bool {
+        matches!(self, Format::KohyaEmbedding | Format::DiffusersEmbedding | Format::SdxlEmbedding)
+    }
 }
 
 #[cfg(test)]
@@ -494,6 +512,7 @@ mod tests {
             .iter()
             .filter_map(|format| Some(format.to_possible_value()?.get_name().to_owned()))
             .collect();
-        assert_eq!(names, ["single-file", "diffusers", "kohya-lora", "peft-lora"]);
+        let of_words = ["kohya-embedding", "diffusers-embedding", "sdxl-embedding"];
+        assert_eq!(names, [&["single-file", "diffusers", "kohya-lora", "peft-lora"][..], &of_words].concat());
     }
 }

@@ -27,7 +27,11 @@ fn check(args: &MergeArgs) -> Vec<Failure> {
     let mut failures = Vec::new();
     let wrong = |message: &str, hint: &str| Failure::new(ExitCode::Configuration, message).hint(hint);
     failures.extend(args.model.as_deref().and_then(wrong_model));
-    let folds = matches!(args.format(), Format::SingleFile | Format::Diffusers);
+    if args.format().is_embedding() {
+        let message = "`--to` names a form of learned words, and adapters are merged";
+        failures.push(wrong(message, "set `--to kohya-lora` or `--to peft-lora`; `sdtrain convert` writes words"));
+    }
+    let folds = args.format().is_model();
     if folds && args.model.is_none() {
         let message = "a whole model can only come out where one goes in";
         failures.push(wrong(message, "name the model that the adapters become a part of with `--model`"));

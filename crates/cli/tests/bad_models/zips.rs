@@ -15,7 +15,7 @@ struct Entry<'e> {
     length: Option<u32>,
 }
 
-/// A zip of stored entries (APPNOTE.TXT, 4.3); sums are left out, since nobody reads them.
+/// A zip of stored entries (APPNOTE.TXT, 4.3) without sums, as PyTorch can be told to write it.
 pub fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let plain = entries.iter().map(|&(name, content)| Entry { name, content, flags: 0, method: 0, length: None });
     zip_of(&plain.collect::<Vec<_>>())
@@ -52,6 +52,12 @@ pub fn cases() -> Vec<Case> {
     let case = |name: &str, entries: &[Entry], says: &str| Case::file(name, FILE, zip_of(entries), says);
     let good = zip(&[("archive/data.pkl", b"\x80\x02}."), ("archive/data/0", &[0; 16])]);
     let directory = good.windows(4).position(|four| four == b"PK\x01\x02").unwrap();
+    // The first entry's own header is the first thing in it.
+    let with_byte = |places: &[usize], byte: u8| {
+        let mut changed = good.clone();
+        places.iter().for_each(|&place| changed[place] = byte);
+        changed
+    };
     let deflated = |content| Entry { method: 8, length: Some(u32::MAX - 1), ..plain("archive/data/0", content) };
     let mut cases = vec![
         case("a zip that unfolds to four gigabytes", &[pickle(), deflated(&[0; 64])], "compressed or encrypted"),
@@ -92,6 +98,31 @@ pub fn cases() -> Vec<Case> {
             &[pickle(), plain("archive/byteorder", b"big")],
             "highest byte first",
         ),
+        case(
+            "an entry twice",
+            &[pickle(), plain("archive/data/0", &[0; 4]), plain("archive/data/0", &[1; 4])],
+            "`archive/data/0` is twice in it",
+        ),
+        Case::file(
+            "an entry that its own header calls otherwise",
+            FILE,
+            with_byte(&[30], b'b'),
+            "`archive/data.pkl` in it is another in its own header than in the directory",
+        ),
+        Case::file(
+            "an entry that its own header says is longer",
+            FILE,
+            with_byte(&[18, 22], 5),
+            "is another in its own header than in the directory",
+        ),
+        Case::file(
+            "a pickle with the sum of another",
+            FILE,
+            with_byte(&[14, directory + 16], 1),
+            "the bytes of `data.pkl` are not those that were saved",
+        ),
+        Case::file("a picture called a learned word", "a.pt", b"\x89PNG\r\n\x1a\n", "neither a zip nor a pickle")
+            .and("learned words that lie in pictures are not read"),
         Case::file("a zip cut before its directory", FILE, &good[..directory], "is not a usable PyTorch file")
             .and("the download may be incomplete"),
         Case::file("a zip cut in its directory", FILE, &good[..directory + 30], "is not a usable PyTorch file"),

@@ -175,7 +175,7 @@ fn what_a_conversion_is_not_made_for_is_refused() {
     for (arguments, code, said) in [
         (&["lora.safetensors", "out", "--to", "single-file", "--inpainting"][..], 4, "not a whole model"),
         (&["lora.safetensors", "out", "--to", "single-file"], 4, "not a whole model"),
-        (&["lora.safetensors", "out", "--to", "peft-lora", "--inpainting"], 2, "an adapter has no input channels"),
+        (&["lora.safetensors", "out", "--to", "peft-lora", "--inpainting"], 2, "a LoRA has no input channels"),
         (&["model", "out", "--to", "diffusers", "--extract-ema"], 2, "`--extract-ema` is for a single file"),
     ] {
         let answer = project.run(&[&["convert"], arguments].concat());
@@ -274,4 +274,208 @@ fn a_control_net_in_place_of_a_model_is_refused_by_name() {
             assert!(answer.stderr.contains("neither trained nor drawn with yet"), "{}", answer.stderr);
         }
     }
+}
+
+fn fixture(name: &str) -> String {
+    format!("{}/../../tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every tensor of a file: type, shape and bytes.
+fn tensors(file: &dyn Reader) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
+    let tensor = |name: &str| {
+        let (info, bytes) = (file.info(name).expect("listed"), file.bytes(name).expect("listed"));
+        (name.to_owned(), (info.dtype, info.shape.clone(), bytes.into_owned()))
+    };
+    file.names().into_iter().map(tensor).collect()
+}
+
+#[test]
+fn a_vae_goes_through_every_form_and_back_to_the_byte() {
+    let project = Project::new();
+    let convert = |arguments: &[&str]| {
+        let answer = project.run(&[&["convert"], arguments].concat());
+        assert_eq!(answer.code, Some(0), "{arguments:?}: {}", answer.stderr);
+        answer.stderr
+    };
+    let open = |name: &str| SafetensorsFile::open(project.path(name)).expect("it was written");
+    let folder = fixture("tiny_sd1/vae");
+    let of_folder = SafetensorsFile::open(format!("{folder}/diffusion_pytorch_model.safetensors")).expect("golden");
+    assert_eq!(convert(&[folder.as_str(), "ldm.safetensors", "--to", "single-file"]), "wrote `ldm.safetensors`\n");
+    let ldm = open("ldm.safetensors");
+    assert_eq!(ldm.info("encoder.mid.attn_1.q.weight").expect("the original name").shape, [16, 16, 1, 1]);
+    let said = project.run(&["inspect", "ldm.safetensors"]).stdout;
+    assert!(said.contains("VAE under the original names"), "{said}");
+    // As it lies in a whole model, and as a pickle with what else trainings leave in it.
+    let named = |prefix: &str, (name, (dtype, shape, bytes)): (String, (Dtype, Vec<usize>, Vec<u8>))| TensorEntry {
+        name: format!("{prefix}{name}"),
+        dtype,
+        shape,
+        bytes,
+    };
+    let prefixed: Vec<_> = tensors(&ldm).into_iter().map(|tensor| named("first_stage_model.", tensor)).collect();
+    write(&project.path("prefixed.safetensors"), &prefixed, ldm.metadata()).expect("a writable folder");
+    let said = project.run(&["inspect", "prefixed.safetensors"]).stdout;
+    assert!(said.contains("VAE under the original names"), "{said}");
+    let mut trained: Vec<_> = tensors(&ldm).into_iter().map(|tensor| named("", tensor)).collect();
+    for name in ["loss.logvar", "other.weight"] {
+        let bytes = 1_f32.to_le_bytes().to_vec();
+        trained.push(TensorEntry { name: name.to_owned(), dtype: Dtype::F32, shape: vec![1], bytes });
+    }
+    std::fs::write(project.path("model.vae.pt"), as_checkpoint(&trained, 1)).expect("a writable folder");
+    convert(&["ldm.safetensors", "folder", "--to", "diffusers"]);
+    convert(&["prefixed.safetensors", "folder of a part", "--to", "diffusers"]);
+    convert(&["folder", "diffusers.safetensors", "--to", "diffusers"]);
+    convert(&["diffusers.safetensors", "again.safetensors", "--to", "single-file"]);
+    let said = convert(&["model.vae.pt", "of a pickle.safetensors", "--to", "diffusers"]);
+    assert_eq!(
+        said,
+        "left out: one tensor of no network that is known: `other.weight`\nwrote `of a pickle.safetensors`\n"
+    );
+    let said = project.run(&["inspect", "folder"]).stdout;
+    assert!(said.contains("diffusers VAE"), "{said}");
+    let names = ["folder", "folder of a part"].map(|name| format!("{name}/diffusion_pytorch_model.safetensors"));
+    for name in names.iter().map(String::as_str).chain(["diffusers.safetensors", "of a pickle.safetensors"]) {
+        assert!(tensors(&open(name)) == tensors(&of_folder), "{name}");
+    }
+    assert!(tensors(&open("again.safetensors")) == tensors(&ldm));
+    let config = |path: String| -> serde_json::Value {
+        serde_json::from_str(&std::fs::read_to_string(path).expect("written")).expect("JSON")
+    };
+    let before = config(format!("{folder}/config.json"));
+    for name in ["folder", "folder of a part"] {
+        assert_eq!(config(project.path(name).join("config.json").display().to_string()), before, "{name}");
+    }
+    // Half the bits, of either form the same.
+    convert(&["ldm.safetensors", "half.safetensors", "--to", "diffusers", "--dtype", "fp16"]);
+    convert(&[folder.as_str(), "half of a folder.safetensors", "--to", "diffusers", "--dtype", "fp16"]);
+    assert!(tensors(&open("half.safetensors")) == tensors(&open("half of a folder.safetensors")));
+}
+
+#[test]
+fn a_vae_that_is_not_what_is_asked_for_is_refused() {
+    let project = Project::new();
+    let folder = fixture("tiny_sd1/vae");
+    let convert = |arguments: &[&str]| project.run(&[&["convert"], arguments].concat());
+    let answer = convert(&[folder.as_str(), "vae.safetensors", "--to", "single-file"]);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    let file = SafetensorsFile::open(project.path("vae.safetensors")).expect("it was written");
+    let entries: Vec<TensorEntry> = tensors(&file)
+        .into_iter()
+        .map(|(name, (dtype, shape, bytes))| TensorEntry { name, dtype, shape, bytes })
+        .collect();
+    let write = |name: &str, tensors: &[TensorEntry], metadata: &BTreeMap<String, String>| {
+        write(&project.path(name), tensors, metadata).expect("a writable folder");
+    };
+    write("small.safetensors", &entries, &BTreeMap::new());
+    write("broken.safetensors", &entries, &BTreeMap::from([("sdtrain.vae".to_owned(), "{".to_owned())]));
+    let without = |lost: &str| entries.iter().filter(|entry| !entry.name.contains(lost)).cloned().collect::<Vec<_>>();
+    write("incomplete.safetensors", &without("quant_conv"), file.metadata());
+    for (arguments, code, said) in [
+        (&["small.safetensors", "out", "--to", "diffusers"][..], 4, "carries no configuration"),
+        (&["broken.safetensors", "out", "--to", "diffusers"], 4, "has broken metadata `sdtrain.vae`"),
+        (&["incomplete.safetensors", "out", "--to", "diffusers"], 4, "missing: quant_conv.weight"),
+        (&[folder.as_str(), "out", "--to", "diffusers", "--inpainting"], 2, "is for whole models"),
+        (&["small.safetensors", "out", "--to", "diffusers", "--extract-ema"], 2, "is for whole models"),
+        (&["small.safetensors", "out", "--to", "kohya-lora"], 4, "not a LoRA"),
+    ] {
+        let answer = convert(arguments);
+        assert_eq!(answer.code, Some(code), "{arguments:?}: {}", answer.stderr);
+        assert!(answer.stderr.contains(said), "{arguments:?}: {}", answer.stderr);
+        assert!(!project.path("out").exists(), "{arguments:?}");
+    }
+    // Other names need no configuration.
+    let answer = convert(&["small.safetensors", "names.safetensors", "--to", "diffusers"]);
+    assert_eq!((answer.code, answer.stderr.as_str()), (Some(0), "wrote `names.safetensors`\n"));
+}
+
+#[test]
+fn learned_words_go_through_every_form_with_the_same_numbers() {
+    let project = Project::new();
+    let convert = |arguments: &[&str]| {
+        let answer = project.run(&[&["convert"], arguments].concat());
+        assert_eq!(answer.code, Some(0), "{arguments:?}: {}", answer.stderr);
+        answer.stderr
+    };
+    let open = |name: &str| SafetensorsFile::open(project.path(name)).expect("it was written");
+    let only = |file: &SafetensorsFile| -> (String, Vec<usize>, Vec<u8>) {
+        let [name] = file.names()[..] else { panic!("one tensor, not {:?}", file.names()) };
+        let (shape, bytes) = (file.info(name).expect("listed").shape.clone(), file.bytes(name).expect("listed"));
+        (name.to_owned(), shape, bytes.into_owned())
+    };
+    // AUTOMATIC1111's pickle of two vectors, whose word is said beside them.
+    let pickle = fixture("pickles/embedding.pt");
+    assert_eq!(
+        convert(&[pickle.as_str(), "kohya.safetensors", "--to", "kohya-embedding"]),
+        "wrote `kohya.safetensors`\n"
+    );
+    let (name, shape, numbers) = only(&open("kohya.safetensors"));
+    assert_eq!((name.as_str(), &shape[..]), ("emb_params", &[2, 768][..]));
+    assert_eq!(open("kohya.safetensors").metadata()["name"], "snorp");
+    convert(&["kohya.safetensors", "diffusers.safetensors", "--to", "diffusers-embedding"]);
+    assert_eq!(only(&open("diffusers.safetensors")), ("snorp".to_owned(), vec![2, 768], numbers));
+    convert(&["diffusers.safetensors", "again.safetensors", "--to", "kohya-embedding"]);
+    let read = |name: &str| std::fs::read(project.path(name)).expect("it was written");
+    assert!(read("again.safetensors") == read("kohya.safetensors"));
+    // diffusers' `learned_embeds.bin`, whose only vector has one dimension.
+    let entry = |name: &str, width: usize| TensorEntry {
+        name: name.to_owned(),
+        dtype: Dtype::F32,
+        shape: vec![width],
+        bytes: (0..width).flat_map(|at| (at as f32).to_le_bytes()).collect(),
+    };
+    std::fs::write(project.path("learned_embeds.bin"), as_checkpoint(&[entry("<cat>", 768)], 1)).expect("a new file");
+    convert(&["learned_embeds.bin", "cat.safetensors", "--to", "kohya-embedding", "--dtype", "fp16"]);
+    let cat = open("cat.safetensors");
+    assert_eq!(
+        (&cat.metadata()["name"][..], &cat.info("emb_params").expect("one").shape[..]),
+        ("<cat>", &[1, 768][..])
+    );
+    assert_eq!(cat.info("emb_params").expect("one").dtype, Dtype::F16);
+    // SDXL's pair keeps its names, and a file that says no word is called like it.
+    let pair = [entry("clip_g", 1280), entry("clip_l", 768)];
+    write(&project.path("dog.safetensors"), &pair, &BTreeMap::new()).expect("a writable folder");
+    convert(&["dog.safetensors", "pair.safetensors", "--to", "sdxl-embedding"]);
+    let written = open("pair.safetensors");
+    assert_eq!((written.names(), &written.metadata()["name"][..]), (vec!["clip_g", "clip_l"], "dog"));
+    assert_eq!(written.bytes("clip_g").expect("listed"), pair[0].bytes);
+    let said = project.run(&["inspect", "pair.safetensors"]).stdout;
+    assert!(said.contains("textual inversion embedding"), "{said}");
+    for (arguments, code, said) in [
+        (&["dog.safetensors", "out", "--to", "kohya-embedding"][..], 4, "`--to sdxl-embedding` has names for both"),
+        (&["cat.safetensors", "out", "--to", "sdxl-embedding"], 4, "for one text encoder, and SDXL has two"),
+        (&["cat.safetensors", "out", "--to", "kohya-lora"], 4, "not a LoRA"),
+        (&["cat.safetensors", "out", "--to", "sdxl-embedding", "--inpainting"], 2, "is for whole models"),
+        (&["run.toml", "out", "--to", "kohya-embedding"], 4, "`run.toml`"),
+        (&["images/0.png", "out", "--to", "kohya-embedding"], 4, "learned words that lie in pictures are not read"),
+    ] {
+        let answer = project.run(&[&["convert"], arguments].concat());
+        assert_eq!(answer.code, Some(code), "{arguments:?}: {}", answer.stderr);
+        assert!(answer.stderr.contains(said), "{arguments:?}: {}", answer.stderr);
+    }
+}
+
+#[test]
+fn several_learned_words_keep_their_names() {
+    let project = with_lora();
+    let entry = |name: &str| TensorEntry {
+        name: name.to_owned(),
+        dtype: Dtype::F32,
+        shape: vec![1, 768],
+        bytes: vec![0; 768 * 4],
+    };
+    let says_so =
+        BTreeMap::from([("modelspec.architecture".to_owned(), "stable-diffusion-v1/textual-inversion".to_owned())]);
+    write(&project.path("two.safetensors"), &[entry("a"), entry("b")], &says_so).expect("a writable folder");
+    let convert = |arguments: &[&str]| project.run(&[&["convert"], arguments].concat());
+    let answer = convert(&["two.safetensors", "words.safetensors", "--to", "diffusers-embedding"]);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    let words = SafetensorsFile::open(project.path("words.safetensors")).expect("it was written");
+    assert_eq!((words.names(), words.metadata().contains_key("name")), (vec!["a", "b"], false));
+    let answer = convert(&["two.safetensors", "out", "--to", "kohya-embedding"]);
+    assert!(answer.code == Some(4) && answer.stderr.contains("holds several words"), "{}", answer.stderr);
+    let answer = convert(&["lora.safetensors", "out", "--to", "kohya-embedding"]);
+    assert!(answer.stderr.contains("is a kohya LoRA, not a textual inversion embedding"), "{}", answer.stderr);
+    let merge = ["merge", "--lora", "lora.safetensors", "--output", "out", "--to", "sdxl-embedding"];
+    let answer = project.run(&merge);
+    assert!(answer.code == Some(2) && answer.stderr.contains("adapters are merged"), "{}", answer.stderr);
 }

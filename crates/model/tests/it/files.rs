@@ -3,8 +3,8 @@
 use sdtrain_diffusion::PredictionType;
 use sdtrain_model::{Frozen, LoadOptions, Parameters, PromptReading, StableDiffusion, load, read_tensor};
 use sdtrain_state_dict::{
-    Family, ForInpainting, FromReader, PipelineConfigs, Reader, SafetensorsFile, read_json, sd2_predicts_noise,
-    write_source,
+    Dtype, Family, ForInpainting, FromReader, Joined, PipelineConfigs, Reader, SafetensorsFile, TensorEntry, read_json,
+    sd2_predicts_noise, write, write_source, write_to,
 };
 use sdtrain_tokenizer::Tokenizer;
 use sdtrain_torch_test_support::{
@@ -384,4 +384,51 @@ fn eight_bit_floats_become_what_is_computed_in() {
             assert!(found.len() == 256 && found.iter().zip(&expected).all(same), "{format}: {found:?}");
         }
     }
+}
+
+#[test]
+fn a_weight_with_numbers_that_are_none_is_refused_with_its_name() {
+    let file = SafetensorsFile::open(fixture_folder().join("tiny_sd1.safetensors")).unwrap();
+    let entry = |name: &str| {
+        let info = file.info(name).expect("listed");
+        let (dtype, shape) = (info.dtype, info.shape.clone());
+        TensorEntry { name: name.to_string(), dtype, shape, bytes: file.bytes(name).unwrap().into_owned() }
+    };
+    let whole: Vec<TensorEntry> = file.names().into_iter().map(entry).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spoiled.safetensors");
+    let single = LoadOptions { config: Some(fixture_folder().join("tiny_sd1")), ..options() };
+    for (original, name, elements) in [
+        ("model.diffusion_model.out.2.bias", "conv_out.bias", 4),
+        ("first_stage_model.decoder.conv_out.bias", "decoder.conv_out.bias", 3),
+        ("cond_stage_model.transformer.text_model.final_layer_norm.bias", "text_model.final_layer_norm.bias", 32),
+    ] {
+        let mut spoiled = whole.clone();
+        let tensor = spoiled.iter_mut().find(|tensor| tensor.name == original).expect("every model has it");
+        tensor.bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+        tensor.bytes[8..12].copy_from_slice(&f32::NEG_INFINITY.to_le_bytes());
+        write(&path, &spoiled, file.metadata()).unwrap();
+        let said = refused(&path, &single);
+        let expected = format!("tensor `{name}` holds 2 of {elements} numbers that are not finite");
+        assert!(said.contains(&expected) && said.contains("spoiled.safetensors"), "{said}");
+    }
+}
+
+#[test]
+fn a_model_says_which_tensors_of_its_file_belong_to_no_network() {
+    let source = fixture_folder().join("tiny_sd1.safetensors");
+    let single = LoadOptions { config: Some(fixture_folder().join("tiny_sd1")), ..options() };
+    assert_eq!(loaded(&source, &single).unknown_tensors, None);
+    let file = SafetensorsFile::open(&source).unwrap();
+    let extra = TensorEntry { name: "extra.weight".into(), dtype: Dtype::F32, shape: vec![1], bytes: vec![0; 4] };
+    let mut bytes = Vec::new();
+    write_to(&mut bytes, &[extra][..], &BTreeMap::new()).unwrap();
+    let parts: Vec<Box<dyn Reader>> =
+        vec![Box::new(SafetensorsFile::from_bytes(bytes, "extra").unwrap()), Box::new(file)];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("more.safetensors");
+    let joined = Joined::new(&path, parts).unwrap();
+    write_source(&path, &FromReader(&joined), joined.metadata()).unwrap();
+    let said = loaded(&path, &single).unknown_tensors;
+    assert_eq!(said.as_deref(), Some("one tensor of no network that is known: `extra.weight`"));
 }

@@ -5,6 +5,7 @@
 //! | diffusers | the word itself; its files hold one |
 //! | kohya's scripts, AUTOMATIC1111 | `emb_params`; the file's name is the word |
 //! | AUTOMATIC1111, as a `.pt` | `string_to_param.*`; the pickle's `name` is the word |
+//! | the code of the paper, as a `.pt` | `string_to_param.<word>` |
 //! | OneTrainer | `emp_params` |
 //! | a LoRA that brings its words along | `bundle_emb.<word>.string_to_param.*` |
 //! | for the two text encoders of SDXL | `clip_l` and `clip_g`, alone or behind `bundle_emb.<word>.` |
@@ -21,8 +22,10 @@ const BUNDLE_ENDS: [&[&str]; 2] = [&[".string_to_param.*", ".clip_l"], &[".clip_
 pub const OF_TWO: [&str; 2] = ["clip_l", "clip_g"];
 /// The only name in files that are called like their word.
 pub const UNNAMED: &str = "emb_params";
-/// The same in a `.pt` file of AUTOMATIC1111, which holds it in a dictionary of a dictionary.
-pub const OF_PICKLE: &str = "string_to_param.*";
+/// What names in a `.pt` file begin with, which holds its words in a dictionary of a dictionary.
+pub const OF_PICKLE: &str = "string_to_param.";
+/// What stands there for a word that is said elsewhere.
+const ANY_WORD: &str = "*";
 /// The metadata key of AUTOMATIC1111's files that holds the word.
 pub const NAME_KEY: &str = "name";
 
@@ -57,11 +60,18 @@ pub fn entries(reader: &dyn Reader) -> Result<Vec<WordEntry>, String> {
         .map(|name| bundled_word(name).map(|(word, _)| word))
         .collect::<Result<_, _>>()?;
     let of_file = || reader.metadata().get(NAME_KEY).filter(|name| !name.is_empty()).cloned();
-    let known = [UNNAMED, "emp_params", OF_PICKLE].into_iter().find(|name| is(name));
+    let known = [UNNAMED, "emp_params"].into_iter().find(|name| is(name));
+    let of_pickle: Vec<&str> = names.iter().filter_map(|name| name.strip_prefix(OF_PICKLE)).collect();
     let named: Vec<(Option<String>, Vec<String>)> = if !bundled.is_empty() {
         bundled.into_iter().map(|word| (Some(word.clone()), bundle_tensors(&word, is))).collect()
     } else if let Some(known) = known {
         vec![(of_file(), vec![known.to_string()])]
+    } else if !of_pickle.is_empty() {
+        let word = |key: &str| {
+            let own = (key != ANY_WORD).then(|| key.to_string());
+            if of_pickle.len() == 1 { of_file().or(own) } else { own }
+        };
+        of_pickle.iter().map(|&key| (word(key), vec![format!("{OF_PICKLE}{key}")])).collect()
     } else if is(OF_TWO[0]) || is(OF_TWO[1]) {
         vec![(of_file(), OF_TWO.into_iter().filter(|name| is(name)).map(str::to_string).collect())]
     } else {

@@ -133,6 +133,8 @@ fn single_networks_by_the_full_lists() {
     let leaked: Vec<_> = vae.into_iter().map(|row| (&*row.original.leak(), row.original_shape)).collect();
     let as_original = shrunk(leaked.iter().map(|(name, shape)| (original(name), shape.as_slice())));
     assert_eq!(recognise(&as_original), FileKind::Vae { diffusers: false });
+    let with_prefix = shrunk(leaked.iter().map(|(name, shape)| (&**name, shape.as_slice())));
+    assert_eq!(recognise(&with_prefix), FileKind::Vae { diffusers: false });
     let as_text = shrunk(text.iter().map(|row| (row.name.as_str(), row.shape.as_slice())));
     assert_eq!(recognise(&as_text), FileKind::ClipText { hidden_size: Some(3) });
 }
@@ -171,6 +173,8 @@ fn adapters_and_embeddings() {
     let peft = kind(&[("unet.conv_in.lora_A.weight", &[16, 8]), ("unet.conv_in.lora_B.weight", &[8, 16])]);
     assert_eq!(peft, FileKind::PeftLora { kind: LoraKind::Lora, modules: 1, rank: Some(16) });
     assert_eq!(kind(&[("<cat-toy>", &[2, 768])]), FileKind::TextualInversion { vectors: 2, width: 768 });
+    let of_paper = kind(&[("string_to_param.sks", &[2, 768]), ("string_to_token.sks", &[])]);
+    assert_eq!(of_paper, FileKind::TextualInversion { vectors: 2, width: 768 });
     assert_eq!(kind(&[("emb_params", &[768])]), FileKind::TextualInversion { vectors: 1, width: 768 });
     let trace = kind(&[("step.1.loss", &[]), ("step.2.loss", &[]), ("step.2.lr", &[1]), ("initial.unet.x", &[1])]);
     assert_eq!(trace, FileKind::Trace { steps: 2 });

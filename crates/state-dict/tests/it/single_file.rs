@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sdtrain_state_dict::{
-    Dtype, Error, Family, Reader, SafetensorsFile, ldm_single_file, open_component, recognise, to_ldm,
+    Dtype, Error, Family, Reader, SafetensorsFile, ldm_single_file, open_component, recognise, to_ldm, unknown_tensors,
 };
 
 use crate::fixtures::{bytes_of, entry, fixture_folder, in_memory, keys, shrunk};
@@ -107,4 +107,28 @@ fn a_tensor_with_no_place_in_a_checkpoint_is_not_lost_silently() {
     let empty = in_memory(&[]);
     let error = to_ldm(Family::Sd1, &unet, &empty, &[&empty]).err().expect("refused");
     assert!(matches!(&error, Error::BrokenTensor { tensor, .. } if tensor == "class_embedding.weight"), "{error}");
+}
+
+#[test]
+fn what_is_left_over_of_a_file_is_counted_and_the_first_are_named() {
+    let words = |names: &[&str]| unknown_tensors(&names.iter().map(|name| name.to_string()).collect::<Vec<_>>());
+    assert_eq!(words(&[]), None);
+    assert_eq!(words(&["a"]).unwrap(), "one tensor of no network that is known: `a`");
+    assert_eq!(words(&["a", "b", "c", "d\u{1b}"]).unwrap(), "4 tensors of no network that is known: `a`, `b`, `c`, …");
+    // Schedules, averaged copies and position numbers are none.
+    let lists = ["unet_sd15.tsv", "vae.tsv", "te_clip_l.tsv"].map(keys);
+    let small = [3];
+    let others = [
+        "betas",
+        "alphas_cumprod",
+        "sqrt_alphas_cumprod",
+        "model_ema.decay",
+        "cond_stage_model.transformer.text_model.embeddings.position_ids",
+        "model.diffusion_model.extra.scale",
+        "extra.weight",
+    ];
+    let rows = lists.iter().flatten().map(|row| (row.original.as_str(), row.original_shape.as_slice()));
+    let file = shrunk(rows.chain(others.iter().map(|name| (*name, &small[..]))));
+    let parts = ldm_single_file(file).unwrap();
+    assert_eq!(parts.leftover, ["extra.weight", "model.diffusion_model.extra.scale"]);
 }

@@ -64,6 +64,13 @@ fn a_learned_word_of_a_pickle_has_the_name_beside_it() {
 }
 
 #[test]
+fn a_learned_word_of_the_papers_code_is_called_by_its_key() {
+    let tensors = ["string_to_param.sks", "string_to_token.sks"].map(|name| entry(name, Dtype::F32, &[2, 768]));
+    let [word] = &entries(&in_memory(&tensors)).unwrap()[..] else { panic!("one word") };
+    assert_eq!((word.word.as_deref(), &word.tensors[..]), (Some("sks"), &["string_to_param.sks".to_string()][..]));
+}
+
+#[test]
 fn whatever_is_no_tensor_is_refused_by_its_name() {
     for (name, said) in [
         ("calls_system.pt", "`posix.system`"),
@@ -151,9 +158,46 @@ fn words_in_a_parameter_dict_are_read_and_objects_of_other_classes_are_not() {
     assert!(refused(&made("collections\nOrderedDict")).contains("objects of the class `collections.OrderedDict`"));
 }
 
+/// A zip without sums, as `torch.serialization.set_crc32_options(False)` has it written.
+fn without_sums(zip: &[u8]) -> Vec<u8> {
+    let mut zip = zip.to_vec();
+    for (magic, place) in [(b"PK\x03\x04", 14), (b"PK\x01\x02", 16)] {
+        let found: Vec<usize> = (0..zip.len() - 4).filter(|&at| zip[at..].starts_with(magic)).collect();
+        found.into_iter().for_each(|at| zip[at + place..at + place + 4].fill(0));
+    }
+    zip
+}
+
+#[test]
+fn a_zip_without_sums_is_read_and_one_with_other_numbers_than_saved_is_refused_where_they_are_read() {
+    let whole = fs::read(file("zip.pt")).unwrap();
+    let expected = TorchFile::from_bytes(whole.clone(), "whole.pt").unwrap();
+    let open = |bytes: Vec<u8>| TorchFile::from_bytes(bytes, "changed.pt");
+    let found = open(without_sums(&whole)).unwrap();
+    for name in expected.names() {
+        assert_eq!(found.bytes(name).unwrap(), expected.bytes(name).unwrap(), "{name}");
+    }
+    let numbers = expected.bytes("matrix").unwrap().into_owned();
+    let at = whole.windows(numbers.len()).position(|window| window == numbers).unwrap();
+    let mut changed = whole.clone();
+    changed[at] ^= 1;
+    let damaged = open(changed.clone()).unwrap();
+    assert!(damaged.info("matrix").is_some(), "the header is whole");
+    let error = damaged.bytes("matrix").unwrap_err();
+    assert!(error.to_string().contains("the bytes of `matrix` are not those that were saved"), "{error}");
+    assert!(error.hint().unwrap().contains("fetch or copy it again"));
+    // Nobody can tell without a sum.
+    assert_ne!(open(without_sums(&changed)).unwrap().bytes("matrix").unwrap(), numbers);
+    let pickle = whole.windows(4).position(|window| window == b"cpuq").unwrap();
+    let mut changed = whole.clone();
+    changed[pickle] ^= 1;
+    let error = open(changed).err().unwrap().to_string();
+    assert!(error.contains("the bytes of `data.pkl` are not those that were saved"), "{error}");
+}
+
 #[test]
 fn a_storage_that_is_longer_or_shorter_than_it_says_is_refused() {
-    let whole = fs::read(file("zip.pt")).unwrap();
+    let whole = without_sums(&fs::read(file("zip.pt")).unwrap());
     // The first storage says its length behind its device.
     let place = whole
         .windows(5)
@@ -198,9 +242,11 @@ fn a_safetensors_file_whose_length_begins_like_a_pickle_is_one() {
 
 #[test]
 fn every_byte_that_changes_is_refused_or_changes_no_more_than_numbers() {
-    // No outcome but an error or tensors whose bytes can be read.
+    // No outcome but an error or tensors whose bytes can be read, of a zip with sums those that were saved.
     for name in ["zip.pt", "legacy.pt", "lightning.ckpt"] {
         let whole = fs::read(file(name)).unwrap();
+        let saved = TorchFile::from_bytes(whole.clone(), "whole.pt").unwrap();
+        let has_sums = whole.starts_with(b"PK");
         for at in 0..whole.len() {
             for changed in [whole[at] ^ 1, whole[at] ^ 0x80, 0xff] {
                 let mut bytes = whole.clone();
@@ -208,7 +254,13 @@ fn every_byte_that_changes_is_refused_or_changes_no_more_than_numbers() {
                 if let Ok(file) = TorchFile::from_bytes(bytes, "changed.pt") {
                     for tensor in file.names() {
                         let length = file.info(tensor).unwrap().byte_length();
-                        assert_eq!(file.bytes(tensor).unwrap().len(), length, "{name}, byte {at}");
+                        match file.bytes(tensor) {
+                            Ok(bytes) if has_sums => {
+                                assert!(bytes == saved.bytes(tensor).unwrap(), "{name}, byte {at}")
+                            }
+                            Ok(bytes) => assert_eq!(bytes.len(), length, "{name}, byte {at}"),
+                            Err(error) => assert!(has_sums && error.to_string().contains("CRC-32"), "{name}: {error}"),
+                        }
                     }
                 }
             }

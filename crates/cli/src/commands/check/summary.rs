@@ -38,6 +38,9 @@ pub(super) fn summary(
     for missing in to_fetch {
         line("to fetch", missing.clone());
     }
+    if let Some(unknown) = &parts.unknown_tensors {
+        line("warning", format!("`{}` holds {unknown}; nothing reads them", config.model.path));
+    }
     for part in &trained.parts {
         line("trained", format!("{}: {}, {} parameters", part.name, part.what, millions(part.parameters)));
     }

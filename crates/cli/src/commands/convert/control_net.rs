@@ -47,8 +47,13 @@ pub(super) fn convert(input: &Path, args: &ConvertArgs) -> Result<Vec<String>, F
         Format::Diffusers => {
             write_network_folder(&args.output, &found.config, &FromReader(&found.network), &BTreeMap::new())?;
         }
-        Format::KohyaLora | Format::PeftLora => {
-            return Err(Failure::new(ExitCode::Model, format!("`{named}` is a ControlNet, not a LoRA")));
+        Format::KohyaLora
+        | Format::PeftLora
+        | Format::KohyaEmbedding
+        | Format::DiffusersEmbedding
+        | Format::SdxlEmbedding => {
+            let not = if args.to.is_embedding() { "not a textual inversion embedding" } else { "not a LoRA" };
+            return Err(Failure::new(ExitCode::Model, format!("`{named}` is a ControlNet, {not}")));
         }
     }
     Ok(left_out::beside_control_net(&found.others))
@@ -161,10 +166,7 @@ mod tests {
         let to_folder = arguments(path("whole.safetensors"), path("again"), Format::Diffusers);
         let left_out = convert(&path("whole.safetensors"), &to_folder).expect("complete");
         assert_eq!(left_out.len(), 1);
-        assert!(
-            left_out[0].starts_with("what is beside the ControlNet, 2 tensors: `first_stage_model."),
-            "{left_out:?}"
-        );
+        assert!(left_out[0].starts_with("2 tensors beside the ControlNet: `first_stage_model."), "{left_out:?}");
         // Alone it is as it was.
         let alone = arguments(path("whole.safetensors"), path("alone.safetensors"), Format::SingleFile);
         convert(&path("whole.safetensors"), &alone).expect("the model goes");

@@ -1,10 +1,8 @@
 //! What a converted model cannot hold of the one that it was made of, in words: nothing is lost without a line about it.
 
-use sdtrain_state_dict::{Family, TokenizerFiles};
+use sdtrain_state_dict::{Family, TokenizerFiles, in_words, unknown_tensors};
 use serde_json::Value as Json;
 
-/// Names of tensors that are shown; the others are counted.
-const SHOWN: usize = 3;
 /// What the names of a running mean of the UNet's weights begin with. Beside them stand numbers of the averaging itself.
 const AVERAGED: &str = "model_ema.diffusion_model";
 /// Parts of a pipeline that every folder has; those of its text encoders come from the family.
@@ -22,29 +20,13 @@ pub(super) fn of_single_file(names: &[&str], leftover: &[String]) -> Vec<String>
              weights"
         ));
     }
-    if !leftover.is_empty() {
-        left_out.push(format!("{} of no network that is known: {}", count(leftover), first(leftover)));
-    }
+    left_out.extend(unknown_tensors(leftover));
     left_out
 }
 
 /// Of a file with a ControlNet in it, beside which these tensors stand.
 pub(super) fn beside_control_net(others: &[String]) -> Vec<String> {
-    match others {
-        [] => Vec::new(),
-        others => vec![format!("what is beside the ControlNet, {}: {}", count(others), first(others))],
-    }
-}
-
-fn count(tensors: &[String]) -> String {
-    if tensors.len() == 1 { "one tensor".to_owned() } else { format!("{} tensors", tensors.len()) }
-}
-
-/// The first of them by name.
-fn first(tensors: &[String]) -> String {
-    let shown: Vec<String> = tensors.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
-    let more = if tensors.len() > SHOWN { ", …" } else { "" };
-    format!("{}{more}", shown.join(", "))
+    in_words(others, "beside the ControlNet").into_iter().collect()
 }
 
 /// Of a folder of `family` with this `model_index.json`: parts of its pipeline that are none of a model's.

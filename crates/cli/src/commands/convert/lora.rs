@@ -13,6 +13,7 @@ use sdtrain_state_dict::maps::peft_metadata::{self, AdaptedLayer, PeftConfig};
 use sdtrain_state_dict::metadata::sshs_hashes;
 use sdtrain_state_dict::{Dtype, Family, Reader, TensorEntry, read_floats, write};
 
+use super::kept_metadata;
 use crate::{ExitCode, Failure};
 
 /// One adapted layer.
@@ -133,13 +134,6 @@ pub(super) fn to_peft(file: &dyn Reader, output: &Path) -> Result<(), Failure> {
             .extend(named.map(|(&tensor, entry)| TensorEntry { name: peft_name(&layer.key(tensor)), ..entry.clone() }));
     }
     Ok(write(output, &tensors, &metadata)?)
-}
-
-/// Hashes belong to the old bytes, and PEFT's description to its own form.
-fn kept_metadata(file: &dyn Reader) -> BTreeMap<String, String> {
-    let mut metadata = file.metadata().clone();
-    metadata.retain(|key, _| !key.starts_with("sshs_") && key != peft_metadata::KEY && key != "modelspec.hash_sha256");
-    metadata
 }
 
 fn read(file: &dyn Reader) -> Result<Vec<Layer>, Failure> {

@@ -1,14 +1,20 @@
-//! `sdtrain convert`: a model, ControlNet or LoRA in another format, the numbers unchanged unless another number format is asked for.
+//! `sdtrain convert`: a model, ControlNet, VAE, LoRA or learned word in another format, the numbers unchanged unless another number format is
+//! asked for.
 
 mod control_net;
 mod left_out;
 mod lora;
 pub(crate) mod model;
+mod vae;
+mod words;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sdtrain_hub::Wanted;
 use sdtrain_recipe::{FloatType, HubName};
+use sdtrain_state_dict::maps::peft_metadata;
 use sdtrain_state_dict::{
     Converted, Dtype, Error as FileError, FileKind, ForInpainting, FromReader, Reader, SafetensorsFile, open_file,
     recognise, with_averaged_unet, write_source,
@@ -31,6 +37,12 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
     if control_net::is_one(input)? {
         let left_out = control_net::convert(input, args)?;
         tell_of_result(&args.output, &left_out);
+        return Ok(());
+    }
+    if args.to.is_model()
+        && let Some(file) = vae::find(input)?
+    {
+        tell_of_result(&args.output, &vae::convert(file, input, args)?);
         return Ok(());
     }
     let is_folder = input.is_dir();
@@ -65,6 +77,9 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
             }
             Vec::new()
         }
+        Format::KohyaEmbedding | Format::DiffusersEmbedding | Format::SdxlEmbedding => {
+            words::convert(&*with_dtype(open_file(input)?, args.dtype)?, args)?
+        }
     };
     tell_of_result(&args.output, &left_out);
     Ok(())
@@ -96,6 +111,9 @@ pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Fa
             Vec::new()
         }
         Format::KohyaLora | Format::PeftLora => return not_wanted("LoRA"),
+        Format::KohyaEmbedding | Format::DiffusersEmbedding | Format::SdxlEmbedding => {
+            return not_wanted("textual inversion embedding");
+        }
     };
     tell_of_result(&args.output, &left_out);
     Ok(())
@@ -120,13 +138,13 @@ fn is_repository(input: &Path) -> Result<bool, Failure> {
 /// What can be told to be wrong before anything is fetched or opened.
 fn check_flags(args: &ConvertArgs, is_repository: bool) -> Result<(), Failure> {
     let refused = |message: &str| Failure::new(ExitCode::Configuration, message);
-    let is_lora = matches!(args.to, Format::KohyaLora | Format::PeftLora);
-    if is_lora && args.inpainting {
-        return Err(refused("`--inpainting` is for whole models: an adapter has no input channels"));
+    let wanted = if args.to.is_embedding() { "a textual inversion embedding" } else { "a LoRA" };
+    if !args.to.is_model() && args.inpainting {
+        return Err(refused(&format!("`--inpainting` is for whole models: {wanted} has no input channels")));
     }
-    if is_lora && is_repository {
+    if !args.to.is_model() && is_repository {
         let hint = format!("one file of it is named as `{}/FILE`", args.input.display());
-        return Err(already(&args.input, "names a whole model, not a LoRA").hint(hint));
+        return Err(already(&args.input, &format!("names a whole model, not {wanted}")).hint(hint));
     }
     if args.extract_ema && (args.to != Format::Diffusers || is_repository || args.input.is_dir()) {
         return Err(refused("`--extract-ema` is for a single file that becomes a folder (`--to diffusers`)")
@@ -138,7 +156,8 @@ fn check_flags(args: &ConvertArgs, is_repository: bool) -> Result<(), Failure> {
 /// What is to be converted, as a file or folder; what is on the hub is fetched.
 fn fetched(input: &Path) -> Result<PathBuf, Failure> {
     let Some(text) = input.to_str().filter(|text| HubName::is_one(text)) else { return Ok(input.to_owned()) };
-    HubFiles::prepare([(text, whole_model())])?.fetch()?;
+    let model = HubFiles::prepare([(text, whole_model())]);
+    model.or_else(|failure| HubFiles::prepare([(text, Wanted::Vae)]).map_err(|_| failure))?.fetch()?;
     local_file(input)
 }
 
@@ -157,6 +176,13 @@ fn file_type(dtype: FloatType) -> Dtype {
         FloatType::Bf16 => Dtype::Bf16,
         FloatType::Fp16 => Dtype::F16,
     }
+}
+
+/// The metadata of `file` that stay true in another form: hashes belong to the old bytes, and PEFT's description to its own form.
+fn kept_metadata(file: &dyn Reader) -> BTreeMap<String, String> {
+    let mut metadata = file.metadata().clone();
+    metadata.retain(|key, _| !key.starts_with("sshs_") && key != peft_metadata::KEY && key != "modelspec.hash_sha256");
+    metadata
 }
 
 fn check_paths(input: &Path, output: &Path) -> Result<(), Failure> {
