@@ -71,8 +71,10 @@ fn placed(node: &Node, segments: &[String], value: Node, origin: &Origin) -> Res
                 let changes = entry.to_value() != value.to_value();
                 *entry = value;
                 if changes {
-                    // The settings of another type do not fit this one.
-                    entries.retain(|key, _| key == "type");
+                    // The settings of another type do not fit this one; what the command line says beside it is meant for it, whichever
+                    // comes first.
+                    let is_meant = |entry: &Node| matches!(entry.origin.source, Source::Override(_));
+                    entries.retain(|key, entry| key == "type" || is_meant(entry));
                 }
             }
             Some(entry) => *entry = placed(entry, rest, value, origin)?,

@@ -3,9 +3,12 @@
 use sdtrain::{ExitCode, Failure};
 use sdtrain_trainer::Error;
 
-/// What makes numbers infinite: too large a step, and in fp16 a scale that the loss does not bear or a VAE that is not made for it.
-const NOT_FINITE: &str = "lower `optimizer.learning_rate`, or compute in `bf16` or `fp32` (`precision.compute`), which need no loss scale; \
-                          where the VAE overflows in `fp16`, `model.vae` names one that does not";
+/// What makes numbers infinite: too large a step, and in fp16 a scale that the loss does not bear or a VAE that is not made for it. The
+/// newest checkpoint may hold weights that are finite and spoil every step, so that it is no good beginning.
+const NOT_FINITE: &str = "lower `optimizer.learning_rate`; where `precision.compute` is `fp16`, compute in `bf16` or `fp32`, which need no \
+                          loss scale, and where the VAE overflows in it, `model.vae` names one that does not; then go on from a \
+                          checkpoint before the first step that was skipped (`--resume PATH`), with what was changed in \
+                          `checkpoint.allow_changes`, or begin anew (`--resume never`)";
 
 /// The failure that `error` amounts to.
 pub fn of(error: Error) -> Failure {
@@ -169,7 +172,14 @@ mod tests {
             let failure = of(error);
             assert_eq!(failure.code, ExitCode::NonFinite);
             let hint = failure.problems.0[0].hint.clone().expect("there is a way out");
-            for named in ["`optimizer.learning_rate`", "`precision.compute`", "loss scale", "VAE", "`model.vae`"] {
+            for named in [
+                "`optimizer.learning_rate`",
+                "`precision.compute`",
+                "loss scale",
+                "VAE",
+                "`model.vae`",
+                "`--resume PATH`",
+            ] {
                 assert!(hint.contains(named), "{named}: {hint}");
             }
         }

@@ -94,7 +94,8 @@ pub enum Weights {
 /// A saved state lacks a tensor.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the saved optimizer state lacks `{0}`, or has it in another size: it is another optimizer's, or another model's"
+    "the saved optimizer state lacks `{0}`, or has it in another size: it is another optimizer's, another model's, or one of other \
+     settings (`[optimizer]`, `precision.rounding`, `train.fused_backward`)"
 )]
 pub struct MissingState(pub String);
 

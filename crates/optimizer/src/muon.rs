@@ -17,6 +17,8 @@ pub(crate) struct Muon {
     momenta: Slot,
     /// Over the groups with everything else.
     rest: AdamW,
+    /// Of the iteration: bf16 as in the reference, but for a test.
+    iterated_in: Kind,
 }
 
 /// Whether a parameter is a matrix that features go through. Tables of embeddings have two dimensions as well, but a row
@@ -46,6 +48,7 @@ impl Muon {
             momenta: Slot::zeros("momentum", &matrices),
             matrices,
             rest: AdamW::new(&config.adamw, part(false)),
+            iterated_in: Kind::BFloat16,
             groups,
         }
     }
@@ -63,7 +66,7 @@ impl Muon {
         let [a, b, c] = self.config.ns_coefficients;
         let size = matrix.size();
         let is_tall = size[0] > size[1];
-        let matrix = matrix.to_kind(Kind::BFloat16);
+        let matrix = matrix.to_kind(self.iterated_in);
         let mut matrix = if is_tall { matrix.tr() } else { matrix };
         matrix = (&matrix / matrix.norm().clamp_min(self.config.eps)).unsqueeze(0);
         for _ in 0..self.config.ns_steps {
@@ -102,5 +105,49 @@ impl Optimizer for Muon {
 
     fn state(&self) -> Vec<(String, Tensor)> {
         self.momenta.named(&self.matrices).chain(self.rest.state()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sdtrain_recipe::OptimizerConfig;
+    use sdtrain_torch::set_gradient;
+    use sdtrain_torch_test_support::{Golden, assert_near};
+
+    /// The reference's own code, whose conversion to bf16 was left out. In bf16 the same steps differ between instruction sets.
+    #[test]
+    fn fifty_steps_match_the_reference_where_both_iterate_in_fp32() {
+        let golden = Golden::open("optimizer_muon.safetensors");
+        let coefficients = golden.tensor("input.coefficients");
+        for (name, case) in golden.config().as_object().expect("settings by case") {
+            let config: OptimizerConfig = serde_json::from_value(case["optimizer"].clone()).expect("our own settings");
+            let OptimizerConfig::Muon(config) = config else { panic!("{name} is of another optimizer") };
+            let rates: Vec<f64> = serde_json::from_value(case["rates"].clone()).expect("a rate for each step");
+            let kept: Vec<usize> = serde_json::from_value(case["kept"].clone()).expect("numbers of steps");
+            let prefix = format!("input.{name}.initial.");
+            let initial = |parameter: &str| golden.tensor(&format!("{prefix}{parameter}")).set_requires_grad(true);
+            let parameters: Vec<(String, Tensor)> =
+                golden.names_under(&prefix).into_iter().map(|name| (name.to_string(), initial(name))).collect();
+            let same = parameters.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
+            let group = ParamGroup { name: "unet".into(), learning_rate: config.learning_rate, parameters: same };
+            let mut optimizer = Muon::new(&config, vec![group]);
+            optimizer.iterated_in = Kind::Float;
+            for (step, &rate) in rates.iter().enumerate() {
+                for (parameter, tensor) in &parameters {
+                    let part = |part: &str, at: i64| {
+                        let direction = golden.tensor(&format!("input.{name}.{part}.{parameter}"));
+                        direction * coefficients.get(step as i64).get(at)
+                    };
+                    set_gradient(tensor, Some(&(part("a", 0) + part("b", 1)))).expect("it fits");
+                }
+                optimizer.step(&[rate], None).expect("a step");
+                let Some(at) = kept.iter().position(|&kept| kept == step + 1) else { continue };
+                for (parameter, tensor) in &parameters {
+                    let expected = golden.tensor(&format!("output.{name}.in_fp32.{parameter}")).get(at as i64);
+                    assert_near(&format!("{name}, step {step}: {parameter}"), tensor, &expected, 1e-5);
+                }
+            }
+        }
     }
 }

@@ -55,7 +55,8 @@ pub(crate) struct Update {
     pub gradient: Tensor,
 }
 
-/// The parameters that have a gradient.
+/// The parameters that have a gradient and are still trained: one that is not any more has kept the gradient of zeros that the steps
+/// before left, and even at rate 0 some rules would move it or what they keep of it.
 pub(crate) fn updates(groups: &[ParamGroup]) -> Vec<Update> {
     let all = groups.iter().enumerate().flat_map(|(group, list)| list.parameters.iter().map(move |(_, p)| (group, p)));
     all.enumerate()
@@ -65,7 +66,7 @@ pub(crate) fn updates(groups: &[ParamGroup]) -> Vec<Update> {
             parameter: parameter.shallow_clone(),
             gradient: parameter.grad(),
         })
-        .filter(|update| update.gradient.defined())
+        .filter(|update| update.parameter.requires_grad() && update.gradient.defined())
         .collect()
 }
 

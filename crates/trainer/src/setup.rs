@@ -198,6 +198,10 @@ const BASE: &str = "base";
 const INITIAL_WORDS: &str = "initial words";
 const CHANGED: &str = "changed after step ";
 
+/// Keys that say what the numbers of a saved state are. Under another value they may have the same names and sizes, and are something
+/// else: AdamW's mean of gradients would be Lion's, and that of D-Adaptation Adam, which holds its rate, AdamW's.
+const SAVED_AS: [&str; 3] = ["optimizer.type", "precision.weights", "precision.optimizer_state"];
+
 /// A continued run must find its data and its base as they were, unless `checkpoint.allow_changes` says otherwise: order and noise
 /// are drawn for exactly these images, and the weights that were learned fit this base. What differs goes into the manifest.
 fn check_continuation(
@@ -215,6 +219,16 @@ fn check_continuation(
              with them as they are"
         ),
     };
+    if let Some(change) = folder.changes.iter().find(|change| SAVED_AS.contains(&change.key.as_str())) {
+        return Err(Error::CannotContinue {
+            checkpoint: saved.folder.clone(),
+            reason: format!(
+                "its weights and optimizer state are those of `{}` = {}, and {} cannot go on with them; leave the key as it was, or \
+                 begin a run of another `name` with this one's product",
+                change.key, change.before, change.now
+            ),
+        });
+    }
     manifest.data_digest = data.get();
     let mut changes = folder.changes.clone();
     let mut content = |what: &str, section: &str, old: Option<&String>, new: Option<&String>| {

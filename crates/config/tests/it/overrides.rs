@@ -68,6 +68,12 @@ fn another_type_starts_its_table_afresh() {
 }
 
 #[test]
+fn what_the_command_line_says_before_another_type_stays() {
+    let config = load(&["optimizer.weight_decay=0.5", "optimizer.type=adamw"]).expect("right");
+    assert!(matches!(config.optimizer, Optimizer::AdamW(adamw) if adamw.weight_decay == 0.5));
+}
+
+#[test]
 fn a_table_adds_to_the_table_of_the_file() {
     let config = load(&["optimizer={ learning_rate = 2.0 }"]).expect("right");
     assert!(matches!(config.optimizer, Optimizer::Sgd(sgd) if sgd.learning_rate == 2.0 && sgd.momentum == 0.5));

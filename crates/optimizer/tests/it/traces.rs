@@ -17,8 +17,8 @@ const SAVED: u64 = 20;
 /// File, and the tolerance of fifty steps in fp32.
 const FILES: &[(&str, f64)] = &[
     ("adamw", 1e-5),
-    // A number that lies half-way between two of the 256 values may become either, which is one part in 70 of it.
-    ("adamw_8bit", 5e-5),
+    // No number of this trace lies so near to the middle of two of the 256 values that rounding could make it either.
+    ("adamw_8bit", 1e-5),
     ("adafactor", 1e-5),
     ("lion", 1e-5),
     ("sgd", 1e-5),
@@ -26,7 +26,8 @@ const FILES: &[(&str, f64)] = &[
     ("dadapt_adam", 1e-5),
     ("adamw_schedule_free", 1e-5),
     ("came", 1e-5),
-    // Its iteration is in bf16, whose matrix products differ in the last of 8 bits between instruction sets.
+    // Its iteration is in bf16, whose matrix products differ in the last of 8 bits between instruction sets. With the iteration in
+    // fp32 it is held to 1e-5 beside its source.
     ("muon", 3e-4),
 ];
 
@@ -64,7 +65,7 @@ impl<'g> Case<'g> {
     /// Step `step`, counted from 0, with its own gradient, and a flag that it is finite.
     fn step(&mut self, step: u64) {
         let coefficient = |part: i64| self.coefficients.get(step as i64).get(part);
-        for (name, parameter) in &self.parameters {
+        for (name, parameter) in self.parameters.iter().filter(|(_, parameter)| parameter.requires_grad()) {
             let part = |part: &str| self.golden.tensor(&format!("input.{}.{part}.{name}", self.name));
             let gradient = part("a") * coefficient(0) + part("b") * coefficient(1);
             // The gradient of Σ parameter·gradient is that gradient, to the bit.
@@ -131,6 +132,11 @@ fn fifty_steps_match_the_reference() {
                 assert_near(&format!("{name}, evaluated: {parameter}"), tensor, &expected, tolerance);
             }
         }
+        // Moments in 8 bits: each code, not only what it does to the parameters.
+        for (slot, codes) in case.optimizer.state().into_iter().filter(|(_, slot)| slot.kind() == Kind::Uint8) {
+            let expected = golden.tensor(&format!("output.{name}.{slot}"));
+            assert_equal(&format!("{name}: {slot}"), &codes.to_kind(Kind::Int64), &expected);
+        }
     });
 }
 
@@ -144,6 +150,30 @@ fn a_step_whose_gradient_is_not_finite_changes_no_bit() {
         for ((slot, after), (_, before)) in case.copies().iter().zip(&before) {
             assert_equal(&format!("{name}: {slot}"), after, before);
         }
+    });
+}
+
+/// As a text encoder that learns for the first part of a run only. Its gradient stays, as zeros.
+#[test]
+fn a_parameter_that_is_trained_no_more_stays_as_it_is_with_all_that_is_kept_of_it() {
+    for_all(|golden, name, _| {
+        let mut case = Case::new(golden, name);
+        (0..SAVED).for_each(|step| case.step(step));
+        let is_frozen = |slot: &str| slot == "matrix" || slot.ends_with(".matrix");
+        for (_, parameter) in case.parameters.iter().filter(|(parameter, _)| is_frozen(parameter)) {
+            let _ = parameter.set_requires_grad(false);
+        }
+        let before = case.copies();
+        (SAVED..SAVED + 5).for_each(|step| case.step(step));
+        let mut others_moved = false;
+        for ((slot, after), (_, before)) in case.copies().iter().zip(&before) {
+            if is_frozen(slot) {
+                assert_equal(&format!("{name}: {slot}"), after, before);
+            } else {
+                others_moved |= case.parameters.iter().any(|(parameter, _)| parameter == slot) && !after.equal(before);
+            }
+        }
+        assert!(others_moved, "{name}");
     });
 }
 

@@ -31,6 +31,13 @@ impl Trainer {
             return Ok(());
         }
         if outcome.rescaled {
+            if let Some(scaler) = &self.scaler {
+                log.message(&format!(
+                    "step {} is skipped, its gradients overflow in fp16: the loss scale becomes {}",
+                    position.step, scaler.scale
+                ));
+                log.scalar("train/loss_scale", position.step, scaler.scale);
+            }
             return Ok(());
         }
         position.skipped += 1;

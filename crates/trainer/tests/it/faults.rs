@@ -260,7 +260,7 @@ fn a_gradient_that_is_not_finite_beside_a_loss_that_is_ends_a_run_that_updates_w
 }
 
 /// What loss scaling skips is no fault, even where `train.max_skipped_steps` allows none: a loss of 10³⁰ is a number, its gradients in
-/// fp16 are none.
+/// fp16 are none. It is said all the same, since nothing is learned in such a step.
 #[test]
 fn an_overflow_that_a_smaller_scale_may_mend_is_not_counted_and_leaves_no_evidence() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -274,6 +274,11 @@ fn an_overflow_that_a_smaller_scale_may_mend_is_not_counted_and_leaves_no_eviden
     let state = std::fs::read_to_string(output.join("checkpoints/step-000002/state.json")).expect("saved");
     let state: serde_json::Value = serde_json::from_str(&state).expect("JSON");
     assert_eq!((&state["position"]["skipped"], &state["scaler"]["scale"]), (&0.into(), &16384.0.into()), "{state}");
+    let scalars = std::fs::read_to_string(output.join("scalars.jsonl")).expect("written");
+    let scalars = scalars.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+    let scales = scalars.filter(|scalar| scalar["tag"] == "train/loss_scale");
+    let scales: Vec<_> = scales.map(|scalar| (scalar["step"].as_u64(), scalar["value"].as_f64())).collect();
+    assert_eq!(scales, [(Some(1), Some(32768.0)), (Some(2), Some(16384.0))]);
 }
 
 #[test]

@@ -130,6 +130,26 @@ fn tinker_feedback_127_a_checkpoint_without_its_optimizer_is_refused() {
     assert!(!checkpoint(&output, 3).exists());
 }
 
+/// The same where every name that the new rule looks for is there: what AdamW keeps is something else to Lion.
+#[test]
+fn tinker_feedback_127_what_another_rule_has_kept_is_refused_although_its_names_fit() {
+    let (folder, output, config) = project(3);
+    done(&config, &output);
+    cut_back(&output, 2);
+    for (setting, section) in [
+        ("optimizer.type=lion", "optimizer"),
+        ("precision.weights=bf16", "precision"),
+        ("precision.optimizer_state=bf16", "precision"),
+    ] {
+        let settings = [setting.to_string(), format!("checkpoint.allow_changes=[\"{section}\"]")];
+        let changed = TrainConfig::load(&folder.path().join("run.toml"), &settings);
+        let error = run(&changed.unwrap_or_else(|error| panic!("{error}")).config, &output).expect_err("another state");
+        let key = setting.split('=').next().expect("a key");
+        assert!(matches!(&error, Error::CannotContinue { reason, .. } if reason.contains(key)), "{setting}: {error}");
+        assert!(!checkpoint(&output, 3).exists(), "{setting}");
+    }
+}
+
 /// diffusers, OneTrainer: a continuation from nothing begins anew.
 #[test]
 fn one_trainer_a_continuation_from_nothing_is_no_fresh_start() {
