@@ -438,8 +438,12 @@ fn learned_words_go_through_every_form_with_the_same_numbers() {
     let written = open("pair.safetensors");
     assert_eq!((written.names(), &written.metadata()["name"][..]), (vec!["clip_g", "clip_l"], "dog"));
     assert_eq!(written.bytes("clip_g").expect("listed"), pair[0].bytes);
-    let said = project.run(&["inspect", "pair.safetensors"]).stdout;
-    assert!(said.contains("textual inversion embedding"), "{said}");
+    for name in ["dog.safetensors", "pair.safetensors"] {
+        let answer = project.run(&["inspect", name, "--json"]);
+        let said: serde_json::Value = serde_json::from_str(&answer.stdout).expect("JSON");
+        assert_eq!((&said["kind"], &said["family"]), (&"textual_inversion".into(), &"sdxl".into()), "{name}");
+        assert_eq!((&said["width"], &said["second_width"]), (&768.into(), &1280.into()), "{name}");
+    }
     for (arguments, code, said) in [
         (&["dog.safetensors", "out", "--to", "kohya-embedding"][..], 4, "`--to sdxl-embedding` has names for both"),
         (&["cat.safetensors", "out", "--to", "sdxl-embedding"], 4, "for one text encoder, and SDXL has two"),

@@ -48,9 +48,12 @@ pub(super) fn describe_with(
             }
             lora(file, description)?;
         }
-        FileKind::TextualInversion { vectors, width } => {
+        FileKind::TextualInversion { vectors, width, second_width } => {
             description.fact("vectors", "vectors", *vectors);
             description.fact("width", "width", *width);
+            if let Some(width) = second_width {
+                description.fact("second_width", "second width", *width);
+            }
         }
         FileKind::Trace { steps } => description.fact("steps", "steps", *steps),
         FileKind::ClipText { hidden_size: Some(width) } => description.fact("hidden_size", "width", *width),
@@ -158,6 +161,8 @@ fn family_of_parts(file: &dyn Reader, kind: &FileKind) -> Option<Family> {
             let layers = layers.iter().map(|(part, module, inputs)| (*part, module.as_str(), *inputs));
             family_of_adapters(layers, file.metadata())
         }
+        // Of the families only SDXL has two text encoders, and the first is as wide as SD1's.
+        FileKind::TextualInversion { second_width: Some(_), .. } => Some(Family::Sdxl),
         FileKind::TextualInversion { width, .. } => Family::of_text_width(*width),
         FileKind::ControlNet { family, .. } => *family,
         _ => None,
