@@ -177,6 +177,12 @@ fn what_a_conversion_is_not_made_for_is_refused() {
         (&["lora.safetensors", "out", "--to", "single-file"], 4, "not a whole model"),
         (&["lora.safetensors", "out", "--to", "peft-lora", "--inpainting"], 2, "a LoRA has no input channels"),
         (&["model", "out", "--to", "diffusers", "--extract-ema"], 2, "`--extract-ema` is for a single file"),
+        (&["model", "out", "--to", "kohya-lora"], 4, "`model` is a folder, and a LoRA is a file"),
+        (
+            &["model/vae", "out", "--to", "sdxl-embedding"],
+            4,
+            "is a folder, and a textual inversion embedding is a file",
+        ),
     ] {
         let answer = project.run(&[&["convert"], arguments].concat());
         assert_eq!(answer.code, Some(code), "{}", answer.stderr);

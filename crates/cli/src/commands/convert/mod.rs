@@ -46,6 +46,10 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
         return Ok(());
     }
     let is_folder = input.is_dir();
+    if is_folder && !args.to.is_model() {
+        let message = format!("`{}` is a folder, and {} is a file", args.input.display(), wanted(args.to));
+        return Err(Failure::new(ExitCode::Model, message).hint("name the file in it"));
+    }
     let left_out = match args.to {
         Format::SingleFile if is_folder => model::to_single_file(input, &args.output, args.dtype, args.inpainting)?,
         Format::Diffusers if is_folder => model::folder_to_folder(input, &args.output, args.dtype, args.inpainting)?,
@@ -135,10 +139,15 @@ fn is_repository(input: &Path) -> Result<bool, Failure> {
     }
 }
 
+/// What becomes a file of `format`, which is none of a model.
+fn wanted(format: Format) -> &'static str {
+    if format.is_embedding() { "a textual inversion embedding" } else { "a LoRA" }
+}
+
 /// What can be told to be wrong before anything is fetched or opened.
 fn check_flags(args: &ConvertArgs, is_repository: bool) -> Result<(), Failure> {
     let refused = |message: &str| Failure::new(ExitCode::Configuration, message);
-    let wanted = if args.to.is_embedding() { "a textual inversion embedding" } else { "a LoRA" };
+    let wanted = wanted(args.to);
     if !args.to.is_model() && args.inpainting {
         return Err(refused(&format!("`--inpainting` is for whole models: {wanted} has no input channels")));
     }
