@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use half::{bf16, f16};
-use sdtrain_state_dict::maps::lora_kohya::{KohyaNaming, is_kohya_name, is_original_name, kohya_name, parse_by_words};
-use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraKind, LoraTensor, Part, alpha_that_counts, peft_name};
+use sdtrain_state_dict::maps::adapter_family::adapter_key;
+use sdtrain_state_dict::maps::lora_kohya::{KohyaNaming, is_original_name, kohya_name};
+use sdtrain_state_dict::maps::lora_peft::{LoraKey, LoraKind, LoraTensor, Part, alpha_that_counts, peft_name};
 use sdtrain_state_dict::maps::peft_metadata::{self, AdaptedLayer, PeftConfig};
 use sdtrain_state_dict::metadata::sshs_hashes;
 use sdtrain_state_dict::{Dtype, Family, Reader, TensorEntry, read_floats, write};
@@ -141,7 +142,7 @@ fn read(file: &dyn Reader) -> Result<Vec<Layer>, Failure> {
     let mut found: BTreeMap<(Part, String), BTreeMap<LoraTensor, &str>> = BTreeMap::new();
     let mut unknown = Vec::new();
     for name in file.names() {
-        let key = if is_kohya_name(name) { parse_by_words(name) } else { lora_peft::parse(name) };
+        let key = adapter_key(name);
         match key {
             Some(key) => drop(found.entry((key.part, key.module)).or_default().insert(key.tensor, name)),
             None => unknown.push(format!("`{name}`")),
