@@ -64,6 +64,9 @@ impl ModelParts {
         if let Some(vae) = &config.vae {
             parts.vae = Some(vae_at(vae, parts.vae.as_ref())?);
         }
+        if config.tokenizer.is_some() {
+            parts.check_one_text_encoder("model.tokenizer")?;
+        }
         if let Some(folder) = &config.text_encoder {
             parts.exchange_text_encoder(folder, config.text_encoder_init)?;
         }
@@ -80,13 +83,19 @@ impl ModelParts {
         Ok(parts)
     }
 
+    /// That it has one text encoder alone, for which `key` names something.
+    fn check_one_text_encoder(&self, key: &str) -> Result<(), Failure> {
+        if self.family.text_folders().len() == 1 {
+            return Ok(());
+        }
+        let message = format!("`{key}`: a model of the {} family has two text encoders", self.family.title());
+        Err(Failure::new(ExitCode::Configuration, message).hint("leave the key out: such a model keeps its own"))
+    }
+
     /// Puts the text encoder at `named` in the place of its own.
     fn exchange_text_encoder(&mut self, named: &Path, init: Init) -> Result<(), Failure> {
         let wrong = |message: String| Err(Failure::new(ExitCode::Configuration, message));
-        if self.family.text_folders().len() > 1 {
-            let title = self.family.title();
-            return wrong(format!("`model.text_encoder`: a model of the {title} family has two text encoders"));
-        }
+        self.check_one_text_encoder("model.text_encoder")?;
         let (network, _) = text_encoder_folders(&local_file(named)?);
         let described = || shapes_of_config(&network, architecture::text_encoder);
         let shapes = match init {
