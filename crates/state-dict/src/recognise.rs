@@ -350,11 +350,16 @@ fn learned_words(reader: &dyn Reader, names: &[&str]) -> Option<(FileKind, Strin
     let known = ["emb_params", "emp_params", "clip_l"].into_iter().find(|name| reader.info(name).is_some());
     let of_pickle = || names.iter().copied().find(|name| name.starts_with(textual_inversion::OF_PICKLE));
     let name = known.or_else(of_pickle);
-    if let (Ok(entries), true) = (textual_inversion::entries(reader), says_so) {
+    let is_bundle = !names.is_empty() && names.iter().all(|name| name.starts_with(textual_inversion::BUNDLE_PREFIX));
+    if let (Ok(entries), true) = (textual_inversion::entries(reader), says_so || is_bundle) {
         let vectors = entries.iter().map(|entry| entry.vectors).sum();
         let widths = &entries.first()?.widths;
         let kind = FileKind::TextualInversion { vectors, width: widths[0], second_width: widths.get(1).copied() };
-        return Some((kind, "its `modelspec.architecture` says so".to_string()));
+        let reason = match says_so {
+            true => "its `modelspec.architecture` says so".to_string(),
+            false => format!("it has {}", shown(reader, names.first()?)),
+        };
+        return Some((kind, reason));
     }
     let name = match (name, names) {
         (Some(name), _) => name,

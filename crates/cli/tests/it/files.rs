@@ -465,6 +465,32 @@ fn learned_words_go_through_every_form_with_the_same_numbers() {
 }
 
 #[test]
+fn words_that_a_lora_brings_along_stay_with_it_or_are_said_to_be_left_out() {
+    const WORD: &str = "bundle_emb.<s1>.string_to_param.*";
+    let project = Project::new();
+    let convert = |arguments: &[&str]| {
+        let answer = project.run(&[&["convert"], arguments].concat());
+        assert_eq!(answer.code, Some(0), "{arguments:?}: {}", answer.stderr);
+        answer.stderr
+    };
+    let open = |name: &str| tensors(&SafetensorsFile::open(project.path(name)).expect("it was written"));
+    // cloneofsimo's, whose word stands beside its matrices.
+    let lora = fixture("module_list/lora.safetensors");
+    assert_eq!(convert(&[lora.as_str(), "kohya.safetensors", "--to", "kohya-lora"]), "wrote `kohya.safetensors`\n");
+    let kohya = open("kohya.safetensors");
+    let word = kohya.get(WORD).expect("the word came along");
+    let said = convert(&["kohya.safetensors", "peft.safetensors", "--to", "peft-lora"]);
+    assert!(said.starts_with("left out: the words that come along, `<s1>`: ") && said.lines().count() == 2, "{said}");
+    assert!(open("peft.safetensors").keys().all(|name| name.contains("lora")), "diffusers would refuse it");
+    let said = convert(&["kohya.safetensors", "word.safetensors", "--to", "kohya-embedding"]);
+    assert!(said.starts_with("left out: ") && said.contains("tensors beside the words: `lora_"), "{said}");
+    let written = SafetensorsFile::open(project.path("word.safetensors")).expect("it was written");
+    assert_eq!(written.names(), ["emb_params"]);
+    assert_eq!(written.bytes("emb_params").expect("listed"), word.2);
+    assert_eq!(written.metadata()["name"], "<s1>");
+}
+
+#[test]
 fn several_learned_words_keep_their_names() {
     let project = with_lora();
     let entry = |name: &str| TensorEntry {

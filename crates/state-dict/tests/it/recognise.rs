@@ -187,6 +187,10 @@ fn adapters_and_embeddings() {
         kind(&[("clip_g", &[3, 1280]), ("clip_l", &[3, 768])]),
         FileKind::TextualInversion { vectors: 3, width: 768, second_width: Some(1280) }
     );
+    assert_eq!(
+        kind(&[("bundle_emb.a.string_to_param.*", &[3, 768]), ("bundle_emb.b.string_to_param.*", &[1, 768])]),
+        FileKind::TextualInversion { vectors: 4, width: 768, second_width: None }
+    );
     let trace = kind(&[("step.1.loss", &[]), ("step.2.loss", &[]), ("step.2.lr", &[1]), ("initial.unet.x", &[1])]);
     assert_eq!(trace, FileKind::Trace { steps: 2 });
     let of_no_family = FileKind::ControlNet { family: None, diffusers: false, with_model: false };

@@ -76,10 +76,12 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
                 ));
             }
             match args.to {
-                Format::KohyaLora => lora::to_kohya(&file, &args.output)?,
+                Format::KohyaLora => {
+                    lora::to_kohya(&file, &args.output)?;
+                    Vec::new()
+                }
                 _ => lora::to_peft(&file, &args.output)?,
             }
-            Vec::new()
         }
         Format::KohyaEmbedding | Format::DiffusersEmbedding | Format::SdxlEmbedding => {
             words::convert(&*with_dtype(open_file(input)?, args.dtype)?, args)?
