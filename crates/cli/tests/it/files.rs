@@ -465,6 +465,29 @@ fn learned_words_go_through_every_form_with_the_same_numbers() {
 }
 
 #[test]
+fn what_is_converted_tells_no_path_that_the_file_before_told() {
+    let project = Project::new();
+    let tensor =
+        TensorEntry { name: "emb_params".into(), dtype: Dtype::F32, shape: vec![768], bytes: vec![0; 768 * 4] };
+    let before = [
+        ("name", "cat"),
+        ("sd_checkpoint_name", "/home/jane/models/m.ckpt"),
+        ("of_windows", "C:\\Users\\jane\\m.ckpt"),
+        ("comment", "/ or not,\nas one likes"),
+    ];
+    let metadata = before.map(|(key, text)| (key.to_owned(), text.to_owned())).into();
+    write(&project.path("cat.safetensors"), &[tensor], &metadata).expect("a writable folder");
+    let answer = project.run(&["convert", "cat.safetensors", "word.safetensors", "--to", "diffusers-embedding"]);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    let word = SafetensorsFile::open(project.path("word.safetensors")).expect("it was written");
+    for (key, text) in
+        [("name", "cat"), ("sd_checkpoint_name", "m.ckpt"), ("of_windows", "m.ckpt"), ("comment", before[3].1)]
+    {
+        assert_eq!(word.metadata()[key], text, "{key}");
+    }
+}
+
+#[test]
 fn words_that_a_lora_brings_along_stay_with_it_or_are_said_to_be_left_out() {
     const WORD: &str = "bundle_emb.<s1>.string_to_param.*";
     let project = Project::new();

@@ -8,7 +8,7 @@ use sdtrain_state_dict::{
     read_json, recognise, write_network_folder, write_source,
 };
 
-use super::{already, left_out, with_dtype};
+use super::{already, left_out, with_dtype, without_paths};
 use crate::args::{ConvertArgs, Format};
 use crate::{ExitCode, Failure};
 
@@ -36,7 +36,7 @@ pub(super) fn convert(input: &Path, args: &ConvertArgs) -> Result<Vec<String>, F
                 return Err(already(&args.input, "it is a single file of safetensors already")
                     .hint("`--dtype` writes it with other numbers"));
             }
-            let mut metadata = found.network.metadata().clone();
+            let mut metadata = without_paths(found.network.metadata());
             metadata.insert("format".to_owned(), "pt".to_owned());
             // That of a file is in its metadata, or was only assumed.
             if input.is_dir() {
