@@ -1,5 +1,7 @@
 //! What can go wrong with an adapter.
 
+use sdtrain_state_dict::{Family, FileKind};
+
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -13,6 +15,16 @@ pub enum Error {
         file: String,
         /// What is wrong.
         reason: String,
+        /// The family that its layers show it to be for.
+        family: Option<Family>,
+    },
+    /// A file of something else.
+    #[error("`{file}` is a {kind}, no adapter")]
+    OtherKind {
+        /// The file.
+        file: String,
+        /// What it is.
+        kind: FileKind,
     },
     /// An adapter whose strength is no number.
     #[error("`{file}`: the adapter of `{layer}` has the alpha {alpha}, which is no number to scale it by")]
@@ -78,7 +90,14 @@ impl Error {
             Error::NoTargets(_) => {
                 Some("patterns are matched against paths such as `unet.mid_block.attentions.0.proj_in`".into())
             }
-            Error::DoesNotFit { .. } => Some("it was probably made for another base model".into()),
+            Error::DoesNotFit { family: Some(family), .. } => {
+                Some(format!("it was made for a model of the {} family", family.title()))
+            }
+            Error::DoesNotFit { family: None, .. } => Some("it was probably made for another base model".into()),
+            Error::OtherKind { kind: FileKind::TextualInversion { .. }, .. } => {
+                Some("learned words are given with `--embedding`".into())
+            }
+            Error::OtherKind { .. } => None,
             Error::NoScale { .. } => {
                 Some("the file is damaged, or its training went wrong; take an earlier one".into())
             }

@@ -7,11 +7,12 @@ use crate::lora::{Lora, LoraModule, Networks};
 use crate::metadata::peft_metadata;
 use crate::site::Site;
 use sdtrain_model::{Adaptable, TensorReader, read_tensor, read_weight};
+use sdtrain_state_dict::maps::adapter_family::family_of_adapter_file;
 use sdtrain_state_dict::maps::lora_kohya::{KohyaModules, is_kohya_name, kohya_name};
 use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor, Part, peft_name};
 use sdtrain_state_dict::maps::peft_metadata::{self, PeftConfig};
 use sdtrain_state_dict::maps::textual_inversion::BUNDLE_PREFIX;
-use sdtrain_state_dict::{Reader, write_source};
+use sdtrain_state_dict::{Family, FileKind, Reader, recognise, write_source};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
@@ -24,13 +25,16 @@ pub struct LoraFile {
     /// What the metadata of files in PEFT's form says of each network.
     described: BTreeMap<Part, PeftConfig>,
     name: String,
+    /// The family that they show to be for.
+    family: Option<Family>,
 }
 
 impl LoraFile {
     /// Reads all adapters of `reader`, whose layers must be among those of `networks`.
     pub fn read(reader: &dyn Reader, networks: &Networks) -> Result<LoraFile> {
         let file = reader.path().display().to_string();
-        let does_not_fit = |reason: String| Error::DoesNotFit { file: file.clone(), reason };
+        let family = family_of_adapter_file(reader);
+        let does_not_fit = |reason: String| Error::DoesNotFit { file: file.clone(), reason, family };
         let kohya = KohyaModules::new(networks.layers().map(|(part, path, _)| (part, path)));
         let mut layers: BTreeMap<(Part, String), LayerTensors> = BTreeMap::new();
         let mut unknown = Vec::new();
@@ -59,6 +63,10 @@ impl LoraFile {
             layer.insert(tensor, value);
         }
         if !unknown.is_empty() {
+            let kind = recognise(reader);
+            if !matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. } | FileKind::Unknown) {
+                return Err(Error::OtherKind { file, kind });
+            }
             let first: Vec<String> = unknown.iter().take(3).cloned().collect();
             return Err(does_not_fit(format!(
                 "{} tensors have no layer in it, the first are {}",
@@ -70,7 +78,7 @@ impl LoraFile {
             return Err(does_not_fit("it holds no adapter".into()));
         }
         let described = reader.metadata().get(peft_metadata::KEY).and_then(|text| peft_metadata::from_json(text));
-        Ok(LoraFile { layers, described: described.unwrap_or_default(), name: file })
+        Ok(LoraFile { layers, described: described.unwrap_or_default(), name: file, family })
     }
 
     /// The adapters beside the layers of `networks`, in f32, as trained or to be trained.
@@ -82,6 +90,7 @@ impl LoraFile {
             let does_not_fit = |reason: &str| Error::DoesNotFit {
                 file: self.name.clone(),
                 reason: format!("`{part}.{path}`: {reason}"),
+                family: self.family,
             };
             let layer = known.get(&(part, path.as_str())).ok_or_else(|| does_not_fit("there is no such layer"))?;
             tensors.describe(self.described.get(&part).map(|config| Described {

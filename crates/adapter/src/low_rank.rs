@@ -6,8 +6,8 @@ use crate::lora::LoraModule;
 use sdtrain_model::{read_tensor, read_weight};
 use sdtrain_recipe::AdapterKind;
 use sdtrain_state_dict::Reader;
-use sdtrain_state_dict::maps::lora_kohya::{is_kohya_name, parse_by_words};
-use sdtrain_state_dict::maps::lora_peft::{self, LoraTensor, Part, alpha_that_counts};
+use sdtrain_state_dict::maps::adapter_family::adapter_key;
+use sdtrain_state_dict::maps::lora_peft::{LoraTensor, Part, alpha_that_counts};
 use sdtrain_state_dict::maps::peft_metadata;
 use sdtrain_state_dict::maps::textual_inversion::BUNDLE_PREFIX;
 use std::collections::BTreeMap;
@@ -37,11 +37,12 @@ pub type LayerOfFile = (Part, String, Vec<i64>, LowRank);
 impl LowRank {
     /// All adapters of a plain LoRA of either form: network, path, size of the weight beside it, and its matrices.
     pub fn read_all(file: &dyn Reader) -> Result<Vec<LayerOfFile>> {
-        let does_not_fit = |reason: String| Error::DoesNotFit { file: file.path().display().to_string(), reason };
+        let does_not_fit =
+            |reason: String| Error::DoesNotFit { file: file.path().display().to_string(), reason, family: None };
         let mut layers: BTreeMap<(Part, String), Found> = BTreeMap::new();
         // Words that come along are no adapters; see `read_bundled_words`.
         for name in file.names().into_iter().filter(|name| !name.starts_with(BUNDLE_PREFIX)) {
-            let key = if is_kohya_name(name) { parse_by_words(name) } else { lora_peft::parse(name) };
+            let key = adapter_key(name);
             let tensor = || read_weight(file, name, Kind::Float, Device::Cpu);
             match key.map(|key| ((key.part, key.module), key.tensor)) {
                 Some((layer, LoraTensor::Down)) => layers.entry(layer).or_default().down = Some(tensor()?),

@@ -112,7 +112,7 @@ impl AdapterSum {
         }
         let reason =
             format!("its `{full_path}` changes a weight {shape:?}, that of the files before it {:?}", layer.shape);
-        Err(Error::DoesNotFit { file: file.to_string(), reason })
+        Err(Error::DoesNotFit { file: file.to_string(), reason, family: None })
     }
 
     /// The sum with the ranks one after the other, exact but for the rounding of one product; an error when a change in it is of

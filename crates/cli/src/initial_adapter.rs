@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use sdtrain_recipe::{AdapterKind, FileAdapter};
+use sdtrain_state_dict::maps::adapter_family::family_of_adapter_file;
 use sdtrain_state_dict::maps::lora_kohya::{KohyaModules, is_kohya_name};
 use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor, Part, alpha_that_counts};
 use sdtrain_state_dict::maps::lora_tensor::LoraKind;
@@ -42,7 +43,7 @@ pub(crate) fn read(path: &Path, networks: &[(&'static str, &Shapes)]) -> Result<
         let known = key.filter(|key| layers.contains_key(&(key.part, key.module.as_str())));
         let Some(LoraKey { part, module, tensor }) = known else {
             let message = format!("`lora.initial`: the model has no layer for `{name}` of `{}`", path.display());
-            return Err(Failure::new(ExitCode::Model, message).hint("it was probably made for another base model"));
+            return Err(Failure::new(ExitCode::Model, message).hint(made_for(family_of_adapter_file(&file))));
         };
         tensors.entry((part, module)).or_default().push((tensor, name.to_owned()));
     }
@@ -123,11 +124,15 @@ fn check_sizes(
     );
     let width = faults.iter().find(|(down, ..)| down.contains("attn2_to_k") || down.contains("attn2.to_k"));
     let family = width.and_then(|(down, ..)| Family::of_text_width(*shape(down).get(1)?));
-    let hint = match family {
+    Err(Failure::new(ExitCode::Model, message).hint(made_for(family)))
+}
+
+/// The way out where layers do not fit, which may show a family.
+fn made_for(family: Option<Family>) -> String {
+    match family {
         Some(family) => format!("it was made for a model of the {} family", family.title()),
         None => "it was probably made for another base model".to_owned(),
-    };
-    Err(Failure::new(ExitCode::Model, message).hint(hint))
+    }
 }
 
 /// What a configuration calls the kind that a file shows.

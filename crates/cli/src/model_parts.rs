@@ -64,6 +64,9 @@ impl ModelParts {
         if let Some(vae) = &config.vae {
             parts.vae = Some(vae_at(vae, parts.vae.as_ref())?);
         }
+        if config.tokenizer.is_some() {
+            parts.check_one_text_encoder("model.tokenizer")?;
+        }
         if let Some(folder) = &config.text_encoder {
             parts.exchange_text_encoder(folder, config.text_encoder_init)?;
         }
@@ -80,13 +83,19 @@ impl ModelParts {
         Ok(parts)
     }
 
+    /// That it has one text encoder alone, for which `key` names something.
+    fn check_one_text_encoder(&self, key: &str) -> Result<(), Failure> {
+        if self.family.text_folders().len() == 1 {
+            return Ok(());
+        }
+        let message = format!("`{key}`: a model of the {} family has two text encoders", self.family.title());
+        Err(Failure::new(ExitCode::Configuration, message).hint("leave the key out: such a model keeps its own"))
+    }
+
     /// Puts the text encoder at `named` in the place of its own.
     fn exchange_text_encoder(&mut self, named: &Path, init: Init) -> Result<(), Failure> {
         let wrong = |message: String| Err(Failure::new(ExitCode::Configuration, message));
-        if self.family.text_folders().len() > 1 {
-            let title = self.family.title();
-            return wrong(format!("`model.text_encoder`: a model of the {title} family has two text encoders"));
-        }
+        self.check_one_text_encoder("model.text_encoder")?;
         let (network, _) = text_encoder_folders(&local_file(named)?);
         let described = || shapes_of_config(&network, architecture::text_encoder);
         let shapes = match init {
@@ -190,15 +199,9 @@ fn from_file(file: Arc<dyn Reader>, name: &str) -> Result<ModelParts, Failure> {
         Some((configs, _)) => configs,
         None => PipelineConfigs::assumed_of(&file, family)?,
     };
-    let of_metadata = |network: &str| format!("`{name}`, the configuration of its {network}");
-    check_fit(&parts.unet, &configs.unet, architecture::unet, &of_metadata("unet"))?;
-    if let Some(vae) = &parts.vae {
-        check_fit(vae, &configs.vae, architecture::vae, &of_metadata("vae"))?;
-    }
-    for ((encoder, config), place) in parts.text_encoders.iter().zip(&configs.text_encoders).zip(family.text_folders())
-    {
-        check_fit(encoder, config, architecture::text_encoder, &of_metadata(place.network))?;
-    }
+    let vae = parts.vae.as_ref().map(|vae| vae as &dyn Reader);
+    let networks = Networks { unet: &parts.unet, vae, text_encoders: &parts.text_encoders };
+    networks.check_fit(file.path(), family, &configs)?;
     Ok(ModelParts {
         kind: kind.to_string(),
         family,
@@ -281,6 +284,32 @@ fn shapes_of_config(folder: &Path, shapes: ShapesOf) -> Result<Shapes, Failure> 
 /// Holds the tensors of a network against its configuration, before a run finds out.
 pub(crate) fn check_fit(network: &dyn Reader, config: &Json, shapes: ShapesOf, place: &str) -> Result<(), Failure> {
     Ok(LoadReport::of_network(&described(config, shapes, place)?, network).into_result()?)
+}
+
+/// The networks of a model under diffusers' names, the text encoders in the order of their family.
+pub(crate) struct Networks<'n> {
+    pub unet: &'n dyn Reader,
+    pub vae: Option<&'n dyn Reader>,
+    pub text_encoders: &'n [Box<dyn Reader>],
+}
+
+impl Networks<'_> {
+    /// Holds all of them, which are the model at `path`, against their configurations: what does not fit is one report.
+    pub fn check_fit(&self, path: &Path, family: Family, configs: &PipelineConfigs) -> Result<(), Failure> {
+        let report = |name: &'static str, network: &dyn Reader, config: &Json, shapes: ShapesOf| {
+            let place = format!("`{}`, the configuration of its {name}", path.display());
+            described(config, shapes, &place).map(|shapes| (name, LoadReport::of_network(&shapes, network)))
+        };
+        let mut reports = vec![report("unet", self.unet, &configs.unet, architecture::unet)?];
+        if let Some(vae) = self.vae {
+            reports.push(report("vae", vae, &configs.vae, architecture::vae)?);
+        }
+        let text_encoders = self.text_encoders.iter().zip(&configs.text_encoders).zip(family.text_folders());
+        for ((encoder, config), place) in text_encoders {
+            reports.push(report(place.network, encoder, config, architecture::text_encoder)?);
+        }
+        Ok(LoadReport::of_model(path, reports).into_result()?)
+    }
 }
 
 /// The VAE at `named` in the place of a model's `own`, held against its configuration: that of a folder, that in a file of this program,

@@ -362,8 +362,29 @@ impl<'a> Parts<'a> {
         Ok(())
     }
 
+    /// That the networks of a single file fit, all of them in one report; those of a folder have files of their own, which are checked
+    /// when they are read.
+    fn check_fit(&self) -> Result<()> {
+        let Some(files) = self.files.filter(|_| !self.path.is_dir()) else { return Ok(()) };
+        let unet = |builder: Builder<'_>| UNet2DConditionModel::new(builder, &self.configs.unet);
+        let mut reports = vec![("unet", report(files.unet, unet, UNet2DConditionModel::parameters)?)];
+        if self.options.vae.is_none() {
+            let vae = |builder: Builder<'_>| AutoencoderKL::new(builder, &self.configs.vae);
+            reports.push(("vae", report(files.vae, vae, AutoencoderKL::parameters)?));
+        }
+        if self.other_text.is_none() {
+            let places = self.family.text_folders().iter();
+            for ((place, config), file) in places.zip(&self.configs.text_encoders).zip(files.text_encoders) {
+                let text_encoder = |builder: Builder<'_>| config.build(builder);
+                reports.push((place.network, report(file, text_encoder, |network| network.parameters())?));
+            }
+        }
+        Ok(LoadReport::of_model(self.path, reports).into_result()?)
+    }
+
     fn assemble(self, location: &str) -> Result<StableDiffusion> {
         self.check_vocabularies()?;
+        self.check_fit()?;
         let (vae, networks, unet) = (self.vae()?, self.text_encoders()?, self.unet()?);
         let folders = self.family.text_folders().iter();
         let text_encoders = folders.zip(self.tokenizers).zip(networks).map(|((folder, tokenizer), network)| {
@@ -423,11 +444,20 @@ fn built<Network>(
     parameters: impl Fn(&Network) -> &Parameters,
 ) -> Result<Network> {
     if let Source::File(file) = source {
-        let without_weights = make(Builder::new(Source::Shapes, Kind::Float, Device::Cpu))?;
-        let shape = |tensor: &Tensor| -> Vec<usize> { tensor.size().into_iter().map(|side| side as usize).collect() };
-        let tensors = parameters(&without_weights).iter();
-        let asked: Shapes = tensors.map(|(name, tensor)| (name.to_string(), shape(tensor))).collect();
-        LoadReport::of_network(&asked, file).into_result()?;
+        report(file, &make, parameters)?.into_result()?;
     }
     make(Builder::new(source, kind, device))
+}
+
+/// What does not fit when the tensors of `file` meet the network that `make` makes.
+fn report<Network>(
+    file: &dyn Reader,
+    make: impl Fn(Builder<'_>) -> Result<Network>,
+    parameters: impl Fn(&Network) -> &Parameters,
+) -> Result<LoadReport> {
+    let without_weights = make(Builder::new(Source::Shapes, Kind::Float, Device::Cpu))?;
+    let shape = |tensor: &Tensor| -> Vec<usize> { tensor.size().into_iter().map(|side| side as usize).collect() };
+    let tensors = parameters(&without_weights).iter();
+    let asked: Shapes = tensors.map(|(name, tensor)| (name.to_string(), shape(tensor))).collect();
+    Ok(LoadReport::of_network(&asked, file))
 }

@@ -22,6 +22,11 @@ pub(crate) const CONTROL_NET_PREFIX: &str = "control_model.";
 const CLASS: &str = "ControlNetModel";
 /// The metadata of a single file that hold the configuration of the folder that it was made of.
 const CONFIG: &str = "sdtrain.control_net";
+/// Tensors with which files of other programs say that theirs are no weights, though they are called like a ControlNet's.
+const NO_WEIGHTS: [(&str, &str); 2] = [
+    ("difference", "holds differences from a model's weights, which make a ControlNet together with that model"),
+    ("lora_controlnet", "is a Control-LoRA: small matrices that make a ControlNet together with a model"),
+];
 
 /// Whether `folder` holds a ControlNet alone, by its `config.json`.
 pub fn is_control_net_folder(folder: &Path) -> bool {
@@ -80,6 +85,10 @@ impl<R: Reader> ControlNet<R> {
     /// Where it holds none.
     pub fn new(reader: R, config: Json) -> Result<ControlNet<R>> {
         check_unscaled(&reader)?;
+        if let Some((name, what)) = NO_WEIGHTS.into_iter().find(|(name, _)| reader.info(name).is_some()) {
+            let reason = format!("{what} (`{name}`); such files are not supported");
+            return Err(Error::WrongKind { path: reader.path().to_path_buf(), reason });
+        }
         let inside = has_prefix(&reader, CONTROL_NET_PREFIX);
         let own = |name: &str| -> Option<String> {
             let stripped = if inside { name.strip_prefix(CONTROL_NET_PREFIX)? } else { name };

@@ -61,6 +61,24 @@ impl LoadReport {
         LoadReport::compare(parameters, reader, |name| name.ends_with("position_ids") || is_left(name))
     }
 
+    /// The reports of the networks of the model at `path` as one, in which the names of tensors begin with that of their network.
+    pub fn of_model<'n>(path: &Path, networks: impl IntoIterator<Item = (&'n str, LoadReport)>) -> LoadReport {
+        let mut all = LoadReport {
+            path: path.to_path_buf(),
+            missing: Vec::new(),
+            unexpected: Vec::new(),
+            wrong_shape: Vec::new(),
+        };
+        for (network, report) in networks {
+            let named = |name: String| format!("{network}/{name}");
+            all.missing.extend(report.missing.into_iter().map(|(name, shape)| (named(name), shape)));
+            all.unexpected.extend(report.unexpected.into_iter().map(named));
+            let wrong_shape = report.wrong_shape.into_iter();
+            all.wrong_shape.extend(wrong_shape.map(|(name, wanted, found)| (named(name), wanted, found)));
+        }
+        all
+    }
+
     /// Whether everything fits.
     pub fn is_clean(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty() && self.wrong_shape.is_empty()

@@ -143,8 +143,10 @@ pub enum FileKind {
     TextualInversion {
         /// How many vectors they have together.
         vectors: usize,
-        /// Their width.
+        /// Their width, for the first text encoder.
         width: usize,
+        /// Their width for the second text encoder, in files for SDXL's two.
+        second_width: Option<usize>,
     },
     /// A trace of training steps.
     Trace {
@@ -348,10 +350,16 @@ fn learned_words(reader: &dyn Reader, names: &[&str]) -> Option<(FileKind, Strin
     let known = ["emb_params", "emp_params", "clip_l"].into_iter().find(|name| reader.info(name).is_some());
     let of_pickle = || names.iter().copied().find(|name| name.starts_with(textual_inversion::OF_PICKLE));
     let name = known.or_else(of_pickle);
-    if let (Ok(entries), true) = (textual_inversion::entries(reader), says_so) {
+    let is_bundle = !names.is_empty() && names.iter().all(|name| name.starts_with(textual_inversion::BUNDLE_PREFIX));
+    if let (Ok(entries), true) = (textual_inversion::entries(reader), says_so || is_bundle) {
         let vectors = entries.iter().map(|entry| entry.vectors).sum();
-        let kind = FileKind::TextualInversion { vectors, width: entries.first()?.widths[0] };
-        return Some((kind, "its `modelspec.architecture` says so".to_string()));
+        let widths = &entries.first()?.widths;
+        let kind = FileKind::TextualInversion { vectors, width: widths[0], second_width: widths.get(1).copied() };
+        let reason = match says_so {
+            true => "its `modelspec.architecture` says so".to_string(),
+            false => format!("it has {}", shown(reader, names.first()?)),
+        };
+        return Some((kind, reason));
     }
     let name = match (name, names) {
         (Some(name), _) => name,
@@ -363,8 +371,13 @@ fn learned_words(reader: &dyn Reader, names: &[&str]) -> Option<(FileKind, Strin
         [vectors, width] => (vectors, width),
         _ => return None,
     };
-    let kind = FileKind::TextualInversion { vectors, width };
-    matches!(width, 512..=2048).then(|| (kind, format!("it has {}", shown(reader, name))))
+    let [first, second] = textual_inversion::OF_TWO;
+    let of_second = reader.info(second).filter(|_| name == first);
+    let second_width = of_second.and_then(|info| info.shape.last().copied());
+    let beside = second_width.map(|_| format!(", and {}", shown(reader, second)));
+    let kind = FileKind::TextualInversion { vectors, width, second_width };
+    let reason = format!("it has {}{}", shown(reader, name), beside.unwrap_or_default());
+    matches!(width, 512..=2048).then_some((kind, reason))
 }
 
 fn count_modules(names: &[&str], module: impl Fn(&str) -> Option<String>) -> usize {

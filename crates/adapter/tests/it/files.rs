@@ -144,23 +144,30 @@ fn a_file_for_another_model_is_refused_with_the_first_layer_that_does_not_fit() 
     const TO_K: &str = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k";
     let (down, up) = (format!("unet.{TO_K}.lora_A.weight"), format!("unet.{TO_K}.lora_B.weight"));
     let kohya = format!("lora_unet_{}.lora_down.weight", TO_K.replace('.', "_").replace("blocks_0", "blocks_7"));
-    for (tensors, reason) in [
+    const ANOTHER: &str = "another base model";
+    for (tensors, reason, hint) in [
         // SD2's context is 1024 wide.
-        (vec![(down.as_str(), &[4usize, 1024][..]), (up.as_str(), &[8, 4])], TO_K),
-        (vec![(&down, &[4, 32])], "one of its two matrices is missing"),
-        (vec![(&down, &[4, 32]), (&up, &[8, 2])], "matrices [4, 32] and [8, 2] beside a weight [8, 32]"),
+        (vec![(down.as_str(), &[4usize, 1024][..]), (up.as_str(), &[8, 4])], TO_K, "a model of the SD2 family"),
+        (vec![(&down, &[4, 32])], "one of its two matrices is missing", ANOTHER),
+        (vec![(&down, &[4, 32]), (&up, &[8, 2])], "matrices [4, 32] and [8, 2] beside a weight [8, 32]", ANOTHER),
         (
             vec![("unet.down_blocks.5.lora_A.weight", &[4, 32]), ("unet.down_blocks.5.lora_B.weight", &[8, 4])],
             "no such layer",
+            ANOTHER,
         ),
-        (vec![(&kohya, &[4, 32])], "1 tensors have no layer in it"),
-        (vec![("lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", &[4, 32])], "have no layer in it"),
-        (vec![("conv_in.weight", &[4, 32])], "have no layer in it"),
+        (vec![(&kohya, &[4, 32])], "1 tensors have no layer in it", ANOTHER),
+        (
+            vec![("lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", &[4, 32])],
+            "have no layer in it",
+            "a model of the SDXL family",
+        ),
+        (vec![("conv_in.weight", &[4, 32])], "have no layer in it", ANOTHER),
+        (vec![("emb_params", &[2, 768])], "is a textual inversion embedding, no adapter", "`--embedding`"),
     ] {
         let error = refused(&tensors);
         let message = error.to_string();
         assert!(message.contains(reason) && message.contains("other.safetensors"), "{message}");
-        assert!(error.hint().expect("a way out").contains("another base model"), "{message}");
+        assert!(error.hint().expect("a way out").contains(hint), "{message}");
     }
 }
 

@@ -344,7 +344,7 @@ impl MergeArgs {
 pub enum Format {
     /// One file with the original Stable Diffusion names
     SingleFile,
-    /// A diffusers folder; of a VAE one file with diffusers' names where OUT ends in `.safetensors`
+    /// A diffusers folder; of a VAE or ControlNet one file with diffusers' names where OUT ends in `.safetensors`
     Diffusers,
     /// A LoRA with the names of kohya's scripts
     KohyaLora,

@@ -60,7 +60,8 @@ pub fn cases() -> Vec<Case> {
             "a LoRA of SDXL's second text encoder",
             |to| lora(to, "lora_te2_text_model_encoder_layers_0_mlp_fc1", [&[2, 32], &[64, 2]]),
             "the model has no layer for",
-        ),
+        )
+        .and("a model of the SDXL family"),
         initial(
             "a LoRA of a level that the model has not",
             |to| lora(to, "lora_unet_down_blocks_3_attentions_0_proj_in", [&[2, 8], &[8, 2]]),

@@ -195,6 +195,19 @@ fn words_to_learn_are_named_and_looked_for() {
 }
 
 #[test]
+fn another_text_encoder_or_tokenizer_is_for_models_with_one() {
+    let project = Project::new();
+    let model = format!("{}/../../tests/fixtures/tiny_sdxl", env!("CARGO_MANIFEST_DIR"));
+    for (key, folder) in [("model.tokenizer", "tokenizer_2"), ("model.text_encoder", "text_encoder")] {
+        let (path, other) = (format!("model.path={model}"), format!("{key}={model}/{folder}"));
+        let answer = project.run(&["check", "run.toml", "--set", &path, "--set", &other]);
+        assert_eq!(answer.code, Some(2), "{}", answer.stdout);
+        let said = format!("`{key}`: a model of the SDXL family has two text encoders");
+        assert!(answer.stderr.contains(&said), "{}", answer.stderr);
+    }
+}
+
+#[test]
 fn what_a_run_cannot_train_on_is_refused_by_its_key() {
     let project = Project::new();
     for index in 0..4 {

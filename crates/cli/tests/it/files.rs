@@ -177,6 +177,12 @@ fn what_a_conversion_is_not_made_for_is_refused() {
         (&["lora.safetensors", "out", "--to", "single-file"], 4, "not a whole model"),
         (&["lora.safetensors", "out", "--to", "peft-lora", "--inpainting"], 2, "a LoRA has no input channels"),
         (&["model", "out", "--to", "diffusers", "--extract-ema"], 2, "`--extract-ema` is for a single file"),
+        (&["model", "out", "--to", "kohya-lora"], 4, "`model` is a folder, and a LoRA is a file"),
+        (
+            &["model/vae", "out", "--to", "sdxl-embedding"],
+            4,
+            "is a folder, and a textual inversion embedding is a file",
+        ),
     ] {
         let answer = project.run(&[&["convert"], arguments].concat());
         assert_eq!(answer.code, Some(code), "{}", answer.stderr);
@@ -438,8 +444,12 @@ fn learned_words_go_through_every_form_with_the_same_numbers() {
     let written = open("pair.safetensors");
     assert_eq!((written.names(), &written.metadata()["name"][..]), (vec!["clip_g", "clip_l"], "dog"));
     assert_eq!(written.bytes("clip_g").expect("listed"), pair[0].bytes);
-    let said = project.run(&["inspect", "pair.safetensors"]).stdout;
-    assert!(said.contains("textual inversion embedding"), "{said}");
+    for name in ["dog.safetensors", "pair.safetensors"] {
+        let answer = project.run(&["inspect", name, "--json"]);
+        let said: serde_json::Value = serde_json::from_str(&answer.stdout).expect("JSON");
+        assert_eq!((&said["kind"], &said["family"]), (&"textual_inversion".into(), &"sdxl".into()), "{name}");
+        assert_eq!((&said["width"], &said["second_width"]), (&768.into(), &1280.into()), "{name}");
+    }
     for (arguments, code, said) in [
         (&["dog.safetensors", "out", "--to", "kohya-embedding"][..], 4, "`--to sdxl-embedding` has names for both"),
         (&["cat.safetensors", "out", "--to", "sdxl-embedding"], 4, "for one text encoder, and SDXL has two"),
@@ -452,6 +462,55 @@ fn learned_words_go_through_every_form_with_the_same_numbers() {
         assert_eq!(answer.code, Some(code), "{arguments:?}: {}", answer.stderr);
         assert!(answer.stderr.contains(said), "{arguments:?}: {}", answer.stderr);
     }
+}
+
+#[test]
+fn what_is_converted_tells_no_path_that_the_file_before_told() {
+    let project = Project::new();
+    let tensor =
+        TensorEntry { name: "emb_params".into(), dtype: Dtype::F32, shape: vec![768], bytes: vec![0; 768 * 4] };
+    let before = [
+        ("name", "cat"),
+        ("sd_checkpoint_name", "/home/jane/models/m.ckpt"),
+        ("of_windows", "C:\\Users\\jane\\m.ckpt"),
+        ("comment", "/ or not,\nas one likes"),
+    ];
+    let metadata = before.map(|(key, text)| (key.to_owned(), text.to_owned())).into();
+    write(&project.path("cat.safetensors"), &[tensor], &metadata).expect("a writable folder");
+    let answer = project.run(&["convert", "cat.safetensors", "word.safetensors", "--to", "diffusers-embedding"]);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    let word = SafetensorsFile::open(project.path("word.safetensors")).expect("it was written");
+    for (key, text) in
+        [("name", "cat"), ("sd_checkpoint_name", "m.ckpt"), ("of_windows", "m.ckpt"), ("comment", before[3].1)]
+    {
+        assert_eq!(word.metadata()[key], text, "{key}");
+    }
+}
+
+#[test]
+fn words_that_a_lora_brings_along_stay_with_it_or_are_said_to_be_left_out() {
+    const WORD: &str = "bundle_emb.<s1>.string_to_param.*";
+    let project = Project::new();
+    let convert = |arguments: &[&str]| {
+        let answer = project.run(&[&["convert"], arguments].concat());
+        assert_eq!(answer.code, Some(0), "{arguments:?}: {}", answer.stderr);
+        answer.stderr
+    };
+    let open = |name: &str| tensors(&SafetensorsFile::open(project.path(name)).expect("it was written"));
+    // cloneofsimo's, whose word stands beside its matrices.
+    let lora = fixture("module_list/lora.safetensors");
+    assert_eq!(convert(&[lora.as_str(), "kohya.safetensors", "--to", "kohya-lora"]), "wrote `kohya.safetensors`\n");
+    let kohya = open("kohya.safetensors");
+    let word = kohya.get(WORD).expect("the word came along");
+    let said = convert(&["kohya.safetensors", "peft.safetensors", "--to", "peft-lora"]);
+    assert!(said.starts_with("left out: the words that come along, `<s1>`: ") && said.lines().count() == 2, "{said}");
+    assert!(open("peft.safetensors").keys().all(|name| name.contains("lora")), "diffusers would refuse it");
+    let said = convert(&["kohya.safetensors", "word.safetensors", "--to", "kohya-embedding"]);
+    assert!(said.starts_with("left out: ") && said.contains("tensors beside the words: `lora_"), "{said}");
+    let written = SafetensorsFile::open(project.path("word.safetensors")).expect("it was written");
+    assert_eq!(written.names(), ["emb_params"]);
+    assert_eq!(written.bytes("emb_params").expect("listed"), word.2);
+    assert_eq!(written.metadata()["name"], "<s1>");
 }
 
 #[test]

@@ -386,15 +386,43 @@ fn eight_bit_floats_become_what_is_computed_in() {
     }
 }
 
-#[test]
-fn a_weight_with_numbers_that_are_none_is_refused_with_its_name() {
-    let file = SafetensorsFile::open(fixture_folder().join("tiny_sd1.safetensors")).unwrap();
+/// Every tensor of a file.
+fn entries(file: &SafetensorsFile) -> Vec<TensorEntry> {
     let entry = |name: &str| {
         let info = file.info(name).expect("listed");
         let (dtype, shape) = (info.dtype, info.shape.clone());
         TensorEntry { name: name.to_string(), dtype, shape, bytes: file.bytes(name).unwrap().into_owned() }
     };
-    let whole: Vec<TensorEntry> = file.names().into_iter().map(entry).collect();
+    file.names().into_iter().map(entry).collect()
+}
+
+#[test]
+fn what_does_not_fit_in_the_networks_of_a_single_file_is_one_report() {
+    let file = SafetensorsFile::open(fixture_folder().join("tiny_sd1.safetensors")).unwrap();
+    let mut some = entries(&file);
+    some.retain(|tensor| {
+        !["first_stage_model.quant_conv.bias", "model.diffusion_model.out.2.bias"].contains(&tensor.name.as_str())
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("some.safetensors");
+    write(&path, &some, file.metadata()).unwrap();
+    let single = LoadOptions { config: Some(fixture_folder().join("tiny_sd1")), ..options() };
+    let said = refused(&path, &single);
+    assert!(said.contains("some.safetensors` does not fit the model: 2 missing\n"), "{said}");
+    assert!(
+        said.contains("missing: unet/conv_out.bias [4]") && said.contains("missing: vae/quant_conv.bias [8]"),
+        "{said}"
+    );
+    // What stands in the place of the model's own does not count.
+    let other = LoadOptions { vae: Some(fixture_folder().join("tiny_sd1/vae")), ..single };
+    let said = refused(&path, &other);
+    assert!(said.contains("does not fit the model: 1 missing\n") && said.contains("unet/conv_out.bias"), "{said}");
+}
+
+#[test]
+fn a_weight_with_numbers_that_are_none_is_refused_with_its_name() {
+    let file = SafetensorsFile::open(fixture_folder().join("tiny_sd1.safetensors")).unwrap();
+    let whole = entries(&file);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("spoiled.safetensors");
     let single = LoadOptions { config: Some(fixture_folder().join("tiny_sd1")), ..options() };

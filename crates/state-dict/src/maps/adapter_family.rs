@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::lora_peft::Part;
+use super::lora_kohya::{is_kohya_name, parse_by_words};
+use super::lora_peft::{self, LoraKey, Part};
 use crate::family::Family;
+use crate::reader::Reader;
 
 /// An adapted layer: its network, its path in it, and how many inputs it has, where the adapter shows it.
 pub type AdaptedInputs<'l> = (Part, &'l str, Option<usize>);
@@ -34,6 +36,23 @@ pub fn family_of_adapters<'l>(
         false => Family::Sdxl,
     };
     by_width.or(is_xl.then_some(by_depth))
+}
+
+/// The same of the adapters in `file`, under the names of either form.
+pub fn family_of_adapter_file(file: &dyn Reader) -> Option<Family> {
+    let adapted = |name: &str| {
+        let key = adapter_key(name)?;
+        let inputs = file.info(name).and_then(|info| key.tensor.inputs(&info.shape));
+        Some((key.part, key.module, inputs))
+    };
+    let layers: Vec<(Part, String, Option<usize>)> = file.names().into_iter().filter_map(adapted).collect();
+    let layers = layers.iter().map(|(part, module, inputs)| (*part, module.as_str(), *inputs));
+    family_of_adapters(layers, file.metadata())
+}
+
+/// What a tensor of an adapter is by its name, under those of either form; a model is not at hand.
+pub fn adapter_key(name: &str) -> Option<LoraKey> {
+    if is_kohya_name(name) { parse_by_words(name) } else { lora_peft::parse(name) }
 }
 
 /// Whether a file says of itself that it is for SDXL or its refiner.

@@ -204,6 +204,14 @@ fn what_is_none_is_refused() {
     let last: (&str, &[usize]) = ("input_hint_block.2.weight", &[8, 16, 3, 3]);
     let said = refused(&[first, last, block]);
     assert!(said.contains("carries no configuration, and none of its tensors shows its family"), "{said}");
+    for (mark, what) in
+        [("difference", "holds differences from a model's weights"), ("lora_controlnet", "Control-LoRA")]
+    {
+        let mut file = by_original(&rows("sd1.tsv", "unet_sd15.tsv"));
+        file.tensors.insert(mark.to_string(), TensorInfo { dtype: Dtype::F16, shape: Vec::new() });
+        let said = ControlNet::of_file(&file).err().expect("it is refused").to_string();
+        assert!(said.contains(what) && said.contains("not supported"), "{said}");
+    }
     let mut file = by_name(&rows("sd1.tsv", "unet_sd15.tsv"));
     file.metadata.insert("sdtrain.control_net".to_string(), "{".to_string());
     let said = ControlNet::of_file(&file).err().expect("it is refused").to_string();

@@ -172,10 +172,25 @@ fn adapters_and_embeddings() {
     assert_eq!(relative, FileKind::PeftLora { kind: LoraKind::Ia3, modules: 1, rank: None });
     let peft = kind(&[("unet.conv_in.lora_A.weight", &[16, 8]), ("unet.conv_in.lora_B.weight", &[8, 16])]);
     assert_eq!(peft, FileKind::PeftLora { kind: LoraKind::Lora, modules: 1, rank: Some(16) });
-    assert_eq!(kind(&[("<cat-toy>", &[2, 768])]), FileKind::TextualInversion { vectors: 2, width: 768 });
+    assert_eq!(
+        kind(&[("<cat-toy>", &[2, 768])]),
+        FileKind::TextualInversion { vectors: 2, width: 768, second_width: None }
+    );
     let of_paper = kind(&[("string_to_param.sks", &[2, 768]), ("string_to_token.sks", &[])]);
-    assert_eq!(of_paper, FileKind::TextualInversion { vectors: 2, width: 768 });
-    assert_eq!(kind(&[("emb_params", &[768])]), FileKind::TextualInversion { vectors: 1, width: 768 });
+    assert_eq!(of_paper, FileKind::TextualInversion { vectors: 2, width: 768, second_width: None });
+    assert_eq!(
+        kind(&[("emb_params", &[768])]),
+        FileKind::TextualInversion { vectors: 1, width: 768, second_width: None }
+    );
+    // The first table of SDXL's pair is as wide as SD1's.
+    assert_eq!(
+        kind(&[("clip_g", &[3, 1280]), ("clip_l", &[3, 768])]),
+        FileKind::TextualInversion { vectors: 3, width: 768, second_width: Some(1280) }
+    );
+    assert_eq!(
+        kind(&[("bundle_emb.a.string_to_param.*", &[3, 768]), ("bundle_emb.b.string_to_param.*", &[1, 768])]),
+        FileKind::TextualInversion { vectors: 4, width: 768, second_width: None }
+    );
     let trace = kind(&[("step.1.loss", &[]), ("step.2.loss", &[]), ("step.2.lr", &[1]), ("initial.unet.x", &[1])]);
     assert_eq!(trace, FileKind::Trace { steps: 2 });
     let of_no_family = FileKind::ControlNet { family: None, diffusers: false, with_model: false };

@@ -1,6 +1,7 @@
 //! One message says all that does not fit.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use sdtrain_state_dict::{Dtype, LoadReport};
 
@@ -33,6 +34,19 @@ fn a_file_that_fits_is_clean_and_long_lists_are_cut() {
     assert_eq!(error.to_string().lines().count(), 12);
     assert!(error.to_string().ends_with("  missing: … and 90 more"));
     assert!(error.hint().is_some());
+}
+
+#[test]
+fn what_does_not_fit_in_several_networks_is_one_report() {
+    let parameters = BTreeMap::from([("a".to_string(), vec![2])]);
+    let report = |name: &str, shape: &[usize]| {
+        LoadReport::compare(&parameters, &in_memory(&[entry(name, Dtype::F32, shape)]), |_| false)
+    };
+    let networks = [("unet", report("a", &[3])), ("vae", report("b", &[2])), ("text_encoder", report("a", &[2]))];
+    let message = LoadReport::of_model(Path::new("m"), networks).into_result().unwrap_err().to_string();
+    let expected = "`m` does not fit the model: 1 missing, 1 unexpected, 1 of the wrong shape\n  \
+                    missing: vae/a [2]\n  unexpected: vae/b\n  wrong shape: unet/a is [3], not [2]";
+    assert_eq!(message, expected);
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn of_a_checkpoint_of_lightning_only_the_model_is_read() {
 #[test]
 fn a_learned_word_of_a_pickle_has_the_name_beside_it() {
     let found = open_file(file("embedding.pt")).unwrap();
-    assert_eq!(recognise(&found), FileKind::TextualInversion { vectors: 2, width: 768 });
+    assert_eq!(recognise(&found), FileKind::TextualInversion { vectors: 2, width: 768, second_width: None });
     let [word] = &entries(&found).unwrap()[..] else { panic!("one word") };
     assert_eq!((word.word.as_deref(), word.vectors, &word.widths[..]), (Some("snorp"), 2, &[768][..]));
 }
@@ -150,7 +150,7 @@ fn a_long_text_that_is_named_again_and_again_grows_to_nothing() {
 fn words_in_a_parameter_dict_are_read_and_objects_of_other_classes_are_not() {
     let found = open_file(file("parameter_dict.pt")).unwrap();
     assert_eq!(found.names(), ["string_to_param.*", "string_to_token.*"]);
-    assert_eq!(recognise(&found), FileKind::TextualInversion { vectors: 1, width: 768 });
+    assert_eq!(recognise(&found), FileKind::TextualInversion { vectors: 1, width: 768, second_width: None });
     assert_eq!(entries(&found).unwrap()[0].tensors, ["string_to_param.*"]);
     let folder = tempfile::tempdir().unwrap();
     let made = |class: &str| zipped(folder.path(), &[b"c", class.as_bytes(), b"\n)\x81."].concat());

@@ -108,7 +108,7 @@ fn several_words_come_in_one_file_and_in_one_of_each() {
     assert_same(&all[1..], &words_of(&product[2]));
     let file = SafetensorsFile::open(&product[1]).expect("the run wrote it");
     assert_eq!(file.names(), ["<cat>"], "what diffusers reads");
-    assert_eq!(recognise(&file), FileKind::TextualInversion { vectors: 2, width: 32 });
+    assert_eq!(recognise(&file), FileKind::TextualInversion { vectors: 2, width: 32, second_width: None });
     assert_eq!(file.metadata()["modelspec.architecture"], "stable-diffusion-v1/textual-inversion");
     assert_eq!((file.metadata()["name"].as_str(), file.metadata()["ss_steps"].as_str()), ("<cat>", "6"));
 }

@@ -8,7 +8,7 @@ use sdtrain_state_dict::{
     read_json, recognise, write_network_folder, write_source,
 };
 
-use super::{already, left_out, with_dtype};
+use super::{already, left_out, with_dtype, without_paths};
 use crate::args::{ConvertArgs, Format};
 use crate::{ExitCode, Failure};
 
@@ -30,19 +30,23 @@ pub(super) fn convert(input: &Path, args: &ConvertArgs) -> Result<Vec<String>, F
     }
     let found = open(input, args)?;
     found.report()?.into_result()?;
+    // The configuration of a file is in its metadata, or was only assumed.
+    let metadata = || {
+        let mut metadata = without_paths(found.network.metadata());
+        metadata.insert("format".to_owned(), "pt".to_owned());
+        metadata.extend(input.is_dir().then(|| found.metadata()));
+        metadata
+    };
     match args.to {
         Format::SingleFile => {
             if args.dtype.is_none() && is_original_file(input) {
                 return Err(already(&args.input, "it is a single file of safetensors already")
                     .hint("`--dtype` writes it with other numbers"));
             }
-            let mut metadata = found.network.metadata().clone();
-            metadata.insert("format".to_owned(), "pt".to_owned());
-            // That of a file is in its metadata, or was only assumed.
-            if input.is_dir() {
-                metadata.extend([found.metadata()]);
-            }
-            write_source(&args.output, &FromReader(&found.to_ldm()?), &metadata)?;
+            write_source(&args.output, &FromReader(&found.to_ldm()?), &metadata())?;
+        }
+        Format::Diffusers if args.output.extension().is_some_and(|end| end == "safetensors") => {
+            write_source(&args.output, &FromReader(&found.network), &metadata())?;
         }
         Format::Diffusers => {
             write_network_folder(&args.output, &found.config, &FromReader(&found.network), &BTreeMap::new())?;
@@ -125,6 +129,13 @@ mod tests {
         for name in ["config.json", "diffusion_pytorch_model.safetensors"] {
             let read = |folder: &str| fs::read(path(folder).join(name)).expect("written");
             assert!(read("before") == read("after"), "{name}");
+        }
+        // One file with diffusers' names.
+        run("before", "names.safetensors", Format::Diffusers);
+        run("names.safetensors", "of names", Format::Diffusers);
+        for name in ["config.json", "diffusion_pytorch_model.safetensors"] {
+            let read = |folder: &str| fs::read(path(folder).join(name)).expect("written");
+            assert!(read("before") == read("of names"), "{name}");
         }
         run("after", "again.safetensors", Format::SingleFile);
         let read = |name: &str| fs::read(path(name)).expect("written");

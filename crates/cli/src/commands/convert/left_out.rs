@@ -29,6 +29,24 @@ pub(super) fn beside_control_net(others: &[String]) -> Vec<String> {
     in_words(others, "beside the ControlNet").into_iter().collect()
 }
 
+/// Of a LoRA in PEFT's form, which had these `words` with it.
+pub(super) fn bundled(words: &[String]) -> Vec<String> {
+    if words.is_empty() {
+        return Vec::new();
+    }
+    let spoken: Vec<String> = words.iter().map(|word| format!("`{}`", word.escape_debug())).collect();
+    vec![format!(
+        "the words that come along, {}: diffusers refuses a LoRA with words in its file; `--to diffusers-embedding`, or of SDXL \
+         `--to sdxl-embedding`, writes them by themselves",
+        spoken.join(", ")
+    )]
+}
+
+/// Of a file with learned words in it, beside which these tensors stand.
+pub(super) fn beside_words(others: &[String]) -> Vec<String> {
+    in_words(others, "beside the words").into_iter().collect()
+}
+
 /// Of a folder of `family` with this `model_index.json`: parts of its pipeline that are none of a model's.
 pub(super) fn other_parts(index: &Json, family: Family) -> Vec<String> {
     let is_kept = |name: &str| {

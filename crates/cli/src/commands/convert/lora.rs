@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use half::{bf16, f16};
-use sdtrain_state_dict::maps::lora_kohya::{KohyaNaming, is_kohya_name, is_original_name, kohya_name, parse_by_words};
-use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraKind, LoraTensor, Part, alpha_that_counts, peft_name};
+use sdtrain_state_dict::maps::adapter_family::adapter_key;
+use sdtrain_state_dict::maps::lora_kohya::{KohyaNaming, is_original_name, kohya_name};
+use sdtrain_state_dict::maps::lora_peft::{LoraKey, LoraKind, LoraTensor, Part, alpha_that_counts, peft_name};
 use sdtrain_state_dict::maps::peft_metadata::{self, AdaptedLayer, PeftConfig};
+use sdtrain_state_dict::maps::textual_inversion::{BUNDLE_PREFIX, bundled_words};
 use sdtrain_state_dict::metadata::sshs_hashes;
 use sdtrain_state_dict::{Dtype, Family, Reader, TensorEntry, read_floats, write};
 
-use super::kept_metadata;
+use super::{kept_metadata, left_out};
 use crate::{ExitCode, Failure};
 
 /// One adapted layer.
@@ -55,6 +57,7 @@ impl Layer {
     }
 }
 
+/// In kohya's form. Words that come along stay where they are: programs that read that form take them from there.
 pub(super) fn to_kohya(file: &dyn Reader, output: &Path) -> Result<(), Failure> {
     let layers = read(file)?;
     let inputs = layers.iter().map(|layer| (layer.part, layer.module.as_str(), layer.inputs()));
@@ -88,6 +91,9 @@ pub(super) fn to_kohya(file: &dyn Reader, output: &Path) -> Result<(), Failure> 
                 .map(|(&tensor, entry)| TensorEntry { name: kohya_name(&layer.key(tensor), &naming), ..entry.clone() }),
         );
     }
+    for name in file.names().into_iter().filter(|name| name.starts_with(BUNDLE_PREFIX)) {
+        tensors.push(entry(file, name)?);
+    }
     let mut metadata = kept_metadata(file);
     let (model_hash, legacy_hash) = sshs_hashes(tensors.as_slice(), &metadata)?;
     metadata.insert("sshs_model_hash".to_owned(), model_hash);
@@ -95,7 +101,8 @@ pub(super) fn to_kohya(file: &dyn Reader, output: &Path) -> Result<(), Failure> 
     Ok(write(output, &tensors, &metadata)?)
 }
 
-pub(super) fn to_peft(file: &dyn Reader, output: &Path) -> Result<(), Failure> {
+/// In PEFT's form; what that cannot hold, in words.
+pub(super) fn to_peft(file: &dyn Reader, output: &Path) -> Result<Vec<String>, Failure> {
     let layers = read(file)?;
     let mut described: BTreeMap<Part, Vec<AdaptedLayer>> = BTreeMap::new();
     for layer in &layers {
@@ -133,16 +140,16 @@ pub(super) fn to_peft(file: &dyn Reader, output: &Path) -> Result<(), Failure> {
         tensors
             .extend(named.map(|(&tensor, entry)| TensorEntry { name: peft_name(&layer.key(tensor)), ..entry.clone() }));
     }
-    Ok(write(output, &tensors, &metadata)?)
+    write(output, &tensors, &metadata)?;
+    Ok(left_out::bundled(&bundled_words(file)))
 }
 
 fn read(file: &dyn Reader) -> Result<Vec<Layer>, Failure> {
     let path = file.path().display();
     let mut found: BTreeMap<(Part, String), BTreeMap<LoraTensor, &str>> = BTreeMap::new();
     let mut unknown = Vec::new();
-    for name in file.names() {
-        let key = if is_kohya_name(name) { parse_by_words(name) } else { lora_peft::parse(name) };
-        match key {
+    for name in file.names().into_iter().filter(|name| !name.starts_with(BUNDLE_PREFIX)) {
+        match adapter_key(name) {
             Some(key) => drop(found.entry((key.part, key.module)).or_default().insert(key.tensor, name)),
             None => unknown.push(format!("`{name}`")),
         }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sdtrain_hub::Wanted;
-use sdtrain_recipe::{FloatType, HubName};
+use sdtrain_recipe::{FloatType, HubName, published_name};
 use sdtrain_state_dict::maps::peft_metadata;
 use sdtrain_state_dict::{
     Converted, Dtype, Error as FileError, FileKind, ForInpainting, FromReader, Reader, SafetensorsFile, open_file,
@@ -46,6 +46,10 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
         return Ok(());
     }
     let is_folder = input.is_dir();
+    if is_folder && !args.to.is_model() {
+        let message = format!("`{}` is a folder, and {} is a file", args.input.display(), wanted(args.to));
+        return Err(Failure::new(ExitCode::Model, message).hint("name the file in it"));
+    }
     let left_out = match args.to {
         Format::SingleFile if is_folder => model::to_single_file(input, &args.output, args.dtype, args.inpainting)?,
         Format::Diffusers if is_folder => model::folder_to_folder(input, &args.output, args.dtype, args.inpainting)?,
@@ -72,10 +76,12 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
                 ));
             }
             match args.to {
-                Format::KohyaLora => lora::to_kohya(&file, &args.output)?,
+                Format::KohyaLora => {
+                    lora::to_kohya(&file, &args.output)?;
+                    Vec::new()
+                }
                 _ => lora::to_peft(&file, &args.output)?,
             }
-            Vec::new()
         }
         Format::KohyaEmbedding | Format::DiffusersEmbedding | Format::SdxlEmbedding => {
             words::convert(&*with_dtype(open_file(input)?, args.dtype)?, args)?
@@ -105,7 +111,7 @@ pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Fa
         Format::Diffusers => model::to_folder(file, &args.output)?,
         // All tensors under their names: nothing is left out.
         Format::SingleFile => {
-            let mut metadata = file.metadata().clone();
+            let mut metadata = without_paths(file.metadata());
             metadata.insert("format".to_owned(), "pt".to_owned());
             write_source(&args.output, &FromReader(&*file), &metadata)?;
             Vec::new()
@@ -135,10 +141,15 @@ fn is_repository(input: &Path) -> Result<bool, Failure> {
     }
 }
 
+/// What becomes a file of `format`, which is none of a model.
+fn wanted(format: Format) -> &'static str {
+    if format.is_embedding() { "a textual inversion embedding" } else { "a LoRA" }
+}
+
 /// What can be told to be wrong before anything is fetched or opened.
 fn check_flags(args: &ConvertArgs, is_repository: bool) -> Result<(), Failure> {
     let refused = |message: &str| Failure::new(ExitCode::Configuration, message);
-    let wanted = if args.to.is_embedding() { "a textual inversion embedding" } else { "a LoRA" };
+    let wanted = wanted(args.to);
     if !args.to.is_model() && args.inpainting {
         return Err(refused(&format!("`--inpainting` is for whole models: {wanted} has no input channels")));
     }
@@ -180,9 +191,25 @@ fn file_type(dtype: FloatType) -> Dtype {
 
 /// The metadata of `file` that stay true in another form: hashes belong to the old bytes, and PEFT's description to its own form.
 fn kept_metadata(file: &dyn Reader) -> BTreeMap<String, String> {
-    let mut metadata = file.metadata().clone();
+    let mut metadata = without_paths(file.metadata());
     metadata.retain(|key, _| !key.starts_with("sshs_") && key != peft_metadata::KEY && key != "modelspec.hash_sha256");
     metadata
+}
+
+/// The same texts, but of a whole path, as some programs leave them beside the weights of a pickle, only its last part: the result may go
+/// to others.
+fn without_paths(metadata: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let told = |text: &str| {
+        let is_line = !text.contains('\n');
+        if is_line && Path::new(text).is_absolute() {
+            published_name(text)
+        } else if is_line && text.get(1..3) == Some(":\\") {
+            text.rsplit('\\').next().unwrap_or(text).to_owned()
+        } else {
+            text.to_owned()
+        }
+    };
+    metadata.iter().map(|(key, text)| (key.clone(), told(text))).collect()
 }
 
 fn check_paths(input: &Path, output: &Path) -> Result<(), Failure> {

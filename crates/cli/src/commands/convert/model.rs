@@ -15,6 +15,7 @@ use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use serde_json::Value as Json;
 
 use super::{left_out, with_dtype};
+use crate::model_parts::Networks;
 use crate::{ExitCode, Failure};
 
 /// A single file as a diffusers folder; what the folder cannot hold, in words.
@@ -42,6 +43,9 @@ pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<Vec<Stri
             (plain_configs(family, file.as_ref(), &parts.unet)?, tokenizers)
         }
     };
+    // What lacks a tensor must not look like a whole model from now on.
+    let networks = Networks { unet: &parts.unet, vae: Some(vae), text_encoders: &parts.text_encoders };
+    networks.check_fit(&path, family, &configs)?;
     let files: Vec<_> = tokenizers.iter().map(PromptTokenizer::files).collect();
     let (unet, vae) = (FromReader(&parts.unet), FromReader(vae));
     let text_encoders: Vec<_> = parts.text_encoders.iter().map(|encoder| FromReader(&**encoder)).collect();
@@ -70,8 +74,10 @@ impl Folder {
             let network = canonical_text_encoder(open_component(&folder.join(place.network), "model", None)?)?;
             with_dtype(Box::new(network), dtype)
         };
-        let text_encoders = family.text_folders().iter().map(text_encoder).collect::<Result<_, _>>()?;
+        let text_encoders = family.text_folders().iter().map(text_encoder).collect::<Result<Vec<_>, Failure>>()?;
         let configs = PipelineConfigs::of_folder(folder, family)?;
+        let networks = Networks { unet: &unet, vae: Some(&vae), text_encoders: &text_encoders };
+        networks.check_fit(folder, family, &configs)?;
         let (configs, unet): (_, Box<dyn Reader>) = match for_inpainting {
             true => (configs.for_inpainting(), Box::new(ForInpainting::new(unet)?)),
             false => (configs, Box::new(unet)),
@@ -313,6 +319,8 @@ pub(crate) mod tests {
         let mut unet = read_json(&folder.join("unet/config.json")).expect("written");
         unet["use_linear_projection"] = json!(true);
         fs::write(folder.join("unet/config.json"), unet.to_string()).expect("a writable folder");
+        let weights = folder.join("unet/diffusion_pytorch_model.safetensors");
+        write_weights(&weights, &architecture::unet(&unet).expect("complete"));
         for (prediction_type, said) in [("epsilon", "epsilon"), ("v_prediction", "v")] {
             let scheduler = json!({"prediction_type": prediction_type}).to_string();
             fs::write(folder.join("scheduler/scheduler_config.json"), scheduler).expect("a writable folder");
@@ -335,6 +343,39 @@ pub(crate) mod tests {
             .expect_err("photos are no model");
         assert_eq!(failure.code, ExitCode::Storage);
         assert!(photos.join("holiday.jpg").exists());
+    }
+
+    #[test]
+    fn a_model_that_lacks_a_tensor_is_not_converted() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| place.path().join(name);
+        write_tiny_folder(&path("folder"));
+        to_single_file(&path("folder"), &path("whole.safetensors"), None, false).expect("a complete folder");
+        let whole = SafetensorsFile::open(path("whole.safetensors")).expect("it was just written");
+        let entry = |name: &str| TensorEntry {
+            name: name.to_owned(),
+            dtype: whole.info(name).expect("listed").dtype,
+            shape: whole.info(name).expect("listed").shape.clone(),
+            bytes: whole.bytes(name).expect("listed").into_owned(),
+        };
+        let lost = ["model.diffusion_model.time_embed.0.bias", "first_stage_model.quant_conv.bias"];
+        let kept = whole.names().into_iter().filter(|name| !lost.contains(name)).map(entry);
+        write(&path("some.safetensors"), &kept.collect::<Vec<_>>(), whole.metadata()).expect("a writable folder");
+        let some = Arc::new(SafetensorsFile::open(path("some.safetensors")).expect("it was just written"));
+        let said = to_folder(some, &path("out")).expect_err("two are missing").problems.to_string();
+        for words in ["2 missing", "unet/time_embedding.linear_1.bias", "vae/quant_conv.bias"] {
+            assert!(said.contains(words), "`{words}` is not in\n{said}");
+        }
+        let mut vae = read_json(&path("folder/vae/config.json")).expect("written");
+        vae["layers_per_block"] = json!(2);
+        fs::write(path("folder/vae/config.json"), vae.to_string()).expect("a writable folder");
+        for said in [
+            to_single_file(&path("folder"), &path("out"), None, false).expect_err("a layer is missing"),
+            folder_to_folder(&path("folder"), &path("out"), None, false).expect_err("a layer is missing"),
+        ] {
+            assert!(said.problems.to_string().contains("missing: vae/decoder."), "{}", said.problems);
+        }
+        assert!(!path("out").exists());
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use sdtrain_state_dict::maps::textual_inversion::{NAME_KEY, OF_TWO, UNNAMED, WordEntry, bundle_names, entries};
+use sdtrain_state_dict::maps::textual_inversion::{
+    NAME_KEY, OF_TWO, UNNAMED, WordEntry, bundle_names, bundled_words, entries,
+};
 use sdtrain_state_dict::metadata::architecture;
 use sdtrain_state_dict::{Family, FileKind, FromReader, Reader, Renamed, recognise, write_source};
 
@@ -18,7 +20,9 @@ pub(super) fn convert(file: &dyn Reader, args: &ConvertArgs) -> Result<Vec<Strin
     let path = file.path().display();
     let wrong = |message: String| Failure::new(ExitCode::Model, message);
     let kind = recognise(file);
-    if !matches!(kind, FileKind::TextualInversion { .. }) {
+    // A LoRA may bring words along.
+    let is_bundle = !bundled_words(file).is_empty();
+    if !is_bundle && !matches!(kind, FileKind::TextualInversion { .. }) {
         return Err(wrong(format!("`{path}` is a {kind}, not a textual inversion embedding")));
     }
     let entries = entries(file).map_err(|reason| wrong(format!("`{path}` {reason}")))?;
@@ -33,7 +37,11 @@ pub(super) fn convert(file: &dyn Reader, args: &ConvertArgs) -> Result<Vec<Strin
             places.insert(tensor, (name, vec![entry.vectors, *width]));
         }
     }
-    let mut metadata = kept_metadata(file);
+    // Those of a LoRA are of its adapters.
+    let mut metadata = match kind {
+        FileKind::TextualInversion { .. } => kept_metadata(file),
+        _ => BTreeMap::new(),
+    };
     metadata.insert("format".to_owned(), "pt".to_owned());
     match entries.as_slice() {
         [only] => drop(metadata.insert(NAME_KEY.to_owned(), word_of(only))),
@@ -46,7 +54,7 @@ pub(super) fn convert(file: &dyn Reader, args: &ConvertArgs) -> Result<Vec<Strin
     write_source(&args.output, &FromReader(&renamed), &metadata)?;
     let is_lost = |name: &&str| !places.contains_key(*name) && !name.starts_with(TOKENS);
     let lost: Vec<String> = file.names().into_iter().filter(is_lost).map(str::to_owned).collect();
-    Ok(left_out::of_single_file(&[], &lost))
+    Ok(left_out::beside_words(&lost))
 }
 
 /// What the tensors of one of `count` words are called, one for each text encoder; or why they cannot be, and the way out.

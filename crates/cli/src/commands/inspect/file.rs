@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use sdtrain_state_dict::maps::adapter_family::family_of_adapters;
-use sdtrain_state_dict::maps::lora_kohya::{is_kohya_name, parse_by_words};
-use sdtrain_state_dict::maps::lora_peft::{self, LoraKey, LoraTensor, Part};
+use sdtrain_state_dict::maps::adapter_family::{adapter_key, family_of_adapter_file};
+use sdtrain_state_dict::maps::lora_peft::{LoraKey, LoraTensor, Part};
 use sdtrain_state_dict::maps::{clip, open_clip};
 use sdtrain_state_dict::{ControlNet, Family, FileKind, Reader, read_floats, recognise_with_reason};
 use serde_json::{Map, Value as Json, json};
@@ -48,9 +47,12 @@ pub(super) fn describe_with(
             }
             lora(file, description)?;
         }
-        FileKind::TextualInversion { vectors, width } => {
+        FileKind::TextualInversion { vectors, width, second_width } => {
             description.fact("vectors", "vectors", *vectors);
             description.fact("width", "width", *width);
+            if let Some(width) = second_width {
+                description.fact("second_width", "second width", *width);
+            }
         }
         FileKind::Trace { steps } => description.fact("steps", "steps", *steps),
         FileKind::ClipText { hidden_size: Some(width) } => description.fact("hidden_size", "width", *width),
@@ -109,7 +111,7 @@ fn lora(file: &dyn Reader, description: &mut Description) -> Result<(), Failure>
     let mut modules: BTreeMap<(Part, String), Option<usize>> = BTreeMap::new();
     let mut alpha = None;
     for name in file.names() {
-        let Some(LoraKey { part, module, tensor }) = key_of(name) else { continue };
+        let Some(LoraKey { part, module, tensor }) = adapter_key(name) else { continue };
         let rank = file.info(name).and_then(|info| tensor.rank(&info.shape));
         let known = modules.entry((part, module)).or_default();
         *known = known.or(rank);
@@ -140,24 +142,13 @@ fn lora(file: &dyn Reader, description: &mut Description) -> Result<(), Failure>
     Ok(())
 }
 
-fn key_of(name: &str) -> Option<LoraKey> {
-    if is_kohya_name(name) { parse_by_words(name) } else { lora_peft::parse(name) }
-}
-
 /// The family of what is a part of a model, or stands beside it.
 fn family_of_parts(file: &dyn Reader, kind: &FileKind) -> Option<Family> {
     match kind {
         FileKind::DiffusersUnet { cross_attention_dim, .. } => Family::of_text_width((*cross_attention_dim)?),
-        FileKind::KohyaLora { .. } | FileKind::PeftLora { .. } => {
-            let adapted = |name: &str| {
-                let key = key_of(name)?;
-                let inputs = file.info(name).and_then(|info| key.tensor.inputs(&info.shape));
-                Some((key.part, key.module, inputs))
-            };
-            let layers: Vec<(Part, String, Option<usize>)> = file.names().into_iter().filter_map(adapted).collect();
-            let layers = layers.iter().map(|(part, module, inputs)| (*part, module.as_str(), *inputs));
-            family_of_adapters(layers, file.metadata())
-        }
+        FileKind::KohyaLora { .. } | FileKind::PeftLora { .. } => family_of_adapter_file(file),
+        // Of the families only SDXL has two text encoders, and the first is as wide as SD1's.
+        FileKind::TextualInversion { second_width: Some(_), .. } => Some(Family::Sdxl),
         FileKind::TextualInversion { width, .. } => Family::of_text_width(*width),
         FileKind::ControlNet { family, .. } => *family,
         _ => None,
