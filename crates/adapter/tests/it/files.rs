@@ -143,7 +143,7 @@ fn refused(tensors: &[(&str, &[usize])]) -> Error {
 fn a_file_for_another_model_is_refused_with_the_first_layer_that_does_not_fit() {
     const TO_K: &str = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k";
     let (down, up) = (format!("unet.{TO_K}.lora_A.weight"), format!("unet.{TO_K}.lora_B.weight"));
-    let kohya = format!("lora_unet_{}.lora_down.weight", TO_K.replace('.', "_").replace("blocks_0", "blocks_7"));
+    let kohya = format!("lora_unet_{}.lora_down.weight", TO_K.replace('.', "_").replacen("blocks_0", "blocks_7", 1));
     const ANOTHER: &str = "another base model";
     for (tensors, reason, hint) in [
         // SD2's context is 1024 wide.
