@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 
 use crate::architecture;
 use crate::canonical::{check_unscaled, has_prefix};
-use crate::diffusers_folder::{PipelineConfigs, read_json};
+use crate::diffusers_folder::{PipelineConfigs, json_in_metadata, read_json};
 use crate::error::{Error, Result};
 use crate::family::Family;
 use crate::load_report::LoadReport;
@@ -51,7 +51,7 @@ impl<R: Reader> ControlNet<R> {
     /// # Errors
     /// Where it holds none, its metadata cannot be read, or no tensor shows its family.
     pub fn of_file(file: R) -> Result<ControlNet<R>> {
-        let said = said_config(&file)?;
+        let said = json_in_metadata(file.path(), file.metadata(), CONFIG)?;
         let kind = recognise(&file);
         let path = file.path().to_path_buf();
         let mut found = ControlNet::new(file, Json::Null)?;
@@ -157,15 +157,6 @@ impl<R: Reader> ControlNet<R> {
     pub fn metadata(&self) -> (String, String) {
         (CONFIG.to_string(), self.config.to_string())
     }
-}
-
-/// The configuration in the metadata of `file`, if it has one.
-fn said_config(file: &dyn Reader) -> Result<Option<Json>> {
-    let parsed = file.metadata().get(CONFIG).map(|config| serde_json::from_str(config)).transpose();
-    parsed.map_err(|error| Error::WrongKind {
-        path: file.path().to_path_buf(),
-        reason: format!("has broken metadata `{CONFIG}`: {error}"),
-    })
 }
 
 /// The configuration of a ControlNet beside the UNet that was released of `family`. Whether the states of its pictures are averaged

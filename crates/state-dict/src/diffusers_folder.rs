@@ -110,12 +110,8 @@ impl PipelineConfigs {
             return Ok(None);
         }
         let broken = |reason: String| Error::WrongKind { path: path.to_path_buf(), reason };
-        let text = |key: &str| {
-            metadata.get(key).ok_or_else(|| broken(format!("says `{UNET}` in its metadata but not `{key}`")))
-        };
-        let parsed = |key: &str| -> Result<Json> {
-            serde_json::from_str(text(key)?).map_err(|error| broken(format!("has broken metadata `{key}`: {error}")))
-        };
+        let lacks = |key: &str| broken(format!("says `{UNET}` in its metadata but not `{key}`"));
+        let parsed = |key: &str| -> Result<Json> { json_in_metadata(path, metadata, key)?.ok_or_else(|| lacks(key)) };
         let mut text_encoders = vec![parsed(TEXT_ENCODERS[0])?];
         if metadata.contains_key(TEXT_ENCODERS[1]) {
             text_encoders.push(parsed(TEXT_ENCODERS[1])?);
@@ -128,7 +124,9 @@ impl PipelineConfigs {
             zeros_for_empty_prompt: metadata.get(ZEROS).is_some_and(|said| said == "true"),
         };
         if !metadata.contains_key(TOKENIZER_FILES) {
-            let file = |(name, key): (&str, &str)| Ok((name.to_string(), text(key)?.clone().into_bytes()));
+            let file = |(name, key): (&str, &str)| {
+                Ok((name.to_string(), metadata.get(key).ok_or_else(|| lacks(key))?.clone().into_bytes()))
+            };
             return Ok(Some((configs, CLIP_TOKENIZER.into_iter().map(file).collect::<Result<_>>()?)));
         }
         let encoded: BTreeMap<String, String> = serde_json::from_value(parsed(TOKENIZER_FILES)?)
@@ -151,10 +149,18 @@ pub fn vae_to_metadata(config: &Json) -> (String, String) {
 /// # Errors
 /// Where it is there and no JSON.
 pub fn vae_from_metadata(path: &Path, metadata: &BTreeMap<String, String>) -> Result<Option<Json>> {
-    let parsed = metadata.get(VAE).map(|text| serde_json::from_str(text)).transpose();
+    json_in_metadata(path, metadata, VAE)
+}
+
+/// What the metadata of the file at `path` say under `key`, where they say anything.
+///
+/// # Errors
+/// Where that is no JSON.
+pub(crate) fn json_in_metadata(path: &Path, metadata: &BTreeMap<String, String>, key: &str) -> Result<Option<Json>> {
+    let parsed = metadata.get(key).map(|text| serde_json::from_str(text)).transpose();
     parsed.map_err(|error| Error::WrongKind {
         path: path.to_path_buf(),
-        reason: format!("has broken metadata `{VAE}`: {error}"),
+        reason: format!("has broken metadata `{key}`: {error}"),
     })
 }
 

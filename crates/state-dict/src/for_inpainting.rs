@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::averaged::mean_of;
-use crate::diffusers_folder::{PipelineConfigs, UNET};
+use crate::diffusers_folder::{PipelineConfigs, UNET, json_in_metadata};
 use crate::error::{Error, Result};
 use crate::reader::{Reader, TensorInfo};
 use crate::recognise::{LDM_CONV_IN, UnetInput, recognise};
@@ -43,11 +43,9 @@ impl<R: Reader> ForInpainting<R> {
             other => return Err(wrong(format!("holds a UNet{}; one with 4 can be made for inpainting", other.note()))),
         }
         let mut metadata = inner.metadata().clone();
-        if let Some(config) = metadata.get_mut(UNET) {
-            let mut json: serde_json::Value = serde_json::from_str(config)
-                .map_err(|error| wrong(format!("has broken metadata `{UNET}`: {error}")))?;
-            json["in_channels"] = INPAINTING_CHANNELS.into();
-            *config = json.to_string();
+        if let Some(mut config) = json_in_metadata(inner.path(), &metadata, UNET)? {
+            config["in_channels"] = INPAINTING_CHANNELS.into();
+            metadata.insert(UNET.to_string(), config.to_string());
         }
         // What it predicts stays, and may not be what models for inpainting are taken to predict.
         if let Some(family) = recognise(&inner).family() {
