@@ -8,7 +8,7 @@ use sdtrain_state_dict::{
     read_json, recognise, write_network_folder, write_source,
 };
 
-use super::{already, left_out, with_dtype, without_paths};
+use super::{already, left_out, refuse_flags_of_models, wanted, with_dtype, without_paths};
 use crate::args::{ConvertArgs, Format};
 use crate::{ExitCode, Failure};
 
@@ -23,11 +23,7 @@ pub(super) fn is_one(input: &Path) -> Result<bool, Failure> {
 /// The one at `input` as `args` says; what the result cannot hold, in words.
 pub(super) fn convert(input: &Path, args: &ConvertArgs) -> Result<Vec<String>, Failure> {
     let named = args.input.display();
-    if args.inpainting || args.extract_ema {
-        let flag = if args.inpainting { "--inpainting" } else { "--extract-ema" };
-        let message = format!("`{named}` is a ControlNet, and `{flag}` is for whole models");
-        return Err(Failure::new(ExitCode::Configuration, message).hint("leave the flag out"));
-    }
+    refuse_flags_of_models(args, "a ControlNet")?;
     let found = open(input, args)?;
     found.report()?.into_result()?;
     // The configuration of a file is in its metadata, or was only assumed.
@@ -56,8 +52,8 @@ pub(super) fn convert(input: &Path, args: &ConvertArgs) -> Result<Vec<String>, F
         | Format::KohyaEmbedding
         | Format::DiffusersEmbedding
         | Format::SdxlEmbedding => {
-            let not = if args.to.is_embedding() { "not a textual inversion embedding" } else { "not a LoRA" };
-            return Err(Failure::new(ExitCode::Model, format!("`{named}` is a ControlNet, {not}")));
+            let message = format!("`{named}` is a ControlNet, not {}", wanted(args.to));
+            return Err(Failure::new(ExitCode::Model, message));
         }
     }
     Ok(left_out::beside_control_net(&found.others))

@@ -96,11 +96,11 @@ pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Fa
     make_parent(&args.output)?;
     let kind = recognise(&file);
     let not_wanted = |what: &str| {
-        let message = format!("`{}` is a {kind}, not a {what}", args.input.display());
+        let message = format!("`{}` is a {kind}, not {what}", args.input.display());
         Err(Failure::new(ExitCode::Model, message))
     };
     if !kind.is_model() {
-        return not_wanted("whole model");
+        return not_wanted("a whole model");
     }
     let file = with_dtype(Box::new(file), args.dtype)?;
     let file: Arc<dyn Reader> = match args.inpainting {
@@ -116,10 +116,11 @@ pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Fa
             write_source(&args.output, &FromReader(&*file), &metadata)?;
             Vec::new()
         }
-        Format::KohyaLora | Format::PeftLora => return not_wanted("LoRA"),
-        Format::KohyaEmbedding | Format::DiffusersEmbedding | Format::SdxlEmbedding => {
-            return not_wanted("textual inversion embedding");
-        }
+        Format::KohyaLora
+        | Format::PeftLora
+        | Format::KohyaEmbedding
+        | Format::DiffusersEmbedding
+        | Format::SdxlEmbedding => return not_wanted(wanted(args.to)),
     };
     tell_of_result(&args.output, &left_out);
     Ok(())
@@ -144,6 +145,18 @@ fn is_repository(input: &Path) -> Result<bool, Failure> {
 /// What becomes a file of `format`, which is none of a model.
 fn wanted(format: Format) -> &'static str {
     if format.is_embedding() { "a textual inversion embedding" } else { "a LoRA" }
+}
+
+/// Refuses the flags of whole models where the input is `what`, such as "a VAE".
+fn refuse_flags_of_models(args: &ConvertArgs, what: &str) -> Result<(), Failure> {
+    let flags = [("--inpainting", args.inpainting), ("--extract-ema", args.extract_ema)];
+    match flags.into_iter().find(|(_, is_set)| *is_set) {
+        None => Ok(()),
+        Some((flag, _)) => {
+            let message = format!("`{}` is {what}, and `{flag}` is for whole models", args.input.display());
+            Err(Failure::new(ExitCode::Configuration, message).hint("leave the flag out"))
+        }
+    }
 }
 
 /// What can be told to be wrong before anything is fetched or opened.

@@ -11,7 +11,7 @@ use sdtrain_state_dict::{
 };
 use serde_json::Value as Json;
 
-use super::{kept_metadata, left_out, with_dtype};
+use super::{kept_metadata, left_out, refuse_flags_of_models, with_dtype};
 use crate::args::{ConvertArgs, Format};
 use crate::model_parts::check_fit;
 use crate::{ExitCode, Failure};
@@ -33,12 +33,7 @@ fn is_vae_folder(folder: &Path) -> bool {
 
 /// Writes the VAE in `file`, which was found at `input`; what the result cannot hold, in words.
 pub(super) fn convert(file: Arc<dyn Reader>, input: &Path, args: &ConvertArgs) -> Result<Vec<String>, Failure> {
-    for (flag, is_set) in [("--inpainting", args.inpainting), ("--extract-ema", args.extract_ema)] {
-        if is_set {
-            let message = format!("`{flag}` is for whole models; `{}` is a VAE", args.input.display());
-            return Err(Failure::new(ExitCode::Configuration, message));
-        }
-    }
+    refuse_flags_of_models(args, "a VAE")?;
     let VaeFile { vae, leftover } = vae_file(file)?;
     let vae = with_dtype(Box::new(vae), args.dtype)?;
     let (config, place) = match input.is_dir() {
