@@ -2,6 +2,7 @@
 #![cfg(target_os = "linux")]
 
 use sdtrain_model::{LoadOptions, load};
+use sdtrain_torch_test_support::copy_folder;
 use std::fs;
 use std::path::Path;
 use tch::{Device, Kind};
@@ -18,7 +19,7 @@ fn loading_holds_the_weights_once() {
     let tiny = sdtrain_torch_test_support::fixture_folder().join("tiny_sd1");
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let large = folder.path().join("large");
-    copy(&tiny, &large);
+    copy_folder(&tiny, &large);
     // The UNet of the fixture with channels enough to be seen beside everything else.
     let config = large.join("unet/config.json");
     let mut unet: serde_json::Value = serde_json::from_str(&fs::read_to_string(&config).expect("it is there")).unwrap();
@@ -39,16 +40,5 @@ fn loading_holds_the_weights_once() {
         assert!(size > 60 << 20, "too small to be seen: {size} bytes");
         // Beside the weights: one tensor in conversion, and pages of the file that are not given back yet.
         assert!(peak < size + size / 2, "{kind:?}: {peak} bytes for {size} bytes of weights");
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("it can be made");
-    for entry in fs::read_dir(from).expect("it is a folder").map(|entry| entry.expect("it can be read").path()) {
-        let target = to.join(entry.file_name().expect("it has a name"));
-        match entry.is_dir() {
-            true => copy(&entry, &target),
-            false => drop(fs::copy(&entry, &target).expect("it can be copied")),
-        }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use sdtrain_state_dict::{Dtype, Reader, SafetensorsFile, TensorEntry, read_floats, read_json, write};
 
-use crate::fixture_folder;
+use crate::{copy_folder, fixture_folder};
 
 const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
 const CONV_IN: &str = "conv_in.weight";
@@ -27,7 +27,7 @@ pub fn write_editing_folder(name: &str, target: &Path) {
 }
 
 fn write_wider_folder(name: &str, target: &Path, added: usize) {
-    copy(&fixture_folder().join(name), target);
+    copy_folder(&fixture_folder().join(name), target);
     let config = target.join("unet/config.json");
     let mut json = read_json(&config).expect("a fixture");
     json["in_channels"] = (4 + added).into();
@@ -56,15 +56,4 @@ fn widened(shape: &[usize], added: usize, file: &SafetensorsFile) -> Vec<u8> {
     let rows = weights.chunks_exact(own).enumerate();
     let rows = rows.flat_map(|(row, own)| own.iter().copied().chain((row * extra..(row + 1) * extra).map(number)));
     rows.flat_map(f32::to_le_bytes).collect()
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("there is room");
-    for entry in fs::read_dir(from).expect("a fixture").flatten() {
-        let target = to.join(entry.file_name());
-        match entry.path().is_dir() {
-            true => copy(&entry.path(), &target),
-            false => drop(fs::copy(entry.path(), target).expect("there is room")),
-        }
-    }
 }

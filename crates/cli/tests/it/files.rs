@@ -295,14 +295,17 @@ fn tensors(file: &dyn Reader) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> 
     file.names().into_iter().map(tensor).collect()
 }
 
+/// Converts in `project`, which must succeed; what is said of it.
+fn converted(project: &Project, arguments: &[&str]) -> String {
+    let answer = project.run(&[&["convert"], arguments].concat());
+    assert_eq!(answer.code, Some(0), "{arguments:?}: {}", answer.stderr);
+    answer.stderr
+}
+
 #[test]
 fn a_vae_goes_through_every_form_and_back_to_the_byte() {
     let project = Project::new();
-    let convert = |arguments: &[&str]| {
-        let answer = project.run(&[&["convert"], arguments].concat());
-        assert_eq!(answer.code, Some(0), "{arguments:?}: {}", answer.stderr);
-        answer.stderr
-    };
+    let convert = |arguments: &[&str]| converted(&project, arguments);
     let open = |name: &str| SafetensorsFile::open(project.path(name)).expect("it was written");
     let folder = fixture("tiny_sd1/vae");
     let of_folder = SafetensorsFile::open(format!("{folder}/diffusion_pytorch_model.safetensors")).expect("golden");
@@ -397,11 +400,7 @@ fn a_vae_that_is_not_what_is_asked_for_is_refused() {
 #[test]
 fn learned_words_go_through_every_form_with_the_same_numbers() {
     let project = Project::new();
-    let convert = |arguments: &[&str]| {
-        let answer = project.run(&[&["convert"], arguments].concat());
-        assert_eq!(answer.code, Some(0), "{arguments:?}: {}", answer.stderr);
-        answer.stderr
-    };
+    let convert = |arguments: &[&str]| converted(&project, arguments);
     let open = |name: &str| SafetensorsFile::open(project.path(name)).expect("it was written");
     let only = |file: &SafetensorsFile| -> (String, Vec<usize>, Vec<u8>) {
         let [name] = file.names()[..] else { panic!("one tensor, not {:?}", file.names()) };
@@ -491,11 +490,7 @@ fn what_is_converted_tells_no_path_that_the_file_before_told() {
 fn words_that_a_lora_brings_along_stay_with_it_or_are_said_to_be_left_out() {
     const WORD: &str = "bundle_emb.<s1>.string_to_param.*";
     let project = Project::new();
-    let convert = |arguments: &[&str]| {
-        let answer = project.run(&[&["convert"], arguments].concat());
-        assert_eq!(answer.code, Some(0), "{arguments:?}: {}", answer.stderr);
-        answer.stderr
-    };
+    let convert = |arguments: &[&str]| converted(&project, arguments);
     let open = |name: &str| tensors(&SafetensorsFile::open(project.path(name)).expect("it was written"));
     // cloneofsimo's, whose word stands beside its matrices.
     let lora = fixture("module_list/lora.safetensors");

@@ -117,6 +117,18 @@ fn a_saved_single_file_describes_itself_and_loads_as_the_same_model() {
     }
 }
 
+/// That `model` is the same again from `folder` and from a single file beside it, and that diffusers is told the class of pipeline whose
+/// name ends in `class_end`.
+fn assert_saved_in_both_forms(model: &StableDiffusion, folder: &Path, class_end: &str) {
+    let single = folder.with_extension("safetensors");
+    model.save_single_file(&single, None, &BTreeMap::new()).expect("there is room");
+    assert_same_model(&loaded(&single, &options()), model);
+    model.save_folder(folder, None, &BTreeMap::new()).expect("there is room");
+    assert_same_model(&loaded(folder, &options()), model);
+    let class = read_json(&folder.join("model_index.json")).expect("written")["_class_name"].clone();
+    assert!(class.as_str().is_some_and(|class| class.ends_with(class_end)), "{class}");
+}
+
 #[test]
 fn a_model_for_inpainting_is_saved_as_it_was_loaded() {
     let scratch = tempfile::tempdir().expect("a temporary folder");
@@ -125,13 +137,7 @@ fn a_model_for_inpainting_is_saved_as_it_was_loaded() {
         write_inpainting_folder(name, &path(name));
         let model = loaded(&path(name), &options());
         assert!(model.takes_mask());
-        let (single, folder) = (path(&format!("{name}.safetensors")), path(&format!("{name} again")));
-        model.save_single_file(&single, None, &BTreeMap::new()).expect("there is room");
-        assert_same_model(&loaded(&single, &options()), &model);
-        model.save_folder(&folder, None, &BTreeMap::new()).expect("there is room");
-        assert_same_model(&loaded(&folder, &options()), &model);
-        let class = read_json(&folder.join("model_index.json")).expect("written")["_class_name"].clone();
-        assert!(class.as_str().is_some_and(|class| class.ends_with("InpaintPipeline")), "{class}");
+        assert_saved_in_both_forms(&model, &path(&format!("{name} again")), "InpaintPipeline");
     }
 }
 
@@ -146,13 +152,7 @@ fn a_model_for_editing_is_loaded_from_either_form_saved_and_not_drawn_with() {
         assert!(!model.takes_mask());
         let said = model.check_input().unwrap_err().to_string();
         assert!(said.contains("is a model for editing by instruction (InstructPix2Pix)"), "{said}");
-        let (single, folder) = (path(&format!("{name}.safetensors")), path(&format!("{name} again")));
-        model.save_single_file(&single, None, &BTreeMap::new()).expect("there is room");
-        assert_same_model(&loaded(&single, &options()), &model);
-        model.save_folder(&folder, None, &BTreeMap::new()).expect("there is room");
-        assert_same_model(&loaded(&folder, &options()), &model);
-        let class = read_json(&folder.join("model_index.json")).expect("written")["_class_name"].clone();
-        assert!(class.as_str().is_some_and(|class| class.ends_with("InstructPix2PixPipeline")), "{class}");
+        assert_saved_in_both_forms(&model, &path(&format!("{name} again")), "InstructPix2PixPipeline");
     }
     assert!(tiny_folder().check_input().is_ok());
 }

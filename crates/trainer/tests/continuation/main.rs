@@ -12,10 +12,10 @@
 //! of these runs longer, `SDTRAIN_SWEEP_ROWS=100..200` takes a part of the other combinations.
 
 use sdtrain_recipe::TrainConfig;
-use sdtrain_torch_test_support::{fixture_folder, write_inpainting_folder};
+use sdtrain_torch_test_support::{copy_folder, fixture_folder, write_inpainting_folder};
 use sdtrain_trainer::{Outcome, ResumePolicy, RunOptions, train};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tempfile::TempDir;
 
 const STEPS: u64 = 24;
@@ -213,14 +213,6 @@ impl Remains {
             files.push((name, content));
         }
         Remains { metrics, files }
-    }
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("there is room");
-    for entry in fs::read_dir(from).expect("a checkpoint") {
-        let path: PathBuf = entry.expect("readable").path();
-        fs::copy(&path, to.join(path.file_name().expect("a file"))).expect("there is room");
     }
 }
 

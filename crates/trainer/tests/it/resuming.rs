@@ -3,7 +3,7 @@
 use crate::failures::{config, run};
 use sdtrain_recipe::{FloatType, TrainConfig};
 use sdtrain_state_dict::{Reader, SafetensorsFile};
-use sdtrain_torch_test_support::fixture_folder;
+use sdtrain_torch_test_support::{copy_folder, fixture_folder};
 use sdtrain_trainer::{Error, Outcome, ResumePolicy, RunOptions, train};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,18 +50,6 @@ fn rates(output: &Path) -> Vec<f64> {
 
 fn run_json(output: &Path) -> serde_json::Value {
     serde_json::from_slice(&fs::read(output.join("run.json")).expect("written")).expect("JSON")
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("there is room");
-    for entry in fs::read_dir(from).expect("a folder") {
-        let entry = entry.expect("readable");
-        let target = to.join(entry.file_name());
-        match entry.path().is_dir() {
-            true => copy_folder(&entry.path(), &target),
-            false => drop(fs::copy(entry.path(), target).expect("there is room")),
-        }
-    }
 }
 
 /// Makes a finished run look as if it had been killed after `step`.
