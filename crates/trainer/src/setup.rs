@@ -132,6 +132,8 @@ pub fn train_unless(stop: &StopRequest, config: TrainConfig, options: &RunOption
         fused: fused.as_deref(),
     };
     let metadata = metadata::product_metadata(&config, &facts, total_steps, 1);
+    // The tags of a large data set are not kept while it is trained on.
+    drop(folders);
     if let Some(folder) = config.debug.trace.as_ref().and_then(|path| path.parent()) {
         // Better now than after the steps.
         std::fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
