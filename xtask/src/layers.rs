@@ -23,13 +23,13 @@ const fn torch(name: &'static str, uses: &'static [&'static str]) -> Layer {
 
 /// Lowest first, so an arrow can only go down.
 const LAYERS: &[Layer] = &[
-    free("checkpoint", &[]),
     free("config", &[]),
     free("files", &[]),
+    free("checkpoint", &["files"]),
     free("random", &[]),
     free("run-log", &["checkpoint"]),
     free("signals", &[]),
-    free("state-dict", &[]),
+    free("state-dict", &["files"]),
     free("tokenizer", &[]),
     torch("torch", &[]),
     free("posters", &["random"]),

@@ -1,11 +1,19 @@
 //! One writer a folder.
 
-use std::fs::{self, File, TryLockError};
+mod heartbeat;
+mod owner;
+
+use std::fs::{self, File, Metadata, TryLockError};
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use sdtrain_files::is_of_this_machine;
+
+use self::heartbeat::{Heartbeat, Pace};
+use self::owner::Owner;
 use crate::error::Context;
 use crate::publish::create_folders;
 use crate::seeded_bugs::{Bug, seeded};
@@ -20,16 +28,26 @@ const ATTEMPTS: u32 = 10;
 const BETWEEN: Duration = Duration::from_millis(10);
 
 /// Holds a folder for this process; dropping it, or the end of the process in any way, gives it free.
+///
+/// Between the processes of a machine the kernel decides (`flock`). On a file system that other machines may share it need not reach them
+/// (NFS with `local_lock`, Lustre with `localflock`); there the file of the lock is also written over with a count every two seconds, and
+/// who finds another machine's name in it watches whether the count moves: 7 seconds decide, by no clock but its own.
 #[derive(Debug)]
 pub struct FolderLock {
     folder: PathBuf,
-    // Never read: the lock lasts as long as the file is open.
-    _file: File,
+    // Ends first: while the lock still lasts.
+    heartbeat: Option<Heartbeat>,
+    file: File,
 }
 
 impl FolderLock {
-    /// Takes the folder, making it where it does not exist. [`Error::Locked`] at once where another process has it.
+    /// Takes the folder, making it where it does not exist. [`Error::Locked`] where another process has it: at once on this machine, after
+    /// some seconds where it may be on another one.
     pub fn acquire(folder: &Path) -> Result<FolderLock> {
+        FolderLock::acquire_as(folder, &Owner::this(), is_of_this_machine, Pace::USUAL)
+    }
+
+    fn acquire_as(folder: &Path, owner: &Owner, is_local: fn(&File) -> bool, pace: Pace) -> Result<FolderLock> {
         create_folders(&RealVfs, folder)?;
         let path = folder.join(LOCK_NAME);
         let mut options = File::options();
@@ -51,9 +69,15 @@ impl FolderLock {
             Err(TryLockError::WouldBlock) => return Err(locked(folder, &mut file)),
             Err(TryLockError::Error(error)) => return Err(Error::storage("lock", &path, error)),
         }
-        // Who has it, for the message that another process prints.
-        let _ = file.set_len(0).and_then(|()| file.write_all(Owner::this().to_text().as_bytes()));
-        Ok(FolderLock { folder: folder.to_owned(), _file: file })
+        let heartbeat = match is_local(&file) {
+            true => {
+                // Who has it, for the message that another process prints.
+                let _ = file.set_len(0).and_then(|()| file.write_all(owner.to_text().as_bytes()));
+                None
+            }
+            false => Some(Heartbeat::start(folder, &path, &file, owner, pace)?),
+        };
+        Ok(FolderLock { folder: folder.to_owned(), heartbeat, file })
     }
 
     /// [`Error::Locked`] where another process has the folder, which is left as it is: for who takes it later, and has much to do before.
@@ -72,6 +96,16 @@ impl FolderLock {
     pub fn folder(&self) -> &Path {
         &self.folder
     }
+
+    /// Whether the folder is still the one that was taken, and still this process': not where it was deleted, moved, replaced or unmounted
+    /// since, nor where another machine took it over while this process stood still.
+    pub fn is_in_place(&self) -> bool {
+        let name = |metadata: Metadata| (metadata.dev(), metadata.ino());
+        let found = fs::metadata(self.folder.join(LOCK_NAME)).map(name);
+        let held = self.file.metadata().map(name);
+        let is_same = matches!((found, held), (Ok(found), Ok(held)) if found == held);
+        is_same && !self.heartbeat.as_ref().is_some_and(Heartbeat::is_lost)
+    }
 }
 
 fn locked(folder: &Path, file: &mut File) -> Error {
@@ -79,55 +113,6 @@ fn locked(folder: &Path, file: &mut File) -> Error {
     // Only for the message; a lock that cannot be read is a lock all the same.
     let _ = Read::by_ref(file).take(1024).read_to_string(&mut owner);
     Error::Locked { folder: folder.to_owned(), owner: Owner::parse(&owner).in_words() }
-}
-
-/// Who holds a lock: a line for each, `process`, `host`, `boot` (the id that the kernel gives each start of the machine) and `started`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Owner {
-    process: String,
-    host: String,
-    boot: String,
-    /// Clock ticks from the start of the machine to that of the process: with the boot, what tells it from a later one of its number.
-    started: String,
-}
-
-impl Owner {
-    fn this() -> Owner {
-        let line = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
-        // Behind the name, which may hold anything and ends with the last bracket, the start is the 20th.
-        let stat = line("/proc/self/stat");
-        let started = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19)).unwrap_or_default();
-        Owner {
-            process: std::process::id().to_string(),
-            host: line("/proc/sys/kernel/hostname"),
-            boot: line("/proc/sys/kernel/random/boot_id"),
-            started: started.to_owned(),
-        }
-    }
-
-    fn to_text(&self) -> String {
-        let Owner { process, host, boot, started } = self;
-        format!("process {process}\nhost {host}\nboot {boot}\nstarted {started}\n")
-    }
-
-    fn parse(text: &str) -> Owner {
-        let value = |name: &str| {
-            let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            // It goes to a terminal.
-            found.unwrap_or_default().chars().filter(|c| !c.is_control()).collect()
-        };
-        Owner { process: value("process"), host: value("host"), boot: value("boot"), started: value("started") }
-    }
-
-    /// ` (process 123)`, with the host where that is another; nothing where it is not known.
-    fn in_words(&self) -> String {
-        let here = Owner::this();
-        match (self.process.is_empty(), self.host.is_empty() || self.host == here.host) {
-            (true, _) => String::new(),
-            (false, true) => format!(" (process {})", self.process),
-            (false, false) => format!(" (process {} on {})", self.process, self.host),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -142,14 +127,6 @@ mod tests {
         assert_eq!(owner, Owner::this());
         assert!(!owner.host.is_empty() && owner.boot.len() == 36, "{owner:?}");
         assert!(owner.started.parse::<u64>().unwrap() > 0, "{owner:?}");
-    }
-
-    #[test]
-    fn a_holder_on_another_machine_is_named_with_it() {
-        let owner = Owner { process: "7".to_owned(), host: "node\u{1b}3".to_owned(), ..Owner::default() };
-        assert_eq!(Owner::parse(&owner.to_text()).in_words(), " (process 7 on node3)");
-        assert_eq!(Owner::parse("process 7").in_words(), " (process 7)", "as an older version wrote it");
-        assert_eq!(Owner::parse("").in_words(), "");
     }
 
     #[test]
@@ -178,7 +155,6 @@ mod tests {
     /// ms-swift#6695: whoever deletes the file of a lock that is held lets the next one lock another file of that name.
     #[test]
     fn ms_swift_6695_the_file_of_a_lock_stays_whoever_comes_and_goes() {
-        use std::os::unix::fs::MetadataExt;
         let folder = tempfile::tempdir().unwrap();
         let file = || fs::metadata(folder.path().join(LOCK_NAME)).unwrap().ino();
         let lock = FolderLock::acquire(folder.path()).unwrap();
@@ -218,6 +194,83 @@ mod tests {
             });
             FolderLock::acquire(folder.path()).unwrap();
         });
+    }
+
+    /// As on a file system that other machines share, where their locks are not seen.
+    fn acquire_shared(folder: &Path, owner: &Owner) -> Result<FolderLock> {
+        FolderLock::acquire_as(folder, owner, |_| false, Pace::QUICK)
+    }
+
+    fn of_another_machine() -> Owner {
+        Owner { host: "node3".to_owned(), boot: "another".to_owned(), ..Owner::this() }
+    }
+
+    #[test]
+    fn a_holder_on_another_machine_whose_count_moves_is_not_disturbed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(LOCK_NAME);
+        fs::write(&path, of_another_machine().at_beat(0).to_text()).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        let ended = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for beat in 1.. {
+                    if ended.load(std::sync::atomic::Ordering::Relaxed) {
+                        break;
+                    }
+                    heartbeat::write(&file, &of_another_machine(), beat).unwrap();
+                    thread::sleep(Pace::QUICK.beat);
+                }
+            });
+            let error = acquire_shared(folder.path(), &Owner::this()).unwrap_err();
+            ended.store(true, std::sync::atomic::Ordering::Relaxed);
+            let expected = format!("is in use by another run (process {} on node3)", std::process::id());
+            assert!(error.to_string().ends_with(&expected), "{error}");
+        });
+        assert!(Owner::parse(&fs::read_to_string(&path).unwrap()).is_same_process(&of_another_machine()));
+    }
+
+    #[test]
+    fn a_holder_on_another_machine_whose_count_stands_still_is_dead() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(LOCK_NAME);
+        fs::write(&path, of_another_machine().at_beat(7).to_text()).unwrap();
+        let lock = acquire_shared(folder.path(), &Owner::this()).unwrap();
+        let read = || Owner::parse(&fs::read_to_string(&path).unwrap());
+        assert!(read().is_same_process(&Owner::this()) && lock.is_in_place());
+        let before = read().beat;
+        thread::sleep(Pace::QUICK.beat * 5);
+        assert_ne!(read().beat, before, "it says that it is alive");
+        drop(lock);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "", "given free in so many words: nobody has to watch");
+    }
+
+    #[test]
+    fn who_was_taken_for_dead_notices() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(LOCK_NAME);
+        let lock = acquire_shared(folder.path(), &Owner::this()).unwrap();
+        assert!(lock.is_in_place());
+        let other = of_another_machine().at_beat(0).to_text();
+        fs::write(&path, &other).unwrap();
+        thread::sleep(Pace::QUICK.beat * 5);
+        assert!(!lock.is_in_place());
+        drop(lock);
+        assert_eq!(fs::read_to_string(&path).unwrap(), other, "and leaves the other's name alone");
+    }
+
+    #[test]
+    fn a_folder_that_went_away_is_not_in_place() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (folder, elsewhere) = (scratch.path().join("run"), scratch.path().join("elsewhere"));
+        let lock = FolderLock::acquire(&folder).unwrap();
+        assert!(lock.is_in_place());
+        fs::rename(&folder, &elsewhere).unwrap();
+        assert!(!lock.is_in_place());
+        let again = FolderLock::acquire(&folder).unwrap();
+        assert!(!lock.is_in_place() && again.is_in_place());
+        fs::remove_dir_all(&folder).unwrap();
+        assert!(!again.is_in_place());
     }
 
     #[test]

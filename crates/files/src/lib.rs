@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 
 mod backoff;
+mod file_system;
 mod pending_file;
 mod reserve;
 mod room;
 
 pub use backoff::Backoff;
+pub use file_system::is_of_this_machine;
 pub use pending_file::{PendingFile, remove_abandoned};
 pub use reserve::Reserve;
 pub use room::{free_space, in_words};

@@ -1,0 +1,136 @@
+//! A lock that says it is alive, for machines that share a folder and do not see each other's locks.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::owner::Owner;
+use crate::error::Context;
+use crate::{Error, Result};
+
+/// How often a holder says that it is alive, and how long others look.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// Between two beats.
+    pub beat: Duration,
+    /// How long a holder on another machine is watched before it counts as dead: more than three beats.
+    pub watch: Duration,
+    /// How long after writing its name a process looks whether it is still there. Two that begin at the same moment write one after the
+    /// other, within the time that a server takes to answer; the last one has the folder.
+    pub settle: Duration,
+}
+
+impl Pace {
+    pub const USUAL: Pace =
+        Pace { beat: Duration::from_secs(2), watch: Duration::from_secs(7), settle: Duration::from_secs(1) };
+    #[cfg(test)]
+    pub const QUICK: Pace =
+        Pace { beat: Duration::from_millis(20), watch: Duration::from_millis(200), settle: Duration::from_millis(5) };
+}
+
+/// Writes a count into the file of a lock until it is dropped, and then empties it.
+#[derive(Debug)]
+pub(super) struct Heartbeat {
+    path: PathBuf,
+    owner: Owner,
+    is_lost: Arc<AtomicBool>,
+    end: Option<Sender<()>>,
+    beating: Option<JoinHandle<()>>,
+}
+
+impl Heartbeat {
+    /// Makes `owner` the one whose name stands in `file`, unless one on another machine is alive, and goes on saying so.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] by another machine, and where the file cannot be written.
+    pub fn start(folder: &Path, path: &Path, file: &File, owner: &Owner, pace: Pace) -> Result<Heartbeat> {
+        let locked = |owner: &Owner| Error::Locked { folder: folder.to_owned(), owner: owner.in_words() };
+        if let Some(other) = living_elsewhere(path, owner, pace) {
+            return Err(locked(&other));
+        }
+        write(file, owner, 0).context("write", path)?;
+        thread::sleep(pace.settle);
+        let found = read(path).context("read", path)?;
+        if !found.is_same_process(owner) {
+            return Err(locked(&found));
+        }
+        let is_lost = Arc::new(AtomicBool::new(false));
+        let (end, ended) = mpsc::channel();
+        let beat = {
+            let (file, path, owner) = (file.try_clone().context("open", path)?, path.to_owned(), owner.clone());
+            let is_lost = Arc::clone(&is_lost);
+            move || {
+                for beat in 1.. {
+                    if ended.recv_timeout(pace.beat) != Err(RecvTimeoutError::Timeout) {
+                        return;
+                    }
+                    // What the disk refuses for a while is tried at the next beat.
+                    match read(&path) {
+                        Ok(found) if !found.is_same_process(&owner) => return is_lost.store(true, Ordering::Release),
+                        Ok(_) => drop(write(&file, &owner, beat)),
+                        Err(_) => (),
+                    }
+                }
+            }
+        };
+        let beating = thread::Builder::new().name("lock".to_owned()).spawn(beat).context("watch", path)?;
+        Ok(Heartbeat { path: path.to_owned(), owner: owner.clone(), is_lost, end: Some(end), beating: Some(beating) })
+    }
+
+    /// Whether another machine has taken the lock over.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        let _ = self.beating.take().map(JoinHandle::join);
+        // So that the next one, wherever it runs, need not watch.
+        if read(&self.path).is_ok_and(|found| found.is_same_process(&self.owner)) {
+            let _ = File::options().write(true).open(&self.path).and_then(|file| file.set_len(0));
+        }
+    }
+}
+
+/// The holder that the file names, where it is of another machine and says that it is alive while it is watched.
+fn living_elsewhere(path: &Path, here: &Owner, pace: Pace) -> Option<Owner> {
+    let first = read(path).ok()?;
+    // One of this machine would hold the lock, and one that does not count cannot be watched.
+    if first.is_of_same_kernel(here) || first.beat.is_empty() {
+        return None;
+    }
+    let began = Instant::now();
+    while began.elapsed() < pace.watch {
+        thread::sleep(pace.beat / 4);
+        match read(path) {
+            Ok(now) if now != first => return Some(now).filter(|now| !now.process.is_empty()),
+            _ => (),
+        }
+    }
+    None
+}
+
+/// What the file says now: opened anew, since that is when NFS asks its server.
+fn read(path: &Path) -> io::Result<Owner> {
+    let mut text = String::new();
+    File::open(path)?.take(1024).read_to_string(&mut text)?;
+    Ok(Owner::parse(&text))
+}
+
+/// One write of the whole text, so that nobody reads half a name, and to the server at once.
+pub(super) fn write(file: &File, owner: &Owner, beat: u64) -> io::Result<()> {
+    let text = owner.at_beat(beat).to_text();
+    file.write_all_at(text.as_bytes(), 0)?;
+    if file.metadata()?.len() != text.len() as u64 {
+        file.set_len(text.len() as u64)?;
+    }
+    file.sync_data()
+}
