@@ -165,7 +165,7 @@ impl RunFolder {
         if disk_of(&self.path) != self.disk.get() && !is_back {
             return Err(Error::storage(
                 &self.path,
-                "the folder is gone, and another disk is in its place: was its own unmounted?",
+                "the folder is gone, and another disk is in its place: its own was unmounted or lost",
             ));
         }
         let lock = FolderLock::acquire(&self.path)?;
