@@ -139,7 +139,7 @@ impl RunFolder {
         })
     }
 
-    /// Whether it is still the folder that was taken: not deleted, moved, replaced or unmounted.
+    /// Whether it is still the folder that was taken, and this run's: see [`FolderLock::is_in_place`].
     pub fn is_in_place(&self) -> bool {
         self.lock.borrow().is_in_place()
     }
@@ -148,9 +148,10 @@ impl RunFolder {
     pub fn check_in_place(&self) -> Result<()> {
         match self.is_in_place() {
             true => Ok(()),
-            false => {
-                Err(Error::storage(&self.path, "it was deleted, moved, replaced or unmounted while the run went on"))
-            }
+            false => Err(Error::storage(
+                &self.path,
+                "it was deleted, moved, unmounted or taken by another run while this one went on",
+            )),
         }
     }
 

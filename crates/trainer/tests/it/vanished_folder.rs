@@ -10,7 +10,7 @@ use std::thread::{JoinHandle, sleep, spawn};
 use std::time::Duration;
 
 const STEPS: u64 = 60;
-const EVERY_STEP: &str = "[checkpoint]\nevery_steps = 1\nkeep_last = 2\n";
+const EVERY_STEP: &str = "[checkpoint]\nevery_steps = 1\nkeep_last = 99\n";
 
 /// Does `work` once the run in `output` has saved its third step.
 fn after_three_steps(output: &Path, work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
