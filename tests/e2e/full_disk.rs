@@ -41,6 +41,12 @@ impl Disk {
         assert!(remounted.success());
     }
 
+    /// Takes it away, whoever uses it.
+    fn unmount(&self) {
+        let unmounted = Command::new("umount").arg("--lazy").arg(&self.0).status().expect("it has mounted before");
+        assert!(unmounted.success());
+    }
+
     fn make_room(&self) {
         fs::remove_file(self.0.join("of_others")).expect("it is there");
     }
@@ -48,7 +54,8 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        // Which says so where it is gone already.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).output();
     }
 }
 
@@ -137,4 +144,19 @@ fn a_disk_that_is_read_only_is_refused_before_anything_is_read() {
     let said = refused_unread(&project, 7, &[&RUN[..], &["checkpoint.every_steps=100"]].concat());
     assert!(said.contains("Read-only file system"), "{said}");
     assert!(said.contains("hint: choose a folder that can be written with `--output`"), "{said}");
+}
+
+/// What is written to the place of a disk that is gone fills another one, and nobody finds it when the disk is back.
+#[test]
+fn a_disk_that_is_unmounted_ends_the_run_and_nothing_is_written_in_its_place() {
+    let project = Project::new();
+    let Some(disk) = Disk::mount(project.path("disk")) else { return };
+    let running =
+        project.start(&[&RUN[..], &["checkpoint.every_steps=100", "--set", "checkpoint.retry_minutes=0"]].concat());
+    running.wait_for_words("step-000100");
+    disk.unmount();
+    let (code, said) = running.end();
+    assert_eq!(code, Some(7), "{said}");
+    assert!(said.contains("disk/run") && said.contains("another disk is in its place"), "{said}");
+    assert_eq!(fs::read_dir(project.path("disk")).expect("the folder is there").count(), 0, "{said}");
 }

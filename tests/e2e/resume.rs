@@ -365,3 +365,34 @@ fn a_disk_that_goes_on_refusing_ends_the_run_with_its_own_exit_code() {
     assert_eq!(code, Some(7), "{said}");
     assert!(said.contains("checkpoints") && !said.contains("trying again"), "{said}");
 }
+
+#[test]
+fn a_folder_that_vanishes_in_the_middle_is_taken_again_and_said() {
+    let project = Project::new();
+    let long = ["--config", "run.toml", "--set", "train.max_steps=100000", "--set", "samples.prompts=[]"];
+    let running = project.start(&long);
+    running.wait_for_words("step-000002");
+    // In one step, as files that are written meanwhile would keep it from being deleted.
+    fs::rename(project.path("outputs/run"), project.path("away")).expect("the same disk");
+    fs::remove_dir_all(project.path("away")).expect("nobody writes there");
+    running.wait_for_words("was deleted, moved or replaced while the run went on");
+    let taken = running.said().len();
+    running.wait_for(|| running.said().get(taken..).is_some_and(|more| more.contains("saved ")));
+    let (_, said) = project.expect(9, &long);
+    assert!(said.contains("is in use by another run"), "{said}");
+    running.terminate();
+    let (code, said) = running.end();
+    assert_eq!(code, Some(75), "{said}");
+    assert_eq!(said.matches("was deleted, moved or replaced").count(), 1, "{said}");
+    assert!(said.contains("the TensorBoard files up to step"), "{said}");
+    let newest = fs::read_to_string(project.path("outputs/run/checkpoints/latest")).unwrap();
+    let steps = fs::read_to_string(project.path("outputs/run/metrics.jsonl")).unwrap().lines().count();
+    assert_eq!(newest.trim(), format!("step-{steps:06}"), "{said}");
+    for name in ["config.toml", "run.json", "tensorboard"] {
+        assert!(project.path("outputs/run").join(name).exists(), "{name}: {said}");
+    }
+    // What is there now can be continued like any other.
+    let running = project.start(&long);
+    running.wait_for_words(&format!("continuing after step {steps}"));
+    running.kill();
+}

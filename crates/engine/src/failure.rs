@@ -29,6 +29,8 @@ pub fn of(error: Error) -> Failure {
             .hint(NOT_FINITE),
         Error::Features(error) => of_features(error),
         Error::Storage { .. } => Failure::new(ExitCode::Storage, message),
+        Error::TakenOver { .. } => Failure::new(ExitCode::FolderInUse, message)
+            .hint("choose another folder with `--output`; where this run's folder was moved, it goes on there"),
         Error::OtherRun { .. } => Failure::new(ExitCode::Configuration, message)
             .hint(
                 "give the run another `name`, move the old folder aside with `--resume never`, or go on with the changes by naming \

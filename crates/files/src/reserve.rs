@@ -1,14 +1,17 @@
 //! Room on a disk that is kept free of others until it is needed.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// A file without content that holds room. It goes when this is dropped; one that a killed process left behind is taken over by the
-/// next that asks for the same path.
+/// A file without content that holds room. It goes when this is dropped, unless another file has its name by then; one that a killed
+/// process left behind is taken over by the next that asks for the same path.
 #[derive(Debug)]
 pub struct Reserve {
     path: PathBuf,
+    /// Disk and number of the file.
+    identity: (u64, u64),
 }
 
 impl Reserve {
@@ -19,15 +22,22 @@ impl Reserve {
     pub fn take(path: &Path, bytes: u64) -> io::Result<Option<Reserve>> {
         let file = File::create(path)?;
         // From here on the file goes with this, also where it could not grow.
-        let reserve = Reserve { path: path.to_path_buf() };
+        let reserve = Reserve { path: path.to_path_buf(), identity: identity(&file.metadata()?) };
         Ok(allocate(&file, bytes)?.then_some(reserve))
     }
 }
 
 impl Drop for Reserve {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        // The folder may have been moved or deleted, and be another's now.
+        if fs::metadata(&self.path).is_ok_and(|there| identity(&there) == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
+}
+
+fn identity(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
 }
 
 /// Whether the file has so much room now. Not by writing: where the file system does not know how, it would take as long as a copy.
@@ -54,7 +64,6 @@ fn allocate(_: &File, _: u64) -> io::Result<bool> {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn room_is_taken_and_given_back() {
@@ -69,6 +78,20 @@ mod tests {
         assert_eq!((there.len(), there.blocks() * 512 >= 1 << 20), (1 << 20, true));
         drop(reserve);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_that_has_its_name_by_now_stays() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join(".reserve");
+        let Some(reserve) = Reserve::take(&path, 1 << 12).unwrap() else {
+            eprintln!("SKIPPED: this file system cannot reserve");
+            return;
+        };
+        fs::rename(&path, scratch.path().join("moved")).unwrap();
+        fs::write(&path, "of another run").unwrap();
+        drop(reserve);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "of another run");
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use crate::{Error, MetricSink, StepMetrics};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Writes each record as it comes, with one call: a run that is killed leaves whole lines.
@@ -77,6 +78,15 @@ impl MetricSink for JsonLines {
         self.report(written);
     }
 
+    fn reopen(&mut self, step: u64) {
+        let (steps, scalars) = (self.steps.reopen(), self.scalars.reopen());
+        // Another file, and so another chance.
+        self.warned = false;
+        if let Err(error) = steps.and(scalars) {
+            self.warning = Some(format!("{error}; the metrics up to step {step} are lost"));
+        }
+    }
+
     fn take_warning(&mut self) -> Option<String> {
         self.warning.take()
     }
@@ -112,6 +122,32 @@ impl Records {
         }
         self.length += line.len() as u64;
         Ok(())
+    }
+
+    /// The file under its name again, with all that was written so far: one that was deleted can be read as long as it is open.
+    fn reopen(&mut self) -> Result<(), Error> {
+        let identity = |found: io::Result<Metadata>| found.ok().map(|file| (file.dev(), file.ino()));
+        let there = identity(std::fs::metadata(&self.path));
+        if there.is_some() && there == identity(self.file.metadata()) {
+            return Ok(());
+        }
+        let anew = Records::open(&self.path, None)?;
+        let mut before = std::mem::replace(self, anew);
+        let copied = before.file.rewind().and_then(|()| {
+            let mut records = Read::by_ref(&mut before.file).take(before.length);
+            io::copy(&mut records, &mut self.file)
+        });
+        match copied {
+            Ok(length) => {
+                self.length = length;
+                Ok(())
+            }
+            Err(error) => {
+                // As in `append`.
+                let _ = self.file.set_len(0);
+                Err(Error::new("copy", &self.path, error))
+            }
+        }
     }
 }
 
@@ -194,6 +230,43 @@ mod tests {
         std::fs::write(folder.path().join("metrics.jsonl"), "{\"step\":1}\n").expect("writes");
         JsonLines::open(folder.path(), None).expect("opens");
         assert!(steps_in(&folder.path().join("metrics.jsonl")).is_empty());
+    }
+
+    #[test]
+    fn a_folder_that_is_made_anew_has_the_records_of_the_one_that_was_deleted() {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let folder = scratch.path().join("run");
+        let path = folder.join("metrics.jsonl");
+        std::fs::create_dir(&folder).expect("a folder");
+        let mut log = JsonLines::open(&folder, None).expect("opens");
+        (1..=3).for_each(|step| log.step(&metrics(step)));
+        std::fs::remove_dir_all(&folder).expect("it is there");
+        log.step(&metrics(4));
+        std::fs::create_dir(&folder).expect("it is gone");
+        log.reopen(4);
+        assert_eq!(log.take_warning(), None);
+        assert_eq!(steps_in(&path), [1, 2, 3, 4]);
+        log.step(&metrics(5));
+        // Nothing happens to files that are where they were.
+        log.reopen(5);
+        log.step(&metrics(6));
+        assert_eq!((log.take_warning(), steps_in(&path)), (None, vec![1, 2, 3, 4, 5, 6]));
+    }
+
+    #[test]
+    fn records_that_cannot_be_taken_along_are_said_with_their_last_step() {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let folder = scratch.path().join("run");
+        std::fs::create_dir(&folder).expect("a folder");
+        let mut log = JsonLines::open(&folder, None).expect("opens");
+        log.step(&metrics(7));
+        std::fs::remove_dir_all(&folder).expect("it is there");
+        log.reopen(7);
+        let warning = log.take_warning().expect("there is no folder to write to");
+        assert!(
+            warning.contains("metrics.jsonl") && warning.ends_with("the metrics up to step 7 are lost"),
+            "{warning}"
+        );
     }
 
     #[test]

@@ -65,6 +65,10 @@ pub trait MetricSink: Send {
     /// Everything so far becomes visible to others; called before a checkpoint.
     fn flush(&mut self) {}
 
+    /// The run's folder was made anew after `step`, since it was deleted or moved: files go on under their names. What is lost of
+    /// the steps before comes out of `take_warning`.
+    fn reopen(&mut self, _step: u64) {}
+
     /// The run is over, well or not; nothing comes after this.
     fn finish(&mut self) {}
 
@@ -128,6 +132,10 @@ impl MetricSink for RunLog {
 
     fn flush(&mut self) {
         self.each(|sink| sink.flush());
+    }
+
+    fn reopen(&mut self, step: u64) {
+        self.each(|sink| sink.reopen(step));
     }
 
     // Last first: the console was added before the sinks whose last warnings it is to show.

@@ -83,6 +83,12 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// The output folder was deleted or moved while the run went on, and another run has written there since.
+    #[error("`{}` holds another run by now, which was begun after this run's folder was deleted or moved", folder.display())]
+    TakenOver {
+        /// The output folder.
+        folder: PathBuf,
+    },
     /// The output folder belongs to a run of another configuration.
     #[error("`{}` holds a run of another configuration; these keys differ: {}", folder.display(), keys.join(", "))]
     OtherRun {

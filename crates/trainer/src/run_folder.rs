@@ -5,7 +5,9 @@ use crate::seeded_bugs::{Bug, seeded};
 use sdtrain_checkpoint::{FolderLock, ManifestInfo, Survey, recover, replace_file, verify, vfs::RealVfs};
 use sdtrain_files::{free_space, in_words};
 use sdtrain_recipe::{Change, CheckpointConfig, TrainConfig};
+use std::cell::{Cell, RefCell};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What to do with an output folder that exists.
@@ -61,7 +63,9 @@ pub(crate) struct RunFolder {
     pub changes: Vec<Change>,
     /// Checkpoints of later steps than this are not of the run that begins.
     newest: Option<u64>,
-    _lock: FolderLock,
+    lock: RefCell<FolderLock>,
+    /// The number of the disk that it was taken on.
+    disk: Cell<Option<u64>>,
 }
 
 /// The resolved configuration, in the folder of a run and in each of its checkpoints.
@@ -124,7 +128,55 @@ impl RunFolder {
                 (start, None)
             }
         };
-        Ok(RunFolder { path: path.to_path_buf(), start, passed_over: survey.rejected, changes, newest, _lock: lock })
+        Ok(RunFolder {
+            path: path.to_path_buf(),
+            start,
+            passed_over: survey.rejected,
+            changes,
+            newest,
+            lock: RefCell::new(lock),
+            disk: Cell::new(disk_of(path)),
+        })
+    }
+
+    /// Whether it is still the folder that was taken, and this run's: see [`FolderLock::is_in_place`].
+    pub fn is_in_place(&self) -> bool {
+        self.lock.borrow().is_in_place()
+    }
+
+    /// An error where it is not: for what is not worth making the folder anew.
+    pub fn check_in_place(&self) -> Result<()> {
+        match self.is_in_place() {
+            true => Ok(()),
+            false => Err(Error::storage(
+                &self.path,
+                "it was deleted, moved, unmounted or taken by another run while this one went on",
+            )),
+        }
+    }
+
+    /// Takes the folder of the run `run_id` again, made anew where it has to be.
+    ///
+    /// # Errors
+    /// A refusal of the disk where another disk is there now: what was mounted may come back, and to write below its place would
+    /// hide what is written, and fill a disk that nobody chose. No such refusal where another run has the folder, or had it since.
+    pub fn retake(&self, config: &TrainConfig, run_id: &str) -> Result<()> {
+        // A disk that is mounted again may have another number.
+        let is_back = run_in(&self.path).is_some_and(|run| run == run_id);
+        if disk_of(&self.path) != self.disk.get() && !is_back {
+            return Err(Error::storage(
+                &self.path,
+                "the folder is gone, and another disk is in its place: its own was unmounted or lost",
+            ));
+        }
+        let lock = FolderLock::acquire(&self.path)?;
+        if run_in(&self.path).is_some_and(|run| run != run_id) {
+            return Err(Error::TakenOver { folder: self.path.clone() });
+        }
+        self.write_config(config)?;
+        self.lock.replace(lock);
+        self.disk.set(disk_of(&self.path));
+        Ok(())
     }
 
     /// Refuses a disk without room for the checkpoints that are to be kept, and the one that is written before the oldest goes.
@@ -154,6 +206,10 @@ impl RunFolder {
     /// be wrong with model and data has been looked at, so that a run that never began does not stand in another's way.
     pub fn claim(&self, config: &TrainConfig) -> Result<()> {
         self.set_newer_aside()?;
+        self.write_config(config)
+    }
+
+    fn write_config(&self, config: &TrainConfig) -> Result<()> {
         Ok(replace_file(&RealVfs, &self.path.join(CONFIG), config.to_toml().as_bytes())?)
     }
 
@@ -227,9 +283,23 @@ pub fn finished_as(config: &TrainConfig, folder: &Path) -> Option<TrainConfig> {
 }
 
 fn is_finished(folder: &Path) -> bool {
-    let record = fs::read(folder.join("run.json")).ok();
-    let record: Option<serde_json::Value> = record.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    record.is_some_and(|record| record["outcome"] == "finished")
+    record_in(folder).is_some_and(|record| record["outcome"] == "finished")
+}
+
+/// The id of the run whose record lies in the folder.
+fn run_in(folder: &Path) -> Option<String> {
+    Some(record_in(folder)?["run_id"].as_str()?.to_string())
+}
+
+fn record_in(folder: &Path) -> Option<serde_json::Value> {
+    let record = fs::read(folder.join("run.json")).ok()?;
+    serde_json::from_slice(&record).ok()
+}
+
+/// The number of the disk that the folder lies on, or would lie on.
+fn disk_of(folder: &Path) -> Option<u64> {
+    let folder = std::path::absolute(folder).ok()?;
+    folder.ancestors().find_map(|place| fs::metadata(place).ok()).map(|place| place.dev())
 }
 
 /// Whether a model or adapter lies in the folder.
@@ -256,4 +326,61 @@ fn free_name(path: &Path) -> PathBuf {
         .map(|number| path.with_file_name(format!("{name}.{number}")))
         .find(|target| !target.exists())
         .expect("numbers do not run out")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUN: &str = "1-a";
+
+    fn write_record(folder: &Path, run_id: &str) {
+        fs::create_dir_all(folder).expect("there is room");
+        fs::write(folder.join("run.json"), format!("{{\"run_id\": \"{run_id}\"}}")).expect("there is room");
+    }
+
+    /// A folder that was taken, and then deleted.
+    fn gone(scratch: &Path) -> (RunFolder, TrainConfig) {
+        let config = TrainConfig::default();
+        let path = scratch.join("run");
+        let folder = RunFolder::open(&config, &path, &ResumePolicy::Auto).unwrap_or_else(|error| panic!("{error}"));
+        folder.check_in_place().unwrap_or_else(|error| panic!("{error}"));
+        fs::remove_dir_all(&path).expect("it is there");
+        assert!(!folder.is_in_place() && folder.check_in_place().is_err());
+        (folder, config)
+    }
+
+    #[test]
+    fn a_folder_that_was_deleted_is_taken_again_with_its_configuration() {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let (folder, config) = gone(scratch.path());
+        folder.retake(&config, RUN).unwrap_or_else(|error| panic!("{error}"));
+        assert!(folder.is_in_place());
+        assert_eq!(fs::read_to_string(folder.path.join(CONFIG)).expect("written"), config.to_toml());
+        assert!(FolderLock::acquire(&folder.path).is_err(), "nobody else can take it");
+    }
+
+    #[test]
+    fn a_folder_that_another_run_had_since_is_left_to_it() {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let (folder, config) = gone(scratch.path());
+        write_record(&folder.path, "2-b");
+        let error = folder.retake(&config, RUN).expect_err("it is another run's");
+        assert!(matches!(error, Error::TakenOver { .. }), "{error}");
+        assert!(!folder.path.join(CONFIG).exists() && !folder.is_in_place());
+    }
+
+    #[test]
+    fn another_disk_in_the_place_of_the_folder_is_not_written_to_unless_the_run_lies_on_it() {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let (folder, config) = gone(scratch.path());
+        folder.disk.set(None);
+        let error = folder.retake(&config, RUN).expect_err("another disk").to_string();
+        assert!(error.contains("another disk is in its place"), "{error}");
+        assert!(!folder.path.exists());
+        // As after a network file system was mounted again.
+        write_record(&folder.path, RUN);
+        folder.retake(&config, RUN).unwrap_or_else(|error| panic!("{error}"));
+        assert!(folder.is_in_place() && folder.disk.get().is_some());
+    }
 }

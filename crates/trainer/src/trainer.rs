@@ -103,7 +103,9 @@ impl Trainer {
         };
         self.record.inputs = self.inputs.take();
         self.record.end(outcome, step);
-        let written = self.record.write(&self.folder.path).map_err(|error| Error::storage(&self.folder.path, error));
+        let written = self.folder.check_in_place().and_then(|()| {
+            self.record.write(&self.folder.path).map_err(|error| Error::storage(&self.folder.path, error))
+        });
         let (outcome, _) = result?;
         written?;
         Ok(outcome)

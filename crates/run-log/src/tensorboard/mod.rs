@@ -141,6 +141,17 @@ impl MetricSink for TensorBoard {
         let _ = wait.recv_timeout(PATIENCE);
     }
 
+    fn reopen(&mut self, step: u64) {
+        self.finish();
+        let is_there = self.folder.read_dir().is_ok_and(|mut files| files.next().is_some());
+        let anew = TensorBoard::open(&self.folder, Some(step));
+        let mut before = std::mem::replace(self, anew);
+        std::mem::swap(&mut self.losses, &mut before.losses);
+        if !is_there {
+            self.warning.get_or_insert_with(|| format!("the TensorBoard files up to step {step} are lost"));
+        }
+    }
+
     fn finish(&mut self) {
         self.flush();
         self.queue = None; // the writer ends when nobody can send any more
@@ -263,6 +274,24 @@ mod tests {
         board.step(&metrics(1));
         board.flush();
         assert_eq!(events_in(folder.path()).len(), 2);
+    }
+
+    #[test]
+    fn a_folder_that_was_deleted_gets_a_file_from_the_next_step_on_and_what_is_lost_is_said() {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let folder = scratch.path().join("tensorboard");
+        let mut board = TensorBoard::open(&folder, None);
+        board.step(&metrics(7));
+        board.flush();
+        std::fs::remove_dir_all(&folder).expect("it is there");
+        board.reopen(7);
+        assert_eq!(board.take_warning().as_deref(), Some("the TensorBoard files up to step 7 are lost"));
+        board.step(&metrics(8));
+        board.finish();
+        assert_eq!(board.take_warning(), None);
+        let events = events_in(&folder);
+        assert_eq!((events[1].step, events[1].what.clone()), (8, Some(What::session(Status::Start))));
+        assert_eq!(events[2].step, 8);
     }
 
     #[test]

@@ -74,6 +74,10 @@ impl Trainer {
         stop: &StopRequest,
     ) -> Result<Option<Vec<PathBuf>>> {
         self.record.phase("save");
+        if !self.folder.is_in_place() {
+            // The last checkpoint has gone with its folder.
+            self.save_checkpoint(log, position, stop)?;
+        }
         self.optimizer.hold(Weights::Evaluation)?;
         let product = self.save_product(log, &self.config.name.clone(), position, stop)?;
         for path in &product {
@@ -113,6 +117,7 @@ impl Trainer {
         sdtrain_evaluate::detach_all(base);
         let mut announce = |name: &str| log.message(&format!("evaluating {name}"));
         let evaluation = sdtrain_evaluate::run(&self.config, base, held_out, &product[..1], &mut announce)?;
+        self.folder.check_in_place()?;
         evaluation.write(&self.folder.path)?;
         log.message(&evaluation.table());
         Ok(())
@@ -138,7 +143,10 @@ impl Trainer {
             return Ok(());
         }
         let folder = self.folder.path.join("samples").join(format!("step-{step:06}"));
-        let pictures = self.with_average(|this| samples::draw(&this.model, &this.sample_requests, &folder))?;
+        let pictures = self.with_average(|this| {
+            this.folder.check_in_place()?;
+            samples::draw(&this.model, &this.sample_requests, &folder)
+        })?;
         let pictures = if seeded(Bug::PicturesEndRun) { Ok(pictures?) } else { pictures };
         let Some(pictures) = go_on_without(log, "the pictures", pictures) else { return Ok(()) };
         for (index, picture) in pictures.iter().enumerate() {

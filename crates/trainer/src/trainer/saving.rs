@@ -12,7 +12,7 @@ use sdtrain_model::vae::LatentDistribution;
 use sdtrain_recipe::{FloatType, TrainSection};
 use sdtrain_run_log::{MetricSink, RunLog};
 use sdtrain_signals::StopRequest;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -58,7 +58,7 @@ impl Trainer {
             self.config.checkpoint.keep_last
         };
         let took = Cell::new(Duration::ZERO);
-        let path = self.until_there_is_room(log, stop, || {
+        let path = self.until_there_is_room(log, position.step, stop, || {
             let began = Instant::now();
             let path = self.publish(info.clone(), position, keep);
             took.set(began.elapsed());
@@ -139,7 +139,7 @@ impl Trainer {
             if let Some(warning) = this.check_narrowing()? {
                 log.message(&warning);
             }
-            this.until_there_is_room(log, stop, || {
+            this.until_there_is_room(log, position.step, stop, || {
                 this.trainable.save(&this.model, &this.folder.path, stem, kind, &metadata)
             })
         };
@@ -206,21 +206,53 @@ impl Trainer {
         }
     }
 
-    /// Does `write` until the disk takes it or patience ends. Where the disk is full, the room that was kept for this goes first.
-    fn until_there_is_room<T>(&self, log: &mut RunLog, stop: &StopRequest, write: impl Fn() -> Result<T>) -> Result<T> {
+    /// Does `write` in the run's folder, after `step`, until the disk takes it or patience ends. Where the disk is full, the room
+    /// that was kept for this goes first.
+    fn until_there_is_room<T>(
+        &self,
+        log: &mut RunLog,
+        step: u64,
+        stop: &StopRequest,
+        write: impl Fn() -> Result<T>,
+    ) -> Result<T> {
         let patience = Duration::from_secs(60 * self.config.checkpoint.retry_minutes);
         let gave_up = Cell::new(false);
-        let written = until_the_disk_takes_it(patience, stop, &mut |text| log.message(text), &mut || match write() {
+        let log = RefCell::new(log);
+        let attempt = || {
+            self.hold_folder(&mut log.borrow_mut(), step)?;
+            write()
+        };
+        let mut say = |text: &str| log.borrow_mut().message(text);
+        let written = until_the_disk_takes_it(patience, stop, &mut say, &mut || match attempt() {
             Err(error) if is_full(&error) && self.reserve.take().is_some() => {
                 gave_up.set(true);
-                write()
+                attempt()
             }
             result => result,
         });
         if gave_up.get() {
-            log.message("warning: the disk is full; the room that was kept for a checkpoint has been given up");
+            say("warning: the disk is full; the room that was kept for a checkpoint has been given up");
         }
         written
+    }
+
+    /// Before anything is saved: where the run's folder was deleted, moved or replaced, it is taken again, and everything of the run
+    /// that is still known goes into it.
+    pub(super) fn hold_folder(&self, log: &mut RunLog, step: u64) -> Result<()> {
+        if self.folder.is_in_place() {
+            return Ok(());
+        }
+        self.folder.retake(&self.config, &self.record.run_id)?;
+        let path = &self.folder.path;
+        log.message(&format!(
+            "warning: `{}` was deleted, moved or replaced while the run went on: it is taken again, and the run saves there what it \
+             has in memory; what was saved before step {step} has gone with the old folder",
+            path.display()
+        ));
+        log.reopen(step);
+        drop(self.reserve.take());
+        self.reserve_room();
+        self.record.clone().write(path).map_err(|error| Error::storage(path, error))
     }
 
     /// Does `work` with the averaged weights in the place of the trained ones, if there is an average: what came of it. An error of

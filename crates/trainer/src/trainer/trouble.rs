@@ -67,6 +67,7 @@ impl Trainer {
 
     /// Writes down what a skipped step was made of, so that it can be done again: `not-finite/step-000012.json`.
     fn keep_evidence(&self, outcome: &StepOutcome, batches: &[Batch], position: &Position) -> Result<()> {
+        self.folder.check_in_place()?;
         let folder = self.folder.path.join("not-finite");
         let first_pass = position.passes - batches.len() as u64;
         let passes = (first_pass..).zip(batches).enumerate().map(|(place, (pass, batch))| {
@@ -151,7 +152,8 @@ impl Trainer {
     /// What an error leaves is saved, where it is the whole state of a step and not saved yet. Nothing older is deleted for it,
     /// and it is tried once: the disk may well be the cause. The error stays the run's.
     pub(super) fn rescue(&mut self, log: &mut RunLog, position: &Position) {
-        if self.torn || position.step == 0 || seeded(Bug::NoRescue) || self.saved_step == Some(position.step) {
+        let is_saved = self.saved_step == Some(position.step) && self.folder.is_in_place();
+        if self.torn || position.step == 0 || seeded(Bug::NoRescue) || is_saved {
             return;
         }
         let whole = self.optimizer.hold(Weights::Training).map_err(Error::from);
@@ -160,7 +162,8 @@ impl Trainer {
         }
         log.flush();
         let info = self.manifest_at(position);
-        match self.publish(info, position, usize::MAX) {
+        let held = self.hold_folder(log, position.step);
+        match held.and_then(|()| self.publish(info, position, usize::MAX)) {
             Ok(path) => log.message(&format!("what was learned before it is saved: {}", path.display())),
             Err(error) => log.message(&format!("warning: what was learned before it cannot be saved: {error}")),
         }

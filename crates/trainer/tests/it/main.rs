@@ -18,3 +18,4 @@ mod resuming;
 #[cfg(feature = "seeded-bugs")]
 mod seeded_bugs;
 mod threads;
+mod vanished_folder;
