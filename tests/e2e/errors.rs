@@ -2,6 +2,7 @@
 
 use crate::project::{Project, fixture};
 use sdtrain_state_dict::{Dtype, Reader, SafetensorsFile, TensorEntry, write};
+use sdtrain_test_support::copy_folder;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -232,16 +233,4 @@ fn whoever_opens_a_model_tells_all_of_its_tensors_that_do_not_fit() {
         assert!(said.contains("missing: quant_conv.bias [8]"), "{args:?}: {said}");
     }
     assert!(!project.path("drawn").exists() && !project.path("merged").exists());
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().flatten() {
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
 }

@@ -12,7 +12,7 @@ use sdtrain_diffusion::PredictionType;
 use sdtrain_model::{LearnedWord, LoadOptions, StableDiffusion, load};
 use sdtrain_state_dict::maps::adapter_family::family_of_adapters;
 use sdtrain_state_dict::maps::textual_inversion::bundled_words;
-use sdtrain_state_dict::metadata::{ModelSpec, architecture};
+use sdtrain_state_dict::metadata::{ModelSpec, architecture, title};
 use sdtrain_state_dict::{Family, Reader, open_file};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -63,12 +63,8 @@ fn fold_into(model: &StableDiffusion, adapters: &[WeightedAdapter], args: &Merge
     let side = model.unet.config().sample_size.as_u64().map(|side| side as u32 * model.downscale_factor() as u32);
     let base = args.model.as_deref().unwrap_or_default();
     let spec = ModelSpec {
-        architecture: architecture(model.family, velocity, None),
-        // Whose names a single file follows; kohya's scripts write this address, too.
-        implementation: "https://github.com/Stability-AI/generative-models".into(),
-        resolution: side.map(|side| (side, side)),
-        prediction_type: Some(if velocity { "v" } else { "epsilon" }.into()),
-        ..merged_spec(&args.output, Some(base), adapters)
+        merged_from: Some(merged_from(Some(base), adapters)),
+        ..ModelSpec::of_single_file(model.family, velocity, side, &args.output)
     };
     let mut metadata = spec.keys();
     metadata.extend(origin(adapters)?);
@@ -144,7 +140,9 @@ fn merge_into_one(
     let spec = ModelSpec {
         architecture: inherited.architecture(family),
         implementation: "diffusers".into(),
-        ..merged_spec(&args.output, None, adapters)
+        title: title(&args.output),
+        merged_from: Some(merged_from(None, adapters)),
+        ..ModelSpec::default()
     };
     let mut metadata = inherited.kept;
     metadata.extend(spec.keys());
@@ -224,19 +222,15 @@ impl Inherited {
     }
 }
 
-/// What every merged file says of itself: its name, and the names of what it was made of.
-fn merged_spec(output: &Path, base: Option<&str>, adapters: &[WeightedAdapter]) -> ModelSpec {
-    let name = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let names = base.map(|base| name(Path::new(base))).into_iter().chain(adapters.iter().map(|a| name(&a.path)));
-    ModelSpec { title: title(output), merged_from: Some(names.collect::<Vec<_>>().join(", ")), ..ModelSpec::default() }
+/// The names of what a merged file was made of.
+fn merged_from(base: Option<&str>, adapters: &[WeightedAdapter]) -> String {
+    let base = base.map(|base| title(Path::new(base)));
+    let names = base.into_iter().chain(adapters.iter().map(|adapter| title(&adapter.path)));
+    names.collect::<Vec<_>>().join(", ")
 }
 
 fn origin(adapters: &[WeightedAdapter]) -> Result<BTreeMap<String, String>, Failure> {
     let merged = describe(adapters).map_err(failure::of_adapter)?;
     let version = ("sdtrain.version".to_string(), env!("CARGO_PKG_VERSION").to_string());
     Ok(BTreeMap::from([(MERGED_KEY.to_string(), merged), version]))
-}
-
-fn title(output: &Path) -> String {
-    output.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }

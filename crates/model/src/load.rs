@@ -363,7 +363,8 @@ impl<'a> Parts<'a> {
     }
 
     /// That the networks of a single file fit, all of them in one report; those of a folder have files of their own, which are checked
-    /// when they are read.
+    /// when they are read. [`built`] holds each against its network once more, since networks are loaded alone, too: that reads no weight,
+    /// and a second look at shapes takes less than to tell every way there that the first has been.
     fn check_fit(&self) -> Result<()> {
         let Some(files) = self.files.filter(|_| !self.path.is_dir()) else { return Ok(()) };
         let unet = |builder: Builder<'_>| UNet2DConditionModel::new(builder, &self.configs.unet);

@@ -11,6 +11,8 @@ use crate::recognise::{FileKind, UnetInput, recognise};
 
 /// The key of a file's metadata for `epsilon` or `v` (ModelSpec 1.0.1).
 pub(crate) const PREDICTION_TYPE: &str = "modelspec.prediction_type";
+/// Whose names single files of whole models follow, and adapters of SDXL in kohya's form (`modelspec.implementation`).
+pub(crate) const ORIGINAL_NAMES: &str = "https://github.com/Stability-AI/generative-models";
 
 /// Networks of one shape: what a checkpoint of another family cannot be loaded into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,7 +137,7 @@ impl Family {
     pub fn implementation(self) -> &'static str {
         match self {
             Family::Sd1 | Family::Sd2 => "diffusers",
-            Family::Sdxl | Family::SdxlRefiner => "https://github.com/Stability-AI/generative-models",
+            Family::Sdxl | Family::SdxlRefiner => ORIGINAL_NAMES,
         }
     }
 

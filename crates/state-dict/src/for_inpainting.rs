@@ -102,6 +102,10 @@ impl<R: Reader> Reader for ForInpainting<R> {
     fn path(&self) -> &Path {
         self.inner.path()
     }
+
+    fn name_in_file<'n>(&'n self, name: &'n str) -> &'n str {
+        self.inner.name_in_file(name)
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::family::Family;
+use crate::family::{Family, ORIGINAL_NAMES, PREDICTION_TYPE};
 use crate::write::{TensorSource, write_to};
 
 /// kohya's legacy hashes look at 64 KiB from here on.
@@ -145,20 +145,74 @@ pub struct ModelSpec {
 
 /// The ModelSpec architecture of a family, with `adapter` such as `lora` or `textual-inversion` where it is one.
 pub fn architecture(family: Family, v_prediction: bool, adapter: Option<&str>) -> String {
-    let base = match (family, v_prediction) {
-        (Family::Sd1, _) => "stable-diffusion-v1",
-        (Family::Sd2, false) => "stable-diffusion-v2-512",
-        (Family::Sd2, true) => "stable-diffusion-v2-768-v",
-        (Family::Sdxl, _) => "stable-diffusion-xl-v1-base",
-        (Family::SdxlRefiner, _) => "stable-diffusion-xl-v1-refiner",
-    };
+    let base = base_architecture(family, Some(v_prediction));
     match adapter {
         Some(adapter) => format!("{base}/{adapter}"),
         None => base.to_string(),
     }
 }
 
+/// That of a whole model. Only SD2's names say what it predicts; where nobody knows it, neither is claimed.
+fn base_architecture(family: Family, v_prediction: Option<bool>) -> &'static str {
+    match (family, v_prediction) {
+        (Family::Sd1, _) => "stable-diffusion-v1",
+        (Family::Sd2, None) => "stable-diffusion-v2",
+        (Family::Sd2, Some(false)) => "stable-diffusion-v2-512",
+        (Family::Sd2, Some(true)) => "stable-diffusion-v2-768-v",
+        (Family::Sdxl, _) => "stable-diffusion-xl-v1-base",
+        (Family::SdxlRefiner, _) => "stable-diffusion-xl-v1-refiner",
+    }
+}
+
+/// Whether the base of an adapter predicts the velocity, where the adapter's metadata say it.
+fn base_predicts_velocity(metadata: &BTreeMap<String, String>) -> Option<bool> {
+    match metadata.get(PREDICTION_TYPE) {
+        Some(kind) => Some(kind.starts_with('v')),
+        None => match metadata.get("ss_base_model_version")?.as_str() {
+            "sd_v1" | "sd_v2" => Some(false),
+            "sd_v1_v" | "sd_v2_v" => Some(true),
+            // SDXL's is the same for both.
+            _ => None,
+        },
+    }
+}
+
+fn prediction_type(v_prediction: bool) -> String {
+    let said = if v_prediction { "v" } else { "epsilon" };
+    said.to_string()
+}
+
+/// What a file at `output` is called: its name without the ending.
+pub fn title(output: &Path) -> String {
+    output.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 impl ModelSpec {
+    /// Of a whole model in a single file at `output`, for square pictures of `side` pixels where that is known.
+    pub fn of_single_file(family: Family, v_prediction: bool, side: Option<u32>, output: &Path) -> ModelSpec {
+        ModelSpec {
+            architecture: architecture(family, v_prediction, None),
+            implementation: ORIGINAL_NAMES.to_string(),
+            title: title(output),
+            resolution: side.map(|side| (side, side)),
+            prediction_type: Some(prediction_type(v_prediction)),
+            ..ModelSpec::default()
+        }
+    }
+
+    /// Of an adapter at `output`, `adapter` such as `lora` or `textual-inversion`; what its base predicts is told as far as the adapter's
+    /// `metadata` tell it.
+    pub fn of_adapter(family: Family, adapter: &str, metadata: &BTreeMap<String, String>, output: &Path) -> ModelSpec {
+        let v_prediction = base_predicts_velocity(metadata);
+        ModelSpec {
+            architecture: format!("{}/{adapter}", base_architecture(family, v_prediction)),
+            implementation: family.implementation().to_string(),
+            title: title(output),
+            prediction_type: v_prediction.map(prediction_type),
+            ..ModelSpec::default()
+        }
+    }
+
     /// The `modelspec.` keys; those that are not set are left out.
     pub fn keys(&self) -> BTreeMap<String, String> {
         let pair = |(first, second): (u32, u32), between: &str| format!("{first}{between}{second}");

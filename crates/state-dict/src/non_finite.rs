@@ -36,14 +36,14 @@ fn count<const SIZE: usize>(bytes: &[u8], is_one: impl Fn([u8; SIZE]) -> bool) -
 /// That all numbers of a tensor of `reader`, whose `bytes` were read, are finite.
 ///
 /// # Errors
-/// With the file, the tensor and how many are not.
+/// With the file, the tensor by the file's own name and how many are not.
 pub fn check_finite(reader: &dyn Reader, name: &str, bytes: &[u8]) -> Result<()> {
     let info = reader.info(name).ok_or_else(|| no_such_tensor(reader.path(), name))?;
     match non_finite(info.dtype, bytes) {
         0 => Ok(()),
         count => {
             let (path, elements) = (reader.path().to_path_buf(), info.elements());
-            Err(Error::NotFinite { path, tensor: shown(name), count, elements })
+            Err(Error::NotFinite { path, tensor: shown(reader.name_in_file(name)), count, elements })
         }
     }
 }

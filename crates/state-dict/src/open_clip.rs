@@ -93,6 +93,15 @@ impl<R: Reader> Reader for FromOpenClip<R> {
     fn path(&self) -> &Path {
         self.inner.path()
     }
+
+    fn name_in_file<'n>(&'n self, name: &'n str) -> &'n str {
+        match self.tensors.get(name) {
+            None => name,
+            Some((Place::Whole(original) | Place::Transposed(original) | Place::Third(original, _), _)) => {
+                self.inner.name_in_file(original)
+            }
+        }
+    }
 }
 
 /// A text encoder under transformers' names as a single-file checkpoint has it. Where that goes beyond what is read of it (SD2), its last
@@ -197,6 +206,14 @@ impl<R: Reader> Reader for ToOpenClip<R> {
 
     fn path(&self) -> &Path {
         self.inner.path()
+    }
+
+    fn name_in_file<'n>(&'n self, name: &'n str) -> &'n str {
+        match self.tensors.get(name) {
+            Some((Made::Of(names), _)) => names.first().map_or(name, |first| self.inner.name_in_file(first)),
+            Some((Made::Transposed(source), _)) => self.inner.name_in_file(source),
+            Some((Made::Ones, _)) | None => name,
+        }
     }
 }
 

@@ -46,6 +46,11 @@ pub trait Reader {
 
     /// The file or folder behind this, for messages.
     fn path(&self) -> &Path;
+
+    /// What the file behind this calls the tensor that is `name` here, for messages.
+    fn name_in_file<'n>(&'n self, name: &'n str) -> &'n str {
+        name
+    }
 }
 
 macro_rules! reader_behind_a_pointer {
@@ -65,6 +70,9 @@ macro_rules! reader_behind_a_pointer {
             }
             fn path(&self) -> &Path {
                 (**self).path()
+            }
+            fn name_in_file<'n>(&'n self, name: &'n str) -> &'n str {
+                (**self).name_in_file(name)
             }
         }
     )*};
@@ -127,6 +135,10 @@ impl<R: Reader> Reader for Joined<R> {
 
     fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn name_in_file<'n>(&'n self, name: &'n str) -> &'n str {
+        self.part_of.get(name).map_or(name, |&part| self.parts[part].name_in_file(name))
     }
 }
 

@@ -134,6 +134,13 @@ impl PipelineConfigs {
         self.scheduler["prediction_type"] == "v_prediction"
     }
 
+    /// The side of the square pictures that the model was made for, in pixels, where the configurations say it.
+    pub fn resolution(&self) -> Option<u32> {
+        let latents = u32::try_from(self.unet["sample_size"].as_u64()?).ok()?;
+        let halvings = self.vae["block_out_channels"].as_array()?.len().checked_sub(1)?;
+        latents.checked_mul(2u32.checked_pow(u32::try_from(halvings).ok()?)?)
+    }
+
     /// What a single file of `family` says of its prediction where its sizes leave it open, for readers of files that carry no
     /// configurations: [`predicts_velocity`] and kohya's scripts go by it.
     pub fn prediction_metadata(&self, family: Family) -> Option<(String, String)> {

@@ -74,4 +74,8 @@ impl<R: Reader> Reader for Renamed<R> {
     fn path(&self) -> &Path {
         self.inner.path()
     }
+
+    fn name_in_file<'n>(&'n self, name: &'n str) -> &'n str {
+        self.original_name(name).map_or(name, |original| self.inner.name_in_file(original))
+    }
 }

@@ -126,10 +126,8 @@ fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
     for (index, fused) in config.model.fuse.iter().enumerate() {
         let _ = is_adapter(&format!("model.fuse.{index}.path"), &fused.path).map_err(&mut keep);
     }
-    if let Some((message, hint)) = parts.as_ref().and_then(|parts| config.unet_input_refused(parts.unet_channels())) {
-        keep(Failure::new(ExitCode::Configuration, message).hint(hint));
-    }
     if let Some(parts) = &parts {
+        let _ = check_unet_input(config, parts).map_err(&mut keep);
         let _ = check_sample_sizes(config, parts.downscale_factor()).map_err(&mut keep);
         let _ = check_samples_of(config, parts.family).map_err(&mut keep);
     }
@@ -137,6 +135,19 @@ fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
         (None, Some(parts), Some(data), Some(trained)) => Ok(Examined { parts, data, trained }),
         (failure, ..) => Err(failure.expect("what is missing has failed")),
     }
+}
+
+/// That the UNet takes in what a run gives it.
+fn check_unet_input(config: &TrainConfig, parts: &ModelParts) -> Result<(), Failure> {
+    match config.unet_input_refused(parts.unet_channels()) {
+        None => Ok(()),
+        Some((message, hint)) => Err(Failure::new(ExitCode::Configuration, message).hint(hint)),
+    }
+}
+
+/// The same where the model is here, for commands that look at nothing else of it: what else is wrong with it is said when it is loaded.
+pub(crate) fn check_unet_input_of(config: &TrainConfig) -> Result<(), Failure> {
+    ModelParts::of(&config.model).map_or(Ok(()), |parts| check_unet_input(config, &parts))
 }
 
 /// That the tokenizer makes no token that the text encoder does not know.

@@ -1,10 +1,11 @@
 //! `sdtrain train`: checks the configuration, then becomes the engine.
 
 use crate::args::{ConfigArgs, Resume, TrainArgs};
-use crate::commands::check::{examine_all, load_or_explain, plan_or_explain, trained_by};
+use crate::commands::check::{check_unet_input_of, examine_all, load_or_explain, plan_or_explain, trained_by};
 use crate::engine::become_engine;
 use crate::hub_files::HubFiles;
 use crate::{ExitCode, Failure, output_folder, room};
+use sdtrain_recipe::TrainConfig;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -52,6 +53,14 @@ pub fn default_output(name: &str) -> PathBuf {
 
 /// Refuses a wrong configuration at once, before half a second goes into loading libtorch, and fetches what it names on the hub.
 pub(crate) fn checked(config: &ConfigArgs) -> Result<(), Failure> {
-    HubFiles::of_config(&load_or_explain(config)?.config)?.fetch()?;
+    fetch_suitable(&load_or_explain(config)?.config)?;
     Err(become_engine())
+}
+
+/// Fetches what a configuration names on the hub, but for a model that cannot be asked for what the run asks for.
+pub(crate) fn fetch_suitable(config: &TrainConfig) -> Result<(), Failure> {
+    let on_hub = HubFiles::of_config(config)?;
+    on_hub.fetch_undescribed()?;
+    check_unet_input_of(config)?;
+    on_hub.fetch()
 }

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use sdtrain_test_support::{copy_folder, fixture_folder};
+
 use crate::ending::end_of;
 
 /// Address space that the program has for a case, in KiB: a file may ask for more than there is, but not get it.
@@ -37,7 +39,7 @@ impl Case {
     /// The tiny SD1 model of the fixtures, changed so that `sdtrain check` must refuse it with a message about `file`.
     pub fn model(name: &str, file: &str, change: impl Fn(&Path) + 'static, says: &str) -> Case {
         let make = move |folder: &Path| {
-            copy(&fixture("tiny_sd1"), &folder.join("model"));
+            copy_folder(&fixture("tiny_sd1"), &folder.join("model"));
             project(folder, "");
             change(&folder.join("model"));
         };
@@ -59,7 +61,7 @@ impl Case {
         says: &str,
     ) -> Case {
         let make = move |folder: &Path| {
-            copy(&fixture("tiny_sd1"), &folder.join("model"));
+            copy_folder(&fixture("tiny_sd1"), &folder.join("model"));
             project(folder, lines);
             make(folder);
         };
@@ -91,22 +93,7 @@ fn project(folder: &Path, lines: &str) {
 
 /// A file or folder of the golden files.
 pub fn fixture(name: &str) -> PathBuf {
-    let folder = std::env::var_os("SDTRAIN_FIXTURES").map(PathBuf::from);
-    folder.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")).join(name)
-}
-
-/// Copies a folder with all below it.
-pub fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().flatten() {
-        let to = to.join(entry.file_name());
-        match entry.path().is_dir() {
-            true => copy(&entry.path(), &to),
-            false => {
-                fs::copy(entry.path(), to).unwrap();
-            }
-        }
-    }
+    fixture_folder().join(name)
 }
 
 /// Judges every case; all that are judged otherwise than expected are in the one panic.

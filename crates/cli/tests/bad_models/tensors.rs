@@ -6,10 +6,11 @@ use std::fs;
 use std::path::Path;
 
 use sdtrain_state_dict::{Dtype, Reader, SafetensorsFile, TensorEntry, write};
+use sdtrain_test_support::copy_folder;
 use serde_json::json;
 
 use crate::configs::set;
-use crate::corpus::{Case, copy, fixture};
+use crate::corpus::{Case, fixture};
 
 const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
 const VAE: &str = "vae/diffusion_pytorch_model.safetensors";
@@ -87,7 +88,7 @@ pub fn cases() -> Vec<Case> {
     let of_sd2 = |model: &Path| {
         let others = fixture("tiny_sd2");
         fs::remove_dir_all(model.join("unet")).unwrap();
-        copy(&others.join("unet"), &model.join("unet"));
+        copy_folder(&others.join("unet"), &model.join("unet"));
         fs::copy(fixture("tiny_sd1/unet/config.json"), model.join("unet/config.json")).unwrap();
     };
     let other_vae = |name: &str, vae: &str, file: &str, make: fn(&Path)| {
@@ -152,7 +153,7 @@ pub fn cases() -> Vec<Case> {
             write_vae_without_bias(folder, "vae.safetensors");
         }),
         other_vae("another VAE that lacks a tensor, a folder", "vae", VAE, |folder| {
-            copy(&folder.join("model/vae"), &folder.join("vae"));
+            copy_folder(&folder.join("model/vae"), &folder.join("vae"));
             write_vae_without_bias(folder, VAE);
         }),
         removed("a model without weights of its UNet", UNET, "model/unet`: looked for"),

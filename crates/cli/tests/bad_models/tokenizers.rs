@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use sdtrain_test_support::copy_folder;
 use serde_json::{Value as Json, json};
 
-use crate::corpus::{Case, copy, fixture};
+use crate::corpus::{Case, fixture};
 
 /// A model with this in place of a file of its tokenizer.
 fn case(name: &str, file: &'static str, content: impl Into<Vec<u8>>, says: &str) -> Case {
@@ -39,7 +40,7 @@ pub fn cases() -> Vec<Case> {
     let of_another = |from: &'static str| {
         move |model: &Path| {
             fs::remove_dir_all(model.join("tokenizer")).unwrap();
-            copy(&fixture(from), &model.join("tokenizer"));
+            copy_folder(&fixture(from), &model.join("tokenizer"));
         }
     };
     let last = "<|endoftext|>";

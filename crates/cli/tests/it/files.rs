@@ -509,6 +509,32 @@ fn words_that_a_lora_brings_along_stay_with_it_or_are_said_to_be_left_out() {
 }
 
 #[test]
+fn several_words_of_sd2_are_known_for_words_by_what_their_file_says() {
+    let project = Project::new();
+    let entry = |word: &str| TensorEntry {
+        name: format!("bundle_emb.{word}.string_to_param.*"),
+        dtype: Dtype::F32,
+        shape: vec![1, 1024],
+        bytes: vec![0; 1024 * 4],
+    };
+    for (said, architecture) in [
+        (None, "stable-diffusion-v2/textual-inversion"),
+        (Some("sd_v2"), "stable-diffusion-v2-512/textual-inversion"),
+        (Some("sd_v2_v"), "stable-diffusion-v2-768-v/textual-inversion"),
+    ] {
+        let metadata = said.map(|version| ("ss_base_model_version".to_owned(), version.to_owned()));
+        let metadata = metadata.into_iter().collect();
+        write(&project.path("two.safetensors"), &[entry("a"), entry("b")], &metadata).expect("a writable folder");
+        converted(&project, &["two.safetensors", "words.safetensors", "--to", "diffusers-embedding"]);
+        let words = SafetensorsFile::open(project.path("words.safetensors")).expect("it was written");
+        assert_eq!((words.names(), &words.metadata()["modelspec.architecture"][..]), (vec!["a", "b"], architecture));
+        let answer = project.run(&["inspect", "words.safetensors", "--json"]);
+        let told: serde_json::Value = serde_json::from_str(&answer.stdout).expect("JSON");
+        assert_eq!(told["kind"], "textual_inversion", "{told}");
+    }
+}
+
+#[test]
 fn several_learned_words_keep_their_names() {
     let project = with_lora();
     let entry = |name: &str| TensorEntry {

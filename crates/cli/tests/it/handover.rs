@@ -87,6 +87,27 @@ fn a_cache_that_would_not_be_read_never_reaches_the_engine() {
 }
 
 #[test]
+fn a_model_for_editing_by_instruction_never_reaches_the_engine() {
+    let project = Project::new();
+    let program = with_engine(&project);
+    let config = fs::read_to_string(project.path("model/unet/config.json")).expect("written");
+    project.write("model/unet/config.json", &config.replacen('{', "{\"in_channels\": 8, ", 1));
+    for args in [
+        &["train", "--config", "run.toml"][..],
+        &["evaluate", "--config", "run.toml"],
+        &["dataset", "cache", "--config", "run.toml", "--set", "data.cache_dir=cache"],
+    ] {
+        let answer = project.run_program(&program, args);
+        assert_eq!((answer.code, answer.stdout.as_str()), (Some(2), ""), "{args:?}");
+        assert!(
+            answer.stderr.contains("(InstructPix2Pix, 8 input channels), and no method trains that yet"),
+            "{args:?}"
+        );
+    }
+    assert!(!project.path("cache").exists());
+}
+
+#[test]
 fn missing_files_of_sample_and_evaluate_are_all_named() {
     let project = Project::new();
     let answer =

@@ -73,3 +73,26 @@ fn model_spec_keys_are_complete_and_unset_ones_absent() {
     assert_eq!(spec.keys(), expected);
     assert_eq!(architecture(Family::Sd2, true, None), "stable-diffusion-v2-768-v");
 }
+
+#[test]
+fn an_adapter_says_of_its_base_what_its_metadata_say() {
+    let output = std::path::Path::new("out/style.v2.safetensors");
+    let spec = |said: &[(&str, &str)]| {
+        let metadata = said.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        ModelSpec::of_adapter(Family::Sd2, "lora", &metadata, output)
+    };
+    for (said, architecture, prediction) in [
+        (&[("ss_base_model_version", "sd_v2")][..], "stable-diffusion-v2-512/lora", Some("epsilon")),
+        (&[("ss_base_model_version", "sd_v2_v")], "stable-diffusion-v2-768-v/lora", Some("v")),
+        (
+            &[("ss_base_model_version", "sd_v2_v"), ("modelspec.prediction_type", "epsilon")],
+            "stable-diffusion-v2-512/lora",
+            Some("epsilon"),
+        ),
+        (&[], "stable-diffusion-v2/lora", None),
+    ] {
+        let spec = spec(said);
+        assert_eq!((&*spec.architecture, spec.prediction_type.as_deref()), (architecture, prediction), "{said:?}");
+        assert_eq!(spec.title, "style.v2");
+    }
+}

@@ -54,9 +54,17 @@ fn a_checkpoint_of_two_text_encoders_splits_into_them() {
     let folder = fixture_folder();
     let single = Arc::new(SafetensorsFile::open(folder.join("tiny_sdxl.safetensors")).unwrap());
     assert_eq!(recognise(&single).family(), Some(Family::Sdxl));
-    let parts = ldm_single_file(single).unwrap();
+    let parts = ldm_single_file(single.clone()).unwrap();
     assert_eq!(parts.leftover, [""; 0]);
     assert_eq!(parts.text_encoders.len(), 2);
+    // Each tensor knows what the file calls it, also as a third of another.
+    for network in &parts.text_encoders {
+        assert!(network.names().into_iter().all(|name| single.info(network.name_in_file(name)).is_some()));
+    }
+    let of_second = parts.text_encoders[1].name_in_file("text_model.encoder.layers.0.self_attn.k_proj.weight");
+    assert_eq!(of_second, "conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight");
+    assert_eq!(parts.unet.name_in_file("conv_in.weight"), "model.diffusion_model.input_blocks.0.0.weight");
+    assert_eq!(parts.unet.name_in_file("absent"), "absent");
     for (found, place) in parts.text_encoders.iter().zip(Family::Sdxl.text_folders()) {
         let expected = open_component(&folder.join("tiny_sdxl").join(place.network), "model", None).unwrap();
         assert_eq!(found.names(), expected.names());

@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use half::{bf16, f16};
-use sdtrain_state_dict::maps::adapter_family::adapter_key;
+use sdtrain_state_dict::maps::adapter_family::{adapter_key, family_of_adapters};
 use sdtrain_state_dict::maps::lora_kohya::{KohyaNaming, is_original_name, kohya_name};
 use sdtrain_state_dict::maps::lora_peft::{LoraKey, LoraKind, LoraTensor, Part, alpha_that_counts, peft_name};
 use sdtrain_state_dict::maps::peft_metadata::{self, AdaptedLayer, PeftConfig};
 use sdtrain_state_dict::maps::textual_inversion::{BUNDLE_PREFIX, bundled_words};
-use sdtrain_state_dict::metadata::sshs_hashes;
+use sdtrain_state_dict::metadata::{ModelSpec, sshs_hashes};
 use sdtrain_state_dict::{Dtype, Family, Reader, TensorEntry, read_floats, write};
 
 use super::{kept_metadata, left_out};
@@ -62,6 +62,8 @@ pub(super) fn to_kohya(file: &dyn Reader, output: &Path) -> Result<(), Failure> 
     let layers = read(file)?;
     let inputs = layers.iter().map(|layer| (layer.part, layer.module.as_str(), layer.inputs()));
     let naming = KohyaNaming::of_adapters(inputs, file.metadata());
+    let mut metadata = kept_metadata(file);
+    tell_architecture(&mut metadata, &layers, output);
     let mut tensors = Vec::new();
     for mut layer in layers {
         // Of two whole factors kohya's form takes the scale for 1.
@@ -94,7 +96,6 @@ pub(super) fn to_kohya(file: &dyn Reader, output: &Path) -> Result<(), Failure> 
     for name in file.names().into_iter().filter(|name| name.starts_with(BUNDLE_PREFIX)) {
         tensors.push(entry(file, name)?);
     }
-    let mut metadata = kept_metadata(file);
     let (model_hash, legacy_hash) = sshs_hashes(tensors.as_slice(), &metadata)?;
     metadata.insert("sshs_model_hash".to_owned(), model_hash);
     metadata.insert("sshs_legacy_hash".to_owned(), legacy_hash);
@@ -131,6 +132,7 @@ pub(super) fn to_peft(file: &dyn Reader, output: &Path) -> Result<Vec<String>, F
         let version = || Family::Sdxl.kohya_version(false).to_owned();
         metadata.entry("ss_base_model_version".to_owned()).or_insert_with(version);
     }
+    tell_architecture(&mut metadata, &layers, output);
     metadata.insert("format".to_owned(), "pt".to_owned());
     metadata.insert(peft_metadata::KEY.to_owned(), peft_metadata::to_json(&configs));
     let mut tensors = Vec::new();
@@ -142,6 +144,19 @@ pub(super) fn to_peft(file: &dyn Reader, output: &Path) -> Result<Vec<String>, F
     }
     write(output, &tensors, &metadata)?;
     Ok(left_out::bundled(&bundled_words(file)))
+}
+
+/// Adds to the `metadata` of a file at `output` what model its `layers` are for, where they show it and nothing says it yet.
+fn tell_architecture(metadata: &mut BTreeMap<String, String>, layers: &[Layer], output: &Path) {
+    if metadata.contains_key("modelspec.architecture") {
+        return;
+    }
+    let adapted = layers.iter().map(|layer| (layer.part, layer.module.as_str(), layer.inputs()));
+    if let Some(family) = family_of_adapters(adapted, metadata) {
+        for (key, value) in ModelSpec::of_adapter(family, "lora", metadata, output).keys() {
+            metadata.entry(key).or_insert(value);
+        }
+    }
 }
 
 fn read(file: &dyn Reader) -> Result<Vec<Layer>, Failure> {
@@ -395,11 +410,15 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (peft, kohya) = (folder.path().join("peft"), folder.path().join("kohya"));
         let module = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k";
-        for (width, expected) in [
-            (768, "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"),
-            (1024, "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"),
-            (1280, "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"),
-            (2048, "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"),
+        let [ours, original] = [
+            "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k",
+            "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k",
+        ];
+        for (width, expected, architecture) in [
+            (768, ours, "stable-diffusion-v1/lora"),
+            (1024, ours, "stable-diffusion-v2/lora"),
+            (1280, original, "stable-diffusion-xl-v1-refiner/lora"),
+            (2048, original, "stable-diffusion-xl-v1-base/lora"),
         ] {
             let tensors = [
                 tensor(&format!("unet.{module}.lora_A.weight"), &[1, width], &vec![1.0; width], Dtype::F32),
@@ -410,6 +429,10 @@ mod tests {
             let written = SafetensorsFile::open(&kohya).expect("written");
             let names = ["alpha", "lora_down.weight", "lora_up.weight"].map(|name| format!("{expected}.{name}"));
             assert_eq!(written.names(), names, "{width}");
+            let said = |key: &str| written.metadata().get(key).map(String::as_str);
+            assert_eq!(said("modelspec.architecture"), Some(architecture), "{width}");
+            // Not what nobody knows.
+            assert_eq!((said("modelspec.title"), said("modelspec.prediction_type")), (Some("kohya"), None));
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use sdtrain_recipe::FloatType;
 use sdtrain_state_dict::maps::text_places::TextFolder;
+use sdtrain_state_dict::metadata::ModelSpec;
 use sdtrain_state_dict::{
     Family, FileKind, ForInpainting, FromReader, PipelineConfigs, PipelineWeights, Reader, TensorSource,
     canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file, open_component, read_json, recognise,
@@ -115,8 +116,9 @@ pub(crate) fn to_single_file(
     for_inpainting: bool,
 ) -> Result<Vec<String>, Failure> {
     let Folder { family, configs, unet, vae, text_encoders } = Folder::open(folder, dtype, for_inpainting)?;
-    let mut metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    metadata.extend(configs.prediction_metadata(family));
+    let spec = ModelSpec::of_single_file(family, configs.is_v_prediction(), configs.resolution(), output);
+    let mut metadata = spec.keys();
+    metadata.insert("format".to_owned(), "pt".to_owned());
     if !configs.is_plain(family) {
         let tokenizer = PromptTokenizer::from_folder(folder.join(family.text_folders()[0].tokenizer))?;
         metadata.extend(configs.to_metadata(&tokenizer.files()));
@@ -312,21 +314,41 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_file_of_sd2_says_what_it_predicts() {
+    fn a_single_file_says_what_it_is_and_what_it_predicts() {
         let place = tempfile::tempdir().expect("a temporary folder");
         let (folder, single) = (place.path().join("folder"), place.path().join("single.safetensors"));
         write_tiny_folder(&folder);
+        to_single_file(&folder, &single, None, false).expect("a complete folder");
+        let file = SafetensorsFile::open(&single).expect("it was just written");
+        let said = file.metadata().iter().filter_map(|(key, value)| Some((key.strip_prefix("modelspec.")?, &**value)));
+        assert_eq!(
+            said.collect::<Vec<(&str, &str)>>(),
+            [
+                ("architecture", "stable-diffusion-v1"),
+                ("implementation", "https://github.com/Stability-AI/generative-models"),
+                ("prediction_type", "epsilon"),
+                // Latents of 64, of a VAE that halves once.
+                ("resolution", "128x128"),
+                ("sai_model_spec", "1.0.1"),
+                ("title", "single"),
+            ]
+        );
         let mut unet = read_json(&folder.join("unet/config.json")).expect("written");
         unet["use_linear_projection"] = json!(true);
+        unet["sample_size"] = json!([64, 48]);
         fs::write(folder.join("unet/config.json"), unet.to_string()).expect("a writable folder");
         let weights = folder.join("unet/diffusion_pytorch_model.safetensors");
         write_weights(&weights, &architecture::unet(&unet).expect("complete"));
-        for (prediction_type, said) in [("epsilon", "epsilon"), ("v_prediction", "v")] {
+        for (prediction_type, said, architecture) in
+            [("epsilon", "epsilon", "stable-diffusion-v2-512"), ("v_prediction", "v", "stable-diffusion-v2-768-v")]
+        {
             let scheduler = json!({"prediction_type": prediction_type}).to_string();
             fs::write(folder.join("scheduler/scheduler_config.json"), scheduler).expect("a writable folder");
             to_single_file(&folder, &single, None, false).expect("a complete folder");
             let file = SafetensorsFile::open(&single).expect("it was just written");
             assert_eq!(file.metadata()["modelspec.prediction_type"], said);
+            assert_eq!(file.metadata()["modelspec.architecture"], architecture);
+            assert!(!file.metadata().contains_key("modelspec.resolution"), "it is no square");
         }
     }
 

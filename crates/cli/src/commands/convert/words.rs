@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sdtrain_state_dict::maps::textual_inversion::{
     NAME_KEY, OF_TWO, UNNAMED, WordEntry, bundle_names, bundled_words, entries,
 };
-use sdtrain_state_dict::metadata::architecture;
+use sdtrain_state_dict::metadata::ModelSpec;
 use sdtrain_state_dict::{Family, FileKind, FromReader, Reader, Renamed, recognise, write_source};
 
 use super::{kept_metadata, left_out};
@@ -47,8 +47,11 @@ pub(super) fn convert(file: &dyn Reader, args: &ConvertArgs) -> Result<Vec<Strin
         [only] => drop(metadata.insert(NAME_KEY.to_owned(), word_of(only))),
         _ => drop(metadata.remove(NAME_KEY)),
     }
-    if let Some(architecture) = entries.first().and_then(|entry| architecture_of(&entry.widths)) {
-        metadata.entry("modelspec.architecture".to_owned()).or_insert(architecture);
+    // Several words under their own names are told by it alone.
+    let family = entries.first().and_then(|entry| family_of(&entry.widths));
+    if let Some(family) = family {
+        let spec = ModelSpec::of_adapter(family, "textual-inversion", file.metadata(), &args.output);
+        metadata.entry("modelspec.architecture".to_owned()).or_insert(spec.architecture);
     }
     let renamed = Renamed::new(file, |name, _| places.get(name).cloned())?;
     write_source(&args.output, &FromReader(&renamed), &metadata)?;
@@ -81,11 +84,10 @@ fn names(
     }
 }
 
-/// What kind of file it is, for readers that cannot tell by the names. SD2's says how a model predicts, which a word does not show.
-fn architecture_of(widths: &[usize]) -> Option<String> {
-    let family = match widths {
-        [only] => Family::of_text_width(*only).filter(|family| *family != Family::Sd2)?,
-        _ => Family::Sdxl,
-    };
-    Some(architecture(family, false, Some("textual-inversion")))
+/// The family whose text encoders have vectors of these widths.
+fn family_of(widths: &[usize]) -> Option<Family> {
+    match widths {
+        [only] => Family::of_text_width(*only),
+        _ => Some(Family::Sdxl),
+    }
 }

@@ -2,8 +2,8 @@
 
 use crate::args::{ConfigArgs, DatasetCacheArgs};
 use crate::commands::check::load_or_explain;
+use crate::commands::train::fetch_suitable;
 use crate::engine::become_engine;
-use crate::hub_files::HubFiles;
 use crate::{ExitCode, Failure};
 
 /// Comes back only with a failure.
@@ -21,6 +21,6 @@ pub(super) fn run(args: &DatasetCacheArgs) -> Result<(), Failure> {
     for path in &args.keep_for {
         load_or_explain(&ConfigArgs { config: path.clone(), set: Vec::new() })?;
     }
-    HubFiles::of_config(&config)?.fetch()?;
+    fetch_suitable(&config)?;
     Err(become_engine())
 }
