@@ -110,6 +110,9 @@ pub fn train_unless(stop: &StopRequest, config: TrainConfig, options: &RunOption
     let ema = config.ema.enabled.then(|| Ema::new(&config.ema, optimizer.groups()));
     // 7 the run
     let total_steps = data.total_steps(&config.train);
+    if let Some(warning) = config.lr_schedule.warmup_warning(total_steps) {
+        eprintln!("warning: {warning}");
+    }
     let fused = match fused_adapters(&config)?.as_slice() {
         [] => None,
         adapters => Some(describe(adapters)?),
