@@ -153,6 +153,29 @@ fn a_base_that_was_replaced_under_its_path_is_refused_and_one_that_moved_is_not(
     assert!(tensors(&output) == learned, "the same weights");
 }
 
+/// The base's weights are rounded to the format that is computed in: they are other numbers, and the same model.
+#[test]
+fn computing_in_another_format_needs_no_permission_for_another_model() {
+    let (folder, output) = project();
+    let mut config = config(&folder, 4, EVERY_STEP);
+    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+    cut_back(&output, 2);
+    config.precision.compute = FloatType::Bf16;
+    let error = run(&config, &output).expect_err("not allowed").to_string();
+    assert!(error.contains("precision.compute") && !error.contains("base model"), "{error}");
+    config.checkpoint.allow_changes = vec!["precision.compute".into()];
+    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+    let changes = run_json(&output)["changes"].to_string();
+    assert!(changes.contains("precision.compute") && !changes.contains("content of `model`"), "{changes}");
+    // From the next checkpoint on the base is compared again, in the new format.
+    cut_back(&output, 3);
+    copy_folder(&fixture_folder().join("tiny_sd1"), &folder.path().join("base"));
+    config.model.path = folder.path().join("base").display().to_string();
+    config.checkpoint.allow_changes = vec!["model.path".into()];
+    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+    assert!(run_json(&output)["changes"].to_string().contains("model.path"));
+}
+
 #[test]
 fn a_checkpoint_that_is_continued_elsewhere_is_held_against_its_own_configuration() {
     let (folder, output) = project();
