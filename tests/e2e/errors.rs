@@ -47,7 +47,7 @@ fn a_truncated_model_file_is_named() {
     assert!(said.contains("cut.safetensors"), "{said}");
 }
 
-/// deepinv#525, CellBender#241, DeepTab#411, torchtune#481, metatrain#448, pangaea-bench#104: two runs write into one folder.
+/// deepinv#525, deepinv#550, CellBender#241, DeepTab#411, torchtune#481, metatrain#448, pangaea-bench#104: two runs write into one folder.
 #[test]
 fn a_second_run_in_the_same_folder_is_refused() {
     let project = Project::new();

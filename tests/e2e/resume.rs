@@ -330,7 +330,7 @@ fn products_on_the_way_are_counted_across_a_continuation() {
     }
 }
 
-/// SimpleTuner#2353, mmdetection#12069, LichtFeld#717: a full disk costs the run.
+/// SimpleTuner#2353, sd-scripts#1279, mmdetection#12069, LichtFeld#717: a full disk costs the run.
 #[test]
 fn a_checkpoint_that_the_disk_refuses_is_kept_in_memory_until_it_takes_it() {
     let project = Project::new();
@@ -350,7 +350,7 @@ fn a_checkpoint_that_the_disk_refuses_is_kept_in_memory_until_it_takes_it() {
     running.kill();
 }
 
-/// SimpleTuner#2353, mmdetection#12069, LichtFeld#717: a full disk costs the run.
+/// SimpleTuner#2353, sd-scripts#1279, mmdetection#12069, LichtFeld#717: a full disk costs the run.
 #[test]
 fn a_disk_that_goes_on_refusing_ends_the_run_with_its_own_exit_code() {
     let project = Project::new();

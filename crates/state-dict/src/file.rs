@@ -179,6 +179,7 @@ mod tests {
         assert!(read.bytes("c").is_err());
     }
 
+    /// TensorRT-LLM#17368: SIGBUS where another machine cuts off or replaces a file that is mapped.
     #[test]
     fn a_file_that_is_cut_off_under_its_reader_is_an_error_and_not_the_end_of_the_process() {
         let folder = tempfile::tempdir().unwrap();

@@ -15,7 +15,8 @@ use tch::{Kind, Tensor};
 /// Numbers of each tensor that the digest of a model takes in at least, where it has so many.
 const SAMPLED: i64 = 64;
 
-/// A digest of a model's weights as they were loaded: equal for equal weights, wherever and however they are stored. It takes every
+/// A digest of a model's weights as they were loaded: equal for equal weights, wherever and however they are stored, and another for
+/// another `precision.compute`, which they are rounded to. It takes every
 /// tensor's name and shape and 64 numbers spread over it, so that it costs a hundredth of a second and no reading of the files;
 /// whatever training or merging does to a tensor changes nearly all of its numbers.
 pub(crate) fn of_base(model: &StableDiffusion) -> Result<String> {

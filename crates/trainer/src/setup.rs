@@ -110,6 +110,9 @@ pub fn train_unless(stop: &StopRequest, config: TrainConfig, options: &RunOption
     let ema = config.ema.enabled.then(|| Ema::new(&config.ema, optimizer.groups()));
     // 7 the run
     let total_steps = data.total_steps(&config.train);
+    if let Some(warning) = config.lr_schedule.warmup_warning(total_steps) {
+        eprintln!("warning: {warning}");
+    }
     let fused = match fused_adapters(&config)?.as_slice() {
         [] => None,
         adapters => Some(describe(adapters)?),
@@ -253,8 +256,16 @@ fn check_continuation(
     content("the images or captions", "data", Some(&before.data_digest), Some(&manifest.data_digest))?;
     let (old, new) = (&before.details, &manifest.details);
     content("the adapters of `model.fuse`", "model.fuse", old.get(FUSED), new.get(FUSED))?;
-    if old.contains_key(BASE) {
-        content("the weights of the base model", "model", old.get(BASE), new.get(BASE))?;
+    // In another format the same weights are other numbers, and what was rounded cannot be told from what was replaced.
+    match folder.changes.iter().find(|change| change.key == "precision.compute") {
+        Some(change) => eprintln!(
+            "note: whether the base model is still the same is not known: its weights were looked at in {}, and are in {} now",
+            change.before, change.now
+        ),
+        None if old.contains_key(BASE) => {
+            content("the weights of the base model", "model", old.get(BASE), new.get(BASE))?;
+        }
+        None => {}
     }
     // What training went on from: the state that is saved followed from it, as a stage does from the one before.
     let initial = config.trainable_facts().initial.map(|(key, _)| key).filter(|key| old.contains_key(*key));

@@ -1,5 +1,5 @@
 //! (b) SIGKILL, and (c) the errors of failing disks, at every file-system call of the driver, by `strace -e inject`.
-//! open_lm#154, draw-things#88: half a file is left, and the exit code is 0.
+//! open_lm#154, draw-things#88: half a file is left, and the exit code is 0. transformers#9732: ESTALE in the midst of a save.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

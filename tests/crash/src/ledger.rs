@@ -60,7 +60,8 @@ pub struct Ledger {
 impl Ledger {
     /// The ledger of a repository.
     pub fn open(repository: &Path) -> Result<Ledger, String> {
-        let dirty = !said(repository, "git", &["status", "--porcelain", "--", "crates", "tests/crash/src"])?.is_empty();
+        let sources = ["status", "--porcelain", "--", "crates", "tests/crash/src", "tests/crash/soak"];
+        let dirty = !said(repository, "git", &sources)?.is_empty();
         let commit = said(repository, "git", &["rev-parse", "--short", "HEAD"])?;
         let commit = if dirty { format!("{commit}+") } else { commit };
         let all: Vec<&str> = SOURCES.into_iter().chain(SOURCES_OF_PROGRAM).collect();

@@ -32,6 +32,19 @@ fn overrides_count() {
 }
 
 #[test]
+fn a_warm_up_that_the_run_does_not_outlast_is_said() {
+    let project = Project::new();
+    let told =
+        |warmup: &str| project.run(&["check", "run.toml", "--set", &format!("lr_schedule.warmup_steps={warmup}")]);
+    let answer = told("50");
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    let expected = "warning    the run ends within its warm-up: of 20 steps `lr_schedule.warmup_steps` takes 50, and the learning rate is \
+                    never more than 38 % of what is set\n";
+    assert!(answer.stdout.contains(expected), "{}", answer.stdout);
+    assert!(!told("19").stdout.contains("within its warm-up"));
+}
+
+#[test]
 fn epochs_that_differ_in_length_are_counted_one_by_one() {
     let carry = ["data.leftovers=carry", "data.batch_size=3", "data.subsets.0.repeats=1", "train.max_epochs=3"];
     let mut args = vec!["check", "run.toml"];

@@ -245,7 +245,7 @@ fn each_network_loads_in_its_own_dtype() {
     let kind = |parameters: &Parameters| parameters.iter().next().expect("a network has parameters").1.kind();
     let kinds = networks(&model).map(|(_, parameters)| kind(parameters));
     assert_eq!(kinds, [Kind::Float, Kind::BFloat16, Kind::BFloat16]);
-    // The VAE of SD overflows in fp16.
+    // The VAE of SD overflows in fp16 (sd-scripts#653, kohya_ss#2674, stable-diffusion-webui#12019).
     let model = loaded(&fixture_folder().join("tiny_sd1"), &LoadOptions::new(Device::Cpu, Kind::Half));
     assert_eq!(networks(&model).map(|(_, parameters)| kind(parameters)), [Kind::Half, Kind::Float, Kind::Half]);
 }

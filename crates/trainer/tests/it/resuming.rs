@@ -93,30 +93,56 @@ fn measured(output: &Path) -> Vec<String> {
     text.lines().map(line).collect()
 }
 
-/// tinker-feedback#127, OpenNMT#617: the optimizer or the loss scale is not restored, and nobody is told.
+/// Checkpoint `step` as another program would have written it: whole, as its manifest says, with other bytes in one of its files.
+fn write_otherwise(folder: &TempDir, output: &Path, step: u64, file: &str, change: impl Fn(Vec<u8>) -> Vec<u8>) {
+    let (own, other) = (checkpoint(output, step), folder.path().join("other"));
+    fs::rename(&own, &other).expect("the same disk");
+    let info = sdtrain_checkpoint::verify(&other).expect("whole").info;
+    sdtrain_checkpoint::publish(&output.join("checkpoints"), &format!("step-{step:06}"), info, &mut |path| {
+        for name in ["tensors.safetensors", "config.toml", "state.json"] {
+            let bytes = fs::read(other.join(name))?;
+            fs::write(path.join(name), if name == file { change(bytes) } else { bytes })?;
+        }
+        Ok(())
+    })
+    .expect("there is room");
+}
+
+/// tinker-feedback#127, OpenNMT#617, the_well#77: the optimizer or the loss scale is not restored, and nobody is told.
 #[test]
 fn a_loss_scale_that_is_not_there_is_refused() {
     let (folder, output) = project();
     let config = config(&folder, 3, "[checkpoint]\nevery_steps = 1\nkeep_last = 99\n[precision]\ncompute = \"fp16\"\n");
     run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
     cut_back(&output, 2);
-    // Written by a program that had none, and whole: the manifest says so.
-    let state = checkpoint(&output, 2).join("state.json");
-    let mut value: serde_json::Value = serde_json::from_slice(&fs::read(&state).expect("written")).expect("JSON");
-    value["scaler"] = serde_json::Value::Null;
-    let (own, other) = (checkpoint(&output, 2), folder.path().join("other"));
-    fs::rename(&own, &other).expect("the same disk");
-    let info = sdtrain_checkpoint::verify(&other).expect("whole").info;
-    sdtrain_checkpoint::publish(&output.join("checkpoints"), "step-000002", info, &mut |path| {
-        for name in ["tensors.safetensors", "config.toml"] {
-            fs::copy(other.join(name), path.join(name))?;
-        }
-        fs::write(path.join("state.json"), value.to_string())?;
-        Ok(())
-    })
-    .expect("there is room");
+    write_otherwise(&folder, &output, 2, "state.json", |bytes| {
+        let mut value: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+        value["scaler"] = serde_json::Value::Null;
+        value.to_string().into_bytes()
+    });
     let error = run(&config, &output).expect_err("there is none").to_string();
     assert!(error.contains("no loss scale"), "{error}");
+}
+
+/// entrenar#98, the_well#77: a part of the state is not in the checkpoint, and the run begins that part anew.
+#[test]
+fn a_state_that_lacks_one_tensor_is_refused_whichever_it_is() {
+    for kind in ["parameter", "optimizer", "ema"] {
+        let (folder, output) = project();
+        let config = config(&folder, 3, &format!("{EVERY_STEP}[ema]\nenabled = true\n"));
+        run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+        cut_back(&output, 2);
+        // Under another name of the same length; it is the first such name in the file's header.
+        write_otherwise(&folder, &output, 2, "tensors.safetensors", |mut bytes| {
+            let prefix = format!("\"{kind}.");
+            let at = bytes.windows(prefix.len()).position(|part| part == prefix.as_bytes());
+            bytes[at.expect("the state has such a tensor") + 1] = b'_';
+            bytes
+        });
+        let error = run(&config, &output).expect_err("it is not all there");
+        assert!(matches!(error, Error::CannotContinue { .. }), "{kind}: {error}");
+        assert!(!checkpoint(&output, 3).exists(), "{kind}");
+    }
 }
 
 #[test]
@@ -151,6 +177,29 @@ fn a_base_that_was_replaced_under_its_path_is_refused_and_one_that_moved_is_not(
     run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
     // The file's metadata name the base.
     assert!(tensors(&output) == learned, "the same weights");
+}
+
+/// The base's weights are rounded to the format that is computed in: they are other numbers, and the same model.
+#[test]
+fn computing_in_another_format_needs_no_permission_for_another_model() {
+    let (folder, output) = project();
+    let mut config = config(&folder, 4, EVERY_STEP);
+    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+    cut_back(&output, 2);
+    config.precision.compute = FloatType::Bf16;
+    let error = run(&config, &output).expect_err("not allowed").to_string();
+    assert!(error.contains("precision.compute") && !error.contains("base model"), "{error}");
+    config.checkpoint.allow_changes = vec!["precision.compute".into()];
+    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+    let changes = run_json(&output)["changes"].to_string();
+    assert!(changes.contains("precision.compute") && !changes.contains("content of `model`"), "{changes}");
+    // From the next checkpoint on the base is compared again, in the new format.
+    cut_back(&output, 3);
+    copy_folder(&fixture_folder().join("tiny_sd1"), &folder.path().join("base"));
+    config.model.path = folder.path().join("base").display().to_string();
+    config.checkpoint.allow_changes = vec!["model.path".into()];
+    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+    assert!(run_json(&output)["changes"].to_string().contains("model.path"));
 }
 
 #[test]

@@ -95,6 +95,24 @@ fn sd_scripts_141_after_a_continuation_the_rate_is_that_of_the_configuration() {
     assert_eq!(rates, [1e-4, 1e-4, 1e-4, 2e-5, 2e-5, 2e-5]);
 }
 
+/// the_well#63, the_well#77: the warm-up and the fall of the rate begin again.
+#[test]
+fn the_well_63_after_a_continuation_the_schedule_goes_on_where_it_was() {
+    let (folder, output, _) = project(8);
+    let schedule = ["lr_schedule.type=cosine".to_string(), "lr_schedule.warmup_steps=4".to_string()];
+    let config = TrainConfig::load(&folder.path().join("run.toml"), &schedule);
+    let config = config.unwrap_or_else(|error| panic!("{error}")).config;
+    done(&config, &output);
+    let rates = column(&output, "lr");
+    let rate = |index: usize| rates[index]["unet"].as_f64().expect("a rate");
+    assert!(rate(0) < rate(2) && rate(4) > rate(7), "{rates:?}");
+    for step in [2, 6] {
+        cut_back(&output, step);
+        done(&config, &output);
+        assert_eq!(column(&output, "lr"), rates, "continued after step {step}");
+    }
+}
+
 /// accelerate#4203, transformers#46628, torchtitan#2864, lerobot#3769, transgenic#59, Real-ESRGAN#799: the order of the data is replayed or
 /// another one after a continuation.
 #[test]

@@ -21,13 +21,14 @@ usage: crash ROW [--count N] [--seconds S] [--ledger] [--stop] [--scratch FOLDER
   program    SIGKILL of `sdtrain train` on the tiny base                             500
   program-calls  the same at every call by which it saves, by strace                 all
   program-power  power cuts of it on a loop-mounted ext4 (needs root)                30
-  soak       the whole program with every feature on for --seconds: does it grow?    1
-  leak       the same with 4 KiB of each step kept (sdtrain-engine built with --features seeded-bugs): must be seen  1
+  soak       the whole program with every feature on for --seconds, once for each part: does it grow?  3
+  leak       the first part with 4 KiB of each step kept (sdtrain-engine built with --features seeded-bugs): must be seen  1
   bugs       every seeded bug with every row (built with --features seeded-bugs)     all
   table      what the ledger adds up to
 
   --count N         so many cases instead of those on the right
-  --seconds S       begin no new case after so long; 3000 unless told
+  --seconds S       begin no new case after so long; 3000 unless told. With `soak` each part lasts so long; 3600 unless told
+  --part NAME       with `soak` and `leak`: only lora, full or textual_inversion
   --ledger          go on after the cases in tests/crash/ledger.jsonl, and add what was done to it
   --stop            stop at the first failure
   --scratch FOLDER  where the runs are; a temporary folder unless told
@@ -43,6 +44,7 @@ struct Arguments {
     stop: bool,
     scratch: Option<PathBuf>,
     program: Option<PathBuf>,
+    part: Option<String>,
     #[cfg_attr(not(feature = "seeded-bugs"), allow(dead_code, reason = "only builds with bugs can choose among them"))]
     bugs: Vec<String>,
 }
@@ -60,14 +62,16 @@ fn main() -> ExitCode {
 fn arguments() -> Result<Arguments, String> {
     let mut words = std::env::args().skip(1);
     let row = words.next().filter(|row| !row.starts_with('-')).ok_or(USAGE)?;
+    let seconds = if row == "soak" { 3600 } else { 3000 };
     let mut arguments = Arguments {
         row,
         count: None,
-        seconds: 3000,
+        seconds,
         ledger: false,
         stop: false,
         scratch: None,
         program: None,
+        part: None,
         bugs: Vec::new(),
     };
     while let Some(word) = words.next() {
@@ -80,6 +84,7 @@ fn arguments() -> Result<Arguments, String> {
             "--stop" => arguments.stop = true,
             "--scratch" => arguments.scratch = Some(value()?.into()),
             "--program" => arguments.program = Some(value()?.into()),
+            "--part" => arguments.part = Some(value()?),
             "--bugs" => arguments.bugs = value()?.split(',').map(str::to_owned).collect(),
             _ => return Err(USAGE.to_owned()),
         }
@@ -104,6 +109,11 @@ fn run(arguments: &Arguments) -> Result<u8, String> {
         "calls" | "errors" | "memory" | "flips" | "flips-1m" | "program-calls" | "bugs" => u64::MAX,
         _ => return Err(USAGE.to_owned()),
     };
+    let is_asked = |part: &&str| arguments.part.as_deref().is_none_or(|asked| asked == *part);
+    let parts: Vec<&str> = soak::PARTS.into_iter().filter(is_asked).collect();
+    if parts.is_empty() {
+        return Err(format!("`--part` is one of {}", soak::PARTS.join(", ")));
+    }
     let ledger = if arguments.ledger { Some(Ledger::open(&repository)?) } else { None };
     let from = match &ledger {
         Some(ledger) if row != "bugs" => ledger.tried(row)?,
@@ -133,8 +143,8 @@ fn run(arguments: &Arguments) -> Result<u8, String> {
         "flips-1m" => flips::large_checkpoint(extent),
         "program" => whole(30).kills(scratch, extent),
         "program-calls" => whole(4).kills_at_calls(scratch, extent),
-        "soak" => soak::soak(&program, &repository, scratch, Duration::from_secs(arguments.seconds)),
-        "leak" => soak::planted_leak(&program, &repository, scratch, Duration::from_secs(arguments.seconds)),
+        "soak" => soak::soak(&program, &repository, scratch, &parts, Duration::from_secs(arguments.seconds)),
+        "leak" => soak::planted_leak(&program, &repository, scratch, parts[0], Duration::from_secs(arguments.seconds)),
         "program-power" => whole(30).power_cuts(scratch, extent),
         _ => bugs(&here, arguments, extent)?,
     };

@@ -66,7 +66,11 @@ pub(super) fn summary(
         line("loss", format!("note: timesteps are weighed by a product, {product}, as in kohya's scripts"));
     }
     let sum = trained.sum();
-    line("optimizer", optimizer(config, sum, data.total_steps(&config.train)));
+    let total_steps = data.total_steps(&config.train);
+    line("optimizer", optimizer(config, sum, total_steps));
+    if let Some(warning) = config.lr_schedule.warmup_warning(total_steps) {
+        line("warning", warning);
+    }
     if let Ok(rates) = GroupRates::of(config, parts) {
         for rate in rates.lines() {
             line("", rate);
@@ -81,7 +85,7 @@ pub(super) fn summary(
 
     let cores = cores(config);
     let estimate = estimate(config, parts, sum, prompt_length, cores);
-    let all_steps = data.total_steps(&config.train) as f64;
+    let all_steps = total_steps as f64;
     line("memory", estimate.in_words());
     line(
         "time",
