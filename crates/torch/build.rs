@@ -23,6 +23,7 @@ fn main() {
         .file("cpp/gradient_hook.cpp")
         .file("cpp/rounding.cpp")
         .file("cpp/tf32.cpp")
+        .file("cpp/version.cpp")
         .opt_level(3)
         // A product and a sum in one rounding would not be what tensor operations give.
         .flag("-ffp-contract=off")

@@ -14,6 +14,7 @@ pub use image::RgbImage;
 pub use jsonl::JsonLines;
 pub use run_json::{
     Device, InputFile, Outcome, Program, RunRecord, git_commit, instruction_set, peak_memory_bytes, processor_name,
+    program_digest,
 };
 pub use tensorboard::TensorBoard;
 

@@ -152,6 +152,15 @@ pub fn architecture(family: Family, v_prediction: bool, adapter: Option<&str>) -
     }
 }
 
+/// Whose code the names of a file follow, as kohya's scripts say it: whole models and words are said to follow the original's, and
+/// adapters what is usual for the family.
+pub fn implementation(family: Family, adapter: Option<&str>) -> &'static str {
+    match adapter {
+        None | Some("textual-inversion") => ORIGINAL_NAMES,
+        Some(_) => family.implementation(),
+    }
+}
+
 /// That of a whole model. Only SD2's names say what it predicts; where nobody knows it, neither is claimed.
 fn base_architecture(family: Family, v_prediction: Option<bool>) -> &'static str {
     match (family, v_prediction) {
@@ -192,7 +201,7 @@ impl ModelSpec {
     pub fn of_single_file(family: Family, v_prediction: bool, side: Option<u32>, output: &Path) -> ModelSpec {
         ModelSpec {
             architecture: architecture(family, v_prediction, None),
-            implementation: ORIGINAL_NAMES.to_string(),
+            implementation: implementation(family, None).to_string(),
             title: title(output),
             resolution: side.map(|side| (side, side)),
             prediction_type: Some(prediction_type(v_prediction)),
@@ -206,7 +215,7 @@ impl ModelSpec {
         let v_prediction = base_predicts_velocity(metadata);
         ModelSpec {
             architecture: format!("{}/{adapter}", base_architecture(family, v_prediction)),
-            implementation: family.implementation().to_string(),
+            implementation: implementation(family, Some(adapter)).to_string(),
             title: title(output),
             prediction_type: v_prediction.map(prediction_type),
             ..ModelSpec::default()

@@ -10,6 +10,7 @@ pub type HookCall = unsafe extern "C" fn(*mut c_void, *mut C_tensor) -> c_int;
 #[expect(unsafe_code, reason = "the shim's functions, each called in one place")]
 unsafe extern "C" {
     pub fn sd_last_error() -> *const c_char;
+    pub fn sd_torch_version() -> *const c_char;
     pub fn sd_gradient_checkpoint(
         closure: *mut c_void,
         call: BlockCall,

@@ -13,6 +13,7 @@ mod memory;
 mod rounding;
 mod tensor_bytes;
 mod tf32;
+mod version;
 
 pub use adamw_8bit::{AdamW8bitStep, CodeMap, QuantizedMoment, adamw_8bit};
 pub use adamw_stored::{AdamWStored, WeightRounding, adamw_stored};
@@ -25,3 +26,4 @@ pub use memory::{keep_freed_memory, return_freed_memory};
 pub use rounding::round_stochastically;
 pub use tensor_bytes::{tensor_from_bytes, tensor_to_bytes};
 pub use tf32::allow_tf32;
+pub use version::torch_version;

@@ -7,7 +7,7 @@ use sdtrain_diffusion::PredictionType;
 use sdtrain_optimizer::ParamGroup;
 use sdtrain_recipe::{FloatType, ModelLocation, TrainConfig, published_name};
 use sdtrain_state_dict::Family;
-use sdtrain_state_dict::metadata::{ModelSpec, architecture, legacy_model_hash};
+use sdtrain_state_dict::metadata::{ModelSpec, architecture, implementation, legacy_model_hash};
 use serde_json::{Map, Value, json};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -186,7 +186,7 @@ pub fn product_metadata(config: &TrainConfig, facts: &RunFacts, step: u64, epoch
     ];
     let spec = ModelSpec {
         architecture: architecture(facts.family, v_prediction, facts.adapter),
-        implementation: facts.family.implementation().into(),
+        implementation: implementation(facts.family, facts.adapter).into(),
         title: config.name.clone(),
         resolution: Some(resolution),
         prediction_type: Some(if v_prediction { "v" } else { "epsilon" }.into()),

@@ -28,11 +28,13 @@ use sdtrain_recipe::{
     Change, DataConfig, FloatType, Init, Learning, ModelLocation, ObjectiveKind, SamplerName, StoredType, TrainConfig,
     local_path,
 };
-use sdtrain_run_log::{Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name};
+use sdtrain_run_log::{
+    Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name, program_digest,
+};
 use sdtrain_signals::StopRequest;
 use sdtrain_state_dict::maps::textual_inversion::bundled_words;
 use sdtrain_state_dict::open_file;
-use std::collections::BTreeMap;
+use sdtrain_torch::torch_version;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -307,8 +309,8 @@ fn changes_in(manifest: &ManifestInfo) -> Vec<String> {
 /// The program as a manifest names it.
 fn build_of(program: &Program) -> String {
     let commit = program.git_commit.as_deref().map(|commit| format!(" ({commit})")).unwrap_or_default();
-    let libtorch = program.versions.get("libtorch").map(|version| format!(", libtorch {version}")).unwrap_or_default();
-    format!("{} {}{commit}{libtorch}", program.name, program.version)
+    let versions = program.versions.iter().map(|(name, version)| format!(", {name} {version}")).collect::<String>();
+    format!("{} {}{commit}{versions}", program.name, program.version)
 }
 
 fn program() -> Program {
@@ -317,7 +319,11 @@ fn program() -> Program {
         version: env!("CARGO_PKG_VERSION").into(),
         // Of the folder that this program was built in, which `scripts/run` does before every call.
         git_commit: git_commit(Path::new(env!("CARGO_MANIFEST_DIR"))),
-        versions: BTreeMap::from([("libtorch".to_string(), "2.11.0".to_string())]),
+        // The folder may have moved on, or hold changes that are in no commit: what tells two programs apart is their content.
+        versions: [("executable", program_digest()), ("libtorch", Some(torch_version().to_string()))]
+            .into_iter()
+            .filter_map(|(name, version)| Some((name.to_string(), version?)))
+            .collect(),
     }
 }
 

@@ -35,7 +35,7 @@ use sdtrain_signals::StopRequest;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use trouble::Before;
@@ -143,8 +143,9 @@ impl Trainer {
         } else {
             for (path, reason) in &self.folder.passed_over {
                 log.message(&format!(
-                    "warning: `{}` is not whole ({reason}); its steps are done again",
-                    path.display()
+                    "warning: `{}` is not whole ({reason}); {}",
+                    path.display(),
+                    done_again(path, position.step)
                 ));
             }
             log.message(&format!("continuing after step {}", position.step));
@@ -381,5 +382,15 @@ impl Trainer {
             position.batch = 0;
         }
         first..position.epoch + 1
+    }
+}
+
+/// What becomes of the steps between the one that a run continues after and a checkpoint that was passed over.
+fn done_again(passed_over: &Path, step: u64) -> String {
+    let name = passed_over.file_name().and_then(|name| name.to_str());
+    let last = name.and_then(|name| name.strip_prefix("step-")?.parse::<u64>().ok());
+    match last.map(|last| last.saturating_sub(step)) {
+        Some(count) if count > 0 => format!("its {count} steps after step {step} are done again"),
+        _ => "its steps are done again".to_string(),
     }
 }
