@@ -5,7 +5,9 @@
 
 With `--family`, for each family's small model: the model as a single file and as the folder made of that file again (`sdtrain convert`);
 then two steps of `full`, of `lora` and of `textual_inversion` each, and their products: a folder, that folder as a single file, the LoRA
-in kohya's and in PEFT's form, the learned word. With `--model` and `--lora` the same of a model and a LoRA that are there already.
+in kohya's and in PEFT's form, the learned word. Models for inpainting are made of the small ones by diffusers, are trained by
+`method = "inpainting"`, learn no words, and draw into a picture. With `--model` and `--lora` the same of a model and a LoRA that are
+there already.
 Diffusers loads each file as a user would (`from_pretrained`, `from_single_file`, `load_lora_weights`, `load_textual_inversion`); both
 programs compute in fp32 and draw the first noise from torch's generator on the processor with the same seed. Prints, for each product,
 the largest and the mean difference of an 8-bit channel between both programs' pictures, and how far the training moved them. Exit
@@ -19,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -33,6 +35,9 @@ from load_embedding import load_words
 from load_lora import load_adapter
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fixtures"))
+from inpainting_unet import inpainting_unet
+
 warnings.simplefilter("ignore")
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -40,6 +45,8 @@ logging.disable_progress_bar()
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"
 POSTERS = ROOT / "datasets" / "posters"
+# What those families start from that draw from a picture.
+START = POSTERS / "00000.png"
 STEPS, GUIDANCE, STRENGTH = 10, 3.0, 0.6
 WORD = "<look>"
 # The most that a channel may differ by: a rounding to 8 bits that fell the other way.
@@ -87,6 +94,8 @@ class Family:
     # It draws from a picture and not from a prompt alone. Also it has an upsampler in a level without attention: diffusers takes the
     # second module of such a level for an attention where blocks have their original names, and drops the upsampler's adapter.
     refiner: bool = False
+    # A UNet that sees a mask and what it leaves of a picture, and draws nothing without them.
+    inpainting: bool = False
 
     def single_file(self, product):
         return f"{product}; text encoder from the folder" if self.bert else product
@@ -103,7 +112,29 @@ FAMILIES = {
     "taiyi": Family("Taiyi (BERT)", str(FIXTURES / "tiny_taiyi"), CHINESE, bert=True),
     "pai": Family("PAI-Diffusion (CLIP on BERT's vocabulary)", str(FIXTURES / "tiny_pai"), CHINESE),
     "japanese": Family("Japanese Stable Diffusion (CLIP on SentencePiece)", str(FIXTURES / "tiny_japanese"), JAPANESE),
+    # The models that these are made of: `made_for_inpainting`.
+    "sd1-inpainting": Family("Stable Diffusion 1 for inpainting", str(FIXTURES / "tiny_sd1"), ENGLISH, inpainting=True),
+    "sd2-inpainting": Family("Stable Diffusion 2 for inpainting", str(FIXTURES / "tiny_sd2"), ENGLISH, inpainting=True),
+    "sdxl-inpainting": Family("Stable Diffusion XL for inpainting", str(FIXTURES / "tiny_sdxl"), ENGLISH, inpainting=True),
 }
+
+
+def made_for_inpainting(family, work):
+    """The family with the model that diffusers' pipeline for inpainting writes with a UNet of 9 input channels."""
+    of_xl = (Path(family.model) / "text_encoder_2").is_dir()
+    kind = diffusers.StableDiffusionXLInpaintPipeline if of_xl else diffusers.StableDiffusionInpaintPipeline
+    options = dict(add_watermarker=False) if of_xl else dict(safety_checker=None)
+    pipe = kind.from_pretrained(family.model, torch_dtype=torch.float32, **options)
+    pipe.register_modules(unet=inpainting_unet(pipe.unet))
+    pipe.save_pretrained(work / "model")
+    return replace(family, model=str(work / "model"))
+
+
+def mask_of(picture):
+    """What is painted anew: white in a rectangle that is no multiple of what a latent spans."""
+    mask = Image.new("L", picture.size)
+    mask.paste(255, (picture.width // 4 + 1, picture.height // 4 + 2, picture.width - 7, picture.height - 5))
+    return mask
 
 
 def call(*words):
@@ -129,7 +160,11 @@ class Drawer:
             command = [self.program, "sample", "--model", model, "--prompt", prompt, "--seed", index, "--steps", STEPS]
             command += ["--guidance", GUIDANCE, "--dtype", "fp32", "--device", "cpu", "--output", folder, *extra]
             if self.family.refiner:
-                command += ["--init-image", POSTERS / "00000.png", "--strength", STRENGTH]
+                command += ["--init-image", START, "--strength", STRENGTH]
+            if self.family.inpainting:
+                mask = self.work / "mask.png"
+                mask_of(Image.open(START)).save(mask)
+                command += ["--init-image", START, "--mask", mask, "--strength", STRENGTH]
             call(*command)
             pictures.append(np.asarray(Image.open(next(folder.glob("*.png"))).convert("RGB")))
         return np.stack(pictures)
@@ -137,7 +172,13 @@ class Drawer:
     def theirs(self, pipe):
         """The same prompts and seeds in diffusers."""
         pipe.set_progress_bar_config(disable=True)
-        start = dict(image=Image.open(POSTERS / "00000.png").convert("RGB"), strength=STRENGTH)
+        start = {}
+        if self.family.refiner or self.family.inpainting:
+            image = Image.open(START).convert("RGB")
+            start = dict(image=image, strength=STRENGTH)
+        if self.family.inpainting:
+            # By itself this pipeline draws at the size that the UNet was made for.
+            start |= dict(mask_image=mask_of(image), width=image.width, height=image.height)
         pictures = []
         for index, prompt in enumerate(self.prompts):
             found = pipe(
@@ -145,7 +186,7 @@ class Drawer:
                 num_inference_steps=STEPS,
                 guidance_scale=GUIDANCE,
                 generator=torch.Generator("cpu").manual_seed(index),
-                **(start if self.family.refiner else {}),
+                **start,
             )
             pictures.append(np.asarray(found.images[0].convert("RGB")))
         return np.stack(pictures)
@@ -161,7 +202,8 @@ class Drawer:
         config.write_text(CONFIG.format(posters=json.dumps(str(POSTERS)), threads=torch.get_num_threads()))
         output = self.work / f"of-{method}"
         command = [self.program, "train", "--config", config, "--output", output, "--resume", "never", "--device", "cpu"]
-        for change in [f"method={method}", f"model.path={self.family.model}", *changes]:
+        method = ["method=inpainting", f"trainable={method}"] if self.family.inpainting else [f"method={method}"]
+        for change in [*method, f"model.path={self.family.model}", *changes]:
             command += ["--set", change]
         call(*command)
         return output
@@ -254,6 +296,8 @@ def rows_of_training(drawer, folder, base):
     output = drawer.train("lora", "optimizer.learning_rate=2e-2", *more)
     yield from rows_of_lora(drawer, folder, base, output / "run.safetensors", output / "run-peft.safetensors")
 
+    if drawer.family.inpainting:
+        return
     token = f'textual_inversion.tokens=[{{word="{WORD}", vectors=2}}]'
     subset = f"data.subsets.0.caption_prefix={WORD}, "
     output = drawer.train("textual_inversion", token, subset, "optimizer.learning_rate=0.5")
@@ -319,6 +363,8 @@ def main():
             print(family.title, flush=True)
             work = (arguments.work or Path(temporary)) / name
             work.mkdir(parents=True)
+            if family.inpainting:
+                family = made_for_inpainting(family, work)
             drawer = Drawer(arguments.program.resolve(), work, family, arguments.prompts or family.prompts)
             # The base of all others: our pictures of the model, and the folder that diffusers gets.
             base = drawer.ours("base", family.model)

@@ -5,7 +5,9 @@ use sdtrain_model::LearnedWord;
 use sdtrain_recipe::TrainConfig;
 use sdtrain_state_dict::maps::peft_metadata;
 use sdtrain_state_dict::{FromReader, Reader, Renamed, SafetensorsFile, write_source};
-use sdtrain_torch_test_support::{Golden, assert_near, difference, fixture_folder, write_inpainting_folder};
+use sdtrain_torch_test_support::{
+    Golden, assert_near, copy_folder, difference, fixture_folder, write_inpainting_folder,
+};
 use sdtrain_trainer::{Outcome, ResumePolicy, RunOptions, train};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -43,6 +45,23 @@ pub fn project() -> TempDir {
     folder
 }
 
+/// What traces call the folder of `write_base_folder`.
+const SD2_BASE: &str = "tiny_sd2_base";
+
+/// Writes the tiny SD2 model with the configurations of SD2's base, which predicts the noise: as `scripts/fixtures/tiny_sd2.py` does.
+fn write_base_folder(target: &Path) {
+    copy_folder(&fixture_folder().join("tiny_sd2"), target);
+    for (file, own, base) in [
+        ("scheduler/scheduler_config.json", "\"v_prediction\"", "\"epsilon\""),
+        ("unet/config.json", "\"upcast_attention\": true", "\"upcast_attention\": false"),
+    ] {
+        let path = target.join(file);
+        let text = std::fs::read_to_string(&path).expect("a fixture");
+        assert!(text.contains(own), "{file} of the fixture has {own}");
+        std::fs::write(&path, text.replace(own, base)).expect("there is room");
+    }
+}
+
 /// The adapters that the recorded run began with, as a file to begin with.
 fn write_initial(golden: &Golden, alpha: f64, path: &Path) {
     let initial = golden.under("initial.");
@@ -74,10 +93,14 @@ pub fn run(name: &str, folder: &Path, changes: &[&str]) -> Result<SafetensorsFil
     std::fs::write(&file, golden.metadata("config")).expect("there is room");
     let config: toml::Table = golden.metadata("config").parse().expect("TOML");
     let model = config["model"]["path"].as_str().expect("the name of a fixture");
-    let model = match config["method"].as_str() {
-        Some("inpainting") => {
-            let target = folder.join("model");
+    let target = folder.join("model");
+    let model = match (config["method"].as_str(), model) {
+        (Some("inpainting"), _) => {
             write_inpainting_folder(model, &target);
+            target
+        }
+        (_, SD2_BASE) => {
+            write_base_folder(&target);
             target
         }
         _ => fixture_folder().join(model).canonicalize().expect("a fixture"),
@@ -192,6 +215,11 @@ fn steps_of_sd2_in_velocity_with_a_trained_text_encoder_match_diffusers_and_peft
 }
 
 #[test]
+fn steps_of_sd2s_base_which_predicts_the_noise_match_diffusers_and_peft() {
+    assert_same_steps("trace_sd2_base", &[], FP32);
+}
+
+#[test]
 fn steps_of_sdxl_with_both_text_encoders_match_diffusers_and_peft() {
     assert_same_steps("trace_sdxl", &[], FP32);
 }
@@ -249,6 +277,16 @@ fn dreambooth_steps_of_the_whole_unet_held_to_a_frozen_copy_match_diffusers() {
 #[test]
 fn steps_of_a_unet_for_inpainting_and_its_first_convolution_match_diffusers() {
     assert_same_steps("trace_inpainting", &[], FP32);
+}
+
+#[test]
+fn steps_of_sd2s_unet_for_inpainting_match_diffusers() {
+    assert_same_steps("trace_sd2_inpainting", &[], FP32);
+}
+
+#[test]
+fn steps_of_sdxls_unet_for_inpainting_match_diffusers() {
+    assert_same_steps("trace_sdxl_inpainting", &[], FP32);
 }
 
 #[test]
