@@ -84,7 +84,19 @@ fn only_what_an_image_or_the_encoder_changed_is_encoded_again() {
     assert_eq!(counts(&[]), (6, 0), "what is mirrored too serves those who need it plain");
     assert_eq!(counts(&["--set", "data.subsets.0.flip=true"]), (6, 0));
     assert_eq!(counts(&["--set", "data.resolution=128"]), (0, 6));
-    assert_eq!(counts(&["--set", "precision.compute=\"bf16\""]), (0, 6));
+    // Its VAE asks for fp32 also where the rest computes in bf16: the latents are the same ones.
+    let in_bf16 = ["--set", "precision.compute=\"bf16\""];
+    assert_eq!(counts(&in_bf16), (6, 0));
+    // One with the same weights that does not ask computes in bf16, and in fp32 it is the same encoder.
+    let mended = project.path("mended");
+    fs::create_dir(&mended).unwrap();
+    let config = fs::read_to_string(fixture("tiny_sd1/vae/config.json")).unwrap();
+    fs::write(mended.join("config.json"), config.replace("\"force_upcast\": true", "\"force_upcast\": false")).unwrap();
+    let weights = "diffusion_pytorch_model.safetensors";
+    fs::copy(fixture("tiny_sd1/vae").join(weights), mended.join(weights)).unwrap();
+    let with_mended = ["--set", "model.vae=\"mended\""];
+    assert_eq!(counts(&with_mended), (6, 0));
+    assert_eq!(counts(&[with_mended, in_bf16].concat()), (0, 6));
 
     let vae = fs::read(fixture("tiny_sd1/vae/diffusion_pytorch_model.safetensors")).unwrap();
     let other = |place: usize| {

@@ -116,6 +116,11 @@ pub(crate) fn estimate(
     let step_operations = pass.operations * passes * images;
 
     let number = config.precision.compute.bytes() as f64;
+    // A VAE that is not trained may stay in fp32 beside networks in 16 bits.
+    let wide_vae = config.objective_kind().denoises() && parts.vae_stays_in_fp32(config.precision.compute);
+    let vae_number = if wide_vae { FloatType::Fp32.bytes() as f64 } else { number };
+    let wide = parts.vae.as_ref().filter(|_| wide_vae).map_or(0.0, |vae| count_parameters(vae) as f64);
+    let wide_resident = if encodes_in_steps(config) { wide } else { 0.0 };
     let resident: f64 = resident_parameters(config, parts) as f64;
     let own = if facts.trains_weights() { trained.parameters as f64 } else { 0.0 };
     let frozen = (resident - own).max(0.0);
@@ -143,10 +148,12 @@ pub(crate) fn estimate(
     let has_base = asks_base && facts.unet == Learning::Weights;
     let frozen = frozen + if has_base { count_parameters(&parts.unet) as f64 } else { 0.0 };
     let narrow_trained = if config.precision.weights == StoredType::Bf16 { own } else { 0.0 };
-    let narrow = narrow_trained + if config.precision.compute == FloatType::Fp32 { 0.0 } else { frozen };
+    let is_narrow = config.precision.compute != FloatType::Fp32;
+    let narrow = narrow_trained + if is_narrow { frozen - wide_resident } else { 0.0 };
+    let still = frozen * number + wide_resident * (vae_number - number);
     let learning = learning_bytes(config, trained);
     let training = vec![
-        ("weights that stand still", frozen * number),
+        ("weights that stand still", still),
         ("what learns, its gradients and what the optimizer keeps", learning),
         ("activations", kept),
         ("copies and room of weights in 16 bits", casts + narrow * 2.0 * ROOM_BETWEEN),
@@ -156,20 +163,20 @@ pub(crate) fn estimate(
     let encoding = match (&parts.vae, config.objective_kind().denoises()) {
         // For the cache one by one, before there is anything to train; without it a batch at each step.
         (Some(vae), true) if !encodes_in_steps(config) => {
-            let encoding = activations::of_encoding(vae, pixels) * number;
-            vec![("weights", all as f64 * number), ("the autoencoder's work on an image", encoding)]
+            let encoding = activations::of_encoding(vae, pixels) * vae_number;
+            let weights = all as f64 * number + wide * (vae_number - number);
+            vec![("weights", weights), ("the autoencoder's work on an image", encoding)]
         }
         (Some(vae), true) => {
-            let encoding = activations::of_encoding(vae, pixels) * batch * number;
+            let encoding = activations::of_encoding(vae, pixels) * batch * vae_number;
             vec![
-                ("weights that stand still", frozen * number),
+                ("weights that stand still", still),
                 ("what learns, its gradients and what the optimizer keeps", learning),
                 ("the autoencoder's work on a batch", encoding),
             ]
         }
         _ => Vec::new(),
     };
-    let is_narrow = config.precision.compute != FloatType::Fp32;
     let program = PROGRAM_BYTES + if is_narrow { NARROW_KERNEL_BYTES } else { 0.0 };
     let sum = |shares: &[(&str, f64)]| shares.iter().map(|(_, bytes)| bytes).sum::<f64>();
     let mut shares = if sum(&encoding) > sum(&training) { encoding } else { training };
@@ -301,8 +308,31 @@ mod tests {
             text_encoders: Vec::from_iter(architecture::text_encoder(&json!({
                 "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
             }))),
+            force_upcast: None,
             unknown_tensors: None,
         }
+    }
+
+    /// SDXL's VAE asks for it, also in bf16: twice the bytes of its 83.7 million parameters, where nothing is cached and they stay.
+    #[test]
+    fn a_vae_that_asks_for_fp32_takes_four_bytes_a_parameter_in_bf16() {
+        let mut config = TrainConfig::default();
+        config.data.cache_latents = false;
+        config.data.resolution = Resolution::Square(64);
+        let trained = Trained { parameters: 3_000_000, state_bytes: 24_000_000 };
+        let still = |force_upcast: Option<bool>, compute: FloatType| {
+            let mut config = config.clone();
+            config.precision.compute = compute;
+            let estimate = estimate(&config, &ModelParts { force_upcast, ..sd15() }, trained, 77, 2);
+            let share = estimate.shares.iter().find(|(what, _)| *what == "weights that stand still");
+            share.expect("they are there").1
+        };
+        let vae = count_parameters(sd15().vae.as_ref().expect("it has one")) as f64;
+        let narrow = still(None, FloatType::Bf16);
+        assert_eq!(narrow, still(Some(false), FloatType::Bf16));
+        assert_eq!(still(Some(true), FloatType::Bf16) - narrow, 2.0 * vae);
+        assert_eq!(still(None, FloatType::Fp16) - narrow, 2.0 * vae);
+        assert_eq!(still(Some(true), FloatType::Fp32), still(Some(false), FloatType::Fp32));
     }
 
     #[test]

@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use sdtrain_recipe::{HubName, Init, ModelConfig, ModelLocation};
+use sdtrain_recipe::{FloatType, HubName, Init, ModelConfig, ModelLocation};
 use sdtrain_state_dict::architecture::{self, Shapes};
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
-    Error as FileError, Family, FileKind, LoadReport, PipelineConfigs, Reader, SafetensorsFile, canonical_text_encoder,
-    canonical_unet, canonical_vae, ldm_single_file, load_report::parameters_of, open_component, open_file, read_json,
-    recognise, text_encoder_folders, unknown_tensors, vae_from_metadata, with_averaged_unet,
+    Dtype, Error as FileError, Family, FileKind, LoadReport, PipelineConfigs, Reader, SafetensorsFile,
+    canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file, load_report::parameters_of, open_component,
+    open_file, read_json, recognise, text_encoder_folders, unknown_tensors, vae_from_metadata, with_averaged_unet,
 };
 use serde_json::Value as Json;
 
@@ -30,6 +30,8 @@ pub(crate) struct ModelParts {
     pub family: Family,
     pub unet: Shapes,
     pub vae: Option<Shapes>,
+    /// Whether the configuration of its VAE asks for fp32, where it says so.
+    pub force_upcast: Option<bool>,
     /// Those that were found, the first one first.
     pub text_encoders: Vec<Shapes>,
     /// Tensors of its single file that belong to no network, in words.
@@ -62,7 +64,9 @@ impl ModelParts {
             }
         };
         if let Some(vae) = &config.vae {
-            parts.vae = Some(vae_at(vae, parts.vae.as_ref())?);
+            let own = parts.vae.as_ref().map(|own| (own, parts.force_upcast));
+            let (vae, force_upcast) = vae_at(vae, own)?;
+            (parts.vae, parts.force_upcast) = (Some(vae), force_upcast);
         }
         if config.tokenizer.is_some() {
             parts.check_one_text_encoder("model.tokenizer")?;
@@ -133,6 +137,16 @@ impl ModelParts {
     pub fn networks(&self) -> impl Iterator<Item = (&'static str, &Shapes)> {
         let others = [("unet", Some(&self.unet)), ("vae", self.vae.as_ref())];
         others.into_iter().filter_map(|(name, shapes)| Some((name, shapes?))).chain(self.text_networks())
+    }
+
+    /// Whether its VAE stays in fp32 while the rest computes in these 16 bits.
+    pub fn vae_stays_in_fp32(&self, compute: FloatType) -> bool {
+        let compute = match compute {
+            FloatType::Fp32 => Dtype::F32,
+            FloatType::Bf16 => Dtype::Bf16,
+            FloatType::Fp16 => Dtype::F16,
+        };
+        self.vae.is_some() && architecture::vae_stays_in_f32(self.force_upcast, compute)
     }
 
     /// How many pixels a latent spans in each direction.
@@ -207,6 +221,7 @@ fn from_file(file: Arc<dyn Reader>, name: &str) -> Result<ModelParts, Failure> {
         family,
         unet: parameters_of(&parts.unet),
         vae: parts.vae.as_ref().map(|vae| parameters_of(vae)),
+        force_upcast: force_upcast(&configs.vae),
         text_encoders: parts.text_encoders.iter().map(|encoder| parameters_of(encoder)).collect(),
         unknown_tensors: unknown_tensors(&parts.leftover),
     })
@@ -234,6 +249,7 @@ fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failu
     };
     configured("unet", &unet, architecture::unet)?;
     configured("vae", &vae, architecture::vae)?;
+    let vae_config = read_json(&folder.join("vae/config.json"))?;
     let text_encoder = |place: &TextFolder| -> Result<Shapes, Failure> {
         let encoder = canonical_text_encoder(open(place.network, "model")?)?;
         configured(place.network, &encoder, architecture::text_encoder)?;
@@ -244,6 +260,7 @@ fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failu
         family,
         unet: parameters_of(&unet),
         vae: Some(parameters_of(&vae)),
+        force_upcast: force_upcast(&vae_config),
         text_encoders: family.text_folders().iter().map(text_encoder).collect::<Result<_, _>>()?,
         unknown_tensors: None,
     })
@@ -258,6 +275,7 @@ fn from_configs(folder: &Path, kind: &str) -> Result<ModelParts, Failure> {
         family,
         unet: read("unet", architecture::unet)?,
         vae: Some(read("vae", architecture::vae)?),
+        force_upcast: force_upcast(&read_json(&folder.join("vae/config.json"))?),
         text_encoders: family
             .text_folders()
             .iter()
@@ -265,6 +283,11 @@ fn from_configs(folder: &Path, kind: &str) -> Result<ModelParts, Failure> {
             .collect::<Result<_, _>>()?,
         unknown_tensors: None,
     })
+}
+
+/// What a VAE's configuration says of fp32.
+fn force_upcast(config: &Json) -> Option<bool> {
+    config.get("force_upcast")?.as_bool()
 }
 
 /// Names and shapes of a network from its configuration.
@@ -313,34 +336,40 @@ impl Networks<'_> {
 }
 
 /// The VAE at `named` in the place of a model's `own`, held against its configuration: that of a folder, that in a file of this program,
-/// or else the model's.
-fn vae_at(named: &Path, own: Option<&Shapes>) -> Result<Shapes, Failure> {
+/// or else the model's; beside it what that configuration says of fp32.
+fn vae_at(named: &Path, own: Option<(&Shapes, Option<bool>)>) -> Result<(Shapes, Option<bool>), Failure> {
     let path = local_file(named)?;
     if path.is_dir() {
         let reader = match open_component(&path, "diffusion_pytorch_model", None) {
             // They are fetched once everything else is right.
             Err(FileError::NoWeights { .. }) if HubName::is_at(named) => {
-                return shapes_of_config(&path, architecture::vae);
+                let config = read_json(&path.join("config.json"))?;
+                return Ok((shapes_of_config(&path, architecture::vae)?, force_upcast(&config)));
             }
             reader => canonical_vae(reader?)?,
         };
-        let config = path.join("config.json");
-        check_fit(&reader, &read_json(&config)?, architecture::vae, &format!("`{}`", config.display()))?;
-        return Ok(parameters_of(&reader));
+        let place = path.join("config.json");
+        let config = read_json(&place)?;
+        check_fit(&reader, &config, architecture::vae, &format!("`{}`", place.display()))?;
+        return Ok((parameters_of(&reader), force_upcast(&config)));
     }
     let file = open_file(&path)?;
     let told = vae_from_metadata(file.path(), file.metadata())?;
     let reader = canonical_vae(file)?;
-    match (told, own) {
+    let asks = match (told, own) {
         (Some(config), _) => {
             let place = format!("`{}`, the configuration of its VAE", path.display());
             check_fit(&reader, &config, architecture::vae, &place)?;
+            force_upcast(&config)
         }
-        (None, Some(own)) => LoadReport::of_network(own, &reader).into_result()?,
+        (None, Some((own, asks))) => {
+            LoadReport::of_network(own, &reader).into_result()?;
+            asks
+        }
         // What the model lacks is said when it is opened.
-        (None, None) => {}
-    }
-    Ok(parameters_of(&reader))
+        (None, None) => None,
+    };
+    Ok((parameters_of(&reader), asks))
 }
 
 fn count_blocks(shapes: &Shapes, prefix: &str) -> usize {
@@ -367,7 +396,7 @@ mod tests {
         assert_eq!((as_folder.downscale_factor(), as_folder.unet_levels(), as_folder.bucket_step()), (2, 2, 4));
         for other in [parts(&single, Init::Pretrained), parts(&folder, Init::Random)] {
             assert_eq!(other.unet, as_folder.unet);
-            assert_eq!(other.vae, as_folder.vae);
+            assert_eq!((&other.vae, other.force_upcast), (&as_folder.vae, as_folder.force_upcast));
             assert_eq!(other.text_encoders, as_folder.text_encoders);
         }
     }

@@ -3,7 +3,7 @@
 //! The sizes and the choice are those of kohya's sd-scripts (`model_util.make_bucket_resolutions`,
 //! `BucketManager.select_bucket`), for any step, so that a data set falls into the same buckets here and there.
 
-use sdtrain_recipe::{Batching, DataConfig, Subset};
+use sdtrain_recipe::{Batching, DataConfig, ResizeMode, Subset};
 
 use crate::DataError;
 
@@ -16,7 +16,7 @@ const MOST_SIDES: usize = 4096;
 /// Width and height in pixels.
 pub(crate) type Size = (usize, usize);
 
-/// How one image gets to its bucket: scaled to cover it, then cut.
+/// How one image gets to its bucket: scaled to cover it, then cut; or squeezed into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placement {
     /// `(width, height)` the network sees.
@@ -31,6 +31,8 @@ pub struct Buckets {
     resolution: Size,
     step: usize,
     rule: Rule,
+    /// Images are scaled to the very size of their bucket, so that nothing is cut off.
+    squeezes: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -56,11 +58,12 @@ impl Buckets {
                 buckets.push(same.clone().cropped_as(subset));
                 continue;
             }
-            let made =
+            let mut made =
                 Buckets::new(&batching, default_step).map_err(|error| match batching == config.own_batching() {
                     true => error,
                     false => error.of_images_in(&subset.path),
                 })?;
+            made.squeezes = config.resize == ResizeMode::Squeeze;
             buckets.push(made.clone().cropped_as(subset));
             known.push((batching, made));
         }
@@ -84,7 +87,7 @@ impl Buckets {
             return Err(DataError::bucketing("data.resolution", "must be at least 1 pixel", "512 is usual for SD1.5"));
         }
         if !config.bucketing.enabled {
-            return Ok(Self { resolution, step, rule: Rule::Single });
+            return Ok(Self { resolution, step, rule: Rule::Single, squeezes: false });
         }
         if (width * height) < step * step {
             return Err(DataError::bucketing(
@@ -94,7 +97,7 @@ impl Buckets {
             ));
         }
         if config.bucketing.no_upscale {
-            return Ok(Self { resolution, step, rule: Rule::OwnSize });
+            return Ok(Self { resolution, step, rule: Rule::OwnSize, squeezes: false });
         }
         let (min, max) = config.bucketing.side_range(config.resolution);
         let (min, max) = (min as usize, max as usize);
@@ -121,7 +124,7 @@ impl Buckets {
                 "64 is usual for SD1.5 at 512 pixels; or raise `data.bucketing.min`",
             ));
         }
-        Ok(Self { resolution, step, rule: Rule::Nearest(sizes(resolution, min, max, step)) })
+        Ok(Self { resolution, step, rule: Rule::Nearest(sizes(resolution, min, max, step)), squeezes: false })
     }
 
     /// The fixed list of sizes, sorted; empty where every image brings its own (`no_upscale`).
@@ -147,7 +150,9 @@ impl Buckets {
             }
             Rule::Unscaled => Placement { bucket: self.resolution, resized: image },
         };
-        let Placement { bucket, resized } = placement;
+        let bucket = placement.bucket;
+        let placement = if self.squeezes { Placement { bucket, resized: bucket } } else { placement };
+        let resized = placement.resized;
         if bucket.0 == 0 || bucket.1 == 0 {
             return Err(format!(
                 "{} × {} pixels; the smallest bucket is {} × {}",
@@ -417,6 +422,23 @@ mod tests {
         assert_eq!(placed(unscaled, (300, 300)), ((96, 64), (300, 300)));
         assert_eq!(placed(unscaled, (96, 64)), ((96, 64), (96, 64)));
         assert!(unscaled.place((95, 300)).unwrap_err().starts_with("95 × 300 pixels are too few to cut 96 × 64"));
+    }
+
+    #[test]
+    fn a_squeezed_image_has_the_size_of_the_bucket_that_is_nearest_to_its_shape() {
+        let of = |bucketing: BucketingConfig| {
+            let (resolution, subsets) = (Resolution::Square(512), vec![Subset::default()]);
+            let config =
+                DataConfig { resolution, bucketing, subsets, resize: ResizeMode::Squeeze, ..DataConfig::default() };
+            Buckets::of_subsets(&config, 64).unwrap().remove(0)
+        };
+        let off = of(BucketingConfig { enabled: false, ..BucketingConfig::default() });
+        assert_eq!(placed(&off, (1920, 1080)), ((512, 512), (512, 512)));
+        assert_eq!(placed(&of(BucketingConfig::default()), (1920, 1080)), ((640, 384), (640, 384)));
+        let own_size = of(BucketingConfig { no_upscale: true, ..BucketingConfig::default() });
+        assert_eq!(placed(&own_size, (200, 300)), ((192, 256), (192, 256)));
+        // By the side that grows most.
+        assert!(off.place((20, 512)).unwrap_err().starts_with("20 × 512 pixels would have to be enlarged 26 times"));
     }
 
     #[test]

@@ -63,6 +63,9 @@ pub fn read(
     if crop.values.len() != 4 || !crop.values.iter().zip(&expected).all(fits) {
         return Err(format!("was cut at {:?}, which is not how this image is cut: {expected:?}", crop.values));
     }
+    if view.is_squeezed() {
+        return Err("is of an image that kept its shape, and here it is squeezed (`data.resize`)".to_owned());
+    }
     let flipped = arrays.get("latents_flipped")?;
     if mirrored && flipped.is_none() {
         return Err("holds no `latents_flipped`, and `flip` is on".to_owned());

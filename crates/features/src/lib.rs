@@ -3,6 +3,7 @@
 mod error;
 mod latents;
 mod parallel;
+mod seeded_bugs;
 mod survey;
 mod texts;
 

@@ -3,6 +3,7 @@
 use crate::builder::{Builder, Source};
 use crate::builtin;
 use crate::error::{Error, Result};
+use crate::kinds::dtype_of;
 use crate::learned_words::LearnedWords;
 use crate::model_configs::ModelConfigs;
 use crate::parameters::Parameters;
@@ -11,7 +12,7 @@ use crate::text_encoder::{TextEncoder, TextEncoderConfig};
 use crate::unet::UNet2DConditionModel;
 use crate::vae::{AutoencoderKL, VaeConfig};
 
-use sdtrain_state_dict::architecture::Shapes;
+use sdtrain_state_dict::architecture::{Shapes, vae_stays_in_f32};
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
     Family, FileKind, LoadReport, PipelineConfigs, Reader, canonical_text_encoder, canonical_unet, canonical_vae,
@@ -36,7 +37,7 @@ pub struct LoadOptions {
     pub unet_in_f32: bool,
     /// The text encoders' parameters are kept in f32.
     pub text_encoder_in_f32: bool,
-    /// The VAE's parameters are kept in f32.
+    /// The VAE's parameters are kept in f32; without, they are where its configuration asks for it.
     pub vae_in_f32: bool,
     /// Weights are drawn from this seed; only the folder's configurations, scheduler and tokenizer are read.
     pub random: Option<u64>,
@@ -84,8 +85,8 @@ impl LoadOptions {
 
     /// What the parameters of UNet, VAE and text encoders are kept in.
     fn kinds(&self, vae: &VaeConfig) -> [Kind; 3] {
-        // SD's VAE overflows in fp16 (diffusers: force_upcast), so it is then kept in f32.
-        let vae_in_f32 = self.vae_in_f32 || (vae.force_upcast && self.compute == Kind::Half);
+        let stays = |compute| vae_stays_in_f32(vae.force_upcast, compute);
+        let vae_in_f32 = self.vae_in_f32 || dtype_of(self.compute).is_some_and(stays);
         [self.unet_in_f32, vae_in_f32, self.text_encoder_in_f32].map(|f32| if f32 { Kind::Float } else { self.compute })
     }
 }
@@ -426,7 +427,7 @@ fn other_vae(path: &Path, config: &VaeConfig, options: &LoadOptions) -> Result<A
         (file, &own_config)
     };
     let reader = canonical_vae(file)?;
-    // By its own configuration: one that does not overflow in fp16 says so there.
+    // By its own configuration: one that does well in 16 bits says so there.
     built_vae(Source::File(&reader), config, options)
 }
 

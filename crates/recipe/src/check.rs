@@ -7,7 +7,7 @@ use sdtrain_config::{Document, Fault, Parsed, Problem};
 use crate::kohya::KohyaFile;
 use crate::location::nearest_folder_hint;
 use crate::{
-    CONDITIONING_IMAGE, CleanConfig, DataConfig, HubName, Init, MASK_COLUMN, ModelLocation, PredictionType,
+    CONDITIONING_IMAGE, CleanConfig, DataConfig, HubName, Init, MASK_COLUMN, ModelLocation, PredictionType, ResizeMode,
     SOURCE_FILE_ENDINGS, Subset, TrainConfig, address_mistake, is_address, is_pattern,
 };
 
@@ -139,6 +139,10 @@ impl Checker<'_> {
             if subset.random_crop && data.cache_latents && config.objective_kind().denoises() {
                 self.report(&key("random_crop"), "random crops cannot be taken from cached latents").hint =
                     Some("set `data.cache_latents = false`".to_owned());
+            }
+            if subset.random_crop && data.resize == ResizeMode::Squeeze {
+                let message = format!("`{}`: squeezed images (`data.resize`) are not cut", key("random_crop"));
+                self.report(&key("random_crop"), message).hint = Some("remove one of them".to_owned());
             }
             if subset.crop_unscaled && (!subset.random_crop || data.batching(subset).bucketing.enabled) {
                 let message =

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::clean::CleanConfig;
-use crate::{AlphaConfig, ColorAugmentation, ExtraImages, ResizeKernel, SourceFormat};
+use crate::{AlphaConfig, ColorAugmentation, ExtraImages, ResizeKernel, ResizeMode, SourceFormat};
 
 /// The images and captions to learn, and how they become batches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -35,6 +35,10 @@ pub struct DataConfig {
 
     /// Aspect-ratio buckets: images keep their shape instead of being cut to one. A subset may have its own.
     pub bucketing: BucketingConfig,
+
+    /// How images, and the masks and other images that belong to them, get the shape of their bucket. Typical: `"crop"`; `"squeeze"`
+    /// for recipes that resize every image to a square without keeping its shape.
+    pub resize: ResizeMode,
 
     /// How images are scaled to their bucket; a subset may have its own.
     #[schemars(extend("x-other-names" = ["resize_interpolation", "image_interpolation_mode"]))]
@@ -97,6 +101,7 @@ impl Default for DataConfig {
             subsets: Vec::new(),
             kohya_config: None,
             bucketing: BucketingConfig::default(),
+            resize: ResizeMode::Crop,
             resize_kernel: ResizeKernel::Auto,
             alpha: AlphaConfig::default(),
             caption: CaptionConfig::default(),
@@ -281,7 +286,8 @@ pub struct Subset {
     #[schemars(extend("x-other-names" = ["flip_aug", "random_flip"]))]
     pub flip: bool,
 
-    /// Cut at a random place instead of the centre where an image is larger than its bucket. Needs `data.cache_latents = false`.
+    /// Cut at a random place instead of the centre where an image is larger than its bucket. Needs `data.cache_latents = false`, and
+    /// `data.resize = "crop"`.
     #[schemars(extend("x-refused-names" = {
         "face_crop_aug_range": "crops around faces are not made: cut the images before, or use `random_crop = true`"
     }))]

@@ -29,6 +29,16 @@ pub enum ResizeKernel {
     Nearest,
 }
 
+/// How an image gets the shape of its bucket, or of the resolution where buckets are off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ResizeMode {
+    /// It is scaled until it covers the bucket, with its own shape, and what stands over is cut off.
+    Crop,
+    /// It is scaled to the bucket's width and height, each by a factor of its own: all of it is seen, and what is round may not be.
+    Squeeze,
+}
+
 /// What is shown where an image is transparent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

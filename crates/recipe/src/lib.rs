@@ -86,6 +86,7 @@ pub use hub::{HubName, hub_cache, hub_home, local_path};
 pub use ia3::Ia3Config;
 pub use image::{
     AlphaConfig, CONDITIONING_IMAGE, ColorAugmentation, ColorChanges, ExtraImages, MASK_COLUMN, ResizeKernel,
+    ResizeMode,
 };
 pub use initial_adapter::FileAdapter;
 pub use inpainting::{InpaintingConfig, MaskShape, MaskSource};

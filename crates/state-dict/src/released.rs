@@ -80,7 +80,7 @@ impl PipelineConfigs {
             "timestep_spacing": "leading",
         });
         set(&mut configs.unet, &unet);
-        set(&mut configs.vae, &json!({"sample_size": 1024, "scaling_factor": 0.13025}));
+        set(&mut configs.vae, &json!({"force_upcast": true, "sample_size": 1024, "scaling_factor": 0.13025}));
         configs.text_encoders.push(text_encoder());
         set(&mut configs.text_encoders[1], &open_clip);
         set(&mut configs.scheduler, &scheduler);
@@ -162,9 +162,10 @@ impl PipelineConfigs {
         let sampler =
             ["_class_name", "clip_sample", "set_alpha_to_one", "skip_prk_steps", "steps_offset", "timestep_spacing"];
         let tokens = ["architectures", "model_type", "bos_token_id", "eos_token_id", "pad_token_id"];
-        // Fused attention has its scores in f32 in any case; how many channels come in is seen in the file.
+        // Fused attention has its scores in f32 in any case; how many channels come in is seen in the file. A VAE that a reader keeps in
+        // f32 without need is the same one.
         agrees(&self.unet, &plain.unet, &["_class_name", "in_channels", "sample_size", "upcast_attention"])
-            && agrees(&self.vae, &plain.vae, &["_class_name", "sample_size"])
+            && agrees(&self.vae, &plain.vae, &["_class_name", "force_upcast", "sample_size"])
             && self.text_encoders.len() == plain.text_encoders.len()
             && self.text_encoders.iter().zip(&plain.text_encoders).all(|(ours, plain)| agrees(ours, plain, &tokens))
             && agrees(&self.scheduler, &plain.scheduler, &sampler)

@@ -96,6 +96,7 @@ pub fn cases() -> Vec<Case> {
         data("an unknown key", "unknown key `data.batchsize`", "batchsize = 1"),
         data("a background of four colours", "`data.alpha.background`", "alpha.background = [0, 0, 0, 0]"),
         data("a colour above 255", "`data.alpha.background", "alpha.background = [0, 0, 256]"),
+        data("an unknown way to resize", "`data.resize`", "resize = \"stretch\""),
         data("an unknown kernel", "`data.resize_kernel`", "resize_kernel = \"sinc\""),
         data("a limit of cleaning that is no number", "`data.clean.min_dpi`", "clean.min_dpi = nan"),
         data("a negative limit of cleaning", "min_kilobytes_per_pixel", "clean.min_kilobytes_per_pixel = -1.0"),

@@ -380,3 +380,24 @@ fn a_unet_that_does_not_fit_the_method_is_refused_before_a_run() {
         answer.stderr
     );
 }
+
+/// A VAE that asks for fp32, as SDXL's does, gets it in bf16 too; one that says nothing in fp16 alone.
+#[test]
+fn the_precision_of_the_vae_is_said() {
+    let project = Project::new();
+    let config = |more: &str| format!("{{\"block_out_channels\": [32, 32, 32], \"layers_per_block\": 1{more}}}");
+    for (more, wide) in [
+        ("", &["fp16"][..]),
+        (", \"force_upcast\": true", &["bf16", "fp16"][..]),
+        (", \"force_upcast\": false", &[][..]),
+    ] {
+        project.write("model/vae/config.json", &config(more));
+        for compute in ["fp32", "bf16", "fp16"] {
+            let answer = project.run(&["check", "run.toml", "--set", &format!("precision.compute={compute}")]);
+            assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+            let vae = if wide.contains(&compute) { " (the VAE in fp32)" } else { "" };
+            let said = format!("computes in {compute}{vae}, saves in");
+            assert!(answer.stdout.contains(&said), "`{said}` is not in\n{}", answer.stdout);
+        }
+    }
+}

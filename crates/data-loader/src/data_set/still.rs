@@ -37,6 +37,13 @@ impl StillView {
     pub fn crop_offset(&self, flipped: bool) -> (usize, usize) {
         Transform { resized: self.resized, corner: self.corner, bucket: self.bucket, flipped }.crop_offset()
     }
+
+    /// Whether the image loses its shape when it is scaled: its sides by other factors, beyond what rounding to whole pixels makes of
+    /// one.
+    pub fn is_squeezed(&self) -> bool {
+        let ((width, height), (new_width, new_height)) = (self.original_size, self.resized);
+        (new_width * height).abs_diff(new_height * width) > width + height
+    }
 }
 
 impl DataSet {

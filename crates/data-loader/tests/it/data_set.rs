@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use sdtrain_data_loader::{DataSet, HostBatch};
-use sdtrain_recipe::{BucketingConfig, DataConfig, Leftovers, ResizeKernel, Subset};
+use sdtrain_recipe::{BucketingConfig, DataConfig, Leftovers, ResizeKernel, ResizeMode, Subset};
 
 use crate::folder::{Folder, picture};
 
@@ -57,6 +57,33 @@ fn pixels_are_planes_of_the_scaled_and_cut_image() {
         assert_eq!(at(1, x, y), of((y as u32 + 8) * 255 / 48));
         assert_eq!(at(2, x, y), of(51));
     }
+}
+
+#[test]
+fn a_squeezed_image_is_seen_whole() {
+    let folder = Folder::new();
+    // A square of 64 pixels that covers the upper half of the left half: squeezed to half of its height, it still does.
+    let quarter = |x: u32, y: u32| image::Rgb([if x < 64 && y < 64 { 255 } else { 0 }; 3]);
+    folder.image("a.png", &image::RgbImage::from_fn(128, 128, quarter));
+    folder.file("a.txt", b"a");
+    let config = DataConfig { resize: ResizeMode::Squeeze, ..folder.config_of_size(64, 32) };
+    let data = open(&config);
+    let batch = &epoch(&data, 0)[0];
+    assert_eq!(
+        (batch.size, &batch.original_sizes[..], &batch.crop_offsets[..]),
+        ((64, 32), &[(128, 128)][..], &[(0, 0)][..])
+    );
+    for y in 0..32 {
+        for x in 0..64 {
+            let expected = if x < 32 && y < 16 { 1.0 } else { -1.0 };
+            assert_eq!(batch.pixels[y * 64 + x], expected, "{x}, {y}");
+        }
+    }
+    // What is kept of an image is kept under another name than that of the cropped one.
+    let cropped = open(&folder.config_of_size(64, 32)).still_view(0);
+    let squeezed = data.still_view(0);
+    assert_eq!((squeezed.resized, squeezed.corner, squeezed.is_squeezed()), ((64, 32), (0, 0), true));
+    assert_eq!((cropped.resized, cropped.corner, cropped.is_squeezed()), ((64, 64), (0, 16), false));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use image::{DynamicImage, GrayImage, ImageBuffer, Luma, Rgb, Rgba};
 use sdtrain_data_loader::{CONDITIONING_IMAGE, Contents, DataSet, HostBatch};
 use sdtrain_recipe::{
-    AlphaConfig, BucketingConfig, ColorAugmentation, ColorChanges, DataConfig, ExtraImages, ResizeKernel, Resolution,
-    Subset,
+    AlphaConfig, BucketingConfig, ColorAugmentation, ColorChanges, DataConfig, ExtraImages, ResizeKernel, ResizeMode,
+    Resolution, Subset,
 };
 
 use crate::folder::{Folder, picture};
@@ -63,6 +63,23 @@ fn a_mask_beside_its_image_is_cut_and_mirrored_with_it() {
         }
     }
     assert!((2..15).contains(&mirrored) && offsets.len() > 3, "{mirrored} {offsets:?}");
+}
+
+#[test]
+fn masks_and_control_images_are_squeezed_with_their_image() {
+    let folder = Folder::with_images(1);
+    mask_of_picture().save(folder.join("00-m.png")).unwrap();
+    picture(128, 96, 0).save(folder.join("00-c.png")).unwrap();
+    let control = ExtraImages { column: CONDITIONING_IMAGE.to_owned(), ..mask(None, "-c") };
+    let subset = Subset { extra_images: vec![mask(None, "-m"), control], ..folder.subset() };
+    let batch = first_batch(&DataConfig { resize: ResizeMode::Squeeze, ..config(&folder, subset) });
+    assert_eq!(batch.crop_offsets, [(0, 0)]);
+    let (mask, control) = (batch.mask.as_ref().unwrap(), &batch.extra_images[CONDITIONING_IMAGE]);
+    // Red goes from 0 at the left edge to 255 at the right one, in all three.
+    for (x, red) in [(0, -1.0), (31, 1.0)] {
+        assert!((batch.pixels[x] - red).abs() < 0.1 && (control[x] - red).abs() < 0.1, "{x}");
+        assert_eq!(mask[x], f32::from(red > 0.0), "{x}");
+    }
 }
 
 #[test]

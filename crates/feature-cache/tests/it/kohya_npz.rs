@@ -82,6 +82,12 @@ fn latents_of_another_place_are_refused_with_the_reason() {
             SHAPE,
             "is of an image of 96 × 64 pixels, this one has 96 × 72",
         ),
+        // The same image in the same bucket, squeezed.
+        (
+            StillView { resized: view().bucket, corner: (0, 0), ..view() },
+            SHAPE,
+            "is of an image that kept its shape, and here it is squeezed (`data.resize`)",
+        ),
         // The same latents' size from another step of buckets.
         (StillView { bucket: (71, 71), ..view() }, SHAPE, "was cut at [0.0, 10.0, 64.0"),
     ] {

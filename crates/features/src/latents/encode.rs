@@ -5,6 +5,7 @@
 //! docs/log.md), and on a GPU it takes gigabytes for the layers at the full size of the image.
 
 use crate::error::{Error, Result};
+use crate::seeded_bugs::blamed;
 use sdtrain_data_loader::{DataError, DataSet, HostImage};
 use sdtrain_model::StableDiffusion;
 use sdtrain_model::vae::LatentDistribution;
@@ -125,7 +126,7 @@ fn moments(model: &StableDiffusion, data: &DataSet, image: &HostImage, mirrored:
     let LatentDistribution { mean, logvar } = model.latent_distribution(&pixels)?;
     let is_finite = |t: &Tensor| t.f_isfinite()?.f_all()?.f_int64_value(&[]);
     if is_finite(&mean)? == 0 || is_finite(&logvar)? == 0 {
-        return Err(Error::LatentsNotFinite { image: data.path(image.image).to_owned() });
+        return Err(Error::LatentsNotFinite { image: data.path(blamed(image.image)).to_owned() });
     }
     let of_image = |t: Tensor| t.f_squeeze_dim(0)?.f_contiguous();
     Ok(Moments { mean: of_image(mean)?, logvar: of_image(logvar)? })

@@ -2,4 +2,6 @@
 
 mod latents;
 mod sample;
+#[cfg(feature = "seeded-bugs")]
+mod seeded_bugs;
 mod texts;

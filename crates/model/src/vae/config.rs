@@ -29,8 +29,10 @@ pub struct VaeConfig {
     pub sample_size: Value,
     /// Latents are multiplied by this before the UNet sees them.
     pub scaling_factor: f64,
-    /// The VAE overflows in fp16 and stays in fp32.
-    pub force_upcast: bool,
+    /// Whether the VAE stays in fp32 where a model computes in 16 bits, as its file says it ([`sdtrain_state_dict::architecture::vae_stays_in_f32`]).
+    /// Absent: in fp16 alone, which the VAEs of SD1 and SD2 overflow in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub force_upcast: Option<bool>,
     /// A 1×1 convolution after the encoder.
     pub use_quant_conv: bool,
     /// A 1×1 convolution before the decoder.
@@ -52,7 +54,7 @@ impl Default for VaeConfig {
             norm_num_groups: 32,
             sample_size: json!(32),
             scaling_factor: 0.18215,
-            force_upcast: true,
+            force_upcast: None,
             use_quant_conv: true,
             use_post_quant_conv: true,
             mid_block_add_attention: true,

@@ -241,13 +241,39 @@ fn saved_half_precision_is_the_rounded_model() {
 #[test]
 fn each_network_loads_in_its_own_dtype() {
     let wanted = LoadOptions { unet_in_f32: true, ..LoadOptions::new(Device::Cpu, Kind::BFloat16) };
-    let model = loaded(&fixture_folder().join("tiny_sd1"), &wanted);
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let folder = scratch.path().join("base");
+    tiny_folder().save_folder(&folder, None, &BTreeMap::new()).expect("there is room");
     let kind = |parameters: &Parameters| parameters.iter().next().expect("a network has parameters").1.kind();
-    let kinds = networks(&model).map(|(_, parameters)| kind(parameters));
-    assert_eq!(kinds, [Kind::Float, Kind::BFloat16, Kind::BFloat16]);
-    // The VAE of SD overflows in fp16 (sd-scripts#653, kohya_ss#2674, stable-diffusion-webui#12019).
-    let model = loaded(&fixture_folder().join("tiny_sd1"), &LoadOptions::new(Device::Cpu, Kind::Half));
-    assert_eq!(networks(&model).map(|(_, parameters)| kind(parameters)), [Kind::Half, Kind::Float, Kind::Half]);
+    // What the VAE's `config.json` says of `force_upcast`, and what the VAE is then kept in. One of SD1 or SD2 says nothing and overflows
+    // in fp16 (sd-scripts#653, kohya_ss#2674, stable-diffusion-webui#12019); SDXL's asks for fp32.
+    for (said, in_bf16, in_fp16) in [
+        (None, Kind::BFloat16, Kind::Float),
+        (Some(true), Kind::Float, Kind::Float),
+        (Some(false), Kind::BFloat16, Kind::Half),
+    ] {
+        let path = folder.join("vae/config.json");
+        let mut config = read_json(&path).expect("it was written");
+        match said {
+            Some(said) => config["force_upcast"] = said.into(),
+            None => drop(config.as_object_mut().expect("an object").remove("force_upcast")),
+        }
+        std::fs::write(&path, config.to_string()).expect("there is room");
+        let kinds = |options: &LoadOptions| {
+            let model = loaded(&folder, options);
+            assert_eq!(model.vae.config().force_upcast, said);
+            networks(&model).map(|(_, parameters)| kind(parameters))
+        };
+        assert_eq!(kinds(&wanted), [Kind::Float, in_bf16, Kind::BFloat16], "{said:?}");
+        assert_eq!(kinds(&LoadOptions::new(Device::Cpu, Kind::Half)), [Kind::Half, in_fp16, Kind::Half], "{said:?}");
+        assert_eq!(kinds(&options()), [Kind::Float; 3], "{said:?}");
+        // What was said is said again, and nothing where nothing was.
+        let copy = scratch.path().join("copy");
+        loaded(&folder, &options()).save_folder(&copy, None, &BTreeMap::new()).expect("there is room");
+        let written = read_json(&copy.join("vae/config.json")).expect("it was written");
+        assert_eq!(written["force_upcast"].as_bool(), said);
+        std::fs::remove_dir_all(&copy).expect("it is there");
+    }
 }
 
 #[test]
@@ -280,6 +306,9 @@ fn another_vae_is_kept_in_what_its_own_configuration_asks_for() {
     let in_fp16 = with(&base, &fixed, Kind::Half);
     assert_eq!(kind(&in_fp16), Kind::Half);
     assert_eq!(kind(&with(&base, &ordinary, Kind::Half)), Kind::Float);
+    // Not in bf16 either (SDXL's says the same).
+    assert_eq!(kind(&with(&base, &fixed, Kind::BFloat16)), Kind::BFloat16);
+    assert_eq!(kind(&with(&base, &ordinary, Kind::BFloat16)), Kind::Float);
     // A base whose own VAE is fixed.
     let fixed_base = scratch.path().join("base");
     let mut model = tiny_folder();

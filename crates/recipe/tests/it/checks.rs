@@ -423,6 +423,18 @@ fn cropping_unscaled_images_needs_random_crops_and_no_buckets() {
 }
 
 #[test]
+fn squeezed_images_are_not_cut_at_random() {
+    let messages = |settings: &str| {
+        let text = SMALLEST.replace("[train]", &format!("{settings}\n[train]"));
+        let changes = ["data.cache_latents=false", "data.resize=\"squeeze\""];
+        Project::new(&text).load_with(&changes).map_err(|problems| problems.to_string())
+    };
+    assert_eq!(messages("flip = true").unwrap().config.data.resize, sdtrain_recipe::ResizeMode::Squeeze);
+    let message = messages("random_crop = true").unwrap_err();
+    assert!(message.contains("`data.subsets.0.random_crop`: squeezed images (`data.resize`) are not cut"), "{message}");
+}
+
+#[test]
 fn an_extra_image_lies_in_one_place() {
     for (extra, expected) in [
         ("{ column = \"mask\", suffix = \"-m\", source_column = \"m\" }", "is set beside `path` or `suffix`"),

@@ -8,6 +8,7 @@ mod load;
 mod objective;
 mod optimizers;
 mod parts;
+mod presets;
 mod project;
 mod samples;
 mod stages;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
-use crate::is_bert;
+use crate::{Dtype, is_bert};
 use list::List;
 
 pub use control_net::control_net;
@@ -167,6 +167,17 @@ impl FirstHalf {
         list.transformer("mid_block.attentions.0", last, transformers[levels - 1]);
         list.resnet("mid_block.resnets.1", last, last);
         Ok((FirstHalf { channels, layers, transformers }, list))
+    }
+}
+
+/// Whether a VAE stays in f32 while the model beside it computes in `compute`. `force_upcast` is what its `config.json` says, as
+/// diffusers' `AutoencoderKL` has it: SDXL's asks for it, and the one that was mended for fp16 denies it. Those of SD1 and SD2 say
+/// nothing and overflow in fp16 alone (sd-scripts#653, kohya_ss#2674, stable-diffusion-webui#12019).
+pub fn vae_stays_in_f32(force_upcast: Option<bool>, compute: Dtype) -> bool {
+    match compute {
+        Dtype::F16 => force_upcast != Some(false),
+        Dtype::Bf16 => force_upcast == Some(true),
+        _ => false,
     }
 }
 

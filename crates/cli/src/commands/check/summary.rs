@@ -79,7 +79,7 @@ pub(super) fn summary(
     if config.ema.enabled {
         line("average", average(config));
     }
-    line("precision", precision(config));
+    line("precision", precision(config, parts));
     line("writes", written(config));
     line("validates", validated(config));
 
@@ -115,9 +115,13 @@ fn average(config: &TrainConfig) -> String {
     text
 }
 
-fn precision(config: &TrainConfig) -> String {
+fn precision(config: &TrainConfig, parts: &ModelParts) -> String {
     let precision = &config.precision;
-    let mut text = format!("computes in {}, saves in {}", precision.compute.name(), precision.save.name());
+    let mut text = format!("computes in {}", precision.compute.name());
+    if config.objective_kind().denoises() && parts.vae_stays_in_fp32(precision.compute) {
+        text.push_str(" (the VAE in fp32)");
+    }
+    let _ = write!(text, ", saves in {}", precision.save.name());
     if precision.weights == StoredType::Bf16 {
         let _ = write!(text, ", trains weights in bf16 with {} rounding", precision.rounding.name());
     }
