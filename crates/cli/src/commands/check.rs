@@ -122,6 +122,12 @@ fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
             data = data.map(|data| data.compared_with(&held_out));
         }
     }
+    // Where the steps are written down, the configuration is refused as such.
+    if let Some(data) = data.as_ref().filter(|_| config.train.max_steps.is_none())
+        && let Some((_, message, hint)) = config.ema.refused_in(data.total_steps(&config.train))
+    {
+        keep(Failure::new(ExitCode::Configuration, message).hint(hint));
+    }
     let trained = trained.and_then(|trained| trained.map_err(&mut keep).ok());
     for (index, fused) in config.model.fuse.iter().enumerate() {
         let _ = is_adapter(&format!("model.fuse.{index}.path"), &fused.path).map_err(&mut keep);

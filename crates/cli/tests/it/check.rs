@@ -45,6 +45,20 @@ fn a_warm_up_that_the_run_does_not_outlast_is_said() {
 }
 
 #[test]
+fn an_average_that_the_run_ends_before_is_refused_by_check_and_train() {
+    let project = Project::new();
+    project.write("run.toml", &CONFIG.replace("max_steps = 20", "max_epochs = 5\n[ema]\nenabled = true"));
+    for command in ["check", "train"] {
+        let answer = project.run(&[command, "run.toml", "--set", "ema.update_every=20"]);
+        assert_eq!(answer.code, Some(2), "{command}: {}", answer.stderr);
+        let expected = "`ema.update_every` = 20, and the run has 20 steps: its product would be the weights that it began with\n  hint: ";
+        assert!(answer.stderr.contains(expected), "{command}: {}", answer.stderr);
+    }
+    let answer = project.run(&["check", "run.toml", "--set", "ema.update_every=19"]);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+}
+
+#[test]
 fn epochs_that_differ_in_length_are_counted_one_by_one() {
     let carry = ["data.leftovers=carry", "data.batch_size=3", "data.subsets.0.repeats=1", "train.max_epochs=3"];
     let mut args = vec!["check", "run.toml"];
