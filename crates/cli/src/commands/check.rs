@@ -2,6 +2,7 @@
 
 mod summary;
 mod trained_parts;
+mod warnings;
 
 use std::path::Path;
 
@@ -67,6 +68,11 @@ impl Examined {
     /// What learns.
     pub(crate) fn trained(&self) -> Trained {
         self.trained.sum()
+    }
+
+    /// What of `config` its run never comes to, beside what the run says itself.
+    pub(crate) fn warnings(&self, config: &TrainConfig) -> Vec<String> {
+        warnings::warnings(config, self.trained(), self.data.total_steps(&config.train))
     }
 }
 

@@ -35,6 +35,9 @@ pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
     on_hub.fetch_undescribed()?;
     for (index, examined) in examine_all(&plan)?.iter().enumerate() {
         check_room(index, examined.trained())?;
+        for warning in examined.warnings(&plan.runs[index].loaded.config) {
+            eprintln!("warning: {warning}");
+        }
     }
     on_hub.fetch()?;
     // From here on until the engine listens nobody would answer.

@@ -45,6 +45,31 @@ fn a_warm_up_that_the_run_does_not_outlast_is_said() {
 }
 
 #[test]
+fn what_a_run_never_comes_to_is_said() {
+    let project = Project::new();
+    for (settings, expected) in [
+        (
+            &["lr_schedule.type=warmup_stable_decay", "lr_schedule.decay_steps=5000"][..],
+            "`lr_schedule.decay_steps` = 5000, and the run has 20 steps: it ends before the learning rate has fallen\n",
+        ),
+        (
+            &["lora.train_text_encoder=true", "train.max_text_encoder_steps=100000"],
+            "`train.max_text_encoder_steps` = 100000, and the run has 20 steps: the text encoder learns in all of them\n",
+        ),
+        (&["optimizer.type=adamw_8bit", "optimizer.min_8bit_size=100000000"], "`adamw_8bit` keeps its state in fp32\n"),
+        (&["ema.decay=0.9"], "`[ema]` has settings, and `ema.enabled` is false: nothing is averaged"),
+    ] {
+        let mut args = vec!["check", "run.toml"];
+        args.extend(settings.iter().flat_map(|setting| ["--set", *setting]));
+        let answer = project.run(&args);
+        assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+        let warning = answer.stdout.lines().find(|line| line.starts_with("warning ")).unwrap_or_default();
+        assert!(format!("{warning}\n").contains(expected), "`{expected}` is not in\n{}", answer.stdout);
+    }
+    assert!(!project.run(&["check", "run.toml"]).stdout.contains("\nwarning "));
+}
+
+#[test]
 fn an_average_that_the_run_ends_before_is_refused_by_check_and_train() {
     let project = Project::new();
     project.write("run.toml", &CONFIG.replace("max_steps = 20", "max_epochs = 5\n[ema]\nenabled = true"));

@@ -7,6 +7,7 @@ use sdtrain_data_loader::{DataSet, TokenReport};
 use sdtrain_recipe::{Every, GradientCheckpointing, Init, StoredType, TrainConfig};
 
 use super::trained_parts::TrainedParts;
+use super::warnings::warnings;
 use crate::estimate::{Trained, estimate};
 use crate::group_rates::GroupRates;
 use crate::model_parts::{ModelParts, count_parameters};
@@ -69,6 +70,9 @@ pub(super) fn summary(
     let total_steps = data.total_steps(&config.train);
     line("optimizer", optimizer(config, sum, total_steps));
     if let Some(warning) = config.lr_schedule.warmup_warning(total_steps) {
+        line("warning", warning);
+    }
+    for warning in warnings(config, sum, total_steps) {
         line("warning", warning);
     }
     if let Ok(rates) = GroupRates::of(config, parts) {
