@@ -298,6 +298,7 @@ mod tests {
             }))
             .expect("complete"),
             vae: architecture::vae(&json!({"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2})).ok(),
+            vae_needs_fp32: true,
             text_encoders: Vec::from_iter(architecture::text_encoder(&json!({
                 "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
             }))),

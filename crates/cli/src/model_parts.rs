@@ -30,6 +30,8 @@ pub(crate) struct ModelParts {
     pub family: Family,
     pub unet: Shapes,
     pub vae: Option<Shapes>,
+    /// Whether the VAE overflows in fp16, so that it is kept in fp32 beside it.
+    pub vae_needs_fp32: bool,
     /// Those that were found, the first one first.
     pub text_encoders: Vec<Shapes>,
     /// Tensors of its single file that belong to no network, in words.
@@ -62,7 +64,9 @@ impl ModelParts {
             }
         };
         if let Some(vae) = &config.vae {
-            parts.vae = Some(vae_at(vae, parts.vae.as_ref())?);
+            let (shapes, needs_fp32) = vae_at(vae, parts.vae.as_ref())?;
+            parts.vae = Some(shapes);
+            parts.vae_needs_fp32 = needs_fp32.unwrap_or(parts.vae_needs_fp32);
         }
         if config.tokenizer.is_some() {
             parts.check_one_text_encoder("model.tokenizer")?;
@@ -207,6 +211,7 @@ fn from_file(file: Arc<dyn Reader>, name: &str) -> Result<ModelParts, Failure> {
         family,
         unet: parameters_of(&parts.unet),
         vae: parts.vae.as_ref().map(|vae| parameters_of(vae)),
+        vae_needs_fp32: needs_fp32(&configs.vae),
         text_encoders: parts.text_encoders.iter().map(|encoder| parameters_of(encoder)).collect(),
         unknown_tensors: unknown_tensors(&parts.leftover),
     })
@@ -244,6 +249,7 @@ fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failu
         family,
         unet: parameters_of(&unet),
         vae: Some(parameters_of(&vae)),
+        vae_needs_fp32: needs_fp32(&read_json(&folder.join("vae/config.json"))?),
         text_encoders: family.text_folders().iter().map(text_encoder).collect::<Result<_, _>>()?,
         unknown_tensors: None,
     })
@@ -258,6 +264,7 @@ fn from_configs(folder: &Path, kind: &str) -> Result<ModelParts, Failure> {
         family,
         unet: read("unet", architecture::unet)?,
         vae: Some(read("vae", architecture::vae)?),
+        vae_needs_fp32: needs_fp32(&read_json(&folder.join("vae/config.json"))?),
         text_encoders: family
             .text_folders()
             .iter()
@@ -265,6 +272,11 @@ fn from_configs(folder: &Path, kind: &str) -> Result<ModelParts, Failure> {
             .collect::<Result<_, _>>()?,
         unknown_tensors: None,
     })
+}
+
+/// Whether a VAE's configuration says that it overflows in fp16; diffusers takes that for granted where it says nothing.
+fn needs_fp32(config: &Json) -> bool {
+    config["force_upcast"].as_bool().unwrap_or(true)
 }
 
 /// Names and shapes of a network from its configuration.
@@ -313,34 +325,36 @@ impl Networks<'_> {
 }
 
 /// The VAE at `named` in the place of a model's `own`, held against its configuration: that of a folder, that in a file of this program,
-/// or else the model's.
-fn vae_at(named: &Path, own: Option<&Shapes>) -> Result<Shapes, Failure> {
+/// or else the model's; and whether it needs fp32, unless that is the model's to say.
+fn vae_at(named: &Path, own: Option<&Shapes>) -> Result<(Shapes, Option<bool>), Failure> {
     let path = local_file(named)?;
     if path.is_dir() {
         let reader = match open_component(&path, "diffusion_pytorch_model", None) {
             // They are fetched once everything else is right.
             Err(FileError::NoWeights { .. }) if HubName::is_at(named) => {
-                return shapes_of_config(&path, architecture::vae);
+                let needs_fp32 = needs_fp32(&read_json(&path.join("config.json"))?);
+                return Ok((shapes_of_config(&path, architecture::vae)?, Some(needs_fp32)));
             }
             reader => canonical_vae(reader?)?,
         };
-        let config = path.join("config.json");
-        check_fit(&reader, &read_json(&config)?, architecture::vae, &format!("`{}`", config.display()))?;
-        return Ok(parameters_of(&reader));
+        let place = path.join("config.json");
+        let config = read_json(&place)?;
+        check_fit(&reader, &config, architecture::vae, &format!("`{}`", place.display()))?;
+        return Ok((parameters_of(&reader), Some(needs_fp32(&config))));
     }
     let file = open_file(&path)?;
     let told = vae_from_metadata(file.path(), file.metadata())?;
     let reader = canonical_vae(file)?;
-    match (told, own) {
+    match (&told, own) {
         (Some(config), _) => {
             let place = format!("`{}`, the configuration of its VAE", path.display());
-            check_fit(&reader, &config, architecture::vae, &place)?;
+            check_fit(&reader, config, architecture::vae, &place)?;
         }
         (None, Some(own)) => LoadReport::of_network(own, &reader).into_result()?,
         // What the model lacks is said when it is opened.
         (None, None) => {}
     }
-    Ok(parameters_of(&reader))
+    Ok((parameters_of(&reader), told.as_ref().map(needs_fp32)))
 }
 
 fn count_blocks(shapes: &Shapes, prefix: &str) -> usize {

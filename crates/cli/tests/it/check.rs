@@ -84,6 +84,49 @@ fn an_average_that_the_run_ends_before_is_refused_by_check_and_train() {
 }
 
 #[test]
+fn what_becomes_of_gradients_state_and_rate_is_said() {
+    let project = Project::new();
+    let told = |settings: &[&str]| {
+        let mut args = vec!["check", "run.toml"];
+        args.extend(settings.iter().flat_map(|setting| ["--set", *setting]));
+        let answer = project.run(&args);
+        assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+        answer.stdout
+    };
+    let bf16 = "precision.optimizer_state=bf16";
+    let eight = "optimizer.type=adamw_8bit";
+    let scaled = ["train.gradient_accumulation_steps=3", "train.learning_rate_scale=both"];
+    for (settings, expected) in [
+        (&[bf16][..], "keeps 4.0 bytes a parameter\n"),
+        (&[], "keeps 8.0 bytes a parameter\n           gradients are clipped to a norm of 1\n"),
+        (&[bf16], ", optimizer state in bf16\n"),
+        (&["optimizer.type=prodigy", bf16], "keeps 8.0 bytes a parameter\n"),
+        (&[bf16, eight], ", optimizer state in 8 bits, as without `precision.optimizer_state`\n"),
+        (&["train.max_grad_norm=0"], "gradients are not clipped\n"),
+        (
+            &["precision.compute=fp16"],
+            "a norm of 1; the loss is scaled for fp16, and a step whose gradients overflow is skipped\n",
+        ),
+        (
+            &["precision.compute=fp16"],
+            "saves in fp32, the VAE in fp32, as its configuration asks for (`force_upcast`)\n",
+        ),
+        (&scaled, "20 of up to 6 images in 3 batches whose gradients are averaged, "),
+        (&scaled, "adamw, learning rate 6e-4, 6 times 1e-4 by `train.learning_rate_scale`, schedule"),
+        (&[scaled[0], scaled[1], "lora.unet_learning_rate=5e-5"], "unet: learning rate 3e-4\n"),
+    ] {
+        let said = told(settings);
+        assert!(said.contains(expected), "{settings:?}: `{expected}` is not in\n{said}");
+    }
+    assert!(!told(&[bf16, eight]).contains("state in bf16"));
+    project.write(
+        "model/vae/config.json",
+        r#"{"block_out_channels": [32, 32, 32], "layers_per_block": 1, "force_upcast": false}"#,
+    );
+    assert!(!told(&["precision.compute=fp16"]).contains("the VAE in fp32"));
+}
+
+#[test]
 fn epochs_that_differ_in_length_are_counted_one_by_one() {
     let carry = ["data.leftovers=carry", "data.batch_size=3", "data.subsets.0.repeats=1", "train.max_epochs=3"];
     let mut args = vec!["check", "run.toml"];

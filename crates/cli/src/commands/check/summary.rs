@@ -4,12 +4,12 @@ use std::fmt::Write;
 use std::thread::available_parallelism;
 
 use sdtrain_data_loader::{DataSet, TokenReport};
-use sdtrain_recipe::{Every, GradientCheckpointing, Init, StoredType, TrainConfig};
+use sdtrain_recipe::{Every, FloatType, GradientCheckpointing, Init, StoredType, TrainConfig};
 
 use super::trained_parts::TrainedParts;
 use super::warnings::warnings;
 use crate::estimate::{Trained, estimate};
-use crate::group_rates::GroupRates;
+use crate::group_rates::{GroupRates, short};
 use crate::model_parts::{ModelParts, count_parameters};
 use crate::{class_images, learned_words};
 
@@ -69,6 +69,7 @@ pub(super) fn summary(
     let sum = trained.sum();
     let total_steps = data.total_steps(&config.train);
     line("optimizer", optimizer(config, sum, total_steps));
+    line("", gradients(config));
     if let Some(warning) = config.lr_schedule.warmup_warning(total_steps) {
         line("warning", warning);
     }
@@ -83,7 +84,7 @@ pub(super) fn summary(
     if config.ema.enabled {
         line("average", average(config));
     }
-    line("precision", precision(config));
+    line("precision", precision(config, parts));
     line("writes", written(config));
     line("validates", validated(config));
 
@@ -119,14 +120,21 @@ fn average(config: &TrainConfig) -> String {
     text
 }
 
-fn precision(config: &TrainConfig) -> String {
+fn precision(config: &TrainConfig, parts: &ModelParts) -> String {
     let precision = &config.precision;
     let mut text = format!("computes in {}, saves in {}", precision.compute.name(), precision.save.name());
+    if precision.compute == FloatType::Fp16 && parts.vae.is_some() && parts.vae_needs_fp32 {
+        text.push_str(", the VAE in fp32, as its configuration asks for (`force_upcast`)");
+    }
     if precision.weights == StoredType::Bf16 {
         let _ = write!(text, ", trains weights in bf16 with {} rounding", precision.rounding.name());
     }
-    if precision.optimizer_state == StoredType::Bf16 {
-        text.push_str(", optimizer state in bf16");
+    match (precision.optimizer_state, config.optimizer.settings().quantizes_state()) {
+        (StoredType::Bf16, false) => text.push_str(", optimizer state in bf16"),
+        (StoredType::Bf16, true) => {
+            text.push_str(", optimizer state in 8 bits, as without `precision.optimizer_state`")
+        }
+        (StoredType::Fp32, _) => {}
     }
     match config.train.gradient_checkpointing {
         GradientCheckpointing::None => {}
@@ -150,6 +158,10 @@ fn steps(config: &TrainConfig, data: &DataSet) -> String {
     let total = data.total_steps(train);
     let largest = config.data.batchings().iter().map(|batching| batching.batch_size).max().unwrap_or(1);
     let images = largest as u64 * train.gradient_accumulation_steps;
+    let accumulated = match train.gradient_accumulation_steps {
+        0 | 1 => String::new(),
+        batches => format!(" in {batches} batches whose gradients are averaged"),
+    };
     let (least, most) = data.report().batches_in_epochs;
     let [least, most] = [least, most].map(|batches| train.steps_per_epoch(batches as u64));
     let per_epoch = if least == most { least.to_string() } else { format!("{least} to {most}") };
@@ -157,7 +169,7 @@ fn steps(config: &TrainConfig, data: &DataSet) -> String {
         Some(epochs) => epochs as f64,
         None => total as f64 * 2.0 / (least + most).max(1) as f64,
     };
-    format!("{total} of up to {images} images, {per_epoch} an epoch, {epochs:.1} epochs")
+    format!("{total} of up to {images} images{accumulated}, {per_epoch} an epoch, {epochs:.1} epochs")
 }
 
 fn optimizer(config: &TrainConfig, trained: Trained, total_steps: u64) -> String {
@@ -166,13 +178,32 @@ fn optimizer(config: &TrainConfig, trained: Trained, total_steps: u64) -> String
     let rate = match optimizer.finds_its_rate() {
         true if rate == 1.0 => "finds its learning rate".to_owned(),
         true => format!("finds its learning rate, times {rate}"),
-        false => format!("learning rate {:e}", rate * config.learning_rate_scale()),
+        false => match config.learning_rate_scale() {
+            1.0 => format!("learning rate {rate:e}"),
+            scale => {
+                format!("learning rate {}, {scale} times {rate:e} by `train.learning_rate_scale`", short(rate * scale))
+            }
+        },
     };
-    let each = trained.state_bytes as f64 / trained.parameters.max(1) as f64;
+    let each = trained.kept_state_bytes(config) as f64 / trained.parameters.max(1) as f64;
     let warmup = config.lr_schedule.warmup_steps(total_steps);
     let schedule = config.lr_schedule.name();
     let name = optimizer.name();
     format!("{name}, {rate}, schedule `{schedule}` with {warmup} warm-up steps; keeps {each:.1} bytes a parameter")
+}
+
+/// What becomes of gradients before the optimizer has them.
+fn gradients(config: &TrainConfig) -> String {
+    let clipped = match config.train.clip_norm() {
+        Some(norm) => format!("gradients are clipped to a norm of {norm}"),
+        None => "gradients are not clipped".to_owned(),
+    };
+    match config.precision.compute {
+        FloatType::Fp16 => {
+            format!("{clipped}; the loss is scaled for fp16, and a step whose gradients overflow is skipped")
+        }
+        FloatType::Fp32 | FloatType::Bf16 => clipped,
+    }
 }
 
 fn written(config: &TrainConfig) -> String {
