@@ -19,6 +19,9 @@ fn a_right_configuration_is_explained_on_stdout() {
         "computes in fp32, saves in fp32",
         "a LoRA in kohya's form at the end; checkpoints every 500 steps",
         "GB at the highest point",
+        "disk       about ",
+        " in `outputs/run`: 3 checkpoints of ",
+        " and 1 product of ",
     ] {
         assert!(answer.stdout.contains(part), "`{part}` is not in\n{}", answer.stdout);
     }

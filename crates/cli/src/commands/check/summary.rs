@@ -6,7 +6,7 @@ use std::thread::available_parallelism;
 use sdtrain_data_loader::{DataSet, TokenReport};
 use sdtrain_recipe::{Every, FloatType, GradientCheckpointing, Init, StoredType, TrainConfig};
 
-use super::trained_parts::TrainedParts;
+use super::Examined;
 use super::warnings::warnings;
 use crate::estimate::{Trained, estimate};
 use crate::group_rates::{GroupRates, short};
@@ -15,13 +15,13 @@ use crate::{class_images, learned_words};
 
 pub(super) fn summary(
     config: &TrainConfig,
-    parts: &ModelParts,
-    trained: &TrainedParts,
-    data: &DataSet,
+    examined: &Examined,
     tokens: &TokenReport,
     to_fetch: &[String],
     prompt_length: usize,
+    disk: &str,
 ) -> String {
+    let Examined { parts, data, trained } = examined;
     let mut text = String::new();
     let mut line = |label: &str, value: String| {
         let _ = writeln!(text, "{label:<10} {value}");
@@ -86,6 +86,7 @@ pub(super) fn summary(
     }
     line("precision", precision(config, parts));
     line("writes", written(config));
+    line("disk", disk.to_owned());
     line("validates", validated(config));
 
     let cores = cores(config);
