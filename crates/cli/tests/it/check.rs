@@ -107,6 +107,14 @@ fn what_becomes_of_gradients_state_and_rate_is_said() {
         (&[bf16, eight], ", optimizer state in 8 bits, as without `precision.optimizer_state`\n"),
         (&["train.max_grad_norm=0"], "gradients are not clipped\n"),
         (
+            &["train.max_grad_norm=0", "train.fused_backward=true", "checkpoint.every_steps=7"],
+            "ends the run, which loses what came since its last checkpoint (every 7 steps)\n",
+        ),
+        (
+            &["train.max_grad_norm=0", "train.fused_backward=true", "checkpoint.every_steps=0"],
+            "ends the run, which loses what came since its last checkpoint (there is none before the end)\n",
+        ),
+        (
             &["precision.compute=fp16"],
             "a norm of 1; the loss is scaled for fp16, and a step whose gradients overflow is skipped\n",
         ),

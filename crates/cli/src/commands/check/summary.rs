@@ -149,7 +149,13 @@ fn precision(config: &TrainConfig, parts: &ModelParts) -> String {
         None => {}
     }
     if config.train.fused_backward {
-        text.push_str(", updates within the backward pass");
+        let every = config.checkpoint.every();
+        let checkpoints = if every.is_never() { "there is none before the end".to_owned() } else { in_words(every) };
+        let _ = write!(
+            text,
+            ", updates within the backward pass: a gradient that is not finite ends the run, which loses what came since its last \
+             checkpoint ({checkpoints})"
+        );
     }
     text
 }
