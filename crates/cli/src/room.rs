@@ -17,7 +17,7 @@ const PICTURE_BYTES_OF_PIXEL: u64 = 2 * 3;
 /// Bytes of a latent in a cache: mean and log-variance in fp32, each of 4 channels.
 const CACHED_BYTES_OF_LATENT: f64 = 2.0 * 4.0 * 4.0;
 
-/// Refuses an output folder on a disk that cannot hold the checkpoints of a run, its products and its pictures.
+/// Refuses an output folder on a disk that cannot hold the checkpoints of a run and its products. A run goes on without its pictures.
 pub(crate) fn check(
     config: &TrainConfig,
     trained: Trained,
@@ -53,6 +53,9 @@ pub(crate) fn in_summary(
 ) -> String {
     let kept = Kept::of(config, trained, parts, Length::of_data(config, data), output);
     let mut text = format!("about {} in `{}`: {}", in_words(kept.bytes()), output.display(), kept.in_words());
+    if kept.pictures > 0 {
+        text.push_str(&format!("; up to {} of pictures", in_words(kept.pictures)));
+    }
     if let Some(free) = free_at(output) {
         text.push_str(&format!("; {} are free", in_words(free)));
     }
@@ -93,7 +96,8 @@ impl Length {
     /// How often something is due in it that is not due at the end.
     fn times(self, every: Every) -> u64 {
         let times = [(self.steps, every.steps), (self.epochs, every.epochs)];
-        times.iter().map(|(length, every)| length.zip(*every).map_or(0, |(length, every)| length / every)).sum()
+        let times = times.map(|(length, every)| length.zip(every).map_or(0, |(length, every)| length / every));
+        times[0].saturating_add(times[1])
     }
 }
 
@@ -115,27 +119,29 @@ impl Kept {
         let name = &config.name;
         let on_the_way = length.times(config.save.every());
         // The newest is written before the oldest goes.
-        let on_the_way = config.save.keep_last.map_or(on_the_way, |keep| on_the_way.min(keep as u64 + 1));
+        let on_the_way =
+            config.save.keep_last.map_or(on_the_way, |keep| on_the_way.min((keep as u64).saturating_add(1)));
         let to_come = on_the_way.saturating_sub(entries_in(output, |entry| is_product_on_the_way(entry, name)));
         let with_raw = if config.ema.enabled && config.ema.save_raw { 2 } else { 1 };
         // Those at the start and at the end come in any case.
-        let sets = 2 + length.times(config.samples.every());
+        let sets = length.times(config.samples.every()).saturating_add(2);
         let sets = sets.saturating_sub(entries_in(&output.join("samples"), |entry| entry.starts_with("step-")));
         let pixels =
             config.sample_pictures().iter().map(|one| u64::from(one.width) * u64::from(one.height)).sum::<u64>();
         Kept {
             checkpoints: config.checkpoint.still_to_come(&output.join("checkpoints")),
             checkpoint: checkpoint_bytes(config, trained),
-            products: with_raw * (1 + to_come),
+            products: to_come.saturating_add(1).saturating_mul(with_raw),
             product: product_bytes(config, trained, parts),
             pictures: pixels.saturating_mul(PICTURE_BYTES_OF_PIXEL).saturating_mul(sets),
         }
     }
 
+    /// Of checkpoints and products.
     fn bytes(&self) -> u64 {
         let checkpoints = self.checkpoint.saturating_mul(self.checkpoints);
         let products = self.product.saturating_mul(self.products);
-        checkpoints.saturating_add(products).saturating_add(self.pictures)
+        checkpoints.saturating_add(products)
     }
 
     fn in_words(&self) -> String {
@@ -143,15 +149,11 @@ impl Kept {
             let plural = if count == 1 { "" } else { "s" };
             format!("{count} {what}{plural} of {}", in_words(bytes))
         };
-        let mut text = format!(
+        format!(
             "{} and {}",
             of(self.checkpoints, "checkpoint", self.checkpoint),
             of(self.products, "product", self.product)
-        );
-        if self.pictures > 0 {
-            text.push_str(&format!(", and up to {} of pictures", in_words(self.pictures)));
-        }
-        text
+        )
     }
 }
 
