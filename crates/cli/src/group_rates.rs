@@ -43,6 +43,7 @@ impl<'c> GroupRates<'c> {
     pub fn lines(&self) -> Vec<String> {
         let (config, mut lines) = (self.config, Vec::new());
         let common = config.optimizer.learning_rate();
+        let scale = config.learning_rate_scale();
         let networks = [
             ("unet", config.trains_unet(), config.unet_learning_rate()),
             ("text_encoder", config.trains_text_encoder(), config.text_encoder_learning_rate()),
@@ -54,13 +55,15 @@ impl<'c> GroupRates<'c> {
         ];
         let [unet_plus, text_plus] = config.trainable_facts().loraplus_ratios;
         for ((network, trained, rate), plus) in networks.into_iter().zip([unet_plus, text_plus, text_plus]) {
-            let plus = plus.map(|ratio| format!(", its upper matrices {:e}", rate * ratio)).unwrap_or_default();
+            let plus = plus.map(|ratio| format!(", its upper matrices {}", short(rate * ratio * scale)));
+            let plus = plus.unwrap_or_default();
             if trained && (rate != common || !plus.is_empty()) {
-                lines.push(format!("{network}: learning rate {rate:e}{plus}"));
+                lines.push(format!("{network}: learning rate {}{plus}", short(rate * scale)));
             }
         }
         if let Some(blocks) = &self.blocks {
-            lines.push(format!("unet, blocks from `conv_in` to `conv_out`: {}", in_runs(blocks)));
+            let blocks: Vec<f64> = blocks.iter().map(|rate| rate * scale).collect();
+            lines.push(format!("unet, blocks from `conv_in` to `conv_out`: {}", in_runs(&blocks)));
         }
         let train = &config.train;
         let limits = [("step", train.max_text_encoder_steps), ("epoch", train.max_text_encoder_epochs)];
@@ -87,8 +90,11 @@ fn in_runs(rates: &[f64]) -> String {
     runs.into_iter().map(run).collect::<Vec<_>>().join(", ")
 }
 
-/// Curves make rates of many digits, of which three tell enough.
-fn short(rate: f64) -> String {
+/// Curves and products make rates of many digits, of which three tell enough.
+pub(crate) fn short(rate: f64) -> String {
+    if rate == 0.0 {
+        return "0".to_owned();
+    }
     let text = format!("{rate:.2e}");
     text.replace(".00e", "e").replacen("0e", "e", 1)
 }
@@ -105,5 +111,6 @@ mod tests {
             (short(1.234e-5).as_str(), short(1.2e-5).as_str(), short(2e-3).as_str()),
             ("1.23e-5", "1.2e-5", "2e-3")
         );
+        assert_eq!((short(1e-4 * 6.0).as_str(), short(0.0).as_str()), ("6e-4", "0"));
     }
 }

@@ -8,7 +8,9 @@ use sdtrain_trainer::Error;
 const NOT_FINITE: &str = "lower `optimizer.learning_rate`; where `precision.compute` is `fp16`, compute in `bf16` or `fp32`, which need no \
                           loss scale, and where the VAE overflows in it, `model.vae` names one that does not; then go on from a \
                           checkpoint before the first step that was skipped (`--resume PATH`), with what was changed in \
-                          `checkpoint.allow_changes`, or begin anew (`--resume never`)";
+                          `checkpoint.allow_changes`, or begin anew (`--resume never`); with `train.fused_backward` a gradient that is not \
+                          finite cannot be skipped beside a loss that is, and ends the run at once: more frequent checkpoints lose \
+                          less, and without the key `train.max_skipped_steps` counts";
 
 /// The failure that `error` amounts to.
 pub fn of(error: Error) -> Failure {
@@ -181,6 +183,7 @@ mod tests {
                 "VAE",
                 "`model.vae`",
                 "`--resume PATH`",
+                "`train.fused_backward`",
             ] {
                 assert!(hint.contains(named), "{named}: {hint}");
             }

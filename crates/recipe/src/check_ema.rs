@@ -17,6 +17,10 @@ impl Checker<'_> {
             self.positive("ema.power", Some(ema.power));
         }
         self.at_least_one("ema.update_every", Some(ema.update_every));
+        // A run that is measured in epochs has its steps once its images are looked at.
+        if let Some((key, message, hint)) = ema.refused_in(config.train.max_steps.unwrap_or(u64::MAX)) {
+            self.report(key, message).hint = Some(hint);
+        }
         if ema.save_raw && !ema.enabled {
             self.report(
                 "ema.save_raw",

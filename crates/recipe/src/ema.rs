@@ -29,10 +29,10 @@ pub struct EmaConfig {
     /// `power` of the warm-up `power`. Typical: 2/3 for runs over a million steps, 3/4 for shorter ones.
     pub power: f64,
 
-    /// Optimizer steps before the first that is averaged; until then the average is the weights themselves.
+    /// Optimizer steps before the first that is averaged; until then the average is the weights themselves. A run must have more.
     pub update_after_step: u64,
 
-    /// Optimizer steps from one update to the next.
+    /// Optimizer steps from one update to the next. A run must have more.
     #[schemars(extend("x-other-names" = ["ema_update_step_interval"]))]
     pub update_every: u64,
 
@@ -69,5 +69,88 @@ impl Default for EmaConfig {
             on_cpu: false,
             save_raw: false,
         }
+    }
+}
+
+impl EmaConfig {
+    /// Why a run of `total_steps` would hand out an average that holds nothing of its training, or that is none: the key, the message and
+    /// the way out. An average that is off is asked nothing.
+    pub fn refused_in(&self, total_steps: u64) -> Option<(&'static str, String, String)> {
+        if !self.enabled {
+            return None;
+        }
+        self.never_moves().or_else(|| self.comes_too_late(total_steps))
+    }
+
+    /// What no length of a run mends.
+    fn never_moves(&self) -> Option<(&'static str, String, String)> {
+        let key = match self.warmup {
+            _ if self.min_decay >= 1.0 => "ema.min_decay",
+            EmaWarmup::None if self.decay >= 1.0 => "ema.decay",
+            _ => return None,
+        };
+        let message =
+            format!("`{key}` = 1: all of the average stays at every update, so that it never takes in what is trained");
+        Some((key, message, "0.999 to 0.9999 are usual; a short run needs less".to_owned()))
+    }
+
+    fn comes_too_late(&self, total_steps: u64) -> Option<(&'static str, String, String)> {
+        let (every, after) = (self.update_every, self.update_after_step);
+        if every > 1 && every >= total_steps {
+            let message = format!(
+                "`ema.update_every` = {every}, and the run has {total_steps} steps: its product would be the weights that it began \
+                 with"
+            );
+            let hint = "1 moves the average at every step; `ema.enabled = false` saves the trained weights";
+            return Some(("ema.update_every", message, hint.to_owned()));
+        }
+        // The update of the step right after them still makes the average the weights themselves.
+        let last_update = total_steps - total_steps % every.max(1);
+        if after > 0 && last_update < after.saturating_add(2) {
+            let message = format!(
+                "`ema.update_after_step` = {after}, and the last update of the average is that of step {last_update} of {total_steps}: \
+                 nothing is averaged"
+            );
+            let hint = "lower it; `ema.enabled = false` saves the trained weights";
+            return Some(("ema.update_after_step", message, hint.to_owned()));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(ema: EmaConfig, total_steps: u64) -> Option<&'static str> {
+        let refused = EmaConfig { enabled: true, ..ema.clone() }.refused_in(total_steps);
+        assert_eq!(EmaConfig { enabled: false, ..ema }.refused_in(total_steps), None);
+        refused.map(|(key, _, _)| key)
+    }
+
+    #[test]
+    fn an_average_that_takes_nothing_in_is_refused() {
+        let with = |decay, min_decay, warmup| EmaConfig { decay, min_decay, warmup, ..EmaConfig::default() };
+        assert_eq!(refused(EmaConfig::default(), 1), None);
+        assert_eq!(refused(with(1.0, 0.0, EmaWarmup::None), 1000), Some("ema.decay"));
+        assert_eq!(refused(with(1.0, 1.0, EmaWarmup::Count), 1000), Some("ema.min_decay"));
+        // A decay that rises to 1 takes in what comes before that.
+        assert_eq!(refused(with(1.0, 0.0, EmaWarmup::Count), 1000), None);
+        assert_eq!(refused(with(0.9999, 0.0, EmaWarmup::None), 1000), None);
+    }
+
+    #[test]
+    fn an_average_that_comes_after_the_end_of_the_run_is_refused() {
+        let with =
+            |update_every, update_after_step| EmaConfig { update_every, update_after_step, ..EmaConfig::default() };
+        assert_eq!(refused(with(5000, 0), 1000), Some("ema.update_every"));
+        assert_eq!(refused(with(1000, 0), 1000), Some("ema.update_every"));
+        assert_eq!(refused(with(999, 0), 1000), None);
+        assert_eq!(refused(with(1, 5000), 1000), Some("ema.update_after_step"));
+        // The first update that averages is that of step 1000.
+        assert_eq!(refused(with(1, 998), 1000), None);
+        assert_eq!(refused(with(1, 999), 1000), Some("ema.update_after_step"));
+        assert_eq!(refused(with(300, 899), 1000), Some("ema.update_after_step"));
+        assert_eq!(refused(with(300, 898), 1000), None);
     }
 }

@@ -36,6 +36,7 @@ mod image;
 mod initial_adapter;
 mod inpainting;
 mod kohya;
+mod lengths;
 mod load;
 mod location;
 mod log;

@@ -2,6 +2,7 @@
 
 mod summary;
 mod trained_parts;
+mod warnings;
 
 use std::path::Path;
 
@@ -12,10 +13,10 @@ use sdtrain_state_dict::{Family, FileKind, open_file, recognise};
 use sdtrain_tokenizer::Tokenizer;
 
 use crate::args::{CheckArgs, ConfigArgs};
-use crate::estimate::Trained;
 use crate::hub_files::{HubFiles, local_file};
 use crate::model_parts::ModelParts;
-use crate::{ExitCode, Failure, learned_words, model_tokenizer, print_answer};
+use crate::room::{self, Length};
+use crate::{ExitCode, Failure, default_output, learned_words, model_tokenizer, print_answer};
 
 use summary::summary;
 use trained_parts::TrainedParts;
@@ -51,7 +52,9 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
             print_answer(&format!("{blank}{:<10} `{stage}`, {} of {}{begins}\n", "stage", index + 1, plan.runs.len()));
         }
         let windows = tokenizer.windows_of(max_token_length(config))?;
-        print_answer(&summary(config, parts, trained, data, &tokens, &to_fetch, windows * tokenizer.window()));
+        let output = plan.folder(index, &default_output(&plan.name));
+        let disk = room::in_summary(config, trained.sum(), parts, data, &output);
+        print_answer(&summary(config, examined, &tokens, &to_fetch, windows * tokenizer.window(), &disk));
     }
     Ok(())
 }
@@ -64,16 +67,23 @@ pub(crate) struct Examined {
 }
 
 impl Examined {
-    /// What learns.
-    pub(crate) fn trained(&self) -> Trained {
-        self.trained.sum()
+    /// Refuses an output folder on a disk without room for its run.
+    pub(crate) fn check_room(&self, config: &TrainConfig, output: &Path) -> Result<(), Failure> {
+        room::check(config, self.trained.sum(), &self.parts, Length::of_data(config, &self.data), output)
+    }
+
+    /// What of `config` its run never comes to, beside what the run says itself.
+    pub(crate) fn warnings(&self, config: &TrainConfig) -> Vec<String> {
+        warnings::warnings(config, self.trained.sum(), self.data.total_steps(&config.train))
     }
 }
 
-/// What would learn, where the model is here and nothing is wrong with it.
-pub(crate) fn trained_by(config: &TrainConfig) -> Option<Trained> {
-    let parts = ModelParts::of(&config.model).ok()?;
-    Some(trained_parts(config, &parts).ok()?.sum())
+/// Refuses an output folder on a disk without room for its run, where the model is here: what is wrong with that is said when all is looked
+/// at, and what a run in epochs writes on its way is counted then.
+pub(crate) fn check_room_ahead(config: &TrainConfig, output: &Path) -> Result<(), Failure> {
+    let Ok(parts) = ModelParts::of(&config.model) else { return Ok(()) };
+    let Ok(trained) = trained_parts(config, &parts) else { return Ok(()) };
+    room::check(config, trained.sum(), &parts, Length::of_config(config), output)
 }
 
 /// Looks at everything that the runs of a plan read; whatever is wrong is in the one failure, what all stages share once.
@@ -121,6 +131,12 @@ fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
         if let Some(held_out) = held_out {
             data = data.map(|data| data.compared_with(&held_out));
         }
+    }
+    // Where the steps are written down, the configuration is refused as such.
+    if let Some(data) = data.as_ref().filter(|_| config.train.max_steps.is_none())
+        && let Some((_, message, hint)) = config.ema.refused_in(data.total_steps(&config.train))
+    {
+        keep(Failure::new(ExitCode::Configuration, message).hint(hint));
     }
     let trained = trained.and_then(|trained| trained.map_err(&mut keep).ok());
     for (index, fused) in config.model.fuse.iter().enumerate() {

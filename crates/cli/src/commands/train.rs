@@ -1,10 +1,10 @@
 //! `sdtrain train`: checks the configuration, then becomes the engine.
 
 use crate::args::{ConfigArgs, Resume, TrainArgs};
-use crate::commands::check::{check_unet_input_of, examine_all, load_or_explain, plan_or_explain, trained_by};
+use crate::commands::check::{check_room_ahead, check_unet_input_of, examine_all, load_or_explain, plan_or_explain};
 use crate::engine::become_engine;
 use crate::hub_files::HubFiles;
-use crate::{ExitCode, Failure, output_folder, room};
+use crate::{ExitCode, Failure, output_folder};
 use sdtrain_recipe::TrainConfig;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,19 +22,22 @@ pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
     let plan = plan_or_explain(&args.config)?;
     let output = args.output.clone().unwrap_or_else(|| default_output(&plan.name));
     output_folder::look(&plan, &output, &args.resume)?;
-    let check_room = |index: usize, trained| match args.resume {
-        Resume::Auto => room::check(&plan.runs[index].loaded.config, trained, &plan.folder(index, &output)),
-        _ => Ok(()),
-    };
     // A model that is here says how much it takes before the images are looked through. What is wrong with it is said below, with all
     // the rest.
-    for (index, run) in plan.runs.iter().enumerate() {
-        trained_by(&run.loaded.config).map_or(Ok(()), |trained| check_room(index, trained))?;
+    let goes_on = args.resume == Resume::Auto;
+    for (index, run) in plan.runs.iter().enumerate().filter(|_| goes_on) {
+        check_room_ahead(&run.loaded.config, &plan.folder(index, &output))?;
     }
     let on_hub = HubFiles::of_plan(&plan)?;
     on_hub.fetch_undescribed()?;
     for (index, examined) in examine_all(&plan)?.iter().enumerate() {
-        check_room(index, examined.trained())?;
+        let config = &plan.runs[index].loaded.config;
+        if goes_on {
+            examined.check_room(config, &plan.folder(index, &output))?;
+        }
+        for warning in examined.warnings(config) {
+            eprintln!("warning: {warning}");
+        }
     }
     on_hub.fetch()?;
     // From here on until the engine listens nobody would answer.

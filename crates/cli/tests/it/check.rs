@@ -19,6 +19,9 @@ fn a_right_configuration_is_explained_on_stdout() {
         "computes in fp32, saves in fp32",
         "a LoRA in kohya's form at the end; checkpoints every 500 steps",
         "GB at the highest point",
+        "disk       about ",
+        " in `outputs/run`: 3 checkpoints of ",
+        " and 1 product of ",
     ] {
         assert!(answer.stdout.contains(part), "`{part}` is not in\n{}", answer.stdout);
     }
@@ -42,6 +45,96 @@ fn a_warm_up_that_the_run_does_not_outlast_is_said() {
                     never more than 38 % of what is set\n";
     assert!(answer.stdout.contains(expected), "{}", answer.stdout);
     assert!(!told("19").stdout.contains("within its warm-up"));
+}
+
+#[test]
+fn what_a_run_never_comes_to_is_said() {
+    let project = Project::new();
+    for (settings, expected) in [
+        (
+            &["lr_schedule.type=warmup_stable_decay", "lr_schedule.decay_steps=5000"][..],
+            "`lr_schedule.decay_steps` = 5000, and the run has 20 steps: it ends before the learning rate has fallen\n",
+        ),
+        (
+            &["lora.train_text_encoder=true", "train.max_text_encoder_steps=100000"],
+            "`train.max_text_encoder_steps` = 100000, and the run has 20 steps: the text encoder learns in all of them\n",
+        ),
+        (&["optimizer.type=adamw_8bit", "optimizer.min_8bit_size=100000000"], "`adamw_8bit` keeps its state in fp32\n"),
+        (&["ema.decay=0.9"], "`[ema]` has settings, and `ema.enabled` is false: nothing is averaged"),
+    ] {
+        let mut args = vec!["check", "run.toml"];
+        args.extend(settings.iter().flat_map(|setting| ["--set", *setting]));
+        let answer = project.run(&args);
+        assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+        let warning = answer.stdout.lines().find(|line| line.starts_with("warning ")).unwrap_or_default();
+        assert!(format!("{warning}\n").contains(expected), "`{expected}` is not in\n{}", answer.stdout);
+    }
+    assert!(!project.run(&["check", "run.toml"]).stdout.contains("\nwarning "));
+}
+
+#[test]
+fn an_average_that_the_run_ends_before_is_refused_by_check_and_train() {
+    let project = Project::new();
+    project.write("run.toml", &CONFIG.replace("max_steps = 20", "max_epochs = 5\n[ema]\nenabled = true"));
+    for command in ["check", "train"] {
+        let answer = project.run(&[command, "run.toml", "--set", "ema.update_every=20"]);
+        assert_eq!(answer.code, Some(2), "{command}: {}", answer.stderr);
+        let expected = "`ema.update_every` = 20, and the run has 20 steps: its product would be the weights that it began with\n  hint: ";
+        assert!(answer.stderr.contains(expected), "{command}: {}", answer.stderr);
+    }
+    let answer = project.run(&["check", "run.toml", "--set", "ema.update_every=19"]);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+}
+
+#[test]
+fn what_becomes_of_gradients_state_and_rate_is_said() {
+    let project = Project::new();
+    let told = |settings: &[&str]| {
+        let mut args = vec!["check", "run.toml"];
+        args.extend(settings.iter().flat_map(|setting| ["--set", *setting]));
+        let answer = project.run(&args);
+        assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+        answer.stdout
+    };
+    let bf16 = "precision.optimizer_state=bf16";
+    let eight = "optimizer.type=adamw_8bit";
+    let scaled = ["train.gradient_accumulation_steps=3", "train.learning_rate_scale=both"];
+    for (settings, expected) in [
+        (&[bf16][..], "keeps 4.0 bytes a parameter\n"),
+        (&[], "keeps 8.0 bytes a parameter\n           gradients are clipped to a norm of 1\n"),
+        (&[bf16], ", optimizer state in bf16\n"),
+        (&["optimizer.type=prodigy", bf16], "keeps 8.0 bytes a parameter\n"),
+        (&[bf16, eight], ", optimizer state in 8 bits, as without `precision.optimizer_state`\n"),
+        (&["train.max_grad_norm=0"], "gradients are not clipped\n"),
+        (
+            &["train.max_grad_norm=0", "train.fused_backward=true", "checkpoint.every_steps=7"],
+            "ends the run, which loses what came since its last checkpoint (every 7 steps)\n",
+        ),
+        (
+            &["train.max_grad_norm=0", "train.fused_backward=true", "checkpoint.every_steps=0"],
+            "ends the run, which loses what came since its last checkpoint (there is none before the end)\n",
+        ),
+        (
+            &["precision.compute=fp16"],
+            "a norm of 1; the loss is scaled for fp16, and a step whose gradients overflow is skipped\n",
+        ),
+        (
+            &["precision.compute=fp16"],
+            "computes in fp16 (the VAE in fp32), saves in fp32",
+        ),
+        (&scaled, "20 of up to 6 images in 3 batches whose gradients are averaged, "),
+        (&scaled, "adamw, learning rate 6e-4, 6 times 1e-4 by `train.learning_rate_scale`, schedule"),
+        (&[scaled[0], scaled[1], "lora.unet_learning_rate=5e-5"], "unet: learning rate 3e-4\n"),
+    ] {
+        let said = told(settings);
+        assert!(said.contains(expected), "{settings:?}: `{expected}` is not in\n{said}");
+    }
+    assert!(!told(&[bf16, eight]).contains("state in bf16"));
+    project.write(
+        "model/vae/config.json",
+        r#"{"block_out_channels": [32, 32, 32], "layers_per_block": 1, "force_upcast": false}"#,
+    );
+    assert!(!told(&["precision.compute=fp16"]).contains("the VAE in fp32"));
 }
 
 #[test]

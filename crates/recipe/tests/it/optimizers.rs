@@ -90,6 +90,20 @@ fn settings_that_make_no_sense_are_refused() {
             &["optimizer.type=adamw_schedule_free", "ema.enabled=true"],
             "optimizer `adamw_schedule_free` averages the weights by itself",
         ),
+        (
+            &["ema.enabled=true", "ema.decay=1", "ema.warmup=none"],
+            "`ema.decay` = 1: all of the average stays at every update, so that it never takes in what is trained\n  \
+             hint: 0.999 to 0.9999 are usual; a short run needs less",
+        ),
+        (
+            &["ema.enabled=true", "ema.update_every=5000", "train.max_steps=1000"],
+            "`ema.update_every` = 5000, and the run has 1000 steps: its product would be the weights that it began with\n  \
+             hint: 1 moves the average at every step; `ema.enabled = false` saves the trained weights",
+        ),
+        (
+            &["ema.enabled=true", "ema.update_after_step=5000", "train.max_steps=1000"],
+            "`ema.update_after_step` = 5000, and the last update of the average is that of step 1000 of 1000: nothing is averaged",
+        ),
         (&["optimizer.type=muon", "optimizer.adamw.eps=0"], "`optimizer.adamw.eps` must be greater than 0, not 0"),
         (&["lr_schedule.warmup_steps=1.5"], "`lr_schedule.warmup_steps` must be a whole number, not 1.5"),
         (&["lr_schedule.warmup_steps=-1"], "`lr_schedule.warmup_steps` must not be negative, and is -1"),

@@ -4,23 +4,24 @@ use std::fmt::Write;
 use std::thread::available_parallelism;
 
 use sdtrain_data_loader::{DataSet, TokenReport};
-use sdtrain_recipe::{Every, GradientCheckpointing, Init, StoredType, TrainConfig};
+use sdtrain_recipe::{Every, FloatType, GradientCheckpointing, Init, StoredType, TrainConfig};
 
-use super::trained_parts::TrainedParts;
+use super::Examined;
+use super::warnings::warnings;
 use crate::estimate::{Trained, estimate};
-use crate::group_rates::GroupRates;
+use crate::group_rates::{GroupRates, short};
 use crate::model_parts::{ModelParts, count_parameters};
 use crate::{class_images, learned_words};
 
 pub(super) fn summary(
     config: &TrainConfig,
-    parts: &ModelParts,
-    trained: &TrainedParts,
-    data: &DataSet,
+    examined: &Examined,
     tokens: &TokenReport,
     to_fetch: &[String],
     prompt_length: usize,
+    disk: &str,
 ) -> String {
+    let Examined { parts, data, trained } = examined;
     let mut text = String::new();
     let mut line = |label: &str, value: String| {
         let _ = writeln!(text, "{label:<10} {value}");
@@ -68,7 +69,11 @@ pub(super) fn summary(
     let sum = trained.sum();
     let total_steps = data.total_steps(&config.train);
     line("optimizer", optimizer(config, sum, total_steps));
+    line("", gradients(config));
     if let Some(warning) = config.lr_schedule.warmup_warning(total_steps) {
+        line("warning", warning);
+    }
+    for warning in warnings(config, sum, total_steps) {
         line("warning", warning);
     }
     if let Ok(rates) = GroupRates::of(config, parts) {
@@ -81,6 +86,7 @@ pub(super) fn summary(
     }
     line("precision", precision(config, parts));
     line("writes", written(config));
+    line("disk", disk.to_owned());
     line("validates", validated(config));
 
     let cores = cores(config);
@@ -125,8 +131,12 @@ fn precision(config: &TrainConfig, parts: &ModelParts) -> String {
     if precision.weights == StoredType::Bf16 {
         let _ = write!(text, ", trains weights in bf16 with {} rounding", precision.rounding.name());
     }
-    if precision.optimizer_state == StoredType::Bf16 {
-        text.push_str(", optimizer state in bf16");
+    match (precision.optimizer_state, config.optimizer.settings().quantizes_state()) {
+        (StoredType::Bf16, false) => text.push_str(", optimizer state in bf16"),
+        (StoredType::Bf16, true) => {
+            text.push_str(", optimizer state in 8 bits, as without `precision.optimizer_state`")
+        }
+        (StoredType::Fp32, _) => {}
     }
     match config.train.gradient_checkpointing {
         GradientCheckpointing::None => {}
@@ -140,7 +150,13 @@ fn precision(config: &TrainConfig, parts: &ModelParts) -> String {
         None => {}
     }
     if config.train.fused_backward {
-        text.push_str(", updates within the backward pass");
+        let every = config.checkpoint.every();
+        let checkpoints = if every.is_never() { "there is none before the end".to_owned() } else { in_words(every) };
+        let _ = write!(
+            text,
+            ", updates within the backward pass: a gradient that is not finite ends the run, which loses what came since its last \
+             checkpoint ({checkpoints})"
+        );
     }
     text
 }
@@ -150,6 +166,10 @@ fn steps(config: &TrainConfig, data: &DataSet) -> String {
     let total = data.total_steps(train);
     let largest = config.data.batchings().iter().map(|batching| batching.batch_size).max().unwrap_or(1);
     let images = largest as u64 * train.gradient_accumulation_steps;
+    let accumulated = match train.gradient_accumulation_steps {
+        0 | 1 => String::new(),
+        batches => format!(" in {batches} batches whose gradients are averaged"),
+    };
     let (least, most) = data.report().batches_in_epochs;
     let [least, most] = [least, most].map(|batches| train.steps_per_epoch(batches as u64));
     let per_epoch = if least == most { least.to_string() } else { format!("{least} to {most}") };
@@ -157,7 +177,7 @@ fn steps(config: &TrainConfig, data: &DataSet) -> String {
         Some(epochs) => epochs as f64,
         None => total as f64 * 2.0 / (least + most).max(1) as f64,
     };
-    format!("{total} of up to {images} images, {per_epoch} an epoch, {epochs:.1} epochs")
+    format!("{total} of up to {images} images{accumulated}, {per_epoch} an epoch, {epochs:.1} epochs")
 }
 
 fn optimizer(config: &TrainConfig, trained: Trained, total_steps: u64) -> String {
@@ -166,13 +186,32 @@ fn optimizer(config: &TrainConfig, trained: Trained, total_steps: u64) -> String
     let rate = match optimizer.finds_its_rate() {
         true if rate == 1.0 => "finds its learning rate".to_owned(),
         true => format!("finds its learning rate, times {rate}"),
-        false => format!("learning rate {:e}", rate * config.learning_rate_scale()),
+        false => match config.learning_rate_scale() {
+            1.0 => format!("learning rate {rate:e}"),
+            scale => {
+                format!("learning rate {}, {scale} times {rate:e} by `train.learning_rate_scale`", short(rate * scale))
+            }
+        },
     };
-    let each = trained.state_bytes as f64 / trained.parameters.max(1) as f64;
+    let each = trained.kept_state_bytes(config) as f64 / trained.parameters.max(1) as f64;
     let warmup = config.lr_schedule.warmup_steps(total_steps);
     let schedule = config.lr_schedule.name();
     let name = optimizer.name();
     format!("{name}, {rate}, schedule `{schedule}` with {warmup} warm-up steps; keeps {each:.1} bytes a parameter")
+}
+
+/// What becomes of gradients before the optimizer has them.
+fn gradients(config: &TrainConfig) -> String {
+    let clipped = match config.train.clip_norm() {
+        Some(norm) => format!("gradients are clipped to a norm of {norm}"),
+        None => "gradients are not clipped".to_owned(),
+    };
+    match config.precision.compute {
+        FloatType::Fp16 => {
+            format!("{clipped}; the loss is scaled for fp16, and a step whose gradients overflow is skipped")
+        }
+        FloatType::Fp32 | FloatType::Bf16 => clipped,
+    }
 }
 
 fn written(config: &TrainConfig) -> String {

@@ -1,0 +1,52 @@
+//! What is set and never comes into force, told before a run begins.
+
+use sdtrain_recipe::{OptimizerConfig, TrainConfig};
+
+use super::millions;
+use crate::estimate::Trained;
+
+/// Warnings of a run of `total_steps` that trains `trained`; those that the run itself gives are not among them.
+pub(super) fn warnings(config: &TrainConfig, trained: Trained, total_steps: u64) -> Vec<String> {
+    let mut warnings = config.length_warnings(total_steps);
+    warnings.extend(whole_state(config, trained));
+    warnings
+}
+
+/// Where 8-bit AdamW finds next to nothing that is large enough for it.
+fn whole_state(config: &TrainConfig, trained: Trained) -> Option<String> {
+    // Two means in fp32 take 8 bytes a parameter, those in 8 bits a little over 2. Adapters are counted as one matrix, so that a part of a
+    // byte may be missing.
+    const NEARLY_ALL_OF_FP32: f64 = 7.9;
+    let OptimizerConfig::AdamW8bit(settings) = &config.optimizer else { return None };
+    let each = trained.state_bytes as f64 / trained.parameters.max(1) as f64;
+    (each > NEARLY_ALL_OF_FP32).then(|| {
+        format!(
+            "`optimizer.min_8bit_size` = {}: of {} parameters next to none are in tensors so large, and `adamw_8bit` keeps its state in \
+             fp32",
+            settings.min_8bit_size,
+            millions(trained.parameters)
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use sdtrain_recipe::AdamW8bitConfig;
+
+    use super::*;
+
+    #[test]
+    fn a_state_that_stays_in_fp32_is_said() {
+        let said = |min_8bit_size, state_bytes| {
+            let optimizer = OptimizerConfig::AdamW8bit(AdamW8bitConfig { min_8bit_size, ..AdamW8bitConfig::default() });
+            let trained = Trained { parameters: 3_000_000, state_bytes };
+            warnings(&TrainConfig { optimizer, ..TrainConfig::default() }, trained, 1000)
+        };
+        assert!(
+            matches!(&said(100_000_000, 24_000_000)[..], [text] if text.contains("= 100000000: of 3.0 M parameters"))
+        );
+        assert_eq!(said(4096, 6_100_000), [""; 0]);
+        let trained = Trained { parameters: 3_000_000, state_bytes: 24_000_000 };
+        assert_eq!(warnings(&TrainConfig::default(), trained, 1000), [""; 0], "AdamW keeps it so");
+    }
+}

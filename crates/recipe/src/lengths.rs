@@ -1,0 +1,131 @@
+//! Lengths of a configuration against the steps of its run: what is set and can never come into force in so many.
+//!
+//! A length that would spoil the product is refused instead: [`crate::EmaConfig::refused_in`].
+
+use crate::{EmaConfig, LrScheduleConfig, TrainConfig};
+
+impl TrainConfig {
+    /// Warnings of what a run of `total_steps` never comes to, beside [`LrScheduleConfig::warmup_warning`].
+    pub fn length_warnings(&self, total_steps: u64) -> Vec<String> {
+        let mut warnings = Vec::from_iter(self.lr_schedule.length_warning(total_steps));
+        let train = &self.train;
+        let never = |key: &str, limit: Option<u64>, length: u64, unit: &str| {
+            let limit = limit.filter(|&limit| limit >= length)?;
+            Some(format!("`{key}` = {limit}, and the run has {length} {unit}: the text encoder learns in all of them"))
+        };
+        warnings.extend(never("train.max_text_encoder_steps", train.max_text_encoder_steps, total_steps, "steps"));
+        let epochs = train.max_epochs.unwrap_or(u64::MAX);
+        warnings.extend(never("train.max_text_encoder_epochs", train.max_text_encoder_epochs, epochs, "epochs"));
+        if !self.ema.enabled && self.ema != EmaConfig::default() {
+            warnings.push(
+                "`[ema]` has settings, and `ema.enabled` is false: nothing is averaged, and the product holds the trained weights"
+                    .to_owned(),
+            );
+        }
+        warnings
+    }
+}
+
+impl LrScheduleConfig {
+    /// A warning where a run of `total_steps` ends before the rate has gone the way that is set.
+    fn length_warning(&self, total_steps: u64) -> Option<String> {
+        match self {
+            LrScheduleConfig::WarmupStableDecay(schedule) => {
+                let (warmup, decay) = (self.warmup_steps(total_steps), schedule.decay_steps(total_steps));
+                if decay > total_steps {
+                    return Some(format!(
+                        "`lr_schedule.decay_steps` = {decay}, and the run has {total_steps} steps: it ends before the learning rate \
+                         has fallen"
+                    ));
+                }
+                // A warm-up that the run does not outlast has a warning of its own.
+                let overlap = warmup < total_steps && warmup.saturating_add(decay) > total_steps;
+                overlap.then(|| {
+                    format!(
+                        "of {total_steps} steps `lr_schedule.warmup_steps` takes {warmup} and `lr_schedule.decay_steps` {decay}: the \
+                         fall begins within the warm-up, and the learning rate jumps into it after step {warmup}"
+                    )
+                })
+            }
+            LrScheduleConfig::PiecewiseConstant(schedule) => {
+                let beyond = schedule.boundaries.iter().filter(|&&boundary| boundary >= total_steps);
+                let beyond: Vec<String> = beyond.map(u64::to_string).collect();
+                (!beyond.is_empty()).then(|| {
+                    format!(
+                        "`lr_schedule.boundaries`: a run of {total_steps} steps does not come to {}, nor to the factors behind",
+                        beyond.join(", ")
+                    )
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{PiecewiseConstantSchedule, WarmupStableDecaySchedule};
+
+    fn with_schedule(lr_schedule: LrScheduleConfig) -> Vec<String> {
+        TrainConfig { lr_schedule, ..TrainConfig::default() }.length_warnings(1000)
+    }
+
+    #[test]
+    fn a_fall_that_the_run_has_no_room_for_is_said() {
+        let said = |warmup_steps, decay_steps| {
+            with_schedule(LrScheduleConfig::WarmupStableDecay(WarmupStableDecaySchedule {
+                warmup_steps,
+                decay_steps,
+                ..WarmupStableDecaySchedule::default()
+            }))
+        };
+        assert!(matches!(&said(0.0, 5000.0)[..], [text] if text.contains("= 5000, and the run has 1000 steps")));
+        assert!(
+            matches!(&said(600.0, 600.0)[..], [text] if text.contains("takes 600 and `lr_schedule.decay_steps` 600"))
+        );
+        for (warmup, decay) in [(400.0, 600.0), (0.0, 1000.0), (0.1, 0.9), (2000.0, 0.1)] {
+            assert_eq!(said(warmup, decay), [""; 0], "{warmup}, {decay}");
+        }
+    }
+
+    #[test]
+    fn boundaries_behind_the_end_are_said() {
+        let said = |boundaries: &[u64]| {
+            with_schedule(LrScheduleConfig::PiecewiseConstant(PiecewiseConstantSchedule {
+                boundaries: boundaries.to_vec(),
+                ..PiecewiseConstantSchedule::default()
+            }))
+        };
+        assert!(matches!(&said(&[500, 1000, 5000])[..], [text] if text.contains("does not come to 1000, 5000,")));
+        assert_eq!(said(&[500, 999]), [""; 0]);
+    }
+
+    #[test]
+    fn a_text_encoder_that_never_stands_still_is_said() {
+        let said = |steps, epochs, max_epochs| {
+            let mut config = TrainConfig::default();
+            config.train.max_text_encoder_steps = steps;
+            config.train.max_text_encoder_epochs = epochs;
+            config.train.max_epochs = max_epochs;
+            config.length_warnings(1000)
+        };
+        assert!(
+            matches!(&said(Some(100_000), None, None)[..], [text] if text.contains("= 100000, and the run has 1000 steps"))
+        );
+        assert!(matches!(&said(None, Some(3), Some(3))[..], [text] if text.contains("= 3, and the run has 3 epochs")));
+        assert_eq!(said(Some(999), None, None), [""; 0]);
+        assert_eq!(said(None, Some(2), Some(3)), [""; 0]);
+        assert_eq!(said(None, Some(2), None), [""; 0]);
+    }
+
+    #[test]
+    fn settings_of_an_average_that_is_off_are_said() {
+        let mut config = TrainConfig::default();
+        assert_eq!(config.length_warnings(1000), [""; 0]);
+        config.ema.decay = 0.9;
+        assert!(matches!(&config.length_warnings(1000)[..], [text] if text.contains("nothing is averaged")));
+        config.ema.enabled = true;
+        assert_eq!(config.length_warnings(1000), [""; 0]);
+    }
+}
