@@ -280,9 +280,12 @@ pub struct ConvertArgs {
     #[arg(long, value_name = "FORMAT")]
     pub to: Format,
 
-    /// Take the running mean of the UNet's weights that a single file has beside them; for `--to diffusers`
+    /// Take the running mean of the UNet's weights that a single file has beside them (`model_ema.`), in their place
     #[arg(long)]
     pub extract_ema: bool,
+    /// Leave out that running mean, which `--to single-file` otherwise writes beside the weights
+    #[arg(long, conflicts_with = "extract_ema")]
+    pub drop_ema: bool,
     /// Number format of its floating-point tensors [default: as they are]
     #[arg(long, value_parser = float_type_parser())]
     pub dtype: Option<FloatType>,
