@@ -11,7 +11,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sdtrain_recipe::{FloatType, SamplerName};
-use values::{float_type_parser, parse_side, sampler_parser};
+use sdtrain_state_dict::Dtype;
+use values::{file_type_parser, float_type_parser, parse_side, sampler_parser};
 
 /// Fine-tunes Stable Diffusion models.
 #[derive(Debug, Clone, PartialEq, Parser)]
@@ -286,9 +287,10 @@ pub struct ConvertArgs {
     /// Leave out that running mean, which `--to single-file` otherwise writes beside the weights
     #[arg(long, conflicts_with = "extract_ema")]
     pub drop_ema: bool,
-    /// Number format of its floating-point tensors [default: as they are]
-    #[arg(long, value_parser = float_type_parser())]
-    pub dtype: Option<FloatType>,
+    /// Number format of its floating-point tensors; the two of 8 bits, torch's `float8_e4m3fn` and `float8_e5m2`, are for models, ControlNets
+    /// and VAEs [default: as they are]
+    #[arg(long, value_parser = file_type_parser())]
+    pub dtype: Option<Dtype>,
     /// Make a model one for inpainting: its UNet gets input channels for a mask and a masked picture, with weights of zero, so that it
     /// draws as before until it is trained with `method = "inpainting"`
     #[arg(long)]

@@ -145,6 +145,9 @@ fn a_checkpoint_of_pytorch_becomes_one_file_with_the_same_tensors_or_with_half_t
     convert(&["model.ckpt", "whole.safetensors"]);
     convert(&["model.ckpt", "half.safetensors", "--dtype", "fp16"]);
     convert(&["whole.safetensors", "again.safetensors", "--dtype", "fp16"]);
+    convert(&["whole.safetensors", "eight.safetensors", "--dtype", "fp8_e4m3"]);
+    convert(&["eight.safetensors", "wide.safetensors", "--dtype", "fp32"]);
+    convert(&["wide.safetensors", "narrow.safetensors", "--dtype", "fp8_e4m3"]);
     let open = |name: &str| SafetensorsFile::open(project.path(name)).expect("it was written");
     let (whole, half) = (open("whole.safetensors"), open("half.safetensors"));
     assert_eq!(whole.names(), model.names());
@@ -159,6 +162,11 @@ fn a_checkpoint_of_pytorch_becomes_one_file_with_the_same_tensors_or_with_half_t
     }
     let read = |name: &str| std::fs::read(project.path(name)).expect("it was written");
     assert!(read("half.safetensors") == read("again.safetensors"));
+    // Numbers of 8 bits are the same behind 32.
+    assert!(read("eight.safetensors") == read("narrow.safetensors"));
+    let eight = open("eight.safetensors");
+    let types: Vec<Dtype> = eight.names().into_iter().map(|name| eight.info(name).expect("listed").dtype).collect();
+    assert!(types.contains(&Dtype::F8E4m3) && !types.contains(&Dtype::F32));
     // Nothing would change.
     let answer = project.run(&["convert", "--to", "single-file", "whole.safetensors", "other.safetensors"]);
     assert_eq!(answer.code, Some(2));
@@ -246,6 +254,12 @@ fn what_a_conversion_is_not_made_for_is_refused() {
         (&["lora.safetensors", "out", "--to", "single-file"], 4, "not a whole model"),
         (&["lora.safetensors", "out", "--to", "peft-lora", "--inpainting"], 2, "a LoRA has no input channels"),
         (&["model", "out", "--to", "diffusers", "--extract-ema"], 2, "`--extract-ema` is for a single file"),
+        (
+            &["lora.safetensors", "out", "--to", "peft-lora", "--dtype", "fp8_e4m3"],
+            2,
+            "is for models, ControlNets and VAEs",
+        ),
+        (&["lora.safetensors", "out", "--to", "peft-lora", "--dtype", "fp8"], 2, "fp8_e5m2"),
         (&["model", "out", "--to", "kohya-lora"], 4, "`model` is a folder, and a LoRA is a file"),
         (
             &["model/vae", "out", "--to", "sdxl-embedding"],

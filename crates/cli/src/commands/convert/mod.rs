@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sdtrain_hub::Wanted;
-use sdtrain_recipe::{FloatType, HubName, published_name};
+use sdtrain_recipe::{HubName, published_name};
 use sdtrain_state_dict::maps::peft_metadata;
 use sdtrain_state_dict::{
     Converted, Dtype, Error as FileError, FileKind, ForInpainting, FromReader, Reader, SafetensorsFile, open_file,
@@ -174,6 +174,15 @@ fn check_flags(args: &ConvertArgs, is_repository: bool) -> Result<(), Failure> {
         let hint = format!("one file of it is named as `{}/FILE`", args.input.display());
         return Err(already(&args.input, &format!("names a whole model, not {wanted}")).hint(hint));
     }
+    if !args.to.is_model()
+        && let Some(dtype) = args.dtype.filter(|dtype| dtype.size() == 1)
+    {
+        // The scale of a LoRA lies beside its weights: an alpha of 33 would become 32.
+        return Err(refused(&format!(
+            "`--dtype` of 8 bits ({dtype}) is for models, ControlNets and VAEs, not {wanted}"
+        ))
+        .hint("4 bits of precision would change what it does; `--dtype fp16` is as small as it gets"));
+    }
     let of_mean = [("--extract-ema", args.extract_ema), ("--drop-ema", args.drop_ema)];
     let Some((flag, _)) = of_mean.into_iter().find(|(_, is_set)| *is_set) else { return Ok(()) };
     if !args.to.is_model() {
@@ -202,20 +211,11 @@ fn fetched(input: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// The tensors of `reader` in the number format that is asked for.
-fn with_dtype(reader: Box<dyn Reader>, dtype: Option<FloatType>) -> Result<Box<dyn Reader>, Failure> {
+fn with_dtype(reader: Box<dyn Reader>, dtype: Option<Dtype>) -> Result<Box<dyn Reader>, Failure> {
     Ok(match dtype {
-        Some(dtype) => Box::new(Converted::new(reader, file_type(dtype))?),
+        Some(dtype) => Box::new(Converted::new(reader, dtype)?),
         None => reader,
     })
-}
-
-/// What a file calls a number format.
-fn file_type(dtype: FloatType) -> Dtype {
-    match dtype {
-        FloatType::Fp32 => Dtype::F32,
-        FloatType::Bf16 => Dtype::Bf16,
-        FloatType::Fp16 => Dtype::F16,
-    }
 }
 
 /// The metadata of `file` that stay true in another form: hashes belong to the old bytes, and PEFT's description to its own form.
