@@ -277,7 +277,8 @@ pub struct ConvertArgs {
     #[arg(value_name = "OUT")]
     pub output: PathBuf,
 
-    /// The format of the result
+    /// The format of the result; LoRAs of diffusers' old attention processors and cloneofsimo's lists are only read, as today's
+    /// names say the same to more programs
     #[arg(long, value_name = "FORMAT")]
     pub to: Format,
 
