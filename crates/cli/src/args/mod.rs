@@ -188,7 +188,7 @@ pub struct SampleArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub num_images: u32,
 
-    /// LoRA file, of kohya's or PEFT's form, with an optional weight; can be repeated
+    /// LoRA file (`.safetensors`, `.pt` or `.bin`), of kohya's form, PEFT's or an older one, with an optional weight; can be repeated
     #[arg(long, value_name = "FILE[:WEIGHT]")]
     pub lora: Vec<WeightedFile>,
 
@@ -256,7 +256,7 @@ pub struct EvaluateArgs {
 /// Arguments of `sdtrain inspect`.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct InspectArgs {
-    /// A `.safetensors` file, a diffusers folder, a run's output folder or one of its checkpoints, or a name on the hub, of which
+    /// A `.safetensors`, `.ckpt`, `.pt`, `.pth` or `.bin` file, a diffusers folder, a run's output folder or one of its checkpoints, or a name on the hub, of which
     /// only what describes it is fetched
     #[arg(value_name = "FILE|FOLDER")]
     pub path: PathBuf,
@@ -301,13 +301,13 @@ pub struct ConvertArgs {
 /// Arguments of `sdtrain merge`.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub struct MergeArgs {
-    /// Model that the adapters become a part of: `builtin:poster-tiny`, a diffusers folder, a `.safetensors` file, or a name on the hub. With
-    /// `--to kohya-lora` or `peft-lora` it is only looked up, for adapters whose change depends on it
+    /// Model that the adapters become a part of: `builtin:poster-tiny`, a diffusers folder, a `.safetensors` or `.ckpt` file, or a name on
+    /// the hub. With `--to kohya-lora` or `peft-lora` it is only looked up, for adapters whose change depends on it
     #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
 
-    /// Adapter file, of kohya's or PEFT's form, with an optional weight; can be repeated. The result's change is the sum of
-    /// each weight times that adapter's change
+    /// Adapter file (`.safetensors`, `.pt` or `.bin`), of kohya's form, PEFT's or an older one, with an optional weight; can be
+    /// repeated. The result's change is the sum of each weight times that adapter's change
     #[arg(long, value_name = "FILE[:WEIGHT]", required = true)]
     pub lora: Vec<WeightedFile>,
 
