@@ -227,7 +227,7 @@ fn a_lora_of_attention_processors_draws_the_same_behind_every_form() {
         image::open(project.path("drawn/00000-0.png")).expect("a picture").into_bytes()
     };
     let pickle = fixture("attention_processors/pytorch_model.bin").display().to_string();
-    let expected = draw(Some(&pickle));
+    let expected = draw(Some(pickle.as_str()));
     assert!(expected != draw(None));
     for (form, name) in [("kohya-lora", "kohya.safetensors"), ("peft-lora", "peft.safetensors")] {
         project.expect(0, &["convert", &pickle, name, "--to", form]);

@@ -256,8 +256,8 @@ pub struct EvaluateArgs {
 /// Arguments of `sdtrain inspect`.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct InspectArgs {
-    /// A `.safetensors`, `.ckpt`, `.pt`, `.pth` or `.bin` file, a diffusers folder, a run's output folder or one of its checkpoints, or a name on the hub, of which
-    /// only what describes it is fetched
+    /// A `.safetensors`, `.ckpt`, `.pt`, `.pth` or `.bin` file, a diffusers folder, a run's output folder or one of its checkpoints,
+    /// or a name on the hub, of which only what describes it is fetched
     #[arg(value_name = "FILE|FOLDER")]
     pub path: PathBuf,
 
