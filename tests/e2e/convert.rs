@@ -215,3 +215,22 @@ fn a_lora_without_names_of_layers_is_drawn_with_and_converted_like_the_same_with
         assert!(converted == draw("lora.pt"), "{form}");
     }
 }
+
+#[test]
+fn a_lora_of_attention_processors_draws_the_same_behind_every_form() {
+    let project = Project::new();
+    let model = fixture("tiny_sd1").display().to_string();
+    let draw = |lora: Option<&str>| {
+        let mut args = vec!["sample", "--model", &model, "--prompt", "a cat", "--steps", "2", "--output", "drawn"];
+        args.extend(lora.into_iter().flat_map(|lora| ["--lora", lora]));
+        project.expect(0, &args);
+        image::open(project.path("drawn/00000-0.png")).expect("a picture").into_bytes()
+    };
+    let pickle = fixture("attention_processors/pytorch_model.bin").display().to_string();
+    let expected = draw(Some(pickle.as_str()));
+    assert!(expected != draw(None));
+    for (form, name) in [("kohya-lora", "kohya.safetensors"), ("peft-lora", "peft.safetensors")] {
+        project.expect(0, &["convert", &pickle, name, "--to", form]);
+        assert!(draw(Some(name)) == expected, "{form}");
+    }
+}

@@ -17,7 +17,7 @@ pub(crate) fn mean_of(name: &str) -> String {
     format!("{EMA_PREFIX}{}", inside.replace('.', ""))
 }
 
-/// The checkpoint with the mean of the UNet's weights in the place of these.
+/// The checkpoint with the mean of the UNet's weights in the place of these, and nothing else of the averaging.
 ///
 /// # Errors
 /// Where it has no mean of one of them.
@@ -37,10 +37,21 @@ pub fn with_averaged_unet(file: Arc<dyn Reader>) -> Result<Arc<dyn Reader>> {
     let renamed = Renamed::new(file, |name, info| {
         let name = match names.get(name) {
             Some(averaged) => averaged,
-            None if name.starts_with(UNET_PREFIX) => return None,
+            None if name.starts_with(UNET_PREFIX) || name.starts_with(EMA_PREFIX) => return None,
             None => name,
         };
         Some((name.to_owned(), info.shape.clone()))
     })?;
     Ok(Arc::from(Box::new(renamed) as Box<dyn Reader>))
+}
+
+/// The checkpoint without the mean of the UNet's weights and the numbers of the averaging; one that has none is as it was.
+///
+/// # Errors
+/// None of its own: no name becomes another's.
+pub fn without_averaged_unet(file: Arc<dyn Reader>) -> Result<Arc<dyn Reader>> {
+    let kept = Renamed::new(file, |name, info| {
+        (!name.starts_with(EMA_PREFIX)).then(|| (name.to_owned(), info.shape.clone()))
+    })?;
+    Ok(Arc::from(Box::new(kept) as Box<dyn Reader>))
 }

@@ -8,6 +8,7 @@ use half::{bf16, f16};
 
 use crate::Dtype;
 use crate::error::{Error, Result, shown};
+use crate::float8;
 use crate::reader::{Reader, TensorInfo, floats_of, no_such_tensor};
 
 /// Another reader's tensors, those of floating point in one type; integers are as they were.
@@ -17,13 +18,13 @@ pub struct Converted<R> {
 }
 
 impl<R: Reader> Converted<R> {
-    /// Every tensor of floating point becomes `dtype`, which is F32, F16 or BF16; numbers are rounded to nearest, ties to even.
+    /// Every tensor of floating point becomes `dtype`, which is any of them but F64; numbers are rounded to nearest, ties to even.
     ///
     /// # Errors
     /// Where `dtype` is another type.
     pub fn new(inner: R, dtype: Dtype) -> Result<Converted<R>> {
-        if !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16) {
-            let reason = format!("cannot be written as {dtype}; F32, F16 and BF16 can");
+        if !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::F8E4m3 | Dtype::F8E5m2) {
+            let reason = format!("cannot be written as {dtype}; F32, F16, BF16, F8_E4M3 and F8_E5M2 can");
             return Err(Error::WrongKind { path: inner.path().to_path_buf(), reason });
         }
         let converted = |name: &str| {
@@ -46,7 +47,7 @@ impl<R: Reader> Reader for Converted<R> {
     }
 
     /// # Errors
-    /// For a number that is finite and would not be any more.
+    /// For a number that is finite and would not be any more, and for an infinity in F8_E4M3, which has none.
     fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
         let (Some(old), Some(new)) = (self.inner.info(name), self.tensors.get(name)) else {
             return Err(no_such_tensor(self.path(), name));
@@ -61,13 +62,21 @@ impl<R: Reader> Reader for Converted<R> {
             Dtype::Bf16 => number.is_finite() && !bf16::from_f32(**number).is_finite(),
             _ => old.dtype == Dtype::F64 && number.is_infinite(),
         };
-        if let Some(number) = floats.iter().find(is_lost) {
+        let lost = |number: f32| {
             let reason = format!("holds {number}, which {} cannot", new.dtype);
-            return Err(Error::BrokenTensor { path: self.path().to_path_buf(), tensor: shown(name), reason });
+            Error::BrokenTensor { path: self.path().to_path_buf(), tensor: shown(name), reason }
+        };
+        if let Some(&number) = floats.iter().find(is_lost) {
+            return Err(lost(number));
         }
+        let in_8_bits = |narrow: fn(f32) -> Option<u8>| -> Result<Vec<u8>> {
+            floats.iter().map(|&number| narrow(number).ok_or_else(|| lost(number))).collect()
+        };
         Ok(Cow::Owned(match new.dtype {
             Dtype::F16 => floats.iter().flat_map(|&number| f16::from_f32(number).to_le_bytes()).collect(),
             Dtype::Bf16 => floats.iter().flat_map(|&number| bf16::from_f32(number).to_le_bytes()).collect(),
+            Dtype::F8E4m3 => in_8_bits(float8::to_e4m3)?,
+            Dtype::F8E5m2 => in_8_bits(float8::to_e5m2)?,
             _ => floats.iter().flat_map(|&number| number.to_le_bytes()).collect(),
         }))
     }

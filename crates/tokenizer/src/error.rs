@@ -67,7 +67,10 @@ impl Error {
     /// The way out, where one is known.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::NoTokenizer { .. } => Some("SD1 models use CLIP's own, which is built in".to_string()),
+            Error::NoTokenizer { .. } => Some(
+                "copy the tokenizer there that came with the text encoder; with another's vocabulary it would read other words"
+                    .to_string(),
+            ),
             Error::MaxTokenLength { at_once: n, .. } => {
                 Some(format!("use {n}, {}, {} or another multiple", 2 * n, 3 * n))
             }

@@ -5,7 +5,7 @@ use sdtrain_adapter::{Error, Lora, LoraFile, Networks, kohya_metadata};
 use sdtrain_model::StableDiffusion;
 use sdtrain_recipe::LoraConfig;
 use sdtrain_state_dict::maps::lora_peft::{LoraTensor, Part};
-use sdtrain_state_dict::{Dtype, Reader, SafetensorsFile, TensorEntry, write};
+use sdtrain_state_dict::{Dtype, Reader, SafetensorsFile, TensorEntry, open_file, write};
 use sdtrain_torch_test_support::{Golden, assert_equal, assert_near, fixture_folder};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,6 +24,34 @@ fn files_of_kohyas_scripts_and_of_peft_give_diffusers_output() {
         assert_near(file, &unet_output(&model, &golden), &golden.tensor("output.sample"), FP32);
         assert_near(file, &text_output(&model, &golden), &golden.tensor("output.last_hidden_state"), FP32);
     }
+}
+
+/// Of a pickle as PAI-Diffusion's are, in which alpha is the rank.
+#[test]
+fn attention_processors_of_earlier_diffusers_are_what_they_are_merged_into_a_model() {
+    let golden = Golden::open("attention_processors/merged.safetensors");
+    let path = fixture_folder().join("attention_processors/pytorch_model.bin");
+    let file = open_file(&path).unwrap_or_else(|error| panic!("{error}"));
+    let model = tiny_model();
+    let networks = Networks::of(&model);
+    let lora = attached(&*file, &model);
+    assert_eq!(lora.modules().len(), 32, "four layers of eight attentions");
+    let output = golden.tensor("output.sample");
+    assert_near("beside the weights", &unet_output(&model, &golden), &output, FP32);
+    let config = golden.config();
+    let attention = config["attention"].as_str().expect("a path");
+    let layers = golden.names_under("output.merged.");
+    assert_eq!(layers.len(), 4);
+    for layer in layers {
+        let path = format!("{attention}.{layer}");
+        let module = lora.modules().iter().find(|module| module.path == path).expect("it has an adapter");
+        let expected = golden.tensor(&format!("output.merged.{layer}"));
+        // One product and one sum for each number.
+        assert_near(&path, &module.layer.merged().0, &expected, 1e-6);
+    }
+    networks.layers().for_each(|(_, _, layer)| layer.detach_all());
+    lora.merge(&networks).expect("it fits");
+    assert_near("in the weights", &unet_output(&model, &golden), &output, FP32);
 }
 
 /// Adapters of two ranks and two alphas in both networks, none of them zero.

@@ -11,7 +11,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sdtrain_recipe::{FloatType, SamplerName};
-use values::{float_type_parser, parse_side, sampler_parser};
+use sdtrain_state_dict::Dtype;
+use values::{file_type_parser, float_type_parser, parse_side, sampler_parser};
 
 /// Fine-tunes Stable Diffusion models.
 #[derive(Debug, Clone, PartialEq, Parser)]
@@ -187,7 +188,7 @@ pub struct SampleArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub num_images: u32,
 
-    /// LoRA file, of kohya's or PEFT's form, with an optional weight; can be repeated
+    /// LoRA file (`.safetensors`, `.pt` or `.bin`), of kohya's form, PEFT's or an older one, with an optional weight; can be repeated
     #[arg(long, value_name = "FILE[:WEIGHT]")]
     pub lora: Vec<WeightedFile>,
 
@@ -255,8 +256,8 @@ pub struct EvaluateArgs {
 /// Arguments of `sdtrain inspect`.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct InspectArgs {
-    /// A `.safetensors` file, a diffusers folder, a run's output folder or one of its checkpoints, or a name on the hub, of which
-    /// only what describes it is fetched
+    /// A `.safetensors`, `.ckpt`, `.pt`, `.pth` or `.bin` file, a diffusers folder, a run's output folder or one of its checkpoints,
+    /// or a name on the hub, of which only what describes it is fetched
     #[arg(value_name = "FILE|FOLDER")]
     pub path: PathBuf,
 
@@ -276,16 +277,21 @@ pub struct ConvertArgs {
     #[arg(value_name = "OUT")]
     pub output: PathBuf,
 
-    /// The format of the result
+    /// The format of the result; LoRAs of diffusers' old attention processors and cloneofsimo's lists are only read, as today's
+    /// names say the same to more programs
     #[arg(long, value_name = "FORMAT")]
     pub to: Format,
 
-    /// Take the running mean of the UNet's weights that a single file has beside them; for `--to diffusers`
+    /// Take the running mean of the UNet's weights that a single file has beside them (`model_ema.`), in their place
     #[arg(long)]
     pub extract_ema: bool,
-    /// Number format of its floating-point tensors [default: as they are]
-    #[arg(long, value_parser = float_type_parser())]
-    pub dtype: Option<FloatType>,
+    /// Leave out that running mean, which `--to single-file` otherwise writes beside the weights
+    #[arg(long, conflicts_with = "extract_ema")]
+    pub drop_ema: bool,
+    /// Number format of its floating-point tensors; the two of 8 bits, torch's `float8_e4m3fn` and `float8_e5m2`, are for models, ControlNets
+    /// and VAEs [default: as they are]
+    #[arg(long, value_parser = file_type_parser())]
+    pub dtype: Option<Dtype>,
     /// Make a model one for inpainting: its UNet gets input channels for a mask and a masked picture, with weights of zero, so that it
     /// draws as before until it is trained with `method = "inpainting"`
     #[arg(long)]
@@ -295,13 +301,13 @@ pub struct ConvertArgs {
 /// Arguments of `sdtrain merge`.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub struct MergeArgs {
-    /// Model that the adapters become a part of: `builtin:poster-tiny`, a diffusers folder, a `.safetensors` file, or a name on the hub. With
-    /// `--to kohya-lora` or `peft-lora` it is only looked up, for adapters whose change depends on it
+    /// Model that the adapters become a part of: `builtin:poster-tiny`, a diffusers folder, a `.safetensors` or `.ckpt` file, or a name on
+    /// the hub. With `--to kohya-lora` or `peft-lora` it is only looked up, for adapters whose change depends on it
     #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
 
-    /// Adapter file, of kohya's or PEFT's form, with an optional weight; can be repeated. The result's change is the sum of
-    /// each weight times that adapter's change
+    /// Adapter file (`.safetensors`, `.pt` or `.bin`), of kohya's form, PEFT's or an older one, with an optional weight; can be
+    /// repeated. The result's change is the sum of each weight times that adapter's change
     #[arg(long, value_name = "FILE[:WEIGHT]", required = true)]
     pub lora: Vec<WeightedFile>,
 

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use sdtrain_recipe::{FloatType, SamplerName};
+use sdtrain_state_dict::Dtype;
 
 /// `[WORD=]FILE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,6 +127,22 @@ pub(super) fn parse_side(text: &str) -> Result<u32, String> {
 
 pub(super) fn sampler_parser() -> impl TypedValueParser<Value = SamplerName> {
     PossibleValuesParser::new(SamplerName::ALL.map(SamplerName::name)).try_map(|name| name.parse::<SamplerName>())
+}
+
+/// The number formats that weights are written in, under the names that configurations have for them.
+const FILE_TYPES: [(&str, Dtype); 5] = [
+    ("fp32", Dtype::F32),
+    ("bf16", Dtype::Bf16),
+    ("fp16", Dtype::F16),
+    ("fp8_e4m3", Dtype::F8E4m3),
+    ("fp8_e5m2", Dtype::F8E5m2),
+];
+
+pub(super) fn file_type_parser() -> impl TypedValueParser<Value = Dtype> {
+    PossibleValuesParser::new(FILE_TYPES.map(|(name, _)| name)).map(|name| {
+        let known = FILE_TYPES.into_iter().find(|(known, _)| *known == name);
+        known.expect("only the names of known formats get this far").1
+    })
 }
 
 pub(super) fn float_type_parser() -> impl TypedValueParser<Value = FloatType> {

@@ -145,6 +145,9 @@ fn a_checkpoint_of_pytorch_becomes_one_file_with_the_same_tensors_or_with_half_t
     convert(&["model.ckpt", "whole.safetensors"]);
     convert(&["model.ckpt", "half.safetensors", "--dtype", "fp16"]);
     convert(&["whole.safetensors", "again.safetensors", "--dtype", "fp16"]);
+    convert(&["whole.safetensors", "eight.safetensors", "--dtype", "fp8_e4m3"]);
+    convert(&["eight.safetensors", "wide.safetensors", "--dtype", "fp32"]);
+    convert(&["wide.safetensors", "narrow.safetensors", "--dtype", "fp8_e4m3"]);
     let open = |name: &str| SafetensorsFile::open(project.path(name)).expect("it was written");
     let (whole, half) = (open("whole.safetensors"), open("half.safetensors"));
     assert_eq!(whole.names(), model.names());
@@ -159,6 +162,11 @@ fn a_checkpoint_of_pytorch_becomes_one_file_with_the_same_tensors_or_with_half_t
     }
     let read = |name: &str| std::fs::read(project.path(name)).expect("it was written");
     assert!(read("half.safetensors") == read("again.safetensors"));
+    // Numbers of 8 bits are the same behind 32.
+    assert!(read("eight.safetensors") == read("narrow.safetensors"));
+    let eight = open("eight.safetensors");
+    let types: Vec<Dtype> = eight.names().into_iter().map(|name| eight.info(name).expect("listed").dtype).collect();
+    assert!(types.contains(&Dtype::F8E4m3) && !types.contains(&Dtype::F32));
     // Nothing would change.
     let answer = project.run(&["convert", "--to", "single-file", "whole.safetensors", "other.safetensors"]);
     assert_eq!(answer.code, Some(2));
@@ -169,6 +177,75 @@ fn a_checkpoint_of_pytorch_becomes_one_file_with_the_same_tensors_or_with_half_t
     );
 }
 
+/// The tiny model, and the same with a running mean beside its UNet that is twice each weight.
+fn with_running_mean() -> (Vec<TensorEntry>, Vec<TensorEntry>) {
+    let model = SafetensorsFile::open(fixture("tiny_sd1.safetensors")).expect("a golden file");
+    let plain: Vec<TensorEntry> = tensors(&model)
+        .into_iter()
+        .map(|(name, (dtype, shape, bytes))| TensorEntry { name, dtype, shape, bytes })
+        .collect();
+    let mut both = plain.clone();
+    for tensor in plain.iter().filter(|tensor| tensor.name.starts_with(UNET)) {
+        let name = format!("model_ema.{}", tensor.name.trim_start_matches("model.").replace('.', ""));
+        both.push(TensorEntry { name, bytes: twice(&tensor.bytes), ..tensor.clone() });
+    }
+    let decay = TensorEntry { name: "model_ema.decay".to_owned(), dtype: Dtype::F32, shape: vec![], bytes: vec![0; 4] };
+    both.push(decay);
+    (plain, both)
+}
+
+const UNET: &str = "model.diffusion_model.";
+
+fn twice(floats: &[u8]) -> Vec<u8> {
+    floats.as_chunks().0.iter().flat_map(|&bytes| (2.0 * f32::from_le_bytes(bytes)).to_le_bytes()).collect()
+}
+
+#[test]
+fn the_running_mean_of_a_checkpoint_takes_the_weights_place_in_a_single_file_or_is_dropped() {
+    let project = Project::new();
+    let (plain, both) = with_running_mean();
+    std::fs::write(project.path("model.ckpt"), as_checkpoint(&both, 7)).expect("a writable folder");
+    let converted = |arguments: &[&str]| converted(&project, &[&["--to", "single-file"], arguments].concat());
+    let read = |name: &str| tensors(&SafetensorsFile::open(project.path(name)).expect("it was written"));
+    // Without a flag both are kept.
+    converted(&["model.ckpt", "both.safetensors"]);
+    assert_eq!(read("both.safetensors").len(), both.len());
+    converted(&["model.ckpt", "mean.safetensors", "--extract-ema"]);
+    let said = converted(&["model.ckpt", "trained.safetensors", "--drop-ema"]);
+    assert!(said.starts_with("left out: the running mean of the UNet's weights"), "{said}");
+    let (mean, trained) = (read("mean.safetensors"), read("trained.safetensors"));
+    assert_eq!((mean.len(), trained.len()), (plain.len(), plain.len()));
+    for tensor in &plain {
+        let name = &tensor.name;
+        assert!(trained[name].2 == tensor.bytes, "{name}");
+        let expected = if name.starts_with(UNET) { twice(&tensor.bytes) } else { tensor.bytes.clone() };
+        assert!(mean[name].2 == expected, "{name}");
+    }
+    // The same of a safetensors file.
+    converted(&["both.safetensors", "again.safetensors", "--drop-ema"]);
+    assert!(read("again.safetensors") == trained);
+    converted(&["both.safetensors", "half.safetensors", "--extract-ema", "--dtype", "fp16"]);
+    let half = read("half.safetensors");
+    assert_eq!(half.len(), plain.len());
+    assert!(half.iter().all(|(name, (dtype, ..))| !name.starts_with(UNET) || *dtype == Dtype::F16));
+    for (arguments, code, said) in [
+        (&["trained.safetensors", "out", "--to", "single-file", "--extract-ema"][..], 4, "holds no running mean"),
+        (
+            &["trained.safetensors", "out", "--to", "single-file", "--drop-ema"],
+            2,
+            "a single file of safetensors already",
+        ),
+        (&["model.ckpt", "out", "--to", "diffusers", "--drop-ema"], 2, "`--drop-ema` is for `--to single-file`"),
+        (&["model.ckpt", "out", "--to", "peft-lora", "--extract-ema"], 2, "`--extract-ema` is for whole models"),
+        (&["model.ckpt", "out", "--to", "single-file", "--drop-ema", "--extract-ema"], 2, "cannot be used with"),
+    ] {
+        let answer = project.run(&[&["convert"], arguments].concat());
+        assert_eq!(answer.code, Some(code), "{arguments:?}: {}", answer.stderr);
+        assert!(answer.stderr.contains(said), "{arguments:?}: {}", answer.stderr);
+        assert!(!project.path("out").exists(), "{arguments:?}");
+    }
+}
+
 #[test]
 fn what_a_conversion_is_not_made_for_is_refused() {
     let project = with_lora();
@@ -177,6 +254,12 @@ fn what_a_conversion_is_not_made_for_is_refused() {
         (&["lora.safetensors", "out", "--to", "single-file"], 4, "not a whole model"),
         (&["lora.safetensors", "out", "--to", "peft-lora", "--inpainting"], 2, "a LoRA has no input channels"),
         (&["model", "out", "--to", "diffusers", "--extract-ema"], 2, "`--extract-ema` is for a single file"),
+        (
+            &["lora.safetensors", "out", "--to", "peft-lora", "--dtype", "fp8_e4m3"],
+            2,
+            "is for models, ControlNets and VAEs",
+        ),
+        (&["lora.safetensors", "out", "--to", "peft-lora", "--dtype", "fp8"], 2, "fp8_e5m2"),
         (&["model", "out", "--to", "kohya-lora"], 4, "`model` is a folder, and a LoRA is a file"),
         (
             &["model/vae", "out", "--to", "sdxl-embedding"],

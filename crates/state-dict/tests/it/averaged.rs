@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use sdtrain_state_dict::{
-    Dtype, Reader, SafetensorsFile, TensorEntry, ldm_single_file, open_file, read_floats, with_averaged_unet, write,
+    Dtype, Reader, SafetensorsFile, TensorEntry, ldm_single_file, open_file, read_floats, with_averaged_unet,
+    without_averaged_unet, write,
 };
 
 const PREFIX: &str = "model.diffusion_model.";
@@ -62,4 +63,17 @@ fn a_mean_that_is_not_there_or_not_whole_is_refused() {
     assert!(lacking.contains("holds no running mean (`model_ema.…`) of 1 of its UNet's"), "{lacking}");
     let tiny = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/tiny_sd1.safetensors");
     assert!(refused(&tiny).contains("holds no running mean of its UNet's weights (`model_ema.…`)"));
+}
+
+#[test]
+fn without_its_mean_the_checkpoint_has_its_own_weights_alone() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = with_mean(&folder, None);
+    let tiny = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/tiny_sd1.safetensors");
+    let (plain, tiny) = (without_averaged_unet(open(&path)).expect("names stay"), open(&tiny));
+    let is_of_mean = |name: &&str| name.starts_with("model_ema.");
+    assert!(open(&path).names().iter().any(is_of_mean) && !plain.names().iter().any(is_of_mean));
+    for name in tiny.names().into_iter().filter(|name| name.starts_with(PREFIX)) {
+        assert_eq!(plain.bytes(name).expect("listed"), tiny.bytes(name).expect("listed"), "{name}");
+    }
 }

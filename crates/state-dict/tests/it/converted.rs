@@ -53,6 +53,46 @@ fn a_number_that_the_format_cannot_hold_is_named_and_so_is_a_format_that_is_not_
     assert!(Converted::new(&file, Dtype::Bf16).unwrap().bytes("deep.weight").is_ok());
     let double = in_memory(&[floats("a", Dtype::F64, 1e300f64.to_le_bytes().to_vec())]);
     assert!(Converted::new(&double, Dtype::F32).unwrap().bytes("a").unwrap_err().to_string().contains("cannot"));
-    let error = Converted::new(&file, Dtype::F8E4m3).err().unwrap();
-    assert!(matches!(error, Error::WrongKind { .. }) && error.to_string().contains("cannot be written as F8_E4M3"));
+    let error = Converted::new(&file, Dtype::I8).err().unwrap();
+    assert!(matches!(error, Error::WrongKind { .. }) && error.to_string().contains("cannot be written as I8"));
+}
+
+#[test]
+fn numbers_become_the_8_bit_floats_that_torch_makes_of_them() {
+    let golden = SafetensorsFile::open(fixture_folder().join("float8.safetensors")).unwrap();
+    for (format, dtype) in [("e4m3", Dtype::F8E4m3), ("e5m2", Dtype::F8E5m2)] {
+        let numbers = golden.bytes(&format!("input.to_{format}")).unwrap().into_owned();
+        let expected = golden.bytes(&format!("output.to_{format}")).unwrap();
+        let file = in_memory(&[floats("a", Dtype::F32, numbers.clone())]);
+        let found = Converted::new(&file, dtype).unwrap();
+        let found = found.bytes("a").unwrap();
+        assert!(found.len() > 400 && found.len() == expected.len());
+        for (index, (found, expected)) in found.iter().zip(expected.iter()).enumerate() {
+            let number = f32::from_le_bytes(numbers.as_chunks().0[index]);
+            // The sign of what is no number says nothing.
+            let is_same = found == expected || (number.is_nan() && found & 0x7f == expected & 0x7f);
+            assert!(is_same, "{format}, {number}: {found:#04x} and not {expected:#04x}");
+        }
+    }
+}
+
+#[test]
+fn what_8_bits_cannot_hold_is_named() {
+    for (dtype, held, lost) in [
+        (Dtype::F8E4m3, &[448.0, -464.0][..], &[464.1, -480.0, f32::INFINITY, f32::MAX][..]),
+        (Dtype::F8E5m2, &[57344.0, -61439.0, f32::INFINITY], &[61440.0, -65536.0, f32::MAX]),
+    ] {
+        let of = |number: f32| {
+            let file = in_memory(&[floats("a", Dtype::F32, of_f32(&[0.0, number]))]);
+            let converted = Converted::new(&file, dtype).unwrap();
+            converted.bytes("a").map(|bytes| bytes.into_owned()).map_err(|error| error.to_string())
+        };
+        for &number in held {
+            assert!(of(number).is_ok(), "{dtype}, {number}");
+        }
+        for &number in lost {
+            let error = of(number).unwrap_err();
+            assert!(error.contains(&format!("`a` holds {number}, which {dtype} cannot")), "{error}");
+        }
+    }
 }

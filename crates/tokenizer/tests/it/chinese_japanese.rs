@@ -3,6 +3,7 @@
 use sdtrain_test_support::{Fixture, fixture_folder};
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use std::fs;
+use std::path::Path;
 
 fn fixture() -> Fixture {
     Fixture::open("chinese_japanese.safetensors")
@@ -185,5 +186,66 @@ fn damaged_vocabularies_are_refused_by_name() {
     ] {
         let error = refused(folder, file, content);
         assert!(error.contains(file) && error.contains(said), "{folder}/{file}: {error}");
+    }
+}
+
+fn file(name: &str, content: impl Into<Vec<u8>>) -> (String, Vec<u8>) {
+    (name.to_owned(), content.into())
+}
+
+/// The ids that transformers' `BertTokenizer` gives for this vocabulary, number by number.
+#[test]
+fn a_chinese_prompt_in_a_small_vocabulary_has_these_numbers() {
+    let vocabulary = "[PAD] [unused1] [UNK] [CLS] [SEP] [MASK] 飞 流 直 下 三 千 尺 ， 油 画 小 奶 猫 黄 鸭 a ##b";
+    let config = r#"{"do_lower_case": true, "model_max_length": 12, "tokenizer_class": "BertTokenizer"}"#;
+    let files = vec![file("vocab.txt", vocabulary.replace(' ', "\n")), file("tokenizer_config.json", config)];
+    let tokenizer = PromptTokenizer::from_files(Path::new("small"), files).unwrap();
+    // A word of which one piece is unknown is unknown as a whole.
+    assert_eq!(tokenizer.encode("飞流直下，油画abc"), [3, 6, 7, 8, 9, 13, 14, 15, 2, 4, 0, 0]);
+    assert_eq!(tokenizer.encode("小奶猫AB a b"), [3, 16, 17, 18, 21, 22, 21, 2, 4, 0, 0, 0]);
+    assert_eq!(tokenizer.encode("飞流直下三千尺，油画，小奶猫"), [3, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 4]);
+}
+
+/// A piece of a model: its field 1, with the text, the score and the type in it.
+fn piece((text, score, kind): (&str, f32, u8)) -> Vec<u8> {
+    let content =
+        [&[0x0a, text.len() as u8][..], text.as_bytes(), b"\x15", &score.to_le_bytes(), &[0x18, kind]].concat();
+    [&[0x0a, content.len() as u8][..], &content].concat()
+}
+
+/// The ids that sentencepiece gives for this model, with the marks of Japanese Stable Diffusion round them.
+#[test]
+fn a_japanese_prompt_in_a_small_model_has_these_numbers() {
+    const CONTROL: u8 = 3;
+    let pieces = [
+        ("<unk>", 0.0, 2),
+        ("<s>", 0.0, CONTROL),
+        ("</s>", 0.0, CONTROL),
+        ("[PAD]", 0.0, CONTROL),
+        ("[CLS]", 0.0, CONTROL),
+        ("[SEP]", 0.0, CONTROL),
+        ("[MASK]", 0.0, CONTROL),
+        ("▁", -3.0, 1),
+        ("油絵", -4.0, 1),
+        ("油", -5.0, 1),
+        ("絵", -5.0, 1),
+        ("▁サラリーマン", -4.0, 1),
+        ("サラリーマン", -6.0, 1),
+        ("a", -5.0, 1),
+    ];
+    let model: Vec<u8> = pieces.into_iter().flat_map(piece).collect();
+    let marks = r#""bos_token": "<s>", "eos_token": "</s>", "pad_token": "[PAD]", "unk_token": "<unk>""#;
+    let config = format!(r#"{{{marks}, "do_lower_case": true, "extra_ids": 0, "model_max_length": 77}}"#);
+    let files = vec![file("spiece.model", model), file("tokenizer_config.json", config)];
+    let tokenizer = PromptTokenizer::from_files(Path::new("small"), files).unwrap();
+    for (text, expected) in [
+        ("サラリーマン油絵", &[11, 8, 2][..]),
+        ("サラリーマン 油絵", &[11, 7, 8, 2]),
+        ("A油絵", &[7, 13, 8, 2]),
+        ("ビル油", &[7, 0, 9, 2]),
+    ] {
+        let ids = tokenizer.encode(text);
+        assert_eq!((ids.len(), &ids[..expected.len()]), (77, expected), "{text}");
+        assert!(ids[expected.len()..].iter().all(|&id| id == 3), "{text}: {ids:?}");
     }
 }

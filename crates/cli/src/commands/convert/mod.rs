@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sdtrain_hub::Wanted;
-use sdtrain_recipe::{FloatType, HubName, published_name};
+use sdtrain_recipe::{HubName, published_name};
 use sdtrain_state_dict::maps::peft_metadata;
 use sdtrain_state_dict::{
     Converted, Dtype, Error as FileError, FileKind, ForInpainting, FromReader, Reader, SafetensorsFile, open_file,
-    recognise, with_averaged_unet, write_source,
+    recognise, with_averaged_unet, without_averaged_unet, write_source,
 };
 
 use crate::args::{ConvertArgs, Format};
@@ -55,17 +55,15 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
         Format::Diffusers if is_folder => model::folder_to_folder(input, &args.output, args.dtype, args.inpainting)?,
         Format::SingleFile => {
             let file = open_file(input)?;
-            let is_unchanged = args.dtype.is_none() && !args.inpainting && SafetensorsFile::open(input).is_ok();
-            if is_unchanged && recognise(&file).is_model() {
+            let drops_mean = args.drop_ema && !left_out::of_single_file(&file.names(), &[]).is_empty();
+            let is_changed = args.dtype.is_some() || args.inpainting || args.extract_ema || drops_mean;
+            if !is_changed && SafetensorsFile::open(input).is_ok() && recognise(&file).is_model() {
                 return Err(already(&args.input, "it is a single file of safetensors already")
-                    .hint("`--dtype` writes it with other numbers"));
+                    .hint("`--dtype` writes it with other numbers, `--drop-ema` without a running mean"));
             }
             return convert_model(Arc::from(file), args);
         }
-        Format::Diffusers => {
-            let file: Arc<dyn Reader> = Arc::from(open_file(input)?);
-            return convert_model(if args.extract_ema { with_averaged_unet(file)? } else { file }, args);
-        }
+        Format::Diffusers => return convert_model(Arc::from(open_file(input)?), args),
         Format::KohyaLora | Format::PeftLora => {
             let file = with_dtype(open_file(input)?, args.dtype)?;
             let kind = recognise(&file);
@@ -102,6 +100,12 @@ pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Fa
     if !kind.is_model() {
         return not_wanted("a whole model");
     }
+    let dropped = if args.drop_ema { left_out::of_single_file(&file.names(), &[]) } else { Vec::new() };
+    let file = match (args.extract_ema, args.drop_ema) {
+        (true, _) => with_averaged_unet(file)?,
+        (false, true) => without_averaged_unet(file)?,
+        (false, false) => file,
+    };
     let file = with_dtype(Box::new(file), args.dtype)?;
     let file: Arc<dyn Reader> = match args.inpainting {
         true => Arc::from(Box::new(ForInpainting::new(file)?) as Box<dyn Reader>),
@@ -109,12 +113,12 @@ pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Fa
     };
     let left_out = match args.to {
         Format::Diffusers => model::to_folder(file, &args.output)?,
-        // All tensors under their names: nothing is left out.
+        // All tensors under their names: nothing else is left out.
         Format::SingleFile => {
-            let mut metadata = without_paths(file.metadata());
+            let mut metadata = kept_metadata(&*file);
             metadata.insert("format".to_owned(), "pt".to_owned());
             write_source(&args.output, &FromReader(&*file), &metadata)?;
-            Vec::new()
+            dropped
         }
         Format::KohyaLora
         | Format::PeftLora
@@ -149,7 +153,7 @@ fn wanted(format: Format) -> &'static str {
 
 /// Refuses the flags of whole models where the input is `what`, such as "a VAE".
 fn refuse_flags_of_models(args: &ConvertArgs, what: &str) -> Result<(), Failure> {
-    let flags = [("--inpainting", args.inpainting), ("--extract-ema", args.extract_ema)];
+    let flags = [("--inpainting", args.inpainting), ("--extract-ema", args.extract_ema), ("--drop-ema", args.drop_ema)];
     match flags.into_iter().find(|(_, is_set)| *is_set) {
         None => Ok(()),
         Some((flag, _)) => {
@@ -170,9 +174,30 @@ fn check_flags(args: &ConvertArgs, is_repository: bool) -> Result<(), Failure> {
         let hint = format!("one file of it is named as `{}/FILE`", args.input.display());
         return Err(already(&args.input, &format!("names a whole model, not {wanted}")).hint(hint));
     }
-    if args.extract_ema && (args.to != Format::Diffusers || is_repository || args.input.is_dir()) {
-        return Err(refused("`--extract-ema` is for a single file that becomes a folder (`--to diffusers`)")
-            .hint("only single files have a running mean of the weights beside them; leave the flag out for others"));
+    if !args.to.is_model()
+        && let Some(dtype) = args.dtype.filter(|dtype| dtype.size() == 1)
+    {
+        // The scale of a LoRA lies beside its weights: an alpha of 33 would become 32.
+        return Err(refused(&format!(
+            "`--dtype` of 8 bits ({dtype}) is for models, ControlNets and VAEs, not {wanted}"
+        ))
+        .hint("4 bits of precision would change what it does; `--dtype fp16` is as small as it gets"));
+    }
+    let of_mean = [("--extract-ema", args.extract_ema), ("--drop-ema", args.drop_ema)];
+    let Some((flag, _)) = of_mean.into_iter().find(|(_, is_set)| *is_set) else { return Ok(()) };
+    if !args.to.is_model() {
+        return Err(refused(&format!("`{flag}` is for whole models: {wanted} has no running mean beside it"))
+            .hint("leave the flag out"));
+    }
+    if is_repository || args.input.is_dir() {
+        return Err(refused(&format!(
+            "`{flag}` is for a single file, which can have a running mean beside its weights"
+        ))
+        .hint("a folder has none; leave the flag out"));
+    }
+    if args.drop_ema && args.to == Format::Diffusers {
+        return Err(refused("`--drop-ema` is for `--to single-file`: a folder never holds the running mean")
+            .hint("leave the flag out, or take the mean in place of the weights with `--extract-ema`"));
     }
     Ok(())
 }
@@ -186,20 +211,11 @@ fn fetched(input: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// The tensors of `reader` in the number format that is asked for.
-fn with_dtype(reader: Box<dyn Reader>, dtype: Option<FloatType>) -> Result<Box<dyn Reader>, Failure> {
+fn with_dtype(reader: Box<dyn Reader>, dtype: Option<Dtype>) -> Result<Box<dyn Reader>, Failure> {
     Ok(match dtype {
-        Some(dtype) => Box::new(Converted::new(reader, file_type(dtype))?),
+        Some(dtype) => Box::new(Converted::new(reader, dtype)?),
         None => reader,
     })
-}
-
-/// What a file calls a number format.
-fn file_type(dtype: FloatType) -> Dtype {
-    match dtype {
-        FloatType::Fp32 => Dtype::F32,
-        FloatType::Bf16 => Dtype::Bf16,
-        FloatType::Fp16 => Dtype::F16,
-    }
 }
 
 /// The metadata of `file` that stay true in another form: hashes belong to the old bytes, and PEFT's description to its own form.

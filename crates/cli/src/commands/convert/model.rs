@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use sdtrain_recipe::FloatType;
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::metadata::ModelSpec;
 use sdtrain_state_dict::{
-    Family, FileKind, ForInpainting, FromReader, PipelineConfigs, PipelineWeights, Reader, TensorSource,
+    Dtype, Family, FileKind, ForInpainting, FromReader, PipelineConfigs, PipelineWeights, Reader, TensorSource,
     canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file, open_component, read_json, recognise,
     text_positions, to_ldm, write_diffusers_folder, write_source,
 };
@@ -67,7 +66,7 @@ struct Folder {
 
 impl Folder {
     /// Its numbers have the type `dtype`, where there is one; with `for_inpainting` its UNet is made one for inpainting.
-    fn open(folder: &Path, dtype: Option<FloatType>, for_inpainting: bool) -> Result<Folder, Failure> {
+    fn open(folder: &Path, dtype: Option<Dtype>, for_inpainting: bool) -> Result<Folder, Failure> {
         let family = Family::of_supported_folder(folder)?;
         let unet = canonical_unet(open_component(&folder.join("unet"), "diffusion_pytorch_model", None)?)?;
         let vae = canonical_vae(open_component(&folder.join("vae"), "diffusion_pytorch_model", None)?)?;
@@ -92,7 +91,7 @@ impl Folder {
 pub(super) fn folder_to_folder(
     input: &Path,
     output: &Path,
-    dtype: Option<FloatType>,
+    dtype: Option<Dtype>,
     for_inpainting: bool,
 ) -> Result<Vec<String>, Failure> {
     let Folder { family, configs, unet, vae, text_encoders } = Folder::open(input, dtype, for_inpainting)?;
@@ -112,7 +111,7 @@ pub(super) fn folder_to_folder(
 pub(crate) fn to_single_file(
     folder: &Path,
     output: &Path,
-    dtype: Option<FloatType>,
+    dtype: Option<Dtype>,
     for_inpainting: bool,
 ) -> Result<Vec<String>, Failure> {
     let Folder { family, configs, unet, vae, text_encoders } = Folder::open(folder, dtype, for_inpainting)?;
@@ -218,7 +217,7 @@ pub(crate) mod tests {
             .map(|(index, (name, shape))| {
                 let count: usize = shape.iter().product();
                 let bytes = (0..count).flat_map(|at| ((at + index) as f32).to_le_bytes()).collect();
-                TensorEntry { name: name.clone(), dtype: sdtrain_state_dict::Dtype::F32, shape: shape.clone(), bytes }
+                TensorEntry { name: name.clone(), dtype: Dtype::F32, shape: shape.clone(), bytes }
             })
             .collect();
         write(path, &tensors, &BTreeMap::new()).expect("a writable folder");
@@ -298,10 +297,10 @@ pub(crate) mod tests {
         assert_eq!(left_out, [""; 0]);
         let content = |folder: &str| files(&path(folder)).into_values().collect::<Vec<_>>();
         assert!(content("same") == content("plain"));
-        folder_to_folder(&path("plain"), &path("half"), Some(FloatType::Bf16), true).expect("a complete folder");
+        folder_to_folder(&path("plain"), &path("half"), Some(Dtype::Bf16), true).expect("a complete folder");
         let unet = open_component(&path("half/unet"), "diffusion_pytorch_model", None).expect("written");
         let first = unet.info("conv_in.weight").expect("every UNet has it");
-        assert_eq!((first.dtype, &first.shape[..]), (sdtrain_state_dict::Dtype::Bf16, &[32, 9, 3, 3][..]));
+        assert_eq!((first.dtype, &first.shape[..]), (Dtype::Bf16, &[32, 9, 3, 3][..]));
         let mut index = read_json(&path("plain/model_index.json")).expect("written");
         index["safety_checker"] = json!(["stable_diffusion", "StableDiffusionSafetyChecker"]);
         fs::write(path("plain/model_index.json"), index.to_string()).expect("a writable folder");
