@@ -194,9 +194,13 @@ fn from_single_file<T>(
         }
         (None, Some(embedded)) => embedded,
         (None, None) => {
+            let assumed = PipelineConfigs::assumed_of(file.as_ref(), family)?;
+            if options.text_encoder.is_none() && options.tokenizer.is_none() {
+                assumed.check_reads_words_of_clip(&path)?;
+            }
             let tokenizer = |pad: &&str| Ok(PromptTokenizer::builtin_padded_with(pad)?);
             let tokenizers = family.pad_tokens().iter().map(tokenizer).collect::<Result<_>>()?;
-            (ModelConfigs::from_json(&PipelineConfigs::assumed_of(file.as_ref(), family)?)?, tokenizers)
+            (ModelConfigs::from_json(&assumed)?, tokenizers)
         }
     };
     let other_text = exchange_text(&path, family, &mut configs, &mut tokenizers, options)?;

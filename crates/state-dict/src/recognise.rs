@@ -7,6 +7,7 @@ use crate::canonical::VAE_PREFIX;
 use crate::control_net::CONTROL_NET_PREFIX;
 use crate::error::{Error, Result};
 use crate::family::Family;
+use crate::found_text::FoundText;
 use crate::maps::lora_tensor::{LoraKind, LoraTensor};
 use crate::maps::{clip, lora_kohya, lora_peft, open_clip, textual_inversion, vae};
 use crate::reader::{Reader, TensorInfo};
@@ -221,7 +222,9 @@ pub fn recognise_with_reason(reader: &dyn Reader) -> (FileKind, String) {
             None => "and nothing of another family".to_string(),
         };
         let kind = FileKind::Ldm { family, input, vae: any("first_stage_model."), text_encoder };
-        return (kind, format!("it has {}, {evidence}", shown(LDM_CONV_IN)));
+        let text = FoundText::of(reader).filter(|_| family == Family::Sd1).and_then(FoundText::note);
+        let text = text.map(|note| format!("; {note}")).unwrap_or_default();
+        return (kind, format!("it has {}, {evidence}{text}", shown(LDM_CONV_IN)));
     }
     if let Some(first) = names.iter().find(|name| lora_kohya::is_kohya_name(name)) {
         let modules = count_modules(&names, |name| {

@@ -283,6 +283,10 @@ pub struct ConvertArgs {
     /// Take the running mean of the UNet's weights that a single file has beside them; for `--to diffusers`
     #[arg(long)]
     pub extract_ema: bool,
+    /// Folder of the tokenizer of a single file whose text encoder reads other words than CLIP's and that carries none (Taiyi,
+    /// PAI-Diffusion, Japanese Stable Diffusion); for `--to diffusers`
+    #[arg(long, value_name = "FOLDER")]
+    pub tokenizer: Option<PathBuf>,
     /// Number format of its floating-point tensors [default: as they are]
     #[arg(long, value_parser = float_type_parser())]
     pub dtype: Option<FloatType>,

@@ -109,7 +109,7 @@ mod tests {
     }
 
     fn arguments(input: PathBuf, output: PathBuf, to: Format) -> ConvertArgs {
-        ConvertArgs { input, output, to, extract_ema: false, dtype: None, inpainting: false }
+        ConvertArgs { input, output, to, extract_ema: false, tokenizer: None, dtype: None, inpainting: false }
     }
 
     #[test]
