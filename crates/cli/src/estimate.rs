@@ -301,6 +301,7 @@ mod tests {
             text_encoders: Vec::from_iter(architecture::text_encoder(&json!({
                 "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
             }))),
+            text_config: serde_json::Value::Null,
             unknown_tensors: None,
         }
     }

@@ -18,7 +18,7 @@ use sdtrain_state_dict::{
     ldm_single_file, open_component, open_file, read_json, recognise, text_encoder_folders, unknown_tensors,
     vae_from_metadata, with_averaged_unet,
 };
-use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
+use sdtrain_tokenizer::{Misfit, PromptTokenizer};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -349,18 +349,21 @@ impl<'a> Parts<'a> {
         }
     }
 
-    /// That the tokenizers make no token that a text encoder does not know.
+    /// That the tokenizers make no token that a text encoder does not know, and that one which was put beside another's weights is theirs, as
+    /// far as it can be told. What came together was made together: a text encoder that was drawn larger than it had to be is one.
     fn check_vocabularies(&self) -> Result<()> {
+        let is_exchanged = match &self.other_text {
+            Some(OtherText::File(_)) => true,
+            Some(OtherText::Random(_)) => false,
+            None => self.options.tokenizer.is_some() && self.files.is_some(),
+        };
         let places = self.family.text_folders().iter();
         for ((place, tokenizer), config) in places.zip(&self.tokenizers).zip(&self.configs.text_encoders) {
-            let (tokens, rows) = (tokenizer.vocab_size(), config.vocab_size());
-            if tokens as i64 > rows {
-                return Err(Error::Config(format!(
-                    "`{}`: the {} has {tokens} tokens, but the {} knows only {rows}; they are not of one model",
-                    self.path.display(),
-                    place.tokenizer.replace('_', " "),
-                    place.network.replace('_', " ")
-                )));
+            let misfit = Misfit::of(tokenizer, config.word_table()).filter(Misfit::is_certain);
+            if let Some(misfit) = misfit.filter(|misfit| is_exchanged || misfit.counts_for_drawn()) {
+                let [tokenizer, network] = [place.tokenizer, place.network].map(|name| name.replace('_', " "));
+                let (path, said) = (self.path.display(), misfit.in_words(&tokenizer, &network));
+                return Err(Error::Config(format!("`{path}`: {said}")));
             }
         }
         Ok(())

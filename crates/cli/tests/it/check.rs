@@ -358,6 +358,22 @@ fn a_text_encoder_that_does_not_go_with_the_model_is_refused() {
 }
 
 #[test]
+fn a_table_with_many_rows_without_a_token_is_warned_of() {
+    let project = Project::new();
+    let fixtures = sdtrain_test_support::fixture_folder();
+    let model = format!("model.path={}", fixtures.join("tiny_japanese").display());
+    let set = ["check", "run.toml", "--set", "model.init=pretrained", "--set", &model];
+    let warning = "the tokenizer has 418 tokens, but the text encoder knows 480; they may not be of one model";
+    let answer = project.run(&set);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    assert!(!answer.stdout.contains("may not be of one model"), "{}", answer.stdout);
+    let tokenizer = format!("model.tokenizer={}", fixtures.join("bert_tokenizer").display());
+    let answer = project.run(&[&set[..], &["--set", &tokenizer]].concat());
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    assert!(answer.stdout.contains(warning), "{}", answer.stdout);
+}
+
+#[test]
 fn a_unet_that_does_not_fit_the_method_is_refused_before_a_run() {
     let project = Project::new();
     let answer = project.run(&["check", "run.toml", "--set", "method=inpainting"]);

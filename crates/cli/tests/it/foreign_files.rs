@@ -12,7 +12,7 @@ use sdtrain_state_dict::{Dtype, Error, Family, PipelineConfigs, Reader, Result, 
 use sdtrain_test_support::fixture_folder;
 use serde_json::{Map, Value as Json, json};
 
-use crate::project::Project;
+use crate::project::{Answer, Project};
 
 /// Names and shapes, without a weight.
 struct Described {
@@ -73,6 +73,12 @@ fn write_full_size(path: &Path, text_encoder: &Json) {
     file.set_len(8 + header.len() as u64 + end).expect("a hole takes no room");
 }
 
+/// What `check` says of the model in `file` with the tokenizer in `tokenizer`.
+fn check(project: &Project, file: &str, tokenizer: &str) -> Answer {
+    let [model, tokenizer] = [format!("model.path={file}"), format!("model.tokenizer={tokenizer}")];
+    project.run(&["check", "run.toml", "--set", "model.init=pretrained", "--set", &model, "--set", &tokenizer])
+}
+
 /// The configuration of a text encoder of CLIP's network with another vocabulary.
 fn clip(words: usize) -> Json {
     let mut config = PipelineConfigs::sd1().text_encoders.remove(0);
@@ -128,18 +134,7 @@ fn they_are_described_and_refused_without_a_tokenizer_and_fit_with_theirs() {
         assert!(!project.path("folder").exists());
     }
     for name in ["taiyi", "pai"] {
-        let model = format!("model.path={name}.safetensors");
-        let arguments = [
-            "check",
-            "run.toml",
-            "--set",
-            "model.init=pretrained",
-            "--set",
-            &model,
-            "--set",
-            "model.tokenizer=tokenizer",
-        ];
-        let answer = project.run(&arguments);
+        let answer = check(&project, &format!("{name}.safetensors"), "tokenizer");
         assert_eq!(answer.code, Some(0), "{name}: {}", answer.stderr);
         assert!(answer.stdout.contains("single-file SD1 checkpoint"), "{}", answer.stdout);
     }
@@ -153,6 +148,22 @@ fn they_are_described_and_refused_without_a_tokenizer_and_fit_with_theirs() {
         answer.stderr
     );
     assert!(!project.path("folder").exists());
+}
+
+#[test]
+fn a_tokenizer_of_far_fewer_tokens_than_the_text_encoder_has_words_is_refused() {
+    let project = Project::new();
+    write_full_size(&project.path("sd1.safetensors"), &clip(49408));
+    write_vocabulary(&project, "taiyi", 21128);
+    let answer = check(&project, "sd1.safetensors", "taiyi");
+    assert_eq!(answer.code, Some(4), "{}", answer.stderr);
+    let said = "the tokenizer has 21128 tokens, but the text encoder knows 49408; they are not of one model";
+    assert!(answer.stderr.contains(said), "{}", answer.stderr);
+    // A table may be padded.
+    write_vocabulary(&project, "padded", 49400);
+    let answer = check(&project, "sd1.safetensors", "padded");
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    assert!(!answer.stdout.contains("of one model"), "{}", answer.stdout);
 }
 
 #[test]
