@@ -221,6 +221,10 @@ fn single_networks_by_the_full_lists() {
     assert_eq!(recognise(&with_prefix), FileKind::Vae { diffusers: false });
     let as_text = shrunk(text.iter().map(|row| (row.name.as_str(), row.shape.as_slice())));
     assert_eq!(recognise(&as_text), FileKind::ClipText { hidden_size: Some(3) });
+    let bert = list("te_taiyi_bert.tsv");
+    let as_bert = shrunk(bert.iter().map(|row| (row.name.as_str(), row.shape.as_slice())));
+    assert_eq!(recognise(&as_bert), FileKind::BertText { hidden_size: Some(3) });
+    assert_eq!(recognise(&as_bert).to_string(), "BERT text encoder");
 }
 
 #[test]
