@@ -55,7 +55,7 @@ fn own_positions(config: &ModelConfig) -> Result<usize, Failure> {
             let family = Family::of_folder(&folder).map_or(Family::Sd1, |(family, _)| family);
             Ok(positions(&folder.join(family.text_folders()[0].network)))
         }
-        ModelLocation::Path(file) => of_file(&*open_file(&file)?),
+        ModelLocation::Path(file) => of_file(&open_file(&file)?),
     }
 }
 
@@ -73,7 +73,7 @@ fn own(config: &ModelConfig) -> Result<PromptTokenizer, Failure> {
                 found => Ok(found?.at_most(positions(&folder.join(network)))),
             }
         }
-        ModelLocation::Path(file) => of_file(&*open_file(&file)?),
+        ModelLocation::Path(file) => of_file(&open_file(&file)?),
     }
 }
 
