@@ -145,8 +145,17 @@ fn from_folder<T>(folder: &Path, options: &LoadOptions, build: impl FnOnce(Parts
         return Err(Error::Family(format!("`{}` {reason}", folder.display())));
     }
     let other_text = exchange_text(folder, family, &mut configs, &mut tokenizers, options)?;
-    let parts =
-        |files| Parts { path: folder, family, configs, tokenizers, other_text, files, unknown_tensors: None, options };
+    let parts = |files| Parts {
+        path: folder,
+        family,
+        configs,
+        tokenizers,
+        other_text,
+        no_tokenizer: None,
+        files,
+        unknown_tensors: None,
+        options,
+    };
     if options.random.is_some() {
         return build(parts(None));
     }
@@ -187,6 +196,7 @@ fn from_single_file<T>(
         return Err(Error::Family(format!("`{}` is a {kind}; {families}", path.display())));
     };
     family.check_supported(input, &path)?;
+    let mut no_tokenizer = None;
     let (mut configs, mut tokenizers) = match (&options.config, embedded(file.as_ref(), family)?) {
         (Some(folder), _) => {
             let (_, configs, tokenizers) = described_by(folder)?;
@@ -196,7 +206,7 @@ fn from_single_file<T>(
         (None, None) => {
             let assumed = PipelineConfigs::assumed_of(file.as_ref(), family)?;
             if options.text_encoder.is_none() && options.tokenizer.is_none() {
-                assumed.check_reads_words_of_clip(&path)?;
+                no_tokenizer = assumed.check_reads_words_of_clip(&path).err();
             }
             let tokenizer = |pad: &&str| Ok(PromptTokenizer::builtin_padded_with(pad)?);
             let tokenizers = family.pad_tokens().iter().map(tokenizer).collect::<Result<_>>()?;
@@ -211,6 +221,7 @@ fn from_single_file<T>(
         configs,
         tokenizers,
         other_text,
+        no_tokenizer,
         files,
         unknown_tensors,
         options,
@@ -303,6 +314,8 @@ struct Parts<'a> {
     configs: ModelConfigs,
     tokenizers: Vec<PromptTokenizer>,
     other_text: Option<OtherText>,
+    /// That the tokenizer is CLIP's for want of another, and the text encoder does not read its words.
+    no_tokenizer: Option<sdtrain_state_dict::Error>,
     /// Absent: weights are drawn from `options.random`.
     files: Option<Files<'a>>,
     /// See [`StableDiffusion::unknown_tensors`].
@@ -390,9 +403,12 @@ impl<'a> Parts<'a> {
         Ok(LoadReport::of_model(self.path, reports).into_result()?)
     }
 
-    fn assemble(self, location: &str) -> Result<StableDiffusion> {
-        self.check_vocabularies()?;
+    fn assemble(mut self, location: &str) -> Result<StableDiffusion> {
         self.check_fit()?;
+        if let Some(error) = self.no_tokenizer.take() {
+            return Err(error.into());
+        }
+        self.check_vocabularies()?;
         let (vae, networks, unet) = (self.vae()?, self.text_encoders()?, self.unet()?);
         let folders = self.family.text_folders().iter();
         let text_encoders = folders.zip(self.tokenizers).zip(networks).map(|((folder, tokenizer), network)| {
