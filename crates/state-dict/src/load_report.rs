@@ -26,7 +26,7 @@ pub struct LoadReport {
     /// Tensors of another shape: name, wanted, found.
     pub wrong_shape: Vec<(String, Vec<usize>, Vec<usize>)>,
     /// What the tensors are by themselves, in words, where something does not fit and they are those of another family or network.
-    pub better_fit: Option<String>,
+    pub better_fit: Option<Box<str>>,
 }
 
 impl LoadReport {
@@ -58,7 +58,7 @@ impl LoadReport {
             }
         }
         if !report.is_clean() {
-            report.better_fit = better_fit(parameters, reader);
+            report.better_fit = better_fit(parameters, reader).map(String::into_boxed_str);
         }
         report
     }
@@ -113,7 +113,7 @@ impl LoadReport {
     }
 
     pub(crate) fn hint(&self) -> Option<String> {
-        let better_fit = self.better_fit.clone().or_else(|| reads_text(self.other_text_width()?));
+        let better_fit = self.better_fit.as_deref().map(str::to_owned).or_else(|| reads_text(self.other_text_width()?));
         if better_fit.is_some() {
             return better_fit;
         }
