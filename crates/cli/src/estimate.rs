@@ -309,6 +309,7 @@ mod tests {
                 "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
             }))),
             force_upcast: None,
+            text_config: serde_json::Value::Null,
             unknown_tensors: None,
         }
     }

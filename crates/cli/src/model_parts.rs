@@ -8,9 +8,11 @@ use sdtrain_state_dict::architecture::{self, Shapes};
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
     Dtype, Error as FileError, Family, FileKind, LoadReport, PipelineConfigs, Reader, SafetensorsFile,
-    canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file, load_report::parameters_of, open_component,
-    open_file, read_json, recognise, text_encoder_folders, unknown_tensors, vae_from_metadata, with_averaged_unet,
+    canonical_text_encoder, canonical_unet, canonical_vae, is_bert, ldm_single_file, load_report::parameters_of,
+    open_component, open_file, read_json, recognise, text_encoder_folders, unknown_tensors, vae_from_metadata,
+    with_averaged_unet,
 };
+use sdtrain_tokenizer::WordTable;
 use serde_json::Value as Json;
 
 use crate::hub_files::{lacks_weights, local_file};
@@ -34,6 +36,8 @@ pub(crate) struct ModelParts {
     pub force_upcast: Option<bool>,
     /// Those that were found, the first one first.
     pub text_encoders: Vec<Shapes>,
+    /// The configuration of the first; `null` where there is none.
+    pub text_config: Json,
     /// Tensors of its single file that belong to no network, in words.
     pub unknown_tensors: Option<String>,
 }
@@ -120,12 +124,16 @@ impl ModelParts {
             ));
         }
         self.text_encoders = vec![shapes];
+        // A folder without one is refused where it is loaded.
+        self.text_config = read_json(&network.join("config.json")).unwrap_or_default();
         Ok(())
     }
 
-    /// How many words its text encoder has vectors for.
-    pub fn vocabulary(&self) -> Option<usize> {
-        learned_words::table(self.text_encoders.first()?)?.first().copied()
+    /// What its first text encoder says of the words that it reads.
+    pub fn word_table(&self) -> Option<WordTable> {
+        let rows = learned_words::table(self.text_encoders.first()?)?.first().copied()?;
+        let mark = |key: &str| self.text_config[key].as_i64().filter(|_| !is_bert(&self.text_config));
+        Some(WordTable { rows, bos: mark("bos_token_id"), eos: mark("eos_token_id") })
     }
 
     /// Its text encoders with what they are called in a diffusers folder and in traces.
@@ -223,6 +231,7 @@ fn from_file(file: Arc<dyn Reader>, name: &str) -> Result<ModelParts, Failure> {
         vae: parts.vae.as_ref().map(|vae| parameters_of(vae)),
         force_upcast: force_upcast(&configs.vae),
         text_encoders: parts.text_encoders.iter().map(|encoder| parameters_of(encoder)).collect(),
+        text_config: configs.text_encoders.first().cloned().unwrap_or_default(),
         unknown_tensors: unknown_tensors(&parts.leftover),
     })
 }
@@ -262,6 +271,7 @@ fn from_folder(folder: &Path, variant: Option<&str>) -> Result<ModelParts, Failu
         vae: Some(parameters_of(&vae)),
         force_upcast: force_upcast(&vae_config),
         text_encoders: family.text_folders().iter().map(text_encoder).collect::<Result<_, _>>()?,
+        text_config: first_text_config(folder, family)?,
         unknown_tensors: None,
     })
 }
@@ -281,6 +291,7 @@ fn from_configs(folder: &Path, kind: &str) -> Result<ModelParts, Failure> {
             .iter()
             .map(|place| read(place.network, architecture::text_encoder))
             .collect::<Result<_, _>>()?,
+        text_config: first_text_config(folder, family)?,
         unknown_tensors: None,
     })
 }
@@ -288,6 +299,11 @@ fn from_configs(folder: &Path, kind: &str) -> Result<ModelParts, Failure> {
 /// What a VAE's configuration says of fp32.
 fn force_upcast(config: &Json) -> Option<bool> {
     config.get("force_upcast")?.as_bool()
+}
+
+/// The configuration of the first text encoder of the model in `folder`.
+fn first_text_config(folder: &Path, family: Family) -> Result<Json, Failure> {
+    Ok(read_json(&folder.join(family.text_folders()[0].network).join("config.json"))?)
 }
 
 /// Names and shapes of a network from its configuration.

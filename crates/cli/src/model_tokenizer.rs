@@ -2,7 +2,9 @@
 
 use sdtrain_recipe::{ModelConfig, ModelLocation};
 use sdtrain_state_dict::maps::text_places::TextFolder;
-use sdtrain_state_dict::{Family, Reader, open_file, read_json, recognise, text_encoder_folders, text_positions};
+use sdtrain_state_dict::{
+    Family, PipelineConfigs, Reader, open_file, read_json, recognise, text_encoder_folders, text_positions,
+};
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use std::path::{Path, PathBuf};
 
@@ -26,15 +28,41 @@ pub(crate) fn of(config: &ModelConfig) -> Result<PromptTokenizer, Failure> {
     let tokenizer = found.map_or_else(|| own(config), Ok)?;
     Ok(match &of_encoder {
         Some((network, _)) => tokenizer.at_most(positions(network)),
+        None if config.tokenizer.is_some() => tokenizer.at_most(own_positions(config)?),
         None => tokenizer,
     })
 }
 
+/// Where the model of `config` lies.
+fn location(config: &ModelConfig) -> Result<ModelLocation, Failure> {
+    ModelLocation::find(&config.path)
+        .map_err(|(message, hint)| Failure::new(ExitCode::Configuration, message).maybe_hint(hint))
+}
+
+/// How many tokens the model's own text encoder has positions for.
+fn own_positions(config: &ModelConfig) -> Result<usize, Failure> {
+    let of_file = |file: &dyn Reader| -> Result<usize, Failure> {
+        let family = recognise(file).family().unwrap_or(Family::Sd1);
+        let configs = match PipelineConfigs::from_metadata(file.path(), file.metadata())? {
+            Some((configs, _)) => configs,
+            None => PipelineConfigs::assumed_of(file, family)?,
+        };
+        Ok(configs.text_encoders.first().map_or(usize::MAX, text_positions))
+    };
+    match location(config)? {
+        ModelLocation::Builtin(name) => of_file(&builtin(&name)?),
+        ModelLocation::Path(folder) if folder.is_dir() => {
+            let family = Family::of_folder(&folder).map_or(Family::Sd1, |(family, _)| family);
+            Ok(positions(&folder.join(family.text_folders()[0].network)))
+        }
+        ModelLocation::Path(file) => of_file(&open_file(&file)?),
+    }
+}
+
 /// The model's own tokenizer, or CLIP's where it comes with none.
 fn own(config: &ModelConfig) -> Result<PromptTokenizer, Failure> {
-    let location = ModelLocation::find(&config.path)
-        .map_err(|(message, hint)| Failure::new(ExitCode::Configuration, message).maybe_hint(hint))?;
-    match location {
+    let of_file = |file: &dyn Reader| of_file(file, config.text_encoder.is_none());
+    match location(config)? {
         ModelLocation::Builtin(name) => of_file(&builtin(&name)?),
         ModelLocation::Path(folder) if folder.is_dir() => {
             // What is wrong with a folder of no family is said where it is loaded.
@@ -60,11 +88,17 @@ pub(crate) fn token_limit(tokenizer: &dyn Tokenizer, max_token_length: Option<u3
     Ok(windows * (tokenizer.window() - tokenizer.marks()))
 }
 
-fn of_file(file: &dyn Reader) -> Result<PromptTokenizer, Failure> {
+/// The tokenizer that `file` carries, or CLIP's, which must be that of its text encoder where this `is_kept`.
+fn of_file(file: &dyn Reader, is_kept: bool) -> Result<PromptTokenizer, Failure> {
     let family = recognise(file).family().unwrap_or(Family::Sd1);
     match embedded(file, family)? {
         // All of a model's read the same words; they differ in what they fill a window with.
         Some((_, mut tokenizers)) if !tokenizers.is_empty() => Ok(tokenizers.swap_remove(0)),
-        _ => Ok(PromptTokenizer::builtin_padded_with(family.pad_tokens()[0])?),
+        _ => {
+            if is_kept {
+                PipelineConfigs::assumed_of(file, family)?.check_reads_words_of_clip(file.path())?;
+            }
+            Ok(PromptTokenizer::builtin_padded_with(family.pad_tokens()[0])?)
+        }
     }
 }

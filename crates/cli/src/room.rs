@@ -214,6 +214,7 @@ mod tests {
             unet: network(1000),
             vae: Some(network(100)),
             force_upcast: None,
+            text_config: serde_json::Value::Null,
             text_encoders: vec![network(10)],
             unknown_tensors: None,
         }

@@ -19,7 +19,7 @@ use sdtrain_state_dict::{
     ldm_single_file, open_component, open_file, read_json, recognise, text_encoder_folders, unknown_tensors,
     vae_from_metadata, with_averaged_unet,
 };
-use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
+use sdtrain_tokenizer::{Misfit, PromptTokenizer};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -146,8 +146,17 @@ fn from_folder<T>(folder: &Path, options: &LoadOptions, build: impl FnOnce(Parts
         return Err(Error::Family(format!("`{}` {reason}", folder.display())));
     }
     let other_text = exchange_text(folder, family, &mut configs, &mut tokenizers, options)?;
-    let parts =
-        |files| Parts { path: folder, family, configs, tokenizers, other_text, files, unknown_tensors: None, options };
+    let parts = |files| Parts {
+        path: folder,
+        family,
+        configs,
+        tokenizers,
+        other_text,
+        no_tokenizer: None,
+        files,
+        unknown_tensors: None,
+        options,
+    };
     if options.random.is_some() {
         return build(parts(None));
     }
@@ -188,6 +197,7 @@ fn from_single_file<T>(
         return Err(Error::Family(format!("`{}` is a {kind}; {families}", path.display())));
     };
     family.check_supported(input, &path)?;
+    let mut no_tokenizer = None;
     let (mut configs, mut tokenizers) = match (&options.config, embedded(file.as_ref(), family)?) {
         (Some(folder), _) => {
             let (_, configs, tokenizers) = described_by(folder)?;
@@ -195,9 +205,13 @@ fn from_single_file<T>(
         }
         (None, Some(embedded)) => embedded,
         (None, None) => {
+            let assumed = PipelineConfigs::assumed_of(file.as_ref(), family)?;
+            if options.text_encoder.is_none() && options.tokenizer.is_none() {
+                no_tokenizer = assumed.check_reads_words_of_clip(&path).err();
+            }
             let tokenizer = |pad: &&str| Ok(PromptTokenizer::builtin_padded_with(pad)?);
             let tokenizers = family.pad_tokens().iter().map(tokenizer).collect::<Result<_>>()?;
-            (ModelConfigs::from_json(&PipelineConfigs::assumed_of(file.as_ref(), family)?)?, tokenizers)
+            (ModelConfigs::from_json(&assumed)?, tokenizers)
         }
     };
     let other_text = exchange_text(&path, family, &mut configs, &mut tokenizers, options)?;
@@ -208,6 +222,7 @@ fn from_single_file<T>(
         configs,
         tokenizers,
         other_text,
+        no_tokenizer,
         files,
         unknown_tensors,
         options,
@@ -300,6 +315,8 @@ struct Parts<'a> {
     configs: ModelConfigs,
     tokenizers: Vec<PromptTokenizer>,
     other_text: Option<OtherText>,
+    /// That the tokenizer is CLIP's for want of another, and the text encoder does not read its words.
+    no_tokenizer: Option<sdtrain_state_dict::Error>,
     /// Absent: weights are drawn from `options.random`.
     files: Option<Files<'a>>,
     /// See [`StableDiffusion::unknown_tensors`].
@@ -346,18 +363,21 @@ impl<'a> Parts<'a> {
         }
     }
 
-    /// That the tokenizers make no token that a text encoder does not know.
+    /// That the tokenizers make no token that a text encoder does not know, and that one which was put beside another's weights is theirs, as
+    /// far as it can be told. What came together was made together: a text encoder that was drawn larger than it had to be is one.
     fn check_vocabularies(&self) -> Result<()> {
+        let is_exchanged = match &self.other_text {
+            Some(OtherText::File(_)) => true,
+            Some(OtherText::Random(_)) => false,
+            None => self.options.tokenizer.is_some() && self.files.is_some(),
+        };
         let places = self.family.text_folders().iter();
         for ((place, tokenizer), config) in places.zip(&self.tokenizers).zip(&self.configs.text_encoders) {
-            let (tokens, rows) = (tokenizer.vocab_size(), config.vocab_size());
-            if tokens as i64 > rows {
-                return Err(Error::Config(format!(
-                    "`{}`: the {} has {tokens} tokens, but the {} knows only {rows}; they are not of one model",
-                    self.path.display(),
-                    place.tokenizer.replace('_', " "),
-                    place.network.replace('_', " ")
-                )));
+            let misfit = Misfit::of(tokenizer, config.word_table()).filter(Misfit::is_certain);
+            if let Some(misfit) = misfit.filter(|misfit| is_exchanged || misfit.counts_for_drawn()) {
+                let [tokenizer, network] = [place.tokenizer, place.network].map(|name| name.replace('_', " "));
+                let (path, said) = (self.path.display(), misfit.in_words(&tokenizer, &network));
+                return Err(Error::Config(format!("`{path}`: {said}")));
             }
         }
         Ok(())
@@ -384,9 +404,12 @@ impl<'a> Parts<'a> {
         Ok(LoadReport::of_model(self.path, reports).into_result()?)
     }
 
-    fn assemble(self, location: &str) -> Result<StableDiffusion> {
-        self.check_vocabularies()?;
+    fn assemble(mut self, location: &str) -> Result<StableDiffusion> {
         self.check_fit()?;
+        if let Some(error) = self.no_tokenizer.take() {
+            return Err(error.into());
+        }
+        self.check_vocabularies()?;
         let (vae, networks, unet) = (self.vae()?, self.text_encoders()?, self.unet()?);
         let folders = self.family.text_folders().iter();
         let text_encoders = folders.zip(self.tokenizers).zip(networks).map(|((folder, tokenizer), network)| {

@@ -112,6 +112,20 @@ pub enum Error {
         /// What it is, and what was wanted.
         reason: String,
     },
+    /// A single file without a tokenizer, whose text encoder does not read CLIP's words.
+    #[error(
+        "`{}` carries no tokenizer, and its text encoder is {text_encoder} with {words} words, of which the built-in tokenizer of CLIP \
+         knows nothing",
+        path.display()
+    )]
+    NoTokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What its text encoder is.
+        text_encoder: &'static str,
+        /// How many words that has vectors for.
+        words: usize,
+    },
     /// A file could not be written; nothing of it was left behind.
     #[error("cannot save `{}`: {source}", path.display())]
     Save {
@@ -141,6 +155,10 @@ impl Error {
                 Some("free some space or choose another output folder; nothing half-written was left".to_string())
             }
             Error::Mismatch(report) => report.hint(),
+            Error::NoTokenizer { words, .. } => Some(format!(
+                "name the folder of its own tokenizer, of {words} tokens: a run takes it as `model.tokenizer`, and `sdtrain convert \
+                 --to diffusers --tokenizer FOLDER` makes a diffusers folder, which has both"
+            )),
             Error::NotFinite { .. } => Some(
                 "every picture and every loss would be none: the file is damaged, or was saved by a run that had diverged; fetch it \
                  again, or take an earlier one"

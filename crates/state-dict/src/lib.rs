@@ -14,6 +14,7 @@ mod file;
 mod float8;
 mod folder;
 mod for_inpainting;
+mod found_text;
 mod header;
 pub mod load_report;
 mod mapped;

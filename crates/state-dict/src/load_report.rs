@@ -1,12 +1,15 @@
 //! What does not fit when a file's tensors meet a model's parameters: all of it in one message.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::dtype::Dtype;
 use crate::error::{Error, Result, shown};
 use crate::family::Family;
-use crate::reader::Reader;
+use crate::reader::{Reader, TensorInfo};
+use crate::recognise::{FileKind, recognise};
 
 /// How many names of each kind the message shows.
 const SHOWN: usize = 10;
@@ -22,6 +25,8 @@ pub struct LoadReport {
     pub unexpected: Vec<String>,
     /// Tensors of another shape: name, wanted, found.
     pub wrong_shape: Vec<(String, Vec<usize>, Vec<usize>)>,
+    /// What the tensors are by themselves, in words, where something does not fit and they are those of another family or network.
+    pub better_fit: Option<Box<str>>,
 }
 
 impl LoadReport {
@@ -37,6 +42,7 @@ impl LoadReport {
             missing: Vec::new(),
             unexpected: Vec::new(),
             wrong_shape: Vec::new(),
+            better_fit: None,
         };
         for (name, shape) in parameters {
             match reader.info(name) {
@@ -50,6 +56,9 @@ impl LoadReport {
             if !parameters.contains_key(name) && !ignored(name) {
                 report.unexpected.push(name.to_string());
             }
+        }
+        if !report.is_clean() {
+            report.better_fit = better_fit(parameters, reader).map(String::into_boxed_str);
         }
         report
     }
@@ -68,6 +77,7 @@ impl LoadReport {
             missing: Vec::new(),
             unexpected: Vec::new(),
             wrong_shape: Vec::new(),
+            better_fit: None,
         };
         for (network, report) in networks {
             let named = |name: String| format!("{network}/{name}");
@@ -75,6 +85,7 @@ impl LoadReport {
             all.unexpected.extend(report.unexpected.into_iter().map(named));
             let wrong_shape = report.wrong_shape.into_iter();
             all.wrong_shape.extend(wrong_shape.map(|(name, wanted, found)| (named(name), wanted, found)));
+            all.better_fit = all.better_fit.or(report.better_fit);
         }
         all
     }
@@ -89,7 +100,12 @@ impl LoadReport {
         if self.is_clean() { Ok(()) } else { Err(Error::Mismatch(self)) }
     }
 
-    /// The width of the text states that the file's attention reads, where it is not the one that is wanted.
+    /// Whether a `config.json` says what was asked for: that of a folder, or beside a file in one.
+    fn has_config(&self) -> bool {
+        self.path.is_dir() || self.path.with_file_name("config.json").is_file()
+    }
+
+    /// The width of the text states that some of the file's attention reads, where it is not the one that is wanted.
     fn other_text_width(&self) -> Option<usize> {
         let of_text = |name: &str| name.ends_with("attn2.to_k.weight");
         let (_, wanted, found) = self.wrong_shape.iter().find(|(name, ..)| of_text(name))?;
@@ -97,21 +113,92 @@ impl LoadReport {
     }
 
     pub(crate) fn hint(&self) -> Option<String> {
-        if let Some((width, family)) =
-            self.other_text_width().and_then(|width| Some((width, Family::of_text_width(width)?)))
-        {
-            return Some(format!(
-                "the file fits the {} family better: it reads text states of {width} numbers",
-                family.title()
-            ));
+        let better_fit = self.better_fit.as_deref().map(str::to_owned).or_else(|| reads_text(self.other_text_width()?));
+        if better_fit.is_some() {
+            return better_fit;
         }
         if !self.wrong_shape.is_empty() && self.missing.is_empty() && self.unexpected.is_empty() {
-            return Some("the names fit but not the sizes: the `config.json` belongs to another model".to_string());
+            let reason = match self.has_config() {
+                true => "the `config.json` belongs to another model",
+                false => {
+                    "the file is of another model; a diffusers folder of it says its sizes, as a single file does not"
+                }
+            };
+            return Some(format!("the names fit but not the sizes: {reason}"));
         }
         if !self.missing.is_empty() && self.unexpected.is_empty() && self.wrong_shape.is_empty() {
             return Some("the file may be incomplete or belong to another kind of model".to_string());
         }
         None
+    }
+}
+
+/// What the tensors of `reader` are, in words, where the `wanted` parameters are of something else.
+fn better_fit(wanted: &BTreeMap<String, Vec<usize>>, reader: &dyn Reader) -> Option<String> {
+    let found = told(&recognise(reader))?;
+    (told(&recognise(&Wanted::new(wanted))).as_ref() != Some(&found)).then_some(found)
+}
+
+/// What tells the network of one family from that of another; none of a size that no family has.
+fn told(kind: &FileKind) -> Option<String> {
+    let family = |width: usize| Family::of_text_width(width).map(Family::title);
+    match *kind {
+        FileKind::DiffusersUnet { cross_attention_dim: Some(width), .. } => reads_text(width),
+        FileKind::ControlNet { family: Some(family), .. } => {
+            Some(format!("the file fits the {} family better", family.title()))
+        }
+        FileKind::ClipText { hidden_size: Some(width) } => {
+            let family = family(width)?;
+            Some(format!(
+                "the file is a {kind} whose states have {width} numbers, as a model of the {family} family has it"
+            ))
+        }
+        FileKind::BertText { hidden_size: Some(width) } => {
+            Some(format!("the file is a {kind} whose states have {width} numbers, as Taiyi and its fine-tunes have it"))
+        }
+        _ => None,
+    }
+}
+
+/// The family of a UNet that reads text states of `width`, in words.
+fn reads_text(width: usize) -> Option<String> {
+    let family = Family::of_text_width(width)?.title();
+    Some(format!("the file fits the {family} family better: it reads text states of {width} numbers"))
+}
+
+/// Parameters as if they were in a file.
+struct Wanted {
+    tensors: BTreeMap<String, TensorInfo>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Wanted {
+    fn new(parameters: &BTreeMap<String, Vec<usize>>) -> Wanted {
+        let info = |shape: &Vec<usize>| TensorInfo { dtype: Dtype::F32, shape: shape.clone() };
+        let tensors = parameters.iter().map(|(name, shape)| (name.clone(), info(shape))).collect();
+        Wanted { tensors, metadata: BTreeMap::new() }
+    }
+}
+
+impl Reader for Wanted {
+    fn names(&self) -> Vec<&str> {
+        self.tensors.keys().map(String::as_str).collect()
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(name)
+    }
+
+    fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
+        Err(Error::NoSuchTensor { path: self.path().to_path_buf(), tensor: shown(name) })
+    }
+
+    fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    fn path(&self) -> &Path {
+        Path::new("parameters")
     }
 }
 

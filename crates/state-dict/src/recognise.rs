@@ -7,8 +7,9 @@ use crate::canonical::VAE_PREFIX;
 use crate::control_net::CONTROL_NET_PREFIX;
 use crate::error::{Error, Result};
 use crate::family::Family;
+use crate::found_text::FoundText;
 use crate::maps::lora_tensor::{LoraKind, LoraTensor};
-use crate::maps::{clip, lora_kohya, lora_peft, open_clip, textual_inversion, vae};
+use crate::maps::{bert, clip, lora_kohya, lora_peft, open_clip, textual_inversion, vae};
 use crate::reader::{Reader, TensorInfo};
 
 /// The first convolution of the UNet in a single-file checkpoint.
@@ -121,6 +122,11 @@ pub enum FileKind {
         /// Its width.
         hidden_size: Option<usize>,
     },
+    /// A BERT text encoder.
+    BertText {
+        /// Its width.
+        hidden_size: Option<usize>,
+    },
     /// Adapters under kohya's names, of LoRA or one of its relatives.
     KohyaLora {
         /// What they are.
@@ -187,6 +193,7 @@ impl fmt::Display for FileKind {
             FileKind::Vae { diffusers: true } => f.write_str("diffusers VAE"),
             FileKind::Vae { diffusers: false } => f.write_str("VAE under the original names"),
             FileKind::ClipText { .. } => f.write_str("CLIP text encoder"),
+            FileKind::BertText { .. } => f.write_str("BERT text encoder"),
             FileKind::KohyaLora { kind, .. } => write!(f, "kohya {}", kind.name()),
             FileKind::PeftLora { kind, .. } => write!(f, "PEFT {}", kind.name()),
             FileKind::TextualInversion { .. } => f.write_str("textual inversion embedding"),
@@ -221,7 +228,9 @@ pub fn recognise_with_reason(reader: &dyn Reader) -> (FileKind, String) {
             None => "and nothing of another family".to_string(),
         };
         let kind = FileKind::Ldm { family, input, vae: any("first_stage_model."), text_encoder };
-        return (kind, format!("it has {}, {evidence}", shown(LDM_CONV_IN)));
+        let text = FoundText::of(reader).filter(|_| family == Family::Sd1).and_then(FoundText::note);
+        let text = text.map(|note| format!("; {note}")).unwrap_or_default();
+        return (kind, format!("it has {}, {evidence}{text}", shown(LDM_CONV_IN)));
     }
     if let Some(first) = names.iter().find(|name| lora_kohya::is_kohya_name(name)) {
         let modules = count_modules(&names, |name| {
@@ -253,6 +262,11 @@ pub fn recognise_with_reason(reader: &dyn Reader) -> (FileKind, String) {
     if let Some(embedding) = embedding.filter(|name| clip::canonical_name(name).is_some()) {
         let hidden_size = reader.info(embedding).and_then(|info| info.shape.get(1).copied());
         return (FileKind::ClipText { hidden_size }, format!("it has {}", shown(embedding)));
+    }
+    let is_first = |name: &&&str| bert::canonical_name(name).as_deref() == Some(bert::FIRST);
+    if let Some(embedding) = names.iter().find(is_first) {
+        let hidden_size = reader.info(embedding).and_then(|info| info.shape.get(1).copied());
+        return (FileKind::BertText { hidden_size }, format!("it has {}", shown(embedding)));
     }
     let mut traced = names.iter().filter(|name| is_traced_loss(name));
     if let Some(first) = traced.next() {

@@ -4,13 +4,19 @@
 //! <https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0>,
 //! <https://huggingface.co/stabilityai/stable-diffusion-xl-refiner-1.0>
 
+use std::path::Path;
+
 use serde_json::{Value as Json, json};
 
-use crate::diffusers_folder::PipelineConfigs;
-use crate::error::Result;
+use crate::diffusers_folder::{PipelineConfigs, is_bert};
+use crate::error::{Error, Result};
 use crate::family::{Family, PREDICTION_TYPE, predicts_velocity};
+use crate::found_text::FoundText;
 use crate::reader::Reader;
 use crate::recognise::LDM_CONV_IN;
+
+/// Rows of CLIP's table of words.
+pub(crate) const WORDS_OF_CLIP: usize = 49408;
 
 impl PipelineConfigs {
     /// Stable Diffusion 1.5's.
@@ -117,7 +123,8 @@ impl PipelineConfigs {
     }
 
     /// What a reader assumes of `file`, a single file of `family` that carries no configuration: what was released, with as many input
-    /// channels as its UNet has.
+    /// channels as its UNet has, and under SD1's names with the text encoder that its tensors show: CLIP's with its own vocabulary or
+    /// another, or BERT.
     ///
     /// # Errors
     /// Where what it says of its prediction cannot be read.
@@ -126,7 +133,32 @@ impl PipelineConfigs {
         if let Some(channels) = file.info(LDM_CONV_IN).and_then(|info| info.shape.get(1)) {
             configs.unet["in_channels"] = (*channels).into();
         }
+        if let (Family::Sd1, Some(found)) = (family, FoundText::of(file)) {
+            found.describe(&mut configs.text_encoders[0]);
+        }
         Ok(configs)
+    }
+
+    /// That the words of CLIP, whose tokenizer is built in, are those of the text encoders of the single file at `path`, which carries no
+    /// tokenizer.
+    ///
+    /// # Errors
+    /// What its text encoder is, where it reads other words.
+    pub fn check_reads_words_of_clip(&self, path: &Path) -> Result<()> {
+        // Learned words that others put into the table are rows behind CLIP's.
+        const MOST_ADDED: usize = 1024;
+        let words = |config: &Json| config["vocab_size"].as_u64().map_or(WORDS_OF_CLIP, |words| words as usize);
+        let is_other = |config: &&Json| {
+            is_bert(config) || words(config).checked_sub(WORDS_OF_CLIP).is_none_or(|added| added > MOST_ADDED)
+        };
+        match self.text_encoders.iter().find(is_other) {
+            None => Ok(()),
+            Some(config) => Err(Error::NoTokenizer {
+                path: path.to_path_buf(),
+                text_encoder: text_encoder_name(config),
+                words: words(config),
+            }),
+        }
     }
 
     /// Whether they predict the velocity, in place of the noise.
@@ -171,6 +203,11 @@ impl PipelineConfigs {
             && agrees(&self.scheduler, &plain.scheduler, &sampler)
             && self.scheduler["rescale_betas_zero_snr"] != true
     }
+}
+
+/// What people call the text encoder of `config`.
+fn text_encoder_name(config: &Json) -> &'static str {
+    if is_bert(config) { "BERT" } else { "CLIP" }
 }
 
 /// `config` with the keys of `other` in place of its own.
@@ -237,7 +274,7 @@ fn text_encoder() -> Json {
         "num_hidden_layers": 12,
         "pad_token_id": 1,
         "projection_dim": 768,
-        "vocab_size": 49408,
+        "vocab_size": WORDS_OF_CLIP,
     })
 }
 

@@ -7,6 +7,7 @@ mod error;
 mod fast_path;
 mod folder;
 mod learned_words;
+mod misfit;
 mod prompt_tokenizer;
 mod prompt_weights;
 mod save;
@@ -19,6 +20,7 @@ pub use chunks::WeightedChunk;
 pub use clip::DEFAULT_WINDOW;
 pub use error::{Error, Result};
 pub use folder::TOKENIZER_FILES;
+pub use misfit::{Misfit, WordTable};
 pub use prompt_tokenizer::PromptTokenizer;
 pub use prompt_weights::{WeightedText, parse_prompt_weights};
 

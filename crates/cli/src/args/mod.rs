@@ -288,6 +288,10 @@ pub struct ConvertArgs {
     /// Leave out that running mean, which `--to single-file` otherwise writes beside the weights
     #[arg(long, conflicts_with = "extract_ema")]
     pub drop_ema: bool,
+    /// Folder of the tokenizer of a single file whose text encoder reads other words than CLIP's and that carries none (Taiyi,
+    /// PAI-Diffusion, Japanese Stable Diffusion); for `--to diffusers`
+    #[arg(long, value_name = "FOLDER")]
+    pub tokenizer: Option<PathBuf>,
     /// Number format of its floating-point tensors; the two of 8 bits, torch's `float8_e4m3fn` and `float8_e5m2`, are for models, ControlNets
     /// and VAEs [default: as they are]
     #[arg(long, value_parser = file_type_parser())]

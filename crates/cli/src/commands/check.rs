@@ -10,7 +10,7 @@ use sdtrain_config::{Parsed, Problems};
 use sdtrain_data_loader::{DataError, DataSet, TokenWindow};
 use sdtrain_recipe::{DataConfig, Init, Loaded, ModelConfig, Plan, TrainConfig};
 use sdtrain_state_dict::{Family, FileKind, open_file, recognise};
-use sdtrain_tokenizer::Tokenizer;
+use sdtrain_tokenizer::{Misfit, Tokenizer};
 
 use crate::args::{CheckArgs, ConfigArgs};
 use crate::hub_files::{HubFiles, local_file};
@@ -36,7 +36,9 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
     for (index, (run, examined)) in plan.runs.iter().zip(&examined).enumerate() {
         let config = &run.loaded.config;
         let Examined { parts, data, trained } = examined;
-        let tokenizer = learned_words::tokenizer(config, model_tokenizer::of(&config.model)?)?;
+        let tokenizer = model_tokenizer::of(&config.model)?;
+        let doubt = doubt(&config.model, &tokenizer, parts);
+        let tokenizer = learned_words::tokenizer(config, tokenizer)?;
         let limit = model_tokenizer::token_limit(&tokenizer, config.model.max_token_length)?;
         let window = TokenWindow { tokenizer: &tokenizer, limit, prompt_weights: config.model.prompt_weights };
         let tokens = data.count_tokens(window);
@@ -55,6 +57,9 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
         let output = plan.folder(index, &default_output(&plan.name));
         let disk = room::in_summary(config, trained.sum(), parts, data, &output);
         print_answer(&summary(config, examined, &tokens, &to_fetch, windows * tokenizer.window(), &disk));
+        if let Some(doubt) = doubt {
+            print_answer(&format!("{:<10} `{}`: {doubt}\n", "warning", config.model.path));
+        }
     }
     Ok(())
 }
@@ -166,21 +171,45 @@ pub(crate) fn check_unet_input_of(config: &TrainConfig) -> Result<(), Failure> {
     ModelParts::of(&config.model).map_or(Ok(()), |parts| check_unet_input(config, &parts))
 }
 
-/// That the tokenizer makes no token that the text encoder does not know.
-fn check_vocabulary(model: &ModelConfig, tokenizer: &dyn Tokenizer, parts: &ModelParts) -> Result<(), Failure> {
+/// Whether the weights of a run's text encoder are drawn.
+fn draws_text_encoder(model: &ModelConfig) -> bool {
+    match model.text_encoder {
+        Some(_) => model.text_encoder_init == Init::Random,
+        None => model.init == Init::Random,
+    }
+}
+
+/// What speaks against the tokenizer and the text encoder of a run being of one model, if anything.
+fn misfit(model: &ModelConfig, tokenizer: &dyn Tokenizer, parts: &ModelParts) -> Option<Misfit> {
     // A folder whose weights are to be drawn may have its tokenizer yet to come.
-    if model.init == Init::Random && model.text_encoder.is_none() && model.tokenizer.is_none() {
-        return Ok(());
+    if draws_text_encoder(model) && model.text_encoder.is_none() && model.tokenizer.is_none() {
+        return None;
     }
-    let (tokens, rows) = (tokenizer.vocab_size(), parts.vocabulary().unwrap_or(usize::MAX));
-    if tokens <= rows {
-        return Ok(());
+    Misfit::of(tokenizer, parts.word_table()?)
+}
+
+/// The same in words where a run begins in spite of it.
+fn doubt(model: &ModelConfig, tokenizer: &dyn Tokenizer, parts: &ModelParts) -> Option<String> {
+    let misfit = misfit(model, tokenizer, parts)?;
+    match (&misfit, draws_text_encoder(model)) {
+        (_, false) => Some(misfit.in_words("tokenizer", "text encoder")),
+        (Misfit::SpareRows { tokens, rows }, true) if misfit.is_certain() => Some(format!(
+            "{rows} words are drawn for a tokenizer of {tokens}; `\"vocab_size\": {tokens}` in the `config.json` of the text encoder draws \
+             no more than it reads"
+        )),
+        (_, true) => None,
     }
-    let message = format!(
-        "`{}`: the tokenizer has {tokens} tokens, but the text encoder knows only {rows}; they are not of one model",
-        model.path
-    );
-    Err(Failure::new(ExitCode::Model, message).hint("`model.tokenizer` names the folder of its own"))
+}
+
+/// That the tokenizer is that of the text encoder, as far as it can be told.
+fn check_vocabulary(model: &ModelConfig, tokenizer: &dyn Tokenizer, parts: &ModelParts) -> Result<(), Failure> {
+    let counts = |misfit: &Misfit| misfit.is_certain() && (!draws_text_encoder(model) || misfit.counts_for_drawn());
+    let Some(misfit) = misfit(model, tokenizer, parts).filter(counts) else { return Ok(()) };
+    let message = format!("`{}`: {}", model.path, misfit.in_words("tokenizer", "text encoder"));
+    Err(Failure::new(ExitCode::Model, message).hint(
+        "`model.tokenizer` names the folder of its own; to learn the words of another tokenizer name a text encoder that reads them \
+         (`model.text_encoder`), or one whose weights are drawn (`model.text_encoder_init = \"random\"`)",
+    ))
 }
 
 fn max_token_length(config: &TrainConfig) -> Option<usize> {

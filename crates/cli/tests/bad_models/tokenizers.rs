@@ -52,6 +52,21 @@ pub fn cases() -> Vec<Case> {
             of_another("words_tokenizer"),
             "they are not of one model",
         ),
+        Case::model(
+            "a tokenizer of BERT's for a text encoder of more words",
+            "model`",
+            of_another("bert_tokenizer"),
+            "they are not of one model",
+        )
+        .and("mark of the tokenizer is token")
+        .and("hint: `model.tokenizer` names the folder of its own"),
+        Case::model(
+            "a SentencePiece model for a text encoder of more words",
+            "model`",
+            of_another("spiece_tokenizer"),
+            "they are not of one model",
+        )
+        .and("the end mark of the tokenizer is token 2, but that of the text encoder is 599"),
         case("a vocabulary that stops", "vocab.json", "{\"a\":", "vocab.json"),
         case("a vocabulary that is a list", "vocab.json", "[1]", "an object of tokens with their numbers"),
         case("a vocabulary of nothing", "vocab.json", "{}", "which has no number"),

@@ -118,10 +118,7 @@ fn what_becomes_of_gradients_state_and_rate_is_said() {
             &["precision.compute=fp16"],
             "a norm of 1; the loss is scaled for fp16, and a step whose gradients overflow is skipped\n",
         ),
-        (
-            &["precision.compute=fp16"],
-            "computes in fp16 (the VAE in fp32), saves in fp32",
-        ),
+        (&["precision.compute=fp16"], "computes in fp16 (the VAE in fp32), saves in fp32"),
         (&scaled, "20 of up to 6 images in 3 batches whose gradients are averaged, "),
         (&scaled, "adamw, learning rate 6e-4, 6 times 1e-4 by `train.learning_rate_scale`, schedule"),
         (&[scaled[0], scaled[1], "lora.unet_learning_rate=5e-5"], "unet: learning rate 3e-4\n"),
@@ -448,6 +445,22 @@ fn a_text_encoder_that_does_not_go_with_the_model_is_refused() {
     assert!(answer.stderr.contains(expected), "{}", answer.stderr);
     let answer = project.run(&["check", "run.toml", "--set", "model.text_encoder_init=random"]);
     assert!(answer.stderr.contains("is set, but `model.text_encoder` is not"), "{}", answer.stderr);
+}
+
+#[test]
+fn a_table_with_many_rows_without_a_token_is_warned_of() {
+    let project = Project::new();
+    let fixtures = sdtrain_test_support::fixture_folder();
+    let model = format!("model.path={}", fixtures.join("tiny_japanese").display());
+    let set = ["check", "run.toml", "--set", "model.init=pretrained", "--set", &model];
+    let warning = "the tokenizer has 418 tokens, but the text encoder knows 480; they may not be of one model";
+    let answer = project.run(&set);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    assert!(!answer.stdout.contains("may not be of one model"), "{}", answer.stdout);
+    let tokenizer = format!("model.tokenizer={}", fixtures.join("bert_tokenizer").display());
+    let answer = project.run(&[&set[..], &["--set", &tokenizer]].concat());
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    assert!(answer.stdout.contains(warning), "{}", answer.stdout);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod check;
 mod dataset;
 mod files;
+mod foreign_files;
 mod handover;
 mod hub;
 mod presets;

@@ -4,6 +4,7 @@ use super::{BertConfig, BertModel, ClipTextConfig, ClipTextModel, TextEncoder};
 use crate::builder::Builder;
 use crate::error::Result;
 use sdtrain_state_dict::{TextLayer, is_bert};
+use sdtrain_tokenizer::WordTable;
 use serde_json::Value;
 
 /// What a text encoder is built from.
@@ -51,6 +52,17 @@ impl TextEncoderConfig {
         match self {
             TextEncoderConfig::Clip(config) => config.vocab_size,
             TextEncoderConfig::Bert(config) => config.vocab_size,
+        }
+    }
+
+    /// What it says of the words that it reads.
+    pub(crate) fn word_table(&self) -> WordTable {
+        let rows = usize::try_from(self.vocab_size()).unwrap_or(0);
+        match self {
+            TextEncoderConfig::Clip(config) => {
+                WordTable { rows, bos: Some(config.bos_token_id), eos: Some(config.eos_token_id) }
+            }
+            TextEncoderConfig::Bert(_) => WordTable { rows, bos: None, eos: None },
         }
     }
 

@@ -490,3 +490,13 @@ fn a_model_says_which_tensors_of_its_file_belong_to_no_network() {
     let said = loaded(&path, &single).unknown_tensors;
     assert_eq!(said.as_deref(), Some("one tensor of no network that is known: `extra.weight`"));
 }
+
+#[test]
+fn a_tokenizer_of_another_model_is_refused_beside_weights_that_are_read() {
+    let other = LoadOptions { tokenizer: Some(fixture_folder().join("bert_tokenizer")), ..options() };
+    let sd1 = fixture_folder().join("tiny_sd1");
+    let said = refused(&sd1, &other);
+    assert!(said.contains("mark of the tokenizer is token") && said.ends_with("they are not of one model"), "{said}");
+    // A text encoder whose weights are drawn can learn any words that it has room for.
+    loaded(&sd1, &LoadOptions { random: Some(1), ..other });
+}

@@ -4,7 +4,8 @@ use sdtrain_state_dict::maps::lora_tensor::LoraKind;
 use std::path::Path;
 
 use sdtrain_state_dict::{
-    Dtype, Family, FileKind, PipelineConfigs, TensorEntry, UnetInput, recognise, recognise_with_reason,
+    Dtype, Family, FileKind, LoadReport, PipelineConfigs, TensorEntry, UnetInput, architecture, canonical_text_encoder,
+    recognise, recognise_with_reason,
 };
 
 use crate::fixtures::{entry, in_memory, keys, shrunk};
@@ -121,6 +122,89 @@ fn a_file_for_editing_is_assumed_to_have_the_channels_that_it_has_and_is_not_dra
     assert!(UnetInput::Inpaint.check_drawable(Path::new("paint")).is_ok());
 }
 
+/// The name of a tensor of the text encoder in a single file.
+fn of_text(name: &str) -> String {
+    format!("cond_stage_model.transformer.{name}")
+}
+
+#[test]
+fn a_text_encoder_of_bert_in_a_file_is_assumed_as_its_tensors_show_it() {
+    let (words, width, inner) = (300, 128, 96);
+    let mut tensors = vec![entry(CONV_IN, Dtype::F16, &[8, 4, 3, 3]), entry(CONTEXT, Dtype::F16, &[8, 768])];
+    let mut add = |name: &str, shape: &[usize]| tensors.push(entry(&of_text(name), Dtype::F16, shape));
+    for (table, rows) in [("word", words), ("position", 40), ("token_type", 3)] {
+        add(&format!("embeddings.{table}_embeddings.weight"), &[rows, width]);
+    }
+    add("embeddings.position_ids", &[1, 40]);
+    // As old files call a norm's.
+    add("embeddings.LayerNorm.gamma", &[width]);
+    add("embeddings.LayerNorm.beta", &[width]);
+    for layer in 0..2 {
+        let layer = format!("encoder.layer.{layer}");
+        let mut linear = |name: &str, output: usize, input: usize| {
+            add(&format!("{layer}.{name}.weight"), &[output, input]);
+            add(&format!("{layer}.{name}.bias"), &[output]);
+        };
+        for name in ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"] {
+            linear(name, width, width);
+        }
+        linear("intermediate.dense", inner, width);
+        linear("output.dense", width, inner);
+        for name in ["attention.output.LayerNorm", "output.LayerNorm"] {
+            add(&format!("{layer}.{name}.weight"), &[width]);
+            add(&format!("{layer}.{name}.bias"), &[width]);
+        }
+    }
+    add("pooler.dense.weight", &[width, width]);
+    add("pooler.dense.bias", &[width]);
+    let file = in_memory(&tensors);
+
+    let (kind, reason) = recognise_with_reason(&file);
+    assert_eq!(kind.to_string(), "single-file SD1 checkpoint");
+    assert!(reason.ends_with("; text encoder: BERT, 300 words"), "{reason}");
+    let assumed = PipelineConfigs::assumed_of(&file, Family::Sd1).unwrap();
+    assert_eq!(assumed.text_encoders[0]["num_attention_heads"], 2);
+    let shapes = architecture::text_encoder(&assumed.text_encoders[0]).unwrap();
+    LoadReport::of_network(&shapes, &canonical_text_encoder(&file).unwrap()).into_result().unwrap();
+    assert!(!assumed.is_plain(Family::Sd1), "what is written of it says what it is");
+    let error = assumed.check_reads_words_of_clip(Path::new("taiyi.ckpt")).unwrap_err();
+    assert!(error.to_string().starts_with("`taiyi.ckpt` carries no tokenizer"), "{error}");
+    assert!(error.to_string().contains("BERT with 300 words"), "{error}");
+    let hint = error.hint().unwrap();
+    for way in ["of 300 tokens", "`model.tokenizer`", "--tokenizer FOLDER"] {
+        assert!(hint.contains(way), "{hint}");
+    }
+}
+
+#[test]
+fn a_clip_on_another_vocabulary_is_assumed_with_its_words() {
+    let assumed = |words: usize, positions: usize| {
+        let tensors = [
+            entry(CONV_IN, Dtype::F16, &[8, 4, 3, 3]),
+            entry(&of_text("text_model.embeddings.token_embedding.weight"), Dtype::U8, &[words, 2]),
+            entry(&of_text("text_model.embeddings.position_embedding.weight"), Dtype::U8, &[positions, 2]),
+        ];
+        let file = in_memory(&tensors);
+        (PipelineConfigs::assumed_of(&file, Family::Sd1).unwrap(), recognise_with_reason(&file).1)
+    };
+    let (released, reason) = assumed(49408, 77);
+    assert_eq!(released, PipelineConfigs::sd1());
+    assert!(!reason.contains("text encoder"), "{reason}");
+    let is_of_clip = |configs: &PipelineConfigs| configs.check_reads_words_of_clip(Path::new("file")).is_ok();
+    assert!(is_of_clip(&released));
+    // Learned words that another program left in the table.
+    assert!(is_of_clip(&assumed(49410, 77).0));
+    for words in [21128, 32000, 250_002] {
+        let (other, reason) = assumed(words, 40);
+        assert!(reason.ends_with(&format!("; text encoder: CLIP, {words} words")), "{reason}");
+        let text = &other.text_encoders[0];
+        assert_eq!((&text["vocab_size"], &text["max_position_embeddings"]), (&words.into(), &40.into()));
+        // A file that lacks a layer does not become one of fewer layers.
+        assert_eq!(text["num_hidden_layers"], 12);
+        assert!(!is_of_clip(&other), "{words}");
+    }
+}
+
 #[test]
 fn single_networks_by_the_full_lists() {
     let list = |name: &str| keys(name);
@@ -137,6 +221,10 @@ fn single_networks_by_the_full_lists() {
     assert_eq!(recognise(&with_prefix), FileKind::Vae { diffusers: false });
     let as_text = shrunk(text.iter().map(|row| (row.name.as_str(), row.shape.as_slice())));
     assert_eq!(recognise(&as_text), FileKind::ClipText { hidden_size: Some(3) });
+    let bert = list("te_taiyi_bert.tsv");
+    let as_bert = shrunk(bert.iter().map(|row| (row.name.as_str(), row.shape.as_slice())));
+    assert_eq!(recognise(&as_bert), FileKind::BertText { hidden_size: Some(3) });
+    assert_eq!(recognise(&as_bert).to_string(), "BERT text encoder");
 }
 
 #[test]

@@ -109,7 +109,16 @@ mod tests {
     }
 
     fn arguments(input: PathBuf, output: PathBuf, to: Format) -> ConvertArgs {
-        ConvertArgs { input, output, to, extract_ema: false, drop_ema: false, dtype: None, inpainting: false }
+        ConvertArgs {
+            input,
+            output,
+            to,
+            extract_ema: false,
+            drop_ema: false,
+            tokenizer: None,
+            dtype: None,
+            inpainting: false,
+        }
     }
 
     #[test]

@@ -112,7 +112,7 @@ pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Fa
         false => Arc::from(file),
     };
     let left_out = match args.to {
-        Format::Diffusers => model::to_folder(file, &args.output)?,
+        Format::Diffusers => model::to_folder(file, &args.output, args.tokenizer.as_deref())?,
         // All tensors under their names: nothing else is left out.
         Format::SingleFile => {
             let mut metadata = kept_metadata(&*file);
@@ -153,7 +153,12 @@ fn wanted(format: Format) -> &'static str {
 
 /// Refuses the flags of whole models where the input is `what`, such as "a VAE".
 fn refuse_flags_of_models(args: &ConvertArgs, what: &str) -> Result<(), Failure> {
-    let flags = [("--inpainting", args.inpainting), ("--extract-ema", args.extract_ema), ("--drop-ema", args.drop_ema)];
+    let flags = [
+        ("--inpainting", args.inpainting),
+        ("--extract-ema", args.extract_ema),
+        ("--drop-ema", args.drop_ema),
+        ("--tokenizer", args.tokenizer.is_some()),
+    ];
     match flags.into_iter().find(|(_, is_set)| *is_set) {
         None => Ok(()),
         Some((flag, _)) => {
@@ -198,6 +203,10 @@ fn check_flags(args: &ConvertArgs, is_repository: bool) -> Result<(), Failure> {
     if args.drop_ema && args.to == Format::Diffusers {
         return Err(refused("`--drop-ema` is for `--to single-file`: a folder never holds the running mean")
             .hint("leave the flag out, or take the mean in place of the weights with `--extract-ema`"));
+    }
+    if args.tokenizer.is_some() && (args.to != Format::Diffusers || is_repository || args.input.is_dir()) {
+        return Err(refused("`--tokenizer` is for a single file that becomes a folder (`--to diffusers`)")
+            .hint("a folder has its tokenizer inside; leave the flag out"));
     }
     Ok(())
 }

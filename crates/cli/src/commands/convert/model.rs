@@ -8,18 +8,23 @@ use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::metadata::ModelSpec;
 use sdtrain_state_dict::{
     Dtype, Family, FileKind, ForInpainting, FromReader, PipelineConfigs, PipelineWeights, Reader, TensorSource,
-    canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file, open_component, read_json, recognise,
-    text_positions, to_ldm, write_diffusers_folder, write_source,
+    canonical_text_encoder, canonical_unet, canonical_vae, is_bert, ldm_single_file, open_component, read_json,
+    recognise, text_positions, to_ldm, write_diffusers_folder, write_source,
 };
-use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
+use sdtrain_tokenizer::{Misfit, PromptTokenizer, Tokenizer, WordTable};
 use serde_json::Value as Json;
 
 use super::{left_out, with_dtype};
 use crate::model_parts::Networks;
 use crate::{ExitCode, Failure};
 
-/// A single file as a diffusers folder; what the folder cannot hold, in words.
-pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<Vec<String>, Failure> {
+/// A single file as a diffusers folder, with the tokenizer in the folder `tokenizer` where one is named; what the folder cannot hold, in
+/// words.
+pub(super) fn to_folder(
+    file: Arc<dyn Reader>,
+    folder: &Path,
+    tokenizer: Option<&Path>,
+) -> Result<Vec<String>, Failure> {
     let path = file.path().to_path_buf();
     let kind = recognise(&file);
     let FileKind::Ldm { family, .. } = kind else {
@@ -35,17 +40,14 @@ pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<Vec<Stri
         (1, 2) => return Err(lacks("second text encoder")),
         _ => {}
     }
-    let (configs, tokenizers) = match embedded(file.as_ref(), family)? {
-        Some(embedded) => embedded,
-        None => {
-            let tokenizer = |pad: &&str| Ok(PromptTokenizer::builtin_padded_with(pad)?);
-            let tokenizers = family.pad_tokens().iter().map(tokenizer).collect::<Result<_, Failure>>()?;
-            (plain_configs(family, file.as_ref(), &parts.unet)?, tokenizers)
-        }
+    let (configs, carried) = match embedded(file.as_ref(), family)? {
+        Some((configs, tokenizers)) => (configs, Some(tokenizers)),
+        None => (plain_configs(family, file.as_ref(), &parts.unet)?, None),
     };
     // What lacks a tensor must not look like a whole model from now on.
     let networks = Networks { unet: &parts.unet, vae: Some(vae), text_encoders: &parts.text_encoders };
     networks.check_fit(&path, family, &configs)?;
+    let tokenizers = tokenizers_of(&path, family, &configs, tokenizer, carried)?;
     let files: Vec<_> = tokenizers.iter().map(PromptTokenizer::files).collect();
     let (unet, vae) = (FromReader(&parts.unet), FromReader(vae));
     let text_encoders: Vec<_> = parts.text_encoders.iter().map(|encoder| FromReader(&**encoder)).collect();
@@ -53,6 +55,50 @@ pub(super) fn to_folder(file: Arc<dyn Reader>, folder: &Path) -> Result<Vec<Stri
     let weights = PipelineWeights { unet: &unet, vae: &vae, text_encoders };
     write_diffusers_folder(folder, family, &configs, &files, &weights, &BTreeMap::new())?;
     Ok(left_out::of_single_file(&file.names(), &parts.leftover))
+}
+
+/// The tokenizers of the model in the single file at `path`: the one in the folder `named`, those that the file carries, or CLIP's.
+fn tokenizers_of(
+    path: &Path,
+    family: Family,
+    configs: &PipelineConfigs,
+    named: Option<&Path>,
+    carried: Option<Vec<PromptTokenizer>>,
+) -> Result<Vec<PromptTokenizer>, Failure> {
+    match (named, carried) {
+        (Some(folder), _) => Ok(vec![named_tokenizer(path, family, configs, folder)?]),
+        (None, Some(carried)) => Ok(carried),
+        (None, None) => {
+            configs.check_reads_words_of_clip(path)?;
+            let tokenizer = |pad: &&str| Ok(PromptTokenizer::builtin_padded_with(pad)?);
+            family.pad_tokens().iter().map(tokenizer).collect()
+        }
+    }
+}
+
+/// The tokenizer in `folder` for the text encoder of the single file at `path`.
+fn named_tokenizer(
+    path: &Path,
+    family: Family,
+    configs: &PipelineConfigs,
+    folder: &Path,
+) -> Result<PromptTokenizer, Failure> {
+    let [config] = configs.text_encoders.as_slice() else {
+        let message = format!("`--tokenizer`: a model of the {} family has two text encoders", family.title());
+        return Err(
+            Failure::new(ExitCode::Configuration, message).hint("leave the flag out: such a model keeps its own")
+        );
+    };
+    let tokenizer = PromptTokenizer::from_folder(folder)?;
+    let mark = |key: &str| config[key].as_i64().filter(|_| !is_bert(config));
+    let rows = config["vocab_size"].as_u64().map_or(usize::MAX, |rows| rows as usize);
+    let table = WordTable { rows, bos: mark("bos_token_id"), eos: mark("eos_token_id") };
+    if let Some(misfit) = Misfit::of(&tokenizer, table).filter(Misfit::is_certain) {
+        let named = format!("tokenizer in `{}`", folder.display());
+        let message = format!("`{}`: {}", path.display(), misfit.in_words(&named, "text encoder"));
+        return Err(Failure::new(ExitCode::Model, message).hint("`--tokenizer` names the folder of its own"));
+    }
+    Ok(tokenizer.at_most(text_positions(config)))
 }
 
 /// The networks of a diffusers folder and what describes them.
@@ -242,7 +288,7 @@ pub(crate) mod tests {
             (place.path().join("before"), place.path().join("single.safetensors"), place.path().join("after"));
         write_tiny_folder(&before);
         to_single_file(&before, &single, None, false).expect("a complete folder");
-        to_folder(Arc::new(SafetensorsFile::open(&single).expect("it was just written")), &after)
+        to_folder(Arc::new(SafetensorsFile::open(&single).expect("it was just written")), &after, None)
             .expect("it carries its configurations");
         let relative = |folder: &Path| -> BTreeMap<PathBuf, Vec<u8>> {
             let strip = |(path, content): (PathBuf, Vec<u8>)| {
@@ -267,10 +313,11 @@ pub(crate) mod tests {
         to_single_file(&path("plain"), &path("single.safetensors"), None, true).expect("a complete folder");
         let from_file = ForInpainting::new(SafetensorsFile::open(path("plain.safetensors")).expect("written"));
         let from_file: Arc<dyn Reader> = Arc::new(from_file.expect("it has 4 channels"));
-        to_folder(from_file, &path("folder of a file")).expect("it carries its configurations");
+        to_folder(from_file, &path("folder of a file"), None).expect("it carries its configurations");
         to_folder(
             Arc::new(SafetensorsFile::open(path("single.safetensors")).expect("written")),
             &path("folder of both"),
+            None,
         )
         .expect("it carries its configurations");
         let read = |folder: &str, name: &str| fs::read(path(folder).join(name)).expect("written");
@@ -360,7 +407,7 @@ pub(crate) mod tests {
         let photos = place.path().join("photos");
         fs::create_dir(&photos).expect("a new folder");
         fs::write(photos.join("holiday.jpg"), "x").expect("a new file");
-        let failure = to_folder(Arc::new(SafetensorsFile::open(&single).expect("written")), &photos)
+        let failure = to_folder(Arc::new(SafetensorsFile::open(&single).expect("written")), &photos, None)
             .expect_err("photos are no model");
         assert_eq!(failure.code, ExitCode::Storage);
         assert!(photos.join("holiday.jpg").exists());
@@ -383,7 +430,7 @@ pub(crate) mod tests {
         let kept = whole.names().into_iter().filter(|name| !lost.contains(name)).map(entry);
         write(&path("some.safetensors"), &kept.collect::<Vec<_>>(), whole.metadata()).expect("a writable folder");
         let some = Arc::new(SafetensorsFile::open(path("some.safetensors")).expect("it was just written"));
-        let said = to_folder(some, &path("out")).expect_err("two are missing").problems.to_string();
+        let said = to_folder(some, &path("out"), None).expect_err("two are missing").problems.to_string();
         for words in ["2 missing", "unet/time_embedding.linear_1.bias", "vae/quant_conv.bias"] {
             assert!(said.contains(words), "`{words}` is not in\n{said}");
         }
@@ -408,8 +455,9 @@ pub(crate) mod tests {
         let bare = place.path().join("bare.safetensors");
         let file = SafetensorsFile::open(&single).expect("written");
         write_source(&bare, &FromReader(&file), &BTreeMap::new()).expect("a writable folder");
-        let failure = to_folder(Arc::new(SafetensorsFile::open(&bare).expect("written")), &place.path().join("out"))
-            .expect_err("nobody could know its sizes");
+        let failure =
+            to_folder(Arc::new(SafetensorsFile::open(&bare).expect("written")), &place.path().join("out"), None)
+                .expect_err("nobody could know its sizes");
         assert!(failure.problems.to_string().contains("has other sizes than SD1 and carries no configuration"));
         assert!(!place.path().join("out").exists() && !place.path().join(".out.partial").exists());
     }

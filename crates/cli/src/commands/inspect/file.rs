@@ -55,7 +55,9 @@ pub(super) fn describe_with(
             }
         }
         FileKind::Trace { steps } => description.fact("steps", "steps", *steps),
-        FileKind::ClipText { hidden_size: Some(width) } => description.fact("hidden_size", "width", *width),
+        FileKind::ClipText { hidden_size: Some(width) } | FileKind::BertText { hidden_size: Some(width) } => {
+            description.fact("hidden_size", "width", *width);
+        }
         FileKind::DiffusersUnet { cross_attention_dim: Some(width), .. } => {
             description.fact("cross_attention_dim", "text width", *width);
         }
@@ -182,7 +184,7 @@ fn short_name(kind: &FileKind) -> &'static str {
         FileKind::ControlNet { .. } => "controlnet",
         FileKind::DiffusersUnet { .. } => "unet",
         FileKind::Vae { .. } => "vae",
-        FileKind::ClipText { .. } => "text_encoder",
+        FileKind::ClipText { .. } | FileKind::BertText { .. } => "text_encoder",
         FileKind::KohyaLora { .. } => "kohya_lora",
         FileKind::PeftLora { .. } => "peft_lora",
         FileKind::TextualInversion { .. } => "textual_inversion",
