@@ -1,6 +1,8 @@
 //! Numbers in weights that are none, or infinite: nothing good comes of a network that has one, and a run would only say that its loss is
 //! none.
 
+use std::thread;
+
 use crate::Dtype;
 use crate::error::{Error, Result, shown};
 use crate::reader::{Reader, no_such_tensor};
@@ -24,10 +26,24 @@ fn non_finite(dtype: Dtype, bytes: &[u8]) -> usize {
     }
 }
 
-fn count<const SIZE: usize>(bytes: &[u8], is_one: impl Fn([u8; SIZE]) -> bool) -> usize {
+/// How many of the elements are such; several threads look at a large tensor, since one alone does not use what the memory gives.
+fn count<const SIZE: usize>(bytes: &[u8], is_one: impl Fn([u8; SIZE]) -> bool + Sync) -> usize {
+    const LARGE: usize = 8 << 20;
+    let elements = bytes.as_chunks::<SIZE>().0;
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(bytes.len() / LARGE);
+    if threads < 2 {
+        return count_in(elements, &is_one);
+    }
+    thread::scope(|scope| {
+        let parts = elements.chunks(elements.len().div_ceil(threads));
+        let looking: Vec<_> = parts.map(|part| scope.spawn(|| count_in(part, &is_one))).collect();
+        looking.into_iter().map(|part| part.join().expect("counting does not panic")).sum()
+    })
+}
+
+fn count_in<const SIZE: usize>(elements: &[[u8; SIZE]], is_one: impl Fn([u8; SIZE]) -> bool) -> usize {
     // Whether a block has one is found without a branch, and blocks that have are rare.
     const BLOCK: usize = 4096;
-    let (elements, _) = bytes.as_chunks::<SIZE>();
     let has_one = |block: &&[[u8; SIZE]]| block.iter().fold(false, |found, &number| found | is_one(number));
     let in_block = |block: &[[u8; SIZE]]| block.iter().filter(|&&number| is_one(number)).count();
     elements.chunks(BLOCK).filter(has_one).map(in_block).sum()
@@ -86,5 +102,16 @@ mod tests {
         assert_eq!(non_finite(Dtype::F16, &bytes(&halves)), 4);
         assert_eq!(non_finite(Dtype::Bf16, &bf16::INFINITY.to_le_bytes()), 1);
         assert_eq!(non_finite(Dtype::Bf16, &[]), 0);
+    }
+
+    #[test]
+    fn a_large_tensor_is_looked_at_by_several_threads_to_its_last_element() {
+        let mut bytes = vec![0; (40 << 20) + 2];
+        assert_eq!(non_finite(Dtype::F16, &bytes), 0);
+        let infinite = f16::INFINITY.to_le_bytes();
+        for (count, at) in [0, 2, 20 << 20, (20 << 20) + 2, 40 << 20].into_iter().enumerate() {
+            bytes[at..at + 2].copy_from_slice(&infinite);
+            assert_eq!(non_finite(Dtype::F16, &bytes), count + 1);
+        }
     }
 }

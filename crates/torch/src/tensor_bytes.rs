@@ -5,15 +5,43 @@ use tch::{Device, Kind, Tensor};
 
 /// A tensor of `kind` on `device` with the values that `bytes` holds as little-endian `stored` numbers.
 ///
-/// One tensor is converted at a time, so loading a model never holds two copies of it. `bytes` need not be aligned.
+/// One pass from the bytes into memory of its own, on libtorch's threads: nothing lies between the two. `bytes` need not be aligned; where
+/// they are not, they are copied before.
 pub fn tensor_from_bytes(bytes: &[u8], stored: Kind, shape: &[i64], kind: Kind, device: Device) -> Result<Tensor> {
     let count: i64 = shape.iter().product();
     let expected = count as usize * stored.elt_size_in_bytes();
     if bytes.len() != expected {
         return Err(Error::Torch(format!("{} bytes where {expected} make a tensor of shape {shape:?}", bytes.len())));
     }
-    let host = Tensor::f_from_data_size(bytes, shape, stored)?;
-    Ok(host.f_to_device(device)?.f_to_kind(kind)?)
+    let is_aligned = bytes.as_ptr().addr().is_multiple_of(stored.elt_size_in_bytes());
+    let source = match is_aligned && !bytes.is_empty() {
+        true =>
+        {
+            #[expect(
+                unsafe_code,
+                reason = "`expected` readable bytes, aligned for `stored`, that are only read, and outlive the view"
+            )]
+            unsafe { Tensor::f_from_blob(bytes.as_ptr(), shape, &row_major(shape), stored, Device::Cpu) }?
+        }
+        false => Tensor::f_from_data_size(bytes, shape, stored)?,
+    };
+    match device {
+        // Not `to`, which would hand the view back where there is nothing to convert.
+        Device::Cpu => {
+            let mut tensor = Tensor::f_empty(shape, (kind, Device::Cpu))?;
+            tensor.f_copy_(&source)?;
+            Ok(tensor)
+        }
+        device => Ok(source.f_to_device(device)?.f_to_kind(kind)?),
+    }
+}
+
+/// How many elements lie between two neighbours of each dimension.
+fn row_major(shape: &[i64]) -> Vec<i64> {
+    let mut strides: Vec<i64> =
+        shape.iter().rev().scan(1, |next, length| Some(std::mem::replace(next, *next * length))).collect();
+    strides.reverse();
+    strides
 }
 
 /// The tensor's values, row-major, little-endian, in its own kind.
@@ -23,4 +51,37 @@ pub fn tensor_to_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
     #[expect(unsafe_code, reason = "a contiguous CPU tensor is `length` readable bytes at `data_ptr`, alive here")]
     let bytes = unsafe { std::slice::from_raw_parts(host.data_ptr().cast::<u8>(), length) };
     Ok(if length == 0 { Vec::new() } else { bytes.to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tensor_is_made_of_bytes_wherever_they_lie_and_keeps_none_of_them() {
+        let numbers = [1.0f32, -2.5, 3.25, 0.0, 65504.0, 1e-3];
+        // One byte in front, so that one of the two is not aligned.
+        for offset in [0, 1] {
+            let mut bytes = vec![0; offset];
+            bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+            for kind in [Kind::Float, Kind::BFloat16, Kind::Half, Kind::Double] {
+                let tensor = tensor_from_bytes(&bytes[offset..], Kind::Float, &[2, 3, 1], kind, Device::Cpu)
+                    .expect("six numbers");
+                bytes[offset..].fill(0xff);
+                assert_eq!((tensor.kind(), tensor.size()), (kind, vec![2, 3, 1]));
+                assert!(tensor.is_contiguous());
+                let expected = Tensor::from_slice(&numbers).reshape([2, 3, 1]).to_kind(kind);
+                assert!(tensor.equal(&expected), "{kind:?} at {offset}");
+                bytes.truncate(offset);
+                bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+            }
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_an_empty_tensor_and_a_wrong_number_none() {
+        let empty = tensor_from_bytes(&[], Kind::Half, &[0, 4], Kind::Float, Device::Cpu).expect("nothing is needed");
+        assert_eq!((empty.size(), empty.kind()), (vec![0, 4], Kind::Float));
+        tensor_from_bytes(&[0; 7], Kind::Half, &[4], Kind::Half, Device::Cpu).expect_err("eight are needed");
+    }
 }
