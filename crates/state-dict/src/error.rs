@@ -103,7 +103,7 @@ pub enum Error {
     },
     /// The tensors are not those of the model.
     #[error("{0}")]
-    Mismatch(LoadReport),
+    Mismatch(Box<LoadReport>),
     /// The file is something else than what was asked for.
     #[error("`{}` {reason}", path.display())]
     WrongKind {

@@ -26,7 +26,7 @@ pub struct LoadReport {
     /// Tensors of another shape: name, wanted, found.
     pub wrong_shape: Vec<(String, Vec<usize>, Vec<usize>)>,
     /// What the tensors are by themselves, in words, where something does not fit and they are those of another family or network.
-    pub better_fit: Option<Box<str>>,
+    pub better_fit: Option<String>,
 }
 
 impl LoadReport {
@@ -58,7 +58,7 @@ impl LoadReport {
             }
         }
         if !report.is_clean() {
-            report.better_fit = better_fit(parameters, reader).map(String::into_boxed_str);
+            report.better_fit = better_fit(parameters, reader);
         }
         report
     }
@@ -97,7 +97,7 @@ impl LoadReport {
 
     /// The report as an error unless everything fits.
     pub fn into_result(self) -> Result<()> {
-        if self.is_clean() { Ok(()) } else { Err(Error::Mismatch(self)) }
+        if self.is_clean() { Ok(()) } else { Err(Error::Mismatch(Box::new(self))) }
     }
 
     /// Whether a `config.json` says what was asked for: that of a folder, or beside a file in one.
@@ -113,7 +113,7 @@ impl LoadReport {
     }
 
     pub(crate) fn hint(&self) -> Option<String> {
-        let better_fit = self.better_fit.as_deref().map(str::to_owned).or_else(|| reads_text(self.other_text_width()?));
+        let better_fit = self.better_fit.clone().or_else(|| reads_text(self.other_text_width()?));
         if better_fit.is_some() {
             return better_fit;
         }
