@@ -308,11 +308,11 @@ class Comparison:
         return self.seconds(self.theirs) / self.seconds(self.ours)
 
 
-def compare(case, programs, work, name, rounds, model=None, timeout=600.0, until=None, exactly=True):
+def compare(case, programs, work, name, rounds, model=None, timeout=600.0, until=None, exactly_at=None):
     """Ours and theirs in turns, `rounds` times; the first of our runs writes the trace that is replayed at the end.
 
-    After `until` (of time.monotonic) no further round begins. A case in 16 bits is also checked over two steps in fp32, where
-    `exactly` asks for it.
+    After `until` (of time.monotonic) no further round begins. A case in 16 bits is also checked over two steps in fp32, at a
+    resolution of `exactly_at` where its own would not fit into memory.
     """
     ours, theirs = [], []
     trace = work / f"{name}-trace.safetensors"
@@ -324,9 +324,12 @@ def compare(case, programs, work, name, rounds, model=None, timeout=600.0, until
         theirs.append(run_theirs(case, work, f"{name}-{number}-diffusers", timeout))
     say(f"{case.title}: replay of the trace")
     verdict = check_trace(case, trace, work, f"{name}-replay", timeout)
-    if case.dtype != "fp32" and exactly:
-        say(f"{case.title}: two steps in fp32")
-        verdict = f"{check_exactly(case, programs, work, f'{name}-fp32', 2, timeout)}; {verdict}"
+    if case.dtype != "fp32":
+        exact, where = case, ""
+        if exactly_at:
+            exact, where = replace(case, resolution=exactly_at), f"at {exactly_at} px "
+        say(f"{case.title}: two steps {where}in fp32")
+        verdict = f"{where}{check_exactly(exact, programs, work, f'{name}-fp32', 2, timeout)}; {verdict}"
     return Comparison(case, ours, theirs, verdict)
 
 
