@@ -3,16 +3,15 @@
 mod heartbeat;
 mod owner;
 
-use std::fs::{self, File, Metadata, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use sdtrain_files::is_of_this_machine;
 
-use self::heartbeat::{Heartbeat, Pace};
+use self::heartbeat::{Heartbeat, Pace, is_same_file, living_elsewhere};
 use self::owner::Owner;
 use crate::error::Context;
 use crate::publish::create_folders;
@@ -30,8 +29,9 @@ const BETWEEN: Duration = Duration::from_millis(10);
 /// Holds a folder for this process; dropping it, or the end of the process in any way, gives it free.
 ///
 /// Between the processes of a machine the kernel decides (`flock`). On a file system that other machines may share it need not reach them
-/// (NFS with `local_lock`, Lustre with `localflock`); there the file of the lock is also written over with a count every two seconds, and
-/// who finds another machine's name in it watches whether the count moves: 7 seconds decide, by no clock but its own.
+/// (NFS with `local_lock`, Lustre with `localflock`), nor containers that mounted it each for itself; there the file of the lock is also
+/// written over with a count every two seconds, and who finds a name in it watches whether the count moves: 7 seconds decide, by no clock
+/// but its own.
 #[derive(Debug)]
 pub struct FolderLock {
     folder: PathBuf,
@@ -82,13 +82,25 @@ impl FolderLock {
 
     /// [`Error::Locked`] where another process has the folder, which is left as it is: for who takes it later, and has much to do before.
     ///
-    /// Whoever takes the folder at this very moment is not disturbed: looking lasts no longer than [`FolderLock::acquire`] waits.
+    /// Whoever takes the folder at this very moment is not disturbed: the lock is held for no longer than [`FolderLock::acquire`] waits.
     pub fn look(folder: &Path) -> Result<()> {
-        // Nobody has a folder without this file; and one that cannot be opened says so when the folder is taken.
-        let Ok(mut file) = File::open(folder.join(LOCK_NAME)) else { return Ok(()) };
-        match file.try_lock_shared() {
-            Err(TryLockError::WouldBlock) => Err(locked(folder, &mut file)),
-            _ => Ok(()),
+        FolderLock::look_as(folder, is_of_this_machine, Pace::USUAL)
+    }
+
+    fn look_as(folder: &Path, is_local: fn(&File) -> bool, pace: Pace) -> Result<()> {
+        let path = folder.join(LOCK_NAME);
+        // Nobody has a folder without this file; and one that cannot be opened or read says so when the folder is taken.
+        let Ok(mut file) = File::open(&path) else { return Ok(()) };
+        if let Err(TryLockError::WouldBlock) = file.try_lock_shared() {
+            return Err(locked(folder, &mut file));
+        }
+        let _ = file.unlock();
+        match is_local(&file) {
+            true => Ok(()),
+            false => match living_elsewhere(&path, pace) {
+                Ok(Some(owner)) => Err(Error::Locked { folder: folder.to_owned(), owner: owner.in_words() }),
+                _ => Ok(()),
+            },
         }
     }
 
@@ -99,12 +111,13 @@ impl FolderLock {
 
     /// Whether the folder is still the one that was taken, and still this process': not where it was deleted, moved, replaced or unmounted
     /// since, nor where another machine took it over while this process stood still.
-    pub fn is_in_place(&self) -> bool {
-        let name = |metadata: Metadata| (metadata.dev(), metadata.ino());
-        let found = fs::metadata(self.folder.join(LOCK_NAME)).map(name);
-        let held = self.file.metadata().map(name);
-        let is_same = matches!((found, held), (Ok(found), Ok(held)) if found == held);
-        is_same && !self.heartbeat.as_ref().is_some_and(Heartbeat::is_lost)
+    ///
+    /// # Errors
+    /// Where the disk does not tell.
+    pub fn is_in_place(&self) -> Result<bool> {
+        let path = self.folder.join(LOCK_NAME);
+        let is_there = is_same_file(&path, &self.file).context("look at", &path)?;
+        Ok(is_there && !self.heartbeat.as_ref().is_some_and(Heartbeat::is_lost))
     }
 }
 
@@ -117,12 +130,20 @@ fn locked(folder: &Path, file: &mut File) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
+
+    fn acquire_local(folder: &Path) -> FolderLock {
+        FolderLock::acquire_as(folder, &Owner::this(), |_| true, Pace::QUICK).unwrap()
+    }
 
     #[test]
     fn the_lock_says_who_holds_it_where_and_since_when() {
         let folder = tempfile::tempdir().unwrap();
-        let _lock = FolderLock::acquire(folder.path()).unwrap();
+        let _lock = acquire_local(folder.path());
         let owner = Owner::parse(&fs::read_to_string(folder.path().join(LOCK_NAME)).unwrap());
         assert_eq!(owner, Owner::this());
         assert!(!owner.host.is_empty() && owner.boot.len() == 36, "{owner:?}");
@@ -135,7 +156,7 @@ mod tests {
         let dead = Owner { process: "1".to_owned(), host: "elsewhere".to_owned(), ..Owner::this() };
         fs::write(folder.path().join(LOCK_NAME), dead.to_text() + "and more than the next one writes, by far\n")
             .unwrap();
-        let _lock = FolderLock::acquire(folder.path()).unwrap();
+        let _lock = acquire_local(folder.path());
         assert_eq!(fs::read_to_string(folder.path().join(LOCK_NAME)).unwrap(), Owner::this().to_text());
     }
 
@@ -205,28 +226,40 @@ mod tests {
         Owner { host: "node3".to_owned(), boot: "another".to_owned(), ..Owner::this() }
     }
 
+    /// Waits until something is so, for as long as a busy machine may take.
+    fn wait_until(is_so: impl Fn() -> bool) {
+        let began = std::time::Instant::now();
+        while !is_so() {
+            assert!(began.elapsed() < Duration::from_secs(60), "it never comes");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     #[test]
     fn a_holder_on_another_machine_whose_count_moves_is_not_disturbed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(LOCK_NAME);
         fs::write(&path, of_another_machine().at_beat(0).to_text()).unwrap();
         let file = File::options().write(true).open(&path).unwrap();
-        let ended = std::sync::atomic::AtomicBool::new(false);
-        thread::scope(|scope| {
+        let ended = AtomicBool::new(false);
+        // It is watched for as long as a busy machine may need for one beat.
+        let pace = Pace { watch: Duration::from_secs(30), ..Pace::QUICK };
+        let (looked, taken) = thread::scope(|scope| {
             scope.spawn(|| {
-                for beat in 1.. {
-                    if ended.load(std::sync::atomic::Ordering::Relaxed) {
-                        break;
-                    }
+                for beat in (1..).take_while(|_| !ended.load(Ordering::Relaxed)) {
                     heartbeat::write(&file, &of_another_machine(), beat).unwrap();
-                    thread::sleep(Pace::QUICK.beat);
+                    thread::sleep(pace.beat);
                 }
             });
-            let error = acquire_shared(folder.path(), &Owner::this()).unwrap_err();
-            ended.store(true, std::sync::atomic::Ordering::Relaxed);
-            let expected = format!("is in use by another run (process {} on node3)", std::process::id());
-            assert!(error.to_string().ends_with(&expected), "{error}");
+            let looked = FolderLock::look_as(folder.path(), |_| false, pace);
+            let taken = FolderLock::acquire_as(folder.path(), &Owner::this(), |_| false, pace);
+            ended.store(true, Ordering::Relaxed);
+            (looked, taken.map(|_| ()))
         });
+        let expected = format!("is in use by another run (process {} on node3)", std::process::id());
+        for error in [looked.unwrap_err(), taken.unwrap_err()] {
+            assert!(error.to_string().ends_with(&expected), "{error}");
+        }
         assert!(Owner::parse(&fs::read_to_string(&path).unwrap()).is_same_process(&of_another_machine()));
     }
 
@@ -235,12 +268,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(LOCK_NAME);
         fs::write(&path, of_another_machine().at_beat(7).to_text()).unwrap();
+        FolderLock::look_as(folder.path(), |_| false, Pace::QUICK).unwrap();
         let lock = acquire_shared(folder.path(), &Owner::this()).unwrap();
         let read = || Owner::parse(&fs::read_to_string(&path).unwrap());
-        assert!(read().is_same_process(&Owner::this()) && lock.is_in_place());
+        assert!(read().is_same_process(&Owner::this()) && lock.is_in_place().unwrap());
         let before = read().beat;
-        thread::sleep(Pace::QUICK.beat * 5);
-        assert_ne!(read().beat, before, "it says that it is alive");
+        wait_until(|| read().beat != before);
         drop(lock);
         assert_eq!(fs::read_to_string(&path).unwrap(), "", "given free in so many words: nobody has to watch");
     }
@@ -250,13 +283,32 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(LOCK_NAME);
         let lock = acquire_shared(folder.path(), &Owner::this()).unwrap();
-        assert!(lock.is_in_place());
+        assert!(lock.is_in_place().unwrap());
         let other = of_another_machine().at_beat(0).to_text();
+        // One that falls between a look and a beat is written over.
+        wait_until(|| {
+            fs::write(&path, &other).unwrap();
+            !lock.is_in_place().unwrap()
+        });
         fs::write(&path, &other).unwrap();
-        thread::sleep(Pace::QUICK.beat * 5);
-        assert!(!lock.is_in_place());
         drop(lock);
         assert_eq!(fs::read_to_string(&path).unwrap(), other, "and leaves the other's name alone");
+    }
+
+    #[test]
+    fn a_lock_that_went_away_with_its_folder_does_not_disturb_the_one_in_its_place() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (folder, elsewhere) = (scratch.path().join("run"), scratch.path().join("elsewhere"));
+        let first = acquire_shared(&folder, &Owner::this()).unwrap();
+        fs::rename(&folder, &elsewhere).unwrap();
+        let second = acquire_shared(&folder, &Owner::this()).unwrap();
+        drop(first);
+        assert_eq!(fs::read_to_string(elsewhere.join(LOCK_NAME)).unwrap(), "");
+        let read = || Owner::parse(&fs::read_to_string(folder.join(LOCK_NAME)).unwrap());
+        let before = read();
+        assert!(before.is_same_process(&Owner::this()));
+        wait_until(|| read().beat != before.beat);
+        assert!(second.is_in_place().unwrap());
     }
 
     #[test]
@@ -264,13 +316,13 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let (folder, elsewhere) = (scratch.path().join("run"), scratch.path().join("elsewhere"));
         let lock = FolderLock::acquire(&folder).unwrap();
-        assert!(lock.is_in_place());
+        assert!(lock.is_in_place().unwrap());
         fs::rename(&folder, &elsewhere).unwrap();
-        assert!(!lock.is_in_place());
+        assert!(!lock.is_in_place().unwrap());
         let again = FolderLock::acquire(&folder).unwrap();
-        assert!(!lock.is_in_place() && again.is_in_place());
+        assert!(!lock.is_in_place().unwrap() && again.is_in_place().unwrap());
         fs::remove_dir_all(&folder).unwrap();
-        assert!(!again.is_in_place());
+        assert!(!again.is_in_place().unwrap());
     }
 
     #[test]

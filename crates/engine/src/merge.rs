@@ -12,7 +12,7 @@ use sdtrain_diffusion::PredictionType;
 use sdtrain_model::{LearnedWord, LoadOptions, StableDiffusion, load};
 use sdtrain_state_dict::maps::adapter_family::family_of_adapters;
 use sdtrain_state_dict::maps::textual_inversion::bundled_words;
-use sdtrain_state_dict::metadata::{ModelSpec, architecture, title};
+use sdtrain_state_dict::metadata::{ModelSpec, architecture, implementation, title};
 use sdtrain_state_dict::{Family, Reader, open_file};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -60,7 +60,8 @@ fn fold_into(model: &StableDiffusion, adapters: &[WeightedAdapter], args: &Merge
     let kind = sdtrain_trainer::kind_of(args.dtype);
     check_range(model, kind)?;
     let velocity = model.scheduler.prediction_type == Some(PredictionType::VPrediction);
-    let side = model.unet.config().sample_size.as_u64().map(|side| side as u32 * model.downscale_factor() as u32);
+    let side = |latents: u64| u32::try_from(latents.checked_mul(u64::try_from(model.downscale_factor()).ok()?)?).ok();
+    let side = model.unet.config().sample_size.as_u64().and_then(side);
     let base = args.model.as_deref().unwrap_or_default();
     let spec = ModelSpec {
         merged_from: Some(merged_from(Some(base), adapters)),
@@ -139,7 +140,7 @@ fn merge_into_one(
     let family = family_of_adapters(adapted, &inherited.kept);
     let spec = ModelSpec {
         architecture: inherited.architecture(family),
-        implementation: "diffusers".into(),
+        implementation: family.map_or("diffusers", |family| implementation(family, Some("lora"))).into(),
         title: title(&args.output),
         merged_from: Some(merged_from(None, adapters)),
         ..ModelSpec::default()

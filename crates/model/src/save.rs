@@ -10,7 +10,7 @@ use sdtrain_state_dict::{
     FromReader, PipelineConfigs, PipelineWeights, Reader, TensorInfo, TensorSource, to_ldm, to_ldm_vae,
     write_diffusers_folder, write_network_folder, write_source,
 };
-use sdtrain_tokenizer::Tokenizer;
+use sdtrain_tokenizer::{Tokenizer, reads_like_clip};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -103,14 +103,14 @@ impl StableDiffusion {
     }
 
     /// Writes one `.safetensors` file with the original (LDM) names, in `kind` or as kept. `metadata` joins the header.
-    /// Models that differ from their family in sizes or noise schedule carry their configurations and tokenizer in it, too.
+    /// Models that differ from their family in sizes, noise schedule or words carry their configurations and tokenizer in it, too.
     pub fn save_single_file(&self, path: &Path, kind: Option<Kind>, metadata: &BTreeMap<String, String>) -> Result<()> {
         let (unet, vae, text_encoders) = self.readers(kind)?;
         let (mut metadata, configs) = (metadata.clone(), self.pipeline_configs());
         if let Some((key, prediction)) = configs.prediction_metadata(self.family) {
             metadata.entry(key).or_insert(prediction);
         }
-        if !self.configs().is_plain(self.family) {
+        if !self.configs().is_plain(self.family) || !reads_like_clip(self.tokenizer().as_ref()) {
             metadata.extend(configs.to_metadata(&self.tokenizer().files()));
         }
         let text_encoders: Vec<&dyn Reader> = text_encoders.iter().map(|reader| reader as &dyn Reader).collect();

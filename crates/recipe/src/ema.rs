@@ -32,7 +32,7 @@ pub struct EmaConfig {
     /// Optimizer steps before the first that is averaged; until then the average is the weights themselves. A run must have more.
     pub update_after_step: u64,
 
-    /// Optimizer steps from one update to the next. A run must have more.
+    /// Optimizer steps from one update to the next. A run must have as many.
     #[schemars(extend("x-other-names" = ["ema_update_step_interval"]))]
     pub update_every: u64,
 
@@ -96,7 +96,7 @@ impl EmaConfig {
 
     fn comes_too_late(&self, total_steps: u64) -> Option<(&'static str, String, String)> {
         let (every, after) = (self.update_every, self.update_after_step);
-        if every > 1 && every >= total_steps {
+        if every > total_steps {
             let message = format!(
                 "`ema.update_every` = {every}, and the run has {total_steps} steps: its product would be the weights that it began \
                  with"
@@ -144,7 +144,8 @@ mod tests {
         let with =
             |update_every, update_after_step| EmaConfig { update_every, update_after_step, ..EmaConfig::default() };
         assert_eq!(refused(with(5000, 0), 1000), Some("ema.update_every"));
-        assert_eq!(refused(with(1000, 0), 1000), Some("ema.update_every"));
+        assert_eq!(refused(with(1001, 0), 1000), Some("ema.update_every"));
+        assert_eq!(refused(with(1000, 0), 1000), None, "the last step is one");
         assert_eq!(refused(with(999, 0), 1000), None);
         assert_eq!(refused(with(1, 5000), 1000), Some("ema.update_after_step"));
         // The first update that averages is that of step 1000.

@@ -17,6 +17,11 @@ pub(crate) fn mean_of(name: &str) -> String {
     format!("{EMA_PREFIX}{}", inside.replace('.', ""))
 }
 
+/// Whether the checkpoint has that mean, or numbers that are left of the averaging.
+pub fn has_averaged(file: &dyn Reader) -> bool {
+    file.names().iter().any(|name| name.starts_with(EMA_PREFIX))
+}
+
 /// The checkpoint with the mean of the UNet's weights in the place of these, and nothing else of the averaging.
 ///
 /// # Errors

@@ -10,6 +10,7 @@ use crate::Dtype;
 use crate::error::{Error, Result, shown};
 use crate::float8;
 use crate::reader::{Reader, TensorInfo, floats_of, no_such_tensor};
+use crate::single_file::is_needless;
 
 /// Another reader's tensors, those of floating point in one type; integers are as they were.
 pub struct Converted<R> {
@@ -18,7 +19,7 @@ pub struct Converted<R> {
 }
 
 impl<R: Reader> Converted<R> {
-    /// Every tensor of floating point becomes `dtype`, which is any of them but F64; numbers are rounded to nearest, ties to even.
+    /// Every tensor of floating point becomes `dtype`, which is any of them but F64 (one of 8 bits leaves those alone that no network has); numbers are rounded to nearest, ties to even.
     ///
     /// # Errors
     /// Where `dtype` is another type.
@@ -29,7 +30,9 @@ impl<R: Reader> Converted<R> {
         }
         let converted = |name: &str| {
             let info = inner.info(name).expect("a listed tensor has its info").clone();
-            let dtype = if info.dtype.is_float() { dtype } else { info.dtype };
+            // Numbers of the noise schedule and of averaging, which original programs compute with: 8 bits would make some of them 0.
+            let is_kept = dtype.size() == 1 && is_needless(name);
+            let dtype = if info.dtype.is_float() && !is_kept { dtype } else { info.dtype };
             (name.to_string(), TensorInfo { dtype, ..info })
         };
         let tensors = inner.names().into_iter().map(converted).collect();
@@ -64,7 +67,11 @@ impl<R: Reader> Reader for Converted<R> {
         };
         let lost = |number: f32| {
             let reason = format!("holds {number}, which {} cannot", new.dtype);
-            Error::BrokenTensor { path: self.path().to_path_buf(), tensor: shown(name), reason }
+            Error::BrokenTensor {
+                path: self.path().to_path_buf(),
+                tensor: shown(self.inner.name_in_file(name)),
+                reason,
+            }
         };
         if let Some(&number) = floats.iter().find(is_lost) {
             return Err(lost(number));

@@ -10,6 +10,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{PreTokenizerWrapper, SplitDelimiterBehavior, TokenizerBuilder};
 
+use crate::Tokenizer;
 use crate::error::{Error, Result};
 use crate::learned_words::LearnedWords;
 use crate::prompt_tokenizer::{Form, Pipeline, PromptTokenizer};
@@ -88,4 +89,11 @@ pub(crate) fn pipeline(model: BPE) -> Pipeline {
         .with_decoder(None)
         .build()
         .expect("a model is all that a tokenizer must have")
+}
+/// Whether a tokenizer reads texts as CLIP's own does, whatever files it came from: told by a text of many words, of which another
+/// vocabulary makes other tokens.
+pub fn reads_like_clip(tokenizer: &dyn Tokenizer) -> bool {
+    const MANY_WORDS: &str = "a photograph of an old lighthouse & its keeper's dog, 1924, trending on artstation! the quick brown fox \
+         jumps over lazy dogs, vexing zebras; déjà vu, naïve façade, 飞流直下, 油画, 猫の写真, Ελλάδα, привет, 🙂";
+    tokenizer.tokens(MANY_WORDS) == PromptTokenizer::builtin().tokens(MANY_WORDS)
 }

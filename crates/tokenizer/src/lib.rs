@@ -17,7 +17,7 @@ mod vocabulary;
 mod words;
 
 pub use chunks::WeightedChunk;
-pub use clip::DEFAULT_WINDOW;
+pub use clip::{DEFAULT_WINDOW, reads_like_clip};
 pub use error::{Error, Result};
 pub use folder::TOKENIZER_FILES;
 pub use misfit::{Misfit, WordTable};

@@ -63,7 +63,8 @@ pub(crate) struct RunFolder {
     pub changes: Vec<Change>,
     /// Checkpoints of later steps than this are not of the run that begins.
     newest: Option<u64>,
-    lock: RefCell<FolderLock>,
+    // None for as long as it is taken again.
+    lock: RefCell<Option<FolderLock>>,
     /// The number of the disk that it was taken on.
     disk: Cell<Option<u64>>,
 }
@@ -134,19 +135,22 @@ impl RunFolder {
             passed_over: survey.rejected,
             changes,
             newest,
-            lock: RefCell::new(lock),
+            lock: RefCell::new(Some(lock)),
             disk: Cell::new(disk_of(path)),
         })
     }
 
     /// Whether it is still the folder that was taken, and this run's: see [`FolderLock::is_in_place`].
-    pub fn is_in_place(&self) -> bool {
-        self.lock.borrow().is_in_place()
+    pub fn is_in_place(&self) -> Result<bool> {
+        match self.lock.borrow().as_ref() {
+            Some(lock) => Ok(lock.is_in_place()?),
+            None => Ok(false),
+        }
     }
 
     /// An error where it is not: for what is not worth making the folder anew.
     pub fn check_in_place(&self) -> Result<()> {
-        match self.is_in_place() {
+        match self.is_in_place()? {
             true => Ok(()),
             false => Err(Error::storage(
                 &self.path,
@@ -169,12 +173,14 @@ impl RunFolder {
                 "the folder is gone, and another disk is in its place: its own was unmounted or lost",
             ));
         }
+        // The old lock goes first: where it lies under its name all the same, this process would wait for itself.
+        drop(self.lock.take());
         let lock = FolderLock::acquire(&self.path)?;
         if run_in(&self.path).is_some_and(|run| run != run_id) {
             return Err(Error::TakenOver { folder: self.path.clone() });
         }
         self.write_config(config)?;
-        self.lock.replace(lock);
+        self.lock.replace(Some(lock));
         self.disk.set(disk_of(&self.path));
         Ok(())
     }
@@ -339,6 +345,10 @@ mod tests {
         fs::write(folder.join("run.json"), format!("{{\"run_id\": \"{run_id}\"}}")).expect("there is room");
     }
 
+    fn is_in_place(folder: &RunFolder) -> bool {
+        folder.is_in_place().expect("the disk tells")
+    }
+
     /// A folder that was taken, and then deleted.
     fn gone(scratch: &Path) -> (RunFolder, TrainConfig) {
         let config = TrainConfig::default();
@@ -346,7 +356,7 @@ mod tests {
         let folder = RunFolder::open(&config, &path, &ResumePolicy::Auto).unwrap_or_else(|error| panic!("{error}"));
         folder.check_in_place().unwrap_or_else(|error| panic!("{error}"));
         fs::remove_dir_all(&path).expect("it is there");
-        assert!(!folder.is_in_place() && folder.check_in_place().is_err());
+        assert!(!is_in_place(&folder) && folder.check_in_place().is_err());
         (folder, config)
     }
 
@@ -355,7 +365,7 @@ mod tests {
         let scratch = tempfile::tempdir().expect("a temporary folder");
         let (folder, config) = gone(scratch.path());
         folder.retake(&config, RUN).unwrap_or_else(|error| panic!("{error}"));
-        assert!(folder.is_in_place());
+        assert!(is_in_place(&folder));
         assert_eq!(fs::read_to_string(folder.path.join(CONFIG)).expect("written"), config.to_toml());
         assert!(FolderLock::acquire(&folder.path).is_err(), "nobody else can take it");
     }
@@ -367,7 +377,7 @@ mod tests {
         write_record(&folder.path, "2-b");
         let error = folder.retake(&config, RUN).expect_err("it is another run's");
         assert!(matches!(error, Error::TakenOver { .. }), "{error}");
-        assert!(!folder.path.join(CONFIG).exists() && !folder.is_in_place());
+        assert!(!folder.path.join(CONFIG).exists() && !is_in_place(&folder));
     }
 
     #[test]
@@ -381,6 +391,6 @@ mod tests {
         // As after a network file system was mounted again.
         write_record(&folder.path, RUN);
         folder.retake(&config, RUN).unwrap_or_else(|error| panic!("{error}"));
-        assert!(folder.is_in_place() && folder.disk.get().is_some());
+        assert!(is_in_place(&folder) && folder.disk.get().is_some());
     }
 }

@@ -35,6 +35,7 @@ use sdtrain_signals::StopRequest;
 use sdtrain_state_dict::maps::textual_inversion::bundled_words;
 use sdtrain_state_dict::open_file;
 use sdtrain_torch::torch_version;
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -112,6 +113,9 @@ pub fn train_unless(stop: &StopRequest, config: TrainConfig, options: &RunOption
     let ema = config.ema.enabled.then(|| Ema::new(&config.ema, optimizer.groups()));
     // 7 the run
     let total_steps = data.total_steps(&config.train);
+    if let Some((_, message, hint)) = config.ema.refused_in(total_steps) {
+        return Err(Error::Config { message, hint: Some(hint) });
+    }
     if let Some(warning) = config.lr_schedule.warmup_warning(total_steps) {
         eprintln!("warning: {warning}");
     }
@@ -184,7 +188,8 @@ pub fn train_unless(stop: &StopRequest, config: TrainConfig, options: &RunOption
         inputs,
         templates,
         torn: false,
-        saved_step: None,
+        saved_step: Cell::new(None),
+        is_folder_new: Cell::new(false),
         reserve: Default::default(),
         grace_is_short: false,
         data_digest,

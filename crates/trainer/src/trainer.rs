@@ -32,7 +32,7 @@ use sdtrain_run_log::{
     TensorBoard,
 };
 use sdtrain_signals::StopRequest;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -67,7 +67,9 @@ pub(crate) struct Trainer {
     /// The weights, or what belongs to them, are between two states: nothing of it may be saved.
     pub torn: bool,
     /// The step of the newest checkpoint.
-    pub saved_step: Option<u64>,
+    pub saved_step: Cell<Option<u64>>,
+    /// Whether the folder was taken again and lacks the run's record.
+    pub is_folder_new: Cell<bool>,
     /// Room on the disk for one more checkpoint, until it is needed.
     pub reserve: RefCell<Option<Reserve>>,
     /// Somebody was told that saving may take longer than a stop leaves.
@@ -133,7 +135,7 @@ impl Trainer {
             let (steps, config) = (self.config.debug.trace_steps, self.config.to_toml());
             self.trace = Some(Trace::new(path.clone(), steps, config, self.optimizer.groups()));
         }
-        self.saved_step = (position.step > 0).then_some(position.step);
+        self.saved_step.set((position.step > 0).then_some(position.step));
         self.record.resumed_step = (position.step > 0).then_some(position.step);
         self.record.write(&self.folder.path).map_err(|error| Error::storage(&self.folder.path, error))?;
         let mut log = self.open_log(&position)?;
@@ -186,7 +188,7 @@ impl Trainer {
     ) -> Result<Outcome> {
         while position.step < self.total_steps {
             self.one_step(log, batches, position, stop)?;
-            if stop.take_save() && self.saved_step != Some(position.step) {
+            if stop.take_save() && self.saved_step.get() != Some(position.step) {
                 log.message(&format!("a signal asks for a checkpoint: saving after step {}", position.step));
                 self.save_checkpoint(log, position, stop)?;
             }

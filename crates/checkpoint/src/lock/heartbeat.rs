@@ -1,8 +1,8 @@
 //! A lock that says it is alive, for machines that share a folder and do not see each other's locks.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +19,7 @@ use crate::{Error, Result};
 pub(super) struct Pace {
     /// Between two beats.
     pub beat: Duration,
-    /// How long a holder on another machine is watched before it counts as dead: more than three beats.
+    /// How long a holder is watched before it counts as dead: more than three beats.
     pub watch: Duration,
     /// How long after writing its name a process looks whether it is still there. Two that begin at the same moment write one after the
     /// other, within the time that a server takes to answer; the last one has the folder.
@@ -38,6 +38,8 @@ impl Pace {
 #[derive(Debug)]
 pub(super) struct Heartbeat {
     path: PathBuf,
+    // The file itself, since another one may have its name by now.
+    file: File,
     owner: Owner,
     is_lost: Arc<AtomicBool>,
     end: Option<Sender<()>>,
@@ -48,10 +50,10 @@ impl Heartbeat {
     /// Makes `owner` the one whose name stands in `file`, unless one on another machine is alive, and goes on saying so.
     ///
     /// # Errors
-    /// [`Error::Locked`] by another machine, and where the file cannot be written.
+    /// [`Error::Locked`] by another machine, and where the file cannot be read or written.
     pub fn start(folder: &Path, path: &Path, file: &File, owner: &Owner, pace: Pace) -> Result<Heartbeat> {
         let locked = |owner: &Owner| Error::Locked { folder: folder.to_owned(), owner: owner.in_words() };
-        if let Some(other) = living_elsewhere(path, owner, pace) {
+        if let Some(other) = living_elsewhere(path, pace).context("read", path)? {
             return Err(locked(&other));
         }
         write(file, owner, 0).context("write", path)?;
@@ -93,29 +95,53 @@ impl Drop for Heartbeat {
     fn drop(&mut self) {
         drop(self.end.take());
         let _ = self.beating.take().map(JoinHandle::join);
-        // So that the next one, wherever it runs, need not watch.
-        if read(&self.path).is_ok_and(|found| found.is_same_process(&self.owner)) {
-            let _ = File::options().write(true).open(&self.path).and_then(|file| file.set_len(0));
+        // So that the next one, wherever it runs, need not watch. Under its name lies another file where the folder went away.
+        let is_there = is_same_file(&self.path, &self.file).unwrap_or(false);
+        let is_ours = !is_there || read(&self.path).is_ok_and(|found| found.is_same_process(&self.owner));
+        if is_ours && !self.is_lost() {
+            let _ = self.file.set_len(0);
         }
     }
 }
 
-/// The holder that the file names, where it is of another machine and says that it is alive while it is watched.
-fn living_elsewhere(path: &Path, here: &Owner, pace: Pace) -> Option<Owner> {
-    let first = read(path).ok()?;
-    // One of this machine would hold the lock, and one that does not count cannot be watched.
-    if first.is_of_same_kernel(here) || first.beat.is_empty() {
-        return None;
+/// Whether `file` is what is found at `path` now.
+///
+/// # Errors
+/// Where the disk does not tell; that nothing is there, it tells.
+pub(super) fn is_same_file(path: &Path, file: &File) -> io::Result<bool> {
+    let found = match fs::metadata(path) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(false),
+        found => found?,
+    };
+    let held = file.metadata()?;
+    Ok((found.dev(), found.ino()) == (held.dev(), held.ino()))
+}
+
+/// The holder that the file names, where it says that it is alive while it is watched.
+///
+/// One of this machine is watched as well: two containers may have mounted the same disk each for itself, where neither sees the other's
+/// locks. Only quick answers count, since a server that stands still keeps the holder from writing, too.
+///
+/// # Errors
+/// Where the file cannot be read for many times as long as it takes to watch.
+pub(super) fn living_elsewhere(path: &Path, pace: Pace) -> io::Result<Option<Owner>> {
+    let first = read(path)?;
+    // Nobody, or one that does not count.
+    if first.beat.is_empty() {
+        return Ok(None);
     }
-    let began = Instant::now();
-    while began.elapsed() < pace.watch {
+    let (began, mut unchanged_since) = (Instant::now(), Instant::now());
+    while unchanged_since.elapsed() < pace.watch {
         thread::sleep(pace.beat / 4);
+        let asked = Instant::now();
         match read(path) {
-            Ok(now) if now != first => return Some(now).filter(|now| !now.process.is_empty()),
-            _ => (),
+            Ok(now) if now != first => return Ok(Some(now).filter(|now| !now.process.is_empty())),
+            Ok(_) if asked.elapsed() < pace.beat => (),
+            Err(error) if began.elapsed() > pace.watch * 20 => return Err(error),
+            _ => unchanged_since = Instant::now(),
         }
     }
-    None
+    Ok(None)
 }
 
 /// What the file says now: opened anew, since that is when NFS asks its server.

@@ -40,12 +40,6 @@ impl Owner {
         Owner { beat: String::new(), ..self.clone() } == Owner { beat: String::new(), ..other.clone() }
     }
 
-    /// Whether the kernel that `here` runs on knows whether this owner lives, and guards the lock for it. Not told by the host's name,
-    /// which containers of two machines may share.
-    pub fn is_of_same_kernel(&self, here: &Owner) -> bool {
-        self.boot == here.boot
-    }
-
     pub fn to_text(&self) -> String {
         let Owner { process, host, boot, started, beat } = self;
         let mut text = format!("process {process}\nhost {host}\nboot {boot}\nstarted {started}\n");
@@ -94,15 +88,10 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_told_from_others_and_machines_from_others() {
+    fn a_process_is_told_from_others_whatever_its_beats() {
         let here = Owner::this();
         assert!(here.at_beat(3).is_same_process(&here.at_beat(4)));
         assert_eq!(here.at_beat(3).to_text().len(), here.at_beat(4_000_000).to_text().len());
         assert!(!here.is_same_process(&Owner { started: "1".to_owned(), ..here.clone() }));
-        assert!(
-            Owner { host: "pod".to_owned(), ..here.clone() }.is_of_same_kernel(&here),
-            "a container of this machine"
-        );
-        assert!(!Owner { boot: "another".to_owned(), ..here.clone() }.is_of_same_kernel(&here));
     }
 }

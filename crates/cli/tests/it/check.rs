@@ -76,13 +76,14 @@ fn what_a_run_never_comes_to_is_said() {
 fn an_average_that_the_run_ends_before_is_refused_by_check_and_train() {
     let project = Project::new();
     project.write("run.toml", &CONFIG.replace("max_steps = 20", "max_epochs = 5\n[ema]\nenabled = true"));
-    for command in ["check", "train"] {
-        let answer = project.run(&[command, "run.toml", "--set", "ema.update_every=20"]);
+    for command in [&["check", "run.toml"][..], &["train", "--config", "run.toml"]] {
+        let answer = project.run(&[command, &["--set", "ema.update_every=21"]].concat());
+        let command = command[0];
         assert_eq!(answer.code, Some(2), "{command}: {}", answer.stderr);
-        let expected = "`ema.update_every` = 20, and the run has 20 steps: its product would be the weights that it began with\n  hint: ";
+        let expected = "`ema.update_every` = 21, and the run has 20 steps: its product would be the weights that it began with\n  hint: ";
         assert!(answer.stderr.contains(expected), "{command}: {}", answer.stderr);
     }
-    let answer = project.run(&["check", "run.toml", "--set", "ema.update_every=19"]);
+    let answer = project.run(&["check", "run.toml", "--set", "ema.update_every=20"]);
     assert_eq!(answer.code, Some(0), "{}", answer.stderr);
 }
 

@@ -72,7 +72,7 @@ fn masks_and_control_images_are_squeezed_with_their_image() {
     picture(128, 96, 0).save(folder.join("00-c.png")).unwrap();
     let control = ExtraImages { column: CONDITIONING_IMAGE.to_owned(), ..mask(None, "-c") };
     let subset = Subset { extra_images: vec![mask(None, "-m"), control], ..folder.subset() };
-    let batch = first_batch(&DataConfig { resize: ResizeMode::Squeeze, ..config(&folder, subset) });
+    let batch = first_batch(&DataConfig { resize: ResizeMode::Squeeze, batch_size: 1, ..config(&folder, subset) });
     assert_eq!(batch.crop_offsets, [(0, 0)]);
     let (mask, control) = (batch.mask.as_ref().unwrap(), &batch.extra_images[CONDITIONING_IMAGE]);
     // Red goes from 0 at the left edge to 255 at the right one, in all three.

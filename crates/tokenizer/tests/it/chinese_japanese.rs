@@ -1,7 +1,7 @@
 //! Chinese and Japanese prompts have the tokens that transformers' BERT tokenizer and sentencepiece itself give them.
 
 use sdtrain_test_support::{Fixture, fixture_folder};
-use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
+use sdtrain_tokenizer::{PromptTokenizer, Tokenizer, reads_like_clip};
 use std::fs;
 use std::path::Path;
 
@@ -247,5 +247,14 @@ fn a_japanese_prompt_in_a_small_model_has_these_numbers() {
         let ids = tokenizer.encode(text);
         assert_eq!((ids.len(), &ids[..expected.len()]), (77, expected), "{text}");
         assert!(ids[expected.len()..].iter().all(|&id| id == 3), "{text}: {ids:?}");
+    }
+}
+
+#[test]
+fn clips_own_words_are_told_from_others_whatever_the_padding() {
+    assert!(reads_like_clip(&PromptTokenizer::builtin()));
+    assert!(reads_like_clip(&PromptTokenizer::builtin_padded_with("!").unwrap()));
+    for folder in ["bert_tokenizer", "spiece_tokenizer", "words_tokenizer"] {
+        assert!(!reads_like_clip(&opened(folder)), "{folder}");
     }
 }

@@ -41,6 +41,10 @@ impl Trainer {
         if !(saves || validates || samples) {
             return Ok(());
         }
+        if saves && !self.folder.is_in_place()? {
+            // Else the new folder would hold a product and nothing to continue from.
+            self.save_checkpoint(log, position, stop)?;
+        }
         self.optimizer.hold(Weights::Evaluation)?;
         if saves {
             let stem = match every.due_after_step(position.step) {
@@ -74,7 +78,7 @@ impl Trainer {
         stop: &StopRequest,
     ) -> Result<Option<Vec<PathBuf>>> {
         self.record.phase("save");
-        if !self.folder.is_in_place() {
+        if !self.folder.is_in_place()? {
             // The last checkpoint has gone with its folder.
             self.save_checkpoint(log, position, stop)?;
         }

@@ -64,7 +64,7 @@ impl Trainer {
             took.set(began.elapsed());
             path
         })?;
-        self.saved_step = Some(position.step);
+        self.saved_step.set(Some(position.step));
         self.reserve_room();
         log.message(&format!("saved {}", path.display()));
         if let Some(warning) = self.short_grace(took.get()) {
@@ -239,8 +239,8 @@ impl Trainer {
     /// Before anything is saved: where the run's folder was deleted, moved or replaced, it is taken again, and everything of the run
     /// that is still known goes into it.
     pub(super) fn hold_folder(&self, log: &mut RunLog, step: u64) -> Result<()> {
-        if self.folder.is_in_place() {
-            return Ok(());
+        if self.folder.is_in_place()? {
+            return self.complete_folder();
         }
         self.folder.retake(&self.config, &self.record.run_id)?;
         let path = &self.folder.path;
@@ -252,7 +252,19 @@ impl Trainer {
         log.reopen(step);
         drop(self.reserve.take());
         self.reserve_room();
-        self.record.clone().write(path).map_err(|error| Error::storage(path, error))
+        self.is_folder_new.set(true);
+        self.saved_step.set(None);
+        self.complete_folder()
+    }
+
+    /// Writes the run's record into a folder that was taken again, where that has not been done yet.
+    fn complete_folder(&self) -> Result<()> {
+        if self.is_folder_new.get() {
+            let path = &self.folder.path;
+            self.record.clone().write(path).map_err(|error| Error::storage(path, error))?;
+            self.is_folder_new.set(false);
+        }
+        Ok(())
     }
 
     /// Does `work` with the averaged weights in the place of the trained ones, if there is an average: what came of it. An error of

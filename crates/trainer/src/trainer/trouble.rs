@@ -152,7 +152,7 @@ impl Trainer {
     /// What an error leaves is saved, where it is the whole state of a step and not saved yet. Nothing older is deleted for it,
     /// and it is tried once: the disk may well be the cause. The error stays the run's.
     pub(super) fn rescue(&mut self, log: &mut RunLog, position: &Position) {
-        let is_saved = self.saved_step == Some(position.step) && self.folder.is_in_place();
+        let is_saved = self.saved_step.get() == Some(position.step) && self.folder.is_in_place().unwrap_or(false);
         if self.torn || position.step == 0 || seeded(Bug::NoRescue) || is_saved {
             return;
         }

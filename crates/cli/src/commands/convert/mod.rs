@@ -16,8 +16,8 @@ use sdtrain_hub::Wanted;
 use sdtrain_recipe::{HubName, published_name};
 use sdtrain_state_dict::maps::peft_metadata;
 use sdtrain_state_dict::{
-    Converted, Dtype, Error as FileError, FileKind, ForInpainting, FromReader, Reader, SafetensorsFile, open_file,
-    recognise, with_averaged_unet, without_averaged_unet, write_source,
+    Converted, Dtype, Error as FileError, FileKind, ForInpainting, FromReader, Reader, SafetensorsFile, has_averaged,
+    open_file, recognise, with_averaged_unet, without_averaged_unet, write_source,
 };
 
 use crate::args::{ConvertArgs, Format};
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
         Format::Diffusers if is_folder => model::folder_to_folder(input, &args.output, args.dtype, args.inpainting)?,
         Format::SingleFile => {
             let file = open_file(input)?;
-            let drops_mean = args.drop_ema && !left_out::of_single_file(&file.names(), &[]).is_empty();
+            let drops_mean = args.drop_ema && has_averaged(&*file);
             let is_changed = args.dtype.is_some() || args.inpainting || args.extract_ema || drops_mean;
             if !is_changed && SafetensorsFile::open(input).is_ok() && recognise(&file).is_model() {
                 return Err(already(&args.input, "it is a single file of safetensors already")
@@ -100,7 +100,6 @@ pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Fa
     if !kind.is_model() {
         return not_wanted("a whole model");
     }
-    let dropped = if args.drop_ema { left_out::of_single_file(&file.names(), &[]) } else { Vec::new() };
     let file = match (args.extract_ema, args.drop_ema) {
         (true, _) => with_averaged_unet(file)?,
         (false, true) => without_averaged_unet(file)?,
@@ -113,12 +112,12 @@ pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Fa
     };
     let left_out = match args.to {
         Format::Diffusers => model::to_folder(file, &args.output, args.tokenizer.as_deref())?,
-        // All tensors under their names: nothing else is left out.
+        // All tensors under their names: nothing is left out but what the flags say.
         Format::SingleFile => {
             let mut metadata = kept_metadata(&*file);
             metadata.insert("format".to_owned(), "pt".to_owned());
             write_source(&args.output, &FromReader(&*file), &metadata)?;
-            dropped
+            Vec::new()
         }
         Format::KohyaLora
         | Format::PeftLora
@@ -188,6 +187,10 @@ fn check_flags(args: &ConvertArgs, is_repository: bool) -> Result<(), Failure> {
         ))
         .hint("4 bits of precision would change what it does; `--dtype fp16` is as small as it gets"));
     }
+    if args.tokenizer.is_some() && (args.to != Format::Diffusers || is_repository || args.input.is_dir()) {
+        return Err(refused("`--tokenizer` is for a single file that becomes a folder (`--to diffusers`)")
+            .hint("a folder has its tokenizer inside; leave the flag out"));
+    }
     let of_mean = [("--extract-ema", args.extract_ema), ("--drop-ema", args.drop_ema)];
     let Some((flag, _)) = of_mean.into_iter().find(|(_, is_set)| *is_set) else { return Ok(()) };
     if !args.to.is_model() {
@@ -203,10 +206,6 @@ fn check_flags(args: &ConvertArgs, is_repository: bool) -> Result<(), Failure> {
     if args.drop_ema && args.to == Format::Diffusers {
         return Err(refused("`--drop-ema` is for `--to single-file`: a folder never holds the running mean")
             .hint("leave the flag out, or take the mean in place of the weights with `--extract-ema`"));
-    }
-    if args.tokenizer.is_some() && (args.to != Format::Diffusers || is_repository || args.input.is_dir()) {
-        return Err(refused("`--tokenizer` is for a single file that becomes a folder (`--to diffusers`)")
-            .hint("a folder has its tokenizer inside; leave the flag out"));
     }
     Ok(())
 }

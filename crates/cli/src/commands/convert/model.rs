@@ -11,7 +11,7 @@ use sdtrain_state_dict::{
     canonical_text_encoder, canonical_unet, canonical_vae, is_bert, ldm_single_file, open_component, read_json,
     recognise, text_positions, to_ldm, write_diffusers_folder, write_source,
 };
-use sdtrain_tokenizer::{Misfit, PromptTokenizer, Tokenizer, WordTable};
+use sdtrain_tokenizer::{Misfit, PromptTokenizer, Tokenizer, WordTable, reads_like_clip};
 use serde_json::Value as Json;
 
 use super::{left_out, with_dtype};
@@ -164,9 +164,10 @@ pub(crate) fn to_single_file(
     let spec = ModelSpec::of_single_file(family, configs.is_v_prediction(), configs.resolution(), output);
     let mut metadata = spec.keys();
     metadata.insert("format".to_owned(), "pt".to_owned());
-    if !configs.is_plain(family) {
-        let tokenizer = PromptTokenizer::from_folder(folder.join(family.text_folders()[0].tokenizer))?;
-        metadata.extend(configs.to_metadata(&tokenizer.files()));
+    let tokenizer = PromptTokenizer::from_folder(folder.join(family.text_folders()[0].tokenizer));
+    // One that cannot be read is missed only where readers of the file have none for it.
+    if !configs.is_plain(family) || tokenizer.as_ref().is_ok_and(|own| !reads_like_clip(own)) {
+        metadata.extend(configs.to_metadata(&tokenizer?.files()));
     }
     let text_encoders: Vec<&dyn Reader> = text_encoders.iter().map(|encoder| &**encoder).collect();
     write_source(output, &FromReader(&to_ldm(family, &*unet, &*vae, &text_encoders)?), &metadata)?;
