@@ -82,7 +82,14 @@ impl Heartbeat {
             }
         };
         let beating = thread::Builder::new().name("lock".to_owned()).spawn(beat).context("watch", path)?;
-        Ok(Heartbeat { path: path.to_owned(), owner: owner.clone(), is_lost, end: Some(end), beating: Some(beating) })
+        Ok(Heartbeat {
+            path: path.to_owned(),
+            file: file.try_clone().context("open", path)?,
+            owner: owner.clone(),
+            is_lost,
+            end: Some(end),
+            beating: Some(beating),
+        })
     }
 
     /// Whether another machine has taken the lock over.
