@@ -141,17 +141,18 @@ fn better_fit(wanted: &BTreeMap<String, Vec<usize>>, reader: &dyn Reader) -> Opt
 
 /// What tells the network of one family from that of another; none of a size that no family has.
 fn told(kind: &FileKind) -> Option<String> {
-    let family = |width: usize| Family::of_text_width(width).map(Family::title);
     match *kind {
         FileKind::DiffusersUnet { cross_attention_dim: Some(width), .. } => reads_text(width),
         FileKind::ControlNet { family: Some(family), .. } => {
             Some(format!("the file fits the {} family better", family.title()))
         }
         FileKind::ClipText { hidden_size: Some(width) } => {
-            let family = family(width)?;
-            Some(format!(
-                "the file is a {kind} whose states have {width} numbers, as a model of the {family} family has it"
-            ))
+            let whose = match Family::of_text_width(width)? {
+                // SDXL's second text encoder is the refiner's only one.
+                Family::SdxlRefiner => "the second one of SDXL and the refiner's have".to_owned(),
+                family => format!("a model of the {} family has it", family.title()),
+            };
+            Some(format!("the file is a {kind} whose states have {width} numbers, as {whose}"))
         }
         FileKind::BertText { hidden_size: Some(width) } => {
             Some(format!("the file is a {kind} whose states have {width} numbers, as Taiyi and its fine-tunes have it"))
