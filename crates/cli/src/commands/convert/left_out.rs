@@ -12,16 +12,16 @@ const VOCABULARY: [&str; 2] = ["vocab.json", "merges.txt"];
 
 /// Of a single file with tensors of these `names`, of which those in `leftover` belong to no network.
 pub(super) fn of_single_file(names: &[&str], leftover: &[String]) -> Vec<String> {
-    let mut left_out = Vec::new();
-    let averaged = names.iter().filter(|name| name.starts_with(AVERAGED)).count();
-    if averaged > 0 {
-        left_out.push(format!(
-            "the running mean of the UNet's weights, {averaged} tensors `{AVERAGED}…`; `--extract-ema` takes it in place of the \
-             weights"
-        ));
-    }
+    let with_way_out = |mean| format!("{mean}; `--extract-ema` takes it in place of the weights");
+    let mut left_out: Vec<String> = running_mean(names).map(with_way_out).into_iter().collect();
     left_out.extend(unknown_tensors(leftover));
     left_out
+}
+
+/// The running mean that is among a file's `names`, if it is.
+pub(super) fn running_mean(names: &[&str]) -> Option<String> {
+    let averaged = names.iter().filter(|name| name.starts_with(AVERAGED)).count();
+    (averaged > 0).then(|| format!("the running mean of the UNet's weights, {averaged} tensors `{AVERAGED}…`"))
 }
 
 /// Of a file with a ControlNet in it, beside which these tensors stand.

@@ -100,6 +100,7 @@ pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Fa
     if !kind.is_model() {
         return not_wanted("a whole model");
     }
+    let dropped = left_out::running_mean(&file.names()).filter(|_| args.drop_ema);
     let file = match (args.extract_ema, args.drop_ema) {
         (true, _) => with_averaged_unet(file)?,
         (false, true) => without_averaged_unet(file)?,
@@ -117,7 +118,7 @@ pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Fa
             let mut metadata = kept_metadata(&*file);
             metadata.insert("format".to_owned(), "pt".to_owned());
             write_source(&args.output, &FromReader(&*file), &metadata)?;
-            Vec::new()
+            dropped.into_iter().collect()
         }
         Format::KohyaLora
         | Format::PeftLora
