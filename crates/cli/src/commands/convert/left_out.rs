@@ -12,7 +12,7 @@ const VOCABULARY: [&str; 2] = ["vocab.json", "merges.txt"];
 
 /// Of a single file with tensors of these `names`, of which those in `leftover` belong to no network.
 pub(super) fn of_single_file(names: &[&str], leftover: &[String]) -> Vec<String> {
-    let with_way_out = |mean| format!("{mean}; `--extract-ema` takes it in place of the weights");
+    let with_way_out = |mean: String| format!("{mean}; `--extract-ema` takes it in place of the weights");
     let mut left_out: Vec<String> = running_mean(names).map(with_way_out).into_iter().collect();
     left_out.extend(unknown_tensors(leftover));
     left_out
