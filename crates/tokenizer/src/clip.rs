@@ -90,6 +90,7 @@ pub(crate) fn pipeline(model: BPE) -> Pipeline {
         .build()
         .expect("a model is all that a tokenizer must have")
 }
+
 /// Whether a tokenizer reads texts as CLIP's own does, whatever files it came from: told by a text of many words, of which another
 /// vocabulary makes other tokens.
 pub fn reads_like_clip(tokenizer: &dyn Tokenizer) -> bool {
