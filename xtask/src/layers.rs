@@ -27,7 +27,7 @@ const LAYERS: &[Layer] = &[
     free("files", &[]),
     free("checkpoint", &["files"]),
     free("random", &[]),
-    free("run-log", &["checkpoint"]),
+    free("run-log", &["checkpoint", "files"]),
     free("signals", &[]),
     free("state-dict", &["files"]),
     free("tokenizer", &[]),

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use sdtrain_files::is_of_this_machine;
+use sdtrain_files::{is_of_this_machine, is_same_file};
 
-use self::heartbeat::{Heartbeat, Pace, is_same_file, living_elsewhere};
+use self::heartbeat::{Heartbeat, Pace, living_elsewhere};
 use self::owner::Owner;
 use crate::error::Context;
 use crate::publish::create_folders;

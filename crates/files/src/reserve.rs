@@ -1,17 +1,17 @@
 //! Room on a disk that is kept free of others until it is needed.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use crate::same_file::is_same_file;
 
 /// A file without content that holds room. It goes when this is dropped, unless another file has its name by then; one that a killed
 /// process left behind is taken over by the next that asks for the same path.
 #[derive(Debug)]
 pub struct Reserve {
     path: PathBuf,
-    /// Disk and number of the file.
-    identity: (u64, u64),
+    file: File,
 }
 
 impl Reserve {
@@ -20,24 +20,19 @@ impl Reserve {
     /// # Errors
     /// Where there is no such room, or no file can be made there.
     pub fn take(path: &Path, bytes: u64) -> io::Result<Option<Reserve>> {
-        let file = File::create(path)?;
-        // From here on the file goes with this, also where it could not grow.
-        let reserve = Reserve { path: path.to_path_buf(), identity: identity(&file.metadata()?) };
-        Ok(allocate(&file, bytes)?.then_some(reserve))
+        // From here on the file goes with this, also where it cannot grow.
+        let reserve = Reserve { path: path.to_path_buf(), file: File::create(path)? };
+        Ok(allocate(&reserve.file, bytes)?.then_some(reserve))
     }
 }
 
 impl Drop for Reserve {
     fn drop(&mut self) {
         // The folder may have been moved or deleted, and be another's now.
-        if fs::metadata(&self.path).is_ok_and(|there| identity(&there) == self.identity) {
+        if is_same_file(&self.path, &self.file).unwrap_or(false) {
             let _ = fs::remove_file(&self.path);
         }
     }
-}
-
-fn identity(file: &Metadata) -> (u64, u64) {
-    (file.dev(), file.ino())
 }
 
 /// Whether the file has so much room now. Not by writing: where the file system does not know how, it would take as long as a copy.
@@ -63,6 +58,8 @@ fn allocate(_: &File, _: u64) -> io::Result<bool> {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]

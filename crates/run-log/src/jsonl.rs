@@ -1,11 +1,11 @@
 //! `metrics.jsonl`: one object a step; beside it `scalars.jsonl` for numbers that are not of a step (validation).
 
 use crate::{Error, MetricSink, StepMetrics};
+use sdtrain_files::is_same_file;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Writes each record as it comes, with one call: a run that is killed leaves whole lines.
@@ -126,9 +126,7 @@ impl Records {
 
     /// The file under its name again, with all that was written so far: one that was deleted can be read as long as it is open.
     fn reopen(&mut self) -> Result<(), Error> {
-        let identity = |found: io::Result<Metadata>| found.ok().map(|file| (file.dev(), file.ino()));
-        let there = identity(std::fs::metadata(&self.path));
-        if there.is_some() && there == identity(self.file.metadata()) {
+        if is_same_file(&self.path, &self.file).unwrap_or(false) {
             return Ok(());
         }
         let anew = Records::open(&self.path, None)?;

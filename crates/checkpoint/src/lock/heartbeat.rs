@@ -1,14 +1,16 @@
 //! A lock that says it is alive, for machines that share a folder and do not see each other's locks.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use sdtrain_files::is_same_file;
 
 use super::owner::Owner;
 use crate::error::Context;
@@ -109,19 +111,6 @@ impl Drop for Heartbeat {
             let _ = self.file.set_len(0);
         }
     }
-}
-
-/// Whether `file` is what is found at `path` now.
-///
-/// # Errors
-/// Where the disk does not tell; that nothing is there, it tells.
-pub(super) fn is_same_file(path: &Path, file: &File) -> io::Result<bool> {
-    let found = match fs::metadata(path) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(false),
-        found => found?,
-    };
-    let held = file.metadata()?;
-    Ok((found.dev(), found.ino()) == (held.dev(), held.ino()))
 }
 
 /// The holder that the file names, where it says that it is alive while it is watched.
