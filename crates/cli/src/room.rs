@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sdtrain_data_loader::DataSet;
 use sdtrain_files::{free_space, in_words};
-use sdtrain_recipe::{Every, HandedOn, TrainConfig};
+use sdtrain_recipe::{Every, HandedOn, TrainConfig, step_of_name};
 
 use crate::estimate::Trained;
 use crate::model_parts::{ModelParts, count_parameters};
@@ -125,7 +125,7 @@ impl Kept {
         let with_raw = if config.ema.enabled && config.ema.save_raw { 2 } else { 1 };
         // Those at the start and at the end come in any case.
         let sets = length.times(config.samples.every()).saturating_add(2);
-        let sets = sets.saturating_sub(entries_in(&output.join("samples"), |entry| entry.starts_with("step-")));
+        let sets = sets.saturating_sub(entries_in(&output.join("samples"), |entry| step_of_name(entry).is_some()));
         let pixels =
             config.sample_pictures().iter().map(|one| u64::from(one.width) * u64::from(one.height)).sum::<u64>();
         Kept {

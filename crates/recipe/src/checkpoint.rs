@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-use crate::Every;
+use crate::{Every, step_of_name};
 
 /// Optimizer steps between two checkpoints when the configuration does not say.
 const DEFAULT_EVERY_STEPS: u64 = 500;
@@ -76,7 +76,7 @@ impl CheckpointConfig {
     /// one that is written before the oldest goes. There is always one more. A folder that cannot be read has none.
     pub fn still_to_come(&self, folder: &Path) -> u64 {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        let there = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("step-")).count();
+        let there = entries.filter(|entry| entry.file_name().to_str().and_then(step_of_name).is_some()).count();
         (self.kept() + 1).saturating_sub(there).max(1) as u64
     }
 }

@@ -56,6 +56,7 @@ mod samples;
 mod save;
 mod source;
 mod stage;
+mod step_name;
 mod target;
 mod textual_inversion;
 mod timesteps;
@@ -119,6 +120,7 @@ pub use samples::{SamplerName, SamplesConfig, steps_of_strength};
 pub use save::SaveConfig;
 pub use source::{SOURCE_FILE_ENDINGS, SourceFormat, address_mistake, is_address, is_pattern};
 pub use stage::StageConfig;
+pub use step_name::{step_name, step_of_name};
 pub use target::matches_pattern;
 pub use textual_inversion::{CaptionTemplates, EmbeddingFormat, LearnedTokenConfig, TextualInversionConfig};
 pub use timesteps::{

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::seeded_bugs::{Bug, seeded};
 use sdtrain_checkpoint::{FolderLock, ManifestInfo, Survey, recover, replace_file, verify, vfs::RealVfs};
 use sdtrain_files::{free_space, in_words};
-use sdtrain_recipe::{Change, CheckpointConfig, TrainConfig};
+use sdtrain_recipe::{Change, CheckpointConfig, TrainConfig, step_of_name};
 use std::cell::{Cell, RefCell};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -226,7 +226,7 @@ impl RunFolder {
         let folder = self.checkpoints();
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            let step = name.to_str().and_then(|name| name.strip_prefix("step-")?.parse::<u64>().ok());
+            let step = name.to_str().and_then(step_of_name);
             if step.is_none_or(|step| step <= newest) {
                 continue;
             }

@@ -7,6 +7,7 @@ use crate::spikes::Spikes;
 use sdtrain_checkpoint::{ManifestInfo, prune, publish};
 use sdtrain_model::{TensorReader, read_tensor};
 use sdtrain_optimizer::{Ema, GradScaler, Optimizer};
+use sdtrain_recipe::step_name;
 use sdtrain_state_dict::{Reader, SafetensorsFile, write_source};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -72,7 +73,7 @@ pub(crate) fn save(folder: &Path, info: ManifestInfo, contents: &Contents, keep_
         ema_steps: ema.map(|ema| ema.state().1),
         spikes: spikes.clone(),
     };
-    let name = format!("step-{:06}", position.step);
+    let name = step_name(position.step);
     publish(folder, &name, info, &mut |path| {
         write_source(&path.join(TENSORS), &reader, &BTreeMap::new())?;
         fs::write(path.join(STATE), serde_json::to_vec_pretty(&small)?)?;

@@ -26,7 +26,7 @@ use sdtrain_files::Reserve;
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::{Ema, GradScaler, Optimizer, ParamGroup, learning_rate_factor};
 use sdtrain_pipeline::Request;
-use sdtrain_recipe::TrainConfig;
+use sdtrain_recipe::{TrainConfig, step_of_name};
 use sdtrain_run_log::{
     Console, ConsoleOptions, JsonLines, MetricSink, Outcome as RecordedOutcome, RunLog, RunRecord, StepMetrics,
     TensorBoard,
@@ -390,8 +390,7 @@ impl Trainer {
 /// What becomes of the steps between the one that a run continues after and a checkpoint that was passed over.
 fn done_again(passed_over: &Path, step: u64) -> String {
     let name = passed_over.file_name().and_then(|name| name.to_str());
-    let last = name.and_then(|name| name.strip_prefix("step-")?.parse::<u64>().ok());
-    match last.map(|last| last.saturating_sub(step)) {
+    match name.and_then(step_of_name).map(|last| last.saturating_sub(step)) {
         Some(count) if count > 0 => format!("its {count} steps after step {step} are done again"),
         _ => "its steps are done again".to_string(),
     }

@@ -8,6 +8,7 @@ use crate::seeded_bugs::{Bug, seeded};
 use crate::setup::load_model;
 use crate::state::Position;
 use sdtrain_optimizer::{Weights, build};
+use sdtrain_recipe::step_name;
 use sdtrain_run_log::{MetricSink, RunLog};
 use sdtrain_signals::StopRequest;
 use std::ops::Range;
@@ -94,7 +95,7 @@ impl Trainer {
         }
         self.sample(log, position.step)?;
         let samples = self.folder.path.join("samples");
-        let of_step = |step: u64| samples.join(format!("step-{step:06}"));
+        let of_step = |step: u64| samples.join(step_name(step));
         let compared = samples::compare(&of_step(0), &of_step(position.step), &samples.join("grid.png"));
         go_on_without(log, "the sheet of pictures", compared);
         if stop.is_set() {
@@ -146,7 +147,7 @@ impl Trainer {
         if self.sample_requests.is_empty() {
             return Ok(());
         }
-        let folder = self.folder.path.join("samples").join(format!("step-{step:06}"));
+        let folder = self.folder.path.join("samples").join(step_name(step));
         let pictures = self.with_average(|this| {
             this.folder.check_in_place()?;
             samples::draw(&this.model, &this.sample_requests, &folder)

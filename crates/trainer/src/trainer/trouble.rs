@@ -8,6 +8,7 @@ use crate::seeded_bugs::{Bug, seeded};
 use crate::state::Position;
 use crate::step::StepOutcome;
 use sdtrain_optimizer::{GradScaler, Weights};
+use sdtrain_recipe::step_name;
 use sdtrain_run_log::{MetricSink, RunLog};
 
 /// Where a step began, to go back to when it has changed nothing.
@@ -100,7 +101,7 @@ impl Trainer {
             "largest_of_modules": outcome.magnitudes,
             "passes": passes.collect::<Vec<_>>(),
         });
-        let path = folder.join(format!("step-{:06}.json", position.step));
+        let path = folder.join(format!("{}.json", step_name(position.step)));
         let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, format!("{evidence:#}\n")));
         written.map_err(|error| Error::storage(&path, error))
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use sdtrain_recipe::step_of_name;
 use sdtrain_state_dict::{Family, UnetInput, is_control_net_folder, open_component, read_json};
 use serde_json::{Map, Value as Json, json};
 
@@ -135,7 +136,7 @@ fn output_folder(folder: &Path, description: &mut Description) -> Result<(), Fai
         names
     };
     let products = names(folder, |name| name.ends_with(".safetensors"));
-    let checkpoints = names(&folder.join("checkpoints"), |name| name.starts_with("step-"));
+    let checkpoints = names(&folder.join("checkpoints"), |name| step_of_name(name).is_some());
     for (key, found) in [("products", products), ("checkpoints", checkpoints)] {
         let shown = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
         description.line(key, shown);
