@@ -132,8 +132,7 @@ impl ModelParts {
     /// What its first text encoder says of the words that it reads.
     pub fn word_table(&self) -> Option<WordTable> {
         let rows = learned_words::table(self.text_encoders.first()?)?.first().copied()?;
-        let mark = |key: &str| self.text_config[key].as_i64().filter(|_| !is_bert(&self.text_config));
-        Some(WordTable { rows, bos: mark("bos_token_id"), eos: mark("eos_token_id") })
+        Some(word_table(&self.text_config, rows))
     }
 
     /// Its text encoders with what they are called in a diffusers folder and in traces.
@@ -299,6 +298,12 @@ fn from_configs(folder: &Path, kind: &str) -> Result<ModelParts, Failure> {
 /// What a VAE's configuration says of fp32.
 fn force_upcast(config: &Json) -> Option<bool> {
     config.get("force_upcast")?.as_bool()
+}
+
+/// What a text encoder with this `config.json` and a table of `rows` words says of them. Of BERT's marks it says nothing.
+pub(crate) fn word_table(config: &Json, rows: usize) -> WordTable {
+    let mark = |key: &str| config[key].as_i64().filter(|_| !is_bert(config));
+    WordTable { rows, bos: mark("bos_token_id"), eos: mark("eos_token_id") }
 }
 
 /// The configuration of the first text encoder of the model in `folder`.
