@@ -7,14 +7,14 @@ use sdtrain_recipe::{FloatType, HubName, Init, ModelConfig, ModelLocation};
 use sdtrain_state_dict::architecture::{self, Shapes};
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
-    Dtype, Error as FileError, Family, FileKind, LoadReport, PipelineConfigs, Reader, SafetensorsFile,
-    canonical_text_encoder, canonical_unet, canonical_vae, is_bert, ldm_single_file, load_report::parameters_of,
-    open_component, open_file, read_json, recognise, text_encoder_folders, unknown_tensors, vae_from_metadata,
-    with_averaged_unet,
+    Error as FileError, Family, FileKind, LoadReport, PipelineConfigs, Reader, SafetensorsFile, canonical_text_encoder,
+    canonical_unet, canonical_vae, is_bert, ldm_single_file, load_report::parameters_of, open_component, open_file,
+    read_json, recognise, text_encoder_folders, unknown_tensors, vae_from_metadata, with_averaged_unet,
 };
 use sdtrain_tokenizer::WordTable;
 use serde_json::Value as Json;
 
+use crate::args::dtype_of;
 use crate::hub_files::{lacks_weights, local_file};
 use crate::{ExitCode, Failure, learned_words};
 
@@ -148,12 +148,7 @@ impl ModelParts {
 
     /// Whether its VAE stays in fp32 while the rest computes in these 16 bits.
     pub fn vae_stays_in_fp32(&self, compute: FloatType) -> bool {
-        let compute = match compute {
-            FloatType::Fp32 => Dtype::F32,
-            FloatType::Bf16 => Dtype::Bf16,
-            FloatType::Fp16 => Dtype::F16,
-        };
-        self.vae.is_some() && architecture::vae_stays_in_f32(self.force_upcast, compute)
+        self.vae.is_some() && architecture::vae_stays_in_f32(self.force_upcast, dtype_of(compute))
     }
 
     /// How many pixels a latent spans in each direction.
