@@ -211,10 +211,7 @@ fn from_file(file: Arc<dyn Reader>, name: &str) -> Result<ModelParts, Failure> {
     };
     family.check_supported(input, Path::new(name))?;
     let parts = ldm_single_file(file.clone())?;
-    let configs = match PipelineConfigs::from_metadata(file.path(), file.metadata())? {
-        Some((configs, _)) => configs,
-        None => PipelineConfigs::assumed_of(&file, family)?,
-    };
+    let configs = PipelineConfigs::of_single_file(&file, family)?;
     let vae = parts.vae.as_ref().map(|vae| vae as &dyn Reader);
     let networks = Networks { unet: &parts.unet, vae, text_encoders: &parts.text_encoders };
     networks.check_fit(file.path(), family, &configs)?;

@@ -43,10 +43,7 @@ fn location(config: &ModelConfig) -> Result<ModelLocation, Failure> {
 fn own_positions(config: &ModelConfig) -> Result<usize, Failure> {
     let of_file = |file: &dyn Reader| -> Result<usize, Failure> {
         let family = recognise(file).family().unwrap_or(Family::Sd1);
-        let configs = match PipelineConfigs::from_metadata(file.path(), file.metadata())? {
-            Some((configs, _)) => configs,
-            None => PipelineConfigs::assumed_of(file, family)?,
-        };
+        let configs = PipelineConfigs::of_single_file(file, family)?;
         Ok(configs.text_encoders.first().map_or(usize::MAX, text_positions))
     };
     match location(config)? {
