@@ -15,7 +15,7 @@ use sdtrain_tokenizer::WordTable;
 use serde_json::Value as Json;
 
 use crate::args::dtype_of;
-use crate::hub_files::{lacks_weights, local_file};
+use crate::hub_files::{lacks_weights, local_file, model_location};
 use crate::{ExitCode, Failure, learned_words};
 
 /// Header of the built-in model's file; empty in a program built without it.
@@ -45,9 +45,7 @@ pub(crate) struct ModelParts {
 impl ModelParts {
     /// Looks at the model of a configuration.
     pub fn of(config: &ModelConfig) -> Result<ModelParts, Failure> {
-        let location = ModelLocation::find(&config.path)
-            .map_err(|(message, hint)| Failure::new(ExitCode::Configuration, message).maybe_hint(hint))?;
-        let mut parts = match location {
+        let mut parts = match model_location(&config.path)? {
             ModelLocation::Builtin(name) => {
                 from_file(chosen(Arc::new(builtin(&name)?), config)?, &format!("builtin:{name}"))?
             }
