@@ -64,7 +64,7 @@ impl LoraFile {
         }
         if !unknown.is_empty() {
             let kind = recognise(reader);
-            if !matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. } | FileKind::Unknown) {
+            if !kind.is_adapter() && kind != FileKind::Unknown {
                 return Err(Error::OtherKind { file, kind });
             }
             let first: Vec<String> = unknown.iter().take(3).cloned().collect();

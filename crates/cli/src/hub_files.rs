@@ -200,6 +200,15 @@ pub fn local_file(path: &Path) -> Result<PathBuf, Failure> {
     local_path(path).map_err(|(message, hint)| Failure::new(ExitCode::Configuration, message).maybe_hint(hint))
 }
 
+/// Where the model is that a command or a configuration names; one on the hub is here.
+///
+/// # Errors
+/// Where there is none.
+pub fn model_location(model: &str) -> Result<ModelLocation, Failure> {
+    ModelLocation::find(model)
+        .map_err(|(message, hint)| Failure::new(ExitCode::Configuration, message).maybe_hint(hint))
+}
+
 /// How far a fetch is, on stderr: a bar on a terminal, a line now and then elsewhere.
 struct Shown<'a> {
     name: &'a HubName,

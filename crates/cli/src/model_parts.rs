@@ -7,15 +7,15 @@ use sdtrain_recipe::{FloatType, HubName, Init, ModelConfig, ModelLocation};
 use sdtrain_state_dict::architecture::{self, Shapes};
 use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::{
-    Dtype, Error as FileError, Family, FileKind, LoadReport, PipelineConfigs, Reader, SafetensorsFile,
-    canonical_text_encoder, canonical_unet, canonical_vae, is_bert, ldm_single_file, load_report::parameters_of,
-    open_component, open_file, read_json, recognise, text_encoder_folders, unknown_tensors, vae_from_metadata,
-    with_averaged_unet,
+    Error as FileError, Family, FileKind, LoadReport, PipelineConfigs, Reader, SafetensorsFile, canonical_text_encoder,
+    canonical_unet, canonical_vae, is_bert, ldm_single_file, load_report::parameters_of, open_component, open_file,
+    read_json, recognise, text_encoder_folders, unknown_tensors, vae_from_metadata, with_averaged_unet,
 };
 use sdtrain_tokenizer::WordTable;
 use serde_json::Value as Json;
 
-use crate::hub_files::{lacks_weights, local_file};
+use crate::args::dtype_of;
+use crate::hub_files::{lacks_weights, local_file, model_location};
 use crate::{ExitCode, Failure, learned_words};
 
 /// Header of the built-in model's file; empty in a program built without it.
@@ -45,9 +45,7 @@ pub(crate) struct ModelParts {
 impl ModelParts {
     /// Looks at the model of a configuration.
     pub fn of(config: &ModelConfig) -> Result<ModelParts, Failure> {
-        let location = ModelLocation::find(&config.path)
-            .map_err(|(message, hint)| Failure::new(ExitCode::Configuration, message).maybe_hint(hint))?;
-        let mut parts = match location {
+        let mut parts = match model_location(&config.path)? {
             ModelLocation::Builtin(name) => {
                 from_file(chosen(Arc::new(builtin(&name)?), config)?, &format!("builtin:{name}"))?
             }
@@ -132,8 +130,7 @@ impl ModelParts {
     /// What its first text encoder says of the words that it reads.
     pub fn word_table(&self) -> Option<WordTable> {
         let rows = learned_words::table(self.text_encoders.first()?)?.first().copied()?;
-        let mark = |key: &str| self.text_config[key].as_i64().filter(|_| !is_bert(&self.text_config));
-        Some(WordTable { rows, bos: mark("bos_token_id"), eos: mark("eos_token_id") })
+        Some(word_table(&self.text_config, rows))
     }
 
     /// Its text encoders with what they are called in a diffusers folder and in traces.
@@ -149,12 +146,7 @@ impl ModelParts {
 
     /// Whether its VAE stays in fp32 while the rest computes in these 16 bits.
     pub fn vae_stays_in_fp32(&self, compute: FloatType) -> bool {
-        let compute = match compute {
-            FloatType::Fp32 => Dtype::F32,
-            FloatType::Bf16 => Dtype::Bf16,
-            FloatType::Fp16 => Dtype::F16,
-        };
-        self.vae.is_some() && architecture::vae_stays_in_f32(self.force_upcast, compute)
+        self.vae.is_some() && architecture::vae_stays_in_f32(self.force_upcast, dtype_of(compute))
     }
 
     /// How many pixels a latent spans in each direction.
@@ -217,10 +209,7 @@ fn from_file(file: Arc<dyn Reader>, name: &str) -> Result<ModelParts, Failure> {
     };
     family.check_supported(input, Path::new(name))?;
     let parts = ldm_single_file(file.clone())?;
-    let configs = match PipelineConfigs::from_metadata(file.path(), file.metadata())? {
-        Some((configs, _)) => configs,
-        None => PipelineConfigs::assumed_of(&file, family)?,
-    };
+    let configs = PipelineConfigs::of_single_file(&file, family)?;
     let vae = parts.vae.as_ref().map(|vae| vae as &dyn Reader);
     let networks = Networks { unet: &parts.unet, vae, text_encoders: &parts.text_encoders };
     networks.check_fit(file.path(), family, &configs)?;
@@ -299,6 +288,12 @@ fn from_configs(folder: &Path, kind: &str) -> Result<ModelParts, Failure> {
 /// What a VAE's configuration says of fp32.
 fn force_upcast(config: &Json) -> Option<bool> {
     config.get("force_upcast")?.as_bool()
+}
+
+/// What a text encoder with this `config.json` and a table of `rows` words says of them. Of BERT's marks it says nothing.
+pub(crate) fn word_table(config: &Json, rows: usize) -> WordTable {
+    let mark = |key: &str| config[key].as_i64().filter(|_| !is_bert(config));
+    WordTable { rows, bos: mark("bos_token_id"), eos: mark("eos_token_id") }
 }
 
 /// The configuration of the first text encoder of the model in `folder`.

@@ -8,10 +8,10 @@ use sdtrain_state_dict::{
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
 use std::path::{Path, PathBuf};
 
+use crate::Failure;
 use crate::commands::convert::model::embedded;
-use crate::hub_files::local_file;
+use crate::hub_files::{local_file, model_location};
 use crate::model_parts::builtin;
-use crate::{ExitCode, Failure};
 
 /// The tokenizer of a configuration's model: the one that it names, that of the text encoder that it names, or the model's own.
 pub(crate) fn of(config: &ModelConfig) -> Result<PromptTokenizer, Failure> {
@@ -33,23 +33,14 @@ pub(crate) fn of(config: &ModelConfig) -> Result<PromptTokenizer, Failure> {
     })
 }
 
-/// Where the model of `config` lies.
-fn location(config: &ModelConfig) -> Result<ModelLocation, Failure> {
-    ModelLocation::find(&config.path)
-        .map_err(|(message, hint)| Failure::new(ExitCode::Configuration, message).maybe_hint(hint))
-}
-
 /// How many tokens the model's own text encoder has positions for.
 fn own_positions(config: &ModelConfig) -> Result<usize, Failure> {
     let of_file = |file: &dyn Reader| -> Result<usize, Failure> {
         let family = recognise(file).family().unwrap_or(Family::Sd1);
-        let configs = match PipelineConfigs::from_metadata(file.path(), file.metadata())? {
-            Some((configs, _)) => configs,
-            None => PipelineConfigs::assumed_of(file, family)?,
-        };
+        let configs = PipelineConfigs::of_single_file(file, family)?;
         Ok(configs.text_encoders.first().map_or(usize::MAX, text_positions))
     };
-    match location(config)? {
+    match model_location(&config.path)? {
         ModelLocation::Builtin(name) => of_file(&builtin(&name)?),
         ModelLocation::Path(folder) if folder.is_dir() => {
             let family = Family::of_folder(&folder).map_or(Family::Sd1, |(family, _)| family);
@@ -62,7 +53,7 @@ fn own_positions(config: &ModelConfig) -> Result<usize, Failure> {
 /// The model's own tokenizer, or CLIP's where it comes with none.
 fn own(config: &ModelConfig) -> Result<PromptTokenizer, Failure> {
     let of_file = |file: &dyn Reader| of_file(file, config.text_encoder.is_none());
-    match location(config)? {
+    match model_location(&config.path)? {
         ModelLocation::Builtin(name) => of_file(&builtin(&name)?),
         ModelLocation::Path(folder) if folder.is_dir() => {
             // What is wrong with a folder of no family is said where it is loaded.

@@ -170,8 +170,8 @@ fn unreadable(option: &str, path: &Path, reason: &str) -> Failure {
 
 /// The side in pixels of the pictures that the model was trained on.
 fn default_side(model: &StableDiffusion) -> u32 {
-    let latents = model.unet.config().sample_size.as_u64().unwrap_or(64) as u32;
-    latents * model.downscale_factor() as u32
+    // SD1's latents, where the configuration gives no single number.
+    model.resolution().unwrap_or(64 * model.downscale_factor() as u32)
 }
 
 #[cfg(test)]

@@ -60,12 +60,10 @@ fn fold_into(model: &StableDiffusion, adapters: &[WeightedAdapter], args: &Merge
     let kind = sdtrain_trainer::kind_of(args.dtype);
     check_range(model, kind)?;
     let velocity = model.scheduler.prediction_type == Some(PredictionType::VPrediction);
-    let side = |latents: u64| u32::try_from(latents.checked_mul(u64::try_from(model.downscale_factor()).ok()?)?).ok();
-    let side = model.unet.config().sample_size.as_u64().and_then(side);
     let base = args.model.as_deref().unwrap_or_default();
     let spec = ModelSpec {
         merged_from: Some(merged_from(Some(base), adapters)),
-        ..ModelSpec::of_single_file(model.family, velocity, side, &args.output)
+        ..ModelSpec::of_single_file(model.family, velocity, model.resolution(), &args.output)
     };
     let mut metadata = spec.keys();
     metadata.extend(origin(adapters)?);

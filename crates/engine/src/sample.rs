@@ -2,11 +2,11 @@
 
 use crate::{failure, init_image};
 use sdtrain::args::SampleArgs;
-use sdtrain::{ExitCode, Failure, local_file, print_answer};
+use sdtrain::{ExitCode, Failure, local_file, model_location, print_answer};
 use sdtrain_adapter::{LoraFile, Networks, on_device, read_bundled_words, read_learned_words};
 use sdtrain_model::{LearnedWord, LoadOptions, PromptReading, StableDiffusion, load};
 use sdtrain_pipeline::{Request, parameters_text, pictures_at_once, save_png, text_to_image};
-use sdtrain_recipe::{ModelLocation, published_name};
+use sdtrain_recipe::published_name;
 use sdtrain_state_dict::{open_file, recognise};
 use sdtrain_tokenizer::Tokenizer;
 use std::fs;
@@ -134,9 +134,7 @@ fn add_words(model: &StableDiffusion, words: Vec<LearnedWord>, file: &Path) -> R
 
 /// The path or name that the model crate loads: `hf:` names are looked up in the local cache.
 pub fn location(model: &str) -> Result<String, Failure> {
-    let found = ModelLocation::find(model)
-        .map_err(|(message, hint)| Failure::new(ExitCode::Configuration, message).maybe_hint(hint))?;
-    Ok(found.to_string())
+    Ok(model_location(model)?.to_string())
 }
 
 /// Says how much of a prompt the text encoder does not get to see.

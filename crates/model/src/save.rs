@@ -93,6 +93,11 @@ impl StableDiffusion {
         }
     }
 
+    /// The side of the square pictures that the model was made for, in pixels, where its configurations say it.
+    pub fn resolution(&self) -> Option<u32> {
+        self.pipeline_configs().resolution()
+    }
+
     /// UNet, VAE and text encoders as files hold them.
     fn readers(&self, kind: Option<Kind>) -> Result<(TensorReader, TensorReader, Vec<TensorReader>)> {
         self.ensure_loaded(Frozen::Vae)?;

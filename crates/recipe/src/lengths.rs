@@ -5,7 +5,7 @@
 use crate::{EmaConfig, LrScheduleConfig, TrainConfig};
 
 impl TrainConfig {
-    /// Warnings of what a run of `total_steps` never comes to, beside [`LrScheduleConfig::warmup_warning`].
+    /// Warnings of what a run of `total_steps` never comes to, without [`LrScheduleConfig::warmup_warning`], which the run gives itself.
     pub fn length_warnings(&self, total_steps: u64) -> Vec<String> {
         let mut warnings = Vec::from_iter(self.lr_schedule.length_warning(total_steps));
         let train = &self.train;
@@ -27,6 +27,17 @@ impl TrainConfig {
 }
 
 impl LrScheduleConfig {
+    /// A warning where a run of `total_steps` ends before its warm-up does, so that no step has the whole rate.
+    pub fn warmup_warning(&self, total_steps: u64) -> Option<String> {
+        let warmup = self.warmup_steps(total_steps);
+        let last = total_steps.checked_sub(1).filter(|_| warmup >= total_steps)?;
+        let share = 100.0 * last as f64 / warmup as f64;
+        Some(format!(
+            "the run ends within its warm-up: of {total_steps} steps `lr_schedule.warmup_steps` takes {warmup}, and the learning rate \
+             is never more than {share:.0} % of what is set"
+        ))
+    }
+
     /// A warning where a run of `total_steps` ends before the rate has gone the way that is set.
     fn length_warning(&self, total_steps: u64) -> Option<String> {
         match self {
@@ -65,10 +76,24 @@ impl LrScheduleConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{PiecewiseConstantSchedule, WarmupStableDecaySchedule};
+    use crate::{ConstantSchedule, PiecewiseConstantSchedule, WarmupStableDecaySchedule};
 
     fn with_schedule(lr_schedule: LrScheduleConfig) -> Vec<String> {
         TrainConfig { lr_schedule, ..TrainConfig::default() }.length_warnings(1000)
+    }
+
+    #[test]
+    fn a_warm_up_that_the_run_does_not_outlast_is_said() {
+        let warning = |warmup_steps: f64, total_steps| {
+            LrScheduleConfig::Constant(ConstantSchedule { warmup_steps }).warmup_warning(total_steps)
+        };
+        let said = warning(500.0, 101).expect("it is five times as long");
+        assert!(said.contains("101 steps") && said.contains("takes 500") && said.contains("20 %"), "{said}");
+        assert!(warning(100.0, 100).is_some_and(|said| said.contains("99 %")));
+        assert!(warning(0.999, 100).is_some(), "a share that is rounded to all of them");
+        for (warmup_steps, total_steps) in [(99.0, 100), (0.5, 100), (0.0, 100), (0.0, 0), (1.0, 2)] {
+            assert_eq!(warning(warmup_steps, total_steps), None, "{warmup_steps} of {total_steps}");
+        }
     }
 
     #[test]

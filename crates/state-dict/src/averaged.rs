@@ -8,13 +8,19 @@ use crate::error::{Error, Result};
 use crate::reader::Reader;
 use crate::renamed::Renamed;
 
-/// What the names of the mean begin with; behind it stands the weight's own name, from `diffusion_model` on and without its dots.
-const EMA_PREFIX: &str = "model_ema.";
+/// What the names of the averaging begin with: its numbers, and the mean, where the weight's own name stands behind it, from
+/// `diffusion_model` on and without its dots.
+pub(crate) const EMA_PREFIX: &str = "model_ema.";
 
 /// The name of the mean of the UNet's weight `name`.
 pub(crate) fn mean_of(name: &str) -> String {
     let inside = name.split_once('.').map_or(name, |(_, inside)| inside);
     format!("{EMA_PREFIX}{}", inside.replace('.', ""))
+}
+
+/// What the names of the mean begin with, and those of the averaging's own numbers do not.
+pub fn averaged_prefix() -> String {
+    mean_of(UNET_PREFIX)
 }
 
 /// Whether the checkpoint has that mean, or numbers that are left of the averaging.

@@ -19,7 +19,8 @@ pub struct Converted<R> {
 }
 
 impl<R: Reader> Converted<R> {
-    /// Every tensor of floating point becomes `dtype`, which is any of them but F64 (one of 8 bits leaves those alone that no network has); numbers are rounded to nearest, ties to even.
+    /// Every tensor of floating point becomes `dtype`, which is any of them but F64 (one of 8 bits leaves those alone that no network
+    /// has); numbers are rounded to nearest, ties to even.
     ///
     /// # Errors
     /// Where `dtype` is another type.

@@ -35,7 +35,7 @@ mod torch_file;
 mod write;
 mod zip_entries;
 
-pub use averaged::{has_averaged, with_averaged_unet, without_averaged_unet};
+pub use averaged::{averaged_prefix, has_averaged, with_averaged_unet, without_averaged_unet};
 pub use canonical::{canonical_text_encoder, canonical_unet, canonical_vae};
 pub use control_net::{ControlNet, is_control_net_folder};
 pub use converted::Converted;

@@ -98,9 +98,9 @@ pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
 
 #[expect(unsafe_code, reason = "a memory map is only sound while nobody shortens the file")]
 fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the map is read-only and this program replaces model files by renaming, which leaves an open map
-    // intact; files that other machines may change are not mapped (`Access`). Another program that shortens the file in place would end this process with SIGBUS; one that rewrites
-    // it would change tensor values. Neither can lead outside the map: all offsets were checked against its length.
+    // SAFETY: the map is read-only and this program replaces model files by renaming, which leaves an open map intact; files that other
+    // machines may change are not mapped (`Access`). Another program that shortens the file in place would end this process with SIGBUS;
+    // one that rewrites it would change tensor values. Neither can lead outside the map: all offsets were checked against its length.
     unsafe { Mmap::map(file) }
 }
 

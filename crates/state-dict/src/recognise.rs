@@ -169,6 +169,11 @@ impl FileKind {
         matches!(self, FileKind::Ldm { .. })
     }
 
+    /// Whether it holds adapters, of whichever kind.
+    pub fn is_adapter(&self) -> bool {
+        matches!(self, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. })
+    }
+
     /// The family of a whole model.
     pub fn family(&self) -> Option<Family> {
         match self {

@@ -122,6 +122,17 @@ impl PipelineConfigs {
         }
     }
 
+    /// Those of `file`, a single file of `family`: what it carries, or else what is assumed of it.
+    ///
+    /// # Errors
+    /// Where what it carries cannot be read, and as [`PipelineConfigs::assumed_of`].
+    pub fn of_single_file(file: &dyn Reader, family: Family) -> Result<PipelineConfigs> {
+        match PipelineConfigs::from_metadata(file.path(), file.metadata())? {
+            Some((configs, _)) => Ok(configs),
+            None => PipelineConfigs::assumed_of(file, family),
+        }
+    }
+
     /// What a reader assumes of `file`, a single file of `family` that carries no configuration: what was released, with as many input
     /// channels as its UNet has, and under SD1's names with the text encoder that its tensors show: CLIP's with its own vocabulary or
     /// another, or BERT.

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::averaged::EMA_PREFIX;
 use crate::canonical::{UNET_PREFIX, VAE_PREFIX, canonical_text_encoder, canonical_unet, canonical_vae, has_prefix};
-
 use crate::error::{Error, Result, shown};
 use crate::family::Family;
 use crate::maps::ldm_sd::{self, UnetLayout};
@@ -190,7 +190,7 @@ pub fn is_needless(name: &str) -> bool {
         "log_one_minus_",
         "logvar",
         "lvlb_weights",
-        "model_ema.",
+        EMA_PREFIX,
         "cond_stage_model.model.logit_scale",
         "cond_stage_model.model.text_projection",
         "conditioner.embedders.0.model.logit_scale",

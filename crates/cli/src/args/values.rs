@@ -129,25 +129,31 @@ pub(super) fn sampler_parser() -> impl TypedValueParser<Value = SamplerName> {
     PossibleValuesParser::new(SamplerName::ALL.map(SamplerName::name)).try_map(|name| name.parse::<SamplerName>())
 }
 
-/// The number formats that weights are written in, under the names that configurations have for them.
-const FILE_TYPES: [(&str, Dtype); 5] = [
-    ("fp32", Dtype::F32),
-    ("bf16", Dtype::Bf16),
-    ("fp16", Dtype::F16),
-    ("fp8_e4m3", Dtype::F8E4m3),
-    ("fp8_e5m2", Dtype::F8E5m2),
-];
-
+/// The formats that weights are written in: those that are computed in, and two of 8 bits.
 pub(super) fn file_type_parser() -> impl TypedValueParser<Value = Dtype> {
-    PossibleValuesParser::new(FILE_TYPES.map(|(name, _)| name)).map(|name| {
-        let known = FILE_TYPES.into_iter().find(|(known, _)| *known == name);
-        known.expect("only the names of known formats get this far").1
-    })
+    let mut known = FloatType::ALL.map(|float_type| (float_type.name(), dtype_of(float_type))).to_vec();
+    known.extend([("fp8_e4m3", Dtype::F8E4m3), ("fp8_e5m2", Dtype::F8E5m2)]);
+    by_name(known)
 }
 
 pub(super) fn float_type_parser() -> impl TypedValueParser<Value = FloatType> {
-    PossibleValuesParser::new(FloatType::ALL.map(FloatType::name)).map(|name| {
-        let known = FloatType::ALL.into_iter().find(|float_type| float_type.name() == name);
-        known.expect("only the names of known formats get this far")
+    by_name(FloatType::ALL.map(|float_type| (float_type.name(), float_type)).to_vec())
+}
+
+/// One of the `known` formats.
+fn by_name<T: Copy + Send + Sync + 'static>(known: Vec<(&'static str, T)>) -> impl TypedValueParser<Value = T> {
+    let names: Vec<&'static str> = known.iter().map(|(name, _)| *name).collect();
+    PossibleValuesParser::new(names).map(move |name| {
+        let found = known.iter().find(|(known, _)| *known == name);
+        found.expect("only the names of known formats get this far").1
     })
+}
+
+/// What files call a format of a configuration.
+pub(crate) fn dtype_of(float_type: FloatType) -> Dtype {
+    match float_type {
+        FloatType::Fp32 => Dtype::F32,
+        FloatType::Bf16 => Dtype::Bf16,
+        FloatType::Fp16 => Dtype::F16,
+    }
 }

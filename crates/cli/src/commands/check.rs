@@ -9,7 +9,7 @@ use std::path::Path;
 use sdtrain_config::{Parsed, Problems};
 use sdtrain_data_loader::{DataError, DataSet, TokenWindow};
 use sdtrain_recipe::{DataConfig, Init, Loaded, ModelConfig, Plan, TrainConfig};
-use sdtrain_state_dict::{Family, FileKind, open_file, recognise};
+use sdtrain_state_dict::{Family, open_file, recognise};
 use sdtrain_tokenizer::{Misfit, Tokenizer};
 
 use crate::args::{CheckArgs, ConfigArgs};
@@ -218,7 +218,7 @@ fn max_token_length(config: &TrainConfig) -> Option<usize> {
 
 fn is_adapter(key: &str, path: &Path) -> Result<(), Failure> {
     let kind = recognise(&open_file(local_file(path)?)?);
-    if matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. }) {
+    if kind.is_adapter() {
         return Ok(());
     }
     Err(Failure::new(ExitCode::Model, format!("`{key}`: `{}` is a {kind}, not a LoRA", path.display())))

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use sdtrain_hub::Wanted;
-use sdtrain_state_dict::{FileKind, open_file, recognise};
+use sdtrain_state_dict::{open_file, recognise};
 
 use crate::args::{Format, MergeArgs};
 use crate::engine::become_engine;
@@ -67,7 +67,7 @@ fn check(args: &MergeArgs) -> Vec<Failure> {
 fn check_adapter(path: &Path, output: &Path) -> Result<(), Failure> {
     let path = &local_file(path)?;
     let kind = recognise(&open_file(path)?);
-    if !matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. }) {
+    if !kind.is_adapter() {
         return Err(Failure::new(ExitCode::Model, format!("`{}` is a {kind}, not an adapter", path.display()))
             .hint("the model that adapters become a part of is named with `--model`"));
     }

@@ -72,7 +72,8 @@ fn what_is_damaged_deleted_or_edited_is_made_again() {
     assert!(error.to_string().contains("1.png` was changed since the run began"), "{error}");
 }
 
-/// kohya_ss#2244, kohya_ss#2674, kohya_ss#1908, kohya_ss#1103, sd-scripts#653: the first image of a batch is named. Here the first layer of the autoencoder overflows for red pictures alone.
+/// kohya_ss#2244, kohya_ss#2674, kohya_ss#1908, kohya_ss#1103, sd-scripts#653: the first image of a batch is named. Here the first layer
+/// of the autoencoder overflows for red pictures alone.
 #[test]
 fn of_several_images_the_one_whose_latents_are_not_finite_is_named() {
     let (folder, model) = (images(3), model());

@@ -29,8 +29,8 @@ pub struct VaeConfig {
     pub sample_size: Value,
     /// Latents are multiplied by this before the UNet sees them.
     pub scaling_factor: f64,
-    /// Whether the VAE stays in fp32 where a model computes in 16 bits, as its file says it ([`sdtrain_state_dict::architecture::vae_stays_in_f32`]).
-    /// Absent: in fp16 alone, which the VAEs of SD1 and SD2 overflow in.
+    /// Whether the VAE stays in fp32 where a model computes in 16 bits, as its file says it
+    /// ([`sdtrain_state_dict::architecture::vae_stays_in_f32`]). Absent: in fp16 alone, which the VAEs of SD1 and SD2 overflow in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub force_upcast: Option<bool>,
     /// A 1×1 convolution after the encoder.

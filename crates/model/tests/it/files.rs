@@ -80,6 +80,12 @@ fn a_folder_and_a_single_file_of_one_model_are_equal() {
 }
 
 #[test]
+fn a_model_knows_the_side_of_the_pictures_that_it_was_made_for() {
+    // 16 latents of 4 pixels each.
+    assert_eq!(tiny_folder().resolution(), Some(64));
+}
+
+#[test]
 fn a_saved_folder_loads_as_the_same_model() {
     for name in TINY.into_iter().chain(FOLDERS_ALONE) {
         let scratch = tempfile::tempdir().expect("a temporary folder");

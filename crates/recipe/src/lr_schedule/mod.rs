@@ -98,17 +98,6 @@ impl LrScheduleConfig {
         steps_of(self.settings().warmup(), total_steps)
     }
 
-    /// A warning where a run of `total_steps` ends before its warm-up does, so that no step has the whole rate.
-    pub fn warmup_warning(&self, total_steps: u64) -> Option<String> {
-        let warmup = self.warmup_steps(total_steps);
-        let last = total_steps.checked_sub(1).filter(|_| warmup >= total_steps)?;
-        let share = 100.0 * last as f64 / warmup as f64;
-        Some(format!(
-            "the run ends within its warm-up: of {total_steps} steps `lr_schedule.warmup_steps` takes {warmup}, and the learning rate \
-             is never more than {share:.0} % of what is set"
-        ))
-    }
-
     /// Whether the rate stays the same once the warm-up is over.
     pub fn is_constant(&self) -> bool {
         matches!(self, LrScheduleConfig::Constant(_))
@@ -144,19 +133,5 @@ mod tests {
         assert_eq!(schedule(0.07).warmup_steps(100), 7);
         assert_eq!(schedule(1.0).warmup_steps(100), 1);
         assert_eq!(schedule(30.0).warmup_steps(100), 30);
-    }
-
-    #[test]
-    fn a_warm_up_that_the_run_does_not_outlast_is_said() {
-        let warning = |warmup_steps: f64, total_steps| {
-            LrScheduleConfig::Constant(ConstantSchedule { warmup_steps }).warmup_warning(total_steps)
-        };
-        let said = warning(500.0, 101).expect("it is five times as long");
-        assert!(said.contains("101 steps") && said.contains("takes 500") && said.contains("20 %"), "{said}");
-        assert!(warning(100.0, 100).is_some_and(|said| said.contains("99 %")));
-        assert!(warning(0.999, 100).is_some(), "a share that is rounded to all of them");
-        for (warmup_steps, total_steps) in [(99.0, 100), (0.5, 100), (0.0, 100), (0.0, 0), (1.0, 2)] {
-            assert_eq!(warning(warmup_steps, total_steps), None, "{warmup_steps} of {total_steps}");
-        }
     }
 }

@@ -172,7 +172,8 @@ impl FirstHalf {
 
 /// Whether a VAE stays in f32 while the model beside it computes in `compute`. `force_upcast` is what its `config.json` says, as
 /// diffusers' `AutoencoderKL` has it: SDXL's asks for it, and the one that was mended for fp16 denies it. Those of SD1 and SD2 say
-/// nothing as they were published (diffusers of today writes true when it saves them anew) and overflow in fp16 alone (sd-scripts#653, kohya_ss#2674, stable-diffusion-webui#12019).
+/// nothing as they were published (diffusers of today writes true when it saves them anew) and overflow in fp16 alone
+/// (sd-scripts#653, kohya_ss#2674, stable-diffusion-webui#12019).
 pub fn vae_stays_in_f32(force_upcast: Option<bool>, compute: Dtype) -> bool {
     match compute {
         Dtype::F16 => force_upcast != Some(false),

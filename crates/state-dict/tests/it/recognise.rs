@@ -260,6 +260,7 @@ fn adapters_and_embeddings() {
     assert_eq!(relative, FileKind::PeftLora { kind: LoraKind::Ia3, modules: 1, rank: None });
     let peft = kind(&[("unet.conv_in.lora_A.weight", &[16, 8]), ("unet.conv_in.lora_B.weight", &[8, 16])]);
     assert_eq!(peft, FileKind::PeftLora { kind: LoraKind::Lora, modules: 1, rank: Some(16) });
+    assert!(kohya.is_adapter() && peft.is_adapter() && !FileKind::Unknown.is_adapter());
     assert_eq!(
         kind(&[("<cat-toy>", &[2, 768])]),
         FileKind::TextualInversion { vectors: 2, width: 768, second_width: None }

@@ -61,6 +61,15 @@ fn cut_back(output: &Path, step: u64) {
     }
 }
 
+/// A run that looks as if it had been killed after `step` of `steps`: the project's folder, the run's in it, and its configuration.
+fn killed_after(step: u64, steps: u64, more: &str) -> (TempDir, PathBuf, TrainConfig) {
+    let (folder, output) = project();
+    let config = config(&folder, steps, more);
+    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+    cut_back(&output, step);
+    (folder, output, config)
+}
+
 #[test]
 fn a_continued_run_has_the_bits_of_one_that_was_not_stopped() {
     const HALF_WAY: &str = "[checkpoint]\nevery_steps = 1\nkeep_last = 99\n[precision]\ncompute = \"fp16\"\n[ema]\nenabled = true\n\
@@ -111,10 +120,8 @@ fn write_otherwise(folder: &TempDir, output: &Path, step: u64, file: &str, chang
 /// tinker-feedback#127, OpenNMT#617, the_well#77: the optimizer or the loss scale is not restored, and nobody is told.
 #[test]
 fn a_loss_scale_that_is_not_there_is_refused() {
-    let (folder, output) = project();
-    let config = config(&folder, 3, "[checkpoint]\nevery_steps = 1\nkeep_last = 99\n[precision]\ncompute = \"fp16\"\n");
-    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
-    cut_back(&output, 2);
+    let (folder, output, config) =
+        killed_after(2, 3, "[checkpoint]\nevery_steps = 1\nkeep_last = 99\n[precision]\ncompute = \"fp16\"\n");
     write_otherwise(&folder, &output, 2, "state.json", |bytes| {
         let mut value: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
         value["scaler"] = serde_json::Value::Null;
@@ -128,10 +135,7 @@ fn a_loss_scale_that_is_not_there_is_refused() {
 #[test]
 fn a_state_that_lacks_one_tensor_is_refused_whichever_it_is() {
     for kind in ["parameter", "optimizer", "ema"] {
-        let (folder, output) = project();
-        let config = config(&folder, 3, &format!("{EVERY_STEP}[ema]\nenabled = true\n"));
-        run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
-        cut_back(&output, 2);
+        let (folder, output, config) = killed_after(2, 3, &format!("{EVERY_STEP}[ema]\nenabled = true\n"));
         // Under another name of the same length; it is the first such name in the file's header.
         write_otherwise(&folder, &output, 2, "tensors.safetensors", |mut bytes| {
             let prefix = format!("\"{kind}.");
@@ -182,10 +186,7 @@ fn a_base_that_was_replaced_under_its_path_is_refused_and_one_that_moved_is_not(
 /// The base's weights are rounded to the format that is computed in: they are other numbers, and the same model.
 #[test]
 fn computing_in_another_format_needs_no_permission_for_another_model() {
-    let (folder, output) = project();
-    let mut config = config(&folder, 4, EVERY_STEP);
-    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
-    cut_back(&output, 2);
+    let (folder, output, mut config) = killed_after(2, 4, EVERY_STEP);
     config.precision.compute = FloatType::Bf16;
     let error = run(&config, &output).expect_err("not allowed").to_string();
     assert!(error.contains("precision.compute") && !error.contains("base model"), "{error}");
@@ -275,11 +276,8 @@ fn what_decides_no_step_may_change_without_a_word_in_the_configuration() {
 
 #[test]
 fn other_images_are_gone_on_with_where_that_is_allowed_from_the_beginning_of_an_epoch() {
-    let (folder, output) = project();
-    let mut config = config(&folder, 5, EVERY_STEP);
-    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
     // Two batches an epoch: in the middle of the second.
-    cut_back(&output, 3);
+    let (folder, output, mut config) = killed_after(3, 5, EVERY_STEP);
     fs::remove_file(folder.path().join("images/3.png")).expect("written");
     fs::remove_file(folder.path().join("images/3.txt")).expect("written");
     let error = run(&config, &output).expect_err("an image less").to_string();
@@ -298,10 +296,7 @@ fn other_images_are_gone_on_with_where_that_is_allowed_from_the_beginning_of_an_
 /// kohya_ss#1629: an edited image goes unnoticed.
 #[test]
 fn an_edited_image_of_equal_length_is_noticed_and_a_copied_folder_is_not() {
-    let (folder, output) = project();
-    let config = config(&folder, 4, EVERY_STEP);
-    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
-    cut_back(&output, 2);
+    let (folder, output, config) = killed_after(2, 4, EVERY_STEP);
     let path = folder.path().join("images/1.png");
     let content = fs::read(&path).expect("written");
     // As a copy leaves it: another file with another time and the same content.
@@ -323,10 +318,7 @@ fn an_edited_image_of_equal_length_is_noticed_and_a_copied_folder_is_not() {
 
 #[test]
 fn a_checkpoint_without_the_loss_scale_is_refused_unless_the_precision_changed() {
-    let (folder, output) = project();
-    let mut config = config(&folder, 3, EVERY_STEP);
-    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
-    cut_back(&output, 2);
+    let (_folder, output, mut config) = killed_after(2, 3, EVERY_STEP);
     config.precision.compute = FloatType::Fp16;
     config.checkpoint.allow_changes = vec!["precision".into(), "model".into()];
     run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
@@ -335,10 +327,7 @@ fn a_checkpoint_without_the_loss_scale_is_refused_unless_the_precision_changed()
 
 #[test]
 fn the_average_of_the_weights_may_begin_on_the_way() {
-    let (folder, output) = project();
-    let mut config = config(&folder, 3, EVERY_STEP);
-    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
-    cut_back(&output, 2);
+    let (_folder, output, mut config) = killed_after(2, 3, EVERY_STEP);
     config.ema.enabled = true;
     assert!(run(&config, &output).is_err());
     config.checkpoint.allow_changes = vec!["ema".into()];

@@ -1,10 +1,8 @@
 //! What a converted model cannot hold of the one that it was made of, in words: nothing is lost without a line about it.
 
-use sdtrain_state_dict::{Family, TokenizerFiles, in_words, unknown_tensors};
+use sdtrain_state_dict::{Family, TokenizerFiles, averaged_prefix, in_words, unknown_tensors};
 use serde_json::Value as Json;
 
-/// What the names of a running mean of the UNet's weights begin with. Beside them stand numbers of the averaging itself.
-const AVERAGED: &str = "model_ema.diffusion_model";
 /// Parts of a pipeline that every folder has; those of its text encoders come from the family.
 const PARTS: [&str; 3] = ["unet", "vae", "scheduler"];
 /// What text encoders that share a tokenizer share: what pads a window may differ.
@@ -20,8 +18,9 @@ pub(super) fn of_single_file(names: &[&str], leftover: &[String]) -> Vec<String>
 
 /// The running mean that is among a file's `names`, if it is.
 pub(super) fn running_mean(names: &[&str]) -> Option<String> {
-    let averaged = names.iter().filter(|name| name.starts_with(AVERAGED)).count();
-    (averaged > 0).then(|| format!("the running mean of the UNet's weights, {averaged} tensors `{AVERAGED}…`"))
+    let prefix = averaged_prefix();
+    let averaged = names.iter().filter(|name| name.starts_with(&prefix)).count();
+    (averaged > 0).then(|| format!("the running mean of the UNet's weights, {averaged} tensors `{prefix}…`"))
 }
 
 /// Of a file with a ControlNet in it, beside which these tensors stand.

@@ -16,8 +16,8 @@ use sdtrain_hub::Wanted;
 use sdtrain_recipe::{HubName, published_name};
 use sdtrain_state_dict::maps::peft_metadata;
 use sdtrain_state_dict::{
-    Converted, Dtype, Error as FileError, FileKind, ForInpainting, FromReader, Reader, SafetensorsFile, has_averaged,
-    open_file, recognise, with_averaged_unet, without_averaged_unet, write_source,
+    Converted, Dtype, Error as FileError, ForInpainting, FromReader, Reader, SafetensorsFile, has_averaged, open_file,
+    recognise, with_averaged_unet, without_averaged_unet, write_source,
 };
 
 use crate::args::{ConvertArgs, Format};
@@ -67,7 +67,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
         Format::KohyaLora | Format::PeftLora => {
             let file = with_dtype(open_file(input)?, args.dtype)?;
             let kind = recognise(&file);
-            if !matches!(kind, FileKind::KohyaLora { .. } | FileKind::PeftLora { .. }) {
+            if !kind.is_adapter() {
                 return Err(Failure::new(
                     ExitCode::Model,
                     format!("`{}` is a {kind}, not a LoRA", args.input.display()),

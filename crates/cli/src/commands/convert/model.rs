@@ -8,14 +8,14 @@ use sdtrain_state_dict::maps::text_places::TextFolder;
 use sdtrain_state_dict::metadata::ModelSpec;
 use sdtrain_state_dict::{
     Dtype, Family, FileKind, ForInpainting, FromReader, PipelineConfigs, PipelineWeights, Reader, TensorSource,
-    canonical_text_encoder, canonical_unet, canonical_vae, is_bert, ldm_single_file, open_component, read_json,
-    recognise, text_positions, to_ldm, write_diffusers_folder, write_source,
+    canonical_text_encoder, canonical_unet, canonical_vae, ldm_single_file, open_component, read_json, recognise,
+    text_positions, to_ldm, write_diffusers_folder, write_source,
 };
-use sdtrain_tokenizer::{Misfit, PromptTokenizer, Tokenizer, WordTable, reads_like_clip};
+use sdtrain_tokenizer::{Misfit, PromptTokenizer, Tokenizer, reads_like_clip};
 use serde_json::Value as Json;
 
 use super::{left_out, with_dtype};
-use crate::model_parts::Networks;
+use crate::model_parts::{Networks, word_table};
 use crate::{ExitCode, Failure};
 
 /// A single file as a diffusers folder, with the tokenizer in the folder `tokenizer` where one is named; what the folder cannot hold, in
@@ -90,10 +90,8 @@ fn named_tokenizer(
         );
     };
     let tokenizer = PromptTokenizer::from_folder(folder)?;
-    let mark = |key: &str| config[key].as_i64().filter(|_| !is_bert(config));
     let rows = config["vocab_size"].as_u64().map_or(usize::MAX, |rows| rows as usize);
-    let table = WordTable { rows, bos: mark("bos_token_id"), eos: mark("eos_token_id") };
-    if let Some(misfit) = Misfit::of(&tokenizer, table).filter(Misfit::is_certain) {
+    if let Some(misfit) = Misfit::of(&tokenizer, word_table(config, rows)).filter(Misfit::is_certain) {
         let named = format!("tokenizer in `{}`", folder.display());
         let message = format!("`{}`: {}", path.display(), misfit.in_words(&named, "text encoder"));
         return Err(Failure::new(ExitCode::Model, message).hint("`--tokenizer` names the folder of its own"));
