@@ -22,7 +22,7 @@ pub(crate) fn run(args: &EnvArgs) -> Result<(), Failure> {
         && place.local_world_size != gpus
     {
         eprintln!(
-            "warning: this node is to have {} processes, and this one sees {gpus} GPUs; each process takes the GPU of its local rank",
+            "warning: this node is to have {} processes, and this one sees {gpus} GPU(s): several would share one, or some have none",
             place.local_world_size
         );
     }

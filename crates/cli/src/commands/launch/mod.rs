@@ -61,7 +61,7 @@ fn launch(
     signals: &Receiver<Signal>,
     output: &Output,
 ) -> Result<(), Failure> {
-    if let Some(threads) = settings.threads.filter(|_| settings.nproc > 1) {
+    if let Some(threads) = settings.threads {
         output.say(&format!("OMP_NUM_THREADS={threads} for each of {} processes, since it is not set", settings.nproc));
     }
     let mut restart_count = 0;

@@ -21,7 +21,7 @@ pub(super) struct Settings {
     pub master: Option<Address>,
     /// How often all are started again.
     pub restarts: u32,
-    /// The threads of each process, where nobody has said otherwise.
+    /// The threads of each of several processes, where nobody has said otherwise.
     pub threads: Option<usize>,
     /// The arguments of each process.
     pub command_line: Vec<OsString>,
@@ -63,7 +63,7 @@ impl Settings {
             node_rank,
             master,
             restarts: args.restarts,
-            threads: (!is_said).then(|| (machine.processors / nproc).max(1)),
+            threads: (nproc > 1 && !is_said).then(|| (machine.processors / nproc).max(1)),
             command_line,
         })
     }

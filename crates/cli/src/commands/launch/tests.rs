@@ -1,15 +1,12 @@
 //! The launcher with small shell scripts in the place of the program.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::*;
 
-/// A script that each process is, and the folder in which they leave traces.
+/// A script that each process runs, and the folder in which they leave traces.
 struct Stage {
     folder: tempfile::TempDir,
     written: Arc<Mutex<Vec<u8>>>,
@@ -20,6 +17,8 @@ struct Stage {
 impl Stage {
     fn new(nproc: usize, script: &str) -> Stage {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        // No file of its own: while another test starts a process, one that was just written is "busy".
+        let script = format!("cd \"$1\"\n{script}");
         let settings = Settings {
             nproc,
             nnodes: 1,
@@ -27,17 +26,10 @@ impl Stage {
             master: None,
             restarts: 0,
             threads: None,
-            command_line: vec![folder.path().into()],
+            command_line: vec!["-c".into(), script.into(), "script".into(), folder.path().into()],
         };
         let patience = Patience { to_notice: Duration::from_secs(20), to_end: Duration::from_secs(20) };
-        let stage = Stage { folder, written: Arc::default(), patience, settings };
-        fs::write(stage.program(), format!("#!/bin/sh\ncd \"$1\"\n{script}\n")).expect("a new file");
-        fs::set_permissions(stage.program(), fs::Permissions::from_mode(0o755)).expect("its own file");
-        stage
-    }
-
-    fn program(&self) -> PathBuf {
-        self.folder.path().join("script")
+        Stage { folder, written: Arc::default(), patience, settings }
     }
 
     /// Launches; `meanwhile` may send signals, as whoever calls the launcher does.
@@ -46,7 +38,7 @@ impl Stage {
         let (sender, signals) = channel();
         let ended = thread::scope(|scope| {
             scope.spawn(|| meanwhile(self, sender));
-            launch(&self.program(), &self.settings, &self.patience, &signals, &output)
+            launch(Path::new("/bin/sh"), &self.settings, &self.patience, &signals, &output)
         });
         let code = ended.map_or_else(|failure| failure.code, |()| ExitCode::Done);
         (code, self.said())
@@ -162,7 +154,7 @@ fn whoever_does_not_end_is_told_and_then_killed() {
          esac\n\
          : > ready$RANK; while :; do sleep 0.02; done",
     );
-    stage.patience = Patience { to_notice: Duration::from_millis(100), to_end: Duration::from_millis(400) };
+    stage.patience = Patience { to_notice: Duration::from_millis(100), to_end: Duration::from_secs(2) };
     let (code, said) = stage.launch();
     assert_eq!(code, ExitCode::DeviceMemory, "{said}");
     for words in [
@@ -241,11 +233,10 @@ fn what_stays_wrong_is_not_started_again() {
 #[test]
 fn a_program_that_cannot_be_started_is_named() {
     let stage = Stage::new(2, "");
-    fs::remove_file(stage.program()).expect("it is there");
     let output = Output { stdout: stage.written.clone(), stderr: stage.written.clone() };
     let (_sender, signals) = channel();
-    let failure =
-        launch(&stage.program(), &stage.settings, &stage.patience, &signals, &output).expect_err("no program");
+    let failure = launch(&stage.folder.path().join("none"), &stage.settings, &stage.patience, &signals, &output)
+        .expect_err("no program");
     let said = failure.problems.to_string();
     assert!(said.starts_with("error: rank 0 cannot be started: `") && said.contains("No such file"), "{said}");
     assert_eq!(failure.code, ExitCode::Rank);
