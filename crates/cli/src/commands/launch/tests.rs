@@ -194,12 +194,12 @@ fn signals_are_handed_on_each_time() {
 #[test]
 fn a_stop_in_the_first_moments_is_no_failure() {
     // It answers no signal yet.
-    let stage = Stage::new(2, "echo ready; sleep 60");
+    let stage = Stage::new(2, "echo ready; exec sleep 60");
     let (code, said) = stage.launch_with(|stage, signals| {
         for words in ["[rank 0] ready", "[rank 1] ready"] {
             stage.wait_for(words);
         }
-        signals.send(Signal::SIGINT).expect("the launcher listens");
+        signals.send(Signal::SIGTERM).expect("the launcher listens");
     });
     assert_eq!((code, said.contains("failed")), (ExitCode::Stopped, false), "{said}");
 }
