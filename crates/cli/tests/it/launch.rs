@@ -104,7 +104,7 @@ fn any_command_can_be_launched_and_its_mistakes_are_told_once() {
     assert!(answer.stdout.lines().all(|line| line.starts_with("[rank ")), "{}", answer.stdout);
     let answer = project.run(&["launch", "--nproc", "2", "--", "check", "none.toml"]);
     assert_eq!(answer.code, Some(2));
-    assert!(answer.stderr.contains("[launch] the run has failed by rank "), "{}", answer.stderr);
+    assert!(answer.stderr.contains("[launch] the run failed: rank "), "{}", answer.stderr);
     assert!(answer.stderr.contains("ended with exit code 2: the command line or configuration is wrong"));
     let answer = project.run(&["launch", "--nproc", "2", "--", "chekc", "run.toml"]);
     assert_eq!((answer.code, answer.stderr.contains("[rank")), (Some(2), false), "{}", answer.stderr);

@@ -99,7 +99,7 @@ fn meeting_point(settings: &Settings) -> Result<Address, Failure> {
 fn end(outcome: &Outcome, settings: &Settings, output: &Output) -> Result<(), Failure> {
     let code = outcome.exit_code();
     if let Some(cause) = outcome.cause().filter(|_| settings.nproc > 1) {
-        output.say(&format!("the run has failed by {cause}"));
+        output.say(&format!("the run failed: {cause}"));
     }
     match code {
         ExitCode::Done => Ok(()),

@@ -139,7 +139,7 @@ fn the_first_failure_is_named_and_the_others_may_end_by_themselves() {
     assert!(said.contains("[rank 0] rank 1 is gone") && said.contains("[rank 2] rank 1 is gone"), "{said}");
     assert!(!said.contains("SIGTERM"), "{said}");
     let last = said.lines().last().unwrap_or_default();
-    assert!(last.starts_with("[launch] the run has failed by rank 1 (process "), "{last}");
+    assert!(last.starts_with("[launch] the run failed: rank 1 (process "), "{last}");
 }
 
 #[test]
