@@ -9,6 +9,7 @@ mod dreambooth;
 mod errors;
 mod full_disk;
 mod inpainting;
+mod launch;
 mod memory;
 mod merge;
 mod presets;

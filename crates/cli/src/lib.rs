@@ -13,6 +13,7 @@ mod initial_adapter;
 mod learned_words;
 mod less_memory;
 mod lora_targets;
+mod machine;
 mod model_parts;
 mod model_tokenizer;
 mod output_folder;
@@ -30,6 +31,8 @@ use args::{Cli, Command};
 
 /// Runs one command of the front program.
 pub fn run(cli: Cli) -> Result<(), Failure> {
+    // First of all, so that there is no moment in which a process could outlive the launcher that it belongs to.
+    sdtrain_ranks::die_with_launcher().map_err(|error| Failure::new(ExitCode::Rank, error.to_string()))?;
     match cli.command {
         Command::Train(args) => commands::train::run(&args),
         Command::Check(args) => commands::check::run(&args),
@@ -39,5 +42,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Convert(args) => commands::convert::run(&args),
         Command::Merge(args) => commands::merge::run(&args),
         Command::Dataset(args) => commands::dataset::run(&args),
+        Command::Launch(args) => commands::launch::run(&args),
+        Command::Env(args) => commands::env::run(&args),
     }
 }

@@ -52,6 +52,12 @@ impl From<Problems> for Failure {
     }
 }
 
+impl From<sdtrain_ranks::Contradiction> for Failure {
+    fn from(contradiction: sdtrain_ranks::Contradiction) -> Failure {
+        Failure::new(ExitCode::Configuration, contradiction.table()).hint(contradiction.hint)
+    }
+}
+
 impl From<DataError> for Failure {
     fn from(error: DataError) -> Failure {
         let problem = |error: &DataError| Problem { hint: error.hint(), ..Problem::new(error.to_string()) };

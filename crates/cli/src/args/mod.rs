@@ -1,9 +1,11 @@
 //! Every command and flag, documented; what stands here is what `--help` says.
 
 mod dataset;
+mod launch;
 mod values;
 
 pub use dataset::*;
+pub use launch::*;
 pub use values::*;
 
 use std::ffi::OsString;
@@ -38,6 +40,16 @@ impl Cli {
     }
 }
 
+impl LaunchArgs {
+    /// The whole command line of each process, without the program's name, and what it asks for. `--help` and mistakes in it end the
+    /// program here, so that they are told once and not by each of the processes.
+    pub fn command_line(&self) -> (Vec<OsString>, Command) {
+        let line = with_command([OsString::from("sdtrain")].into_iter().chain(self.command.iter().cloned()));
+        let command = Cli::parse_from(line.clone()).command;
+        (line.into_iter().skip(1).collect(), command)
+    }
+}
+
 /// Puts `train` where the first argument is one of its flags.
 fn with_command(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     const OWN_FLAGS: [&str; 2] = ["--help", "--version"];
@@ -68,6 +80,10 @@ pub enum Command {
     Merge(MergeArgs),
     /// Look at folders of images and captions, and clean them
     Dataset(DatasetArgs),
+    /// Start one process for each GPU, or several, which train together
+    Launch(LaunchArgs),
+    /// Say which of a run's processes this would be, and by which variables
+    Env(EnvArgs),
 }
 
 /// The configuration of a run.
@@ -385,6 +401,7 @@ mod tests {
     use std::path::Path;
 
     use clap::CommandFactory;
+    use sdtrain_ranks::ProcessesPerNode;
 
     use super::*;
 
@@ -500,6 +517,41 @@ mod tests {
             assert_eq!((parsed.path.as_path(), parsed.weight), (Path::new(path), weight));
         }
         assert!(":0.5".parse::<WeightedFile>().is_err());
+    }
+
+    #[test]
+    fn a_launcher_takes_its_own_flags_and_leaves_the_rest_to_the_processes() {
+        for line in [
+            "launch --nproc 2 --config a.toml --set seed=1",
+            "launch --nproc 2 -- --config a.toml --set seed=1",
+            "launch --nproc 2 train --config a.toml --set seed=1",
+            "launch --nproc=2 -- train --config a.toml --set seed=1",
+        ] {
+            let Command::Launch(launch) = command(line) else { panic!("not launch") };
+            assert_eq!((launch.nproc, launch.restarts), (Some(ProcessesPerNode::Number(2)), 0), "{line}");
+            let (words, asked) = launch.command_line();
+            assert_eq!(words, ["train", "--config", "a.toml", "--set", "seed=1"], "{line}");
+            assert_eq!(asked, command("train --config a.toml --set seed=1"), "{line}");
+        }
+        let line = "launch --nproc gpu --nnodes 2 --node-rank 1 --master [::1]:29500 --restarts 3 check a.toml";
+        let Command::Launch(launch) = command(line) else { panic!("not launch") };
+        assert_eq!((launch.nnodes, launch.node_rank, launch.restarts), (Some(2), Some(1), 3));
+        assert_eq!(launch.master, Some(Address { host: "::1".into(), port: 29500 }));
+        assert_eq!(launch.command, ["check", "a.toml"]);
+        for line in [
+            "launch",
+            "launch --nproc 0 check a",
+            "launch --nproc all check a",
+            "launch --nnodes 0 check a",
+            "launch --master node0 check a",
+            "launch --master :1 check a",
+            "launch --master a:b:1 check a",
+            "launch --master node0:0 check a",
+            "launch --master node0:65536 check a",
+            "launch --restarts -1 check a",
+        ] {
+            assert!(is_refused(line), "{line}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::commands::check::{check_room_ahead, check_unet_input_of, examine_all,
 use crate::engine::become_engine;
 use crate::hub_files::HubFiles;
 use crate::{ExitCode, Failure, output_folder};
+use sdtrain_ranks::recognise_environment;
 use sdtrain_recipe::TrainConfig;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,8 @@ use std::path::{Path, PathBuf};
 /// Comes back only with a failure.
 pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
     sdtrain_signals::end_at_once().map_err(no_signals)?;
+    // A process that does not know which one it is would train beside the others, or wait for them.
+    recognise_environment()?.place_to_train_in()?;
     if let Resume::From(path) = &args.resume
         && !path.exists()
     {

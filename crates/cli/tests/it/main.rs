@@ -6,6 +6,7 @@ mod files;
 mod foreign_files;
 mod handover;
 mod hub;
+mod launch;
 mod presets;
 mod project;
 // Not all that it can do is asked of it here.
