@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Puts libtorch into sdtrain's cache folder, checked against the hashes kept beside this file. Called by scripts/setup.
 
-usage: install_libtorch.py cpu|cuda FOLDER    makes FOLDER/2.11.0-cpu or FOLDER/2.11.0-cuda
+usage: install_libtorch.py cpu|cuda|nccl FOLDER    makes FOLDER/2.11.0-cpu, -cuda or -nccl (headers alone, for scripts/build_nccl)
 
 The folder appears by one rename, so it is whole or absent. `stamp` in it lists sizes ("SIZE PATH"), which is what the
 set-up looks at on every start; a folder without a stamp is read through and taken over if every hash is right.
@@ -127,7 +127,11 @@ def wanted(name):
     return name.startswith(("torch/include/", "nvidia/")) or name in expected_hashes()
 
 
-def unpack(wheel, folder):
+def is_nccl_header(name):
+    return name.startswith(("nvidia/nccl/include/", "nvidia/cu13/include/crt/", "nvidia/cu13/include/nv/"))
+
+
+def unpack(wheel, folder, wanted=wanted):
     """Takes out of a wheel what is linked or included, and leaves Python modules and CUDA libraries in it."""
     with zipfile.ZipFile(wheel) as archive:
         for entry in archive.infolist():
@@ -166,11 +170,28 @@ def build_cuda(temporary):
     return made
 
 
+def build_nccl(temporary):
+    print("set-up: fetching NCCL's headers (200 MB with its library, once) ...", file=sys.stderr)
+    wheels = temporary / "wheels"
+    wheels.mkdir()
+    pip("download", "nccl-headers.txt", "--dest", wheels, 500_000_000)
+    made = temporary / "made"
+    made.mkdir()
+    for wheel in sorted(wheels.glob("*.whl")):
+        unpack(wheel, made, is_nccl_header)
+        wheel.unlink()
+    write_stamp(made, [str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()])
+    return made
+
+
 def flush(folder):
     for path in folder.rglob("*.so*"):
         if not path.is_symlink():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
+
+
+BUILDERS = {"cpu": build_cpu, "cuda": build_cuda, "nccl": build_nccl}
 
 
 def install(kind, parent):
@@ -194,7 +215,7 @@ def install(kind, parent):
             print(f"set-up: {folder} is not complete and is made again: {', '.join(wrong)}", file=sys.stderr)
         temporary = Path(tempfile.mkdtemp(prefix=f".{VERSION}-{kind}.", dir=parent))
         try:
-            made = build_cpu(temporary) if kind == "cpu" else build_cuda(temporary)
+            made = BUILDERS[kind](temporary)
             flush(made)
             if folder.exists():
                 folder.rename(temporary / "replaced")
@@ -204,7 +225,7 @@ def install(kind, parent):
 
 
 def main():
-    if len(sys.argv) != 3 or sys.argv[1] not in ("cpu", "cuda"):
+    if len(sys.argv) != 3 or sys.argv[1] not in BUILDERS:
         sys.exit(__doc__)
     try:
         install(sys.argv[1], Path(sys.argv[2]).absolute())

@@ -56,6 +56,21 @@ def parity(case, programs, work):
     return side_by_side.check_trace(case, trace, work, "parity-replay", LONGEST)
 
 
+def nccl(programs, device):
+    """NCCL as far as one GPU can tell: a group of one rank, its operations held against what they must give."""
+    for name in ("libsdtrain_nccl.so", "nccl_one_rank"):
+        if not (programs / name).exists():
+            return f"not tried: there is no `{name}` beside the programs (`scripts/gpu_pack` puts it there)"
+    try:
+        done = subprocess.run([programs / "nccl_one_rank", device], capture_output=True, text=True, timeout=LONGEST)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"failed: {error}"
+    if done.returncode != 0:
+        say(f"error: nccl_one_rank ended with {done.returncode}:\n{done.stderr.strip()[-1500:]}")
+        return f"failed ({done.returncode})"
+    return done.stdout.strip()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", type=Path, required=True, help="folder with sdtrain and sdtrain-engine")
@@ -81,6 +96,10 @@ def main():
             page.add(f"error: {failure}")
             say(f"error: {failure}")
             return 1
+
+        verdict = nccl(programs, arguments.device)
+        failures += verdict.startswith("failed")
+        page.add(f"NCCL, one rank on one GPU: {verdict}", "")
 
         page.add("| parity: LoRA r16 of the built-in base, ten steps | trace |", "|---|---|")
         images = side_by_side.sample_images(work, 16)

@@ -1,6 +1,8 @@
 //! The device a run uses, and late loading of the CUDA backend into a binary that is linked for the CPU.
 
 use crate::error::{Error, Result};
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use std::ffi::c_int;
 use std::path::{Path, PathBuf};
 use tch::Device;
 
@@ -45,26 +47,33 @@ pub fn set_threads(threads: u32) {
 /// Looked for in `$SDTRAIN_LIBTORCH/lib` and where the dynamic loader looks. Must run before the first call that asks
 /// libtorch for CUDA.
 fn load_cuda() -> Result<()> {
-    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
     let name = "libtorch_cuda.so";
     let candidates = std::env::var_os("SDTRAIN_LIBTORCH")
         .map(|folder| PathBuf::from(folder).join("lib").join(name))
         .into_iter()
         .chain([PathBuf::from(name)]);
+    let Err(reasons) = open_first(candidates, RTLD_NOW | RTLD_GLOBAL) else { return Ok(()) };
+    Err(Error::Cuda(format!(
+        "the CUDA backend of libtorch is not installed ({reasons}); set SDTRAIN_LIBTORCH to the torch folder of a full install"
+    )))
+}
+
+/// Opens the first of `candidates` that can be opened, for the life of the process: what it registers with libtorch stays there. Where
+/// none can, the reason of each.
+pub(crate) fn open_first(
+    candidates: impl IntoIterator<Item = PathBuf>,
+    flags: c_int,
+) -> std::result::Result<&'static Library, String> {
     let mut reasons = Vec::new();
     for candidate in candidates {
-        #[expect(unsafe_code, reason = "runs libtorch_cuda's static initialisers: that is what we load it for")]
-        match unsafe { Library::open(Some(&candidate), RTLD_NOW | RTLD_GLOBAL) } {
-            Ok(library) => {
-                // Its kernels stay registered for the life of the process, so it is never unloaded.
-                std::mem::forget(library);
-                return Ok(());
-            }
+        #[expect(
+            unsafe_code,
+            reason = "runs static initialisers, of libtorch_cuda or of what is built on it: that is what we open it for"
+        )]
+        match unsafe { Library::open(Some(&candidate), flags) } {
+            Ok(library) => return Ok(Box::leak(Box::new(library))),
             Err(error) => reasons.push(error.to_string()),
         }
     }
-    Err(Error::Cuda(format!(
-        "the CUDA backend of libtorch is not installed ({}); set SDTRAIN_LIBTORCH to the torch folder of a full install",
-        reasons.join("; ")
-    )))
+    Err(reasons.join("; "))
 }

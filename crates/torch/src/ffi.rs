@@ -5,6 +5,7 @@ use torch_sys::C_tensor;
 
 pub type BlockCall = unsafe extern "C" fn(*mut c_void, *const *mut C_tensor, c_int, *mut *mut C_tensor) -> c_int;
 pub type BlockFree = unsafe extern "C" fn(*mut c_void);
+pub type TakeBytes = unsafe extern "C" fn(*mut c_void, *const u8, usize);
 pub type HookCall = unsafe extern "C" fn(*mut c_void, *mut C_tensor) -> c_int;
 
 #[expect(unsafe_code, reason = "the shim's functions, each called in one place")]
@@ -80,4 +81,40 @@ unsafe extern "C" {
     ) -> c_int;
     pub fn sd_allow_tf32(allowed: c_int) -> c_int;
     pub fn sd_set_gradient(leaf: *mut C_tensor, gradient: *mut C_tensor) -> c_int;
+    pub fn sd_store_connect(
+        host: *const c_char,
+        port: u16,
+        is_host: c_int,
+        timeout_ms: i64,
+        prefix: *const c_char,
+        store: *mut *mut c_void,
+    ) -> c_int;
+    pub fn sd_store_free(store: *mut c_void);
+    pub fn sd_store_set(store: *mut c_void, key: *const c_char, data: *const u8, length: usize) -> c_int;
+    pub fn sd_store_get(store: *mut c_void, key: *const c_char, target: *mut c_void, take: TakeBytes) -> c_int;
+    pub fn sd_store_has(store: *mut c_void, key: *const c_char, found: *mut c_int) -> c_int;
+    pub fn sd_store_add(store: *mut c_void, key: *const c_char, amount: i64, sum: *mut i64) -> c_int;
+    pub fn sd_group_gloo(
+        store: *mut c_void,
+        rank: c_int,
+        size: c_int,
+        timeout_ms: i64,
+        host: *const c_char,
+        group: *mut *mut c_void,
+    ) -> c_int;
+    pub fn sd_group_free(group: *mut c_void);
+    pub fn sd_group_all_reduce(group: *mut c_void, values: *mut C_tensor, largest: c_int) -> c_int;
+    pub fn sd_group_broadcast(group: *mut c_void, values: *mut C_tensor, root: c_int) -> c_int;
+    pub fn sd_group_all_gather(group: *mut c_void, all: *mut C_tensor, own: *mut C_tensor) -> c_int;
+    pub fn sd_group_reduce_scatter(group: *mut c_void, own: *mut C_tensor, all: *mut C_tensor) -> c_int;
+    pub fn sd_group_barrier(group: *mut c_void) -> c_int;
+    pub fn sd_reducer_new(
+        group: *mut c_void,
+        parameters: *const *mut C_tensor,
+        count: c_int,
+        reducer: *mut *mut c_void,
+    ) -> c_int;
+    pub fn sd_reducer_free(reducer: *mut c_void);
+    pub fn sd_reducer_begin(reducer: *mut c_void) -> c_int;
+    pub fn sd_reducer_end(reducer: *mut c_void) -> c_int;
 }
