@@ -25,6 +25,8 @@ pub struct BatchPlan {
     pub size: (usize, usize),
     /// The examples, in order; of one of several ranks its part, which may be empty.
     pub visits: Vec<Visit>,
+    /// How many examples the batch has on all ranks together.
+    pub whole: usize,
 }
 
 impl BatchPlan {
@@ -100,6 +102,8 @@ pub struct HostBatch {
     pub extra_images: BTreeMap<String, Vec<f32>>,
     /// Factor of each example's loss: its own weight, its subset's, and for regularization images `loss.prior_loss_weight`.
     pub loss_weights: Vec<f32>,
+    /// How many examples the batch has on all ranks together.
+    pub whole: usize,
 }
 
 impl HostBatch {

@@ -41,7 +41,8 @@ pub struct DataSet {
     leftovers: Leftovers,
     order: Order,
     /// Which part of every batch is loaded.
-    rank: Rank,
+    /// Those that this process plays, of one world.
+    ranks: Vec<Rank>,
     lengths: EpochLengths,
     report: DataReport,
     /// Images that could be opened but not decoded, with the reason; filled while loading.
@@ -67,12 +68,18 @@ impl DataSet {
         self
     }
 
-    /// The part of one of several processes that train together on batches of `data.batch_size` each; a data set that is not
-    /// told so is that of the only process. Batches that are shared by all of them must not be larger than an epoch.
-    pub fn for_rank(mut self, rank: Rank) -> Result<DataSet, DataError> {
-        self.order = self.order.with_larger_batches(rank.world());
-        check_batch_sizes(&self.order, self.leftovers, rank.world())?;
-        self.rank = rank;
+    /// The part of one or more of several ranks that train together on batches of `data.batch_size` each; a data set that is not
+    /// told so is that of the only one. Batches that are shared by all of them must not be larger than an epoch. A process that plays
+    /// several ranks has a part of each batch for each of them, one after the other.
+    ///
+    /// # Panics
+    /// Where `ranks` is empty, or they are of different worlds: a defect of the caller.
+    pub fn for_ranks(mut self, ranks: &[Rank]) -> Result<DataSet, DataError> {
+        let world = ranks[0].world();
+        assert!(ranks.iter().all(|rank| rank.world() == world), "ranks of one world");
+        self.order = self.order.with_larger_batches(world);
+        check_batch_sizes(&self.order, self.leftovers, world)?;
+        self.ranks = ranks.to_vec();
         self.lengths = EpochLengths::of(&self.order);
         self.report.count_epochs(&self.order);
         Ok(self)
@@ -108,7 +115,7 @@ impl DataSet {
             leftovers: config.leftovers,
             lengths: EpochLengths::of(&order),
             order,
-            rank: Rank::ALONE,
+            ranks: vec![Rank::ALONE],
             report,
             unreadable: Mutex::default(),
         })
@@ -150,13 +157,24 @@ impl DataSet {
         self.lengths.total_steps(&self.order, train)
     }
 
-    /// The batches of an epoch, a pure function of the seed and the epoch; of one of several ranks its part of each.
+    /// The ranks that this process plays.
+    pub fn ranks(&self) -> &[Rank] {
+        &self.ranks
+    }
+
+    /// The batches of an epoch, a pure function of the seed and the epoch; of several ranks the part of each that this process plays,
+    /// batch after batch.
     pub fn epoch_plan(&self, epoch: u64) -> Vec<BatchPlan> {
         let plans = self.order.epoch(epoch);
-        match self.rank {
-            Rank::ALONE => plans,
-            rank => plans.iter().map(|plan| plan.part_of(rank)).collect(),
+        match self.ranks[..] {
+            [Rank::ALONE] => plans,
+            _ => plans.iter().flat_map(|plan| self.ranks.iter().map(|&rank| plan.part_of(rank))).collect(),
         }
+    }
+
+    /// The same with each batch whole, whoever computes which part of it.
+    pub fn whole_epoch_plan(&self, epoch: u64) -> Vec<BatchPlan> {
+        self.order.epoch(epoch)
     }
 
     /// What the loss of an image is multiplied by: its own weight, its subset's, and that of regularization images where it is one.
@@ -253,6 +271,7 @@ impl DataSet {
             mask: None,
             extra_images: BTreeMap::new(),
             loss_weights: Vec::with_capacity(count),
+            whole: plan.whole,
         };
         let area = plan.size.0 * plan.size.1;
         for (place, &visit) in plan.visits.iter().enumerate() {

@@ -66,7 +66,7 @@ impl Cursor {
 
 impl Prefetcher {
     pub(crate) fn start(data: Arc<DataSet>, contents: Contents, epoch: u64, batch: usize, workers: usize) -> Self {
-        let cursor = Cursor { number: 0, epoch, batch, plan: data.epoch_plan(epoch) };
+        let cursor = Cursor { number: 0, epoch, batch: batch * data.ranks().len(), plan: data.epoch_plan(epoch) };
         let shared = Arc::new(Shared {
             data,
             contents,

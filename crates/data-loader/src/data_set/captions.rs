@@ -8,7 +8,6 @@ use super::DataSet;
 use crate::DataError;
 use crate::batch::{BatchPlan, Visit};
 use crate::caption::{self, Progress};
-use crate::order::Rank;
 use crate::tokens::{TokenReport, TokenWindow};
 
 impl DataSet {
@@ -29,7 +28,7 @@ impl DataSet {
         plan.visits.iter().map(caption).collect()
     }
 
-    /// Every caption that a run over these data sees, each once: draws are a function of seed and epoch, so all of them can be
+    /// Every caption that a run over these data sees, at whatever rank, each once: draws are a function of seed and epoch, so all of them can be
     /// made beforehand. Outside of training those of all images.
     ///
     /// An image that turns out unreadable later is replaced by another one, whose caption may not be among them.
@@ -45,7 +44,7 @@ impl DataSet {
             if self.lengths.steps_before(&self.order, train, epoch) >= total || recurring.is_some_and(|n| epoch >= n) {
                 break;
             }
-            for plan in self.epoch_plan(epoch) {
+            for plan in self.whole_epoch_plan(epoch) {
                 let progress = self.progress(&plan, epoch).filter(|progress| progress.step < total);
                 let Some(progress) = progress else { break };
                 for &visit in &plan.visits {
@@ -61,9 +60,8 @@ impl DataSet {
 
     /// After how many epochs no new caption comes, where each of them sees the same visits.
     fn epochs_until_captions_recur(&self) -> Option<u64> {
-        let whole_epochs = self.rank == Rank::ALONE
-            && self.leftovers == Leftovers::ShortBatch
-            && self.order.images().iter().all(|image| image.repeats.is_whole());
+        let whole_epochs =
+            self.leftovers == Leftovers::ShortBatch && self.order.images().iter().all(|image| image.repeats.is_whole());
         let random = || self.subsets.iter().filter(|subset| is_random(subset));
         let depends_on_time =
             random().any(|subset| subset.token_warmup_step > 0.0 || subset.caption_dropout_every_n_epochs > 0);

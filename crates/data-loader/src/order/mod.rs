@@ -164,7 +164,7 @@ impl Order {
         let mut plans = Vec::new();
         for ((visits, bucket), batches) in rows.iter().zip(&self.buckets).zip(self.batches_by_bucket(epoch)) {
             for batch in visits.chunks(bucket.batch_size).take(batches) {
-                plans.push(BatchPlan { number: 0, size: bucket.size, visits: batch.to_vec() });
+                plans.push(BatchPlan { number: 0, size: bucket.size, visits: batch.to_vec(), whole: batch.len() });
             }
         }
         Stream::new(self.seed, Purpose::Order, epoch, BATCHES).shuffle(&mut plans);

@@ -27,6 +27,22 @@ impl Rank {
         Err(DataError::NoSuchRank { rank, world })
     }
 
+    /// Those of `world` ranks that process number `process` of `processes` plays: as many as the others, or one fewer.
+    ///
+    /// # Errors
+    /// Where there is no such process, or there are more processes than ranks, so that some would have nothing to do.
+    pub fn played_by(process: usize, processes: usize, world: usize) -> Result<Vec<Rank>, DataError> {
+        if process >= processes || processes > world {
+            return Err(DataError::NoSuchRank { rank: process, world });
+        }
+        Ok((process..world).step_by(processes).map(|rank| Rank { rank, world }).collect())
+    }
+
+    /// Its number, from 0.
+    pub fn number(self) -> usize {
+        self.rank
+    }
+
     /// How many processes there are.
     pub fn world(self) -> usize {
         self.world

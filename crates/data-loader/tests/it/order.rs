@@ -249,7 +249,8 @@ fn ranks_share_the_batches_of_one() {
     let folder = Folder::with_images(11);
     let config = DataConfig { subsets: vec![subset(&folder, 1.5)], ..folder.config() };
     let whole = open(&DataConfig { batch_size: 6, ..config.clone() });
-    let ranks: Vec<DataSet> = (0..3).map(|rank| open(&config).for_rank(Rank::new(rank, 3).unwrap()).unwrap()).collect();
+    let ranks: Vec<DataSet> =
+        (0..3).map(|rank| open(&config).for_ranks(&[Rank::new(rank, 3).unwrap()]).unwrap()).collect();
     for epoch in 0..3 {
         let expected = whole.epoch_plan(epoch);
         assert!(ranks.iter().all(|rank| rank.batches_of_epoch(epoch) == expected.len()));
@@ -263,7 +264,22 @@ fn ranks_share_the_batches_of_one() {
             assert_eq!(loaded, plan.visits.len());
         }
     }
-    let error = open(&config).for_rank(Rank::new(0, 12).unwrap()).unwrap_err();
+    // A process that plays two of them has the parts of both, and begins at any batch.
+    let both = [0, 2].map(|rank| Rank::new(rank, 3).unwrap());
+    let both = Arc::new(open(&config).for_ranks(&both).unwrap());
+    let expected: Vec<BatchPlan> = (0..whole.batches_of_epoch(0))
+        .flat_map(|batch| [&ranks[0], &ranks[2]].map(|rank| rank.epoch_plan(0)[batch].clone()))
+        .collect();
+    assert_eq!(both.epoch_plan(0), expected);
+    assert!(
+        expected
+            .iter()
+            .zip(whole.epoch_plan(0).iter().flat_map(|plan| [plan; 2]))
+            .all(|(part, plan)| part.whole == plan.visits.len())
+    );
+    let from_the_second: Vec<HostBatch> = both.clone().prefetch(0, 1, 2).take(2).collect::<Result<_, _>>().unwrap();
+    assert_eq!(from_the_second, [&expected[2], &expected[3]].map(|part| both.load(part, 0).unwrap()));
+    let error = open(&config).for_ranks(&[Rank::new(0, 12).unwrap()]).unwrap_err();
     assert!(error.to_string().contains("an epoch has only 17 images, repeats counted on each of 12 ranks"), "{error}");
 }
 
@@ -284,7 +300,7 @@ proptest! {
         config.subsets[0].repeats = repeats;
         let config = DataConfig { leftovers, batch_size, ..config };
         let rank = Rank::new(world - 1, world).unwrap();
-        let Ok(data) = DataSet::open(&config, 42, 64).and_then(|data| data.for_rank(rank)) else { return Ok(()) };
+        let Ok(data) = DataSet::open(&config, 42, 64).and_then(|data| data.for_ranks(&[rank])) else { return Ok(()) };
         let data = Arc::new(data);
         let whole: Vec<HostBatch> =
             Arc::clone(&data).prefetch(0, 0, workers.0).take(14).collect::<Result<_, _>>().unwrap();
@@ -293,7 +309,7 @@ proptest! {
             batch -= data.batches_of_epoch(epoch);
             epoch += 1;
         }
-        let again = Arc::new(DataSet::open(&config, 42, 64).unwrap().for_rank(rank).unwrap());
+        let again = Arc::new(DataSet::open(&config, 42, 64).unwrap().for_ranks(&[rank]).unwrap());
         let rest: Vec<HostBatch> =
             again.prefetch(epoch, batch, workers.1).take(14 - stop).collect::<Result<_, _>>().unwrap();
         prop_assert!(rest == whole[stop..], "from batch {batch} of epoch {epoch}");
