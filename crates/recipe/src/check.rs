@@ -35,6 +35,7 @@ pub(crate) fn check(parsed: &Parsed<TrainConfig>, document: &Document, kohya: Op
     checker.check_objective(config);
     checker.check_train(config);
     checker.check_precision(config);
+    checker.check_ranks(config);
     checker.check_outputs(config);
     checker.check_validation(config);
     checker.check_debug(config);

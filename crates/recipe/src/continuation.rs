@@ -4,13 +4,14 @@ use crate::TrainConfig;
 use crate::check::Checker;
 
 /// Keys, and sections, that say what is written, drawn, measured or kept, or when a run gives up: no step is another for them.
-const FREE: [&str; 19] = [
+const FREE: [&str; 20] = [
     "name",
     "checkpoint",
     "save",
     "samples",
     "validation",
     "log",
+    "ranks",
     "data.workers",
     "data.clean",
     "data.cache_dir",
@@ -30,7 +31,7 @@ const FREE: [&str; 19] = [
 const HELD_OUT: &str = "validation.split";
 
 /// Keys that decide which images come in which order.
-const ORDER: [&str; 4] = ["data", "seed", "dreambooth", HELD_OUT];
+const ORDER: [&str; 5] = ["data", "seed", "dreambooth", "train.world_size", HELD_OUT];
 
 /// A key with another value than when the run began.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -51,6 +51,7 @@ mod optimizer;
 mod plan;
 mod precision;
 mod ranges;
+mod ranks;
 mod sample_prompt;
 mod samples;
 mod save;
@@ -115,6 +116,7 @@ pub use optimizer::{
 pub use plan::{ParsedPlan, Plan, PlannedRun};
 pub use precision::{FloatType, PrecisionConfig, Rounding, StoredType};
 pub use ranges::Ranges;
+pub use ranks::{RanksConfig, Reducer};
 pub use sample_prompt::{Picture, PictureConfig, SamplePrompt};
 pub use samples::{SamplerName, SamplesConfig, steps_of_strength};
 pub use save::SaveConfig;

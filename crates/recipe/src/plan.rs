@@ -39,7 +39,8 @@ pub struct ParsedPlan {
 const STAGES: &str = "stages";
 
 /// Keys of the process, which runs all stages: it would keep what one of them sets.
-const OF_THE_PROCESS: [&str; 2] = ["train.threads", "precision.tf32"];
+const OF_THE_PROCESS: [&str; 4] =
+    ["train.threads", "precision.tf32", "ranks.timeout_seconds", "ranks.start_timeout_seconds"];
 
 /// Keys of the base model that a product stands for, behind `model.`, and how a stage takes over what the one before says of each.
 type TakeOver = fn(&mut ModelConfig, &ModelConfig);

@@ -28,6 +28,12 @@ pub struct TrainSection {
     /// Batches whose gradients are averaged into one optimizer step: a larger batch for less memory.
     pub gradient_accumulation_steps: u64,
 
+    /// For how many ranks the batch size is meant: `data.batch_size` images for each of them make up a batch, whoever computes it. With
+    /// fewer ranks each does the part of several, one after the other, so that a run can be continued by another number of ranks, to
+    /// the same order and noise. Absent: as many as there are (see `sdtrain launch`), or as the run that is continued began with.
+    #[schemars(extend("x-other-names" = ["num_processes"]))]
+    pub world_size: Option<u64>,
+
     /// Which blocks are computed again in the backward pass instead of being kept: less memory, more time, the same numbers. `true` is
     /// `"all"`, `false` is `"none"`.
     #[schemars(with = "crate::gradient_checkpointing::Written")]
@@ -68,19 +74,19 @@ pub enum LearningRateScale {
     BatchSize,
     /// By `train.gradient_accumulation_steps`.
     Accumulation,
-    /// By both, as diffusers' `--scale_lr` does.
+    /// By both, and by `train.world_size`, as diffusers' `--scale_lr` does.
     Both,
 }
 
 impl LearningRateScale {
     /// The number.
-    pub fn factor(self, batch_size: usize, accumulation_steps: u64) -> f64 {
-        let (batch, accumulation) = (batch_size as f64, accumulation_steps as f64);
+    pub fn factor(self, batch_size: usize, train: &TrainSection) -> f64 {
+        let (batch, accumulation) = (batch_size as f64, train.gradient_accumulation_steps as f64);
         match self {
             LearningRateScale::None => 1.0,
             LearningRateScale::BatchSize => batch,
             LearningRateScale::Accumulation => accumulation,
-            LearningRateScale::Both => batch * accumulation,
+            LearningRateScale::Both => batch * accumulation * train.ranks() as f64,
         }
     }
 }
@@ -93,6 +99,7 @@ impl Default for TrainSection {
             max_text_encoder_steps: None,
             max_text_encoder_epochs: None,
             gradient_accumulation_steps: 1,
+            world_size: None,
             gradient_checkpointing: GradientCheckpointing::None,
             fused_backward: false,
             max_grad_norm: 1.0,
@@ -113,6 +120,11 @@ impl TrainSection {
     pub fn text_encoder_is_done(&self, step: u64, epoch: u64) -> bool {
         self.max_text_encoder_steps.is_some_and(|limit| step >= limit)
             || self.max_text_encoder_epochs.is_some_and(|limit| epoch >= limit)
+    }
+
+    /// For how many ranks the batch size is meant; where nobody said so, one.
+    pub fn ranks(&self) -> u64 {
+        self.world_size.unwrap_or(1).max(1)
     }
 
     /// Optimizer steps of an epoch of `batches_per_epoch` batches; the last one may hold fewer batches.

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     BlocksConfig, CheckpointConfig, DataConfig, DebugConfig, DreamboothConfig, EmaConfig, FullConfig, InpaintingConfig,
     LogConfig, LoraConfig, LossConfig, LrScheduleConfig, Method, ModelConfig, NoiseConfig, OptimizerConfig,
-    PrecisionConfig, SamplesConfig, SaveConfig, StageConfig, TextualInversionConfig, TimestepsConfig, TrainSection,
-    TrainableKind, VaeConfig, ValidationConfig,
+    PrecisionConfig, RanksConfig, SamplesConfig, SaveConfig, StageConfig, TextualInversionConfig, TimestepsConfig,
+    TrainSection, TrainableKind, VaeConfig, ValidationConfig,
 };
 
 /// A training run: what is trained, on what, how, and what it leaves behind.
@@ -87,6 +87,9 @@ pub struct TrainConfig {
     /// How long to train, and what an optimizer step consists of.
     pub train: TrainSection,
 
+    /// How several processes train together.
+    pub ranks: RanksConfig,
+
     /// Saved states that an interrupted run continues from.
     pub checkpoint: CheckpointConfig,
 
@@ -140,6 +143,7 @@ impl Default for TrainConfig {
             samples: SamplesConfig::default(),
             validation: ValidationConfig::default(),
             log: LogConfig::default(),
+            ranks: RanksConfig::default(),
             debug: DebugConfig::default(),
             stages: Vec::new(),
         }
@@ -149,7 +153,7 @@ impl Default for TrainConfig {
 impl TrainConfig {
     /// What `train.learning_rate_scale` multiplies every learning rate by.
     pub fn learning_rate_scale(&self) -> f64 {
-        self.train.learning_rate_scale.factor(self.data.batch_size, self.train.gradient_accumulation_steps)
+        self.train.learning_rate_scale.factor(self.data.batch_size, &self.train)
     }
 }
 

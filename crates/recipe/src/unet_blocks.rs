@@ -186,8 +186,7 @@ mod tests {
 
     #[test]
     fn sdxl_has_kohyas_twenty_three_for_every_parameter_by_its_original_name() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/keys/unet_sdxl.tsv");
-        let text = std::fs::read_to_string(path).expect("a list of the repository");
+        let text = sdtrain_test_support::key_list("unet_sdxl.tsv");
         let rows = text.lines().map(|line| line.split('\t').collect::<Vec<_>>());
         let rows: Vec<(&str, &str)> =
             rows.map(|row| (row[0], row[2].trim_start_matches("model.diffusion_model."))).collect();

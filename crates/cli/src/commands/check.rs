@@ -7,7 +7,7 @@ mod warnings;
 use std::path::Path;
 
 use sdtrain_config::{Parsed, Problems};
-use sdtrain_data_loader::{DataError, DataSet, TokenWindow};
+use sdtrain_data_loader::{DataError, DataSet, Rank, TokenWindow};
 use sdtrain_recipe::{DataConfig, Init, Loaded, ModelConfig, Plan, TrainConfig};
 use sdtrain_state_dict::{Family, open_file, recognise};
 use sdtrain_tokenizer::{Misfit, Tokenizer};
@@ -295,8 +295,12 @@ fn explained(problems: Problems, data: impl IntoIterator<Item = DataError>) -> F
 
 fn open_data(config: &TrainConfig, bucket_step: usize) -> Result<DataSet, Failure> {
     let split = config.validation.split.filter(|_| config.validation.path.is_none());
-    Ok(match split {
+    let data = match split {
         Some(part) => DataSet::open_split(&config.data, config.seed, bucket_step, part)?.0,
         None => DataSet::open(&config.data, config.seed, bucket_step)?,
-    })
+    };
+    match usize::try_from(config.train.ranks()) {
+        Ok(world) if world > 1 => Ok(data.for_ranks(&Rank::played_by(0, 1, world)?)?),
+        _ => Ok(data),
+    }
 }

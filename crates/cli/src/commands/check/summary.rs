@@ -165,10 +165,14 @@ fn steps(config: &TrainConfig, data: &DataSet) -> String {
     let train = &config.train;
     let total = data.total_steps(train);
     let largest = config.data.batchings().iter().map(|batching| batching.batch_size).max().unwrap_or(1);
-    let images = largest as u64 * train.gradient_accumulation_steps;
+    let images = largest as u64 * train.gradient_accumulation_steps * train.ranks();
     let accumulated = match train.gradient_accumulation_steps {
         0 | 1 => String::new(),
         batches => format!(" in {batches} batches whose gradients are averaged"),
+    };
+    let accumulated = match train.ranks() {
+        1 => accumulated,
+        ranks => format!("{accumulated} on {ranks} ranks"),
     };
     let (least, most) = data.report().batches_in_epochs;
     let [least, most] = [least, most].map(|batches| train.steps_per_epoch(batches as u64));

@@ -75,7 +75,16 @@ impl Outcome {
     /// Whether another start could end better.
     pub fn is_worth_a_restart(&self) -> bool {
         let code = self.exit_code();
-        let is_final = matches!(code, ExitCode::Configuration | ExitCode::Interrupted);
+        // What was wrong is wrong again: keys, data, files, numbers out of bounds, a folder that is another's.
+        let is_final = matches!(
+            code,
+            ExitCode::Configuration
+                | ExitCode::Data
+                | ExitCode::Model
+                | ExitCode::NonFinite
+                | ExitCode::FolderInUse
+                | ExitCode::Interrupted
+        );
         !self.failures.is_empty() && !self.stop_was_asked && !is_final
     }
 }
