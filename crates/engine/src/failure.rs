@@ -33,6 +33,10 @@ pub fn of(error: Error) -> Failure {
         Error::Storage { .. } => Failure::new(ExitCode::Storage, message),
         Error::TakenOver { .. } => Failure::new(ExitCode::FolderInUse, message)
             .hint("choose another folder with `--output`; where this run's folder was moved, it goes on there"),
+        Error::Rank(_) => Failure::new(ExitCode::Rank, message)
+            .hint("the same command goes on from the last checkpoint; the log of the rank that is named says more"),
+        Error::RanksDiffer { .. } => Failure::new(ExitCode::Rank, message)
+            .hint("start the same program with the same files and settings on every machine (`sdtrain env` shows what each is told)"),
         Error::OtherRun { .. } => Failure::new(ExitCode::Configuration, message)
             .hint(
                 "give the run another `name`, move the old folder aside with `--resume never`, or go on with the changes by naming \

@@ -4,21 +4,55 @@ use crate::failure;
 use sdtrain::args::{Resume, TrainArgs};
 use sdtrain::{ExitCode, Failure, default_output, too_little_memory};
 use sdtrain_checkpoint::FolderLock;
+use sdtrain_ranks::{Place, recognise_environment};
 use sdtrain_recipe::{Plan, TrainConfig};
 use sdtrain_signals::StopRequest;
-use sdtrain_trainer::{Outcome, ResumePolicy, RunOptions, finished_as, is_from_another, move_aside, train_unless};
+use sdtrain_trainer::{
+    Outcome, Ranks, ResumePolicy, RunOptions, finished_as, is_from_another, move_aside, train_together,
+};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// Trains, samples and evaluates as the configuration says.
 pub fn run(args: &TrainArgs) -> Result<(), Failure> {
     let plan = Plan::load(&args.config.config, &args.config.set)?;
+    let recognised = recognise_environment();
+    let place = recognised.map_err(|error| Failure::new(ExitCode::Configuration, error.to_string()))?.place;
+    // From here on, also while the others are waited for.
     let stop = StopRequest::listen().map_err(|error| {
         Failure::new(ExitCode::Internal, format!("the system does not let signals be handled: {error}"))
     })?;
+    let ranks = join(place.as_ref(), &plan)?;
+    let result = train(args, &plan, &stop, place.as_ref(), &ranks);
+    if let Err(failure) = &result
+        && failure.code != ExitCode::Stopped
+    {
+        ranks.fail(&failure.problems.0.iter().map(|problem| problem.message.clone()).collect::<Vec<_>>().join("; "));
+    }
+    ranks.leave();
+    result
+}
+
+/// The ranks of the run, all of which are there from here on.
+fn join(place: Option<&Place>, plan: &Plan) -> Result<Rc<Ranks>, Failure> {
+    let alone = || Rc::new(Ranks::alone());
+    let Some(place) = place else { return Ok(alone()) };
+    let config = plan.runs.first().map(|run| run.loaded.config.ranks.clone()).unwrap_or_default();
+    Ranks::join(place, &config).map(Rc::new).map_err(failure::of)
+}
+
+fn train(
+    args: &TrainArgs,
+    plan: &Plan,
+    stop: &StopRequest,
+    place: Option<&Place>,
+    ranks: &Rc<Ranks>,
+) -> Result<(), Failure> {
     let output = args.output.clone().unwrap_or_else(|| default_output(&plan.name));
     let has_stages = plan.runs.iter().any(|run| run.stage.is_some());
     // As long as this lives, nobody else trains them; each stage locks its own folder as well.
-    let _lock = has_stages.then(|| take_folder(&plan, &output, &args.resume)).transpose()?;
+    let _lock = (has_stages && ranks.is_lead()).then(|| take_folder(plan, &output, &args.resume)).transpose()?;
+    ranks.follow_lead("folder").map_err(failure::of)?;
     // The stage before, as it ran, and where it lies.
     let mut before: Option<(TrainConfig, PathBuf)> = None;
     for (index, run) in plan.runs.iter().enumerate() {
@@ -32,7 +66,7 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
         }
         let options = RunOptions {
             output: folder.clone(),
-            device: args.device.to_string(),
+            device: device_of(&args.device.to_string(), place),
             resume: policy(&args.resume, has_stages.then_some(folder.as_path())),
         };
         if let Some(stage) = &run.stage {
@@ -45,7 +79,7 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
                 _ => failure,
             }
         };
-        let outcome = train_unless(&stop, config.clone(), &options).map_err(explained)?;
+        let outcome = train_together(stop, config.clone(), &options, ranks).map_err(explained)?;
         stop.end();
         match outcome {
             Outcome::Done(_) => {}
@@ -67,13 +101,32 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
                 return Err(stopped());
             }
         }
-        if stop.is_set() && index + 1 < plan.runs.len() {
+        let is_last = index + 1 == plan.runs.len();
+        if !is_last && ranks.agree(stop).map_err(failure::of)?.stop {
             eprintln!("stopped behind this stage; the same command goes on with the next");
             return Err(stopped());
         }
         before = Some((config, std::path::absolute(&folder).unwrap_or(folder)));
     }
     Ok(())
+}
+
+/// The device of a rank: where several share a machine and nobody chose one, that of its own number there.
+fn device_of(asked: &str, place: Option<&Place>) -> String {
+    let local = place.filter(|place| place.local_world_size > 1).map(|place| place.local_rank);
+    match (asked, local) {
+        ("auto", Some(rank)) if sdtrain_torch::device("auto").is_ok_and(|device| device.is_cuda()) => {
+            local_device(rank)
+        }
+        ("cuda", Some(rank)) => local_device(rank),
+        _ => asked.to_owned(),
+    }
+}
+
+/// The GPU of a rank among those that it sees: some launchers show each rank its own alone.
+fn local_device(local_rank: usize) -> String {
+    let seen = usize::try_from(tch::Cuda::device_count()).unwrap_or(0).max(1);
+    format!("cuda:{}", local_rank % seen)
 }
 
 /// Takes the folder of all stages for this process, moved aside before if they are to begin anew: a later stage must not be taken for

@@ -44,6 +44,11 @@ fn all() -> impl Iterator<Item = Signal> {
     STOPS.into_iter().chain([SAVES])
 }
 
+/// Ends the process with `code` at once, whatever its other threads are doing: nothing is cleaned up.
+pub fn exit_now(code: i32) -> ! {
+    low_level::exit(code)
+}
+
 /// Whether somebody has asked to stop, or for a checkpoint.
 #[derive(Debug)]
 pub struct StopRequest {
@@ -102,6 +107,11 @@ impl StopRequest {
     /// Everything is saved: until the next steps begin nothing would be lost.
     pub fn end(&self) {
         self.has_begun.store(false, Ordering::SeqCst);
+    }
+
+    /// As if a signal had come: another process of the same run was asked.
+    pub fn ask(&self) {
+        self.asked.store(true, Ordering::SeqCst);
     }
 
     /// True from the first signal on.

@@ -23,6 +23,10 @@ pub struct Batch {
     pub pixels: Option<Vec<f32>>,
     /// `[batch, 1, height, width]` in pixels, 0 to 1; absent where no example has a mask, or nobody asked for them.
     pub mask: Option<Vec<f32>>,
+    /// How many examples the batch has on all ranks together.
+    pub whole: usize,
+    /// Which part of its step this is, counted over all ranks.
+    pub place: usize,
 }
 
 impl Batch {
@@ -44,6 +48,8 @@ impl From<HostBatch> for Batch {
             loss_weights: batch.loss_weights,
             pixels: (!batch.pixels.is_empty()).then_some(batch.pixels),
             mask: batch.mask,
+            whole: batch.whole,
+            place: 0,
         }
     }
 }
@@ -61,7 +67,11 @@ impl Batches {
     pub fn new(data: &Arc<DataSet>, contents: Option<Contents>, epoch: u64, start: usize, workers: usize) -> Batches {
         match contents {
             Some(contents) => Batches::Read(data.clone().prefetch_only(contents, epoch, start, workers)),
-            None => Batches::NamesAlone { data: data.clone(), epoch, next: start, plan: data.epoch_plan(epoch) },
+            None => {
+                // A batch has a part for each rank that this process plays.
+                let next = start * data.ranks().len();
+                Batches::NamesAlone { data: data.clone(), epoch, next, plan: data.epoch_plan(epoch) }
+            }
         }
     }
 
@@ -89,7 +99,17 @@ impl Batches {
                     PictureSizes { original: view.original_size, crop_offset, target: view.bucket }
                 };
                 let sizes = examples.iter().map(size_of).collect();
-                Ok(Batch { size: batch.size, examples, captions, loss_weights, sizes, pixels: None, mask: None })
+                Ok(Batch {
+                    size: batch.size,
+                    examples,
+                    captions,
+                    loss_weights,
+                    sizes,
+                    pixels: None,
+                    mask: None,
+                    whole: batch.whole,
+                    place: 0,
+                })
             }
         }
     }

@@ -118,6 +118,8 @@ mod tests {
             sizes: Vec::new(),
             pixels: None,
             mask: None,
+            whole: 200,
+            place: 0,
         };
         TemplateCaptions::of(config).expect("there are templates").apply(&mut batch);
         batch.captions

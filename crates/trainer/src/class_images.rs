@@ -21,7 +21,14 @@ const TABLE: &str = "class_images.jsonl";
 /// The configuration with the class images of `[dreambooth]` as one more subset, for opening the data; those that are missing
 /// are drawn first, by `model`, to which nothing may be attached. `output` is the run's folder. A run without class images is
 /// left as it is.
-pub(crate) fn with_class_images(config: &TrainConfig, model: &StableDiffusion, output: &Path) -> Result<TrainConfig> {
+///
+/// Where others work on the run too, only the lead draws and writes, and before them.
+pub(crate) fn with_class_images(
+    config: &TrainConfig,
+    model: &StableDiffusion,
+    output: &Path,
+    is_lead: bool,
+) -> Result<TrainConfig> {
     let mut config = config.clone();
     if !config.uses_class_images() {
         return Ok(config);
@@ -31,13 +38,18 @@ pub(crate) fn with_class_images(config: &TrainConfig, model: &StableDiffusion, o
         Some(folder) => folder.clone(),
         None => absolute(&output.join("class_images"))?,
     };
-    let images = complete(&config, model, &folder)?;
-    let row = |(name, prompt): &(String, String)| format!("{}\n", json!({"file_name": name, "text": prompt}));
     let table = absolute(&output.join(TABLE))?;
-    replace_file(&RealVfs, &table, images.iter().map(row).collect::<String>().as_bytes())?;
+    if is_lead {
+        write_table(&table, &complete(&config, model, &folder)?)?;
+    }
     let class_subset = config.class_subset(folder, table);
     config.data.subsets.push(class_subset);
     Ok(config)
+}
+
+fn write_table(table: &Path, images: &[(String, String)]) -> Result<()> {
+    let row = |(name, prompt): &(String, String)| format!("{}\n", json!({"file_name": name, "text": prompt}));
+    Ok(replace_file(&RealVfs, table, images.iter().map(row).collect::<String>().as_bytes())?)
 }
 
 /// Names and prompts of the class images in `folder`, after those that were missing have been drawn.

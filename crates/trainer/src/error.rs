@@ -89,6 +89,15 @@ pub enum Error {
         /// The output folder.
         folder: PathBuf,
     },
+    /// The ranks of a run cannot go on together.
+    #[error("{0}")]
+    Rank(String),
+    /// The ranks of a run would not compute the same.
+    #[error("the ranks of this run would not compute the same:{table}")]
+    RanksDiffer {
+        /// What differs, a line for each value, with the ranks that have it.
+        table: String,
+    },
     /// The output folder belongs to a run of another configuration.
     #[error("`{}` holds a run of another configuration; these keys differ: {}", folder.display(), keys.join(", "))]
     OtherRun {

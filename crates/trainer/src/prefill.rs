@@ -1,6 +1,7 @@
 //! Filling the cache of latents and text states ahead of a run, and taking out what no run uses (`sdtrain dataset cache`).
 
 use crate::error::{Error, Result};
+use crate::ranks::Ranks;
 use crate::setup::{load_model, open_data};
 use sdtrain_data_loader::{DataSet, ImageProblem};
 use sdtrain_evaluate::prompt_reading;
@@ -84,7 +85,7 @@ pub fn fill_cache(config: &TrainConfig, prefill: &Prefill, watcher: &mut dyn Wat
     }
     let device = sdtrain_torch::device(&prefill.device)?;
     let model = load_model(config, device)?;
-    let (data, held_out) = open_data(config, model.bucket_step())?;
+    let (data, held_out) = open_data(config, model.bucket_step(), &Ranks::alone())?;
     let mut used = Used::default();
     let mut parts = Vec::new();
     let mut refused = Vec::new();
@@ -141,7 +142,7 @@ struct Used {
 impl Used {
     /// Adds those of a configuration.
     fn add(&mut self, config: &TrainConfig, folder: &Path, model: &StableDiffusion) -> Result<()> {
-        let (data, held_out) = open_data(config, model.bucket_step())?;
+        let (data, held_out) = open_data(config, model.bucket_step(), &Ranks::alone())?;
         for data in [Some(&*data), held_out.as_ref()].into_iter().flatten() {
             self.latents.extend(DiskLatents::open(folder, model, data, "images")?.0.names());
         }

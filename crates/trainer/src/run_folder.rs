@@ -1,10 +1,12 @@
 //! The output folder of a run: who may write to it, and whether there is a run to continue.
 
 use crate::error::{Error, Result};
+use crate::ranks::Ranks;
 use crate::seeded_bugs::{Bug, seeded};
 use sdtrain_checkpoint::{FolderLock, ManifestInfo, Survey, recover, replace_file, verify, vfs::RealVfs};
 use sdtrain_files::{free_space, in_words};
 use sdtrain_recipe::{Change, CheckpointConfig, TrainConfig, step_of_name};
+use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -140,6 +142,90 @@ impl RunFolder {
         })
     }
 
+    /// The same for all ranks of a run: the lead takes the folder, and the others hear where it begins. The number of ranks that a batch is
+    /// meant for is settled with it: what `config` says, else what the run that is continued began with, else how many there are.
+    ///
+    /// # Errors
+    /// Those of [`RunFolder::open`], and where the checkpoint is not to be seen from here.
+    pub fn open_together(
+        config: &mut TrainConfig,
+        path: &Path,
+        policy: &ResumePolicy,
+        ranks: &Ranks,
+    ) -> Result<RunFolder> {
+        let mut folder = None;
+        let said = ranks.hear("start", || {
+            config.train.world_size = match (config.train.world_size, policy) {
+                (None, ResumePolicy::Never) => None,
+                // That of a checkpoint: a run that left none has nothing to go on with.
+                (None, ResumePolicy::Auto) => newest_in(&path.join(CHECKPOINTS)).and_then(|it| world_size_of(&it)),
+                (None, ResumePolicy::From(checkpoint)) => world_size_of(checkpoint),
+                (own, _) => own,
+            }
+            .or((ranks.size() > 1).then_some(ranks.size() as u64));
+            let opened = RunFolder::open(config, path, policy)?;
+            let said = Said {
+                world_size: config.train.world_size,
+                is_finished: opened.start == Start::Finished,
+                checkpoint: match &opened.start {
+                    Start::Continue(saved) => Some(saved.folder.clone()),
+                    _ => None,
+                },
+            };
+            folder = Some(opened);
+            Ok(serde_json::json!(said).to_string())
+        })?;
+        if let Some(folder) = folder {
+            return Ok(folder);
+        }
+        let said: Said =
+            serde_json::from_str(&said).map_err(|error| Error::Rank(format!("rank 0 is not understood: {error}")))?;
+        config.train.world_size = said.world_size;
+        let start = match &said.checkpoint {
+            Some(folder) if !folder.is_dir() => {
+                let reason = "rank 0 goes on from here, and it is not to be seen by this rank: the output folder must lie on a disk \
+                              that all ranks share";
+                return Err(Error::storage(folder, reason));
+            }
+            // Its content was hashed by the lead.
+            Some(folder) => Start::Continue(Box::new(Saved { folder: folder.clone(), info: ManifestInfo::default() })),
+            None if said.is_finished => Start::Finished,
+            None => Start::Fresh,
+        };
+        Ok(RunFolder {
+            path: path.to_path_buf(),
+            start,
+            passed_over: Vec::new(),
+            changes: Vec::new(),
+            newest: None,
+            lock: RefCell::new(None),
+            disk: Cell::new(disk_of(path)),
+        })
+    }
+
+    /// What the lead found to be otherwise than when the run began, at all ranks.
+    ///
+    /// # Errors
+    /// Where the lead did not come so far.
+    pub fn hear_changes(&mut self, ranks: &Ranks) -> Result<()> {
+        let own = self.changes.iter().map(|change| (&change.key, change.changes_order));
+        let said = ranks.hear("changes", || Ok(serde_json::json!(own.collect::<Vec<_>>()).to_string()))?;
+        if !ranks.is_lead() {
+            let heard: Vec<(String, bool)> = serde_json::from_str(&said)
+                .map_err(|error| Error::Rank(format!("rank 0 is not understood: {error}")))?;
+            let change = |(key, changes_order)| Change {
+                key,
+                before: String::new(),
+                now: String::new(),
+                decides_steps: true,
+                changes_order,
+                is_allowed: true,
+            };
+            self.changes = heard.into_iter().map(change).collect();
+        }
+        Ok(())
+    }
+
     /// Whether it is still the folder that was taken, and this run's: see [`FolderLock::is_in_place`].
     pub fn is_in_place(&self) -> Result<bool> {
         match self.lock.borrow().as_ref() {
@@ -247,6 +333,27 @@ impl RunFolder {
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join(CHECKPOINTS)
     }
+}
+
+/// What the lead says of where a run begins.
+#[derive(Debug, Serialize, Deserialize)]
+struct Said {
+    world_size: Option<u64>,
+    is_finished: bool,
+    checkpoint: Option<PathBuf>,
+}
+
+/// For how many ranks the batches of a run were meant, by the configuration of its checkpoint.
+fn world_size_of(checkpoint: &Path) -> Option<u64> {
+    let before = TrainConfig::load_what_fits(&config_of(checkpoint)?, &[]).ok()?.value?;
+    before.config.train.world_size
+}
+
+/// The checkpoint of the latest step by its name, whole or not: all of a run are of one world.
+fn newest_in(folder: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(folder).ok()?.flatten();
+    let steps = entries.filter_map(|entry| Some((step_of_name(entry.file_name().to_str()?)?, entry.path())));
+    Some(steps.max()?.1)
 }
 
 /// The configuration that a checkpoint was written with: its own, or that of the folder that it lies in.

@@ -71,3 +71,21 @@ pub(crate) fn leak() {
 #[cfg(not(feature = "seeded-bugs"))]
 #[inline(always)]
 pub(crate) const fn leak() {}
+
+/// Panics where `SDTRAIN_SEEDED_PANIC` is this phase of a run, as in `save:2`, for the second time: the defect that the other ranks must
+/// notice and name.
+#[cfg(feature = "seeded-bugs")]
+pub(crate) fn panic_in(phase: &str) {
+    static TIMES: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let Ok(wanted) = std::env::var("SDTRAIN_SEEDED_PANIC") else { return };
+    let (name, time) = wanted.split_once(':').unwrap_or((&wanted, "1"));
+    if name == phase {
+        let times = TIMES.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
+        assert!(time.parse() != Ok(times), "as SDTRAIN_SEEDED_PANIC wants it");
+    }
+}
+
+/// Nothing happens.
+#[cfg(not(feature = "seeded-bugs"))]
+#[inline(always)]
+pub(crate) const fn panic_in(_phase: &str) {}

@@ -6,12 +6,13 @@ use crate::error::{Error, Result};
 use crate::identity::{self, DataDigest};
 use crate::input_files::Inputs;
 use crate::metadata::{self, RunFacts};
-use crate::objective;
 use crate::precision::kind_of;
+use crate::ranks::{Alone, Facts, Flat, Gathered, GradientReducer, Overlapped, Ranks, Sharded, SharedOut, Shares};
 use crate::rates;
 use crate::run_folder::{ResumePolicy, RunFolder, Start};
 use crate::samples;
 use crate::seeded_bugs::{Bug, seeded};
+use crate::shared_caches;
 use crate::spikes::Spikes;
 use crate::trainable;
 use crate::trainer::{Outcome, Trainer};
@@ -22,7 +23,7 @@ use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::{NoiseSchedule, PredictionType, SchedulerConfig};
 use sdtrain_evaluate::prompt_reading;
 use sdtrain_model::{LoadOptions, OtherTextEncoder, StableDiffusion, load, load_edited};
-use sdtrain_optimizer::{Ema, GradScaler, ParamGroup, Storage, build_stored};
+use sdtrain_optimizer::{Ema, GradScaler, Optimizer, ParamGroup, Storage, build_stored, convert_parameters};
 use sdtrain_pipeline::sampler_for;
 use sdtrain_recipe::{
     Change, DataConfig, FloatType, Init, Learning, ModelLocation, ObjectiveKind, SamplerName, StoredType, TrainConfig,
@@ -36,7 +37,9 @@ use sdtrain_state_dict::maps::textual_inversion::bundled_words;
 use sdtrain_state_dict::open_file;
 use sdtrain_torch::torch_version;
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 use tch::Device;
@@ -60,6 +63,16 @@ pub fn train(config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
 
 /// The same for who listens to signals himself, as between two runs.
 pub fn train_unless(stop: &StopRequest, config: TrainConfig, options: &RunOptions) -> Result<Outcome> {
+    train_together(stop, config, options, &Rc::new(Ranks::alone()))
+}
+
+/// The same as one of several ranks, all of which call it with the same configuration and options.
+pub fn train_together(
+    stop: &StopRequest,
+    mut config: TrainConfig,
+    options: &RunOptions,
+    ranks: &Rc<Ranks>,
+) -> Result<Outcome> {
     let started = Instant::now();
     config.data.check_images_are_used().map_err(|(message, hint)| Error::Config { message, hint: Some(hint) })?;
     // 1 device and threads
@@ -67,20 +80,33 @@ pub fn train_unless(stop: &StopRequest, config: TrainConfig, options: &RunOption
         tch::set_num_threads(threads as i32);
     }
     let device = sdtrain_torch::device(&options.device)?;
+    ranks.use_device(device)?;
     if let Some(allowed) = config.precision.tf32 {
         sdtrain_torch::allow_tf32(allowed)?;
     }
     if config.train.fused_backward || !Storage::of(&config.precision, config.seed).is_plain() {
         sdtrain_torch::return_freed_memory();
     }
-    let mut folder = RunFolder::open(&config, &options.output, &options.resume)?;
+    let mut folder = RunFolder::open_together(&mut config, &options.output, &options.resume, ranks)?;
     if folder.start == Start::Finished {
         return Ok(Outcome::AlreadyDone);
     }
-    // Better now than at the first checkpoint.
-    probe(&folder.checkpoints())?;
+    if config.train.fused_backward && config.train.ranks() > 1 {
+        return Err(Error::Config {
+            message: "`train.fused_backward` frees each gradient before those of other ranks are added to it".into(),
+            hint: Some("leave it out, or train on one rank (`train.world_size = 1`)".into()),
+        });
+    }
     let program = program();
     let build = build_of(&program);
+    if ranks.size() > 1 {
+        // What decides which way the ranks go from here on; what they train on is compared when it is known.
+        ranks.compare(&facts_of_program(&config, &build, device))?;
+    }
+    if ranks.is_lead() {
+        // Better now than at the first checkpoint.
+        probe(&folder.checkpoints())?;
+    }
     let mut record = RunRecord::begin(program, device_record(device));
     // 2 model
     record.phase("load_model");
@@ -88,12 +114,25 @@ pub fn train_unless(stop: &StopRequest, config: TrainConfig, options: &RunOption
     let base = identity::of_base(&model)?;
     // 3 data
     record.phase("open_data");
-    let with_class = with_class_images(&config, &model, &folder.path)?;
-    let (data, held_out) = open_data(&with_class, model.bucket_step())?;
-    eprintln!("{}", data.report());
+    // The lead draws what is missing and hashes what is new, once.
+    let opened = |is_lead: bool| {
+        let with_class = with_class_images(&config, &model, &folder.path, is_lead)?;
+        open_data(&with_class, model.bucket_step(), ranks)
+    };
+    let mut opened_by_lead = None;
+    if ranks.is_lead() {
+        opened_by_lead = Some(opened(true)?);
+    }
+    ranks.follow_lead("data")?;
+    let (data, held_out) = opened_by_lead.map_or_else(|| opened(false), Ok)?;
+    // Measuring is the lead's.
+    let held_out = held_out.filter(|_| ranks.is_lead());
+    if ranks.is_lead() {
+        eprintln!("{}", data.report());
+    }
     let captions = (0..data.images()).map(|image| data.caption(image));
     config.check_words_are_used(captions).map_err(|(message, hint)| Error::Config { message, hint: Some(hint) })?;
-    for warning in words_left_behind(&config)? {
+    for warning in words_left_behind(&config)?.iter().filter(|_| ranks.is_lead()) {
         eprintln!("warning: {warning}");
     }
     // 4 what is trained
@@ -103,20 +142,23 @@ pub fn train_unless(stop: &StopRequest, config: TrainConfig, options: &RunOption
     let prompt_reading = prompt_reading(&config.model);
     let prediction_type = NoiseSchedule::new(&model.scheduler)?.prediction_type();
     let validation = held_out.as_ref().map(|data| Validation::new(&config, &model, data)).transpose()?;
-    let objective = objective::build(&config, &model, &data)?;
+    let objective = shared_caches::objective(&config, &model, &data, ranks)?;
     // 6 how it follows its gradients
     let groups = rates::of_run(&config, trainable.param_groups(&model))?;
     warn_of_blind_channels(&config, &model, &groups)?;
     let storage = Storage::of(&config.precision, config.seed);
-    let optimizer = build_stored(&config.optimizer, groups, storage, config.train.fused_backward)?;
+    let gathered = Gathered::default();
+    let (optimizer, reducer) = shared_out(&config, groups, storage, ranks, &gathered)?;
     let scaler = (config.precision.compute == FloatType::Fp16).then(GradScaler::default);
-    let ema = config.ema.enabled.then(|| Ema::new(&config.ema, optimizer.groups()));
+    // The average is the lead's, who alone saves and measures.
+    let averages = config.ema.enabled && ranks.is_lead();
+    let ema = averages.then(|| Ema::new(&config.ema, optimizer.groups()));
     // 7 the run
     let total_steps = data.total_steps(&config.train);
     if let Some((_, message, hint)) = config.ema.refused_in(total_steps) {
         return Err(Error::Config { message, hint: Some(hint) });
     }
-    if let Some(warning) = config.lr_schedule.warmup_warning(total_steps) {
+    if let Some(warning) = config.lr_schedule.warmup_warning(total_steps).filter(|_| ranks.is_lead()) {
         eprintln!("warning: {warning}");
     }
     let fused = match fused_adapters(&config)?.as_slice() {
@@ -143,7 +185,7 @@ pub fn train_unless(stop: &StopRequest, config: TrainConfig, options: &RunOption
     let metadata = metadata::product_metadata(&config, &facts, total_steps, 1);
     // The tags of a large data set are not kept while it is trained on.
     drop(folders);
-    if let Some(folder) = config.debug.trace.as_ref().and_then(|path| path.parent()) {
+    if let Some(folder) = config.debug.trace.as_ref().filter(|_| ranks.is_lead()).and_then(|path| path.parent()) {
         // Better now than after the steps.
         std::fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
     }
@@ -162,7 +204,13 @@ pub fn train_unless(stop: &StopRequest, config: TrainConfig, options: &RunOption
     let initial = identity::of_initial_adapter(&config)?;
     manifest.details.extend(initial.map(|(key, digest)| (key.to_string(), digest)));
     manifest.details.extend(identity::of_initial_words(&config)?.map(|words| (INITIAL_WORDS.to_string(), words)));
-    check_continuation(&config, &mut folder, &mut manifest, &mut data_digest)?;
+    if ranks.is_lead() {
+        check_continuation(&config, &mut folder, &mut manifest, &mut data_digest)?;
+    }
+    folder.hear_changes(ranks)?;
+    if ranks.size() > 1 {
+        ranks.compare(&facts_of_content(&manifest, &data_digest.get()))?;
+    }
     record.changes = changes_in(&manifest);
     let inputs = Inputs::hash(&config);
     let templates = TemplateCaptions::of(&config);
@@ -189,13 +237,83 @@ pub fn train_unless(stop: &StopRequest, config: TrainConfig, options: &RunOption
         templates,
         torn: false,
         saved_step: Cell::new(None),
+        saved_together: None,
         is_folder_new: Cell::new(false),
         reserve: Default::default(),
         grace_is_short: false,
         data_digest,
         spikes: Spikes::default(),
+        ranks: Rc::clone(ranks),
+        reducer,
+        gathered,
     };
     trainer.run(stop)
+}
+
+/// The optimizer of the run, of this rank's share alone where it is shared out, and how gradients become one for it.
+fn shared_out(
+    config: &TrainConfig,
+    groups: Vec<ParamGroup>,
+    storage: Storage,
+    ranks: &Ranks,
+    gathered: &Gathered,
+) -> Result<(Box<dyn Optimizer>, Box<dyn GradientReducer>)> {
+    if ranks.size() > 1 && config.ranks.shard_optimizer {
+        // Those of others, too: all ranks compute with the same weights.
+        convert_parameters(&groups, &storage)?;
+        let shares = Arc::new(Shares::of_groups(&groups, ranks.size()));
+        let own = build_stored(&config.optimizer, shares.groups_of(ranks.rank(), &groups), storage, false)?;
+        let sharded = Sharded::new(own, groups, Arc::clone(gathered));
+        return Ok((Box::new(sharded), Box::new(SharedOut { shares })));
+    }
+    // The reducer's buckets lie where the weights are; Gloo takes none from a GPU.
+    let mut weights = groups.iter().flat_map(|group| &group.parameters);
+    let travel_as_they_are = weights.all(|(_, weight)| weight.device() == ranks.buffer_device());
+    let optimizer = build_stored(&config.optimizer, groups, storage, config.train.fused_backward)?;
+    // Sums in half of the digits are no sums.
+    let is_wide = config.precision.weights == StoredType::Fp32;
+    let overlaps = config.overlaps_reduction() && is_wide && travel_as_they_are;
+    let reducer: Box<dyn GradientReducer> = match (ranks.size(), overlaps) {
+        (1, _) => Box::new(Alone),
+        (_, true) => Box::new(Overlapped::default()),
+        (_, false) => Box::new(Flat),
+    };
+    Ok((optimizer, reducer))
+}
+
+/// What all ranks must have in common before they go the same way.
+fn facts_of_program(config: &TrainConfig, build: &str, device: Device) -> Facts {
+    let mut facts = BTreeMap::from(
+        [
+            ("build", build.to_string()),
+            ("seed", config.seed.to_string()),
+            ("processor threads", tch::get_num_threads().to_string()),
+            ("instruction set", instruction_set().unwrap_or_default()),
+            ("device", if device.is_cuda() { "cuda" } else { "cpu" }.to_string()),
+        ]
+        .map(|(name, value)| (name.to_string(), value)),
+    );
+    let configuration = serde_json::to_value(config).unwrap_or_default();
+    // What is recorded may be one rank's alone.
+    for (name, value) in configuration.as_object().into_iter().flatten().filter(|(name, _)| *name != "debug") {
+        let digest = blake3::hash(value.to_string().as_bytes()).to_hex();
+        facts.insert(format!("configuration, `{name}`"), short(&digest));
+    }
+    Facts(facts)
+}
+
+/// What all ranks must have in common before they learn: the content of files, which may be other ones on other machines.
+fn facts_of_content(manifest: &ManifestInfo, data: &str) -> Facts {
+    let content = manifest.details.iter().filter(|(name, _)| !name.starts_with(CHANGED));
+    let mut facts: BTreeMap<String, String> =
+        content.map(|(name, digest)| (format!("content: {name}"), short(digest))).collect();
+    facts.insert("images and captions".into(), short(data));
+    Facts(facts)
+}
+
+/// The beginning of a digest, which tells two apart in a message.
+fn short(digest: &str) -> String {
+    digest.chars().take(16).collect()
 }
 
 /// Warnings of words in the adapter files of `config` that its run leaves behind.
@@ -486,12 +604,18 @@ fn scheduler_of(config: &TrainConfig, scheduler: &SchedulerConfig) -> SchedulerC
 }
 
 /// The training images, and the held-out ones where there are any.
-pub(crate) fn open_data(config: &TrainConfig, bucket_step: usize) -> Result<(Arc<DataSet>, Option<DataSet>)> {
+pub(crate) fn open_data(
+    config: &TrainConfig,
+    bucket_step: usize,
+    ranks: &Ranks,
+) -> Result<(Arc<DataSet>, Option<DataSet>)> {
+    let parts = ranks.parts(config.train.ranks())?;
     if let (None, Some(split)) = (&config.validation.path, config.validation.split) {
         let (data, held_out) = DataSet::open_split(&config.data, config.seed, bucket_step, split)?;
-        return Ok((Arc::new(data.for_run(&config.train, &config.loss)), Some(held_out)));
+        return Ok((Arc::new(data.for_run(&config.train, &config.loss).for_ranks(&parts)?), Some(held_out)));
     }
-    let mut data = DataSet::open(&config.data, config.seed, bucket_step)?.for_run(&config.train, &config.loss);
+    let data = DataSet::open(&config.data, config.seed, bucket_step)?;
+    let mut data = data.for_run(&config.train, &config.loss).for_ranks(&parts)?;
     let held_out = open_held_out(config, bucket_step)?;
     if let Some(held_out) = &held_out {
         data = data.compared_with(held_out);

@@ -6,6 +6,7 @@ use crate::faults::Damage;
 use crate::inputs::StepInputs;
 use crate::magnitudes::{Magnitude, magnitudes};
 use crate::objective::Objective;
+use crate::ranks::{GradientReducer, Ranks};
 use crate::seeded_bugs::{Bug, seeded};
 use crate::trainable::Trainable;
 use sdtrain_model::StableDiffusion;
@@ -39,6 +40,14 @@ pub struct Step<'a> {
     pub measure_groups: bool,
     /// Weights that are damaged in the last pass of this step.
     pub damage: DamageTo<'a>,
+    /// Who else computes parts of the step.
+    pub ranks: &'a Ranks,
+    /// How their gradients become one.
+    pub reducer: &'a mut dyn GradientReducer,
+    /// Parts of a batch that this process computes.
+    pub parts_of_batch: usize,
+    /// Parts of a step, over all ranks.
+    pub places: usize,
     /// Set when the weights begin to change: where an error comes out of the step after that, nobody knows how far.
     pub torn: bool,
 }
@@ -58,8 +67,10 @@ pub struct StepOutcome {
     pub rescaled: bool,
     /// But some were not, since their own gradient was finite and was applied before.
     pub torn: bool,
-    /// The batches whose own loss is not finite, by their place in the step, where it was skipped.
+    /// The batches of this rank whose own loss is not finite, by their number among them, where it was skipped.
     pub not_finite: Vec<usize>,
+    /// Whether the loss of any batch is not finite, at whatever rank, where it was skipped.
+    pub some_not_finite: bool,
     /// Of a step that was skipped, but not `rescaled`, whose gradients were still there: the largest weight and gradient of each
     /// module.
     pub magnitudes: BTreeMap<String, Magnitude>,
@@ -71,46 +82,84 @@ impl Step<'_> {
     /// One step over `batches` (several with gradient accumulation) at `learning_rates`, one a parameter group.
     /// `first_pass` is the number of the first forward pass in the run.
     pub fn run(&mut self, batches: &[Batch], learning_rates: &[f64], first_pass: u64) -> Result<StepOutcome> {
-        let examples: usize = batches.iter().map(|batch| batch.examples.len()).sum();
+        let examples = self.examples_of(batches);
         let scale = self.scaler.as_ref().map_or(1.0, |scaler| scaler.scale);
         let mut inputs = Vec::with_capacity(batches.len());
-        let mut losses: Vec<Tensor> = Vec::with_capacity(batches.len());
-        for (number, batch) in (first_pass..).zip(batches) {
-            let prepared = self.objective.prepare(self.model, batch, number)?;
-            self.trainable.begin_pass(number);
-            let is_last = inputs.len() + 1 == batches.len();
+        let mut losses: Vec<Option<Tensor>> = Vec::with_capacity(batches.len());
+        // Of a short batch some ranks have no part.
+        let last = batches.iter().rposition(|batch| !batch.examples.is_empty());
+        for (number, batch) in batches.iter().enumerate() {
+            if batch.examples.is_empty() {
+                losses.push(None);
+                continue;
+            }
+            let pass = first_pass + batch.place as u64;
+            let prepared = self.objective.prepare(self.model, batch, pass)?;
+            self.trainable.begin_pass(pass);
+            let is_last = last == Some(number);
             let damage = is_last.then(|| (self.damage)(self.optimizer.groups())).transpose()?;
+            if is_last {
+                self.reducer.begin_last_pass(self.ranks)?;
+            }
             let part = self.forward_backward(&prepared, examples, scale, learning_rates);
             drop(damage);
             self.trainable.end_pass();
-            losses.push(part?);
+            losses.push(Some(part?));
             inputs.push(prepared);
         }
-        let loss = losses.iter().skip(1).fold(losses[0].shallow_clone(), |sum, part| sum + part);
+        if last.is_none() {
+            self.reducer.begin_last_pass(self.ranks)?;
+            self.reducer.pass_without_examples(self.ranks, self.optimizer.groups())?;
+        }
+        let parts = self.losses_of_all(batches, &losses)?;
+        let loss = parts.iter().skip(1).fold(parts[0].shallow_clone(), |sum, part| sum + part);
         let update = match self.fused_backward {
             true => self.end_fused(&loss)?,
             false => self.update(&loss, learning_rates)?,
         };
-        let is_spoiled = |place: &usize| update.skipped && !losses[*place].double_value(&[]).is_finite();
-        let not_finite = (0..losses.len()).filter(is_spoiled).collect();
-        Ok(StepOutcome { loss: loss.double_value(&[]), inputs, not_finite, ..update })
+        let is_spoiled = |loss: &Tensor| update.skipped && !loss.double_value(&[]).is_finite();
+        let not_finite = (0..losses.len()).filter(|&number| losses[number].as_ref().is_some_and(is_spoiled)).collect();
+        let some_not_finite = parts.iter().any(is_spoiled);
+        Ok(StepOutcome { loss: loss.double_value(&[]), inputs, not_finite, some_not_finite, ..update })
+    }
+
+    /// How many examples the step has on all ranks together.
+    fn examples_of(&self, batches: &[Batch]) -> usize {
+        batches.iter().map(|batch| batch.whole).sum::<usize>() / self.parts_of_batch
+    }
+
+    /// The losses of the step's parts, whoever computed them, in their order.
+    fn losses_of_all(&self, batches: &[Batch], losses: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
+        let own = batches.iter().zip(losses).filter_map(|(batch, loss)| Some((batch.place, loss.as_ref()?)));
+        if self.ranks.size() == 1 {
+            return Ok(own.map(|(_, loss)| loss.shallow_clone()).collect());
+        }
+        let own = own.map(|(place, loss)| (place, loss.double_value(&[])));
+        let all = self.ranks.exchange(&own.collect(), self.places)?;
+        let device = self.model.device;
+        Ok(all.iter().map(|&loss| Tensor::from_slice(&[loss as f32]).reshape([0i64; 0]).to_device(device)).collect())
     }
 
     /// The loss of `batches` with the weights as they are; nothing changes.
     pub fn loss(&mut self, batches: &[Batch], first_pass: u64) -> Result<f64> {
-        let examples: usize = batches.iter().map(|batch| batch.examples.len()).sum();
-        let mut sum = 0.0;
-        for (number, batch) in (first_pass..).zip(batches) {
-            let inputs = self.objective.prepare(self.model, batch, number)?;
-            self.trainable.begin_pass(number);
+        let examples = self.examples_of(batches);
+        let mut own = BTreeMap::new();
+        for batch in batches.iter().filter(|batch| !batch.examples.is_empty()) {
+            let pass = first_pass + batch.place as u64;
+            let inputs = self.objective.prepare(self.model, batch, pass)?;
+            self.trainable.begin_pass(pass);
             let (objective, model) = (&*self.objective, self.model);
             let losses = sdtrain_torch::catch(|| {
                 tch::no_grad(|| objective.losses(model, &inputs, GradientCheckpointing::None).sum(Kind::Float))
             });
             self.trainable.end_pass();
-            sum += losses?.double_value(&[]);
+            own.insert(batch.place, losses?.double_value(&[]));
         }
-        Ok(sum / examples.max(1) as f64)
+        let all: Vec<f64> = match self.ranks.size() {
+            1 => own.into_values().collect(),
+            _ => self.ranks.exchange(&own, self.places)?,
+        };
+        Ok(all.iter().sum::<f64>() / examples.max(1) as f64)
     }
 
     /// This batch's share of the step's loss, with its gradients added to the parameters', or applied at once. Depends on tensors
@@ -131,7 +180,8 @@ impl Step<'_> {
         if let (Err(_), Some(optimizer)) = (&result, fused) {
             optimizer.abandon_pass();
         }
-        Ok(result?)
+        // The sums of a reducer are a part of the backward pass.
+        result.map_err(|error| self.ranks.explain(error))
     }
 
     /// The outcome of a step whose gradients were applied within the backward pass.
@@ -153,13 +203,17 @@ impl Step<'_> {
 
     /// The outcome, as far as the update knows it.
     fn update(&mut self, loss: &Tensor, learning_rates: &[f64]) -> Result<StepOutcome> {
+        self.reducer.reduce(self.ranks, self.optimizer.groups())?;
         let gradients = gradients(self.optimizer.groups());
         if let Some(scaler) = &self.scaler {
             let _ = scaler.unscale(&gradients)?;
         }
         // Before clipping, which scales them all.
         let group_norms = if self.measure_groups { self.group_norms()? } else { Vec::new() };
-        let norm = sdtrain_torch::clip_grad_norm(&gradients, self.clip_norm)?;
+        let norm = match self.reducer.is_shared_out() {
+            false => sdtrain_torch::clip_grad_norm(&gradients, self.clip_norm)?,
+            true => self.clip_shares(&gradients)?,
+        };
         // A step with a gradient or loss that is not finite must not reach the parameters: decided on the device.
         let sum = &norm + loss;
         let found_inf = sum.isfinite().logical_not().to_kind(Kind::Float).reshape([1]);
@@ -176,11 +230,25 @@ impl Step<'_> {
         };
         clear_gradients(self.optimizer.groups());
         if !skipped {
+            self.reducer.after_update(self.ranks, self.optimizer.groups())?;
             self.trainable.after_optimizer_step()?;
         }
         let group_norms = group_norms.into_iter().map(|(name, norm)| (name, norm.double_value(&[]))).collect();
         let grad_norm = norm.double_value(&[]);
         Ok(StepOutcome { grad_norm, group_norms, skipped, rescaled, magnitudes, ..StepOutcome::default() })
+    }
+
+    /// Clips gradients of which each rank has its share: the norm of all of them, as `clip_grad_norm` finds it at one rank.
+    fn clip_shares(&self, gradients: &[Tensor]) -> Result<Tensor> {
+        let norm = self.reducer.total_norm(self.ranks, sdtrain_torch::clip_grad_norm(gradients, None)?)?;
+        if let Some(largest) = self.clip_norm {
+            sdtrain_torch::catch(|| {
+                let factor = (largest / (&norm + 1e-6)).clamp_max(1.0);
+                let factor = factor.where_self(&norm.isfinite(), &factor.ones_like());
+                tch::no_grad(|| gradients.iter().for_each(|gradient| drop(gradient.shallow_clone().g_mul_(&factor))));
+            })?;
+        }
+        Ok(norm)
     }
 
     /// The gradient norm of each group that has gradients, on the device.
@@ -189,7 +257,8 @@ impl Step<'_> {
         let with_gradients = groups.map(|group| (group, gradients(std::slice::from_ref(group))));
         let measured = with_gradients.filter(|(_, gradients)| !gradients.is_empty());
         let norm = |(group, gradients): (&ParamGroup, Vec<Tensor>)| {
-            Ok((group.name.clone(), sdtrain_torch::clip_grad_norm(&gradients, None)?))
+            let norm = sdtrain_torch::clip_grad_norm(&gradients, None)?;
+            Ok((group.name.clone(), self.reducer.total_norm(self.ranks, norm)?))
         };
         measured.map(norm).collect()
     }

@@ -11,6 +11,7 @@ use crate::faults::Damage;
 use crate::identity::DataDigest;
 use crate::input_files::Inputs;
 use crate::objective::Objective;
+use crate::ranks::{Gathered, GradientReducer, Ranks};
 use crate::run_folder::{RunFolder, Start};
 use crate::seeded_bugs::{self, Bug, seeded};
 use crate::spikes::Spikes;
@@ -36,6 +37,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 use trouble::Before;
@@ -68,6 +70,8 @@ pub(crate) struct Trainer {
     pub torn: bool,
     /// The step of the newest checkpoint.
     pub saved_step: Cell<Option<u64>>,
+    /// That of the last one that all ranks waited for.
+    pub saved_together: Option<u64>,
     /// Whether the folder was taken again and lacks the run's record.
     pub is_folder_new: Cell<bool>,
     /// Room on the disk for one more checkpoint, until it is needed.
@@ -76,6 +80,11 @@ pub(crate) struct Trainer {
     pub grace_is_short: bool,
     pub data_digest: DataDigest,
     pub spikes: Spikes,
+    /// Who else works on this run. The lead alone writes, draws and measures.
+    pub ranks: Rc<Ranks>,
+    pub reducer: Box<dyn GradientReducer>,
+    /// The optimizer's state of all ranks, while it is being saved and where it is shared out.
+    pub gathered: Gathered,
 }
 
 /// What stands behind the name of a product that holds the weights as trained, beside the one of averaged weights.
@@ -103,6 +112,9 @@ impl Trainer {
             Ok((_, position)) => (RecordedOutcome::Finished, position.step),
             Err(_) => (RecordedOutcome::Failed, self.record.steps),
         };
+        if !self.ranks.is_lead() {
+            return result.map(|(outcome, _)| outcome);
+        }
         self.record.inputs = self.inputs.take();
         self.record.end(outcome, step);
         let written = self.folder.check_in_place().and_then(|()| {
@@ -114,8 +126,10 @@ impl Trainer {
     }
 
     fn run_to_the_end(&mut self, stop: &StopRequest) -> Result<(Outcome, Position)> {
-        self.folder.check_room(self.state_bytes(), &self.config.checkpoint)?;
-        self.folder.claim(&self.config)?;
+        if self.ranks.is_lead() {
+            self.folder.check_room(self.state_bytes(), &self.config.checkpoint)?;
+            self.folder.claim(&self.config)?;
+        }
         let mut position = match &self.folder.start {
             Start::Continue(saved) => {
                 let (optimizer, scaler, ema) = (self.optimizer.as_mut(), self.scaler.as_mut(), self.ema.as_mut());
@@ -131,17 +145,22 @@ impl Trainer {
             // The batches of this epoch are others now: nobody can say which of them were seen.
             (position.epoch, position.batch) = (position.epoch + 1, 0);
         }
-        if let Some(path) = &self.config.debug.trace {
+        if let Some(path) = self.config.debug.trace.as_ref().filter(|_| self.ranks.is_lead()) {
             let (steps, config) = (self.config.debug.trace_steps, self.config.to_toml());
             self.trace = Some(Trace::new(path.clone(), steps, config, self.optimizer.groups()));
         }
         self.saved_step.set((position.step > 0).then_some(position.step));
+        self.saved_together = self.saved_step.get();
         self.record.resumed_step = (position.step > 0).then_some(position.step);
-        self.record.write(&self.folder.path).map_err(|error| Error::storage(&self.folder.path, error))?;
+        if self.ranks.is_lead() {
+            self.record.write(&self.folder.path).map_err(|error| Error::storage(&self.folder.path, error))?;
+        }
         let mut log = self.open_log(&position)?;
         if position.step == 0 {
-            self.validate(&mut log, 0)?;
-            self.sample(&mut log, 0)?;
+            if self.ranks.is_lead() {
+                self.validate(&mut log, 0)?;
+                self.sample(&mut log, 0)?;
+            }
         } else {
             for (path, reason) in &self.folder.passed_over {
                 log.message(&format!(
@@ -158,8 +177,12 @@ impl Trainer {
         if !self.config.train.fused_backward {
             sdtrain_optimizer::prepare_gradients(self.optimizer.groups())?;
         }
-        self.reserve_room();
+        if self.ranks.is_lead() {
+            self.reserve_room();
+        }
         self.record.phase("train");
+        self.ranks.phase("first step");
+        self.ranks.follow_lead("first step")?;
         let workers = self.config.data.workers;
         let contents = match (self.objective.wants_pixels(), self.objective.wants_masks() && self.data.has_masks()) {
             (true, _) => Some(Contents::Whole),
@@ -171,7 +194,10 @@ impl Trainer {
         // A defect of this program is no reason to lose what was learned either.
         let outcome = sdtrain_torch::catch(|| self.steps(&mut log, &mut batches, &mut position, stop));
         let outcome = outcome.unwrap_or_else(|panic| Err(panic.into()));
-        if outcome.is_err() {
+        if let Err(error) = &outcome {
+            // Before what may take long.
+            self.ranks.phase("save");
+            self.ranks.fail(&error.to_string());
             self.rescue(&mut log, &position);
         }
         log.finish();
@@ -188,21 +214,37 @@ impl Trainer {
     ) -> Result<Outcome> {
         while position.step < self.total_steps {
             self.one_step(log, batches, position, stop)?;
-            if stop.take_save() && self.saved_step.get() != Some(position.step) {
+            let asked = self.ranks.agree(stop)?;
+            if asked.save && self.saved_together != Some(position.step) {
                 log.message(&format!("a signal asks for a checkpoint: saving after step {}", position.step));
-                self.save_checkpoint(log, position, stop)?;
+                self.save_together(log, position, stop)?;
             }
-            if stop.is_set() && position.step < self.total_steps {
+            if asked.stop && position.step < self.total_steps {
                 self.say_why_it_stops(log, position);
                 self.finish_trace()?;
-                self.save_checkpoint(log, position, stop)?;
+                self.save_together(log, position, stop)?;
                 return Ok(Outcome::Stopped(position.step));
             }
         }
         self.finish_trace()?;
         self.trust_the_end(log, batches, position)?;
-        let product = self.finish(log, position, stop)?;
-        Ok(product.map_or(Outcome::Stopped(position.step), Outcome::Done))
+        self.end(log, position, stop)
+    }
+
+    /// What follows the last step is the lead's; the others hear how it came out.
+    fn end(&mut self, log: &mut RunLog, position: &Position, stop: &StopRequest) -> Result<Outcome> {
+        const DONE: &str = "done";
+        let mut product = None;
+        let ranks = Rc::clone(&self.ranks);
+        ranks.phase("end");
+        let said = ranks.hear("end", || {
+            product = self.finish(log, position, stop)?;
+            Ok(product.as_ref().map_or("stopped", |_| DONE).to_string())
+        })?;
+        Ok(match said == DONE {
+            true => Outcome::Done(product.unwrap_or_default()),
+            false => Outcome::Stopped(position.step),
+        })
     }
 
     /// One optimizer step and everything that is due after it.
@@ -214,9 +256,11 @@ impl Trainer {
         stop: &StopRequest,
     ) -> Result<()> {
         let began = Instant::now();
+        self.ranks.phase("step");
         if self.config.train.text_encoder_is_done(position.step, position.epoch)
             && text_encoder_stop::stop(self.optimizer.groups())
         {
+            self.reducer.begin_anew();
             log.message(&format!("the text encoder stands still from step {} on", position.step + 1));
         }
         // Pictures and measurements of the step before may have brought them back.
@@ -230,8 +274,8 @@ impl Trainer {
         let before = Before { position: *position, scaler: self.scaler.clone() };
         let outcome = self.step(&taken, &rates, position, is_logged)?;
         let epoch = position.epoch + 1;
-        let ended = self.advance(position, taken.len());
-        if let Err(error) = self.mind_skipped(log, &outcome, &taken, position) {
+        let ended = self.advance(position);
+        if let Err(error) = self.mind_skipped(log, &outcome, &taken, position, before.position.passes) {
             // Such a step has changed nothing: what was there before it is the state to keep.
             (*position, self.torn) = (before.position, outcome.torn);
             if !seeded(Bug::ScaleOfFailed) {
@@ -255,7 +299,7 @@ impl Trainer {
             grad_norm: Some(outcome.grad_norm),
             seconds: began.elapsed().as_secs_f64(),
             data_wait_seconds: (waited + self.objective.take_data_wait()).as_secs_f64(),
-            images: taken.iter().map(|batch| batch.examples.len() as u64).sum(),
+            images: taken.iter().map(|batch| batch.whole as u64).sum::<u64>() / self.data.ranks().len() as u64,
         });
         if is_logged {
             self.log_norms(log, position.step, &outcome)?;
@@ -306,6 +350,9 @@ impl Trainer {
             every_steps: self.config.log.every_steps,
             ..ConsoleOptions::default()
         };
+        if !self.ranks.is_lead() {
+            return Ok(RunLog::new());
+        }
         let mut log = RunLog::new().with(Console::new(options));
         if self.config.log.jsonl {
             log = log.with(JsonLines::open(folder, resumed).map_err(|error| Error::storage(folder, error))?);
@@ -316,11 +363,18 @@ impl Trainer {
         Ok(log)
     }
 
-    /// The batches of one optimizer step: as many as are accumulated, but never across the end of an epoch.
-    fn take_batches(&self, batches: &mut Batches, position: &Position) -> Result<Vec<Batch>> {
+    /// How many batches the step after `position` takes: as many as are accumulated, but never across the end of an epoch.
+    fn batches_of_step(&self, position: &Position) -> usize {
         let left = self.data.batches_of_epoch(position.epoch) - position.batch;
-        let count = (self.config.train.gradient_accumulation_steps as usize).clamp(1, left);
-        let mut taken = (0..count).map(|_| batches.next()).collect::<Result<Vec<_>>>()?;
+        (self.config.train.gradient_accumulation_steps as usize).clamp(1, left)
+    }
+
+    /// This rank's parts of the batches of one optimizer step.
+    fn take_batches(&self, batches: &mut Batches, position: &Position) -> Result<Vec<Batch>> {
+        let count = self.batches_of_step(position);
+        let played = self.data.ranks();
+        let parts = (0..count).flat_map(|batch| played.iter().map(move |rank| batch * rank.world() + rank.number()));
+        let mut taken = parts.map(|place| Ok(Batch { place, ..batches.next()? })).collect::<Result<Vec<_>>>()?;
         if let Some(templates) = &self.templates {
             taken.iter_mut().for_each(|batch| templates.apply(batch));
         }
@@ -357,6 +411,7 @@ impl Trainer {
     /// The step after `position`, ready to run.
     fn step_of(&mut self, position: &Position, measure_groups: bool) -> Step<'_> {
         let (faults, step, model) = (&self.config.debug.faults, position.step + 1, &self.model);
+        let places = self.batches_of_step(position) * self.data.ranks()[0].world();
         Step {
             model: &self.model,
             trainable: self.trainable.as_ref(),
@@ -368,16 +423,21 @@ impl Trainer {
             fused_backward: self.config.train.fused_backward,
             measure_groups,
             damage: Box::new(move |trained| Damage::of_step(faults, step, model, trained)),
+            ranks: &self.ranks,
+            reducer: self.reducer.as_mut(),
+            parts_of_batch: self.data.ranks().len(),
+            places,
             torn: false,
         }
     }
 
-    /// Moves on by one step of `batches` batches; the numbers, from 1, of the epochs that this completed. An epoch without a
-    /// batch is complete with the one before it.
-    fn advance(&self, position: &mut Position, batches: usize) -> Range<u64> {
+    /// Moves on by one step; the numbers, from 1, of the epochs that this completed. An epoch without a batch is complete with the one
+    /// before it.
+    fn advance(&self, position: &mut Position) -> Range<u64> {
+        let batches = self.batches_of_step(position);
         let first = position.epoch + 1;
         position.step += 1;
-        position.passes += batches as u64;
+        position.passes += batches as u64 * self.data.ranks()[0].world() as u64;
         position.batch += batches;
         while position.batch >= self.data.batches_of_epoch(position.epoch) {
             position.epoch += 1;

@@ -5,7 +5,7 @@ use sdtrain_model::unet::UNet2DConditionModel;
 use sdtrain_model::vae::AutoencoderKL;
 use sdtrain_model::{Builder, ModelConfigs, Parameters, Source, TensorReader};
 use sdtrain_state_dict::{Family, PipelineConfigs, Reader, to_ldm};
-use sdtrain_torch_test_support::fixture_folder;
+use sdtrain_torch_test_support::key_list;
 use std::collections::BTreeMap;
 use tch::{Device, Kind};
 
@@ -48,8 +48,7 @@ fn shapes(reader: &dyn Reader) -> Shapes {
 
 /// The list `keys/NAME.tsv` under diffusers' names and under those of single files.
 fn listed(name: &str) -> (Shapes, Shapes) {
-    let path = fixture_folder().join("keys").join(name);
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text = key_list(name);
     let shape = |text: &str| text.split(',').map(|length| length.parse().expect("a length")).collect::<Vec<usize>>();
     let rows = text.lines().flat_map(repeated).map(|line| {
         let columns: Vec<&str> = line.split('\t').collect();

@@ -3,6 +3,7 @@
 
 use super::Trainer;
 use crate::error::{Error, Result};
+use crate::ranks::Alone;
 use crate::samples;
 use crate::seeded_bugs::{Bug, seeded};
 use crate::setup::load_model;
@@ -27,11 +28,15 @@ impl Trainer {
         stop: &StopRequest,
     ) -> Result<()> {
         let last = position.step == self.total_steps;
-        if seeded(Bug::SampleFirst) && !last && self.due(self.config.samples.every(), position, &ended) {
+        if self.ranks.is_lead()
+            && seeded(Bug::SampleFirst)
+            && !last
+            && self.due(self.config.samples.every(), position, &ended)
+        {
             self.sample(log, position.step)?;
         }
         if last || self.due(self.config.checkpoint.every(), position, &ended) {
-            self.save_checkpoint(log, position, stop)?;
+            self.save_together(log, position, stop)?;
         }
         if last {
             return Ok(());
@@ -41,6 +46,10 @@ impl Trainer {
             .map(|every| self.due(every, position, &ended));
         if !(saves || validates || samples) {
             return Ok(());
+        }
+        self.ranks.phase("samples");
+        if !self.ranks.is_lead() {
+            return self.ranks.follow_lead("after step");
         }
         if saves && !self.folder.is_in_place()? {
             // Else the new folder would hold a product and nothing to continue from.
@@ -68,7 +77,8 @@ impl Trainer {
         if samples {
             self.sample(log, position.step)?;
         }
-        Ok(self.optimizer.hold(Weights::Training)?)
+        self.optimizer.hold(Weights::Training)?;
+        self.ranks.follow_lead("after step")
     }
 
     /// The product, then the last measurements and pictures. Nothing when it was asked to stop before the end of them.
@@ -79,7 +89,7 @@ impl Trainer {
         stop: &StopRequest,
     ) -> Result<Option<Vec<PathBuf>>> {
         self.record.phase("save");
-        if !self.folder.is_in_place()? {
+        if !self.folder.is_in_place()? && !self.reducer.is_shared_out() {
             // The last checkpoint has gone with its folder.
             self.save_checkpoint(log, position, stop)?;
         }
@@ -116,6 +126,7 @@ impl Trainer {
         // A trained model is no base any more: the base's weights are read in its place. Adapters are only taken off.
         if self.trainable.adapter_kind().is_none() {
             self.optimizer = build(&self.config.optimizer, Vec::new());
+            self.reducer = Box::new(Alone);
             self.model = load_model(&self.config, self.model.device)?;
         }
         let base = &self.model;

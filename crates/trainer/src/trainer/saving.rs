@@ -4,6 +4,7 @@ use super::{RAW, Trainer};
 use crate::error::{Error, Result};
 use crate::patience::until_the_disk_takes_it;
 use crate::precision::kind_of;
+use crate::ranks::gather_state;
 use crate::seeded_bugs::{Bug, seeded};
 use crate::state::{self, Contents, Position};
 use sdtrain_checkpoint::{ManifestInfo, storage_error};
@@ -16,6 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use tch::{Kind, Tensor};
 
@@ -26,7 +28,7 @@ impl Trainer {
         const IMAGES: usize = 256;
         let (mut sum, mut squares, mut count) = (0.0, 0.0, 0.0);
         let mut images = 0;
-        for plan in self.data.epoch_plan(0) {
+        for plan in self.data.whole_epoch_plan(0) {
             if images >= IMAGES {
                 break;
             }
@@ -43,6 +45,24 @@ impl Trainer {
         Ok(1.0 / variance.sqrt())
     }
 
+    /// A checkpoint at a step that all ranks agree on: the lead writes it, and the others go on when it is there.
+    pub(super) fn save_together(&mut self, log: &mut RunLog, position: &Position, stop: &StopRequest) -> Result<()> {
+        self.ranks.phase("save");
+        if self.reducer.is_shared_out() {
+            let all = gather_state(&self.ranks, self.optimizer.state())?;
+            *self.gathered.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
+        }
+        let saved = match self.ranks.is_lead() {
+            true => self.save_checkpoint(log, position, stop),
+            false => self.check_weights(position),
+        };
+        *self.gathered.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        saved?;
+        self.saved_step.set(Some(position.step));
+        self.saved_together = Some(position.step);
+        self.ranks.follow_lead("saved")
+    }
+
     /// When a checkpoint is due. A step that was skipped has left the weights as they were, and they can be saved; but whatever
     /// spoils every step may lie in them already, so that in such a row no older checkpoint is deleted.
     pub(super) fn save_checkpoint(&mut self, log: &mut RunLog, position: &Position, stop: &StopRequest) -> Result<()> {
@@ -50,6 +70,11 @@ impl Trainer {
             return Ok(());
         }
         self.check_weights(position)?;
+        if self.reducer.is_shared_out() && self.gathered.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+            let reason =
+                "the folder is gone, and the optimizer's state of the other ranks is not at hand to begin it anew";
+            return Err(Error::storage(&self.folder.path, reason));
+        }
         log.flush();
         let info = self.manifest_at(position);
         let keep = if position.skipped_in_a_row > 0 && !seeded(Bug::PruneInARow) {
@@ -192,8 +217,10 @@ impl Trainer {
         let parameters = self.optimizer.groups().iter().flat_map(|group| &group.parameters);
         let averages = self.ema.iter().flat_map(|ema| ema.state().0);
         let kept = self.optimizer.state();
+        // Of an optimizer that is shared out this rank has its part, about as much as each other has.
+        let shares = if self.reducer.is_shared_out() { self.ranks.size() as u64 } else { 1 };
         parameters.chain(averages).map(|(_, tensor)| bytes(tensor)).sum::<u64>()
-            + kept.iter().map(|(_, tensor)| bytes(tensor)).sum::<u64>()
+            + kept.iter().map(|(_, tensor)| bytes(tensor)).sum::<u64>() * shares
     }
 
     /// Keeps the room of a checkpoint, where that is wanted, can be done, and is not done yet.

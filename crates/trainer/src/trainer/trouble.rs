@@ -26,6 +26,7 @@ impl Trainer {
         outcome: &StepOutcome,
         batches: &[Batch],
         position: &mut Position,
+        first_pass: u64,
     ) -> Result<()> {
         if !outcome.skipped {
             position.skipped_in_a_row = 0;
@@ -46,12 +47,18 @@ impl Trainer {
         // Of several batches those that are to blame, where their losses tell.
         let is_to_blame = |place: usize| match seeded(Bug::FirstBlamed) {
             true => place == 0,
-            false => outcome.not_finite.is_empty() || outcome.not_finite.contains(&place),
+            false => !outcome.some_not_finite || outcome.not_finite.contains(&place),
         };
         let blamed = batches.iter().enumerate().filter(|(place, _)| is_to_blame(*place));
         let images = blamed.flat_map(|(_, batch)| &batch.examples);
         let images: Vec<String> = images.map(|example| format!("`{}`", example.path.display())).collect();
-        if let Err(error) = self.keep_evidence(outcome, batches, position) {
+        // Those of all ranks.
+        let images: Vec<String> =
+            self.ranks.gather("blamed", images.join(", "))?.into_iter().filter(|names| !names.is_empty()).collect();
+        let passes = self.ranks.gather("evidence", evidence_of(outcome, batches, first_pass).to_string())?;
+        if self.ranks.is_lead()
+            && let Err(error) = self.keep_evidence(outcome, &passes, position)
+        {
             log.message(&format!("warning: what the step was made of cannot be written down: {error}"));
         }
         if position.skipped_in_a_row > self.config.train.max_skipped_steps || outcome.torn {
@@ -67,31 +74,13 @@ impl Trainer {
     }
 
     /// Writes down what a skipped step was made of, so that it can be done again: `not-finite/step-000012.json`.
-    fn keep_evidence(&self, outcome: &StepOutcome, batches: &[Batch], position: &Position) -> Result<()> {
+    /// `passes` is what each rank says of its own.
+    fn keep_evidence(&self, outcome: &StepOutcome, passes: &[String], position: &Position) -> Result<()> {
         self.folder.check_in_place()?;
         let folder = self.folder.path.join("not-finite");
-        let first_pass = position.passes - batches.len() as u64;
-        let passes = (first_pass..).zip(batches).enumerate().map(|(place, (pass, batch))| {
-            let timesteps = match outcome.inputs.get(place) {
-                Some(StepInputs::Denoising(inputs)) => Vec::<i64>::try_from(&inputs.timesteps).unwrap_or_default(),
-                _ => Vec::new(),
-            };
-            let images = batch.examples.iter().zip(&batch.captions).map(|(example, caption)| {
-                serde_json::json!({
-                    "path": example.path,
-                    "index": example.index,
-                    "epoch": example.epoch,
-                    "caption_blake3": blake3::hash(caption.as_bytes()).to_hex().as_str(),
-                })
-            });
-            serde_json::json!({
-                "pass": pass,
-                "size": batch.size,
-                "timesteps": timesteps,
-                "loss_is_finite": !outcome.not_finite.contains(&place),
-                "images": images.collect::<Vec<_>>(),
-            })
-        });
+        let of_rank = |text: &String| serde_json::from_str::<Vec<serde_json::Value>>(text).unwrap_or_default();
+        let mut passes: Vec<serde_json::Value> = passes.iter().flat_map(of_rank).collect();
+        passes.sort_by_key(|pass| pass["pass"].as_u64());
         let evidence = serde_json::json!({
             "step": position.step,
             "seed": self.config.seed,
@@ -99,7 +88,7 @@ impl Trainer {
             "grad_norm": outcome.grad_norm.to_string(),
             "loss_scale": self.scaler.as_ref().map(|scaler| scaler.scale),
             "largest_of_modules": outcome.magnitudes,
-            "passes": passes.collect::<Vec<_>>(),
+            "passes": passes,
         });
         let path = folder.join(format!("{}.json", step_name(position.step)));
         let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, format!("{evidence:#}\n")));
@@ -137,7 +126,7 @@ impl Trainer {
         for _ in position.skipped_in_a_row..=self.config.train.max_skipped_steps {
             let taken = self.take_batches(batches, &ahead)?;
             let loss = self.step_of(&ahead, false).loss(&taken, ahead.passes)?;
-            self.advance(&mut ahead, taken.len());
+            self.advance(&mut ahead);
             if loss.is_finite() {
                 log.message(&format!(
                     "the last {} steps were skipped; the weights before them are good: the next loss is {loss:.4}",
@@ -154,13 +143,16 @@ impl Trainer {
     /// and it is tried once: the disk may well be the cause. The error stays the run's.
     pub(super) fn rescue(&mut self, log: &mut RunLog, position: &Position) {
         let is_saved = self.saved_step.get() == Some(position.step) && self.folder.is_in_place().unwrap_or(false);
-        if self.torn || position.step == 0 || seeded(Bug::NoRescue) || is_saved {
+        // Where the optimizer is shared out, the state of the others is not here.
+        let is_whole = self.ranks.is_lead() && !self.reducer.is_shared_out();
+        if !is_whole || self.torn || position.step == 0 || seeded(Bug::NoRescue) || is_saved {
             return;
         }
         let whole = self.optimizer.hold(Weights::Training).map_err(Error::from);
         if whole.and_then(|()| self.check_weights(position)).is_err() {
             return;
         }
+        self.ranks.phase("save");
         log.flush();
         let info = self.manifest_at(position);
         let held = self.hold_folder(log, position.step);
@@ -169,4 +161,31 @@ impl Trainer {
             Err(error) => log.message(&format!("warning: what was learned before it cannot be saved: {error}")),
         }
     }
+}
+
+/// What this rank's parts of a skipped step were made of; `position` is after it.
+fn evidence_of(outcome: &StepOutcome, batches: &[Batch], first_pass: u64) -> serde_json::Value {
+    let mut inputs = outcome.inputs.iter();
+    let passes = batches.iter().enumerate().filter(|(_, batch)| !batch.examples.is_empty()).map(|(number, batch)| {
+        let timesteps = match inputs.next() {
+            Some(StepInputs::Denoising(inputs)) => Vec::<i64>::try_from(&inputs.timesteps).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        let images = batch.examples.iter().zip(&batch.captions).map(|(example, caption)| {
+            serde_json::json!({
+                "path": example.path,
+                "index": example.index,
+                "epoch": example.epoch,
+                "caption_blake3": blake3::hash(caption.as_bytes()).to_hex().as_str(),
+            })
+        });
+        serde_json::json!({
+            "pass": first_pass + batch.place as u64,
+            "size": batch.size,
+            "timesteps": timesteps,
+            "loss_is_finite": !outcome.not_finite.contains(&number),
+            "images": images.collect::<Vec<_>>(),
+        })
+    });
+    passes.collect()
 }

@@ -13,6 +13,7 @@ mod not_finite;
 mod parts;
 mod picture_sizes;
 mod precision;
+mod ranks;
 mod replay;
 mod resuming;
 #[cfg(feature = "seeded-bugs")]

@@ -1,0 +1,386 @@
+//! The ranks of a run as the trainer sees them: what they say to each other, compute together and wait for.
+//!
+//! All ranks do the same steps in the same order. What has to be equal at all of them (whether to stop, whether a step counts) is
+//! agreed; what may take long at the first one alone (saving, pictures, measuring) is waited for at the store, where a rank that
+//! is alive may take its time, and not in a collective operation, whose time is short.
+
+mod agreement;
+mod gradients;
+mod sharded;
+mod shares;
+mod watch;
+
+pub(crate) use agreement::Facts;
+pub(crate) use gradients::{Alone, Flat, GradientReducer, Overlapped, SharedOut};
+pub(crate) use sharded::{Gathered, Sharded, gather_state};
+pub(crate) use shares::Shares;
+
+use crate::error::{Error, Result};
+use crate::seeded_bugs::panic_in;
+use sdtrain_data_loader::Rank;
+use sdtrain_ranks::Place;
+use sdtrain_recipe::RanksConfig;
+use sdtrain_signals::StopRequest;
+use sdtrain_torch::{Nccl, ProcessGroup, Store, StoreAddress};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use tch::{Device, Kind, Tensor};
+use watch::{Host, Watch};
+
+/// How often somebody looks whether what he waits for has come.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+
+/// All ranks of a run; one alone where there are no others.
+#[derive(Debug)]
+pub struct Ranks {
+    rank: usize,
+    size: usize,
+    others: Option<Others>,
+    /// Of the things that were waited for, all ranks the same ones: names of keys are never used twice.
+    meetings: Cell<u64>,
+    /// See [`Ranks::buffer_device`].
+    buffers: Cell<Device>,
+}
+
+#[derive(Debug)]
+struct Others {
+    store: Store,
+    watch: Watch,
+    // None once an operation has failed: what is under way in it must not be waited for.
+    group: RefCell<Option<ProcessGroup>>,
+}
+
+impl Ranks {
+    /// One process without others.
+    pub fn alone() -> Ranks {
+        Ranks { rank: 0, size: 1, others: None, meetings: Cell::new(0), buffers: Cell::new(Device::Cpu) }
+    }
+
+    /// Takes the place of this process among the others, and waits for them.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] with those that have not come in time.
+    pub fn join(place: &Place, config: &RanksConfig) -> Result<Ranks> {
+        if place.world_size <= 1 {
+            return Ok(Ranks::alone());
+        }
+        let (rank, size) = (place.rank, place.world_size);
+        let start = Duration::from_secs_f64(config.start_timeout_seconds);
+        let timeout = Duration::from_secs_f64(config.timeout_seconds);
+        let address = StoreAddress {
+            host: place.master_addr.clone(),
+            port: place.master_port,
+            // A launcher's store outlives a restart; rank 0's does not, and restarts of several machines need not be counted alike.
+            prefix: format!("sdtrain/{}", if place.has_agent_store { place.restart_count } else { 0 }),
+            timeout: start,
+        };
+        let is_host = rank == 0 && !place.has_agent_store;
+        let unreachable = |error: sdtrain_torch::Error| {
+            let StoreAddress { host, port, .. } = &address;
+            Error::Rank(match is_host {
+                true => format!("rank 0 cannot host the store of the ranks at {host}:{port}: {error}"),
+                false => format!("rank {rank} does not reach the store of the ranks at {host}:{port}: {error}"),
+            })
+        };
+        let store = Store::connect(&address, is_host).map_err(unreachable)?;
+        let own = Store::connect(&address, false).map_err(unreachable)?;
+        let host = match (place.has_agent_store, is_host) {
+            (true, _) => Host::Launcher,
+            (false, true) => Host::Own,
+            (false, false) => Host::Lead,
+        };
+        let watch = Watch::begin(own, rank, size, host, timeout);
+        let others = Others { store, watch, group: RefCell::new(None) };
+        let ranks = Ranks { rank, size, others: Some(others), meetings: Cell::new(0), buffers: Cell::new(Device::Cpu) };
+        ranks.phase("rendezvous");
+        ranks.meet_at_start(start)?;
+        let is_local = place.local_world_size == size;
+        let Some(others) = &ranks.others else { return Ok(ranks) };
+        let group = ProcessGroup::gloo(&others.store, rank, size, timeout, is_local.then_some("127.0.0.1"));
+        let group = group.map_err(|error| others.watch.explain(&error))?;
+        others.group.replace(Some(group));
+        Ok(ranks)
+    }
+
+    /// Tells the ranks what this one computes on. Where all have a GPU and NCCL, their gradients travel by that from then on, in the
+    /// stages that follow as well.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] where one is gone, or NCCL finds no way between the GPUs.
+    pub fn use_device(&self, device: Device) -> Result<()> {
+        let Some(others) = &self.others else { return Ok(()) };
+        if self.buffers.get().is_cuda() {
+            return Ok(());
+        }
+        let nccl = match device {
+            Device::Cuda(index) => Nccl::open().map(|nccl| (nccl, index)).map_err(|error| error.to_string()),
+            _ => Err(format!("rank {} computes on the processor", self.rank)),
+        };
+        // One that cannot is enough for none.
+        let own = nccl.as_ref().err().cloned().unwrap_or_default();
+        let obstacle = self.gather("nccl", own)?.into_iter().find(|reason| !reason.is_empty());
+        let way = match (nccl, obstacle) {
+            (Ok((nccl, index)), None) => {
+                self.together(|group| group.add_nccl(&nccl, &others.store, index))?;
+                self.buffers.set(device);
+                "NCCL".to_string()
+            }
+            (_, reason) => format!("Gloo through the host's memory, since {}", reason.unwrap_or_default()),
+        };
+        if device.is_cuda() && self.is_lead() {
+            eprintln!("gradients travel by {way}");
+        }
+        Ok(())
+    }
+
+    /// Where tensors lie that are to travel fast: the GPU, or the processor where NCCL is not there.
+    pub(crate) fn buffer_device(&self) -> Device {
+        self.buffers.get()
+    }
+
+    fn meet_at_start(&self, timeout: Duration) -> Result<()> {
+        let Some(others) = &self.others else { return Ok(()) };
+        let here = |rank: usize| format!("here/{rank}");
+        others.set(&here(self.rank), std::process::id().to_string().as_bytes())?;
+        let began = Instant::now();
+        loop {
+            let missing: Vec<usize> = (0..self.size)
+                .filter_map(|rank| match others.has(&here(rank)) {
+                    Ok(true) => None,
+                    Ok(false) => Some(Ok(rank)),
+                    Err(error) => Some(Err(error)),
+                })
+                .collect::<Result<_>>()?;
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if began.elapsed() > timeout {
+                return Err(Error::Rank(format!(
+                    "{} of {} ranks did not come within {} s (`ranks.start_timeout_seconds`): rank {}",
+                    missing.len(),
+                    self.size,
+                    timeout.as_secs(),
+                    list(&missing)
+                )));
+            }
+            std::thread::sleep(BETWEEN_LOOKS * 5);
+        }
+    }
+
+    /// This one's number.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// How many there are.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Whether this is the rank that saves, draws, measures and talks: the first.
+    pub fn is_lead(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// The ranks of a batch for `world_size` ranks that this process plays.
+    ///
+    /// # Errors
+    /// Where there are fewer of them than processes.
+    pub fn parts(&self, world_size: u64) -> Result<Vec<Rank>> {
+        let world = usize::try_from(world_size).unwrap_or(usize::MAX);
+        if world < self.size {
+            return Err(Error::Config {
+                message: format!(
+                    "`train.world_size` is {world_size}, and {} processes were started: some would have nothing to do",
+                    self.size
+                ),
+                hint: Some(format!("start {world_size} of them, or leave the key out where the run begins anew")),
+            });
+        }
+        Ok(Rank::played_by(self.rank, self.size, world)?)
+    }
+
+    /// What this process does now, for those that wait for it.
+    pub fn phase(&self, name: &str) {
+        if let Some(others) = &self.others {
+            others.watch.phase(name);
+        }
+        panic_in(name);
+    }
+
+    /// What the lead says, heard by all; `say` is called there alone.
+    ///
+    /// # Errors
+    /// Those of `say` at the lead; elsewhere [`Error::Rank`] where the lead did not come so far.
+    pub fn hear(&self, about: &str, say: impl FnOnce() -> Result<String>) -> Result<String> {
+        let Some(others) = &self.others else { return say() };
+        let key = self.next_key(about);
+        if self.is_lead() {
+            let said = say()?;
+            others.set(&key, said.as_bytes())?;
+            return Ok(said);
+        }
+        others.wait_for(&key)
+    }
+
+    /// Goes on when the lead has come so far, too.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] where it does not.
+    pub fn follow_lead(&self, about: &str) -> Result<()> {
+        self.hear(about, || Ok(String::new())).map(drop)
+    }
+
+    /// What each rank says of something, in their order.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] where one does not come so far.
+    pub fn gather(&self, about: &str, own: String) -> Result<Vec<String>> {
+        let Some(others) = &self.others else { return Ok(vec![own]) };
+        let key = self.next_key(about);
+        others.set(&format!("{key}/{}", self.rank), own.as_bytes())?;
+        (0..self.size).map(|rank| others.wait_for(&format!("{key}/{rank}"))).collect()
+    }
+
+    fn next_key(&self, about: &str) -> String {
+        self.meetings.set(self.meetings.get() + 1);
+        format!("{:08}/{about}", self.meetings.get())
+    }
+
+    /// Refuses ranks that would not compute the same: each says what it would compute with.
+    ///
+    /// # Errors
+    /// [`Error::RanksDiffer`] with what differs, and at which ranks.
+    pub(crate) fn compare(&self, facts: &Facts) -> Result<()> {
+        let all = self.gather("facts", facts.to_json())?;
+        agreement::compare(&all)
+    }
+
+    /// Whether any rank was asked to stop, or to save: the same answer at all of them, at the same step.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] where one is gone.
+    pub fn agree(&self, stop: &StopRequest) -> Result<Asked> {
+        let own = Asked { stop: stop.is_set(), save: stop.take_save() };
+        if self.others.is_none() {
+            return Ok(own);
+        }
+        let flags = Tensor::from_slice(&[i32::from(own.stop), i32::from(own.save)]);
+        self.together(|group| group.all_reduce_largest(&flags))?;
+        let asked = Asked { stop: flags.int64_value(&[0]) > 0, save: flags.int64_value(&[1]) > 0 };
+        if asked.stop {
+            stop.ask();
+        }
+        Ok(asked)
+    }
+
+    /// Every number of `values` becomes the sum over all ranks, the same bits at each.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] where one is gone.
+    pub fn add_up(&self, values: &Tensor) -> Result<()> {
+        self.together(|group| group.all_reduce(values))
+    }
+
+    /// Losses of parts of a batch, by their places among those of all ranks, as all ranks know them.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] where one is gone.
+    pub(crate) fn exchange(&self, own: &BTreeMap<usize, f64>, places: usize) -> Result<Vec<f64>> {
+        let values = Tensor::zeros([places as i64], (Kind::Double, Device::Cpu));
+        for (&place, &loss) in own {
+            let _ = values.f_narrow(0, place as i64, 1)?.f_fill_(loss)?;
+        }
+        self.add_up(&values)?;
+        Ok(Vec::try_from(&values)?)
+    }
+
+    /// Does what all ranks do together; nothing where there are no others.
+    pub(crate) fn together<T: Default>(
+        &self,
+        work: impl FnOnce(&ProcessGroup) -> sdtrain_torch::Result<T>,
+    ) -> Result<T> {
+        let Some(others) = &self.others else { return Ok(T::default()) };
+        others.watch.waits(true);
+        let result = match others.group.borrow().as_ref() {
+            Some(group) => work(group),
+            None => Err(sdtrain_torch::Error::Torch("an earlier operation of the ranks has failed".into())),
+        };
+        let result = result.map_err(|error| {
+            std::mem::forget(others.group.take());
+            others.watch.explain(&error)
+        });
+        others.watch.waits(false);
+        result
+    }
+
+    /// What an error of the backward pass means: that of a reducer comes out of it.
+    pub(crate) fn explain(&self, error: sdtrain_torch::Error) -> Error {
+        let Some(others) = self.others.as_ref().filter(|_| is_of_ranks(&error)) else { return error.into() };
+        std::mem::forget(others.group.take());
+        others.watch.explain(&error)
+    }
+
+    /// Tells the others that this rank ends with an error, so that they need not find out.
+    pub fn fail(&self, reason: &str) {
+        if let Some(others) = &self.others {
+            others.watch.fail(reason);
+            std::mem::forget(others.group.take());
+        }
+    }
+
+    /// The end of everything that the ranks do together. The host of the store waits a while for the others, who may still ask it.
+    pub fn leave(&self) {
+        if let Some(others) = &self.others {
+            others.watch.leave();
+        }
+    }
+}
+
+/// What a rank was asked for by a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Asked {
+    /// To stop.
+    pub stop: bool,
+    /// To save.
+    pub save: bool,
+}
+
+impl Others {
+    fn set(&self, key: &str, value: &[u8]) -> Result<()> {
+        self.store.set(key, value).map_err(|error| self.watch.explain(&error))
+    }
+
+    fn has(&self, key: &str) -> Result<bool> {
+        if let Some(error) = self.watch.verdict() {
+            return Err(error);
+        }
+        self.store.has(key).map_err(|error| self.watch.explain(&error))
+    }
+
+    fn wait_for(&self, key: &str) -> Result<String> {
+        self.watch.waits(true);
+        while !self.has(key)? {
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
+        self.watch.waits(false);
+        let value = self.store.get(key).map_err(|error| self.watch.explain(&error))?;
+        Ok(String::from_utf8_lossy(&value).into_owned())
+    }
+}
+
+/// Whether Gloo, NCCL or the store says it, in whatever operation.
+fn is_of_ranks(error: &sdtrain_torch::Error) -> bool {
+    let text = error.to_string();
+    ["gloo", "NCCL", "Connection closed by peer", "Connection reset", "c10d"].iter().any(|words| text.contains(words))
+}
+
+/// `0, 3 and 5`.
+fn list(numbers: &[usize]) -> String {
+    let texts: Vec<String> = numbers.iter().map(usize::to_string).collect();
+    match texts.split_last() {
+        Some((last, first)) if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        _ => texts.concat(),
+    }
+}

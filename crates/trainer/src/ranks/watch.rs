@@ -1,0 +1,446 @@
+//! Who of the ranks is still alive, and whose fault it is when they cannot go on.
+//!
+//! Each rank says at the store, about once a second, that it is alive (`beat/R`), and looks whether the next one does; the last looks at
+//! the first. Whoever finds out that a rank is gone writes it down once for all (`verdict`), and every rank ends with the same words. When an
+//! operation that ranks do together fails, nobody waits for the whole timeout: all look at all, and who says nothing any more was it.
+//!
+//! Two threads: the `teller` asks the store, and may be held up by a host that stands still; the `judge` asks nobody, and ends the
+//! process when that lasts too long, or when its main part cannot end by itself.
+
+use crate::error::Error;
+use sdtrain_torch::Store;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How long a rank may wait for another one that gives signs of life: to save, to draw, to measure, to encode a data set.
+const LONGEST_PHASE: Duration = Duration::from_secs(2 * 3600);
+/// Between two signs of life.
+const BEAT: Duration = Duration::from_secs(1);
+/// How long a rank may say nothing, once an operation of all has failed.
+const SUSPECT: Duration = Duration::from_secs(5);
+/// How long the main part of a process has to end after a verdict: at the lead, saving what the last step left may be a part of it.
+const TO_END: Duration = Duration::from_secs(3);
+const TO_END_LEAD: Duration = Duration::from_secs(8);
+/// How long the host of the store waits for the others to leave.
+const TO_LEAVE: Duration = Duration::from_secs(10);
+/// The judge looks at the clock so often; where it was itself kept from it, nobody else is to blame.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Who holds the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Host {
+    /// This rank.
+    Own,
+    /// Rank 0.
+    Lead,
+    /// The launcher.
+    Launcher,
+}
+
+impl Host {
+    /// What is said of a store that does not answer.
+    fn silent(self, how: &str) -> Verdict {
+        match self {
+            Host::Own | Host::Lead => {
+                Verdict { rank: Some(0), reason: format!("the store of the ranks, which it hosts, {how}") }
+            }
+            Host::Launcher => {
+                Verdict { rank: None, reason: format!("the store of the ranks, which the launcher holds, {how}") }
+            }
+        }
+    }
+}
+
+/// Says that this rank is alive, and watches the others, until it is dropped or left.
+#[derive(Debug)]
+pub(super) struct Watch {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    rank: usize,
+    size: usize,
+    host: Host,
+    timeout: Duration,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    /// What the main part does.
+    phase: String,
+    /// As in [`Beat`].
+    reached: u64,
+    is_waiting: bool,
+    /// Since when it waits, or works.
+    since: Instant,
+    /// When the teller was last through with the store.
+    last_round: Instant,
+    /// Since when it is known here that an operation of all ranks has failed.
+    suspicious_since: Option<Instant>,
+    /// Why this rank ends, to be told.
+    failure: Option<String>,
+    verdict: Option<(Verdict, Instant)>,
+    is_leaving: bool,
+    /// The process goes without a word: somebody panicked.
+    is_abandoned: bool,
+    /// Everything is told and the threads may end.
+    has_left: bool,
+}
+
+/// Whose fault it is that the ranks cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Verdict {
+    /// None where it was none of them.
+    rank: Option<usize>,
+    reason: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Beat {
+    count: u64,
+    phase: String,
+    /// How many things that ranks do together, or wait for, the main part has come to.
+    reached: u64,
+    /// Whether it waits there, and works no more.
+    is_waiting: bool,
+}
+
+impl Watch {
+    /// Begins to say that `rank` of `size` is alive, by a connection to the store of its own.
+    pub fn begin(store: Store, rank: usize, size: usize, host: Host, timeout: Duration) -> Watch {
+        let state = State {
+            phase: "start".into(),
+            reached: 0,
+            is_waiting: false,
+            since: Instant::now(),
+            last_round: Instant::now(),
+            suspicious_since: None,
+            failure: None,
+            verdict: None,
+            is_leaving: false,
+            is_abandoned: false,
+            has_left: false,
+        };
+        let shared = Arc::new(Shared { rank, size, host, timeout, state: Mutex::new(state), changed: Condvar::new() });
+        let [telling, judging] = [shared.clone(), shared.clone()];
+        let named = |name: &str| thread::Builder::new().name(name.into());
+        let threads = [
+            named("ranks-teller").spawn(move || Teller::new(&telling, store).run()),
+            named("ranks-judge").spawn(move || judging.judge()),
+        ];
+        Watch { shared, threads: threads.into_iter().flatten().collect() }
+    }
+
+    /// What this process does now.
+    pub fn phase(&self, name: &str) {
+        self.shared.lock().phase = name.to_string();
+    }
+
+    /// The main part comes to something that ranks do together, or has it behind it.
+    pub fn waits(&self, is_waiting: bool) {
+        let mut state = self.shared.lock();
+        state.reached += u64::from(is_waiting);
+        (state.is_waiting, state.since) = (is_waiting, Instant::now());
+    }
+
+    /// The error that all ranks end with, where they do.
+    pub fn verdict(&self) -> Option<Error> {
+        let state = self.shared.lock();
+        state.verdict.as_ref().map(|(verdict, _)| self.shared.error_of(verdict))
+    }
+
+    /// What is behind the failure of something that ranks do together; waits until that is known.
+    pub fn explain(&self, error: &sdtrain_torch::Error) -> Error {
+        let mut state = self.shared.lock();
+        state.suspicious_since.get_or_insert_with(Instant::now);
+        self.shared.changed.notify_all();
+        let until = Instant::now() + SUSPECT + 3 * BEAT;
+        while state.verdict.is_none() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                // All are alive, and none is behind: the failure is one of this rank, or of the network between two.
+                let reason = format!("it cannot go on with the others, who are all alive: {error}");
+                state.failure.get_or_insert(reason.clone());
+                return Error::Rank(format!("rank {}: {reason}", self.shared.rank));
+            }
+            state = self.shared.wait(state, left);
+        }
+        state
+            .verdict
+            .as_ref()
+            .map_or_else(|| Error::Rank(error.to_string()), |(verdict, _)| self.shared.error_of(verdict))
+    }
+
+    /// Tells the others that this rank ends with an error, unless they know whose fault it is.
+    pub fn fail(&self, reason: &str) {
+        let mut state = self.shared.lock();
+        if state.verdict.is_none() {
+            state.failure.get_or_insert_with(|| reason.to_string());
+            self.shared.changed.notify_all();
+            let until = Instant::now() + 3 * BEAT;
+            while state.verdict.is_none() && Instant::now() < until {
+                state = self.shared.wait(state, BEAT / 10);
+            }
+        }
+    }
+
+    /// Says that this rank leaves, and waits for the others where they need its store.
+    pub fn leave(&self) {
+        let mut state = self.shared.lock();
+        state.is_leaving = true;
+        self.shared.changed.notify_all();
+        let until = Instant::now() + TO_LEAVE + BEAT;
+        while !state.has_left && Instant::now() < until {
+            state = self.shared.wait(state, BEAT / 10);
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // Who has not said that he leaves has not come to his end, and the others must notice. The threads may be held up by a store
+        // that does not answer: they are not waited for.
+        self.shared.lock().is_abandoned = true;
+        self.shared.changed.notify_all();
+        self.threads.drain(..).filter(JoinHandle::is_finished).for_each(|thread| drop(thread.join()));
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
+        self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn error_of(&self, verdict: &Verdict) -> Error {
+        Error::Rank(match verdict.rank {
+            Some(rank) if rank == self.rank => {
+                format!("the other ranks gave this one, rank {rank}, up: {}", verdict.reason)
+            }
+            Some(rank) => format!("rank {rank} failed: {}", verdict.reason),
+            None => verdict.reason.clone(),
+        })
+    }
+
+    fn pass(&self, state: &mut State, verdict: Verdict) {
+        state.verdict.get_or_insert((verdict, Instant::now()));
+        self.changed.notify_all();
+    }
+
+    /// Ends a process that cannot end by itself.
+    fn judge(&self) {
+        let mut looked = Instant::now();
+        loop {
+            thread::sleep(TICK);
+            let late = looked.elapsed().saturating_sub(TICK);
+            looked = Instant::now();
+            let mut state = self.lock();
+            if state.has_left || state.is_abandoned {
+                return;
+            }
+            if late > BEAT {
+                // The whole process stood still: nobody else is late for that.
+                state.last_round = Instant::now();
+            }
+            let patience = if state.suspicious_since.is_some() || state.is_leaving { SUSPECT } else { self.timeout };
+            if state.verdict.is_none() && self.host != Host::Own && state.last_round.elapsed() > patience {
+                self.pass(&mut state, self.host.silent(&format!("has not answered for {} s", patience.as_secs())));
+            }
+            let Some((verdict, since)) = &state.verdict else { continue };
+            // What is being saved is worth more than a quick end.
+            let is_saving = self.rank == 0 && state.phase == "save";
+            let time = if self.rank == 0 { TO_END_LEAD } else { TO_END };
+            // One that has failed by itself is on its way out with a code of its own.
+            let is_own = verdict.rank == Some(self.rank) && state.failure.is_some();
+            if since.elapsed() > time && !is_saving && !is_own {
+                eprintln!("error: {}", self.error_of(verdict));
+                sdtrain_signals::exit_now(EXIT_CODE);
+            }
+        }
+    }
+}
+
+/// Of a rank that ends since another has failed.
+const EXIT_CODE: i32 = 8;
+
+/// Asks and tells the store.
+struct Teller<'a> {
+    shared: &'a Shared,
+    store: Store,
+    count: u64,
+    /// When the round before began.
+    looked: Instant,
+    /// The last sign of life of the ranks that are looked at, and when it came.
+    seen: BTreeMap<usize, (Vec<u8>, Instant)>,
+}
+
+impl<'a> Teller<'a> {
+    fn new(shared: &'a Shared, store: Store) -> Teller<'a> {
+        Teller { shared, store, count: 0, looked: Instant::now(), seen: BTreeMap::new() }
+    }
+
+    fn run(mut self) {
+        loop {
+            let round = self.round();
+            let mut state = self.shared.lock();
+            if state.is_abandoned {
+                return;
+            }
+            match round {
+                Ok(()) => state.last_round = Instant::now(),
+                Err(_) if state.is_leaving => {}
+                Err(error) => {
+                    let verdict = self.shared.host.silent(&format!("is gone: {error}"));
+                    self.shared.pass(&mut state, verdict);
+                }
+            }
+            if state.is_leaving || (state.verdict.is_some() && state.last_round.elapsed() > BEAT) {
+                drop(state);
+                self.leave();
+                return;
+            }
+            let is_urgent = |state: &State| state.is_leaving || (state.failure.is_some() && state.verdict.is_none());
+            if !is_urgent(&state) {
+                drop(self.shared.wait(state, BEAT / if self.count < 5 { 4 } else { 1 }));
+            }
+        }
+    }
+
+    fn round(&mut self) -> sdtrain_torch::Result<()> {
+        self.count += 1;
+        // Where this process stood still, or the store did, the others are not silent for that.
+        if self.looked.elapsed() > 3 * BEAT {
+            self.seen.values_mut().for_each(|(_, since)| *since = Instant::now());
+        }
+        self.looked = Instant::now();
+        let Shared { rank, size, timeout, .. } = *self.shared;
+        let (beat, failure, suspicious, is_known, waits) = {
+            let state = self.shared.lock();
+            let State { reached, is_waiting, .. } = *state;
+            let beat = Beat { count: self.count, phase: state.phase.clone(), reached, is_waiting };
+            let waits = is_waiting.then(|| (reached, state.since.elapsed()));
+            let suspicious = state.suspicious_since.map(|since| since.elapsed());
+            (beat, state.failure.clone(), suspicious, state.verdict.is_some(), waits)
+        };
+        let beat = serde_json::json!(beat).to_string();
+        self.store.set(&format!("beat/{rank}"), beat.as_bytes())?;
+        if is_known {
+            return Ok(());
+        }
+        if self.store.has("verdict")? {
+            return self.hear_verdict();
+        }
+        if let Some(reason) = failure {
+            return self.decide(Verdict { rank: Some(rank), reason });
+        }
+        let (watched, patience) = match suspicious.is_some() {
+            true => ((0..size).filter(|&other| other != rank).collect(), SUSPECT),
+            false => (vec![(rank + 1) % size], timeout),
+        };
+        for other in watched {
+            if let Some(reason) = self.is_gone(other, patience)? {
+                return self.decide(Verdict { rank: Some(other), reason });
+            }
+        }
+        // An operation of all has failed and all are alive, or something is waited for longer than anything may take.
+        match waits {
+            Some((reached, time)) if time > LONGEST_PHASE || suspicious.is_some_and(|time| time > SUSPECT + BEAT) => {
+                self.find_hanging(reached)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Of ranks that give signs of life, the one whose main part works on while this one waits for it.
+    fn find_hanging(&self, reached: u64) -> sdtrain_torch::Result<()> {
+        for other in (0..self.shared.size).filter(|&other| other != self.shared.rank) {
+            let key = format!("beat/{other}");
+            if !self.store.has(&key)? {
+                continue;
+            }
+            let Ok(beat) = serde_json::from_slice::<Beat>(&self.store.get(&key)?) else { continue };
+            if !beat.is_waiting && beat.reached < reached {
+                let reason = format!("its main part hangs in the phase `{}` while the others wait for it", beat.phase);
+                return self.decide(Verdict { rank: Some(other), reason });
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a rank counts as gone, where it does.
+    fn is_gone(&mut self, rank: usize, patience: Duration) -> sdtrain_torch::Result<Option<String>> {
+        let beat = format!("beat/{rank}");
+        // One that has not come yet is waited for elsewhere.
+        if !self.store.has(&beat)? || self.store.has(&format!("left/{rank}"))? {
+            return Ok(None);
+        }
+        let now = self.store.get(&beat)?;
+        match self.seen.get(&rank) {
+            Some((before, since)) if *before == now => {
+                if since.elapsed() <= patience {
+                    return Ok(None);
+                }
+                let phase = serde_json::from_slice::<Beat>(&now).map(|beat| beat.phase).unwrap_or_default();
+                Ok(Some(format!(
+                    "it has given no sign of life for {} s (phase `{phase}`): it was killed or stopped, or its machine or network is gone",
+                    since.elapsed().as_secs()
+                )))
+            }
+            _ => {
+                self.seen.insert(rank, (now, Instant::now()));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Writes a verdict down, unless another rank was first.
+    fn decide(&self, verdict: Verdict) -> sdtrain_torch::Result<()> {
+        let is_first = self.store.add("verdicts", 1)? == 1;
+        let until = Instant::now() + 3 * BEAT;
+        while !is_first && !self.store.has("verdict")? && Instant::now() < until {
+            thread::sleep(BEAT / 20);
+        }
+        // Also where whoever was first did not come to say so.
+        if is_first || !self.store.has("verdict")? {
+            self.store.set("verdict", serde_json::json!(verdict).to_string().as_bytes())?;
+        }
+        self.hear_verdict()
+    }
+
+    fn hear_verdict(&self) -> sdtrain_torch::Result<()> {
+        let text = self.store.get("verdict")?;
+        let verdict = serde_json::from_slice(&text)
+            .unwrap_or_else(|_| Verdict { rank: None, reason: String::from_utf8_lossy(&text).into_owned() });
+        self.shared.pass(&mut self.shared.lock(), verdict);
+        Ok(())
+    }
+
+    /// Says that this rank leaves; the host stays until the others have.
+    fn leave(&self) {
+        let left = |rank: usize| format!("left/{rank}");
+        // A store that is gone needs no farewell.
+        let told = self.store.set(&left(self.shared.rank), b"");
+        let gone = self.shared.lock().verdict.as_ref().and_then(|(verdict, _)| verdict.rank);
+        // After a verdict the others end within that time, in one way or the other.
+        let until = Instant::now() + if gone.is_some() { TO_END + 2 * BEAT } else { TO_LEAVE };
+        let is_here = |rank: usize| Some(rank) != gone && matches!(self.store.has(&left(rank)), Ok(false));
+        let others_are_here = || (0..self.shared.size).any(is_here);
+        while self.shared.host == Host::Own && told.is_ok() && others_are_here() && Instant::now() < until {
+            thread::sleep(BEAT / 20);
+        }
+        let mut state = self.shared.lock();
+        state.is_leaving = true;
+        state.has_left = true;
+        self.shared.changed.notify_all();
+    }
+}
