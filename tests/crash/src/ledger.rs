@@ -47,7 +47,7 @@ const SOURCES_OF_PROGRAM: [&str; 6] = [
 ];
 
 /// The rows of the whole program.
-const ROWS_OF_PROGRAM: [&str; 5] = ["program", "program-calls", "program-power", "soak", "leak"];
+const ROWS_OF_PROGRAM: [&str; 6] = ["program", "program-calls", "program-power", "ranks", "soak", "leak"];
 
 /// The file, beside the sources.
 pub struct Ledger {

@@ -10,6 +10,7 @@ pub mod ledger;
 pub mod oracle;
 pub mod power;
 pub mod program;
+pub mod ranks;
 pub mod run;
 pub mod scene;
 pub mod soak;

@@ -277,7 +277,7 @@ fn has_the_bits(folder: &Path, expected: &Undisturbed) -> Result<(), String> {
 }
 
 /// Name and content of every model file of a run.
-fn products(folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, String> {
+pub(crate) fn products(folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, String> {
     let entries = fs::read_dir(folder).map_err(|error| format!("cannot list `{}`: {error}", folder.display()))?;
     let mut products = Vec::new();
     for path in entries.flatten().map(|entry| entry.path()) {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use sdtrain_crash::program::Program;
+use sdtrain_crash::ranks::RankProgram;
 use sdtrain_crash::{Extent, Report, calls, flips, kills, power, states};
 
 fn driver() -> &'static Path {
@@ -85,4 +86,19 @@ fn the_program_is_killed_at_four_calls_of_its_saves() {
 #[test]
 fn the_power_of_the_program_is_cut_twice() {
     survived("program-power", 2, of_the_program(12, |program, scratch| program.power_cuts(scratch, Extent::short(2))));
+}
+
+#[test]
+fn one_of_two_ranks_is_killed_or_stopped() {
+    // A panic needs an engine with seeded bugs; of the others those in the middle of a run: killed while steady and while saving, stopped.
+    let path = driver().with_file_name("sdtrain");
+    let report = match path.is_file() {
+        false => Report::skipped(format!("there is no `{}`; `scripts/test` builds it", path.display())),
+        true => {
+            let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+            let program = RankProgram { path: &path, repository: &repository };
+            in_scratch(|scratch| program.faults(scratch, Extent { from: 2, ..Extent::short(7) }))
+        }
+    };
+    survived("ranks", 7, report);
 }

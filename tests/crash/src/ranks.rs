@@ -1,0 +1,327 @@
+//! Several ranks of the whole program, one of which is killed, stopped or panics: the others end in time, name it, and the next start
+//! comes to the same bits.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::draw::draw;
+use crate::program::products;
+use crate::scene::clear;
+use crate::{Extent, Report};
+
+/// `ranks.timeout_seconds` of these runs.
+const TIMEOUT: u64 = 4;
+/// How much longer than that the others may take.
+const BEYOND: Duration = Duration::from_secs(10);
+/// A run that is not at its end by then hangs, whatever was done to it.
+const HANGS: Duration = Duration::from_secs(120);
+/// Exit code of a rank that ends since another failed.
+const ANOTHER_FAILED: i32 = 8;
+
+/// When it happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Rendezvous,
+    FirstStep,
+    Steady,
+    Save,
+    Samples,
+    End,
+}
+
+const PHASES: [Phase; 6] =
+    [Phase::Rendezvous, Phase::FirstStep, Phase::Steady, Phase::Save, Phase::Samples, Phase::End];
+
+impl Phase {
+    /// What rank 0 says before it, and the longest time in milliseconds from then on; nothing is said before the first.
+    fn moment(self) -> (Option<&'static str>, u64) {
+        match self {
+            Phase::Rendezvous => (None, 1500),
+            Phase::FirstStep => (Some("images found"), 600),
+            Phase::Steady => (Some("step 2/"), 300),
+            Phase::Save => (Some("step 4/"), 250),
+            Phase::Samples => (Some("step-000004"), 400),
+            Phase::End => (Some(".safetensors"), 300),
+        }
+    }
+
+    /// What `SDTRAIN_SEEDED_PANIC` calls it.
+    fn panics_in(self) -> &'static str {
+        match self {
+            Phase::Rendezvous => "rendezvous",
+            Phase::FirstStep => "first step",
+            Phase::Steady => "step:3",
+            Phase::Save => "save:2",
+            Phase::Samples => "samples",
+            Phase::End => "end",
+        }
+    }
+}
+
+/// What happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Kill,
+    Stop,
+    Panic,
+}
+
+const FAULTS: [Fault; 3] = [Fault::Kill, Fault::Stop, Fault::Panic];
+
+/// The program with the configuration of this repository that is called `tiny_cpu`.
+#[derive(Clone, Copy)]
+pub struct RankProgram<'a> {
+    /// `sdtrain`, beside an engine with the feature `seeded-bugs`.
+    pub path: &'a Path,
+    /// Where its configuration is.
+    pub repository: &'a Path,
+}
+
+/// A rank that runs, and what it has said.
+struct Running {
+    child: Child,
+    said: Arc<Mutex<String>>,
+    ended: Option<(i32, Instant)>,
+}
+
+impl RankProgram<'_> {
+    /// Every phase with every fault, each at another rank of two to four.
+    pub fn faults(self, scratch: &Path, extent: Extent) -> Report {
+        let mut report = Report::default();
+        let mut straight = BTreeMap::new();
+        let (mut named, mut noticed, mut slowest) = (0u64, 0u64, Duration::ZERO);
+        while extent.goes_on(&report) {
+            let case = extent.from + report.tried;
+            let phase = PHASES[case as usize % PHASES.len()];
+            let fault = FAULTS[case as usize / PHASES.len() % FAULTS.len()];
+            let size = 2 + case as usize / (PHASES.len() * FAULTS.len()) % 3;
+            let victim = draw("ranks", case, "victim", size as u64) as usize;
+            let result = self.undisturbed(scratch, size, &mut straight).and_then(|expected| {
+                let folder = scratch.join("disturbed");
+                clear(&folder)?;
+                let found = self.disturb(&folder, size, victim, phase, fault, case)?;
+                noticed += found.noticed;
+                named += found.named;
+                slowest = slowest.max(found.took);
+                self.finish(&folder, size, &expected)
+            });
+            report.tried(|| format!("case {case}: {fault:?} of rank {victim} of {size} in {phase:?}"), result);
+        }
+        if named * 100 < noticed * 99 {
+            report.failures.push(format!("the culprit is named by {named} of {noticed} ranks"));
+        }
+        report.note =
+            format!("named by {named} of {noticed} ranks, the slowest ended after {:.1} s", slowest.as_secs_f64());
+        report
+    }
+
+    fn start(self, folder: &Path, size: usize, panics: Option<(usize, &str)>) -> Result<Vec<Running>, String> {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+        let port = port.map_err(|error| format!("no free port: {error}"))?.port();
+        (0..size)
+            .map(|rank| {
+                let mut command = Command::new(self.path);
+                command.arg("train").arg("--config").arg(self.repository.join("configs/tiny_cpu.toml"));
+                let timeout = format!("ranks.timeout_seconds={TIMEOUT}");
+                for setting in [
+                    "train.max_steps=8",
+                    "checkpoint.every_steps=2",
+                    "samples.every_steps=4",
+                    "samples.steps=1",
+                    "data.batch_size=1",
+                    "log.every_steps=1",
+                    "train.threads=1",
+                    "ranks.start_timeout_seconds=6",
+                    &timeout,
+                ] {
+                    command.args(["--set", setting]);
+                }
+                command.arg("--output").arg(folder);
+                for (name, value) in
+                    [("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", size), ("LOCAL_WORLD_SIZE", size)]
+                {
+                    command.env(name, value.to_string());
+                }
+                command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+                if let Some((_, phase)) = panics.filter(|(victim, _)| *victim == rank) {
+                    command.env("SDTRAIN_SEEDED_PANIC", phase);
+                }
+                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+                let mut child = command.spawn().map_err(|error| format!("cannot start rank {rank}: {error}"))?;
+                let said = Arc::new(Mutex::new(String::new()));
+                if let Some(errors) = child.stderr.take() {
+                    let said = Arc::clone(&said);
+                    thread::spawn(move || {
+                        for line in BufReader::new(errors).lines().map_while(Result::ok) {
+                            let mut said = said.lock().expect("nobody panics with it");
+                            said.push_str(&line);
+                            said.push('\n');
+                        }
+                    });
+                }
+                Ok(Running { child, said, ended: None })
+            })
+            .collect()
+    }
+
+    /// The product that so many ranks make where nothing disturbs them.
+    fn undisturbed(
+        self,
+        scratch: &Path,
+        size: usize,
+        known: &mut BTreeMap<usize, Vec<(PathBuf, Vec<u8>)>>,
+    ) -> Result<Vec<(PathBuf, Vec<u8>)>, String> {
+        if let Some(known) = known.get(&size) {
+            return Ok(known.clone());
+        }
+        let folder = scratch.join(format!("straight-{size}"));
+        clear(&folder)?;
+        self.run(&folder, size)?;
+        let made = products(&folder)?;
+        known.insert(size, made.clone());
+        Ok(made)
+    }
+
+    /// Lets all ranks run to their end.
+    fn run(self, folder: &Path, size: usize) -> Result<(), String> {
+        let mut ranks = self.start(folder, size, None)?;
+        wait_for(&mut ranks, |ranks| ranks.iter().all(|rank| rank.ended.is_some()))?;
+        match ranks.iter().position(|rank| rank.code() != Some(0)) {
+            None => Ok(()),
+            Some(rank) => Err(format!("rank {rank} cannot go on: {:?}\n{}", ranks[rank].code(), ranks[rank].said())),
+        }
+    }
+
+    fn finish(self, folder: &Path, size: usize, expected: &[(PathBuf, Vec<u8>)]) -> Result<(), String> {
+        self.run(folder, size)?;
+        match products(folder)? == expected {
+            true => Ok(()),
+            false => Err("the product has other bits".to_owned()),
+        }
+    }
+
+    fn disturb(
+        self,
+        folder: &Path,
+        size: usize,
+        victim: usize,
+        phase: Phase,
+        fault: Fault,
+        case: u64,
+    ) -> Result<Noticed, String> {
+        let panics = (fault == Fault::Panic).then_some((victim, phase.panics_in()));
+        let mut ranks = self.start(folder, size, panics)?;
+        if fault != Fault::Panic {
+            let (line, longest) = phase.moment();
+            if let Some(line) = line {
+                wait_for(&mut ranks, |ranks| {
+                    ranks[0].said().contains(line) || ranks.iter().any(|rank| rank.ended.is_some())
+                })?;
+            }
+            thread::sleep(Duration::from_millis(draw("ranks", case, "delay", longest)));
+        }
+        let happened = match fault {
+            Fault::Kill => ranks[victim].signal(Signal::SIGKILL)?,
+            Fault::Stop => ranks[victim].signal(Signal::SIGSTOP)?,
+            Fault::Panic => {
+                wait_for(&mut ranks, |ranks| ranks[victim].ended.is_some())?;
+                ranks[victim].ended.map_or_else(Instant::now, |(_, when)| when)
+            }
+        };
+        let others_ended =
+            |ranks: &[Running]| ranks.iter().enumerate().all(|(rank, other)| rank == victim || other.ended.is_some());
+        let ended = wait_for(&mut ranks, others_ended);
+        if fault == Fault::Stop {
+            ranks[victim].signal(Signal::SIGKILL)?;
+        }
+        ended?;
+        let mut found = Noticed::default();
+        for (rank, other) in ranks.iter().enumerate().filter(|(rank, _)| *rank != victim) {
+            let (code, when) = other.ended.unwrap_or((0, happened));
+            let took = when.saturating_duration_since(happened);
+            found.took = found.took.max(took);
+            // Of a rank that never came the others know by the end of their patience.
+            if took > Duration::from_secs(TIMEOUT) + BEYOND {
+                return Err(format!("rank {rank} ended {:.1} s after it:\n{}", took.as_secs_f64(), other.said()));
+            }
+            match code {
+                // It had come to its end before.
+                0 => continue,
+                ANOTHER_FAILED => found.noticed += 1,
+                other_code => return Err(format!("rank {rank} ended with {other_code}:\n{}", other.said())),
+            }
+            found.named += u64::from(other.said().contains(&format!("rank {victim}")));
+        }
+        Ok(found)
+    }
+}
+
+/// How the others took it.
+#[derive(Debug, Default)]
+struct Noticed {
+    noticed: u64,
+    named: u64,
+    took: Duration,
+}
+
+impl Running {
+    fn said(&self) -> String {
+        self.said.lock().expect("nobody panics with it").clone()
+    }
+
+    fn code(&self) -> Option<i32> {
+        self.ended.map(|(code, _)| code)
+    }
+
+    /// Sends it; when.
+    fn signal(&self, signal: Signal) -> Result<Instant, String> {
+        if self.ended.is_none() {
+            let process = Pid::from_raw(self.child.id() as i32);
+            kill(process, signal).map_err(|error| format!("{signal}: {error}"))?;
+        }
+        Ok(Instant::now())
+    }
+
+    fn look(&mut self) -> Result<(), String> {
+        if self.ended.is_none()
+            && let Some(status) = self.child.try_wait().map_err(|error| error.to_string())?
+        {
+            self.ended = Some((status.code().unwrap_or(-1), Instant::now()));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until `is_so`.
+fn wait_for(ranks: &mut [Running], is_so: impl Fn(&[Running]) -> bool) -> Result<(), String> {
+    let began = Instant::now();
+    loop {
+        for rank in ranks.iter_mut() {
+            rank.look()?;
+        }
+        if is_so(ranks) {
+            return Ok(());
+        }
+        if began.elapsed() > HANGS {
+            let said: Vec<String> = ranks.iter().map(Running::said).collect();
+            return Err(format!("they hang:\n{}", said.join("\n---\n")));
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
