@@ -9,6 +9,7 @@ this file: nothing here was measured on a GPU. Needs nothing but Python 3.8. Uni
 """
 
 import argparse
+import gzip
 import math
 import re
 import sys
@@ -56,7 +57,7 @@ RANK = 16
 
 def tensors(model):
     """(name, shape) of every parameter; a line with `{10}` in its name stands for ten."""
-    for line in (ROOT / "tests/fixtures/keys" / KEYS[model]).read_text().splitlines():
+    for line in gzip.decompress((ROOT / "tests/fixtures/keys" / f"{KEYS[model]}.gz").read_bytes()).decode().splitlines():
         name, shape = line.split("\t")[:2]
         repeated = re.search(r"\{(\d+)\}", name)
         for number in range(int(repeated[1]) if repeated else 1):

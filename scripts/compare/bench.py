@@ -16,7 +16,9 @@ sdxl-load  Stable Diffusion XL with random weights from a single file: seconds a
         beside `load_file` and `.to`; then `sdtrain convert` to a folder. 15 GB in TMPDIR; a file that is there: `--sdxl FILE`
 sdxl-lora  a LoRA step of Stable Diffusion XL's architecture with random weights, bf16, 512 pixels, batch 1. 15 GB in TMPDIR
 
-The last two run only where `--only` names them, on a machine of 24 GB.
+ranks   two ranks beside one, without diffusers, and sums over both by size
+
+The last three run only where `--only` names them; those of SDXL on a machine of 24 GB.
 
 Both sides train rank 16 on the UNet's attention layers. Times are medians over all rounds without each run's first two
 steps; memory is the largest resident memory of the process. In each row the first ten (tiny) or three (sd15) steps of
@@ -36,13 +38,14 @@ import tempfile
 import time
 from pathlib import Path
 
+import ranks_speed
 import sdxl
 import side_by_side
 from side_by_side import ROOT, Case, Failed, compare, end_of, gigabytes, process, say
 
 PARTS = ["tiny", "sd15", "methods", "start", "help", "images", "captions", "optimizers", "saving"]
 # Run where they are named.
-LARGE = ["sdxl-load", "sdxl-lora"]
+LARGE = ["sdxl-load", "sdxl-lora", "ranks"]
 HERE_COME_TABLES = "<!-- scripts/bench adds each sitting below this line, newest first -->"
 
 
@@ -246,6 +249,8 @@ def measure(arguments, work):
         other += rows_of_optimizers(programs)
     if "saving" in arguments.only:
         other += rows_of_saving(programs, work)
+    if "ranks" in arguments.only:
+        other += ranks_speed.rows(programs, work, arguments.rounds)
     if "sdxl-load" in arguments.only:
         other += sdxl.rows_of_loading(programs, work, arguments.rounds, arguments.threads, arguments.sdxl)
         other += sdxl.rows_of_converting(programs, work, arguments.sdxl)

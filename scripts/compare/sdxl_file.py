@@ -6,6 +6,7 @@ Names and shapes are those of tests/fixtures/keys. Weights are drawn so that wha
 an untrained network. One tensor is in memory at a time.
 """
 
+import gzip
 import json
 import math
 import re
@@ -34,7 +35,7 @@ def tensors():
     """Name and shape of every tensor of the file."""
     found = {}
     for table in TABLES:
-        for line in (KEYS / table).read_text().splitlines():
+        for line in gzip.decompress((KEYS / f"{table}.gz").read_bytes()).decode().splitlines():
             for row in expanded(line):
                 _, shape, name, *other = row.split("\t")
                 shape = [int(side) for side in (other[0] if other else shape).split(",")]

@@ -1,0 +1,85 @@
+"""Two ranks against one: rows of scripts/compare/bench.py.
+
+The same work is done twice, in turns: by one rank of two threads that plays both parts of each batch, and by two ranks of one thread each.
+What adding up costs shows in the first without the others: one rank of one thread that computes one of the two parts.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+
+from side_by_side import DATASETS, Failed, say
+
+STEPS = 14
+WARM_UP = 3
+METHODS = {
+    "LoRA r16": ["lora.rank=16"],
+    "whole UNet, overlapped": ["method=full", "ranks.reducer=overlapped"],
+    "whole UNet, flat": ["method=full", "ranks.reducer=flat"],
+    "whole UNet, optimizer shared out": ["method=full", "ranks.shard_optimizer=true"],
+}
+
+
+def config(work):
+    path = work / "ranks.toml"
+    path.write_text(
+        f"""name = "ranks"
+[model]
+path = "builtin:poster-tiny"
+[data]
+resolution = 96
+batch_size = 4
+cache_text_encoder_outputs = true
+[[data.subsets]]
+path = "{DATASETS / 'posters-validation'}"
+[optimizer]
+type = "adamw"
+learning_rate = 1e-4
+[train]
+max_steps = {STEPS}
+[checkpoint]
+every_steps = 0
+[log]
+tensorboard = false
+"""
+    )
+    return path
+
+
+def seconds(programs, work, ranks, threads, overrides):
+    """The median step of a run by so many ranks."""
+    output = work / "ranks-run"
+    train = ["train", "--config", config(work), "--output", output, "--resume", "never"]
+    for override in [*overrides, f"train.threads={threads}"]:
+        train += ["--set", override]
+    command = [programs / "sdtrain", *(["launch", "--nproc", ranks, "--"] if ranks > 1 else []), *train]
+    # Spinning threads of one rank would take the other's core.
+    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
+    ended = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment)
+    if ended.returncode:
+        raise Failed(f"`{' '.join(map(str, command))}` ended with {ended.returncode}:\n{ended.stderr[-2000:]}")
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    return statistics.median(json.loads(line)["seconds"] for line in lines[WARM_UP:])
+
+
+def rows(programs, work, rounds):
+    say("ranks")
+    found = []
+    for title, overrides in METHODS.items():
+        times = {"two": [], "one": [], "half": []}
+        for _ in range(rounds):
+            times["two"].append(seconds(programs, work, 2, 1, overrides))
+            times["one"].append(seconds(programs, work, 1, 2, [*overrides, "train.world_size=2"]))
+            times["half"].append(seconds(programs, work, 1, 1, overrides))
+        two, one, half = (statistics.median(times[name]) for name in ("two", "one", "half"))
+        found.append(
+            f"| {title}: a step of 2 × 4 images by two ranks of one thread | {two:.3f} s | by one of two threads {one:.3f} s: "
+            f"{one / two:.2f} times as long; half of it by one of one thread {half:.3f} s |"
+        )
+    made = subprocess.run([programs / "examples" / "all_reduce_speed"], capture_output=True, text=True, check=True)
+    for line in made.stdout.splitlines():
+        one = json.loads(line)
+        rate = one["bytes"] / one["seconds"] / 1e9
+        found.append(f"| all-reduce of {one['bytes'] / 1e6:.2f} MB, two ranks, Gloo, loopback | {1000 * one['seconds']:.2f} ms, {rate:.2f} GB/s | |")
+    return found
