@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sdtrain_state_dict::{Dtype, FromReader, Reader, SafetensorsFile, TensorEntry, write_to};
+use sdtrain_test_support::key_list;
 
 pub fn no_metadata() -> BTreeMap<String, String> {
     BTreeMap::new()
@@ -28,7 +29,7 @@ pub fn bytes_of(reader: &dyn Reader) -> Vec<u8> {
     bytes
 }
 
-/// One tensor of `tests/fixtures/keys/*.tsv`.
+/// One tensor of `tests/fixtures/keys/*.tsv.gz`.
 pub struct Row {
     pub name: String,
     pub shape: Vec<usize>,
@@ -44,8 +45,7 @@ pub fn fixture_folder() -> PathBuf {
 }
 
 pub fn keys(list: &str) -> Vec<Row> {
-    let path = fixture_folder().join("keys").join(list);
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text = key_list(list);
     let shape = |field: &str| field.split(',').map(|length| length.parse().unwrap()).collect::<Vec<usize>>();
     let row = |line: &str| {
         let fields: Vec<&str> = line.split('\t').collect();
