@@ -1,18 +1,13 @@
 //! `train`, `sample` and `evaluate`: what is refused here, and what reaches the engine.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use crate::project::{CONFIG, Project};
 
 /// A copy of the program with an engine beside it that repeats its arguments and ends with 75.
 fn with_engine(project: &Project) -> PathBuf {
-    let program = project.path("bin/sdtrain");
-    project.write("bin/sdtrain-engine", "#!/bin/sh\necho \"engine:$*\"\nexit 75\n");
-    fs::set_permissions(project.path("bin/sdtrain-engine"), fs::Permissions::from_mode(0o755)).expect("its own file");
-    fs::copy(env!("CARGO_BIN_EXE_sdtrain"), &program).expect("a copy");
-    program
+    project.with_engine("echo \"engine:$*\"\nexit 75")
 }
 
 #[test]

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
 
 use sdtrain_state_dict::{Dtype, TensorEntry, write};
 use sdtrain_tokenizer::{PromptTokenizer, Tokenizer};
@@ -41,13 +39,7 @@ impl OnHub {
         }
         let server = Server::start(&[]);
         server.set().files = files;
-        let program = project.path("bin/sdtrain");
-        project.write("bin/sdtrain-engine", "#!/bin/sh\necho \"engine:$*\"\nexit 75\n");
-        fs::set_permissions(project.path("bin/sdtrain-engine"), fs::Permissions::from_mode(0o755))
-            .expect("its own file");
-        // By another process: one that this one writes cannot be started while a thread beside it starts another.
-        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_sdtrain")).arg(&program).status();
-        assert!(copied.is_ok_and(|status| status.success()));
+        let program = project.with_engine("echo \"engine:$*\"\nexit 75");
         OnHub { project, server, program }
     }
 

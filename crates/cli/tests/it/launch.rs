@@ -1,7 +1,6 @@
 //! `launch` and `env`: what is recognised, and what becomes of several processes.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -20,15 +19,6 @@ const TORCHRUN: [(&str, &str); 7] = [
 
 fn program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_sdtrain"))
-}
-
-/// A copy of the program with a shell script as its engine.
-fn with_engine(project: &Project, script: &str) -> PathBuf {
-    let copy = project.path("bin/sdtrain");
-    project.write("bin/sdtrain-engine", &format!("#!/bin/sh\n{script}\n"));
-    fs::set_permissions(project.path("bin/sdtrain-engine"), fs::Permissions::from_mode(0o755)).expect("its own file");
-    fs::copy(program(), &copy).expect("a copy");
-    copy
 }
 
 #[test]
@@ -56,7 +46,7 @@ fn contradictions_end_with_a_table() {
     let project = Project::new();
     let wrong: Vec<_> =
         TORCHRUN.iter().map(|&(name, value)| (name, if name == "RANK" { "4" } else { value })).collect();
-    let engine = with_engine(&project, "echo engine");
+    let engine = project.with_engine("echo engine");
     for args in [&["env"][..], &["env", "--json"], &["--config", "run.toml"], &["launch", "--config", "run.toml"]] {
         let answer = project.run_with(&engine, &wrong, args);
         assert_eq!((answer.code, answer.stdout.as_str()), (Some(2), ""), "{args:?}");
@@ -73,7 +63,7 @@ fn contradictions_end_with_a_table() {
 #[test]
 fn a_pod_of_several_processes_is_launched_in_and_not_trained_in() {
     let project = Project::new();
-    let engine = with_engine(&project, "echo $RANK of $WORLD_SIZE at $MASTER_ADDR:$MASTER_PORT");
+    let engine = project.with_engine("echo $RANK of $WORLD_SIZE at $MASTER_ADDR:$MASTER_PORT");
     let pod = [
         ("PET_NNODES", "2"),
         ("PET_NODE_RANK", "1"),
@@ -118,7 +108,7 @@ struct Launched {
 
 impl Launched {
     fn new(project: &Project, script: &str) -> Launched {
-        let engine = with_engine(project, &format!("echo $$ > new$RANK; mv new$RANK pid$RANK\n{script}"));
+        let engine = project.with_engine(&format!("echo $$ > new$RANK; mv new$RANK pid$RANK\n{script}"));
         let mut command = Command::new(&engine);
         command.args(["launch", "--nproc", "2", "--config", "run.toml"]).current_dir(project.path(""));
         let launcher = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");

@@ -61,6 +61,25 @@ impl Project {
         self.run_with(program, &[], args)
     }
 
+    /// A copy of the program, with a shell script as its engine beside it.
+    ///
+    /// By another process: a file that this one writes cannot be started while a thread beside it starts another.
+    pub fn with_engine(&self, script: &str) -> PathBuf {
+        self.write("engine.sh", &format!("#!/bin/sh\n{script}\n"));
+        let folder = self.path("bin");
+        fs::create_dir_all(&folder).expect("a new folder");
+        let program = folder.join("sdtrain");
+        let copies = [
+            (PathBuf::from(env!("CARGO_BIN_EXE_sdtrain")), &program),
+            (self.path("engine.sh"), &folder.join("sdtrain-engine")),
+        ];
+        for (from, to) in copies {
+            let copied = Command::new("install").args(["-m", "755"]).arg(from).arg(to).status();
+            assert!(copied.is_ok_and(|status| status.success()));
+        }
+        program
+    }
+
     /// The same with more variables in the environment.
     pub fn run_with(&self, program: &Path, variables: &[(&str, &str)], args: &[&str]) -> Answer {
         let mut command = Command::new(program);
