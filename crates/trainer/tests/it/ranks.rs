@@ -251,10 +251,9 @@ fn ranks_that_would_not_compute_the_same_are_named() {
         assert!(text.contains("configuration, `noise`"), "{text}");
     }
     // Also where the difference decides what they wait for next.
-    let of_rank =
-        |rank: usize| if rank == 1 { vec!["data.cache_text_encoder_outputs=false".to_owned()] } else { Vec::new() };
+    let of_rank = |rank: usize| vec![format!("data.cache_text_encoder_outputs={}", rank == 0)];
     let folder = format!("data.cache_dir={}", project.path("cache").display());
-    for outcome in project.outcomes("run", 2, &[TWENTY, &folder], of_rank) {
+    for outcome in project.outcomes("run", 2, &[TWENTY, &folder, "lora.train_text_encoder=false"], of_rank) {
         let text = outcome.expect_err("they differ").to_string();
         assert!(text.contains("configuration, `data`"), "{text}");
     }
