@@ -354,6 +354,10 @@ impl Optimizer for Apart {
         list.iter_mut().try_for_each(|part| part.step(learning_rates, found_inf, storage, step, scratch))
     }
 
+    fn forget_skipped(&mut self) {
+        self.parts().steps -= 1;
+    }
+
     fn groups(&self) -> &[ParamGroup] {
         &self.groups
     }

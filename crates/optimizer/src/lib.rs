@@ -48,6 +48,9 @@ pub trait Optimizer: Send {
     /// (`requires_grad`): neither it nor its state changes.
     fn step(&mut self, learning_rates: &[f64], found_inf: Option<&Tensor>) -> Result<()>;
 
+    /// The last step, which has changed nothing, counts as never tried.
+    fn forget_skipped(&mut self) {}
+
     /// The groups it updates.
     fn groups(&self) -> &[ParamGroup];
 
