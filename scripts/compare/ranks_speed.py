@@ -1,7 +1,8 @@
 """Two ranks against one: rows of scripts/compare/bench.py.
 
 The same work is done twice, in turns: by one rank of two threads that plays both parts of each batch, and by two ranks of one thread each.
-What adding up costs shows in the first without the others: one rank of one thread that computes one of the two parts.
+What adding up costs shows in the first without the others: one rank of one thread that computes one of the two parts. And one rank alone
+with the reducer and without: what it costs where there is nothing to add.
 """
 
 import json
@@ -18,6 +19,13 @@ METHODS = {
     "whole UNet, overlapped": ["method=full", "ranks.reducer=overlapped"],
     "whole UNet, flat": ["method=full", "ranks.reducer=flat"],
     "whole UNet, optimizer shared out": ["method=full", "ranks.shard_optimizer=true"],
+}
+
+
+ALONE = {
+    "LoRA r16, flat": ["lora.rank=16", "ranks.reducer=flat"],
+    "whole UNet, flat": ["method=full", "ranks.reducer=flat"],
+    "whole UNet, overlapped": ["method=full", "ranks.reducer=overlapped"],
 }
 
 
@@ -48,12 +56,12 @@ tensorboard = false
 
 
 def seconds(programs, work, ranks, threads, overrides):
-    """The median step of a run by so many ranks."""
+    """The median step of a run by so many ranks, or by a process that was not launched as one where there are none."""
     output = work / "ranks-run"
     train = ["train", "--config", config(work), "--output", output, "--resume", "never"]
     for override in [*overrides, f"train.threads={threads}"]:
         train += ["--set", override]
-    command = [programs / "sdtrain", *(["launch", "--nproc", ranks, "--"] if ranks > 1 else []), *train]
+    command = [programs / "sdtrain", *(["launch", "--nproc", ranks, "--"] if ranks else []), *train]
     # Spinning threads of one rank would take the other's core.
     environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
     ended = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment)
@@ -70,12 +78,22 @@ def rows(programs, work, rounds):
         times = {"two": [], "one": [], "half": []}
         for _ in range(rounds):
             times["two"].append(seconds(programs, work, 2, 1, overrides))
-            times["one"].append(seconds(programs, work, 1, 2, [*overrides, "train.world_size=2"]))
-            times["half"].append(seconds(programs, work, 1, 1, overrides))
+            times["one"].append(seconds(programs, work, 0, 2, [*overrides, "train.world_size=2"]))
+            times["half"].append(seconds(programs, work, 0, 1, overrides))
         two, one, half = (statistics.median(times[name]) for name in ("two", "one", "half"))
         found.append(
             f"| {title}: a step of 2 × 4 images by two ranks of one thread | {two:.3f} s | by one of two threads {one:.3f} s: "
             f"{one / two:.2f} times as long; half of it by one of one thread {half:.3f} s |"
+        )
+    for title, overrides in ALONE.items():
+        times = [[], []]
+        for _ in range(rounds):
+            for ranks in (0, 1):
+                times[ranks].append(seconds(programs, work, ranks, 2, overrides))
+        without, with_it = map(statistics.median, times)
+        found.append(
+            f"| {title}: a step of 4 images by one rank of two threads with the reducer | {with_it:.4f} s | "
+            f"without {without:.4f} s: {100 * (with_it / without - 1):+.1f} % |"
         )
     made = subprocess.run([programs / "examples" / "all_reduce_speed"], capture_output=True, text=True, check=True)
     for line in made.stdout.splitlines():

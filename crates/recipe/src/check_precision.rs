@@ -26,11 +26,8 @@ impl Checker<'_> {
         const KEY: &str = "train.fused_backward";
         let train = &config.train;
         let mut refuse = |message: &str, hint: &str| self.report(KEY, message).hint = Some(hint.to_owned());
-        if train.gradient_accumulation_steps * train.ranks() > 1 {
-            refuse(
-                "`train.fused_backward` frees each gradient at once, so nothing can be accumulated, over batches or over ranks",
-                "set `train.gradient_accumulation_steps = 1`, train on one rank, and `data.batch_size` to what fits",
-            );
+        if let Some((message, hint)) = train.fused_backward_refused() {
+            refuse(message, hint);
         }
         if train.clip_norm().is_some() {
             refuse(

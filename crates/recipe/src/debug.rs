@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 pub struct DebugConfig {
     /// Write a trace of the first steps to this `.safetensors` file: what went into each and what came out.
-    /// Relative to the current folder. Absent: no trace.
+    /// Relative to the current folder. Each of several ranks writes one of its own (`trace.rank-1.safetensors`). Absent: no trace.
     pub trace: Option<PathBuf>,
 
     /// Optimizer steps that are traced.

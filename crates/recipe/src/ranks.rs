@@ -12,7 +12,8 @@ use crate::{ObjectiveKind, OptimizerConfig, Prior, TrainableKind};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RanksConfig {
-    /// How the gradients of all ranks are added up.
+    /// How the gradients of all ranks are added up. A single process that a launcher has started goes this way as well where it is not
+    /// `auto`, so that its cost can be measured.
     pub reducer: Reducer,
 
     /// Each rank keeps the optimizer's state of its share of the weights alone, and updates those (ZeRO-1): less memory for the same numbers.
@@ -27,6 +28,10 @@ pub struct RanksConfig {
 
     /// How many seconds the ranks wait for each other at the start: machines of a cluster come one after the other.
     pub start_timeout_seconds: f64,
+
+    /// How many seconds the ranks wait for one that gives signs of life while it saves, draws, measures or encodes. By then it counts as
+    /// hanging, is named, and the run ends.
+    pub phase_timeout_seconds: f64,
 }
 
 /// How the gradients of all ranks are added up.
@@ -49,6 +54,7 @@ impl Default for RanksConfig {
             shard_optimizer: false,
             timeout_seconds: 120.0,
             start_timeout_seconds: 600.0,
+            phase_timeout_seconds: 7200.0,
         }
     }
 }
@@ -72,13 +78,13 @@ impl TrainConfig {
 impl Checker<'_> {
     pub(crate) fn check_ranks(&mut self, config: &TrainConfig) {
         let ranks = &config.ranks;
-        for (key, seconds) in [
-            ("ranks.timeout_seconds", ranks.timeout_seconds),
-            ("ranks.start_timeout_seconds", ranks.start_timeout_seconds),
+        for (key, seconds, suits) in [
+            ("ranks.timeout_seconds", ranks.timeout_seconds, "120 suits steps of up to a minute"),
+            ("ranks.start_timeout_seconds", ranks.start_timeout_seconds, "600 suits machines that come one by one"),
+            ("ranks.phase_timeout_seconds", ranks.phase_timeout_seconds, "7200 suits pictures and caches of an hour"),
         ] {
             if !(1.0..=86400.0).contains(&seconds) {
-                self.report(key, format!("`{key}` is 1 to 86400 (a day), not {seconds}")).hint =
-                    Some("120 suits steps of up to a minute".to_owned());
+                self.report(key, format!("`{key}` is 1 to 86400 (a day), not {seconds}")).hint = Some(suits.to_owned());
             }
         }
         self.at_least_one("train.world_size", config.train.world_size);

@@ -122,6 +122,16 @@ impl TrainSection {
             || self.max_text_encoder_epochs.is_some_and(|limit| epoch >= limit)
     }
 
+    /// Why gradients cannot be freed at once where they are to be accumulated, and the way out; asked again when the number of ranks is
+    /// known.
+    pub fn fused_backward_refused(&self) -> Option<(&'static str, &'static str)> {
+        let accumulates = self.gradient_accumulation_steps * self.ranks() > 1;
+        (self.fused_backward && accumulates).then_some((
+            "`train.fused_backward` frees each gradient at once, so nothing can be accumulated, over batches or over ranks",
+            "set `train.gradient_accumulation_steps = 1`, train on one rank, and `data.batch_size` to what fits",
+        ))
+    }
+
     /// For how many ranks the batch size is meant; where nobody said so, one.
     pub fn ranks(&self) -> u64 {
         self.world_size.unwrap_or(1).max(1)

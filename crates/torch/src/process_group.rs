@@ -17,7 +17,6 @@ use torch_sys::C_tensor;
 #[derive(Debug)]
 pub struct Store {
     store: NonNull<c_void>,
-    timeout: Duration,
 }
 
 #[expect(unsafe_code, reason = "c10d's stores take a lock around each call")]
@@ -59,12 +58,7 @@ impl Store {
             )
         };
         check(status)?;
-        Ok(Store { store: held(store)?, timeout: address.timeout })
-    }
-
-    /// How long is waited for a key that is not there.
-    pub fn timeout(&self) -> Duration {
-        self.timeout
+        Ok(Store { store: held(store)? })
     }
 
     /// Writes `value` under `key`, whatever was there.

@@ -72,20 +72,25 @@ pub(crate) fn leak() {
 #[inline(always)]
 pub(crate) const fn leak() {}
 
-/// Panics where `SDTRAIN_SEEDED_PANIC` is this phase of a run, as in `save:2`, for the second time: the defect that the other ranks must
-/// notice and name.
+/// Panics where `SDTRAIN_SEEDED_PANIC` is this phase of a run, as in `save:2`, for the second time, and hangs where `SDTRAIN_SEEDED_HANG`
+/// is: the defects that the other ranks must notice and name.
 #[cfg(feature = "seeded-bugs")]
-pub(crate) fn panic_in(phase: &str) {
-    static TIMES: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-    let Ok(wanted) = std::env::var("SDTRAIN_SEEDED_PANIC") else { return };
-    let (name, time) = wanted.split_once(':').unwrap_or((&wanted, "1"));
-    if name == phase {
-        let times = TIMES.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
-        assert!(time.parse() != Ok(times), "as SDTRAIN_SEEDED_PANIC wants it");
+pub(crate) fn fail_in(phase: &str) {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static TIMES: AtomicU64 = AtomicU64::new(0);
+    let comes_by = |wanted: &str| {
+        let (name, time) = wanted.split_once(':').unwrap_or((wanted, "1"));
+        name == phase && time.parse() == Ok(TIMES.fetch_add(1, Ordering::SeqCst) + 1)
+    };
+    if let Ok(wanted) = std::env::var("SDTRAIN_SEEDED_PANIC") {
+        assert!(!comes_by(&wanted), "as SDTRAIN_SEEDED_PANIC wants it");
+    }
+    if std::env::var("SDTRAIN_SEEDED_HANG").is_ok_and(|wanted| comes_by(&wanted)) {
+        std::thread::sleep(std::time::Duration::MAX);
     }
 }
 
 /// Nothing happens.
 #[cfg(not(feature = "seeded-bugs"))]
 #[inline(always)]
-pub(crate) const fn panic_in(_phase: &str) {}
+pub(crate) const fn fail_in(_phase: &str) {}

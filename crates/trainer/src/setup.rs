@@ -91,11 +91,8 @@ pub fn train_together(
     if folder.start == Start::Finished {
         return Ok(Outcome::AlreadyDone);
     }
-    if config.train.fused_backward && config.train.ranks() > 1 {
-        return Err(Error::Config {
-            message: "`train.fused_backward` frees each gradient before those of other ranks are added to it".into(),
-            hint: Some("leave it out, or train on one rank (`train.world_size = 1`)".into()),
-        });
+    if let Some((message, hint)) = config.train.fused_backward_refused() {
+        return Err(Error::Config { message: message.into(), hint: Some(hint.into()) });
     }
     let program = program();
     let build = build_of(&program);
@@ -185,7 +182,7 @@ pub fn train_together(
     let metadata = metadata::product_metadata(&config, &facts, total_steps, 1);
     // The tags of a large data set are not kept while it is trained on.
     drop(folders);
-    if let Some(folder) = config.debug.trace.as_ref().filter(|_| ranks.is_lead()).and_then(|path| path.parent()) {
+    if let Some(folder) = config.debug.trace.as_ref().and_then(|path| path.parent()) {
         // Better now than after the steps.
         std::fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
     }
@@ -273,8 +270,8 @@ fn shared_out(
     // Sums in half of the digits are no sums.
     let is_wide = config.precision.weights == StoredType::Fp32;
     let overlaps = config.overlaps_reduction() && is_wide && travel_as_they_are;
-    let reducer: Box<dyn GradientReducer> = match (ranks.size(), overlaps) {
-        (1, _) => Box::new(Alone),
+    let reducer: Box<dyn GradientReducer> = match (ranks.is_alone(), overlaps) {
+        (true, _) => Box::new(Alone),
         (_, true) => Box::new(Overlapped::default()),
         (_, false) => Box::new(Flat),
     };

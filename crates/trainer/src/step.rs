@@ -168,13 +168,20 @@ impl Step<'_> {
         let mut fused = if self.fused_backward { self.optimizer.apart() } else { None };
         self.torn |= fused.is_some();
         let (objective, model, checkpointing) = (&*self.objective, self.model, self.gradient_checkpointing);
+        let (ranks, sums_meanwhile) = (self.ranks, self.reducer.is_under_way());
         let result = sdtrain_torch::catch(|| {
             let losses = objective.losses(model, inputs, checkpointing);
             let loss = losses.sum(Kind::Float) / examples as f64;
             if let Some(optimizer) = &mut fused {
                 optimizer.begin_pass(rates, &loss);
             }
+            if sums_meanwhile {
+                ranks.waits(true);
+            }
             (&loss * scale).backward();
+            if sums_meanwhile {
+                ranks.waits(false);
+            }
             loss.detach()
         });
         if let (Err(_), Some(optimizer)) = (&result, fused) {

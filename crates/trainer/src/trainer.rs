@@ -145,9 +145,9 @@ impl Trainer {
             // The batches of this epoch are others now: nobody can say which of them were seen.
             (position.epoch, position.batch) = (position.epoch + 1, 0);
         }
-        if let Some(path) = self.config.debug.trace.as_ref().filter(|_| self.ranks.is_lead()) {
+        if let Some(path) = &self.config.debug.trace {
             let (steps, config) = (self.config.debug.trace_steps, self.config.to_toml());
-            self.trace = Some(Trace::new(path.clone(), steps, config, self.optimizer.groups()));
+            self.trace = Some(Trace::new(self.ranks.own_path(path), steps, config, self.optimizer.groups()));
         }
         self.saved_step.set((position.step > 0).then_some(position.step));
         self.saved_together = self.saved_step.get();
@@ -182,7 +182,6 @@ impl Trainer {
         }
         self.record.phase("train");
         self.ranks.phase("first step");
-        self.ranks.follow_lead("first step")?;
         let workers = self.config.data.workers;
         let contents = match (self.objective.wants_pixels(), self.objective.wants_masks() && self.data.has_masks()) {
             (true, _) => Some(Contents::Whole),
@@ -192,8 +191,16 @@ impl Trainer {
         let mut batches = Batches::new(&self.data, contents, position.epoch, position.batch, workers);
         stop.begin();
         // A defect of this program is no reason to lose what was learned either.
-        let outcome = sdtrain_torch::catch(|| self.steps(&mut log, &mut batches, &mut position, stop));
-        let outcome = outcome.unwrap_or_else(|panic| Err(panic.into()));
+        let outcome = sdtrain_torch::catch(|| {
+            self.ranks.follow_lead("first step")?;
+            self.steps(&mut log, &mut batches, &mut position, stop)
+        });
+        let mut outcome = outcome.unwrap_or_else(|panic| Err(panic.into()));
+        let is_saved = self.saved_step.get().unwrap_or_default() == position.step;
+        if matches!(outcome, Err(Error::Rank(_))) && stop.is_set() && is_saved {
+            // All were asked to stop, and some of them before they had anything to save.
+            outcome = Ok(Outcome::Stopped(position.step));
+        }
         if let Err(error) = &outcome {
             // Before what may take long.
             self.ranks.phase("save");
@@ -280,6 +287,7 @@ impl Trainer {
             (*position, self.torn) = (before.position, outcome.torn);
             if !seeded(Bug::ScaleOfFailed) {
                 self.scaler = before.scaler;
+                self.optimizer.forget_skipped();
             }
             return Err(error);
         }

@@ -1,5 +1,5 @@
-//! Several ranks of the whole program, one of which is killed, stopped or panics: the others end in time, name it, and the next start
-//! comes to the same bits.
+//! Several ranks of the whole program, one of which is killed, stopped, panics or hangs: the others end in time, name it, and the next
+//! start comes to the same bits.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -20,7 +20,9 @@ use crate::{Extent, Report};
 
 /// `ranks.timeout_seconds` of these runs.
 const TIMEOUT: u64 = 4;
-/// How much longer than that the others may take.
+/// `ranks.phase_timeout_seconds` where one hangs: less, since who hangs is asked for only then.
+const PHASE_TIMEOUT: u64 = 3;
+/// How much longer than `TIMEOUT` the others may take.
 const BEYOND: Duration = Duration::from_secs(10);
 /// A run that is not at its end by then hangs, whatever was done to it.
 const HANGS: Duration = Duration::from_secs(120);
@@ -54,8 +56,8 @@ impl Phase {
         }
     }
 
-    /// What `SDTRAIN_SEEDED_PANIC` calls it.
-    fn panics_in(self) -> &'static str {
+    /// What `SDTRAIN_SEEDED_PANIC` and `SDTRAIN_SEEDED_HANG` call it.
+    fn name(self) -> &'static str {
         match self {
             Phase::Rendezvous => "rendezvous",
             Phase::FirstStep => "first step",
@@ -73,9 +75,18 @@ enum Fault {
     Kill,
     Stop,
     Panic,
+    /// Its main part hangs, and it gives signs of life all the while.
+    Hang,
 }
 
-const FAULTS: [Fault; 3] = [Fault::Kill, Fault::Stop, Fault::Panic];
+const FAULTS: [Fault; 4] = [Fault::Kill, Fault::Stop, Fault::Panic, Fault::Hang];
+
+/// What is trained, as settings: gradients are added up in one go, while the backward pass goes on, or each at the rank that updates it.
+const METHODS: [&[&str]; 3] =
+    [&[], &["method=full", "ranks.reducer=overlapped"], &["method=full", "ranks.shard_optimizer=true"]];
+
+/// All cases: each phase with each fault, twenty times.
+pub const CASES: u64 = 20 * (PHASES.len() * FAULTS.len()) as u64;
 
 /// The program with the configuration of this repository that is called `tiny_cpu`.
 #[derive(Clone, Copy)]
@@ -85,6 +96,9 @@ pub struct RankProgram<'a> {
     /// Where its configuration is.
     pub repository: &'a Path,
 }
+
+/// How many there are, and which of [`METHODS`] they train with.
+type Kind = (usize, usize);
 
 /// A rank that runs, and what it has said.
 struct Running {
@@ -103,18 +117,21 @@ impl RankProgram<'_> {
             let case = extent.from + report.tried;
             let phase = PHASES[case as usize % PHASES.len()];
             let fault = FAULTS[case as usize / PHASES.len() % FAULTS.len()];
-            let size = 2 + case as usize / (PHASES.len() * FAULTS.len()) % 3;
+            let turn = case as usize / (PHASES.len() * FAULTS.len());
+            let size = 2 + turn % 3;
+            let kind = (size, turn / 3 % METHODS.len());
             let victim = draw("ranks", case, "victim", size as u64) as usize;
-            let result = self.undisturbed(scratch, size, &mut straight).and_then(|expected| {
+            let result = self.undisturbed(scratch, kind, &mut straight).and_then(|expected| {
                 let folder = scratch.join("disturbed");
                 clear(&folder)?;
-                let found = self.disturb(&folder, size, victim, phase, fault, case)?;
+                let found = self.disturb(&folder, kind, victim, phase, fault, case)?;
                 noticed += found.noticed;
                 named += found.named;
                 slowest = slowest.max(found.took);
-                self.finish(&folder, size, &expected)
+                self.finish(&folder, kind, &expected)
             });
-            report.tried(|| format!("case {case}: {fault:?} of rank {victim} of {size} in {phase:?}"), result);
+            let what = METHODS[kind.1].join(" ");
+            report.tried(|| format!("case {case}: {fault:?} of rank {victim} of {size} in {phase:?} {what}"), result);
         }
         if named * 100 < noticed * 99 {
             report.failures.push(format!("the culprit is named by {named} of {noticed} ranks"));
@@ -124,7 +141,12 @@ impl RankProgram<'_> {
         report
     }
 
-    fn start(self, folder: &Path, size: usize, panics: Option<(usize, &str)>) -> Result<Vec<Running>, String> {
+    fn start(
+        self,
+        folder: &Path,
+        (size, method): Kind,
+        seeded: Option<(usize, Fault, &str)>,
+    ) -> Result<Vec<Running>, String> {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
         let port = port.map_err(|error| format!("no free port: {error}"))?.port();
         (0..size)
@@ -142,7 +164,10 @@ impl RankProgram<'_> {
                     "train.threads=1",
                     "ranks.start_timeout_seconds=6",
                     &timeout,
-                ] {
+                ]
+                .iter()
+                .chain(METHODS[method])
+                {
                     command.args(["--set", setting]);
                 }
                 command.arg("--output").arg(folder);
@@ -152,8 +177,12 @@ impl RankProgram<'_> {
                     command.env(name, value.to_string());
                 }
                 command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
-                if let Some((_, phase)) = panics.filter(|(victim, _)| *victim == rank) {
-                    command.env("SDTRAIN_SEEDED_PANIC", phase);
+                if let Some((_, Fault::Hang, _)) = seeded {
+                    command.args(["--set", &format!("ranks.phase_timeout_seconds={PHASE_TIMEOUT}")]);
+                }
+                if let Some((_, fault, phase)) = seeded.filter(|(victim, ..)| *victim == rank) {
+                    command
+                        .env(if fault == Fault::Hang { "SDTRAIN_SEEDED_HANG" } else { "SDTRAIN_SEEDED_PANIC" }, phase);
                 }
                 command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
                 let mut child = command.spawn().map_err(|error| format!("cannot start rank {rank}: {error}"))?;
@@ -177,23 +206,23 @@ impl RankProgram<'_> {
     fn undisturbed(
         self,
         scratch: &Path,
-        size: usize,
-        known: &mut BTreeMap<usize, Vec<(PathBuf, Vec<u8>)>>,
+        kind: Kind,
+        known: &mut BTreeMap<Kind, Vec<(PathBuf, Vec<u8>)>>,
     ) -> Result<Vec<(PathBuf, Vec<u8>)>, String> {
-        if let Some(known) = known.get(&size) {
+        if let Some(known) = known.get(&kind) {
             return Ok(known.clone());
         }
-        let folder = scratch.join(format!("straight-{size}"));
+        let folder = scratch.join(format!("straight-{}-{}", kind.0, kind.1));
         clear(&folder)?;
-        self.run(&folder, size)?;
+        self.run(&folder, kind)?;
         let made = products(&folder)?;
-        known.insert(size, made.clone());
+        known.insert(kind, made.clone());
         Ok(made)
     }
 
     /// Lets all ranks run to their end.
-    fn run(self, folder: &Path, size: usize) -> Result<(), String> {
-        let mut ranks = self.start(folder, size, None)?;
+    fn run(self, folder: &Path, kind: Kind) -> Result<(), String> {
+        let mut ranks = self.start(folder, kind, None)?;
         wait_for(&mut ranks, |ranks| ranks.iter().all(|rank| rank.ended.is_some()))?;
         match ranks.iter().position(|rank| rank.code() != Some(0)) {
             None => Ok(()),
@@ -201,8 +230,8 @@ impl RankProgram<'_> {
         }
     }
 
-    fn finish(self, folder: &Path, size: usize, expected: &[(PathBuf, Vec<u8>)]) -> Result<(), String> {
-        self.run(folder, size)?;
+    fn finish(self, folder: &Path, kind: Kind, expected: &[(PathBuf, Vec<u8>)]) -> Result<(), String> {
+        self.run(folder, kind)?;
         match products(folder)? == expected {
             true => Ok(()),
             false => Err("the product has other bits".to_owned()),
@@ -212,15 +241,15 @@ impl RankProgram<'_> {
     fn disturb(
         self,
         folder: &Path,
-        size: usize,
+        kind: Kind,
         victim: usize,
         phase: Phase,
         fault: Fault,
         case: u64,
     ) -> Result<Noticed, String> {
-        let panics = (fault == Fault::Panic).then_some((victim, phase.panics_in()));
-        let mut ranks = self.start(folder, size, panics)?;
-        if fault != Fault::Panic {
+        let is_seeded = matches!(fault, Fault::Panic | Fault::Hang);
+        let mut ranks = self.start(folder, kind, is_seeded.then_some((victim, fault, phase.name())))?;
+        if !is_seeded {
             let (line, longest) = phase.moment();
             if let Some(line) = line {
                 wait_for(&mut ranks, |ranks| {
@@ -236,11 +265,22 @@ impl RankProgram<'_> {
                 wait_for(&mut ranks, |ranks| ranks[victim].ended.is_some())?;
                 ranks[victim].ended.map_or_else(Instant::now, |(_, when)| when)
             }
+            // When it began to hang nobody says: after what the first rank said before it.
+            Fault::Hang => {
+                let line = match phase {
+                    Phase::End => "step 8/",
+                    _ => phase.moment().0.unwrap_or_default(),
+                };
+                wait_for(&mut ranks, |ranks| {
+                    ranks[0].said().contains(line) || ranks.iter().any(|rank| rank.ended.is_some())
+                })?;
+                Instant::now()
+            }
         };
         let others_ended =
             |ranks: &[Running]| ranks.iter().enumerate().all(|(rank, other)| rank == victim || other.ended.is_some());
         let ended = wait_for(&mut ranks, others_ended);
-        if fault == Fault::Stop {
+        if matches!(fault, Fault::Stop | Fault::Hang) {
             ranks[victim].signal(Signal::SIGKILL)?;
         }
         ended?;

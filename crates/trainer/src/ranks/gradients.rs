@@ -19,6 +19,11 @@ pub(crate) trait GradientReducer {
         Ok(())
     }
 
+    /// Whether the backward pass that comes next waits for the other ranks.
+    fn is_under_way(&self) -> bool {
+        false
+    }
+
     /// After the last backward pass.
     fn reduce(&mut self, ranks: &Ranks, groups: &[ParamGroup]) -> Result<()>;
 
@@ -124,19 +129,26 @@ impl GradientReducer for Overlapped {
         self.learn(ranks, groups, &own)
     }
 
+    fn is_under_way(&self) -> bool {
+        self.is_under_way
+    }
+
     fn begin_anew(&mut self) {
         *self = Overlapped::default();
     }
 
     fn pass_without_examples(&mut self, ranks: &Ranks, groups: &[ParamGroup]) -> Result<()> {
         let leaves = groups.iter().flat_map(|group| &group.parameters).filter(|(_, leaf)| leaf.requires_grad());
-        sdtrain_torch::catch(|| {
+        ranks.waits(true);
+        let result = sdtrain_torch::catch(|| {
             let zeros = leaves.map(|(_, leaf)| (leaf * 0.0).sum(Kind::Float));
             if let Some(zero) = zeros.reduce(|sum, part| sum + part) {
                 zero.backward();
             }
-        })
-        .map_err(|error| ranks.explain(error))
+        });
+        result.map_err(|error| ranks.explain(error))?;
+        ranks.waits(false);
+        Ok(())
     }
 }
 

@@ -16,17 +16,19 @@ pub(crate) use sharded::{Gathered, Sharded, gather_state};
 pub(crate) use shares::Shares;
 
 use crate::error::{Error, Result};
-use crate::seeded_bugs::panic_in;
+use crate::seeded_bugs::fail_in;
 use sdtrain_data_loader::Rank;
 use sdtrain_ranks::Place;
-use sdtrain_recipe::RanksConfig;
+use sdtrain_recipe::{RanksConfig, Reducer};
 use sdtrain_signals::StopRequest;
 use sdtrain_torch::{Nccl, ProcessGroup, Store, StoreAddress};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
-use watch::{Host, Watch};
+use watch::{Host, Patience, Watch};
 
 /// How often somebody looks whether what he waits for has come.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
@@ -62,35 +64,21 @@ impl Ranks {
     /// # Errors
     /// [`Error::Rank`] with those that have not come in time.
     pub fn join(place: &Place, config: &RanksConfig) -> Result<Ranks> {
-        if place.world_size <= 1 {
+        // A way to add up that was asked for is gone by one rank as well, so that what it costs can be measured.
+        if place.world_size <= 1 && config.reducer == Reducer::Auto {
             return Ok(Ranks::alone());
         }
         let (rank, size) = (place.rank, place.world_size);
         let start = Duration::from_secs_f64(config.start_timeout_seconds);
         let timeout = Duration::from_secs_f64(config.timeout_seconds);
-        let address = StoreAddress {
-            host: place.master_addr.clone(),
-            port: place.master_port,
-            // A launcher's store outlives a restart; rank 0's does not, and restarts of several machines need not be counted alike.
-            prefix: format!("sdtrain/{}", if place.has_agent_store { place.restart_count } else { 0 }),
-            timeout: start,
-        };
-        let is_host = rank == 0 && !place.has_agent_store;
-        let unreachable = |error: sdtrain_torch::Error| {
-            let StoreAddress { host, port, .. } = &address;
-            Error::Rank(match is_host {
-                true => format!("rank 0 cannot host the store of the ranks at {host}:{port}: {error}"),
-                false => format!("rank {rank} does not reach the store of the ranks at {host}:{port}: {error}"),
-            })
-        };
-        let store = Store::connect(&address, is_host).map_err(unreachable)?;
-        let own = Store::connect(&address, false).map_err(unreachable)?;
-        let host = match (place.has_agent_store, is_host) {
+        let host = match (place.has_agent_store, rank) {
             (true, _) => Host::Launcher,
-            (false, true) => Host::Own,
-            (false, false) => Host::Lead,
+            (false, 0) => Host::Own,
+            (false, _) => Host::Lead,
         };
-        let watch = Watch::begin(own, rank, size, host, timeout);
+        let [store, own] = stores(place, host, start)?;
+        let phase = Duration::from_secs_f64(config.phase_timeout_seconds);
+        let watch = Watch::begin(own, rank, size, host, Patience { silence: timeout, phase });
         let others = Others { store, watch, group: RefCell::new(None) };
         let ranks = Ranks { rank, size, others: Some(others), meetings: Cell::new(0), buffers: Cell::new(Device::Cpu) };
         ranks.phase("rendezvous");
@@ -156,16 +144,25 @@ impl Ranks {
                 return Ok(());
             }
             if began.elapsed() > timeout {
-                return Err(Error::Rank(format!(
+                let reason = format!(
                     "{} of {} ranks did not come within {} s (`ranks.start_timeout_seconds`): rank {}",
                     missing.len(),
                     self.size,
                     timeout.as_secs(),
                     list(&missing)
-                )));
+                );
+                // Those that began to wait a little later need not find out.
+                others.watch.blame(missing[0], &reason);
+                others.watch.leave();
+                return Err(Error::Rank(reason));
             }
             std::thread::sleep(BETWEEN_LOOKS * 5);
         }
+    }
+
+    /// Whether nothing is done together: one process that formed no group.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.others.is_none()
     }
 
     /// This one's number.
@@ -181,6 +178,20 @@ impl Ranks {
     /// Whether this is the rank that saves, draws, measures and talks: the first.
     pub fn is_lead(&self) -> bool {
         self.rank == 0
+    }
+
+    /// Where this one writes what each has for itself: at the lead `path`, at rank 2 `trace.rank-2.safetensors` beside
+    /// `trace.safetensors`.
+    pub(crate) fn own_path(&self, path: &Path) -> PathBuf {
+        if self.is_lead() {
+            return path.to_owned();
+        }
+        let mut extension = OsString::from(format!("rank-{}", self.rank));
+        if let Some(own) = path.extension() {
+            extension.push(".");
+            extension.push(own);
+        }
+        path.with_extension(extension)
     }
 
     /// The ranks of a batch for `world_size` ranks that this process plays.
@@ -206,7 +217,7 @@ impl Ranks {
         if let Some(others) = &self.others {
             others.watch.phase(name);
         }
-        panic_in(name);
+        fail_in(name);
     }
 
     /// What the lead says, heard by all; `say` is called there alone.
@@ -219,6 +230,9 @@ impl Ranks {
         if self.is_lead() {
             let said = say()?;
             others.set(&key, said.as_bytes())?;
+            // The others have come to this, too.
+            others.watch.waits(true);
+            others.watch.waits(false);
             return Ok(said);
         }
         others.wait_for(&key)
@@ -307,26 +321,29 @@ impl Ranks {
             Some(group) => work(group),
             None => Err(sdtrain_torch::Error::Torch("an earlier operation of the ranks has failed".into())),
         };
-        let result = result.map_err(|error| {
-            std::mem::forget(others.group.take());
-            others.watch.explain(&error)
-        });
+        let result = result.map_err(|error| others.broken(&error));
         others.watch.waits(false);
         result
+    }
+
+    /// Whether this rank comes to something that the ranks do together, elsewhere than in [`Ranks::together`], or has it behind it.
+    pub(crate) fn waits(&self, is_waiting: bool) {
+        if let Some(others) = &self.others {
+            others.watch.waits(is_waiting);
+        }
     }
 
     /// What an error of the backward pass means: that of a reducer comes out of it.
     pub(crate) fn explain(&self, error: sdtrain_torch::Error) -> Error {
         let Some(others) = self.others.as_ref().filter(|_| is_of_ranks(&error)) else { return error.into() };
-        std::mem::forget(others.group.take());
-        others.watch.explain(&error)
+        others.broken(&error)
     }
 
     /// Tells the others that this rank ends with an error, so that they need not find out.
     pub fn fail(&self, reason: &str) {
         if let Some(others) = &self.others {
             others.watch.fail(reason);
-            std::mem::forget(others.group.take());
+            others.forget_group();
         }
     }
 
@@ -348,6 +365,17 @@ pub struct Asked {
 }
 
 impl Others {
+    /// Nothing is done together any more. The group is left as it is, since its end would wait for what is under way in it.
+    fn forget_group(&self) {
+        std::mem::forget(self.group.take());
+    }
+
+    /// What is behind the failure of something that ranks do together.
+    fn broken(&self, error: &sdtrain_torch::Error) -> Error {
+        self.forget_group();
+        self.watch.explain(error)
+    }
+
     fn set(&self, key: &str, value: &[u8]) -> Result<()> {
         self.store.set(key, value).map_err(|error| self.watch.explain(&error))
     }
@@ -367,6 +395,46 @@ impl Others {
         self.watch.waits(false);
         let value = self.store.get(key).map_err(|error| self.watch.explain(&error))?;
         Ok(String::from_utf8_lossy(&value).into_owned())
+    }
+}
+
+/// Two connections to the store of this run, hosted here where rank 0 does that.
+fn stores(place: &Place, host: Host, timeout: Duration) -> Result<[Store; 2]> {
+    let rank = place.rank;
+    let address =
+        |prefix: String| StoreAddress { host: place.master_addr.clone(), port: place.master_port, prefix, timeout };
+    let unreachable = |error: sdtrain_torch::Error| {
+        let at = format!("at {}:{}: {error}", place.master_addr, place.master_port);
+        Error::Rank(match host {
+            Host::Own => format!("rank 0 cannot host the store of the ranks {at}"),
+            Host::Lead => format!("rank {rank} does not reach the store of the ranks, which rank 0 hosts, {at}"),
+            Host::Launcher => {
+                format!("rank {rank} does not reach the store of the ranks, which the launcher holds, {at}")
+            }
+        })
+    };
+    const PREFIX: &str = "sdtrain";
+    let connect = |prefix: &str, is_host| Store::connect(&address(prefix.to_string()), is_host);
+    let start_of = |store: &Store| store.add(&format!("starts/{rank}"), 1);
+    if host == Host::Launcher {
+        // It outlives a restart, and each rank is started once in each: what was said before is not heard again.
+        let start = connect(PREFIX, false).and_then(|store| start_of(&store)).map_err(unreachable)?;
+        let prefix = format!("{PREFIX}/{start}");
+        return Ok([connect(&prefix, false).map_err(unreachable)?, connect(&prefix, false).map_err(unreachable)?]);
+    }
+    let began = Instant::now();
+    loop {
+        let store = connect(PREFIX, host == Host::Own).and_then(|store| Ok((start_of(&store)?, store)));
+        match store {
+            Ok((1, store)) => return Ok([store, connect(PREFIX, false).map_err(unreachable)?]),
+            // That of a rank 0 which has yet to notice that this rank was lost: it ends soon, and the next one comes.
+            _ if host == Host::Lead && began.elapsed() < timeout => std::thread::sleep(BETWEEN_LOOKS * 50),
+            Err(error) => return Err(unreachable(error)),
+            Ok(_) => {
+                let reason = "is still that of a run which has lost this rank";
+                return Err(Error::Rank(format!("rank {rank}: the store of the ranks, which rank 0 hosts, {reason}")));
+            }
+        }
     }
 }
 

@@ -30,6 +30,10 @@ impl Optimizer for Sharded {
         self.own.step(learning_rates, found_inf)
     }
 
+    fn forget_skipped(&mut self) {
+        self.own.forget_skipped();
+    }
+
     fn groups(&self) -> &[ParamGroup] {
         &self.groups
     }

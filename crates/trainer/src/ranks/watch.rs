@@ -15,8 +15,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long a rank may wait for another one that gives signs of life: to save, to draw, to measure, to encode a data set.
-const LONGEST_PHASE: Duration = Duration::from_secs(2 * 3600);
 /// Between two signs of life.
 const BEAT: Duration = Duration::from_secs(1);
 /// How long a rank may say nothing, once an operation of all has failed.
@@ -54,6 +52,15 @@ impl Host {
     }
 }
 
+/// For how long a rank waits for another one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// Without a sign of life.
+    pub silence: Duration,
+    /// That gives signs of life: to save, to draw, to measure, to encode a data set.
+    pub phase: Duration,
+}
+
 /// Says that this rank is alive, and watches the others, until it is dropped or left.
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -66,7 +73,7 @@ struct Shared {
     rank: usize,
     size: usize,
     host: Host,
-    timeout: Duration,
+    patience: Patience,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -84,8 +91,8 @@ struct State {
     last_round: Instant,
     /// Since when it is known here that an operation of all ranks has failed.
     suspicious_since: Option<Instant>,
-    /// Why this rank ends, to be told.
-    failure: Option<String>,
+    /// Why this rank ends, to be told; the fault may be another's, whom nobody else knows of.
+    failure: Option<Verdict>,
     verdict: Option<(Verdict, Instant)>,
     is_leaving: bool,
     /// The process goes without a word: somebody panicked.
@@ -114,7 +121,7 @@ struct Beat {
 
 impl Watch {
     /// Begins to say that `rank` of `size` is alive, by a connection to the store of its own.
-    pub fn begin(store: Store, rank: usize, size: usize, host: Host, timeout: Duration) -> Watch {
+    pub fn begin(store: Store, rank: usize, size: usize, host: Host, patience: Patience) -> Watch {
         let state = State {
             phase: "start".into(),
             reached: 0,
@@ -128,7 +135,7 @@ impl Watch {
             is_abandoned: false,
             has_left: false,
         };
-        let shared = Arc::new(Shared { rank, size, host, timeout, state: Mutex::new(state), changed: Condvar::new() });
+        let shared = Arc::new(Shared { rank, size, host, patience, state: Mutex::new(state), changed: Condvar::new() });
         let [telling, judging] = [shared.clone(), shared.clone()];
         let named = |name: &str| thread::Builder::new().name(name.into());
         let threads = [
@@ -143,7 +150,7 @@ impl Watch {
         self.shared.lock().phase = name.to_string();
     }
 
-    /// The main part comes to something that ranks do together, or has it behind it.
+    /// The main part comes to something that ranks do together, or has it behind it. All ranks come to the same things.
     pub fn waits(&self, is_waiting: bool) {
         let mut state = self.shared.lock();
         state.reached += u64::from(is_waiting);
@@ -159,6 +166,10 @@ impl Watch {
     /// What is behind the failure of something that ranks do together; waits until that is known.
     pub fn explain(&self, error: &sdtrain_torch::Error) -> Error {
         let mut state = self.shared.lock();
+        if !state.is_waiting {
+            state.reached += 1;
+            (state.is_waiting, state.since) = (true, Instant::now());
+        }
         state.suspicious_since.get_or_insert_with(Instant::now);
         self.shared.changed.notify_all();
         let until = Instant::now() + SUSPECT + 3 * BEAT;
@@ -167,7 +178,7 @@ impl Watch {
             if left.is_zero() {
                 // All are alive, and none is behind: the failure is one of this rank, or of the network between two.
                 let reason = format!("it cannot go on with the others, who are all alive: {error}");
-                state.failure.get_or_insert(reason.clone());
+                state.failure.get_or_insert(Verdict { rank: Some(self.shared.rank), reason: reason.clone() });
                 return Error::Rank(format!("rank {}: {reason}", self.shared.rank));
             }
             state = self.shared.wait(state, left);
@@ -180,9 +191,14 @@ impl Watch {
 
     /// Tells the others that this rank ends with an error, unless they know whose fault it is.
     pub fn fail(&self, reason: &str) {
+        self.blame(self.shared.rank, reason);
+    }
+
+    /// Tells the others that all end for the fault of `rank`, unless they know whose it is.
+    pub fn blame(&self, rank: usize, reason: &str) {
         let mut state = self.shared.lock();
         if state.verdict.is_none() {
-            state.failure.get_or_insert_with(|| reason.to_string());
+            state.failure.get_or_insert_with(|| Verdict { rank: Some(rank), reason: reason.to_string() });
             self.shared.changed.notify_all();
             let until = Instant::now() + 3 * BEAT;
             while state.verdict.is_none() && Instant::now() < until {
@@ -252,7 +268,8 @@ impl Shared {
                 // The whole process stood still: nobody else is late for that.
                 state.last_round = Instant::now();
             }
-            let patience = if state.suspicious_since.is_some() || state.is_leaving { SUSPECT } else { self.timeout };
+            let patience =
+                if state.suspicious_since.is_some() || state.is_leaving { SUSPECT } else { self.patience.silence };
             if state.verdict.is_none() && self.host != Host::Own && state.last_round.elapsed() > patience {
                 self.pass(&mut state, self.host.silent(&format!("has not answered for {} s", patience.as_secs())));
             }
@@ -323,7 +340,7 @@ impl<'a> Teller<'a> {
             self.seen.values_mut().for_each(|(_, since)| *since = Instant::now());
         }
         self.looked = Instant::now();
-        let Shared { rank, size, timeout, .. } = *self.shared;
+        let Shared { rank, size, patience, .. } = *self.shared;
         let (beat, failure, suspicious, is_known, waits) = {
             let state = self.shared.lock();
             let State { reached, is_waiting, .. } = *state;
@@ -340,21 +357,21 @@ impl<'a> Teller<'a> {
         if self.store.has("verdict")? {
             return self.hear_verdict();
         }
-        if let Some(reason) = failure {
-            return self.decide(Verdict { rank: Some(rank), reason });
+        if let Some(verdict) = failure {
+            return self.decide(verdict);
         }
-        let (watched, patience) = match suspicious.is_some() {
+        let (watched, silence) = match suspicious.is_some() {
             true => ((0..size).filter(|&other| other != rank).collect(), SUSPECT),
-            false => (vec![(rank + 1) % size], timeout),
+            false => (vec![(rank + 1) % size], patience.silence),
         };
         for other in watched {
-            if let Some(reason) = self.is_gone(other, patience)? {
+            if let Some(reason) = self.is_gone(other, silence)? {
                 return self.decide(Verdict { rank: Some(other), reason });
             }
         }
         // An operation of all has failed and all are alive, or something is waited for longer than anything may take.
         match waits {
-            Some((reached, time)) if time > LONGEST_PHASE || suspicious.is_some_and(|time| time > SUSPECT + BEAT) => {
+            Some((reached, time)) if time > patience.phase || suspicious.is_some_and(|time| time > SUSPECT + BEAT) => {
                 self.find_hanging(reached)
             }
             _ => Ok(()),

@@ -6,6 +6,7 @@ use sdtrain_signals::StopRequest;
 use sdtrain_state_dict::{Reader, SafetensorsFile};
 use sdtrain_torch_test_support::fixture_folder;
 use sdtrain_trainer::{Error, Outcome, Ranks, ResumePolicy, RunOptions, train_together};
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -182,6 +183,58 @@ fn two_ranks_learn_what_one_learns_from_batches_of_twice_the_size() {
     let two = project.run("two", 2, &[TWENTY]);
     let one = project.run("one", 1, &[TWENTY, "data.batch_size=2"]);
     one.assert_close(&two, "batches of twice the size");
+}
+
+/// What went into each forward pass, as hashes, sorted: which process made it and in which order does not count.
+fn inputs_of(project: &Project, output: &str, size: usize) -> Vec<(String, String)> {
+    let trace = project.path(output).with_extension("safetensors");
+    let setting = format!("debug.trace={}", trace.display());
+    project.run(output, size, &["train.max_steps=6", "train.world_size=4", "debug.trace_steps=6", &setting]);
+    let mut passes = BTreeMap::new();
+    for rank in 0..size {
+        let own = if rank == 0 { trace.clone() } else { trace.with_extension(format!("rank-{rank}.safetensors")) };
+        let file = SafetensorsFile::open(&own).expect("a trace of each rank");
+        for name in file.names() {
+            let Some((step, rest)) = name.strip_prefix("step.").and_then(|name| name.split_once('.')) else { continue };
+            if ["loss", "grad_norm", "lr"].contains(&rest) {
+                continue;
+            }
+            let (micro, input) = match rest.strip_prefix("micro.").and_then(|rest| rest.split_once('.')) {
+                Some((micro, input)) => (micro, input),
+                None => ("0", rest),
+            };
+            let bytes = file.bytes(name).expect("what was written");
+            let hasher: &mut blake3::Hasher = passes.entry((step.to_owned(), rank, micro.to_owned())).or_default();
+            hasher.update(input.as_bytes()).update(&bytes);
+        }
+    }
+    let mut hashes: Vec<_> =
+        passes.into_iter().map(|((step, ..), hasher)| (step, hasher.finalize().to_string())).collect();
+    hashes.sort();
+    hashes
+}
+
+#[test]
+fn any_number_of_ranks_sees_the_same_examples_with_the_same_noise() {
+    let project = Project::new(LORA);
+    let alone = inputs_of(&project, "by_1", 1);
+    assert!(alone.len() >= 18, "six steps of up to four parts: {}", alone.len());
+    for size in 2..=4 {
+        assert_eq!(alone, inputs_of(&project, &format!("by_{size}"), size), "{size} ranks");
+    }
+}
+
+#[test]
+fn both_reducers_add_up_to_the_same() {
+    for (name, size, settings) in
+        [("two", 2, &[][..]), ("three, accumulated", 3, &["train.gradient_accumulation_steps=2"])]
+    {
+        let project = Project::new(FULL);
+        let by = |reducer| {
+            project.run(reducer, size, &[&[TWENTY, &format!("ranks.reducer={reducer}")][..], settings].concat())
+        };
+        by("flat").assert_close(&by("overlapped"), name);
+    }
 }
 
 #[test]

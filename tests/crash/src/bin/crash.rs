@@ -22,7 +22,7 @@ usage: crash ROW [--count N] [--seconds S] [--ledger] [--stop] [--scratch FOLDER
   program    SIGKILL of `sdtrain train` on the tiny base                             500
   program-calls  the same at every call by which it saves, by strace                 all
   program-power  power cuts of it on a loop-mounted ext4 (needs root)                30
-  ranks      one of 2 to 4 ranks killed, stopped or in a panic, in every phase          360
+  ranks      one of 2 to 4 ranks killed, stopped, in a panic or hanging, in each phase  480
   soak       the whole program with every feature on for --seconds, once for each part: does it grow?  3
   leak       the first part with 4 KiB of each step kept (sdtrain-engine built with --features seeded-bugs): must be seen  1
   bugs       every seeded bug with every row (built with --features seeded-bugs)     all
@@ -107,8 +107,7 @@ fn run(arguments: &Arguments) -> Result<u8, String> {
         "states" => 1_000_000,
         "program" => 500,
         "program-power" => 30,
-        // Twenty of each phase and fault, for two, three and four ranks in turn.
-        "ranks" => 360,
+        "ranks" => sdtrain_crash::ranks::CASES,
         "soak" | "leak" => 1,
         "calls" | "errors" | "memory" | "flips" | "flips-1m" | "program-calls" | "bugs" => u64::MAX,
         _ => return Err(USAGE.to_owned()),
