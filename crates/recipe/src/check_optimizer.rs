@@ -12,6 +12,11 @@ impl Checker<'_> {
         let mut ranges = Ranges::default();
         config.lr_schedule.check(&mut ranges);
         self.report_ranges("lr_schedule", ranges);
+        // A run that is measured in epochs has its steps once its images are looked at.
+        let refused = config.train.max_steps.and_then(|steps| config.lr_schedule.refused_in(steps));
+        if let Some((key, message, hint)) = refused {
+            self.report(key, message).hint = Some(hint);
+        }
 
         let optimizer = config.optimizer.settings();
         if let Some((message, way_out)) = optimizer.refuses(&config.lr_schedule) {

@@ -1,10 +1,15 @@
 //! Lengths of a configuration against the steps of its run: what is set and can never come into force in so many.
 //!
-//! A length that would spoil the product is refused instead: [`crate::EmaConfig::refused_in`].
+//! A length that would spoil the product is refused instead: [`TrainConfig::length_refused`].
 
 use crate::{EmaConfig, LrScheduleConfig, TrainConfig};
 
 impl TrainConfig {
+    /// Why a run of `total_steps` is refused for a length that it has no room for: the key, the message and the way out.
+    pub fn length_refused(&self, total_steps: u64) -> Option<(&'static str, String, String)> {
+        self.ema.refused_in(total_steps).or_else(|| self.lr_schedule.refused_in(total_steps))
+    }
+
     /// Warnings of what a run of `total_steps` never comes to, without [`LrScheduleConfig::warmup_warning`], which the run gives itself.
     pub fn length_warnings(&self, total_steps: u64) -> Vec<String> {
         let mut warnings = Vec::from_iter(self.lr_schedule.length_warning(total_steps));
@@ -38,23 +43,40 @@ impl LrScheduleConfig {
         ))
     }
 
+    /// Why a run of `total_steps` has no room for what is set: the key, the message and the way out. A fall that begins within the warm-up
+    /// has no top to fall from, and the rate would jump.
+    pub(crate) fn refused_in(&self, total_steps: u64) -> Option<(&'static str, String, String)> {
+        let LrScheduleConfig::WarmupStableDecay(schedule) = self else { return None };
+        let (warmup, decay) = (self.warmup_steps(total_steps), schedule.decay_steps(total_steps));
+        // A warm-up that the run does not outlast has a warning of its own.
+        let has_top = warmup > 0 && warmup < total_steps;
+        // Two shares that make up a whole run may be rounded to one step more.
+        let shares = self.warmup() < 1.0 && schedule.decay_steps < 1.0;
+        let rounded = u64::from(shares && self.warmup() + schedule.decay_steps <= 1.0 + 1e-9);
+        if !has_top || warmup.saturating_add(decay) <= total_steps.saturating_add(rounded) {
+            return None;
+        }
+        let message = format!(
+            "of {total_steps} steps `lr_schedule.warmup_steps` takes {warmup} and `lr_schedule.decay_steps` {decay}: the fall begins \
+             within the warm-up, and the learning rate would jump into it after step {warmup}"
+        );
+        // A share grows with the run.
+        let hint = match self.warmup() >= 1.0 && schedule.decay_steps >= 1.0 {
+            true => format!("lower one of them, or train for at least {} steps", warmup.saturating_add(decay)),
+            false => "lower one of them".to_owned(),
+        };
+        Some(("lr_schedule.decay_steps", message, hint))
+    }
+
     /// A warning where a run of `total_steps` ends before the rate has gone the way that is set.
     fn length_warning(&self, total_steps: u64) -> Option<String> {
         match self {
             LrScheduleConfig::WarmupStableDecay(schedule) => {
-                let (warmup, decay) = (self.warmup_steps(total_steps), schedule.decay_steps(total_steps));
-                if decay > total_steps {
-                    return Some(format!(
+                let decay = schedule.decay_steps(total_steps);
+                (decay > total_steps).then(|| {
+                    format!(
                         "`lr_schedule.decay_steps` = {decay}, and the run has {total_steps} steps: it ends before the learning rate \
                          has fallen"
-                    ));
-                }
-                // A warm-up that the run does not outlast has a warning of its own.
-                let overlap = warmup < total_steps && warmup.saturating_add(decay) > total_steps;
-                overlap.then(|| {
-                    format!(
-                        "of {total_steps} steps `lr_schedule.warmup_steps` takes {warmup} and `lr_schedule.decay_steps` {decay}: the \
-                         fall begins within the warm-up, and the learning rate jumps into it after step {warmup}"
                     )
                 })
             }
@@ -96,22 +118,43 @@ mod tests {
         }
     }
 
+    fn with_fall(warmup_steps: f64, decay_steps: f64) -> LrScheduleConfig {
+        LrScheduleConfig::WarmupStableDecay(WarmupStableDecaySchedule {
+            warmup_steps,
+            decay_steps,
+            ..WarmupStableDecaySchedule::default()
+        })
+    }
+
     #[test]
     fn a_fall_that_the_run_has_no_room_for_is_said() {
-        let said = |warmup_steps, decay_steps| {
-            with_schedule(LrScheduleConfig::WarmupStableDecay(WarmupStableDecaySchedule {
-                warmup_steps,
-                decay_steps,
-                ..WarmupStableDecaySchedule::default()
-            }))
-        };
+        let said = |warmup_steps, decay_steps| with_schedule(with_fall(warmup_steps, decay_steps));
         assert!(matches!(&said(0.0, 5000.0)[..], [text] if text.contains("= 5000, and the run has 1000 steps")));
-        assert!(
-            matches!(&said(600.0, 600.0)[..], [text] if text.contains("takes 600 and `lr_schedule.decay_steps` 600"))
-        );
         for (warmup, decay) in [(400.0, 600.0), (0.0, 1000.0), (0.1, 0.9), (2000.0, 0.1)] {
             assert_eq!(said(warmup, decay), [""; 0], "{warmup}, {decay}");
         }
+    }
+
+    #[test]
+    fn a_fall_that_begins_within_the_warm_up_is_refused() {
+        let refused =
+            |warmup_steps, decay_steps, total_steps| with_fall(warmup_steps, decay_steps).refused_in(total_steps);
+        let (key, message, hint) = refused(600.0, 600.0, 1000).expect("they overlap");
+        assert_eq!(key, "lr_schedule.decay_steps");
+        assert!(message.contains("takes 600 and `lr_schedule.decay_steps` 600"), "{message}");
+        assert!(hint.contains("at least 1200 steps"), "{hint}");
+        let (_, _, hint) = refused(0.6, 0.5, 1000).expect("more than the whole");
+        assert_eq!(hint, "lower one of them", "shares of a longer run overlap as well");
+        for (warmup, decay) in [(401.0, 600.0), (0.5, 501.0), (0.6, 0.5), (10.0, 5000.0)] {
+            assert!(refused(warmup, decay, 1000).is_some(), "{warmup}, {decay}");
+        }
+        for (warmup, decay) in [(400.0, 600.0), (0.0, 1000.0), (0.1, 0.9), (0.0, 5000.0), (2000.0, 0.1), (1000.0, 0.1)]
+        {
+            assert_eq!(refused(warmup, decay, 1000), None, "{warmup}, {decay}");
+        }
+        assert_eq!(refused(0.5, 0.5, 101), None, "51 and 51 steps by rounding");
+        let linear = LrScheduleConfig::Linear(crate::LinearSchedule { warmup_steps: 900.0, ..Default::default() });
+        assert_eq!(linear.refused_in(1000), None, "it falls after the warm-up");
     }
 
     #[test]

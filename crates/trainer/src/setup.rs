@@ -152,7 +152,7 @@ pub fn train_together(
     let ema = averages.then(|| Ema::new(&config.ema, optimizer.groups()));
     // 7 the run
     let total_steps = data.total_steps(&config.train);
-    if let Some((_, message, hint)) = config.ema.refused_in(total_steps) {
+    if let Some((_, message, hint)) = config.length_refused(total_steps) {
         return Err(Error::Config { message, hint: Some(hint) });
     }
     if let Some(warning) = config.lr_schedule.warmup_warning(total_steps).filter(|_| ranks.is_lead()) {

@@ -139,7 +139,7 @@ fn examine(config: &TrainConfig) -> Result<Examined, Failure> {
     }
     // Where the steps are written down, the configuration is refused as such.
     if let Some(data) = data.as_ref().filter(|_| config.train.max_steps.is_none())
-        && let Some((_, message, hint)) = config.ema.refused_in(data.total_steps(&config.train))
+        && let Some((_, message, hint)) = config.length_refused(data.total_steps(&config.train))
     {
         keep(Failure::new(ExitCode::Configuration, message).hint(hint));
     }

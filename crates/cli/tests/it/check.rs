@@ -88,6 +88,26 @@ fn an_average_that_the_run_ends_before_is_refused_by_check_and_train() {
 }
 
 #[test]
+fn a_fall_within_the_warm_up_is_refused_where_the_run_is_measured_in_epochs() {
+    let project = Project::new();
+    project.write("run.toml", &CONFIG.replace("max_steps = 20", "max_epochs = 5"));
+    let told = |command: &[&str], decay: &str| {
+        let decay = format!("lr_schedule.decay_steps={decay}");
+        let schedule = ["--set", "lr_schedule.type=warmup_stable_decay", "--set", "lr_schedule.warmup_steps=15"];
+        project.run(&[command, &schedule, &["--set", decay.as_str()]].concat())
+    };
+    for command in [&["check", "run.toml"][..], &["train", "--config", "run.toml"]] {
+        let answer = told(command, "10");
+        assert_eq!(answer.code, Some(2), "{command:?}: {}", answer.stderr);
+        let expected = "of 20 steps `lr_schedule.warmup_steps` takes 15 and `lr_schedule.decay_steps` 10: ";
+        assert!(answer.stderr.contains(expected), "{command:?}: {}", answer.stderr);
+        assert!(answer.stderr.contains("or train for at least 25 steps"), "{command:?}: {}", answer.stderr);
+    }
+    let answer = told(&["check", "run.toml"], "5");
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+}
+
+#[test]
 fn what_becomes_of_gradients_state_and_rate_is_said() {
     let project = Project::new();
     let told = |settings: &[&str]| {

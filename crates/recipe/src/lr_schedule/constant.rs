@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::LrScheduleSettings;
 
-/// The same rate from the end of the warm-up on.
+/// The same rate from the end of the warm-up on. It never falls, so it has no `min_ratio`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConstantSchedule {

@@ -14,6 +14,11 @@ pub struct PiecewiseConstantSchedule {
     #[schemars(extend("x-other-names" = ["lr_warmup_steps"]))]
     pub warmup_steps: f64,
 
+    /// The lowest rate, as a part of `optimizer.learning_rate`, 0 to 1: a smaller factor counts as this one. The others are what is
+    /// written.
+    #[schemars(extend("x-other-names" = ["lr_scheduler_min_lr_ratio"]))]
+    pub min_ratio: f64,
+
     /// Steps of the run, counted from its start, at which the next factor begins; rising.
     pub boundaries: Vec<u64>,
 
@@ -24,7 +29,7 @@ pub struct PiecewiseConstantSchedule {
 
 impl Default for PiecewiseConstantSchedule {
     fn default() -> Self {
-        PiecewiseConstantSchedule { warmup_steps: 0.0, boundaries: Vec::new(), factors: vec![1.0] }
+        PiecewiseConstantSchedule { warmup_steps: 0.0, min_ratio: 0.0, boundaries: Vec::new(), factors: vec![1.0] }
     }
 }
 
@@ -35,6 +40,10 @@ impl LrScheduleSettings for PiecewiseConstantSchedule {
 
     fn warmup(&self) -> f64 {
         self.warmup_steps
+    }
+
+    fn min_ratio(&self) -> f64 {
+        self.min_ratio
     }
 
     fn check(&self, ranges: &mut Ranges) {

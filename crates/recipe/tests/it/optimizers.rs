@@ -113,8 +113,19 @@ fn settings_that_make_no_sense_are_refused() {
             "unknown key `lr_schedule.min_ratio` with `type = \"constant\"`",
         ),
         (
-            &["lr_schedule.type=piecewise_constant", "lr_schedule.min_ratio=0.1"],
-            "unknown key `lr_schedule.min_ratio` with `type = \"piecewise_constant\"`",
+            &["lr_schedule.type=piecewise_constant", "lr_schedule.min_ratio=2"],
+            "`lr_schedule.min_ratio` must be between 0 and 1, not 2",
+        ),
+        (
+            &[
+                "lr_schedule.type=warmup_stable_decay",
+                "lr_schedule.warmup_steps=600",
+                "lr_schedule.decay_steps=600",
+                "train.max_steps=1000",
+            ],
+            "of 1000 steps `lr_schedule.warmup_steps` takes 600 and `lr_schedule.decay_steps` 600: the fall begins within the \
+             warm-up, and the learning rate would jump into it after step 600\n  \
+             hint: lower one of them, or train for at least 1200 steps",
         ),
         (
             &["lr_schedule.type=piecewise_constant", "lr_schedule.boundaries=[10, 20]"],
