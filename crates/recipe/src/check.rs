@@ -368,6 +368,9 @@ impl Checker<'_> {
     fn check_debug(&mut self, config: &TrainConfig) {
         self.existing("debug.trace_inputs", config.debug.trace_inputs.as_deref());
         self.at_least_one("debug.trace_steps", Some(config.debug.trace_steps));
+        for (index, fault) in config.debug.faults.iter().enumerate() {
+            self.at_least_one(&format!("debug.faults.{index}.pass"), fault.pass);
+        }
     }
 
     pub(crate) fn report(&mut self, key: &str, message: impl Into<String>) -> &mut Problem {

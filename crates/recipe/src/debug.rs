@@ -21,7 +21,8 @@ pub struct DebugConfig {
     pub trace_inputs: Option<PathBuf>,
 
     /// Weights that are no number for one step, to see what a run does about it: tables with `step`, counted from 1,
-    /// `parameter`, under its name in traces (`unet.conv_in.weight`), and `value`. The weight is what it was before the update.
+    /// `parameter`, under its name in traces (`unet.conv_in.weight`), `value`, and with accumulation `pass`. The weight is what it was
+    /// before the next pass, and before the update.
     pub faults: Vec<WeightFault>,
 }
 
@@ -29,8 +30,13 @@ pub struct DebugConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WeightFault {
-    /// The optimizer step, counted from 1; with accumulation its last batch.
+    /// The optimizer step, counted from 1.
     pub step: u64,
+
+    /// Which of the step's passes sees it, counted from 1 in the order of the batches and, within one, of the ranks: a step has
+    /// `train.gradient_accumulation_steps` × `train.world_size` of them, or fewer at the end of an epoch. Absent: each rank's last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pass: Option<u64>,
 
     /// The parameter whose first number it is: the model's or, under its name in a checkpoint, a trained one.
     pub parameter: String,

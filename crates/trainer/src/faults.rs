@@ -6,11 +6,22 @@ use sdtrain_optimizer::ParamGroup;
 use sdtrain_recipe::{FaultyNumber, WeightFault};
 use tch::{Kind, Tensor};
 
+/// What of the weights is damaged in the passes of a step.
+pub(crate) struct Damage(Vec<Weight>);
+
+struct Weight {
+    /// Its first number.
+    first: Tensor,
+    value: f64,
+    /// Counted from 1; absent: the last.
+    pass: Option<u64>,
+}
+
 /// Damaged weights with what they were; mended when it is dropped.
-pub(crate) struct Damage(Vec<(Tensor, Tensor)>);
+pub(crate) struct Damaged(Vec<(Tensor, Tensor)>);
 
 impl Damage {
-    /// Damages what `faults` names for `step`, in the model or in what is `trained`.
+    /// What `faults` names for `step`, in the model or in what is `trained`.
     pub fn of_step(
         faults: &[WeightFault],
         step: u64,
@@ -20,20 +31,29 @@ impl Damage {
         let mut damage = Damage(Vec::new());
         for fault in faults.iter().filter(|fault| fault.step == step) {
             let first = parameter(model, trained, &fault.parameter)?.f_detach()?.f_view([-1])?.f_narrow(0, 0, 1)?;
-            let before = sdtrain_torch::catch(|| first.copy())?;
-            // Through `data`, which autograd does not watch: the value is back before anybody asks for it.
             let value = match fault.value {
                 FaultyNumber::Nan => f64::NAN,
                 FaultyNumber::Infinity => f64::INFINITY,
             };
-            let _ = first.f_data()?.f_fill_(value)?;
-            damage.0.push((first, before));
+            damage.0.push(Weight { first, value, pass: fault.pass });
         }
         Ok(damage)
     }
+
+    /// Damages what the step's pass of this number sees, counted from 1.
+    pub fn in_pass(&self, number: u64, is_last: bool) -> Result<Damaged> {
+        let mut damaged = Damaged(Vec::new());
+        for weight in self.0.iter().filter(|weight| weight.pass.map_or(is_last, |pass| pass == number)) {
+            let before = sdtrain_torch::catch(|| weight.first.copy())?;
+            // Through `data`, which autograd does not watch: the value is back before anybody asks for it.
+            let _ = weight.first.f_data()?.f_fill_(weight.value)?;
+            damaged.0.push((weight.first.shallow_clone(), before));
+        }
+        Ok(damaged)
+    }
 }
 
-impl Drop for Damage {
+impl Drop for Damaged {
     fn drop(&mut self) {
         for (first, before) in &self.0 {
             let _ = first.f_data().and_then(|mut data| data.f_copy_(before));

@@ -15,7 +15,7 @@ use sdtrain_recipe::GradientCheckpointing;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
-/// Damages what a fault of `debug.faults` names among these groups, until it is dropped.
+/// What the faults of `debug.faults` name among these groups.
 type DamageTo<'a> = Box<dyn Fn(&[ParamGroup]) -> Result<Damage> + 'a>;
 
 /// Everything a step works on.
@@ -38,7 +38,7 @@ pub struct Step<'a> {
     pub fused_backward: bool,
     /// Measure the gradient norm of each parameter group, too.
     pub measure_groups: bool,
-    /// Weights that are damaged in the last pass of this step.
+    /// Weights that are damaged in passes of this step.
     pub damage: DamageTo<'a>,
     /// Who else computes parts of the step.
     pub ranks: &'a Ranks,
@@ -88,6 +88,7 @@ impl Step<'_> {
         let mut losses: Vec<Option<Tensor>> = Vec::with_capacity(batches.len());
         // Of a short batch some ranks have no part.
         let last = batches.iter().rposition(|batch| !batch.examples.is_empty());
+        let damage = (self.damage)(self.optimizer.groups())?;
         for (number, batch) in batches.iter().enumerate() {
             if batch.examples.is_empty() {
                 losses.push(None);
@@ -97,12 +98,12 @@ impl Step<'_> {
             let prepared = self.objective.prepare(self.model, batch, pass)?;
             self.trainable.begin_pass(pass);
             let is_last = last == Some(number);
-            let damage = is_last.then(|| (self.damage)(self.optimizer.groups())).transpose()?;
+            let damaged = damage.in_pass(batch.place as u64 + 1, is_last)?;
             if is_last {
                 self.reducer.begin_last_pass(self.ranks)?;
             }
             let part = self.forward_backward(&prepared, examples, scale, learning_rates);
-            drop(damage);
+            drop(damaged);
             self.trainable.end_pass();
             losses.push(Some(part?));
             inputs.push(prepared);

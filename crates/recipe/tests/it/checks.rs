@@ -89,6 +89,10 @@ fn single_values_out_of_range_are_refused() {
         ("train.max_steps=0", "`train.max_steps` must be at least 1, not 0"),
         ("train.gradient_accumulation_steps=0", "`train.gradient_accumulation_steps` must be at least 1, not 0"),
         ("train.max_grad_norm=-1", "`train.max_grad_norm` must not be negative, and is -1"),
+        (
+            "debug.faults=[{step=1, pass=0, parameter=\"unet.conv_in.weight\"}]",
+            "`debug.faults.0.pass` must be at least 1, not 0",
+        ),
         ("checkpoint.keep_last=0", "`checkpoint.keep_last` must be at least 1, not 0"),
         ("samples.width=100", "`samples.width` must be a multiple of 8, not 100\n  hint: the nearest is 104"),
         ("validation.split=1", "`validation.split` must be between 0 and 1, not 1"),

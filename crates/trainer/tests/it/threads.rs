@@ -40,7 +40,7 @@ fn column(output: &Path, name: &str) -> Vec<serde_json::Value> {
 }
 
 fn fault(step: u64) -> WeightFault {
-    WeightFault { step, parameter: "unet.conv_in.weight".into(), value: FaultyNumber::Nan }
+    WeightFault { step, pass: None, parameter: "unet.conv_in.weight".into(), value: FaultyNumber::Nan }
 }
 
 /// sd-scripts#201, sd-scripts#293, sd-scripts#1571, kohya_ss#1112, kohya_ss#1986, musubi-tuner#26: NaN until the end, and NaN saved.
