@@ -1,6 +1,7 @@
 //! Several processes: which one this is, and starting them.
 
 use crate::project::Project;
+use std::fs;
 
 #[test]
 fn variables_of_torchrun_are_recognised_and_contradictions_refused() {
@@ -30,4 +31,43 @@ fn a_launcher_shows_each_line_with_its_rank_and_ends_as_its_processes_do() {
     }
     let (_, said) = project.expect(2, &["launch", "--nproc", "2", "--", "check", "--config", "none.toml"]);
     assert!(said.contains("ended with exit code 2: the command line or configuration is wrong"), "{said}");
+}
+
+/// The command of two ranks: `run.toml` without what the first rank alone draws and measures, changed by `changes`.
+fn two_ranks<'a>(project: &Project, launch: &[&'a str], changes: &[&'a str]) -> Vec<&'a str> {
+    let text = fs::read_to_string(project.path("run.toml")).unwrap();
+    let (kept, _) = text.split_once("[samples]").expect("it draws samples");
+    project.write("ranks.toml", &format!("{kept}[samples]\nprompts = []\n"));
+    let each = ["data.batch_size=1"];
+    let settings = each.iter().chain(changes).flat_map(|&change| ["--set", change]);
+    ["launch", "--nproc", "2"]
+        .into_iter()
+        .chain(launch.iter().copied())
+        .chain(["--", "train", "--config", "ranks.toml"])
+        .chain(settings)
+        .collect()
+}
+
+/// How many of `what` each rank has encoded, as the first one says.
+fn encoded(said: &str, what: &str) -> Vec<usize> {
+    let start = format!("{what} encoded: ");
+    let by_rank = said.lines().find_map(|line| line.split_once(start.as_str())).expect(said).1;
+    by_rank.split(", ").map(|part| part.split(' ').next().unwrap().parse().unwrap()).collect()
+}
+
+#[test]
+fn ranks_share_out_what_a_cache_lacks() {
+    let project = Project::new();
+    let folder = format!("data.cache_dir={}", project.path("cache").display());
+    let changes = ["data.cache_text_encoder_outputs=true", "lora.train_text_encoder=false", &folder];
+    let (_, said) = project.expect(0, &two_ranks(&project, &[], &changes));
+    let images = encoded(&said, "images");
+    assert_eq!((images.len(), images.iter().sum::<usize>()), (2, 6), "each picture by one rank: {said}");
+    assert!(images.iter().all(|&made| made > 0), "{said}");
+    // Which rank a text falls to its letters decide.
+    let texts: usize = encoded(&said, "texts").iter().sum();
+    assert!(texts >= 6, "{said}");
+    assert!(said.contains("[rank 0] latents: 6 of 6 images are in"), "nothing was left for the lead: {said}");
+    let all = format!("[rank 0] text encoder outputs: {texts} of {texts} texts are in");
+    assert!(said.contains(&all), "each text by one rank: {said}");
 }

@@ -30,7 +30,7 @@ pub(crate) fn objective(
     of_lead.map_or_else(build, Ok)
 }
 
-/// Makes this rank's part of what is missing, and waits for the others'.
+/// Makes this rank's part of what is missing, and waits for the others'. The lead says how many each has made.
 fn fill_together(
     config: &TrainConfig,
     folder: &Path,
@@ -46,7 +46,8 @@ fn fill_together(
         // All have looked before anybody makes one.
         everybody("latents surveyed")?;
         survey.missing.retain(|&image| is_own(image as u64));
-        disk.fill(model, &survey, config.data.workers, &mut silent)?;
+        let made = disk.fill(model, &survey, config.data.workers, &mut silent)?;
+        tell_who_made(ranks, "images", made)?;
     }
     if config.data.cache_text_encoder_outputs && !config.trains_text_encoder() {
         let (disk, mut survey) =
@@ -54,6 +55,17 @@ fn fill_together(
         everybody("texts surveyed")?;
         survey.missing.retain(|text| is_own(u64::from(blake3::hash(text.as_bytes()).as_bytes()[0])));
         disk.fill(model, &survey, &mut silent)?;
+        tell_who_made(ranks, "texts", survey.missing.len())?;
     }
-    everybody("caches made")
+    Ok(())
+}
+
+/// Waits until every rank has made its part; `own` is how many this one has.
+fn tell_who_made(ranks: &Ranks, what: &str, own: usize) -> Result<()> {
+    let made = ranks.gather(&format!("{what} made"), own.to_string())?;
+    if ranks.is_lead() && made.iter().any(|number| number != "0") {
+        let by_rank = made.iter().enumerate().map(|(rank, number)| format!("{number} by rank {rank}"));
+        eprintln!("{what} encoded: {}", by_rank.collect::<Vec<_>>().join(", "));
+    }
+    Ok(())
 }

@@ -264,8 +264,9 @@ fn a_run_is_continued_by_another_number_of_ranks() {
     }
 }
 
+/// Who makes what the whole program says: tests/e2e/launch.rs.
 #[test]
-fn ranks_make_every_entry_of_a_cache_once() {
+fn what_ranks_have_kept_in_a_cache_is_found_by_others_and_not_made_again() {
     let project = Project::new(LORA);
     let folder = format!("data.cache_dir={}", project.path("cache").display());
     let changes = ["train.max_steps=4", &folder, "lora.train_text_encoder=false"];
