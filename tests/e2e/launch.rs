@@ -1,7 +1,12 @@
 //! Several processes: which one this is, and starting them.
 
-use crate::project::Project;
+use crate::project::{Project, fixture};
+use image::{Rgb, RgbImage};
+use sdtrain_test_support::copy_folder;
 use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Stdio};
 
 #[test]
 fn variables_of_torchrun_are_recognised_and_contradictions_refused() {
@@ -70,4 +75,82 @@ fn ranks_share_out_what_a_cache_lacks() {
     assert!(said.contains("[rank 0] latents: 6 of 6 images are in"), "nothing was left for the lead: {said}");
     let all = format!("[rank 0] text encoder outputs: {texts} of {texts} texts are in");
     assert!(said.contains(&all), "each text by one rank: {said}");
+}
+
+/// Two ranks without a launcher, each in the folder of its project and with arguments of its own: how they end, and what they say.
+fn ends_of(ranks: [(&Project, &[&str]); 2], config: &Path, output: &Path) -> [(Option<i32>, String); 2] {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+    let start = |rank: usize| -> Child {
+        let (project, own) = ranks[rank];
+        let mut command = project.command(&["train"]);
+        command.arg("--config").arg(config).arg("--output").arg(output).args(own);
+        for (name, value) in [("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", 2), ("LOCAL_WORLD_SIZE", 2)] {
+            command.env(name, value.to_string());
+        }
+        command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+        // As on two machines: what one has read, the other has not.
+        command.env("XDG_CACHE_HOME", project.path("user-cache"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts")
+    };
+    [start(0), start(1)].map(|child| {
+        let output = child.wait_with_output().expect("it ends");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    })
+}
+
+/// A copy of the fixtures' model at `target`, where one weight of the UNet has another sign.
+fn other_model(target: &Path) {
+    copy_folder(&fixture("tiny_sd1"), target);
+    let weights = target.join("unet/diffusion_pytorch_model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let end = header["conv_in.bias"]["data_offsets"][1].as_u64().expect("it has a bias") as usize;
+    // The last byte of a number holds its sign.
+    bytes[8 + length + end - 1] ^= 0x80;
+    fs::write(&weights, bytes).unwrap();
+}
+
+/// Ranks of two machines, where the same paths may hold other files: the system's name for "where this process is" stands for that.
+#[test]
+fn ranks_with_other_files_or_threads_are_refused_by_name() {
+    const CONFIG: &str = "name = \"run\"\nseed = 7\n[model]\npath = \"/proc/self/cwd/model\"\n[data]\nresolution = 64\n\
+                          batch_size = 1\n[[data.subsets]]\npath = \"/proc/self/cwd/images\"\n[lora]\nrank = 2\n\
+                          [train]\nmax_steps = 2\nthreads = 1\n[log]\ntensorboard = false\n";
+    const WORDS: [&str; 4] = ["images and captions: ", "content: base: ", "processor threads: ", "configuration, `"];
+    let project_with = |has_other_model: bool| {
+        let project = Project::new();
+        match has_other_model {
+            true => other_model(&project.path("model")),
+            false => std::os::unix::fs::symlink(fixture("tiny_sd1"), project.path("model")).unwrap(),
+        }
+        project
+    };
+    let first = project_with(false);
+    first.write("shared.toml", CONFIG);
+    let other_image = |project: &Project| {
+        RgbImage::from_pixel(64, 64, Rgb([1, 2, 3])).save(project.path("images/1.png")).unwrap();
+    };
+    let cases: [(&str, bool, &[&str], &[&str]); 4] = [
+        ("nothing", false, &[], &[]),
+        ("an image", false, &[], &WORDS[..1]),
+        ("a weight", true, &[], &WORDS[1..2]),
+        ("threads", false, &["--set", "train.threads=2"], &WORDS[2..]),
+    ];
+    for (what, has_other_model, own, named) in cases {
+        let second = project_with(has_other_model);
+        if what == "an image" {
+            other_image(&second);
+        }
+        let ends = ends_of([(&first, &[]), (&second, own)], &first.path("shared.toml"), &first.path(what));
+        for (code, said) in ends {
+            assert_eq!(code, Some(if named.is_empty() { 0 } else { 8 }), "{what}: {said}");
+            for words in WORDS {
+                let lines: Vec<&str> = said.lines().filter(|line| line.contains(words)).collect();
+                assert_eq!(!lines.is_empty(), named.contains(&words), "{what}: `{words}` in {said}");
+                let names = |rank: &str| lines.iter().any(|line| line.ends_with(rank));
+                assert!(lines.is_empty() || (names("at rank 0") && names("at rank 1")), "{what}: {said}");
+            }
+        }
+    }
 }
