@@ -239,17 +239,26 @@ fn both_reducers_add_up_to_the_same() {
 
 #[test]
 fn a_run_is_continued_by_another_number_of_ranks() {
-    for (method, settings) in [(LORA, &[][..]), (FULL, &["ranks.shard_optimizer=true"])] {
+    const NONE: &[&str] = &[];
+    const SHARED: &[&str] = &["ranks.shard_optimizer=true"];
+    const OF_TWO: &[&str] = &["train.world_size=2"];
+    // The settings of the first part and of the second, each with the number of ranks that do it.
+    for (what, method, first, second) in [
+        ("two, then one", LORA, (2, NONE), (1, NONE)),
+        ("two that share out, then one", FULL, (2, SHARED), (1, SHARED)),
+        ("one, then two", LORA, (1, OF_TWO), (2, OF_TWO)),
+        ("three that share out, then two", FULL, (3, SHARED), (2, SHARED)),
+        ("two, then two that share out", FULL, (2, NONE), (2, SHARED)),
+    ] {
         let project = Project::new(method);
-        let straight = project.run("straight", 2, &[&[TWENTY][..], settings].concat());
-        let changes =
-            [&["train.max_steps=10", "checkpoint.allow_changes=[\"train.max_steps\"]"][..], settings].concat();
-        project.run("other", 2, &changes);
-        let changes = [&[TWENTY, "checkpoint.allow_changes=[\"train.max_steps\"]"][..], settings].concat();
-        let by_one = project.run("other", 1, &changes);
-        straight.assert_close(&by_one, "continued by one");
+        let parts = first.0.max(second.0);
+        let straight = project.run("straight", parts, &[&[TWENTY], first.1].concat());
+        let allowed = "checkpoint.allow_changes=[\"train.max_steps\"]";
+        project.run("other", first.0, &[&["train.max_steps=10", allowed], first.1].concat());
+        let continued = project.run("other", second.0, &[&[TWENTY, allowed], second.1].concat());
+        straight.assert_close(&continued, what);
         let kept = fs::read_to_string(project.path("other/config.toml")).expect("the configuration");
-        assert!(kept.contains("world_size = 2"), "the batch stays that of two ranks");
+        assert!(kept.contains(&format!("world_size = {parts}")), "{what}: the batch stays that of {parts} ranks");
     }
     // By more ranks than the batch is for, or with another batch, it is refused by name.
     let project = Project::new(LORA);
