@@ -3,12 +3,14 @@
 use crate::error::{Error, Result};
 use crate::ranks::Ranks;
 use crate::seeded_bugs::{Bug, seeded};
-use sdtrain_checkpoint::{FolderLock, ManifestInfo, Survey, recover, replace_file, verify, vfs::RealVfs};
+use sdtrain_checkpoint::vfs::{RealVfs, Vfs};
+use sdtrain_checkpoint::{FolderLock, ManifestInfo, Survey, recover, replace_file, verify};
 use sdtrain_files::{free_space, in_words};
 use sdtrain_recipe::{Change, CheckpointConfig, TrainConfig, step_of_name};
 use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -76,6 +78,8 @@ pub(crate) const CONFIG: &str = "config.toml";
 const CHECKPOINTS: &str = "checkpoints";
 const SET_ASIDE: &str = "checkpoints-set-aside";
 const RESERVE: &str = ".reserve";
+/// What the name of a product begins with while it is being deleted.
+const TRASH: &str = ".trash-";
 
 impl RunFolder {
     /// Takes the folder for a run of `config` and finds out where it begins.
@@ -87,6 +91,7 @@ impl RunFolder {
         }
         // What a run that was killed kept room with.
         let _ = fs::remove_file(path.join(RESERVE));
+        clear_trash(path);
         let survey = match recover(&path.join(CHECKPOINTS)) {
             // Nothing is to be continued from them.
             Err(sdtrain_checkpoint::Error::NoneWhole { .. })
@@ -324,6 +329,25 @@ impl RunFolder {
         Ok(())
     }
 
+    /// Deletes a product by its name in the folder. One that is a folder loses the name first, so that half a model never has it; what a
+    /// kill in the middle leaves goes at the next start.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn delete_product(&self, name: &str) -> io::Result<()> {
+        let path = self.path.join(name);
+        if !path.is_dir() {
+            return fs::remove_file(&path);
+        }
+        let trash = self.path.join(format!("{TRASH}{name}"));
+        if trash.exists() {
+            fs::remove_dir_all(&trash)?;
+        }
+        fs::rename(&path, &trash)?;
+        RealVfs.sync_folder(&self.path)?;
+        fs::remove_dir_all(&trash)
+    }
+
     /// Whether images come in another order than when the run began.
     pub fn has_other_order(&self) -> bool {
         self.changes.iter().any(|change| change.changes_order)
@@ -409,6 +433,20 @@ fn record_in(folder: &Path) -> Option<serde_json::Value> {
     serde_json::from_slice(&record).ok()
 }
 
+/// Removes the products that a killed run was about to delete. They only take room: what cannot be removed stays.
+fn clear_trash(folder: &Path) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let trash = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(TRASH));
+    let trash: Vec<PathBuf> = trash.map(|entry| entry.path()).collect();
+    // On the disk they may still have the names of products, which a power cut would bring back, half deleted.
+    if trash.is_empty() || RealVfs.sync_folder(folder).is_err() {
+        return;
+    }
+    for path in trash {
+        let _ = fs::remove_dir_all(path);
+    }
+}
+
 /// The number of the disk that the folder lies on, or would lie on.
 fn disk_of(folder: &Path) -> Option<u64> {
     let folder = std::path::absolute(folder).ok()?;
@@ -444,6 +482,8 @@ fn free_name(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::thread;
 
     const RUN: &str = "1-a";
 
@@ -456,11 +496,15 @@ mod tests {
         folder.is_in_place().expect("the disk tells")
     }
 
+    fn open(path: &Path, config: &TrainConfig) -> RunFolder {
+        RunFolder::open(config, path, &ResumePolicy::Auto).unwrap_or_else(|error| panic!("{error}"))
+    }
+
     /// A folder that was taken, and then deleted.
     fn gone(scratch: &Path) -> (RunFolder, TrainConfig) {
         let config = TrainConfig::default();
         let path = scratch.join("run");
-        let folder = RunFolder::open(&config, &path, &ResumePolicy::Auto).unwrap_or_else(|error| panic!("{error}"));
+        let folder = open(&path, &config);
         folder.check_in_place().unwrap_or_else(|error| panic!("{error}"));
         fs::remove_dir_all(&path).expect("it is there");
         assert!(!is_in_place(&folder) && folder.check_in_place().is_err());
@@ -499,5 +543,44 @@ mod tests {
         write_record(&folder.path, RUN);
         folder.retake(&config, RUN).unwrap_or_else(|error| panic!("{error}"));
         assert!(is_in_place(&folder) && folder.disk.get().is_some());
+    }
+
+    #[test]
+    fn a_product_that_is_being_deleted_is_whole_as_long_as_it_has_its_name() {
+        const FILES: usize = 1000;
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let folder = open(&scratch.path().join("run"), &TrainConfig::default());
+        let product = folder.path.join("run-000001");
+        fs::create_dir(&product).expect("there is room");
+        for number in 0..FILES {
+            fs::write(product.join(number.to_string()), "").expect("there is room");
+        }
+        let (looks, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let count = fs::read_dir(&product).map_or(FILES, |entries| entries.count());
+                    assert!(count == FILES || !product.exists(), "{count} of {FILES} files have its name");
+                    looks.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            while looks.load(Ordering::Relaxed) == 0 {
+                thread::yield_now();
+            }
+            let deleted = folder.delete_product("run-000001");
+            is_over.store(true, Ordering::Relaxed);
+            deleted.expect("it is ours");
+        });
+        assert!(!product.exists() && !folder.path.join(".trash-run-000001").exists());
+    }
+
+    #[test]
+    fn what_a_killed_run_was_about_to_delete_is_gone_after_the_next_start() {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let path = scratch.path().join("run");
+        let left = path.join(".trash-run-000001");
+        fs::create_dir_all(left.join("unet")).expect("there is room");
+        drop(open(&path, &TrainConfig::default()));
+        assert!(!left.exists());
     }
 }

@@ -317,12 +317,11 @@ impl Trainer {
         stems.truncate(stems.len().saturating_sub(keep));
         let raw: Vec<String> = stems.iter().map(|stem| format!("{stem}{RAW}")).collect();
         for name in stems.iter().chain(&raw).flat_map(|stem| self.trainable.product_names(stem)) {
-            let path = self.folder.path.join(name);
+            let path = self.folder.path.join(&name);
             if !path.exists() {
                 continue;
             }
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            if let Err(error) = removed {
+            if let Err(error) = self.folder.delete_product(&name) {
                 log.message(&format!("cannot delete {}: {error}", path.display()));
             }
         }
