@@ -280,13 +280,16 @@ fn changed_images_are_noticed() {
 fn an_older_checkpoint_becomes_the_newest() {
     let project = Project::new();
     let args = ["--config", "run.toml", "--set", "samples.prompts=[]", "--set", "checkpoint.keep_last=9"];
+    let args = [&args[..], &["--set", "save.every_steps=2"]].concat();
     project.expect(0, &args);
     let product = || fs::read(project.path("outputs/run/run.safetensors")).unwrap();
     let before = product();
     let checkpoint = project.path("outputs/run/checkpoints/step-000002").display().to_string();
-    project.expect(0, &[&args[..], &["--resume", &checkpoint]].concat());
+    let (_, said) = project.expect(0, &[&args[..], &["--resume", &checkpoint]].concat());
     assert_eq!(product(), before);
     assert!(project.path("outputs/run/checkpoints-set-aside/step-000006.1").is_dir());
+    assert!(project.path("outputs/run/checkpoints-set-aside/run-step00000004.safetensors.1").is_file());
+    assert!(said.contains("of later steps are set aside in `") && said.contains("checkpoints-set-aside`: 3"), "{said}");
     let other = ["--set", "optimizer.learning_rate=1e-5", "--resume", &checkpoint];
     let (_, said) = project.expect(2, &[&args[..], &other].concat());
     assert!(said.contains("optimizer.learning_rate"), "{said}");

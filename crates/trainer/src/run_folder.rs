@@ -65,8 +65,9 @@ pub(crate) struct RunFolder {
     pub passed_over: Vec<(PathBuf, String)>,
     /// Keys that are not what they were when the run began, each allowed to be.
     pub changes: Vec<Change>,
-    /// Checkpoints of later steps than this are not of the run that begins.
-    newest: Option<u64>,
+    /// The checkpoint that the run was told to go back to, by its manifest: checkpoints and products of later steps are not of the run
+    /// that begins.
+    pub goes_back_to: Option<ManifestInfo>,
     // None for as long as it is taken again.
     lock: RefCell<Option<FolderLock>>,
     /// The number of the disk that it was taken on.
@@ -106,7 +107,7 @@ impl RunFolder {
         let has_results = latest.is_some() || is_finished(path) || has_product(path);
         let own = Some(path.join(CONFIG)).filter(|own| has_results && own.exists());
         let mut changes = Vec::new();
-        let (start, newest) = match policy {
+        let (start, goes_back_to) = match policy {
             ResumePolicy::From(checkpoint) => {
                 let saved = Saved::verified(checkpoint, latest.as_ref())?;
                 let began_with = config_of(checkpoint);
@@ -119,8 +120,8 @@ impl RunFolder {
                 if let Some(began_with) = began_with {
                     changes = changes_since(config, &began_with, path)?;
                 }
-                let step = saved.info.step;
-                (Start::Continue(Box::new(saved)), Some(step))
+                let info = saved.info.clone();
+                (Start::Continue(Box::new(saved)), Some(info))
             }
             _ => {
                 let began_with =
@@ -141,7 +142,7 @@ impl RunFolder {
             start,
             passed_over: survey.rejected,
             changes,
-            newest,
+            goes_back_to,
             lock: RefCell::new(Some(lock)),
             disk: Cell::new(disk_of(path)),
         })
@@ -202,7 +203,7 @@ impl RunFolder {
             start,
             passed_over: Vec::new(),
             changes: Vec::new(),
-            newest: None,
+            goes_back_to: None,
             lock: RefCell::new(None),
             disk: Cell::new(disk_of(path)),
         })
@@ -301,32 +302,41 @@ impl RunFolder {
 
     /// Writes the resolved configuration: from here on the folder belongs to this run. Called when everything that can
     /// be wrong with model and data has been looked at, so that a run that never began does not stand in another's way.
-    pub fn claim(&self, config: &TrainConfig) -> Result<()> {
-        self.set_newer_aside()?;
-        self.write_config(config)
+    /// How many checkpoints and products of later steps were set aside for it; `later_products` are names in the folder.
+    pub fn claim(&self, config: &TrainConfig, later_products: &[String]) -> Result<usize> {
+        let count = self.set_newer_aside(later_products)?;
+        self.write_config(config)?;
+        Ok(count)
     }
 
     fn write_config(&self, config: &TrainConfig) -> Result<()> {
         Ok(replace_file(&RealVfs, &self.path.join(CONFIG), config.to_toml().as_bytes())?)
     }
 
-    /// Moves the checkpoints after the one that was asked for out of the way: the next start must not take them for this
-    /// run's, nor may this run's be deleted for being older.
-    fn set_newer_aside(&self) -> Result<()> {
-        let Some(newest) = self.newest else { return Ok(()) };
-        let folder = self.checkpoints();
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let step = name.to_str().and_then(step_of_name);
-            if step.is_none_or(|step| step <= newest) {
-                continue;
-            }
-            let aside = self.path.join(SET_ASIDE);
+    /// Moves what is newer than the checkpoint that was asked for out of the way: the next start must not take it for this run's,
+    /// nor may this run's be deleted for being older.
+    fn set_newer_aside(&self, products: &[String]) -> Result<usize> {
+        let Some(newest) = &self.goes_back_to else { return Ok(0) };
+        let entries = fs::read_dir(self.checkpoints()).into_iter().flatten().flatten();
+        let checkpoints = entries.filter(|entry| {
+            let step = entry.file_name().to_str().and_then(step_of_name);
+            step.is_some_and(|step| step > newest.step)
+        });
+        // Products first: by the checkpoints, a start after a kill in between knows that the run is still where it was.
+        let products = products.iter().map(|name| self.path.join(name));
+        let newer: Vec<PathBuf> = products.chain(checkpoints.map(|entry| entry.path())).collect();
+        let aside = self.aside();
+        for path in &newer {
             fs::create_dir_all(&aside).map_err(|error| Error::storage(&aside, error))?;
-            let target = free_name(&aside.join(name));
-            fs::rename(entry.path(), &target).map_err(|error| Error::storage(&target, error))?;
+            let target = free_name(&aside.join(path.file_name().unwrap_or_default()));
+            fs::rename(path, &target).map_err(|error| Error::storage(&target, error))?;
         }
-        Ok(())
+        Ok(newer.len())
+    }
+
+    /// The folder for what is of later steps than the run goes back to.
+    pub fn aside(&self) -> PathBuf {
+        self.path.join(SET_ASIDE)
     }
 
     /// Deletes a product by its name in the folder. One that is a folder loses the name first, so that half a model never has it; what a

@@ -126,9 +126,10 @@ impl Trainer {
     }
 
     fn run_to_the_end(&mut self, stop: &StopRequest) -> Result<(Outcome, Position)> {
+        let mut set_aside = 0;
         if self.ranks.is_lead() {
             self.folder.check_room(self.state_bytes(), &self.config.checkpoint)?;
-            self.folder.claim(&self.config)?;
+            set_aside = self.folder.claim(&self.config, &self.later_products())?;
         }
         let mut position = match &self.folder.start {
             Start::Continue(saved) => {
@@ -170,6 +171,12 @@ impl Trainer {
                 ));
             }
             log.message(&format!("continuing after step {}", position.step));
+            if set_aside > 0 {
+                log.message(&format!(
+                    "checkpoints and products of later steps are set aside in `{}`: {set_aside}",
+                    self.folder.aside().display()
+                ));
+            }
             for line in &self.record.changes {
                 log.message(line);
             }

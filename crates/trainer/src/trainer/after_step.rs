@@ -69,7 +69,7 @@ impl Trainer {
                 }
                 Err(error) => return Err(error),
             }
-            self.prune_products(log);
+            self.prune_products(log, position);
         }
         if validates {
             self.validate(log, position.step)?;

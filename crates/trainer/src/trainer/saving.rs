@@ -309,30 +309,47 @@ impl Trainer {
         Ok(result)
     }
 
-    /// Deletes products on the way beyond `save.keep_last`, those that were written before a continuation included. One that
-    /// cannot be deleted is only untidy.
-    pub(super) fn prune_products(&mut self, log: &mut RunLog) {
+    /// Deletes products on the way beyond `save.keep_last`, those that were written before a continuation included. Those of later
+    /// steps neither count nor go: the run has yet to come to them. One that cannot be deleted is only untidy.
+    pub(super) fn prune_products(&self, log: &mut RunLog, position: &Position) {
         let Some(keep) = self.config.save.keep_last else { return };
-        let mut stems = self.products_on_the_way();
-        stems.truncate(stems.len().saturating_sub(keep));
-        let raw: Vec<String> = stems.iter().map(|stem| format!("{stem}{RAW}")).collect();
-        for name in stems.iter().chain(&raw).flat_map(|stem| self.trainable.product_names(stem)) {
-            let path = self.folder.path.join(&name);
-            if !path.exists() {
-                continue;
-            }
+        let mut products = self.products_on_the_way();
+        products.retain(|(place, _)| !place.is_after(position.step, position.epoch));
+        if seeded(Bug::KeepLater) {
+            products.reverse();
+        }
+        products.truncate(products.len().saturating_sub(keep));
+        for name in products.iter().flat_map(|(_, stem)| self.files_of(stem)) {
             if let Err(error) = self.folder.delete_product(&name) {
+                let path = self.folder.path.join(&name);
                 log.message(&format!("cannot delete {}: {error}", path.display()));
             }
         }
     }
 
-    /// The names, without ending, of this run's products on the way, those of earlier steps first. What the clock says of the
-    /// files does not count: it jumps, and a copy of a folder has the times of the copying.
-    fn products_on_the_way(&self) -> Vec<String> {
+    /// The files of products on the way of later steps than that which the run was told to go back to.
+    pub(super) fn later_products(&self) -> Vec<String> {
+        let Some(info) = &self.folder.goes_back_to else { return Vec::new() };
+        let mut products = self.products_on_the_way();
+        products.retain(|(place, _)| place.is_after(info.step, info.epoch));
+        products.iter().flat_map(|(_, stem)| self.files_of(stem)).collect()
+    }
+
+    /// The names in the run's folder of what is there of the product on the way `stem`.
+    fn files_of(&self, stem: &str) -> Vec<String> {
+        let raw = format!("{stem}{RAW}");
+        let mut names = self.trainable.product_names(stem);
+        names.extend(self.trainable.product_names(&raw));
+        names.retain(|name| self.folder.path.join(name).exists());
+        names
+    }
+
+    /// This run's products on the way by their names without ending, those of earlier steps first. What the clock says of the files
+    /// does not count: it jumps, and a copy of a folder has the times of the copying.
+    fn products_on_the_way(&self) -> Vec<(Place, String)> {
         let entries = fs::read_dir(&self.folder.path).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let mut found: Vec<(u64, String)> = names
+        let mut found: Vec<(u64, Place, String)> = names
             .filter_map(|name| {
                 let stem = name.strip_suffix(".safetensors").unwrap_or(&name);
                 let place = place_of(stem, &self.config.name)?;
@@ -344,15 +361,12 @@ impl Trainer {
                         ..self.config.train.clone()
                     }),
                 };
-                Some((step, stem.to_string()))
+                Some((step, place, stem.to_string()))
             })
             .collect();
         found.sort();
         found.dedup();
-        if seeded(Bug::KeepLater) {
-            found.reverse();
-        }
-        found.into_iter().map(|(_, stem)| stem).collect()
+        found.into_iter().map(|(_, place, stem)| (place, stem)).collect()
     }
 }
 
@@ -363,10 +377,20 @@ fn is_full(error: &Error) -> bool {
 }
 
 /// When a product on the way was written.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
     Step(u64),
     Epoch(u64),
+}
+
+impl Place {
+    /// Whether that was after so many steps and complete epochs.
+    fn is_after(self, step: u64, epoch: u64) -> bool {
+        match self {
+            Place::Step(own) => own > step,
+            Place::Epoch(own) => own > epoch,
+        }
+    }
 }
 
 /// What the name of a product on the way, without ending, says of it.

@@ -354,6 +354,39 @@ fn of_the_products_on_the_way_the_oldest_go_whatever_their_times_say() {
     }
 }
 
+/// The numbers of the steps whose products on the way lie in the folder.
+fn on_the_way(output: &Path) -> Vec<u64> {
+    (1..10).filter(|step| output.join(format!("run-step{step:08}.safetensors")).exists()).collect()
+}
+
+#[test]
+fn products_of_later_steps_are_set_aside_where_a_run_goes_back_and_cost_it_none_of_its_own() {
+    let (folder, output) = project();
+    let mut config = config(&folder, 6, &format!("{EVERY_STEP}[save]\nevery_steps = 1\nkeep_last = 2\n"));
+    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(on_the_way(&output), [4, 5]);
+    let abandoned = fs::read(output.join("run-step00000005.safetensors")).expect("a product");
+    // Shorter, so that it does not come to them again.
+    config.train.max_steps = Some(4);
+    config.checkpoint.allow_changes = vec!["train.max_steps".into()];
+    resume(&config, &output, &checkpoint(&output, 1)).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(on_the_way(&output), [2, 3]);
+    let aside = output.join("checkpoints-set-aside");
+    assert!(aside.join("run-step00000004.safetensors.1").is_file());
+    assert!(fs::read(aside.join("run-step00000005.safetensors.1")).expect("set aside") == abandoned);
+}
+
+#[test]
+fn products_of_steps_that_a_run_has_yet_to_come_to_do_not_count() {
+    let more = format!("{EVERY_STEP}[save]\nevery_steps = 1\nkeep_last = 2\n");
+    let (_folder, output, mut config) = killed_after(2, 6, &more);
+    assert_eq!(on_the_way(&output), [4, 5]);
+    config.train.max_steps = Some(4);
+    config.checkpoint.allow_changes = vec!["train.max_steps".into()];
+    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(on_the_way(&output), [3, 4, 5]);
+}
+
 /// sd-scripts#93: what fp16 does to weights at the save; here, those that it makes infinite.
 #[test]
 fn a_weight_that_fp16_cannot_hold_is_no_product_and_another_format_takes_it() {
