@@ -142,6 +142,7 @@ impl Trainer {
             }
             Start::Fresh | Start::Finished => Position::default(),
         };
+        let saved = position;
         if self.folder.has_other_order() && position.batch > 0 && !seeded(Bug::SameEpoch) {
             // The batches of this epoch are others now: nobody can say which of them were seen.
             (position.epoch, position.batch) = (position.epoch + 1, 0);
@@ -186,6 +187,8 @@ impl Trainer {
         }
         if self.ranks.is_lead() {
             self.reserve_room();
+            let missed = sdtrain_torch::catch(|| self.save_missed_product(&mut log, &saved, stop));
+            missed.unwrap_or_else(|panic| Err(panic.into()))?;
         }
         self.record.phase("train");
         self.ranks.phase("first step");

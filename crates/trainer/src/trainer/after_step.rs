@@ -20,6 +20,62 @@ impl Trainer {
         every.due_after_step(position.step) || ended.clone().any(|epoch| every.due_after_epoch(epoch))
     }
 
+    /// What the product on the way is called, without ending, that is due after the step of `position`; none where none is.
+    fn product_due(&self, position: &Position, ended: &Range<u64>) -> Option<String> {
+        let every = self.config.save.every();
+        self.due(every, position, ended).then(|| match every.due_after_step(position.step) {
+            true => format!("{}-step{:08}", self.config.name, position.step),
+            false => format!("{}-{:06}", self.config.name, position.epoch),
+        })
+    }
+
+    /// The numbers, from 1, of the epochs that the last step completed: what [`Trainer::advance`] said of it, from where it led.
+    fn epochs_ended(&self, position: &Position) -> Range<u64> {
+        let end = position.epoch + 1;
+        if position.batch > 0 {
+            return end..end;
+        }
+        let mut first = position.epoch;
+        while first > 1 && self.data.batches_of_epoch(first - 1) == 0 {
+            first -= 1;
+        }
+        first..end
+    }
+
+    /// Writes the product on the way that was due after the step of the checkpoint at `position`, where a run was killed between the
+    /// two. The lead's.
+    pub(super) fn save_missed_product(
+        &mut self,
+        log: &mut RunLog,
+        position: &Position,
+        stop: &StopRequest,
+    ) -> Result<()> {
+        if position.step == 0 || position.step >= self.total_steps {
+            return Ok(());
+        }
+        let due = self.product_due(position, &self.epochs_ended(position));
+        let Some(stem) = due.filter(|stem| self.lacks_newest_product(stem, position)) else { return Ok(()) };
+        self.ranks.phase("save");
+        self.optimizer.hold(Weights::Evaluation)?;
+        self.save_on_the_way(log, &stem, position, stop)?;
+        self.optimizer.hold(Weights::Training)?;
+        Ok(())
+    }
+
+    /// Writes a product on the way, then deletes those beyond `save.keep_last`. The weights are those for evaluation.
+    fn save_on_the_way(&mut self, log: &mut RunLog, stem: &str, position: &Position, stop: &StopRequest) -> Result<()> {
+        match self.save_product(log, stem, position, stop) {
+            Ok(paths) => paths.iter().for_each(|path| log.message(&format!("saved {}", path.display()))),
+            // The last one may fit again, and is refused where it does not.
+            Err(error @ Error::DoesNotFit { .. }) => {
+                log.message(&format!("warning: no product is saved here: {error}"))
+            }
+            Err(error) => return Err(error),
+        }
+        self.prune_products(log, position);
+        Ok(())
+    }
+
     pub(super) fn after_step(
         &mut self,
         log: &mut RunLog,
@@ -41,35 +97,23 @@ impl Trainer {
         if last {
             return Ok(());
         }
-        let every = self.config.save.every();
-        let [saves, validates, samples] = [every, self.config.validation.every(), self.config.samples.every()]
+        let product = self.product_due(position, &ended);
+        let [validates, samples] = [self.config.validation.every(), self.config.samples.every()]
             .map(|every| self.due(every, position, &ended));
-        if !(saves || validates || samples) {
+        if !(product.is_some() || validates || samples) {
             return Ok(());
         }
         self.ranks.phase("samples");
         if !self.ranks.is_lead() {
             return self.ranks.follow_lead("after step");
         }
-        if saves && !self.folder.is_in_place()? {
+        if product.is_some() && !self.folder.is_in_place()? {
             // Else the new folder would hold a product and nothing to continue from.
             self.save_checkpoint(log, position, stop)?;
         }
         self.optimizer.hold(Weights::Evaluation)?;
-        if saves {
-            let stem = match every.due_after_step(position.step) {
-                true => format!("{}-step{:08}", self.config.name, position.step),
-                false => format!("{}-{:06}", self.config.name, position.epoch),
-            };
-            match self.save_product(log, &stem, position, stop) {
-                Ok(paths) => paths.iter().for_each(|path| log.message(&format!("saved {}", path.display()))),
-                // The last one may fit again, and is refused where it does not.
-                Err(error @ Error::DoesNotFit { .. }) => {
-                    log.message(&format!("warning: no product is saved here: {error}"))
-                }
-                Err(error) => return Err(error),
-            }
-            self.prune_products(log, position);
+        if let Some(stem) = product {
+            self.save_on_the_way(log, &stem, position, stop)?;
         }
         if validates {
             self.validate(log, position.step)?;

@@ -335,6 +335,18 @@ impl Trainer {
         products.iter().flat_map(|(_, stem)| self.files_of(stem)).collect()
     }
 
+    /// Whether a file of the product on the way `stem`, that of the step of `position`, is not there, and no product of a later step
+    /// either: with one, it may have been deleted for its age.
+    pub(super) fn lacks_newest_product(&self, stem: &str, position: &Position) -> bool {
+        let mut names = self.trainable.product_names(stem);
+        if self.config.ema.save_raw {
+            names.extend(self.trainable.product_names(&format!("{stem}{RAW}")));
+        }
+        let is_whole = names.iter().all(|name| self.folder.path.join(name).exists());
+        let products = self.products_on_the_way();
+        !is_whole && !products.iter().any(|(place, _)| place.is_after(position.step, position.epoch))
+    }
+
     /// The names in the run's folder of what is there of the product on the way `stem`.
     fn files_of(&self, stem: &str) -> Vec<String> {
         let raw = format!("{stem}{RAW}");

@@ -387,6 +387,48 @@ fn products_of_steps_that_a_run_has_yet_to_come_to_do_not_count() {
     assert_eq!(on_the_way(&output), [3, 4, 5]);
 }
 
+/// A kill between the checkpoint of a step and its product.
+#[test]
+fn a_product_on_the_way_that_a_kill_behind_its_checkpoint_cost_is_written_when_the_run_goes_on() {
+    let ways: [(&str, &[&str]); 2] = [
+        ("[save]\nevery_steps = 2\n[ema]\nenabled = true\nsave_raw = true\n", &["step00000002", "step00000002-raw"]),
+        // The epoch ends there.
+        ("[save]\nevery_epochs = 1\n[optimizer]\ntype = \"adamw_schedule_free\"\n", &["000001"]),
+    ];
+    for (more, names) in ways {
+        let (folder, output) = project();
+        let config = config(&folder, 3, &format!("{EVERY_STEP}{more}"));
+        run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+        let on_the_way: Vec<PathBuf> =
+            names.iter().map(|name| output.join(format!("run-{name}.safetensors"))).collect();
+        let content = |path: &PathBuf| fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let expected: Vec<Vec<u8>> = on_the_way.iter().map(content).collect();
+        let at_the_end = product(&output);
+        cut_back(&output, 2);
+        // Of several files the last ones.
+        fs::remove_file(on_the_way.last().expect("there is one")).expect("written");
+        run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+        let written: Vec<Vec<u8>> = on_the_way.iter().map(content).collect();
+        assert!(written == expected, "{more}");
+        assert!(product(&output) == at_the_end, "{more}");
+    }
+}
+
+#[test]
+fn a_product_on_the_way_that_is_there_or_was_deleted_for_its_age_is_not_written_again() {
+    let (_folder, output, mut config) =
+        killed_after(2, 4, &format!("{EVERY_STEP}[save]\nevery_steps = 1\nkeep_last = 1\n"));
+    assert_eq!(on_the_way(&output), [3]);
+    config.save.keep_last = None;
+    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(on_the_way(&output), [3]);
+    cut_back(&output, 3);
+    let third = output.join("run-step00000003.safetensors");
+    fs::write(&third, "as it was").expect("there is room");
+    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(fs::read(&third).expect("it stays"), b"as it was");
+}
+
 /// sd-scripts#93: what fp16 does to weights at the save; here, those that it makes infinite.
 #[test]
 fn a_weight_that_fp16_cannot_hold_is_no_product_and_another_format_takes_it() {
