@@ -113,7 +113,10 @@ impl Trainer {
         }
         self.optimizer.hold(Weights::Evaluation)?;
         if let Some(stem) = product {
+            // Where another rank ends now, it is finished first.
+            self.ranks.phase("save");
             self.save_on_the_way(log, &stem, position, stop)?;
+            self.ranks.phase("samples");
         }
         if validates {
             self.validate(log, position.step)?;
