@@ -10,6 +10,7 @@ this file: nothing here was measured on a GPU. Needs nothing but Python 3.8. Uni
 
 import argparse
 import gzip
+import heapq
 import math
 import re
 import sys
@@ -33,8 +34,13 @@ PLACES = [  # (name, ranks, slowest link)
 ]
 # A collective of no bytes: so long for each doubling of the ranks.
 LATENCY = 20e-6
+# Gradients and gathered weights travel in fp32, whatever they are kept in (crates/trainer/src/ranks): a sum of bf16 would lose digits.
+SENT = 4
 # c10d's Reducer sends buckets of this size; the last one goes when the backward pass is over.
 BUCKET = 25 * 2**20
+# Numbers of one all-reduce of the flat way (ranks/gradients.rs), and of each rank in one window of `shard_optimizer` (ranks/shares.rs).
+FLAT_AT_ONCE = 8 * 2**20
+WINDOW = 2 * 2**20
 # A backward pass is twice a forward pass where every weight is trained.
 BACKWARD = 2 / 3
 # AdamW in fp32 reads weight, gradient and both moments and writes all but the gradient.
@@ -69,6 +75,14 @@ def parameters(model):
     return sum(math.prod(shape) for _, shape in tensors(model))
 
 
+def longest_share(model, ranks):
+    """Numbers of the rank that has most of them: whole tensors, the largest first, each to the rank that has least (ranks/shares.rs)."""
+    loads = [0] * ranks
+    for size in sorted((math.prod(shape) for _, shape in tensors(model)), reverse=True):
+        heapq.heapreplace(loads, loads[0] + size)
+    return max(loads)
+
+
 def lora_parameters(model, modules):
     """Of both matrices, for the linear layers whose path holds one of `modules`."""
     total = 0
@@ -82,16 +96,17 @@ ATTENTION = ("attn1", "attn2")
 DEFAULT_TARGETS = (*ATTENTION, "ff")
 
 
-def all_reduce(size, ranks, bandwidth):
-    """Bytes that a rank sends, and seconds, of a ring all-reduce."""
-    sent = 2 * (ranks - 1) / ranks * size
-    return sent, sent / bandwidth + LATENCY * math.log2(ranks)
+def all_reduce(count, ranks, bandwidth, at_once):
+    """Bytes that a rank sends, and seconds, of ring all-reduces of `count` numbers, `at_once` in each."""
+    sent = 2 * (ranks - 1) / ranks * SENT * count
+    return sent, sent / bandwidth + math.ceil(count / at_once) * LATENCY * math.log2(ranks)
 
 
-def half(size, ranks, bandwidth):
-    """The same of a reduce-scatter or an all-gather."""
-    sent = (ranks - 1) / ranks * size
-    return sent, sent / bandwidth + LATENCY * math.log2(ranks)
+def shared_out(model, ranks, bandwidth):
+    """The same of `shard_optimizer`: gradients are reduced and scattered, weights gathered. Every share is sent as if it were the longest."""
+    longest = longest_share(model, ranks)
+    sent = 2 * (ranks - 1) * SENT * longest
+    return sent, sent / bandwidth + 2 * math.ceil(longest / WINDOW) * LATENCY * math.log2(ranks)
 
 
 def amount(size):
@@ -125,20 +140,17 @@ def sent_bytes():
     rows = []
     for model in ("SD 1.5", "SDXL"):
         lora, full = lora_parameters(model, DEFAULT_TARGETS), parameters(model)
-        cases = [
-            ("LoRA, gradients in fp32", [4 * lora], []),
-            ("full, gradients in fp32", [4 * full], []),
-            ("full, weights and gradients in bf16", [2 * full], []),
-            ("full in fp32, `shard_optimizer`", [], [4 * full, 4 * full]),
-            ("full in bf16, `shard_optimizer`", [], [2 * full, 2 * full]),
-        ]
-        for name, reduced, halves in cases:
-            sent = [
-                sum(all_reduce(size, ranks, 1)[0] for size in reduced) + sum(half(size, ranks, 1)[0] for size in halves)
-                for ranks in (2, 8, 64)
-            ]
-            rows.append([f"{model}, {name}", amount((reduced + halves)[0]), *map(amount, sent)])
-    return table(["", "gradients", "sent by a rank of 2", "of 8", "of 64"], rows)
+
+        def reduced(count):
+            return lambda ranks: all_reduce(count, ranks, 1, FLAT_AT_ONCE)[0]
+
+        for name, count, sent in [
+            ("LoRA", lora, reduced(lora)),
+            ("full, weights in fp32 or bf16", full, reduced(full)),
+            ("full, `shard_optimizer`, fp32 or bf16", full, lambda ranks: shared_out(model, ranks, 1)[0]),
+        ]:
+            rows.append([f"{model}, {name}", amount(SENT * count), *(amount(sent(ranks)) for ranks in (2, 8, 64))])
+    return table(["", "gradients in fp32", "sent by a rank of 2", "of 8", "of 64"], rows)
 
 
 def efficiency():
@@ -150,16 +162,17 @@ def efficiency():
         backward = BACKWARD * (step - update)
 
         def flat(ranks, bandwidth):
-            return step + all_reduce(4 * trained, ranks, bandwidth)[1]
+            return step + all_reduce(trained, ranks, bandwidth, FLAT_AT_ONCE)[1]
 
         def overlapped(ranks, bandwidth):
-            whole = all_reduce(4 * trained, ranks, bandwidth)[1]
-            last = all_reduce(min(BUCKET, 4 * trained), ranks, bandwidth)[1]
+            bucket = BUCKET // SENT
+            whole = all_reduce(trained, ranks, bandwidth, bucket)[1]
+            last = all_reduce(min(bucket, trained), ranks, bandwidth, bucket)[1]
             return step + max(last, whole - backward)
 
         def sharded(ranks, bandwidth):
-            both = 2 * half(4 * trained, ranks, bandwidth)[1]
-            return step - update * (1 - 1 / ranks) + both
+            part = longest_share(model, ranks) / trained
+            return step - update * (1 - part) + shared_out(model, ranks, bandwidth)[1]
 
         ways = [("flat", flat)] if lora else [("overlapped", overlapped), ("flat", flat), ("`shard_optimizer`", sharded)]
         for name, seconds in ways:
@@ -180,7 +193,7 @@ def memory():
             ("weights and state in bf16", 2, 2, 4),
         ]:
             count = parameters(model)
-            sizes = [count * (weights + gradients + state / ranks) for ranks in (1, 2, 8, 64)]
+            sizes = [count * (weights + gradients) + longest_share(model, ranks) * state for ranks in (1, 2, 8, 64)]
             rows.append([f"{model}, {name}", *(f"{size / 1e9:.1f} GB" for size in sizes)])
     return table(["", "whole on each rank", "`shard_optimizer`, 2 ranks", "8", "64"], rows)
 
