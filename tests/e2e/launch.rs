@@ -1,6 +1,6 @@
 //! Several processes: which one this is, and starting them.
 
-use crate::project::{Project, fixture};
+use crate::project::{Project, Running, fixture, send};
 use image::{Rgb, RgbImage};
 use sdtrain_test_support::copy_folder;
 use std::fs;
@@ -51,6 +51,90 @@ fn two_ranks<'a>(project: &Project, launch: &[&'a str], changes: &[&'a str]) -> 
         .chain(["--", "train", "--config", "ranks.toml"])
         .chain(settings)
         .collect()
+}
+
+/// The process of a rank that a launcher has started.
+fn process_of(rank: usize, launcher: &Running) -> u32 {
+    let (parent, own) = (format!("PPid:\t{}", launcher.id()), format!("RANK={rank}"));
+    let is_it = |process: &Path| {
+        let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+        let variables = fs::read(process.join("environ")).unwrap_or_default();
+        status.lines().any(|line| line == parent) && variables.split(|&byte| byte == 0).any(|one| one == own.as_bytes())
+    };
+    let mut processes = fs::read_dir("/proc").expect("the system lists its processes").flatten();
+    let found = processes.find(|process| is_it(&process.path())).map(|process| process.file_name());
+    let id = found.and_then(|name| name.to_str()?.parse().ok());
+    id.unwrap_or_else(|| panic!("rank {rank} does not run; so far:\n{}", launcher.said()))
+}
+
+/// How many steps a run has written down.
+fn steps_of(project: &Project, output: &str) -> usize {
+    fs::read_to_string(project.path(output).join("metrics.jsonl")).map_or(0, |text| text.lines().count())
+}
+
+fn product_of(project: &Project, output: &str) -> Vec<u8> {
+    fs::read(project.path(output).join("run.safetensors")).expect("a product")
+}
+
+#[test]
+fn ranks_that_are_killed_are_started_again_and_come_to_the_same_bits() {
+    let project = Project::new();
+    // The checkpoint on the way comes after both kills.
+    let changes = ["train.max_steps=80", "checkpoint.every_steps=60"];
+    project.expect(0, &[two_ranks(&project, &[], &changes), vec!["--output", "straight"]].concat());
+    let running =
+        project.start(&[two_ranks(&project, &["--restarts", "2"], &changes), vec!["--output", "killed"]].concat());
+    for (rank, restart) in [(1, 1), (0, 2)] {
+        let before = steps_of(&project, "killed");
+        running.wait_for(|| steps_of(&project, "killed") > before + 3);
+        send("KILL", process_of(rank, &running));
+        running.wait_for_words(&format!("all are started again: restart {restart} of 2"));
+        // The first rank holds the whole state: without the other it saves that, and without the first nobody does.
+        let rescues = running.said().matches("what was learned before it is saved").count();
+        assert_eq!(rescues, 1, "after rank {rank}: {}", running.said());
+    }
+    let (code, said) = running.end();
+    assert_eq!(code, Some(0), "{said}");
+    for rank in [0, 1] {
+        let start = format!("[launch] rank {rank} (process ");
+        let tells = |line: &str| line.starts_with(&start) && line.contains("was ended by SIGKILL");
+        assert!(said.lines().any(tells), "{said}");
+    }
+    assert_eq!(said.matches("[rank 0] continuing after step").count(), 2, "{said}");
+    assert!(product_of(&project, "straight") == product_of(&project, "killed"), "other bits: {said}");
+    assert_eq!(steps_of(&project, "killed"), 80, "each step once: {said}");
+}
+
+#[test]
+fn a_launcher_that_is_told_to_stop_saves_and_goes_on_to_the_same_bits() {
+    assert_stops_and_goes_on(&[]);
+}
+
+#[test]
+fn a_launcher_that_is_told_to_stop_saves_the_shares_of_an_optimizer() {
+    assert_stops_and_goes_on(&["method=full", "ranks.shard_optimizer=true"]);
+}
+
+/// Two ranks whose launcher gets SIGTERM save the step they are at; the same command comes to the product of ranks that nobody stopped.
+fn assert_stops_and_goes_on(changes: &[&str]) {
+    let project = Project::new();
+    // No checkpoint but the one that the signal asks for.
+    let changes = [&["train.max_steps=60", "checkpoint.every_steps=0"], changes].concat();
+    let to = |output: &'static str| [two_ranks(&project, &[], &changes), vec!["--output", output]].concat();
+    project.expect(0, &to("straight"));
+    let running = project.start(&to("stopped"));
+    running.wait_for(|| steps_of(&project, "stopped") > 2);
+    running.terminate();
+    let (code, said) = running.end();
+    assert_eq!(code, Some(75), "{said}");
+    assert!(said.contains("[rank 0] a signal asks to stop") && !said.contains("the run failed"), "{said}");
+    let steps = steps_of(&project, "stopped");
+    let newest = fs::read_to_string(project.path("stopped/checkpoints/latest")).expect("a checkpoint");
+    assert_eq!(newest.trim(), format!("step-{steps:06}"), "{said}");
+    let (_, said) = project.expect(0, &to("stopped"));
+    assert!(said.contains(&format!("continuing after step {steps}")), "{said}");
+    assert!(product_of(&project, "straight") == product_of(&project, "stopped"), "other bits: {said}");
+    assert_eq!(steps_of(&project, "stopped"), 60, "each step once: {said}");
 }
 
 /// How many of `what` each rank has encoded, as the first one says.

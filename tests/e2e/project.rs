@@ -83,6 +83,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its standard error so far.
     pub fn said(&self) -> String {
         fs::read_to_string(&self.said).expect("the file is there")
@@ -115,10 +120,7 @@ impl Running {
 
     /// Sends it a signal by its name.
     pub fn signal(&self, name: &str) {
-        let signal = format!("-{name}");
-        let sent =
-            Command::new("kill").args([&signal, &self.child.id().to_string()]).status().expect("`kill` is there");
-        assert!(sent.success());
+        send(name, self.id());
     }
 
     /// Whether it has said how it answers SIGTERM, or lets it wait: from its first moments on it does.
@@ -137,6 +139,12 @@ impl Running {
         let code = self.child.wait().expect("it ends").code();
         (code, self.said())
     }
+}
+
+/// Sends a signal, by its name, to a process.
+pub fn send(name: &str, process: u32) {
+    let sent = Command::new("kill").args([format!("-{name}"), process.to_string()]).status();
+    assert!(sent.expect("`kill` is there").success(), "SIG{name} to process {process}");
 }
 
 /// The front program beside the engine, which this test's package builds.
