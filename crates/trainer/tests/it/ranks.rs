@@ -4,6 +4,7 @@ use sdtrain_ranks::{Launcher, Place};
 use sdtrain_recipe::TrainConfig;
 use sdtrain_signals::StopRequest;
 use sdtrain_state_dict::{Reader, SafetensorsFile};
+use sdtrain_torch::{Store, StoreAddress};
 use sdtrain_torch_test_support::fixture_folder;
 use sdtrain_trainer::{Error, Outcome, Ranks, ResumePolicy, RunOptions, train_together};
 use std::collections::BTreeMap;
@@ -12,7 +13,12 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::thread;
+use std::time::Duration;
 use tch::{Device, Kind};
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port()
+}
 
 /// Ten pictures of two sizes, so that an epoch has buckets, and batches that are not full.
 struct Project(tempfile::TempDir);
@@ -62,7 +68,20 @@ impl Project {
         changes: &[&str],
         of_rank: fn(usize) -> Vec<String>,
     ) -> Vec<Result<Outcome, Error>> {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+        self.outcomes_at(None, output, size, changes, of_rank)
+    }
+
+    /// The same where a launcher holds the store, at this port; absent, rank 0 hosts one.
+    fn outcomes_at(
+        &self,
+        launchers_port: Option<u16>,
+        output: &str,
+        size: usize,
+        changes: &[&str],
+        of_rank: fn(usize) -> Vec<String>,
+    ) -> Vec<Result<Outcome, Error>> {
+        let port = launchers_port.unwrap_or_else(free_port);
+        let has_agent_store = launchers_port.is_some();
         let rank = |rank| {
             let own = of_rank(rank);
             let all: Vec<&str> = changes.iter().copied().chain(own.iter().map(String::as_str)).collect();
@@ -76,7 +95,7 @@ impl Project {
                     local_world_size: size,
                     master_addr: "127.0.0.1".into(),
                     master_port: port,
-                    has_agent_store: false,
+                    has_agent_store,
                     restart_count: 0,
                     launcher: Launcher::Variables,
                 };
@@ -271,6 +290,34 @@ fn a_run_is_continued_by_another_number_of_ranks() {
             assert!(error.contains(names), "{error}");
         }
     }
+}
+
+/// torchrun hosts the store itself, and its store outlives a restart (`TORCHELASTIC_USE_AGENT_STORE`).
+#[test]
+fn ranks_that_are_started_again_at_a_launchers_store_do_not_hear_what_was_said_there_before() {
+    const ALLOWED: &str = "checkpoint.allow_changes=[\"train.max_steps\"]";
+    let project = Project::new(LORA);
+    let (host, timeout) = ("127.0.0.1".to_owned(), Duration::from_secs(60));
+    let port = free_port();
+    let address = StoreAddress { host, port, prefix: "launcher".into(), timeout };
+    let store = Store::connect(&address, true).expect("the port is free");
+    let start = |changes: &[&str], of_rank: fn(usize) -> Vec<String>| {
+        project.outcomes_at(Some(port), "run", 2, changes, of_rank)
+    };
+    let differ = |rank: usize| if rank == 1 { vec!["seed=7".to_owned()] } else { Vec::new() };
+    let agree = |_: usize| Vec::new();
+    // Both leave with an error, which they have told each other there.
+    for outcome in start(&["train.max_steps=10", ALLOWED], differ) {
+        assert!(matches!(outcome, Err(Error::RanksDiffer { .. })), "{outcome:?}");
+    }
+    for changes in [["train.max_steps=10", ALLOWED], [TWENTY, ALLOWED]] {
+        for outcome in start(&changes, agree) {
+            assert!(matches!(outcome, Ok(Outcome::Done(_))), "{outcome:?}");
+        }
+    }
+    drop(store);
+    let straight = project.run("straight", 2, &[TWENTY]);
+    straight.assert_close(&Learned::of(&project.path("run")), "started again at the same store");
 }
 
 /// Who makes what the whole program says: tests/e2e/launch.rs.
