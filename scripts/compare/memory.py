@@ -58,7 +58,17 @@ CASES = {
     "full, 256 px": FULL | {"data.resolution": 256},
     "full with `[ema]`, 128 px": FULL | {"ema.enabled": True},
     "full, Adafactor, 128 px": FULL | {"optimizer.type": "adafactor", "optimizer.learning_rate": None},
+    "full, 8-bit AdamW with `[ema]`, 192 px": FULL
+    | {"optimizer.type": "adamw_8bit", "ema.enabled": True, "data.resolution": 192},
     "full, weights and state in bf16, 128 px": FULL | NARROW,
+    "full, weights in bf16, `fused_backward`, 256 px": FULL
+    | {
+        "precision.compute": "bf16",
+        "precision.weights": "bf16",
+        "train.fused_backward": True,
+        "train.max_grad_norm": 0,
+        "data.resolution": 256,
+    },
     "textual inversion, 256 px": {
         "method": "textual_inversion",
         "data.resolution": 256,
@@ -66,6 +76,8 @@ CASES = {
         "textual_inversion.tokens": [{"word": "<look>", "initial_words": "poster"}],
     },
     "VAE, 256 px, batch 2": {"method": "vae", "data.resolution": 256, "data.batch_size": 2},
+    "DreamBooth, full, class images, 192 px": DREAMBOOTH
+    | {"dreambooth.prior": "class_images", "dreambooth.num_class_images": 2, "dreambooth.steps": 2, "data.resolution": 192},
     "DreamBooth, LoRA, the base's prediction, 256 px": DREAMBOOTH | {"trainable": "lora", "data.resolution": 256},
     "DreamBooth, full, the base's prediction, 256 px": DREAMBOOTH | {"trainable": "full", "data.resolution": 256},
 }

@@ -60,6 +60,17 @@ fn whole_weights_take_what_was_predicted() {
     }
 }
 
+/// What is there to need less memory, and what needs more.
+#[test]
+fn whole_weights_in_half_the_room_and_with_an_average_take_what_was_predicted() {
+    let project = project("posters", "");
+    let narrow = ["precision.compute=bf16", "precision.weights=bf16", "precision.rounding=stochastic"];
+    let fused = ["train.fused_backward=true", "train.max_grad_norm=0", "data.resolution=256"];
+    holds(&project, &[&["method=full", "optimizer.learning_rate=1e-5"], &narrow[..], &fused].concat());
+    let averaged = ["optimizer.type=adamw_8bit", "ema.enabled=true", "data.resolution=192"];
+    holds(&project, &[&["method=full"], &averaged[..]].concat());
+}
+
 #[test]
 fn words_and_subjects_take_what_was_predicted() {
     let words = project("posters", "<look>,");
@@ -68,6 +79,9 @@ fn words_and_subjects_take_what_was_predicted() {
     let subject = project("posters-subject", "");
     let prior = ["dreambooth.prior=base_prediction", "dreambooth.class_prompt=poster, a house"];
     holds(&subject, &[&["method=dreambooth", "trainable=lora", "data.resolution=192"], &prior[..]].concat());
+    // As it is where nothing else is said: the whole model beside class images that it draws itself, here as few as there can be.
+    let drawn = ["dreambooth.class_prompt=poster, a house", "dreambooth.num_class_images=2", "dreambooth.steps=2"];
+    holds(&subject, &[&["method=dreambooth", "data.resolution=192"], &drawn[..]].concat());
 }
 
 #[test]
