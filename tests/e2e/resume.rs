@@ -1,6 +1,6 @@
 //! A run can be killed at any moment and goes on to the same bits.
 
-use crate::project::Project;
+use crate::project::{Project, fixture};
 use std::fs;
 use std::time::Duration;
 
@@ -262,6 +262,35 @@ fn another_configuration_in_the_same_folder_is_refused_with_its_keys() {
     assert!(said.contains("`seed`") || said.contains("seed"), "{said}");
     project.expect(0, &["--config", "run.toml", "--set", "seed=8", "--resume", "never"]);
     assert!(project.path("outputs/run.1/run.safetensors").is_file());
+}
+
+/// musubi-tuner#29, musubi-tuner#49: wrong weights are loaded without a word, here those of a checkpoint that another run left.
+#[test]
+fn musubi_tuner_29_a_checkpoint_of_another_method_or_base_is_refused_by_name() {
+    let project = Project::new();
+    let args = ["--config", "run.toml", "--set", "samples.prompts=[]", "--set", "checkpoint.keep_last=9"];
+    project.expect(0, &[&args[..], &["--output", "lora"]].concat());
+    let checkpoint = project.path("lora/checkpoints/step-000002").display().to_string();
+    let other_base = format!("model.path={}", fixture("tiny_sd2").display());
+    let continued = |code: i32, settings: &[&str]| {
+        let onward = ["--output", "onward", "--resume", &checkpoint];
+        let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+        let (_, said) = project.expect(code, &[&args[..], &onward[..], &settings[..]].concat());
+        assert!(!project.path("onward/checkpoints/latest").exists(), "{settings:?}: {said}");
+        said
+    };
+    for (setting, key) in [("method=full", "method"), (other_base.as_str(), "model.path")] {
+        let said = continued(2, &[setting]);
+        let keys = said.split("these keys differ: ").nth(1).and_then(|rest| rest.lines().next()).unwrap_or_default();
+        assert!(keys.split(", ").any(|named| named == key), "{setting}: {said}");
+        assert!(said.contains("hint: ") && said.contains("`checkpoint.allow_changes`"), "{said}");
+    }
+    // The word may change, but what a LoRA has learned is no whole network; and another path is no permission for other weights.
+    let said = continued(4, &["method=full", "checkpoint.allow_changes=[\"method\"]"]);
+    assert!(said.contains("cannot continue from `") && said.contains("step-000002`: it has no `unet."), "{said}");
+    let said = continued(4, &[other_base.as_str(), "checkpoint.allow_changes=[\"model.path\"]"]);
+    let named = "the weights of the base model have changed since; `--resume never` starts anew, and";
+    assert!(said.contains(named) && said.contains("`checkpoint.allow_changes = [\"model\"]`"), "{said}");
 }
 
 #[test]
