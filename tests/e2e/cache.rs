@@ -59,9 +59,35 @@ fn tensors(file: &[u8]) -> &[u8] {
     &file[8 + header..]
 }
 
-/// kohya_ss#1629: an edited image goes unnoticed.
+/// sd-scripts#2362, sd-scripts#2380: the first run fills the cache, and the next ones end at it: of images that a table names the kept file
+/// is taken for the image.
 #[test]
-fn only_what_an_image_or_the_encoder_changed_is_encoded_again() {
+fn sd_scripts_2362_the_second_run_reads_what_the_first_kept_of_images_that_a_table_names() {
+    let project = Project::new();
+    let mut table = String::new();
+    for index in 0..6 {
+        fs::remove_file(project.path(&format!("images/{index}.txt"))).unwrap();
+        table.push_str(&format!("{{\"file_name\": \"{index}.png\", \"text\": \"picture {index}, small\"}}\n"));
+    }
+    project.write("images/metadata.jsonl", &table);
+    // As there, in the folder of the images itself.
+    let beside = ["--set", "data.cache_dir=\"images/kept\"", "--set", "samples.prompts=[]"];
+    let train = |output: &str| {
+        let (_, said) = project.expect(0, &[&["--config", "run.toml", "--output", output], &beside[..]].concat());
+        let metrics = fs::read_to_string(project.path(output).join("metrics.jsonl")).unwrap();
+        let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].to_string();
+        (metrics.lines().map(loss).collect::<Vec<_>>(), said)
+    };
+    let (first, said) = train("first");
+    assert!(said.contains("6 images found") && said.contains("latents: 0 of 6 images are in `"), "{said}");
+    let (second, said) = train("second");
+    assert!(said.contains("6 images found") && said.contains("latents: 6 of 6 images are in `"), "{said}");
+    assert_eq!(first, second);
+}
+
+/// kohya_ss#1629, sd-scripts#931: an edited image goes unnoticed, and what was kept of the one before is trained on.
+#[test]
+fn kohya_ss_1629_only_what_an_image_or_the_encoder_changed_is_encoded_again() {
     let project = Project::new();
     let counts = |further: &[&str]| {
         let (answer, _) = fill(&project, further);

@@ -8,9 +8,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// telemt#760, sd-scripts: unknown keys are ignored.
+/// telemt#760, moraine#34, freenet#5131, sd-scripts: unknown keys are ignored.
 #[test]
-fn every_problem_of_a_configuration_is_named_at_once() {
+fn telemt_760_every_problem_of_a_configuration_is_named_at_once() {
     let project = Project::new();
     let text = fs::read_to_string(project.path("run.toml")).unwrap();
     project.write("run.toml", &text.replace("batch_size = 2", "batch_sise = 2").replace("rank = 4", "rank = \"four\""));
@@ -39,7 +39,7 @@ fn an_empty_folder_says_what_was_looked_for() {
 
 /// ComfyUI#14989: a download that was cut off is loaded.
 #[test]
-fn a_truncated_model_file_is_named() {
+fn comfy_ui_14989_a_truncated_model_file_is_named() {
     let project = Project::new();
     let whole = fs::read(crate::project::fixture("tiny_sd1.safetensors")).unwrap();
     fs::write(project.path("cut.safetensors"), &whole[..whole.len() / 2]).unwrap();
@@ -49,7 +49,7 @@ fn a_truncated_model_file_is_named() {
 
 /// deepinv#525, deepinv#550, CellBender#241, DeepTab#411, torchtune#481, metatrain#448, pangaea-bench#104: two runs write into one folder.
 #[test]
-fn a_second_run_in_the_same_folder_is_refused() {
+fn deepinv_525_a_second_run_in_the_same_folder_is_refused() {
     let project = Project::new();
     let long = ["--config", "run.toml", "--set", "train.max_steps=100000", "--set", "samples.prompts=[]"];
     let running = project.start(&long);
@@ -130,9 +130,9 @@ fn what_a_run_would_refuse_is_refused_by_check_before_anything_is_written() {
     assert!(!project.path("outputs").exists());
 }
 
-/// RT-DETR#337: one bad image ends a run.
+/// RT-DETR#337, wd14-tagger#28, kraken#299: one bad image ends a run, or is left out without its name.
 #[test]
-fn an_image_that_is_left_out_is_named_at_the_start_and_at_the_end() {
+fn rt_detr_337_an_image_that_is_left_out_is_named_at_the_start_and_at_the_end() {
     let project = Project::new();
     let picture = fs::read(project.path("images/1.png")).unwrap();
     for index in 6..260 {

@@ -97,7 +97,7 @@ fn inpainting_takes_what_was_predicted() {
 
 /// sd-scripts#1088, kohya_ss#2880: each picture that is drawn on the way leaves some memory behind.
 #[test]
-fn pictures_on_the_way_leave_no_memory_behind() {
+fn sd_scripts_1088_pictures_on_the_way_leave_no_memory_behind() {
     let project = Project::new();
     let taken = |steps: &str| {
         let set = format!("train.max_steps={steps}");
@@ -160,7 +160,7 @@ fn a_step_too_large_for_the_memory_loses_nothing_that_was_learned() {
 /// kohya_ss#2999: pictures cost the checkpoint that was due.
 /// Too little memory for the pictures costs neither the run nor its product.
 #[test]
-fn pictures_too_large_for_the_memory_are_left_out() {
+fn kohya_ss_2999_pictures_too_large_for_the_memory_are_left_out() {
     let project = Project::new();
     let huge = ["--set", "samples.width=4096", "--set", "samples.height=4096", "--set", "samples.steps=1"];
     let args = [&["--config", "run.toml", "--set", "train.max_steps=2"], &huge[..]].concat();

@@ -103,7 +103,7 @@ fn a_place_for_checkpoints_that_cannot_be_written_to_is_found_at_the_start() {
 /// Lightning#1455, Lightning#14610, Lightning#20542: preemption is not handled, or by another signal than the cluster sends.
 /// Lightning#21406, EgoVerse#621: a handler saves in the midst of a step, or workers inherit it.
 #[test]
-fn a_stopped_run_saves_and_ends_with_75() {
+fn lightning_1455_a_stopped_run_saves_and_ends_with_75() {
     for signal in ["TERM", "INT", "USR1"] {
         let project = Project::new();
         let args = ["--config", "run.toml", "--set", "train.max_steps=100000", "--set", "samples.prompts=[]"];
@@ -145,7 +145,7 @@ fn a_signal_that_asks_for_a_checkpoint_gets_one_and_the_run_goes_on() {
 /// Lightning#21406, EgoVerse#621: a handler saves in the midst of a step.
 /// Every step since the fifth is skipped: what was learned by then is saved all the same.
 #[test]
-fn a_run_that_is_stopped_in_a_row_of_skipped_steps_loses_nothing() {
+fn lightning_21406_a_run_that_is_stopped_in_a_row_of_skipped_steps_loses_nothing() {
     let project = Project::new();
     let faults: Vec<String> =
         (5..1500).map(|step| format!("{{step={step},parameter=\"unet.conv_in.weight\"}}")).collect();
@@ -164,7 +164,7 @@ fn a_run_that_is_stopped_in_a_row_of_skipped_steps_loses_nothing() {
 
 /// Lightning#1455, Lightning#14610, Lightning#20542: preemption is not handled, here while the program starts.
 #[test]
-fn whoever_asks_while_the_program_starts_is_heard() {
+fn lightning_14610_whoever_asks_while_the_program_starts_is_heard() {
     let project = Project::new();
     // While the configuration is looked at, while the one program becomes the other, while that loads libtorch.
     for milliseconds in [0, 1, 2, 3, 5, 8, 12, 20, 40, 80, 160] {
@@ -223,7 +223,7 @@ fn a_second_interrupt_ends_a_run_at_once() {
 
 /// Lightning#1455, Lightning#14610, Lightning#20542: preemption is not handled, here where Ctrl-C follows it.
 #[test]
-fn the_first_interrupt_of_a_run_that_a_cluster_has_told_to_stop_is_no_second_one() {
+fn lightning_20542_the_first_interrupt_of_a_run_that_a_cluster_has_told_to_stop_is_no_second_one() {
     let project = Project::new();
     let slow = ["--set", "samples.steps=900", "--set", "samples.every_steps=1", "--set", "train.max_steps=1000"];
     for asked in ["TERM", "USR1"] {
@@ -244,7 +244,7 @@ fn the_first_interrupt_of_a_run_that_a_cluster_has_told_to_stop_is_no_second_one
 /// kohya_ss#2999: pictures cost the checkpoint that was due.
 /// As the kernel does where memory ends: the pictures of a step never cost its checkpoint.
 #[test]
-fn a_run_that_is_killed_while_it_draws_has_the_checkpoint_of_that_step() {
+fn kohya_ss_2999_a_run_that_is_killed_while_it_draws_has_the_checkpoint_of_that_step() {
     let project = Project::new();
     let slow = ["--set", "samples.steps=900", "--set", "samples.every_steps=2", "--set", "train.max_steps=1000"];
     let running = project.start(&[&["--config", "run.toml"], &slow[..]].concat());
@@ -367,7 +367,7 @@ fn products_on_the_way_are_counted_across_a_continuation() {
 
 /// SimpleTuner#2353, sd-scripts#1279, mmdetection#12069, LichtFeld#717: a full disk costs the run.
 #[test]
-fn a_checkpoint_that_the_disk_refuses_is_kept_in_memory_until_it_takes_it() {
+fn simple_tuner_2353_a_checkpoint_that_the_disk_refuses_is_kept_in_memory_until_it_takes_it() {
     let project = Project::new();
     let long = ["--config", "run.toml", "--set", "train.max_steps=100000", "--set", "samples.prompts=[]"];
     let running = project.start(&long);
@@ -387,7 +387,7 @@ fn a_checkpoint_that_the_disk_refuses_is_kept_in_memory_until_it_takes_it() {
 
 /// SimpleTuner#2353, sd-scripts#1279, mmdetection#12069, LichtFeld#717: a full disk costs the run.
 #[test]
-fn a_disk_that_goes_on_refusing_ends_the_run_with_its_own_exit_code() {
+fn simple_tuner_2353_a_disk_that_goes_on_refusing_ends_the_run_with_its_own_exit_code() {
     let project = Project::new();
     fs::create_dir_all(project.path("outputs/run/checkpoints")).expect("there is room");
     let changes = ["--set", "checkpoint.retry_minutes=0", "--set", "samples.prompts=[]"];

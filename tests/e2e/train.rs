@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// sd-scripts#93: a LoRA that was trained carefully is saved as zeros, and nobody is told.
 #[test]
-fn weights_that_fp16_makes_zero_are_counted_where_it_is_saved_in_and_nowhere_else() {
+fn sd_scripts_93_weights_that_fp16_makes_zero_are_counted_where_it_is_saved_in_and_nowhere_else() {
     let project = Project::new();
     // Two steps of AdamW move a weight that begins at 0 by 2·10⁻⁹ at most; fp16 ends at 6·10⁻⁸.
     let careful = ["--config", "run.toml", "--set", "train.max_steps=2", "--set", "optimizer.learning_rate=1e-9"];

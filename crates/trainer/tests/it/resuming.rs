@@ -133,7 +133,7 @@ fn a_loss_scale_that_is_not_there_is_refused() {
 
 /// entrenar#98, the_well#77: a part of the state is not in the checkpoint, and the run begins that part anew.
 #[test]
-fn a_state_that_lacks_one_tensor_is_refused_whichever_it_is() {
+fn entrenar_98_a_state_that_lacks_one_tensor_is_refused_whichever_it_is() {
     for kind in ["parameter", "optimizer", "ema"] {
         let (folder, output, config) = killed_after(2, 3, &format!("{EVERY_STEP}[ema]\nenabled = true\n"));
         // Under another name of the same length; it is the first such name in the file's header.
@@ -224,7 +224,7 @@ fn a_checkpoint_that_is_continued_elsewhere_is_held_against_its_own_configuratio
 
 /// sd-scripts#1653: a run with a schedule that ends cannot be prolonged.
 #[test]
-fn a_finished_run_is_prolonged_where_its_length_may_change() {
+fn sd_scripts_1653_a_finished_run_is_prolonged_where_its_length_may_change() {
     let (folder, output) = project();
     config(&folder, 6, EVERY_STEP);
     let short = with(&folder, &["lr_schedule.type=warmup_stable_decay", "lr_schedule.decay_steps=2"]);
