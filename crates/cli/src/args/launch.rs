@@ -40,6 +40,10 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "R", default_value_t = 0)]
     pub restarts: u32,
 
+    /// How many seconds rank 0 has to end what it saves, once another rank has failed and it was told to end; then it is killed
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub grace: u64,
+
     /// What each process is to do, as `train --config FILE`; `train` can be left out
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<OsString>,

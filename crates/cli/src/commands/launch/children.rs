@@ -89,7 +89,12 @@ impl Children {
 
     /// Sends a signal to all that run, and to what they have started.
     pub fn signal(&self, signal: Signal) {
-        for process in self.processes.iter().filter(|process| !process.has_ended) {
+        self.signal_where(signal, |_| true);
+    }
+
+    /// Sends it to those whose ranks are meant.
+    pub fn signal_where(&self, signal: Signal, is_meant: fn(usize) -> bool) {
+        for process in self.processes.iter().filter(|process| !process.has_ended && is_meant(process.rank)) {
             // One that has ended is still there until it is waited for, so that its number is nobody else's.
             if let Ok(group) = i32::try_from(process.child.id()) {
                 let _ = killpg(Pid::from_raw(group), signal);

@@ -35,7 +35,7 @@ pub(crate) fn run(args: &LaunchArgs) -> Result<(), Failure> {
         .map_err(|error| Failure::new(ExitCode::Internal, format!("cannot tell where this program lies: {error}")))?;
     let no_signals = |error| Failure::new(ExitCode::Internal, format!("cannot handle signals: {error}"));
     let signals = listen().map_err(no_signals)?;
-    launch(&program, &settings, &Patience::default(), &signals, &Output::of_this_process())
+    launch(&program, &settings, &Patience::with_grace(settings.grace), &signals, &Output::of_this_process())
 }
 
 /// The signals that this process gets from now on.

@@ -1,6 +1,7 @@
 //! What is to be started, by the command line and by the variables of whoever started the launcher.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use sdtrain_ranks::{Launcher, Place, ProcessesPerNode, Recognition};
 
@@ -21,6 +22,8 @@ pub(super) struct Settings {
     pub master: Option<Address>,
     /// How often all are started again.
     pub restarts: u32,
+    /// How long rank 0 may go on saving when it was told to end.
+    pub grace: Duration,
     /// The threads of each of several processes, where nobody has said otherwise.
     pub threads: Option<usize>,
     /// The arguments of each process.
@@ -63,6 +66,7 @@ impl Settings {
             node_rank,
             master,
             restarts: args.restarts,
+            grace: Duration::from_secs(args.grace),
             threads: (nproc > 1 && !is_said).then(|| (machine.processors / nproc).max(1)),
             command_line,
         })

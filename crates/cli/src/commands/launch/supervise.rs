@@ -22,11 +22,15 @@ pub(super) struct Patience {
     pub to_notice: Duration,
     /// To end when they are told to.
     pub to_end: Duration,
+    /// The same for rank 0, which may be saving what was learned.
+    pub to_save: Duration,
 }
 
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience { to_notice: Duration::from_secs(15), to_end: Duration::from_secs(10) }
+impl Patience {
+    /// Of a launcher whose rank 0 may save for `grace`.
+    pub fn with_grace(grace: Duration) -> Patience {
+        let to_end = Duration::from_secs(10);
+        Patience { to_notice: Duration::from_secs(15), to_end: to_end.min(grace), to_save: grace }
     }
 }
 
@@ -34,8 +38,16 @@ impl Default for Patience {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stopping {
     Not,
-    Awaited { since: Instant },
-    Told { since: Instant },
+    Awaited {
+        since: Instant,
+    },
+    Told {
+        since: Instant,
+    },
+    /// Rank 0 alone is left to its saving.
+    Saving {
+        since: Instant,
+    },
     Killed,
 }
 
@@ -96,7 +108,7 @@ enum Verdict {
 }
 
 fn verdict(end: &End, stopping: Stopping, asked: &[Signal]) -> Verdict {
-    let was_told = matches!(stopping, Stopping::Told { .. } | Stopping::Killed);
+    let was_told = matches!(stopping, Stopping::Told { .. } | Stopping::Saving { .. } | Stopping::Killed);
     match end.how {
         How::Code(0) => Verdict::Done,
         How::Code(75) => Verdict::Stopped,
@@ -111,10 +123,8 @@ fn verdict(end: &End, stopping: Stopping, asked: &[Signal]) -> Verdict {
 
 /// Stops those that still run by stronger means, when the time for the weaker ones is over.
 fn stop_further(children: &Children, stopping: Stopping, patience: &Patience, output: &Output) -> Stopping {
-    let ranks = || {
-        let ranks: Vec<String> = children.running().iter().map(ToString::to_string).collect();
-        ranks.join(", ")
-    };
+    let list = |ranks: Vec<usize>| ranks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let ranks = || list(children.running());
     match stopping {
         Stopping::Awaited { since } if since.elapsed() >= patience.to_notice && !children.have_all_ended() => {
             output.say(&format!("still running: rank {}; told to end (SIGTERM)", ranks()));
@@ -122,8 +132,21 @@ fn stop_further(children: &Children, stopping: Stopping, patience: &Patience, ou
             Stopping::Told { since: Instant::now() }
         }
         Stopping::Told { since } if since.elapsed() >= patience.to_end && !children.have_all_ended() => {
-            output.say(&format!("still running: rank {}; ended (SIGKILL)", ranks()));
-            children.signal(Signal::SIGKILL);
+            let others: Vec<usize> = children.running().into_iter().filter(|&rank| rank != 0).collect();
+            if !others.is_empty() {
+                output.say(&format!("still running: rank {}; ended (SIGKILL)", list(others)));
+                children.signal_where(Signal::SIGKILL, |rank| rank != 0);
+            }
+            Stopping::Saving { since }
+        }
+        Stopping::Saving { since } if since.elapsed() >= patience.to_save && !children.have_all_ended() => {
+            if children.running().contains(&0) {
+                let seconds = patience.to_save.as_secs();
+                output.say(&format!(
+                    "still running: rank 0, {seconds} s after it was told to end (`--grace`); ended (SIGKILL)"
+                ));
+                children.signal(Signal::SIGKILL);
+            }
             Stopping::Killed
         }
         stopping => stopping,

@@ -25,10 +25,11 @@ impl Stage {
             node_rank: 0,
             master: None,
             restarts: 0,
+            grace: Duration::from_secs(20),
             threads: None,
             command_line: vec!["-c".into(), script.into(), "script".into(), folder.path().into()],
         };
-        let patience = Patience { to_notice: Duration::from_secs(20), to_end: Duration::from_secs(20) };
+        let patience = Patience::with_grace(settings.grace);
         Stage { folder, written: Arc::default(), patience, settings }
     }
 
@@ -154,7 +155,8 @@ fn whoever_does_not_end_is_told_and_then_killed() {
          esac\n\
          : > ready$RANK; while :; do sleep 0.02; done",
     );
-    stage.patience = Patience { to_notice: Duration::from_millis(100), to_end: Duration::from_secs(2) };
+    let seconds = Duration::from_secs;
+    stage.patience = Patience { to_notice: Duration::from_millis(100), to_end: seconds(2), to_save: seconds(2) };
     let (code, said) = stage.launch();
     assert_eq!(code, ExitCode::DeviceMemory, "{said}");
     for words in [
@@ -167,6 +169,37 @@ fn whoever_does_not_end_is_told_and_then_killed() {
     ] {
         assert!(said.contains(words), "`{words}` is not in\n{said}");
     }
+}
+
+#[test]
+fn rank_0_may_end_what_it_saves() {
+    let mut stage = Stage::new(
+        3,
+        "case $RANK in\n\
+         0) trap '' TERM;;\n\
+         1) while [ ! -e ready0 ] || [ ! -e ready2 ]; do sleep 0.01; done; exit 6;;\n\
+         2) trap '' TERM;;\n\
+         esac\n\
+         : > ready$RANK; while [ $RANK = 2 ] || [ ! -e save ]; do sleep 0.02; done; echo saved",
+    );
+    let (soon, long) = (Duration::from_millis(100), Duration::from_secs(60));
+    stage.patience = Patience { to_notice: soon, to_end: soon, to_save: long };
+    let (code, said) = stage.launch_with(|stage, _| {
+        stage.wait_for("still running: rank 2; ended (SIGKILL)");
+        std::fs::write(stage.folder.path().join("save"), "").expect("there is room");
+    });
+    assert_eq!(code, ExitCode::DeviceMemory, "{said}");
+    assert!(said.contains("[rank 0] saved"), "{said}");
+
+    stage.patience.to_save = Duration::from_secs(1);
+    for name in ["save", "ready0", "ready1", "ready2"] {
+        let _ = std::fs::remove_file(stage.folder.path().join(name));
+    }
+    let (_, said) = stage.launch();
+    assert!(
+        said.contains("still running: rank 0, 1 s after it was told to end (`--grace`); ended (SIGKILL)"),
+        "{said}"
+    );
 }
 
 #[test]
