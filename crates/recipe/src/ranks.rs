@@ -43,7 +43,8 @@ pub enum Reducer {
     /// All at once, after the backward pass.
     Flat,
     /// In buckets while the backward pass goes on, as DistributedDataParallel does; `flat` where a pass may leave a parameter out or
-    /// reach it twice (`lora.module_dropout`, the base's prediction as a prior with gradient checkpointing), and on GPUs without NCCL.
+    /// reach it twice (`lora.module_dropout`, the base's prediction as a prior with gradient checkpointing), with weights in bf16, whose
+    /// sums are taken in fp32, and on GPUs without NCCL.
     Overlapped,
 }
 

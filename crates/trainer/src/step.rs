@@ -7,7 +7,7 @@ use crate::inputs::StepInputs;
 use crate::magnitudes::{Magnitude, magnitudes};
 use crate::objective::Objective;
 use crate::ranks::{GradientReducer, Ranks};
-use crate::seeded_bugs::{Bug, seeded};
+use crate::seeded_bugs::{Bug, fail_in, seeded};
 use crate::trainable::Trainable;
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::{GradScaler, Optimizer, ParamGroup, clear_gradients, gradients};
@@ -177,11 +177,12 @@ impl Step<'_> {
                 optimizer.begin_pass(rates, &loss);
             }
             if sums_meanwhile {
-                ranks.waits(true);
+                ranks.joins();
             }
+            fail_in("backward");
             (&loss * scale).backward();
             if sums_meanwhile {
-                ranks.waits(false);
+                ranks.works();
             }
             loss.detach()
         });

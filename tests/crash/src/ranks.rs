@@ -56,11 +56,12 @@ impl Phase {
         }
     }
 
-    /// What `SDTRAIN_SEEDED_PANIC` and `SDTRAIN_SEEDED_HANG` call it.
-    fn name(self) -> &'static str {
+    /// What `SDTRAIN_SEEDED_PANIC` and `SDTRAIN_SEEDED_HANG` call it; within a step at one of two places.
+    fn name(self, case: u64) -> &'static str {
         match self {
             Phase::Rendezvous => "rendezvous",
             Phase::FirstStep => "first step",
+            Phase::Steady if draw("ranks", case, "place", 2) == 0 => "backward:3",
             Phase::Steady => "step:3",
             Phase::Save => "save:2",
             Phase::Samples => "samples",
@@ -248,7 +249,7 @@ impl RankProgram<'_> {
         case: u64,
     ) -> Result<Noticed, String> {
         let is_seeded = matches!(fault, Fault::Panic | Fault::Hang);
-        let mut ranks = self.start(folder, kind, is_seeded.then_some((victim, fault, phase.name())))?;
+        let mut ranks = self.start(folder, kind, is_seeded.then_some((victim, fault, phase.name(case))))?;
         if !is_seeded {
             let (line, longest) = phase.moment();
             if let Some(line) = line {
@@ -280,10 +281,15 @@ impl RankProgram<'_> {
         let others_ended =
             |ranks: &[Running]| ranks.iter().enumerate().all(|(rank, other)| rank == victim || other.ended.is_some());
         let ended = wait_for(&mut ranks, others_ended);
-        if matches!(fault, Fault::Stop | Fault::Hang) {
+        if fault == Fault::Stop {
             ranks[victim].signal(Signal::SIGKILL)?;
         }
         ended?;
+        // Its own judge ends one that hangs; nobody else would, where each rank has a machine of its own.
+        wait_for(&mut ranks, |ranks| ranks[victim].ended.is_some())?;
+        if fault == Fault::Hang && !matches!(ranks[victim].code(), Some(0 | ANOTHER_FAILED)) {
+            return Err(format!("rank {victim} ended with {:?}:\n{}", ranks[victim].code(), ranks[victim].said()));
+        }
         let mut found = Noticed::default();
         for (rank, other) in ranks.iter().enumerate().filter(|(rank, _)| *rank != victim) {
             let (code, when) = other.ended.unwrap_or((0, happened));
@@ -299,10 +305,22 @@ impl RankProgram<'_> {
                 ANOTHER_FAILED => found.noticed += 1,
                 other_code => return Err(format!("rank {rank} ended with {other_code}:\n{}", other.said())),
             }
-            found.named += u64::from(other.said().contains(&format!("rank {victim}")));
+            found.named += u64::from(names(&other.said(), victim));
         }
         Ok(found)
     }
+}
+
+/// Whether a rank that has `said` this gave `victim` the blame.
+fn names(said: &str, victim: usize) -> bool {
+    let is_number = |text: &str| text.parse() == Ok(victim);
+    said.lines().any(|line| {
+        let missing = line.split_once("did not come within").and_then(|(_, rest)| rest.split_once("): rank "));
+        line.contains(&format!("rank {victim} failed"))
+            || line.contains(&format!("rank {victim} did not come"))
+            || missing.is_some_and(|(_, ranks)| ranks.split(|c: char| !c.is_ascii_digit()).any(is_number))
+            || (victim == 0 && line.contains("which rank 0 hosts"))
+    })
 }
 
 /// How the others took it.
@@ -363,5 +381,20 @@ fn wait_for(ranks: &mut [Running], is_so: impl Fn(&[Running]) -> bool) -> Result
             return Err(format!("they hang:\n{}", said.join("\n---\n")));
         }
         thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rank_that_is_only_mentioned_is_not_named() {
+        let one = "error: rank 1 failed: it has given no sign of life for 4 s";
+        assert!(names(one, 1) && !names(one, 0) && !names("error: rank 11 failed: it is gone", 1));
+        assert!(!names("rank 0 failed: rank 1 of 2 was waited for", 1));
+        let missing = "2 of 4 ranks did not come within 6 s (`ranks.start_timeout_seconds`): rank 1 and 3";
+        assert!(names(missing, 1) && names(missing, 3) && !names(missing, 2));
+        assert!(names("rank 2 does not reach the store of the ranks, which rank 0 hosts, at", 0));
     }
 }

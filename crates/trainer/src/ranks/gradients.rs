@@ -110,7 +110,10 @@ pub(crate) struct Overlapped {
 impl GradientReducer for Overlapped {
     fn begin_last_pass(&mut self, ranks: &Ranks) -> Result<()> {
         if let Some(reducer) = &mut self.reducer {
+            // The first one sends the order of the buckets.
+            ranks.joins();
             reducer.begin_pass().map_err(|error| ranks.explain(error))?;
+            ranks.works();
             self.is_under_way = true;
         }
         Ok(())
@@ -121,7 +124,9 @@ impl GradientReducer for Overlapped {
         if let Some(reducer) = &mut self.reducer
             && std::mem::take(&mut self.is_under_way)
         {
+            ranks.joins();
             reducer.end_pass().map_err(|error| ranks.explain(error))?;
+            ranks.works();
             let rest: Vec<Tensor> = self.rest.iter().map(|&place| own[place].shallow_clone()).collect();
             return add_up(ranks, &rest);
         }
@@ -139,7 +144,9 @@ impl GradientReducer for Overlapped {
 
     fn pass_without_examples(&mut self, ranks: &Ranks, groups: &[ParamGroup]) -> Result<()> {
         let leaves = groups.iter().flat_map(|group| &group.parameters).filter(|(_, leaf)| leaf.requires_grad());
-        ranks.waits(true);
+        if self.is_under_way {
+            ranks.joins();
+        }
         let result = sdtrain_torch::catch(|| {
             let zeros = leaves.map(|(_, leaf)| (leaf * 0.0).sum(Kind::Float));
             if let Some(zero) = zeros.reduce(|sum, part| sum + part) {
@@ -147,7 +154,9 @@ impl GradientReducer for Overlapped {
             }
         });
         result.map_err(|error| ranks.explain(error))?;
-        ranks.waits(false);
+        if self.is_under_way {
+            ranks.works();
+        }
         Ok(())
     }
 }

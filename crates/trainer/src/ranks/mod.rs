@@ -6,6 +6,7 @@
 
 mod agreement;
 mod gradients;
+mod meeting;
 mod sharded;
 mod shares;
 mod watch;
@@ -17,18 +18,19 @@ pub(crate) use shares::Shares;
 
 use crate::error::{Error, Result};
 use crate::seeded_bugs::fail_in;
+use meeting::{Lobby, Meeting};
 use sdtrain_data_loader::Rank;
 use sdtrain_ranks::Place;
 use sdtrain_recipe::{RanksConfig, Reducer};
 use sdtrain_signals::StopRequest;
-use sdtrain_torch::{Nccl, ProcessGroup, Store, StoreAddress};
+use sdtrain_torch::{Nccl, ProcessGroup, Store};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
-use watch::{Host, Patience, Watch};
+use watch::{Doing, Host, Patience, Watch};
 
 /// How often somebody looks whether what he waits for has come.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
@@ -65,7 +67,8 @@ impl Ranks {
     /// [`Error::Rank`] with those that have not come in time.
     pub fn join(place: &Place, config: &RanksConfig) -> Result<Ranks> {
         // A way to add up that was asked for is gone by one rank as well, so that what it costs can be measured.
-        if place.world_size <= 1 && config.reducer == Reducer::Auto {
+        let has_meeting_point = place.master_port != 0;
+        if place.world_size <= 1 && (config.reducer == Reducer::Auto || !has_meeting_point) {
             return Ok(Ranks::alone());
         }
         let (rank, size) = (place.rank, place.world_size);
@@ -76,19 +79,38 @@ impl Ranks {
             (false, 0) => Host::Own,
             (false, _) => Host::Lead,
         };
-        let [store, own] = stores(place, host, start)?;
+        let Meeting { store, own, lobby } = Meeting::at(place, host, start)?;
         let phase = Duration::from_secs_f64(config.phase_timeout_seconds);
         let watch = Watch::begin(own, rank, size, host, Patience { silence: timeout, phase });
         let others = Others { store, watch, group: RefCell::new(None) };
         let ranks = Ranks { rank, size, others: Some(others), meetings: Cell::new(0), buffers: Cell::new(Device::Cpu) };
         ranks.phase("rendezvous");
-        ranks.meet_at_start(start)?;
         let is_local = place.local_world_size == size;
-        let Some(others) = &ranks.others else { return Ok(ranks) };
-        let group = ProcessGroup::gloo(&others.store, rank, size, timeout, is_local.then_some("127.0.0.1"));
-        let group = group.map_err(|error| others.watch.explain(&error))?;
+        match ranks.form_group(start, timeout, is_local, lobby) {
+            Ok(()) => Ok(ranks),
+            Err(error) => {
+                // Whoever hosts the store stays until the others have heard why.
+                ranks.fail(&error.to_string());
+                ranks.leave();
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for the others, and connects to each.
+    fn form_group(&self, start: Duration, timeout: Duration, is_local: bool, lobby: Option<Lobby>) -> Result<()> {
+        self.meet_at_start(start, lobby)?;
+        let Some(others) = &self.others else { return Ok(()) };
+        let group = ProcessGroup::gloo(&others.store, self.rank, self.size, timeout, is_local.then_some("127.0.0.1"));
+        let group = group.map_err(|error| match is_local {
+            true => others.watch.explain(&error),
+            false => others.watch.explain(&sdtrain_torch::Error::Torch(format!(
+                "{error}; where a machine has several networks, or its name stands for 127.0.1.1, set GLOO_SOCKET_IFNAME to the \
+                 interface by which the machines reach each other"
+            ))),
+        })?;
         others.group.replace(Some(group));
-        Ok(ranks)
+        Ok(())
     }
 
     /// Tells the ranks what this one computes on. Where all have a GPU and NCCL, their gradients travel by that from then on, in the
@@ -127,7 +149,7 @@ impl Ranks {
         self.buffers.get()
     }
 
-    fn meet_at_start(&self, timeout: Duration) -> Result<()> {
+    fn meet_at_start(&self, timeout: Duration, mut lobby: Option<Lobby>) -> Result<()> {
         let Some(others) = &self.others else { return Ok(()) };
         let here = |rank: usize| format!("here/{rank}");
         others.set(&here(self.rank), std::process::id().to_string().as_bytes())?;
@@ -143,6 +165,9 @@ impl Ranks {
             if missing.is_empty() {
                 return Ok(());
             }
+            if let Some(lobby) = &mut lobby {
+                lobby.admit(&missing).map_err(|error| others.watch.explain(&error))?;
+            }
             if began.elapsed() > timeout {
                 let reason = format!(
                     "{} of {} ranks did not come within {} s (`ranks.start_timeout_seconds`): rank {}",
@@ -153,7 +178,6 @@ impl Ranks {
                 );
                 // Those that began to wait a little later need not find out.
                 others.watch.blame(missing[0], &reason);
-                others.watch.leave();
                 return Err(Error::Rank(reason));
             }
             std::thread::sleep(BETWEEN_LOOKS * 5);
@@ -231,8 +255,8 @@ impl Ranks {
             let said = say()?;
             others.set(&key, said.as_bytes())?;
             // The others have come to this, too.
-            others.watch.waits(true);
-            others.watch.waits(false);
+            others.watch.does(Doing::Waits);
+            others.watch.does(Doing::Works);
             return Ok(said);
         }
         others.wait_for(&key)
@@ -316,20 +340,27 @@ impl Ranks {
         work: impl FnOnce(&ProcessGroup) -> sdtrain_torch::Result<T>,
     ) -> Result<T> {
         let Some(others) = &self.others else { return Ok(T::default()) };
-        others.watch.waits(true);
+        others.watch.does(Doing::Joins);
         let result = match others.group.borrow().as_ref() {
             Some(group) => work(group),
             None => Err(sdtrain_torch::Error::Torch("an earlier operation of the ranks has failed".into())),
         };
-        let result = result.map_err(|error| others.broken(&error));
-        others.watch.waits(false);
-        result
+        let result = result.map_err(|error| others.broken(&error))?;
+        others.watch.does(Doing::Works);
+        Ok(result)
     }
 
-    /// Whether this rank comes to something that the ranks do together, elsewhere than in [`Ranks::together`], or has it behind it.
-    pub(crate) fn waits(&self, is_waiting: bool) {
+    /// This rank comes to something that the ranks do together elsewhere than in [`Ranks::together`].
+    pub(crate) fn joins(&self) {
         if let Some(others) = &self.others {
-            others.watch.waits(is_waiting);
+            others.watch.does(Doing::Joins);
+        }
+    }
+
+    /// It has that behind it.
+    pub(crate) fn works(&self) {
+        if let Some(others) = &self.others {
+            others.watch.does(Doing::Works);
         }
     }
 
@@ -388,53 +419,13 @@ impl Others {
     }
 
     fn wait_for(&self, key: &str) -> Result<String> {
-        self.watch.waits(true);
+        self.watch.does(Doing::Waits);
         while !self.has(key)? {
             std::thread::sleep(BETWEEN_LOOKS);
         }
-        self.watch.waits(false);
+        self.watch.does(Doing::Works);
         let value = self.store.get(key).map_err(|error| self.watch.explain(&error))?;
         Ok(String::from_utf8_lossy(&value).into_owned())
-    }
-}
-
-/// Two connections to the store of this run, hosted here where rank 0 does that.
-fn stores(place: &Place, host: Host, timeout: Duration) -> Result<[Store; 2]> {
-    let rank = place.rank;
-    let address =
-        |prefix: String| StoreAddress { host: place.master_addr.clone(), port: place.master_port, prefix, timeout };
-    let unreachable = |error: sdtrain_torch::Error| {
-        let at = format!("at {}:{}: {error}", place.master_addr, place.master_port);
-        Error::Rank(match host {
-            Host::Own => format!("rank 0 cannot host the store of the ranks {at}"),
-            Host::Lead => format!("rank {rank} does not reach the store of the ranks, which rank 0 hosts, {at}"),
-            Host::Launcher => {
-                format!("rank {rank} does not reach the store of the ranks, which the launcher holds, {at}")
-            }
-        })
-    };
-    const PREFIX: &str = "sdtrain";
-    let connect = |prefix: &str, is_host| Store::connect(&address(prefix.to_string()), is_host);
-    let start_of = |store: &Store| store.add(&format!("starts/{rank}"), 1);
-    if host == Host::Launcher {
-        // It outlives a restart, and each rank is started once in each: what was said before is not heard again.
-        let start = connect(PREFIX, false).and_then(|store| start_of(&store)).map_err(unreachable)?;
-        let prefix = format!("{PREFIX}/{start}");
-        return Ok([connect(&prefix, false).map_err(unreachable)?, connect(&prefix, false).map_err(unreachable)?]);
-    }
-    let began = Instant::now();
-    loop {
-        let store = connect(PREFIX, host == Host::Own).and_then(|store| Ok((start_of(&store)?, store)));
-        match store {
-            Ok((1, store)) => return Ok([store, connect(PREFIX, false).map_err(unreachable)?]),
-            // That of a rank 0 which has yet to notice that this rank was lost: it ends soon, and the next one comes.
-            _ if host == Host::Lead && began.elapsed() < timeout => std::thread::sleep(BETWEEN_LOOKS * 50),
-            Err(error) => return Err(unreachable(error)),
-            Ok(_) => {
-                let reason = "is still that of a run which has lost this rank";
-                return Err(Error::Rank(format!("rank {rank}: the store of the ranks, which rank 0 hosts, {reason}")));
-            }
-        }
     }
 }
 

@@ -84,9 +84,11 @@ struct State {
     phase: String,
     /// As in [`Beat`].
     reached: u64,
-    is_waiting: bool,
-    /// Since when it waits, or works.
+    doing: Doing,
+    /// Since when it does that.
     since: Instant,
+    /// Whether what has failed here is something that this rank had joined, and waited for as long as it waits for anybody.
+    has_waited_in_vain: bool,
     /// When the teller was last through with the store.
     last_round: Instant,
     /// Since when it is known here that an operation of all ranks has failed.
@@ -97,8 +99,24 @@ struct State {
     is_leaving: bool,
     /// The process goes without a word: somebody panicked.
     is_abandoned: bool,
+    /// Nobody tells the store anything any more: it is gone.
+    is_cut_off: bool,
     /// Everything is told and the threads may end.
     has_left: bool,
+}
+
+/// What the main part of a rank does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Doing {
+    /// Its own work.
+    Works,
+    /// Nothing, until another rank has said something at the store.
+    Waits,
+    /// Something that all ranks do together: it may wait there, or be what the others wait for.
+    Joins,
+    /// Nothing any more: something that all ranks do together has failed.
+    HasFailed,
 }
 
 /// Whose fault it is that the ranks cannot go on.
@@ -115,8 +133,7 @@ struct Beat {
     phase: String,
     /// How many things that ranks do together, or wait for, the main part has come to.
     reached: u64,
-    /// Whether it waits there, and works no more.
-    is_waiting: bool,
+    doing: Doing,
 }
 
 impl Watch {
@@ -125,14 +142,16 @@ impl Watch {
         let state = State {
             phase: "start".into(),
             reached: 0,
-            is_waiting: false,
+            doing: Doing::Works,
             since: Instant::now(),
+            has_waited_in_vain: false,
             last_round: Instant::now(),
             suspicious_since: None,
             failure: None,
             verdict: None,
             is_leaving: false,
             is_abandoned: false,
+            is_cut_off: false,
             has_left: false,
         };
         let shared = Arc::new(Shared { rank, size, host, patience, state: Mutex::new(state), changed: Condvar::new() });
@@ -150,11 +169,11 @@ impl Watch {
         self.shared.lock().phase = name.to_string();
     }
 
-    /// The main part comes to something that ranks do together, or has it behind it. All ranks come to the same things.
-    pub fn waits(&self, is_waiting: bool) {
+    /// The main part comes to something that ranks do together or wait for, or has it behind it. All ranks come to the same things.
+    pub fn does(&self, doing: Doing) {
         let mut state = self.shared.lock();
-        state.reached += u64::from(is_waiting);
-        (state.is_waiting, state.since) = (is_waiting, Instant::now());
+        state.reached += u64::from(doing != Doing::Works);
+        (state.doing, state.since) = (doing, Instant::now());
     }
 
     /// The error that all ranks end with, where they do.
@@ -166,20 +185,26 @@ impl Watch {
     /// What is behind the failure of something that ranks do together; waits until that is known.
     pub fn explain(&self, error: &sdtrain_torch::Error) -> Error {
         let mut state = self.shared.lock();
-        if !state.is_waiting {
-            state.reached += 1;
-            (state.is_waiting, state.since) = (true, Instant::now());
+        match state.doing {
+            Doing::Works => state.reached += 1,
+            // The clocks of an operation and of this one begin at different moments.
+            Doing::Joins => {
+                state.has_waited_in_vain = state.since.elapsed() >= self.shared.patience.silence.mul_f64(0.9)
+            }
+            Doing::Waits | Doing::HasFailed => {}
         }
+        (state.doing, state.since) = (Doing::HasFailed, Instant::now());
         state.suspicious_since.get_or_insert_with(Instant::now);
         self.shared.changed.notify_all();
         let until = Instant::now() + SUSPECT + 3 * BEAT;
         while state.verdict.is_none() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                // All are alive, and none is behind: the failure is one of this rank, or of the network between two.
-                let reason = format!("it cannot go on with the others, who are all alive: {error}");
-                state.failure.get_or_insert(Verdict { rank: Some(self.shared.rank), reason: reason.clone() });
-                return Error::Rank(format!("rank {}: {reason}", self.shared.rank));
+                // All are alive, and none is behind: it may be the network between two, and who notices first is not to blame.
+                let rank = self.shared.rank;
+                let reason = format!("rank {rank} cannot go on with the others, who are all alive: {error}");
+                state.failure.get_or_insert(Verdict { rank: None, reason: reason.clone() });
+                return Error::Rank(reason);
             }
             state = self.shared.wait(state, left);
         }
@@ -213,9 +238,10 @@ impl Watch {
         state.is_leaving = true;
         self.shared.changed.notify_all();
         let until = Instant::now() + TO_LEAVE + BEAT;
-        while !state.has_left && Instant::now() < until {
+        while !state.has_left && !state.is_cut_off && Instant::now() < until {
             state = self.shared.wait(state, BEAT / 10);
         }
+        state.has_left = true;
     }
 }
 
@@ -274,8 +300,8 @@ impl Shared {
                 self.pass(&mut state, self.host.silent(&format!("has not answered for {} s", patience.as_secs())));
             }
             let Some((verdict, since)) = &state.verdict else { continue };
-            // What is being saved is worth more than a quick end.
-            let is_saving = self.rank == 0 && state.phase == "save";
+            // What is being saved is worth more than a quick end; but a disk that never answers is not waited for.
+            let is_saving = self.rank == 0 && state.phase == "save" && since.elapsed() < self.patience.phase;
             let time = if self.rank == 0 { TO_END_LEAD } else { TO_END };
             // One that has failed by itself is on its way out with a code of its own.
             let is_own = verdict.rank == Some(self.rank) && state.failure.is_some();
@@ -285,6 +311,21 @@ impl Shared {
             }
         }
     }
+}
+
+/// Who of the others hangs, by their last signs of life, and how, where this rank has come to `reached`.
+fn who_hangs(reached: u64, has_waited_in_vain: bool, others: &[(usize, Beat)]) -> Option<(usize, String)> {
+    if let Some((rank, beat)) = others.iter().find(|(_, beat)| beat.doing == Doing::Works && beat.reached < reached) {
+        let reason = format!("its main part hangs in the phase `{}` while the others wait for it", beat.phase);
+        return Some((*rank, reason));
+    }
+    let is_there = |beat: &Beat| beat.doing == Doing::Joins && beat.reached == reached;
+    let mut still_there = others.iter().filter(|(_, beat)| has_waited_in_vain && is_there(beat));
+    // Of several, all but one wait as this one did.
+    let (Some((rank, beat)), None) = (still_there.next(), still_there.next()) else { return None };
+    let reason =
+        format!("its main part hangs in the phase `{}`, in what ranks do together and all others gave up", beat.phase);
+    Some((*rank, reason))
 }
 
 /// Of a rank that ends since another has failed.
@@ -321,9 +362,15 @@ impl<'a> Teller<'a> {
                     self.shared.pass(&mut state, verdict);
                 }
             }
-            if state.is_leaving || (state.verdict.is_some() && state.last_round.elapsed() > BEAT) {
+            if state.is_leaving {
                 drop(state);
                 self.leave();
+                return;
+            }
+            if state.verdict.is_some() && state.last_round.elapsed() > BEAT {
+                // Whether the main part ends is the judge's matter still.
+                state.is_cut_off = true;
+                self.shared.changed.notify_all();
                 return;
             }
             let is_urgent = |state: &State| state.is_leaving || (state.failure.is_some() && state.verdict.is_none());
@@ -343,9 +390,9 @@ impl<'a> Teller<'a> {
         let Shared { rank, size, patience, .. } = *self.shared;
         let (beat, failure, suspicious, is_known, waits) = {
             let state = self.shared.lock();
-            let State { reached, is_waiting, .. } = *state;
-            let beat = Beat { count: self.count, phase: state.phase.clone(), reached, is_waiting };
-            let waits = is_waiting.then(|| (reached, state.since.elapsed()));
+            let State { reached, doing, .. } = *state;
+            let beat = Beat { count: self.count, phase: state.phase.clone(), reached, doing };
+            let waits = (doing != Doing::Works).then(|| (reached, state.since.elapsed()));
             let suspicious = state.suspicious_since.map(|since| since.elapsed());
             (beat, state.failure.clone(), suspicious, state.verdict.is_some(), waits)
         };
@@ -378,20 +425,23 @@ impl<'a> Teller<'a> {
         }
     }
 
-    /// Of ranks that give signs of life, the one whose main part works on while this one waits for it.
+    /// Of ranks that give signs of life, the one whose main part works on while this one waits for it; else the only one that has not
+    /// come back from what has failed at all others.
     fn find_hanging(&self, reached: u64) -> sdtrain_torch::Result<()> {
+        let mut beats = Vec::new();
         for other in (0..self.shared.size).filter(|&other| other != self.shared.rank) {
             let key = format!("beat/{other}");
-            if !self.store.has(&key)? {
-                continue;
-            }
-            let Ok(beat) = serde_json::from_slice::<Beat>(&self.store.get(&key)?) else { continue };
-            if !beat.is_waiting && beat.reached < reached {
-                let reason = format!("its main part hangs in the phase `{}` while the others wait for it", beat.phase);
-                return self.decide(Verdict { rank: Some(other), reason });
+            if self.store.has(&key)?
+                && let Ok(beat) = serde_json::from_slice::<Beat>(&self.store.get(&key)?)
+            {
+                beats.push((other, beat));
             }
         }
-        Ok(())
+        let has_waited_in_vain = self.shared.lock().has_waited_in_vain;
+        match who_hangs(reached, has_waited_in_vain, &beats) {
+            Some((other, reason)) => self.decide(Verdict { rank: Some(other), reason }),
+            None => Ok(()),
+        }
     }
 
     /// Why a rank counts as gone, where it does.
@@ -459,5 +509,65 @@ impl<'a> Teller<'a> {
         state.is_leaving = true;
         state.has_left = true;
         self.shared.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(own: u64, has_waited_in_vain: bool, others: &[(u64, Doing)]) -> Option<usize> {
+        let beats = others
+            .iter()
+            .enumerate()
+            .map(|(index, &(reached, doing))| (index + 1, Beat { count: 1, phase: "step".into(), reached, doing }));
+        who_hangs(own, has_waited_in_vain, &beats.collect::<Vec<_>>()).map(|(rank, _)| rank)
+    }
+
+    #[test]
+    fn who_works_on_while_the_others_wait_hangs() {
+        use Doing::{Joins, Waits, Works};
+        assert_eq!(named(7, false, &[(7, Waits), (6, Works)]), Some(2));
+        assert_eq!(named(7, true, &[(7, Joins), (6, Works)]), Some(2), "one that joined waits, too");
+        assert_eq!(named(7, false, &[(7, Works), (8, Works)]), None, "they are not behind");
+    }
+
+    #[test]
+    fn the_only_one_that_does_not_come_back_from_what_failed_hangs_and_of_two_nobody() {
+        use Doing::{HasFailed, Joins, Waits};
+        assert_eq!(named(7, true, &[(7, HasFailed), (7, Joins)]), Some(2));
+        assert_eq!(named(7, true, &[(7, Joins), (7, Joins)]), None);
+        assert_eq!(named(7, true, &[(7, HasFailed), (7, Waits)]), None, "that one waits at the store");
+        assert_eq!(named(7, true, &[(7, HasFailed), (8, Joins)]), None, "that one has it behind it");
+        assert_eq!(named(7, false, &[(7, Joins)]), None, "what failed at once has failed here");
+    }
+
+    /// The teller that finds out tells itself, too.
+    #[test]
+    fn a_rank_that_hangs_is_named_to_all() {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
+        let address = sdtrain_torch::StoreAddress {
+            host: "127.0.0.1".into(),
+            port,
+            prefix: "watch".into(),
+            timeout: Duration::from_secs(20),
+        };
+        let store = |is_host| Store::connect(&address, is_host).expect("a store");
+        let patience = Patience { silence: Duration::from_secs(60), phase: Duration::from_millis(500) };
+        // Before a verdict gives the process three seconds to end, the watches are gone.
+        let waiting = Watch::begin(store(true), 0, 2, Host::Launcher, patience);
+        let hanging = Watch::begin(store(false), 1, 2, Host::Launcher, patience);
+        hanging.phase("step");
+        waiting.does(Doing::Waits);
+        let until = Instant::now() + Duration::from_secs(20);
+        let said = loop {
+            match waiting.verdict() {
+                Some(error) => break error.to_string(),
+                None if Instant::now() > until => panic!("nobody is named"),
+                None => thread::sleep(TICK / 10),
+            }
+        };
+        assert!(said.contains("rank 1 failed: its main part hangs in the phase `step`"), "{said}");
+        drop((waiting, hanging));
     }
 }
