@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::{Device, Kind, Tensor};
 
-/// Update rules that know one tensor each; one that knows all where it must (`finds_its_rate`).
+/// Update rules that know one tensor each; one that knows all where it must (`needs_all_tensors`).
 pub struct Apart {
     groups: Vec<ParamGroup>,
     /// Shared with the hooks of the parameters.
@@ -71,7 +71,7 @@ impl Apart {
     /// complete between [`Apart::begin_pass`] and [`Apart::end_pass`] are applied at once.
     pub fn new(config: &OptimizerConfig, groups: Vec<ParamGroup>, storage: Storage, fused: bool) -> Result<Apart> {
         let mut list = Vec::new();
-        if config.settings().finds_its_rate() {
+        if config.settings().needs_all_tensors() {
             list.push(Part::new(config, &groups, 0..groups.len(), &storage)?);
         } else {
             for (index, group) in groups.iter().enumerate() {
@@ -412,6 +412,7 @@ impl Optimizer for Apart {
 mod tests {
     use super::*;
     use crate::convert_parameters;
+    use sdtrain_recipe::{AdafactorConfig, DAdaptAdamConfig, ProdigyConfig};
     use sdtrain_torch_test_support::assert_equal;
 
     /// A number alone, less than a vector, vectors with a rest, and several parts of the kernel with a rest.
@@ -425,20 +426,36 @@ mod tests {
     }
 
     fn optimizer(storage: &Storage) -> Apart {
+        optimizer_of(&OptimizerConfig::AdamW(AdamWConfig::default()), storage)
+    }
+
+    fn optimizer_of(config: &OptimizerConfig, storage: &Storage) -> Apart {
         let parameter = |(index, shape): (usize, &&[i64])| {
             (format!("part_{index}.weight"), numbers(index as f64, shape).set_requires_grad(true))
         };
         let parameters = SHAPES.iter().enumerate().map(parameter).collect();
         let groups = vec![ParamGroup { name: "unet".into(), learning_rate: 1.0, parameters }];
         convert_parameters(&groups, storage).expect("they are fp32");
-        let config = OptimizerConfig::AdamW(AdamWConfig::default());
-        Apart::new(&config, groups, storage.clone(), false).expect("it can be built")
+        Apart::new(config, groups, storage.clone(), false).expect("it can be built")
     }
 
     fn all_of(optimizer: &Apart) -> Vec<(String, Tensor)> {
         let parameters = optimizer.groups.iter().flat_map(|group| &group.parameters);
         let parameters = parameters.map(|(name, parameter)| (name.clone(), parameter.detach()));
         parameters.chain(optimizer.state()).collect()
+    }
+
+    #[test]
+    fn only_a_rule_that_knows_all_tensors_has_them_in_one_part() {
+        let storage =
+            Storage { weights: StoredType::Bf16, rounding: Rounding::Stochastic, state: StoredType::Fp32, seed: 42 };
+        for (config, parts) in [
+            (OptimizerConfig::Adafactor(AdafactorConfig::default()), SHAPES.len()),
+            (OptimizerConfig::Prodigy(ProdigyConfig::default()), 1),
+            (OptimizerConfig::DadaptAdam(DAdaptAdamConfig::default()), 1),
+        ] {
+            assert_eq!(optimizer_of(&config, &storage).parts().list.len(), parts, "{}", config.name());
+        }
     }
 
     #[test]

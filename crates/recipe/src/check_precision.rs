@@ -41,7 +41,7 @@ impl Checker<'_> {
                 "set `precision.compute = \"bf16\"`",
             );
         }
-        if config.optimizer.settings().finds_its_rate() {
+        if config.optimizer.settings().needs_all_tensors() {
             let name = config.optimizer.name();
             let message = format!("`train.fused_backward`: `{name}` finds its rate from all gradients together");
             refuse(&message, "choose another `optimizer.type`, such as `adafactor`");

@@ -249,7 +249,7 @@ fn a_step_that_is_not_finite_changes_no_bit() {
 
 #[test]
 fn updates_within_the_backward_pass_have_the_bits_of_a_plain_step() {
-    for name in OptimizerConfig::NAMES.into_iter().filter(|name| !config(name).settings().finds_its_rate()) {
+    for name in OptimizerConfig::NAMES.into_iter().filter(|name| !config(name).settings().needs_all_tensors()) {
         for kind in KINDS.into_iter().chain([PLAIN]) {
             let (mut plain, mut fused) = (Run::new(name, kind, false), Run::new(name, kind, true));
             for step in 0..8 {

@@ -78,4 +78,8 @@ impl OptimizerSettings for DAdaptAdamConfig {
     fn finds_its_rate(&self) -> bool {
         true
     }
+
+    fn needs_all_tensors(&self) -> bool {
+        true
+    }
 }

@@ -82,6 +82,12 @@ pub trait OptimizerSettings {
         false
     }
 
+    /// Whether a step of one tensor depends on the weights and gradients of all: then none can be updated before all gradients
+    /// are there. A rate that follows the number of steps alone, as Adafactor's, needs nothing of other tensors.
+    fn needs_all_tensors(&self) -> bool {
+        false
+    }
+
     /// Whether it averages the weights itself: the product holds the average, which is not what the steps go on with.
     fn averages_weights(&self) -> bool {
         false

@@ -104,6 +104,10 @@ impl OptimizerSettings for ProdigyConfig {
     fn finds_its_rate(&self) -> bool {
         true
     }
+
+    fn needs_all_tensors(&self) -> bool {
+        true
+    }
 }
 
 pub(super) fn check_growth(ranges: &mut Ranges, growth_rate: Option<f64>) {

@@ -82,6 +82,8 @@ fn updates_within_the_backward_pass_are_those_of_a_plain_run() {
         (FULL, vec![]),
         (FULL, vec!["train.gradient_checkpointing=all"]),
         (FULL, vec![BF16[0], BF16[1], "precision.optimizer_state=bf16"]),
+        (FULL, vec!["optimizer.type=adafactor"]),
+        (FULL, vec![BF16[0], BF16[1], "optimizer.type=adafactor"]),
         ("trace_text_encoder", vec!["lora.module_dropout=0.3"]),
         ("trace_base_prediction_full", vec![]),
         ("trace_pivotal", vec![]),
@@ -107,12 +109,15 @@ fn updates_within_the_backward_pass_are_refused_beside_what_needs_all_gradients(
         (vec![], "set `train.max_grad_norm = 0`"),
         (vec!["train.gradient_accumulation_steps=2"], "set `train.gradient_accumulation_steps = 1`"),
         (vec!["precision.compute=fp16"], "set `precision.compute = \"bf16\"`"),
-        (vec!["optimizer.type=prodigy"], "choose another `optimizer.type`"),
+        (vec!["optimizer.type=prodigy"], "choose another `optimizer.type`, such as `adafactor`"),
+        (vec!["optimizer.type=dadapt_adam"], "choose another `optimizer.type`, such as `adafactor`"),
     ] {
         let said = problems(&[&[fused][..], &changes].concat()).expect("it is refused");
         assert!(said.contains("train.fused_backward") && said.contains(hint), "{said}");
     }
     assert_eq!(problems(&[fused, "train.max_grad_norm=0"]), None);
+    // The way out of the last two, with its defaults.
+    assert_eq!(problems(&[fused, "train.max_grad_norm=0", "optimizer.type=adafactor"]), None);
     let said = problems(&["precision.weights=bf16", "precision.compute=fp16"]).expect("it is refused");
     assert!(said.contains("precision.weights"), "{said}");
     let said = problems(&["precision.rounding=kahan"]).expect("nothing is rounded");
