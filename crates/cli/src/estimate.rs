@@ -36,6 +36,9 @@ const ROOM_BETWEEN: f64 = 0.55;
 const LPIPS_BYTES: f64 = 14_716_160.0 * 4.0;
 const LPIPS_BYTES_OF_PIXEL: f64 = 4830.0;
 
+/// What memory an optimizer takes that works on all tensors at once.
+const UNPACKED: &str = "weights, gradients and state in fp32 for the update";
+
 /// What a run would need.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Estimate {
@@ -81,6 +84,17 @@ impl Trained {
         // Running means in fp32 become half; those in 8 bits stay.
         let halves = config.precision.optimizer_state == StoredType::Bf16;
         self.state_bytes / if halves && !config.optimizer.settings().quantizes_state() { 2 } else { 1 }
+    }
+
+    /// What an update has in fp32 beside what is kept in bf16, where the optimizer works on all tensors at once: weights with their
+    /// gradients, and its state.
+    fn unpacked_bytes(self, config: &TrainConfig) -> usize {
+        let precision = &config.precision;
+        let is_unpacked =
+            |kept: StoredType| kept == StoredType::Bf16 && config.optimizer.settings().needs_all_tensors();
+        let weights = if is_unpacked(precision.weights) { 2 * self.parameters * StoredType::Fp32.bytes() } else { 0 };
+        let state = if is_unpacked(precision.optimizer_state) { self.state_bytes } else { 0 };
+        weights + state
     }
 }
 
@@ -152,12 +166,20 @@ pub(crate) fn estimate(
     let narrow = narrow_trained + if is_narrow { frozen - wide_resident } else { 0.0 };
     let still = frozen * number + wide_resident * (vae_number - number);
     let learning = learning_bytes(config, trained);
+    let room = narrow * 2.0 * ROOM_BETWEEN;
     let training = vec![
         ("weights that stand still", still),
         ("what learns, its gradients and what the optimizer keeps", learning),
         ("activations", kept),
-        ("copies and room of weights in 16 bits", casts + narrow * 2.0 * ROOM_BETWEEN),
+        ("copies and room of weights in 16 bits", casts + room),
         ("LPIPS", lpips_bytes(config, pixels * batch)),
+    ];
+    // Activations are gone by then.
+    let update = vec![
+        ("weights that stand still", still),
+        ("what learns, its gradients and what the optimizer keeps", learning),
+        (UNPACKED, trained.unpacked_bytes(config) as f64),
+        ("copies and room of weights in 16 bits", room),
     ];
     let all: usize = parts.networks().map(|(_, shapes)| count_parameters(shapes)).sum();
     let encoding = match (&parts.vae, config.objective_kind().denoises()) {
@@ -179,7 +201,12 @@ pub(crate) fn estimate(
     };
     let program = PROGRAM_BYTES + if is_narrow { NARROW_KERNEL_BYTES } else { 0.0 };
     let sum = |shares: &[(&str, f64)]| shares.iter().map(|(_, bytes)| bytes).sum::<f64>();
-    let mut shares = if sum(&encoding) > sum(&training) { encoding } else { training };
+    let mut shares = training;
+    for others in [update, encoding] {
+        if sum(&others) > sum(&shares) {
+            shares = others;
+        }
+    }
     shares.push(("the program and libtorch", program));
     let bytes = sum(&shares);
     let network = if config.objective_kind().denoises() { Some(&parts.unet) } else { parts.vae.as_ref() };
@@ -334,6 +361,36 @@ mod tests {
         assert_eq!(still(Some(true), FloatType::Bf16) - narrow, 2.0 * vae);
         assert_eq!(still(None, FloatType::Fp16) - narrow, 2.0 * vae);
         assert_eq!(still(Some(true), FloatType::Fp32), still(Some(false), FloatType::Fp32));
+    }
+
+    /// Weights with their gradients are 8 bytes a parameter in fp32, beside the state that is unpacked.
+    #[test]
+    fn an_optimizer_that_works_on_all_tensors_at_once_has_them_in_fp32_at_once() {
+        let trained = Trained { parameters: 860_000_000, state_bytes: 16 * 860_000_000 };
+        let estimated = |optimizer: &str, weights: StoredType, state: StoredType| {
+            let mut config = TrainConfig::default();
+            config.data.resolution = Resolution::Square(64);
+            config.optimizer = serde_json::from_value(json!({"type": optimizer})).expect("our own settings");
+            config.precision.compute = FloatType::Bf16;
+            config.precision.weights = weights;
+            config.precision.optimizer_state = state;
+            estimate(&config, &sd15(), trained, 77, 2)
+        };
+        let (narrow, wide) = (StoredType::Bf16, StoredType::Fp32);
+        let unpacked = |optimizer: &str, weights: StoredType, state: StoredType| {
+            let shares = estimated(optimizer, weights, state).shares;
+            shares.iter().find(|(what, _)| *what == UNPACKED).map_or(0.0, |(_, bytes)| *bytes / 860e6)
+        };
+        for optimizer in ["prodigy", "dadapt_adam"] {
+            assert_eq!(unpacked(optimizer, narrow, wide), 8.0, "{optimizer}");
+            assert_eq!(unpacked(optimizer, narrow, narrow), 24.0, "{optimizer}");
+            assert_eq!(unpacked(optimizer, wide, narrow), 16.0, "{optimizer}");
+            assert_eq!(unpacked(optimizer, wide, wide), 0.0, "{optimizer}");
+        }
+        for optimizer in ["adamw", "adafactor"] {
+            assert_eq!(unpacked(optimizer, narrow, narrow), 0.0, "{optimizer}");
+        }
+        assert!(estimated("prodigy", narrow, narrow).bytes > estimated("adamw", narrow, narrow).bytes + 10.0 * 860e6);
     }
 
     #[test]
