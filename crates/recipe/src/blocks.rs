@@ -148,6 +148,29 @@ impl BlocksConfig {
         let rate = |weight: f64| if weight > self.zero_threshold { weight * unet_rate } else { 0.0 };
         Ok(Some(weights.into_iter().map(rate).collect()))
     }
+
+    /// The rates other than 0 that blocks have where the UNet's is `unet_rate`, whatever the model is: one a block of lists, a curve as
+    /// over SD1's blocks, one where there is neither.
+    pub(crate) fn rates_that_learn(&self, unet_rate: f64) -> Vec<f64> {
+        let half = |weights: &Option<BlockWeights>| match weights {
+            None => vec![1.0],
+            Some(BlockWeights::List(list)) => list.clone(),
+            Some(BlockWeights::Curve(text)) => curve(text, UnetBlocks::sd1().half()).unwrap_or_default(),
+        };
+        let mut rates = match &self.learning_rates {
+            Some(rates) => rates.clone(),
+            None if !self.is_set() => vec![unet_rate],
+            None => {
+                let mut weights = half(&self.down_weights);
+                weights.push(self.mid_weight.unwrap_or(1.0));
+                weights.extend(half(&self.up_weights));
+                weights.retain(|&weight| weight > self.zero_threshold);
+                weights.into_iter().map(|weight| weight * unet_rate).collect()
+            }
+        };
+        rates.retain(|&rate| rate != 0.0);
+        rates
+    }
 }
 
 fn refuse_bad(key: &'static str, values: &[f64], refuse: &mut impl FnMut(&'static str, String, Option<&str>)) {

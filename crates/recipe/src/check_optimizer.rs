@@ -1,7 +1,7 @@
 //! What the types cannot say about the optimizer, its learning rate, and the schedule of it.
 
 use crate::check::Checker;
-use crate::{LearningRateScale, Ranges, TrainConfig};
+use crate::{Learning, LearningRateScale, Ranges, TrainConfig, Words};
 
 impl Checker<'_> {
     /// Ranges of both sections, and whether they go together.
@@ -40,7 +40,9 @@ impl Checker<'_> {
     /// An optimizer that finds the size of its steps by itself finds one for all parameters.
     fn check_own_rate(&mut self, config: &TrainConfig) {
         let name = config.optimizer.name();
+        let one_rate = format!("`{name}` finds one rate for all that is trained");
         let rate = config.optimizer.learning_rate();
+        let is_other = |other: f64| other != rate && other != 0.0;
         let rates = [
             ("lora.text_encoder_learning_rate", config.lora.text_encoder_learning_rate),
             ("lora.text_encoder_2_learning_rate", config.lora.text_encoder_2_learning_rate),
@@ -48,9 +50,47 @@ impl Checker<'_> {
             ("full.text_encoder_2_learning_rate", config.full.text_encoder_2_learning_rate),
         ];
         for (key, other) in rates {
-            if other.is_some_and(|other| other != rate && other != 0.0) {
-                self.report(key, format!("`{name}` finds one rate for all that is trained")).hint =
+            if other.is_some_and(is_other) {
+                self.report(key, one_rate.as_str()).hint =
                     Some("leave it out, or set it to 0 to leave the text encoder as it is".to_owned());
+            }
+        }
+        let facts = config.trainable_facts();
+        let text_rates = [config.text_encoder_learning_rate(), config.text_encoder_2_learning_rate()];
+        let text_learns = facts.text_encoder != Learning::Nothing && text_rates != [0.0; 2];
+        let words = &config.textual_inversion;
+        let words_learn = facts.words == Words::Beside && !words.tokens.is_empty() && words.learning_rate != Some(0.0);
+        if words_learn && words.learning_rate.is_some_and(is_other) {
+            self.report("textual_inversion.learning_rate", one_rate.as_str()).hint =
+                Some("leave it out: words learn at the rate of everything else".to_owned());
+        }
+        if facts.unet != Learning::Nothing {
+            let unet = config.blocks.rates_that_learn(config.unet_learning_rate());
+            let are_uneven = unet.iter().any(|one| Some(one) != unet.first());
+            if are_uneven || ((text_learns || words_learn) && unet.iter().any(|&one| is_other(one))) {
+                let (key, whole) = match config.blocks.is_set() {
+                    true if config.blocks.learning_rates.is_some() => ("blocks.learning_rates".to_owned(), "a block"),
+                    true => ("blocks".to_owned(), "a block"),
+                    false => (format!("{}.unet_learning_rate", config.trainable_kind().name()), "the UNet"),
+                };
+                self.report(&key, one_rate.as_str()).hint =
+                    Some(format!("leave it out; a rate of 0 leaves {whole} as it is"));
+            }
+        }
+        if facts.trains_adapters() {
+            let (unet, text) = (facts.unet != Learning::Nothing, text_learns);
+            let lora = &config.lora;
+            let (unet_ratio, text_ratio) = (lora.loraplus_unet_lr_ratio, lora.loraplus_text_encoder_lr_ratio);
+            let for_rest = (unet && unet_ratio.is_none()) || (text && text_ratio.is_none());
+            for (key, ratio, is_used) in [
+                ("lora.loraplus_lr_ratio", lora.loraplus_lr_ratio, for_rest),
+                ("lora.loraplus_unet_lr_ratio", unet_ratio, unet),
+                ("lora.loraplus_text_encoder_lr_ratio", text_ratio, text),
+            ] {
+                if is_used && ratio.is_some_and(|ratio| ratio != 1.0) {
+                    self.report(key, one_rate.as_str()).hint =
+                        Some("leave it out: upper matrices learn at the rate of everything else".to_owned());
+                }
             }
         }
         if config.train.learning_rate_scale != LearningRateScale::None {

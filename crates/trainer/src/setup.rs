@@ -134,6 +134,8 @@ pub fn train_together(
     }
     // 4 what is trained
     let trainable = trainable::build(&config, &model)?;
+    // Rates that do not go together are refused before anything is encoded.
+    let groups = rates::of_run(&config, trainable.param_groups(&model))?;
     record.phase("encode");
     // 5 what it is asked for
     let prompt_reading = prompt_reading(&config.model);
@@ -141,7 +143,6 @@ pub fn train_together(
     let validation = held_out.as_ref().map(|data| Validation::new(&config, &model, data)).transpose()?;
     let objective = shared_caches::objective(&config, &model, &data, ranks)?;
     // 6 how it follows its gradients
-    let groups = rates::of_run(&config, trainable.param_groups(&model))?;
     warn_of_blind_channels(&config, &model, &groups)?;
     let storage = Storage::of(&config.precision, config.seed);
     let gathered = Gathered::default();

@@ -146,6 +146,60 @@ fn settings_that_make_no_sense_are_refused() {
     }
 }
 
+/// What a run would refuse once its images are looked at, with the key that says it.
+#[test]
+fn rates_of_parts_are_refused_beside_an_optimizer_that_finds_one_for_all() {
+    let words = "textual_inversion.tokens=[{word = \"snorp\"}]";
+    let ramp = |count: usize| (0..count).map(|block| format!("0.{}", 1 + block % 9)).collect::<Vec<_>>().join(", ");
+    let (blocks, halves) =
+        (format!("blocks.learning_rates=[{}]", ramp(25)), format!("blocks.up_weights=[{}]", ramp(12)));
+    let zeros = format!("blocks.learning_rates=[{}]", ["0", "1", "1", "0", "1"].repeat(5).join(", "));
+    for (optimizer, settings, key) in [
+        ("prodigy", &["lora.train_text_encoder=true", "lora.unet_learning_rate=0.5"][..], "lora.unet_learning_rate"),
+        ("adafactor", &["lora.train_text_encoder=true", "lora.unet_learning_rate=0.5"], "lora.unet_learning_rate"),
+        (
+            "dadapt_adam",
+            &["method=full", "full.train_text_encoder=true", "full.unet_learning_rate=0.5"],
+            "full.unet_learning_rate",
+        ),
+        ("prodigy", &[words, "lora.unet_learning_rate=0.5"], "lora.unet_learning_rate"),
+        ("prodigy", &[words, "textual_inversion.learning_rate=0.5"], "textual_inversion.learning_rate"),
+        ("prodigy", &[blocks.as_str()], "blocks.learning_rates"),
+        ("adafactor", &[halves.as_str()], "blocks"),
+        ("prodigy", &["blocks.down_weights=cosine"], "blocks"),
+        ("prodigy", &["blocks.mid_weight=0.5"], "blocks"),
+        ("prodigy", &["lora.loraplus_lr_ratio=4"], "lora.loraplus_lr_ratio"),
+        ("prodigy", &["lora.loraplus_unet_lr_ratio=4"], "lora.loraplus_unet_lr_ratio"),
+        (
+            "adafactor",
+            &["lora.train_text_encoder=true", "lora.loraplus_text_encoder_lr_ratio=4"],
+            "lora.loraplus_text_encoder_lr_ratio",
+        ),
+        // One rate for all of it.
+        ("prodigy", &["lora.unet_learning_rate=0.5"], ""),
+        ("prodigy", &["lora.train_text_encoder=true", "lora.text_encoder_learning_rate=0"], ""),
+        ("prodigy", &["lora.train_text_encoder=true", "lora.unet_learning_rate=0"], ""),
+        ("prodigy", &["blocks.down_weights=zeros"], ""),
+        ("prodigy", &[zeros.as_str()], ""),
+        ("prodigy", &["lora.loraplus_text_encoder_lr_ratio=4"], ""),
+        ("prodigy", &["method=textual_inversion", words, "textual_inversion.learning_rate=0.5"], ""),
+        ("adamw", &["lora.train_text_encoder=true", "lora.unet_learning_rate=0.5", "lora.loraplus_lr_ratio=4"], ""),
+    ] {
+        let kind = format!("optimizer.type={optimizer}");
+        let overrides = [&[kind.as_str()][..], settings].concat();
+        let said = match Project::new(SMALLEST).load_with(&overrides) {
+            Ok(_) => String::new(),
+            Err(problems) => problems.to_string(),
+        };
+        assert_eq!(said.is_empty(), key.is_empty(), "{overrides:?}: {said}");
+        let expected = format!("`{optimizer}` finds one rate for all that is trained");
+        assert!(key.is_empty() || said.contains(&expected), "{overrides:?}: {said}");
+        // Overrides are what a problem is said of.
+        let setting = settings.iter().find(|setting| setting.starts_with(key) && !key.is_empty());
+        assert!(key.is_empty() || setting.is_some_and(|setting| said.contains(*setting)), "{overrides:?}: {said}");
+    }
+}
+
 #[test]
 fn metadata_name_the_optimizer_with_its_settings() {
     let config =

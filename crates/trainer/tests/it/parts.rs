@@ -262,6 +262,25 @@ fn rates_of_networks_are_told_apart() {
     );
 }
 
+/// A configuration that nobody checked, as of who writes one in Rust: it is refused before pictures are encoded.
+#[test]
+fn rates_that_do_not_go_together_are_refused_before_anything_is_cached() {
+    let project = Project::new(FULL);
+    let overrides = [
+        format!("model.path={}", tiny().display()),
+        format!("data.cache_dir={}", project.path("cache").display()),
+        "full.train_text_encoder=true".to_string(),
+        "optimizer.type=prodigy".to_string(),
+    ];
+    let mut config = TrainConfig::load(&project.path("run.toml"), &overrides).expect("it is right").config;
+    config.full.unet_learning_rate = Some(0.5);
+    let options = RunOptions { output: project.path("run"), device: "cpu".into(), resume: ResumePolicy::Auto };
+    let error = train(config, &options).expect_err("they differ").to_string();
+    assert!(error.contains("`prodigy` finds one rate for all that is trained"), "{error}");
+    let cached = std::fs::read_dir(project.path("cache")).into_iter().flatten().count();
+    assert_eq!(cached, 0);
+}
+
 #[test]
 fn a_list_of_sd1s_length_trains_the_same_blocks_of_a_smaller_unet() {
     let project = Project::new(FULL);
