@@ -104,6 +104,14 @@ fn settings_that_make_no_sense_are_refused() {
             &["ema.enabled=true", "ema.update_after_step=5000", "train.max_steps=1000"],
             "`ema.update_after_step` = 5000, and the last update of the average is that of step 1000 of 1000: nothing is averaged",
         ),
+        (
+            &["optimizer.type=muon", "optimizer.ns_coefficients=[nan, 1, 1]"],
+            "`optimizer.ns_coefficients.0` must be a number, not nan",
+        ),
+        (
+            &["optimizer.type=muon", "optimizer.ns_coefficients=[1, 1, -inf]"],
+            "`optimizer.ns_coefficients.2` must be a number, not -inf",
+        ),
         (&["optimizer.type=muon", "optimizer.adamw.eps=0"], "`optimizer.adamw.eps` must be greater than 0, not 0"),
         (&["lr_schedule.warmup_steps=1.5"], "`lr_schedule.warmup_steps` must be a whole number, not 1.5"),
         (&["lr_schedule.warmup_steps=-1"], "`lr_schedule.warmup_steps` must not be negative, and is -1"),
