@@ -17,6 +17,9 @@ const MOST_WORKERS: usize = 1024;
 /// More threads of arithmetic than any machine has processors.
 const MOST_THREADS: u32 = 1024;
 
+/// More epochs, accumulated batches or ranks than this are a slip; where epochs differ each is counted before the run.
+const MOST_OF_A_RUN: u64 = 1_000_000;
+
 /// Everything that is wrong with a configuration whose single values have the right types.
 ///
 /// `kohya` is the file that a part of it was taken from.
@@ -322,6 +325,20 @@ impl Checker<'_> {
             _ => {}
         }
         self.at_least_one("train.gradient_accumulation_steps", Some(train.gradient_accumulation_steps));
+        for (key, number, way_out) in [
+            ("train.max_epochs", train.max_epochs, "set `train.max_steps` for a run that is ended by hand"),
+            (
+                "train.gradient_accumulation_steps",
+                Some(train.gradient_accumulation_steps),
+                "a step ends with its epoch, however many batches are accumulated",
+            ),
+            ("train.world_size", train.world_size, "leave it out for as many ranks as there are"),
+        ] {
+            if let Some(number) = number.filter(|&number| number > MOST_OF_A_RUN) {
+                self.report(key, format!("`{key}` is at most {MOST_OF_A_RUN}, not {number}")).hint =
+                    Some(way_out.to_owned());
+            }
+        }
         self.not_negative("train.max_grad_norm", Some(train.max_grad_norm));
         self.at_least_one("train.threads", train.threads.map(u64::from));
         if let Some(threads) = train.threads.filter(|&threads| threads > MOST_THREADS) {

@@ -125,7 +125,7 @@ impl TrainSection {
     /// Why gradients cannot be freed at once where they are to be accumulated, and the way out; asked again when the number of ranks is
     /// known.
     pub fn fused_backward_refused(&self) -> Option<(&'static str, &'static str)> {
-        let accumulates = self.gradient_accumulation_steps * self.ranks() > 1;
+        let accumulates = self.gradient_accumulation_steps.saturating_mul(self.ranks()) > 1;
         (self.fused_backward && accumulates).then_some((
             "`train.fused_backward` frees each gradient at once, so nothing can be accumulated, over batches or over ranks",
             "set `train.gradient_accumulation_steps = 1`, train on one rank, and `data.batch_size` to what fits",

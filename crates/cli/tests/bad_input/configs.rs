@@ -127,12 +127,25 @@ pub fn cases() -> Vec<Case> {
         line("steps of zero", "must be at least 1", "train", "max_steps = 0"),
         line("negative steps", "`train.max_steps`", "train", "max_steps = -1"),
         line("epochs without end", "", "train", "max_steps = 9223372036854775807").verdict(Verdict::Accepted("1 kept")),
-        whole(
+        refused(
             "epochs that overflow",
-            Verdict::Accepted("18446744073709551615 of up to 1 images"),
-            usual
+            "`train.max_epochs` is at most 1000000",
+            &usual
                 .replace("max_steps = 1", "max_epochs = 9223372036854775807")
                 .replace("\"data\"\n", "\"data\"\nrepeats = 10\n"),
+        ),
+        refused(
+            "a thousand million epochs that differ",
+            "`train.max_epochs` is at most 1000000",
+            &usual
+                .replace("max_steps = 1", "max_epochs = 1000000000")
+                .replace("resolution = 64\n", "resolution = 64\nleftovers = \"carry\"\n")
+                .replace("\"data\"\n", "\"data\"\nrepeats = 1.5\n"),
+        ),
+        whole(
+            "as many epochs as there may be",
+            Verdict::Accepted("10000000 of up to 1 images"),
+            usual.replace("max_steps = 1", "max_epochs = 1000000").replace("\"data\"\n", "\"data\"\nrepeats = 10\n"),
         ),
         line(
             "a learning rate that is no number",

@@ -88,6 +88,16 @@ fn single_values_out_of_range_are_refused() {
         ("loss.min_snr_gamma=0", "`loss.min_snr_gamma` must be greater than 0, not 0"),
         ("train.max_steps=0", "`train.max_steps` must be at least 1, not 0"),
         ("train.gradient_accumulation_steps=0", "`train.gradient_accumulation_steps` must be at least 1, not 0"),
+        (
+            "train.gradient_accumulation_steps=9223372036854775807",
+            "`train.gradient_accumulation_steps` is at most 1000000, not 9223372036854775807\n  \
+             hint: a step ends with its epoch, however many batches are accumulated",
+        ),
+        (
+            "train.world_size=1000001",
+            "`train.world_size` is at most 1000000, not 1000001\n  \
+             hint: leave it out for as many ranks as there are",
+        ),
         ("train.max_grad_norm=-1", "`train.max_grad_norm` must not be negative, and is -1"),
         (
             "debug.faults=[{step=1, pass=0, parameter=\"unet.conv_in.weight\"}]",

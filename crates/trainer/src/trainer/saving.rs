@@ -242,7 +242,7 @@ impl Trainer {
         stop: &StopRequest,
         write: impl Fn() -> Result<T>,
     ) -> Result<T> {
-        let patience = Duration::from_secs(60 * self.config.checkpoint.retry_minutes);
+        let patience = Duration::from_secs(self.config.checkpoint.retry_minutes.saturating_mul(60));
         let gave_up = Cell::new(false);
         let log = RefCell::new(log);
         let attempt = || {

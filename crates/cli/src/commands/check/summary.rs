@@ -165,7 +165,7 @@ fn steps(config: &TrainConfig, data: &DataSet) -> String {
     let train = &config.train;
     let total = data.total_steps(train);
     let largest = config.data.batchings().iter().map(|batching| batching.batch_size).max().unwrap_or(1);
-    let images = largest as u64 * train.gradient_accumulation_steps * train.ranks();
+    let images = (largest as u64).saturating_mul(train.gradient_accumulation_steps).saturating_mul(train.ranks());
     let accumulated = match train.gradient_accumulation_steps {
         0 | 1 => String::new(),
         batches => format!(" in {batches} batches whose gradients are averaged"),
