@@ -385,8 +385,22 @@ impl Checker<'_> {
     fn check_debug(&mut self, config: &TrainConfig) {
         self.existing("debug.trace_inputs", config.debug.trace_inputs.as_deref());
         self.at_least_one("debug.trace_steps", Some(config.debug.trace_steps));
+        let train = &config.train;
+        // Of a run on as many ranks as there are, the passes are not known here.
+        let passes = train.world_size.map(|ranks| train.gradient_accumulation_steps.saturating_mul(ranks));
         for (index, fault) in config.debug.faults.iter().enumerate() {
-            self.at_least_one(&format!("debug.faults.{index}.pass"), fault.pass);
+            for (name, number, most, of) in
+                [("step", Some(fault.step), train.max_steps, "the run has"), ("pass", fault.pass, passes, "a step has")]
+            {
+                let key = format!("debug.faults.{index}.{name}");
+                self.at_least_one(&key, number);
+                if let (Some(number), Some(most)) = (number, most.filter(|&most| most > 0))
+                    && number > most
+                {
+                    self.report(&key, format!("`{key}` is {number}, but {of} {most}: nothing would happen")).hint =
+                        Some(format!("it is counted from 1 to {most}"));
+                }
+            }
         }
     }
 

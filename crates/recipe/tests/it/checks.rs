@@ -103,6 +103,14 @@ fn single_values_out_of_range_are_refused() {
             "debug.faults=[{step=1, pass=0, parameter=\"unet.conv_in.weight\"}]",
             "`debug.faults.0.pass` must be at least 1, not 0",
         ),
+        (
+            "debug.faults=[{step=0, parameter=\"unet.conv_in.weight\"}]",
+            "`debug.faults.0.step` must be at least 1, not 0",
+        ),
+        (
+            "debug.faults=[{step=11, parameter=\"unet.conv_in.weight\"}]",
+            "`debug.faults.0.step` is 11, but the run has 10: nothing would happen\n  hint: it is counted from 1 to 10",
+        ),
         ("checkpoint.keep_last=0", "`checkpoint.keep_last` must be at least 1, not 0"),
         ("samples.width=100", "`samples.width` must be a multiple of 8, not 100\n  hint: the nearest is 104"),
         ("validation.split=1", "`validation.split` must be between 0 and 1, not 1"),
@@ -113,6 +121,27 @@ fn single_values_out_of_range_are_refused() {
     ] {
         assert_eq!(message(&[setting]), format!("`--set {setting}`: {expected}"));
     }
+}
+
+#[test]
+fn a_fault_is_in_a_pass_that_a_step_has() {
+    let of_pass = |pass: u64| format!("debug.faults=[{{step=10, pass={pass}, parameter=\"unet.conv_in.weight\"}}]");
+    let load = |pass: u64, world: &str| {
+        let (faults, project) = (of_pass(pass), Project::new(SMALLEST));
+        let loaded = project.load_with(&["train.gradient_accumulation_steps=2", world, &faults]);
+        loaded.map(|_| ()).map_err(|problems| problems.to_string())
+    };
+    assert_eq!(load(6, "train.world_size=3"), Ok(()));
+    assert_eq!(
+        load(7, "train.world_size=3"),
+        Err(format!(
+            "error: `--set {}`: `debug.faults.0.pass` is 7, but a step has 6: nothing would happen\n  \
+             hint: it is counted from 1 to 6",
+            of_pass(7)
+        ))
+    );
+    // Of so many ranks as there are.
+    assert_eq!(load(7, "seed=1"), Ok(()));
 }
 
 #[test]
