@@ -41,7 +41,7 @@ const METHODS: [(&str, &[&str]); 7] = [
 /// Runs with it get a model that is made for it.
 const INPAINTING: &str = "method=inpainting";
 
-const OPTIMIZERS: [(&str, &[&str]); 10] = [
+const OPTIMIZERS: [(&str, &[&str]); 11] = [
     ("adamw", &[]),
     ("adamw_8bit", &["optimizer.min_8bit_size=1"]),
     (
@@ -60,7 +60,11 @@ const OPTIMIZERS: [(&str, &[&str]); 10] = [
     ("adamw_schedule_free", &["lr_schedule.type=constant", "lr_schedule.warmup_steps=0", "ema.enabled=false"]),
     ("came", &[]),
     ("muon", &[]),
+    ADAFACTORS_OWN_STEPS,
 ];
+
+/// With its defaults: the size of steps follows their number, and no schedule.
+const ADAFACTORS_OWN_STEPS: Row = ("adafactor", &["lr_schedule.type=constant", "lr_schedule.warmup_steps=0"]);
 
 const PRECISIONS: [(&str, &[&str]); 8] = [
     ("fp32", &[]),
@@ -221,9 +225,10 @@ fn first_table() -> Vec<[Row; 3]> {
     METHODS.iter().flat_map(|&method| [0, 1].map(|precision| [method, OPTIMIZERS[0], PRECISIONS[precision]])).collect()
 }
 
-/// Each optimizer, and each precision, with LoRA.
+/// Each optimizer, and each precision, with LoRA; what counts its steps by itself also beside weights in bf16.
 fn second_table() -> Vec<[Row; 3]> {
     let optimizers = OPTIMIZERS[1..].iter().map(|&optimizer| [METHODS[0], optimizer, PRECISIONS[0]]);
+    let optimizers = optimizers.chain([[METHODS[0], ADAFACTORS_OWN_STEPS, PRECISIONS[3]]]);
     optimizers.chain(PRECISIONS[2..].iter().map(|&precision| [METHODS[0], OPTIMIZERS[0], precision])).collect()
 }
 
