@@ -318,7 +318,7 @@ fn an_older_checkpoint_becomes_the_newest() {
     assert_eq!(product(), before);
     assert!(project.path("outputs/run/checkpoints-set-aside/step-000006.1").is_dir());
     assert!(project.path("outputs/run/checkpoints-set-aside/run-step00000004.safetensors.1").is_file());
-    assert!(said.contains("of later steps are set aside in `") && said.contains("checkpoints-set-aside`: 3"), "{said}");
+    assert!(said.contains("of later steps are set aside in `") && said.contains("checkpoints-set-aside`: 4"), "{said}");
     let other = ["--set", "optimizer.learning_rate=1e-5", "--resume", &checkpoint];
     let (_, said) = project.expect(2, &[&args[..], &other].concat());
     assert!(said.contains("optimizer.learning_rate"), "{said}");

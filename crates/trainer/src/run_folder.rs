@@ -1,5 +1,7 @@
 //! The output folder of a run: who may write to it, and whether there is a run to continue.
 
+mod going_back;
+
 use crate::error::{Error, Result};
 use crate::ranks::Ranks;
 use crate::seeded_bugs::{Bug, seeded};
@@ -76,6 +78,7 @@ pub(crate) struct RunFolder {
 
 /// The resolved configuration, in the folder of a run and in each of its checkpoints.
 pub(crate) const CONFIG: &str = "config.toml";
+const RECORD: &str = "run.json";
 const CHECKPOINTS: &str = "checkpoints";
 const SET_ASIDE: &str = "checkpoints-set-aside";
 const RESERVE: &str = ".reserve";
@@ -313,32 +316,6 @@ impl RunFolder {
         Ok(replace_file(&RealVfs, &self.path.join(CONFIG), config.to_toml().as_bytes())?)
     }
 
-    /// Moves what is newer than the checkpoint that was asked for out of the way: the next start must not take it for this run's,
-    /// nor may this run's be deleted for being older.
-    fn set_newer_aside(&self, products: &[String]) -> Result<usize> {
-        let Some(newest) = &self.goes_back_to else { return Ok(0) };
-        let entries = fs::read_dir(self.checkpoints()).into_iter().flatten().flatten();
-        let checkpoints = entries.filter(|entry| {
-            let step = entry.file_name().to_str().and_then(step_of_name);
-            step.is_some_and(|step| step > newest.step)
-        });
-        // Products first: by the checkpoints, a start after a kill in between knows that the run is still where it was.
-        let products = products.iter().map(|name| self.path.join(name));
-        let newer: Vec<PathBuf> = products.chain(checkpoints.map(|entry| entry.path())).collect();
-        let aside = self.aside();
-        for path in &newer {
-            fs::create_dir_all(&aside).map_err(|error| Error::storage(&aside, error))?;
-            let target = free_name(&aside.join(path.file_name().unwrap_or_default()));
-            fs::rename(path, &target).map_err(|error| Error::storage(&target, error))?;
-        }
-        Ok(newer.len())
-    }
-
-    /// The folder for what is of later steps than the run goes back to.
-    pub fn aside(&self) -> PathBuf {
-        self.path.join(SET_ASIDE)
-    }
-
     /// Deletes a product by its name in the folder. One that is a folder loses the name first, so that half a model never has it; what a
     /// kill in the middle leaves goes at the next start.
     ///
@@ -439,7 +416,7 @@ fn run_in(folder: &Path) -> Option<String> {
 }
 
 fn record_in(folder: &Path) -> Option<serde_json::Value> {
-    let record = fs::read(folder.join("run.json")).ok()?;
+    let record = fs::read(folder.join(RECORD)).ok()?;
     serde_json::from_slice(&record).ok()
 }
 

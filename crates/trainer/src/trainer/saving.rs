@@ -327,12 +327,17 @@ impl Trainer {
         }
     }
 
-    /// The files of products on the way of later steps than that which the run was told to go back to.
+    /// The files of products of later steps than that which the run was told to go back to. Asked before the run writes its record:
+    /// by the one that is there, the product of the end is one of them.
     pub(super) fn later_products(&self) -> Vec<String> {
         let Some(info) = &self.folder.goes_back_to else { return Vec::new() };
         let mut products = self.products_on_the_way();
         products.retain(|(place, _)| place.is_after(info.step, info.epoch));
-        products.iter().flat_map(|(_, stem)| self.files_of(stem)).collect()
+        let mut files: Vec<String> = products.iter().flat_map(|(_, stem)| self.files_of(stem)).collect();
+        if self.folder.was_at() > info.step {
+            files.extend(self.files_of(&self.config.name));
+        }
+        files
     }
 
     /// Whether a file of the product on the way `stem`, that of the step of `position`, is not there, and no product of a later step

@@ -5,6 +5,7 @@ mod cached_features;
 mod dreambooth;
 mod failures;
 mod faults;
+mod going_back;
 mod inpainting;
 mod learned_words;
 mod masks;

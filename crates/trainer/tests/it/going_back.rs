@@ -1,0 +1,104 @@
+//! A run that is sent back to an earlier checkpoint, or to one of another folder, and does not come to its end: what lies in its folder
+//! is of the steps that it goes on from.
+
+use crate::failures::{config, run};
+use sdtrain_recipe::TrainConfig;
+use sdtrain_torch_test_support::copy_folder;
+use sdtrain_trainer::{Error, Outcome, ResumePolicy, RunOptions, train};
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+const EVERY_STEP: &str = "[checkpoint]\nevery_steps = 1\nkeep_last = 99\n";
+
+fn resume(config: &TrainConfig, output: &Path, from: &Path) -> Result<Outcome, Error> {
+    let resume = ResumePolicy::From(from.into());
+    train(config.clone(), &RunOptions { output: output.into(), device: "cpu".into(), resume })
+}
+
+/// The configuration of the project, with a weight that is no number in `step`, which ends the run before anything is saved.
+fn failing_in(folder: &TempDir, step: u64) -> TrainConfig {
+    let changes = [
+        format!("debug.faults=[{{step = {step}, parameter = \"unet.conv_in.weight\"}}]"),
+        "train.max_skipped_steps=0".to_owned(),
+        "checkpoint.allow_changes=[\"debug.faults\"]".to_owned(),
+    ];
+    TrainConfig::load(&folder.path().join("run.toml"), &changes).unwrap_or_else(|error| panic!("{error}")).config
+}
+
+fn checkpoint(output: &Path, step: u64) -> PathBuf {
+    output.join(format!("checkpoints/step-{step:06}"))
+}
+
+fn read(path: PathBuf) -> Vec<u8> {
+    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn latest(output: &Path) -> String {
+    String::from_utf8(read(output.join("checkpoints/latest"))).expect("a name")
+}
+
+fn run_json(output: &Path) -> serde_json::Value {
+    serde_json::from_slice(&read(output.join("run.json"))).expect("JSON")
+}
+
+#[test]
+fn a_run_that_goes_back_and_is_cut_off_leaves_nothing_of_later_steps_under_its_name() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = folder.path().join("output");
+    let config = config(&folder, 3, &format!("{EVERY_STEP}[ema]\nenabled = true\nsave_raw = true\n"));
+    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+    let products = ["run.safetensors", "run-raw.safetensors"];
+    let straight = products.map(|name| read(output.join(name)));
+    let error = resume(&failing_in(&folder, 2), &output, &checkpoint(&output, 1)).expect_err("its first step fails");
+    assert!(matches!(error, Error::NotFinite { step: 2, .. }), "{error}");
+    let aside = output.join("checkpoints-set-aside");
+    for (name, content) in products.iter().zip(&straight) {
+        assert!(!output.join(name).exists(), "{name}");
+        assert!(read(aside.join(format!("{name}.1"))) == *content, "{name}");
+    }
+    assert_eq!(latest(&output), "step-000001\n");
+    assert!(!checkpoint(&output, 2).exists() && aside.join("step-000003.1").is_dir());
+    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(run_json(&output)["resumed_step"], 1);
+    assert!(products.map(|name| read(output.join(name))) == straight);
+}
+
+#[test]
+fn a_run_that_begins_with_a_checkpoint_from_elsewhere_and_is_cut_off_goes_on_from_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [first, second] = ["first", "second"].map(|name| folder.path().join(name));
+    let config = config(&folder, 3, EVERY_STEP);
+    run(&config, &first).unwrap_or_else(|error| panic!("{error}"));
+    let carried = folder.path().join("carried/step-000002");
+    copy_folder(&checkpoint(&first, 2), &carried);
+    resume(&failing_in(&folder, 3), &second, &carried).expect_err("its first step fails");
+    assert_eq!(latest(&second), "step-000002\n");
+    fs::remove_dir_all(&carried).expect("it is there");
+    run(&config, &second).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(run_json(&second)["resumed_step"], 2);
+    assert!(read(second.join("run.safetensors")) == read(first.join("run.safetensors")));
+}
+
+/// The run's own checkpoint of that step is another one, and stays.
+#[test]
+fn a_checkpoint_from_elsewhere_does_not_replace_one_of_the_same_step() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [first, second] = ["first", "second"].map(|name| folder.path().join(name));
+    let config = config(&folder, 2, EVERY_STEP);
+    for output in [&first, &second] {
+        run(&config, output).unwrap_or_else(|error| panic!("{error}"));
+    }
+    // Two runs have two ids, which are in the manifests.
+    let manifest = |checkpoint: PathBuf| read(checkpoint.join("MANIFEST.json"));
+    let own = manifest(checkpoint(&second, 1));
+    assert!(own != manifest(checkpoint(&first, 1)));
+    resume(&config, &second, &checkpoint(&first, 1)).unwrap_or_else(|error| panic!("{error}"));
+    assert!(manifest(second.join("checkpoints-set-aside/step-000001.1")) == own);
+    assert!(manifest(checkpoint(&second, 1)) == manifest(checkpoint(&first, 1)));
+    // A copy of the run's own is no other one.
+    let carried = folder.path().join("carried/step-000001");
+    copy_folder(&checkpoint(&second, 1), &carried);
+    resume(&config, &second, &carried).unwrap_or_else(|error| panic!("{error}"));
+    assert!(!second.join("checkpoints-set-aside/step-000001.2").exists());
+}
