@@ -130,8 +130,11 @@ impl RunFolder {
                 let began_with =
                     latest.as_ref().and_then(|saved| config_of(&saved.folder)).filter(|_| !is_finished(path)).or(own);
                 changes = began_with.map_or(Ok(Vec::new()), |file| changes_since(config, &file, path))?;
-                let is_over =
-                    is_finished(path) && (latest.is_none() || !changes.iter().any(|change| change.decides_steps));
+                let decisive = changes.iter().find(|change| change.decides_steps);
+                let is_over = is_finished(path) && decisive.is_none();
+                if let (None, true, Some(change)) = (&latest, is_finished(path), decisive) {
+                    return Err(nothing_to_prolong(path, change));
+                }
                 let start = match latest {
                     _ if is_over => Start::Finished,
                     Some(saved) => Start::Continue(Box::new(saved)),
@@ -140,7 +143,7 @@ impl RunFolder {
                 (start, None)
             }
         };
-        Ok(RunFolder {
+        let folder = RunFolder {
             path: path.to_path_buf(),
             start,
             passed_over: survey.rejected,
@@ -148,7 +151,27 @@ impl RunFolder {
             goes_back_to,
             lock: RefCell::new(Some(lock)),
             disk: Cell::new(disk_of(path)),
-        })
+        };
+        config.train.max_steps.map_or(Ok(()), |end| folder.check_end(end))?;
+        Ok(folder)
+    }
+
+    /// Refuses a checkpoint of a later step than the last of the run, `end`: its weights are not those of a run of so many steps.
+    ///
+    /// # Errors
+    /// [`Error::CannotContinue`].
+    pub fn check_end(&self, end: u64) -> Result<()> {
+        match &self.start {
+            Start::Continue(saved) if saved.info.step > end => Err(Error::CannotContinue {
+                checkpoint: saved.folder.clone(),
+                reason: format!(
+                    "the checkpoint is of step {}, behind the end ({end}): `--resume PATH` goes on from an earlier one, a higher \
+                     `train.max_steps` or `train.max_epochs` from this one",
+                    saved.info.step
+                ),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// The same for all ranks of a run: the lead takes the folder, and the others hear where it begins. The number of ranks that a batch is
@@ -387,6 +410,18 @@ fn changes_since(config: &TrainConfig, file: &Path, folder: &Path) -> Result<Vec
     match keys.is_empty() || seeded(Bug::AnyConfiguration) {
         true => Ok(changes),
         false => Err(Error::OtherRun { folder: folder.to_path_buf(), keys }),
+    }
+}
+
+/// The error of a finished run that is to go on with `change`, where no checkpoint of it is whole or there.
+fn nothing_to_prolong(folder: &Path, change: &Change) -> Error {
+    Error::CannotContinue {
+        checkpoint: folder.join(CHECKPOINTS),
+        reason: format!(
+            "the run is finished, `{}` is another now ({} → {}), and there is no whole checkpoint to go on from; put one back, name a \
+             copy of one with `--resume PATH`, leave the key as it was, or begin anew with `--resume never`",
+            change.key, change.before, change.now
+        ),
     }
 }
 

@@ -156,6 +156,7 @@ pub fn train_together(
     if let Some((_, message, hint)) = config.length_refused(total_steps) {
         return Err(Error::Config { message, hint: Some(hint) });
     }
+    folder.check_end(total_steps)?;
     if let Some(warning) = config.lr_schedule.warmup_warning(total_steps).filter(|_| ranks.is_lead()) {
         eprintln!("warning: {warning}");
     }

@@ -102,3 +102,52 @@ fn a_checkpoint_from_elsewhere_does_not_replace_one_of_the_same_step() {
     resume(&config, &second, &carried).unwrap_or_else(|error| panic!("{error}"));
     assert!(!second.join("checkpoints-set-aside/step-000001.2").exists());
 }
+
+/// The project's configuration with `steps` of them, which may change.
+fn of_steps(folder: &TempDir, steps: u64) -> TrainConfig {
+    let changes = [format!("train.max_steps={steps}"), "checkpoint.allow_changes=[\"train.max_steps\"]".to_owned()];
+    TrainConfig::load(&folder.path().join("run.toml"), &changes).unwrap_or_else(|error| panic!("{error}")).config
+}
+
+#[test]
+fn a_finished_run_without_a_whole_checkpoint_is_not_prolonged_and_says_so() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = folder.path().join("output");
+    let config = config(&folder, 1, "");
+    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+    let product = read(output.join("run.safetensors"));
+    fs::write(checkpoint(&output, 1).join("state.json"), "{").expect("it is there");
+    for is_there in [true, false] {
+        if !is_there {
+            fs::remove_dir_all(output.join("checkpoints")).expect("it is there");
+        }
+        let error = run(&of_steps(&folder, 2), &output).expect_err("there is nothing to go on from");
+        assert!(matches!(error, Error::CannotContinue { .. }), "{error}");
+        let said = error.to_string();
+        assert!(said.contains("`train.max_steps`") && said.contains("no whole checkpoint to go on from"), "{said}");
+        assert!(matches!(run(&config, &output), Ok(Outcome::AlreadyDone)));
+        assert!(read(output.join("run.safetensors")) == product);
+    }
+}
+
+#[test]
+fn a_run_that_is_made_shorter_than_its_checkpoint_is_refused_by_the_step() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = folder.path().join("output");
+    let config = config(&folder, 4, EVERY_STEP);
+    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+    let product = read(output.join("run.safetensors"));
+    let mut epoch = of_steps(&folder, 4);
+    // Two batches an epoch.
+    (epoch.train.max_steps, epoch.train.max_epochs) = (None, Some(1));
+    epoch.checkpoint.allow_changes = vec!["train".into()];
+    for (shorter, end) in [(of_steps(&folder, 3), 3), (epoch, 2)] {
+        let error = run(&shorter, &output).expect_err("step 4 is behind its end").to_string();
+        assert!(error.contains("step-000004"), "{error}");
+        assert!(error.contains(&format!("is of step 4, behind the end ({end})")), "{error}");
+        assert!(error.contains("`--resume PATH`"), "{error}");
+        assert!(read(output.join("run.safetensors")) == product);
+    }
+    resume(&of_steps(&folder, 3), &output, &checkpoint(&output, 2)).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(run_json(&output)["steps"], 3);
+}
