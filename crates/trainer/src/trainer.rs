@@ -147,6 +147,8 @@ impl Trainer {
             // The batches of this epoch are others now: nobody can say which of them were seen.
             (position.epoch, position.batch) = (position.epoch + 1, 0);
         }
+        // Of other images an epoch may be without a batch that had one.
+        self.pass_over_ended_epochs(&mut position);
         if let Some(path) = &self.config.debug.trace {
             let (steps, config) = (self.config.debug.trace_steps, self.config.to_toml());
             self.trace = Some(Trace::new(self.ranks.own_path(path), steps, config, self.optimizer.groups()));
@@ -457,11 +459,16 @@ impl Trainer {
         position.step += 1;
         position.passes += batches as u64 * self.data.ranks()[0].world() as u64;
         position.batch += batches;
+        self.pass_over_ended_epochs(position);
+        first..position.epoch + 1
+    }
+
+    /// Moves on to the next epoch with a batch, where that of `position` has none left.
+    fn pass_over_ended_epochs(&self, position: &mut Position) {
         while position.batch >= self.data.batches_of_epoch(position.epoch) {
             position.epoch += 1;
             position.batch = 0;
         }
-        first..position.epoch + 1
     }
 }
 

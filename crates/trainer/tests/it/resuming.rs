@@ -293,6 +293,22 @@ fn other_images_are_gone_on_with_where_that_is_allowed_from_the_beginning_of_an_
     assert!(run_json(&output)["changes"].to_string().contains("images or captions"), "it is recorded");
 }
 
+/// A quarter of a picture an epoch: of the first eight epochs, the fifth alone has a batch beside the first.
+#[test]
+fn other_images_whose_next_epoch_is_without_a_batch_are_gone_on_with_in_a_later_one() {
+    // Two batches an epoch: in the middle of the second.
+    let (folder, output, _) = killed_after(3, 5, EVERY_STEP);
+    for number in 1..4 {
+        fs::remove_file(folder.path().join(format!("images/{number}.png"))).expect("written");
+        fs::remove_file(folder.path().join(format!("images/{number}.txt"))).expect("written");
+    }
+    let fewer = ["data.batch_size=1", "data.subsets.0.repeats=0.25", "checkpoint.allow_changes=[\"data\"]"];
+    run(&with(&folder, &fewer), &output).unwrap_or_else(|error| panic!("{error}"));
+    let metrics = fs::read_to_string(output.join("metrics.jsonl")).expect("written");
+    let epoch = |line: &str| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["epoch"].as_u64();
+    assert_eq!(metrics.lines().filter_map(epoch).collect::<Vec<_>>(), [1, 1, 2, 5, 9]);
+}
+
 /// kohya_ss#1629: an edited image goes unnoticed.
 #[test]
 fn an_edited_image_of_equal_length_is_noticed_and_a_copied_folder_is_not() {
