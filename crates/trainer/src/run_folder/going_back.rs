@@ -1,6 +1,6 @@
 //! A run that is told to go back to an earlier checkpoint: what is of later steps makes way for it, durably.
 
-use super::{RECORD, RunFolder, SET_ASIDE, Saved, Start, free_name, is_finished, record_in};
+use super::{RECORD, RunFolder, SET_ASIDE, Saved, Start, free_name, is_finished, newest_in, record_in};
 use crate::error::{Error, Result};
 use sdtrain_checkpoint::vfs::{RealVfs, Vfs};
 use sdtrain_checkpoint::{LATEST_NAME, MANIFEST_NAME, Manifest, publish, replace_file, verify};
@@ -20,6 +20,12 @@ impl RunFolder {
         let record = record_in(&self.path).unwrap_or_default();
         let [done, resumed] = ["steps", "resumed_step"].map(|key| record[key].as_u64().unwrap_or(0));
         done.max(resumed)
+    }
+
+    /// The last step that anything in the folder is known to be of.
+    pub fn furthest_step(&self) -> u64 {
+        let newest = newest_in(&self.checkpoints()).and_then(|path| step_of_name(path.file_name()?.to_str()?));
+        newest.unwrap_or(0).max(self.was_at())
     }
 
     /// Moves what is newer than the checkpoint that was asked for out of the way: the next start must not take it for this run's,

@@ -364,19 +364,20 @@ impl Trainer {
     /// This run's products on the way by their names without ending, those of earlier steps first. What the clock says of the files
     /// does not count: it jumps, and a copy of a folder has the times of the copying.
     fn products_on_the_way(&self) -> Vec<(Place, String)> {
+        let (last_step, last_epoch) = self.furthest();
         let entries = fs::read_dir(&self.folder.path).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
         let mut found: Vec<(u64, Place, String)> = names
             .filter_map(|name| {
                 let stem = name.strip_suffix(".safetensors").unwrap_or(&name);
                 let place = place_of(stem, &self.config.name)?;
+                // Whatever else has such a name, as one with a date, is the user's.
+                if place.is_after(last_step, last_epoch) {
+                    return None;
+                }
                 let step = match place {
                     Place::Step(step) => step,
-                    Place::Epoch(epoch) => self.data.total_steps(&TrainSection {
-                        max_epochs: Some(epoch),
-                        max_steps: None,
-                        ..self.config.train.clone()
-                    }),
+                    Place::Epoch(epoch) => self.steps_of_epochs(epoch),
                 };
                 Some((step, place, stem.to_string()))
             })
@@ -384,6 +385,24 @@ impl Trainer {
         found.sort();
         found.dedup();
         found.into_iter().map(|(_, place, stem)| (place, stem)).collect()
+    }
+
+    /// Optimizer steps of so many epochs.
+    fn steps_of_epochs(&self, epochs: u64) -> u64 {
+        self.data.total_steps(&TrainSection { max_epochs: Some(epochs), max_steps: None, ..self.config.train.clone() })
+    }
+
+    /// The last step and the last epoch that a product in the folder can be of.
+    fn furthest(&self) -> (u64, u64) {
+        // What six digits can say.
+        const MOST_EPOCHS: u64 = 1_000_000;
+        let step = self.total_steps.max(self.folder.furthest_step());
+        // Of few images an epoch may be without a batch, so that there are more epochs than steps.
+        let mut epochs = 1;
+        while epochs < MOST_EPOCHS && self.steps_of_epochs(epochs) < step {
+            epochs *= 2;
+        }
+        (step, epochs.max(step))
     }
 }
 
@@ -410,14 +429,14 @@ impl Place {
     }
 }
 
-/// What the name of a product on the way, without ending, says of it.
+/// What the name of a product on the way, without ending, says of it. A longer number is none of the names that are given.
 fn place_of(stem: &str, run: &str) -> Option<Place> {
     let number = stem.strip_prefix(run)?.strip_prefix('-')?;
-    let (digits, least, place): (_, _, fn(u64) -> Place) = match number.strip_prefix("step") {
+    let (digits, length, place): (_, _, fn(u64) -> Place) = match number.strip_prefix("step") {
         Some(digits) => (digits, 8, Place::Step),
         None => (number, 6, Place::Epoch),
     };
-    let is_number = digits.len() >= least && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let is_number = digits.len() == length && digits.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| digits.parse().ok().map(place))?
 }
 
@@ -431,6 +450,8 @@ mod tests {
             ("run-step00000250", Some(Place::Step(250))),
             ("run-000002", Some(Place::Epoch(2))),
             ("run-step250", None),
+            ("run-step000000250", None),
+            ("run-20261122", None),
             ("run", None),
             ("run-raw", None),
             ("run-step00000250-raw", None),

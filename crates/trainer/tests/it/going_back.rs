@@ -151,3 +151,21 @@ fn a_run_that_is_made_shorter_than_its_checkpoint_is_refused_by_the_step() {
     resume(&of_steps(&folder, 3), &output, &checkpoint(&output, 2)).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(run_json(&output)["steps"], 3);
 }
+
+#[test]
+fn a_file_of_the_user_with_a_date_in_its_name_is_no_product_of_a_late_epoch() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = folder.path().join("output");
+    let config = config(&folder, 3, &format!("{EVERY_STEP}[save]\nevery_steps = 1\n"));
+    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+    let own = ["run-20261122", "run-261122", "run-step20261122"].map(|name| output.join(format!("{name}.safetensors")));
+    for path in &own {
+        fs::write(path, "the user's").expect("there is room");
+    }
+    let product = output.join("run-step00000001.safetensors");
+    fs::remove_file(&product).expect("it was written");
+    resume(&config, &output, &checkpoint(&output, 1)).unwrap_or_else(|error| panic!("{error}"));
+    assert!(product.is_file(), "it was due, and none of a later step is there");
+    assert!(output.join("checkpoints-set-aside/run-step00000002.safetensors.1").is_file());
+    assert!(own.iter().all(|path| path.is_file()));
+}
