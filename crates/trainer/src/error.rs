@@ -51,8 +51,8 @@ pub enum Error {
     /// libtorch.
     #[error(transparent)]
     Torch(#[from] sdtrain_torch::Error),
-    /// The loss is not a number any more.
-    #[error("the loss of step {step} is not finite (batch of {})", .images.join(", "))]
+    /// The loss or a gradient is not a number any more.
+    #[error("the loss or gradient of step {step} is not finite (batch of {})", .images.join(", "))]
     NotFinite {
         /// The optimizer step.
         step: u64,

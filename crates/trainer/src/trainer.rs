@@ -246,8 +246,11 @@ impl Trainer {
             }
         }
         self.finish_trace()?;
-        self.trust_the_end(log, batches, position)?;
-        self.end(log, position, stop)
+        match self.trust_the_end(log, batches, position, stop)? {
+            true => self.end(log, position, stop),
+            // The checkpoint of the last step is there, and the next start asks again.
+            false => Ok(Outcome::Stopped(position.step)),
+        }
     }
 
     /// What follows the last step is the lead's; the others hear how it came out.

@@ -10,6 +10,7 @@ use crate::step::StepOutcome;
 use sdtrain_optimizer::{GradScaler, Weights};
 use sdtrain_recipe::step_name;
 use sdtrain_run_log::{MetricSink, RunLog};
+use sdtrain_signals::StopRequest;
 
 /// Where a step began, to go back to when it has changed nothing.
 pub(super) struct Before {
@@ -116,14 +117,27 @@ impl Trainer {
 
     /// A run that ends in steps that were skipped has not shown that its last weights are good: those that are finite and far
     /// out of all bounds spoil every step. The batches that would come next are asked, without an update, as many as might
-    /// still be skipped: one finite loss is enough.
-    pub(super) fn trust_the_end(&mut self, log: &mut RunLog, batches: &mut Batches, position: &Position) -> Result<()> {
+    /// still be skipped, but no more than a few: one finite loss is enough. False where it was asked to stop before.
+    pub(super) fn trust_the_end(
+        &mut self,
+        log: &mut RunLog,
+        batches: &mut Batches,
+        position: &Position,
+        stop: &StopRequest,
+    ) -> Result<bool> {
+        // Whatever spoils so many batches in a row does not lie in them.
+        const MOST: u64 = 100;
         if position.skipped_in_a_row == 0 || seeded(Bug::EndInARow) {
-            return Ok(());
+            return Ok(true);
         }
         let mut ahead = *position;
         let mut images = Vec::new();
-        for _ in position.skipped_in_a_row..=self.config.train.max_skipped_steps {
+        let left = self.config.train.max_skipped_steps.saturating_add(1).saturating_sub(position.skipped_in_a_row);
+        for _ in 0..left.min(MOST) {
+            if self.ranks.agree(stop)?.stop {
+                self.say_why_it_stops(log, position);
+                return Ok(false);
+            }
             let taken = self.take_batches(batches, &ahead)?;
             let loss = self.step_of(&ahead, false).loss(&taken, ahead.passes)?;
             self.advance(&mut ahead);
@@ -132,7 +146,7 @@ impl Trainer {
                     "the last {} steps were skipped; the weights before them are good: the next loss is {loss:.4}",
                     position.skipped_in_a_row
                 ));
-                return Ok(());
+                return Ok(true);
             }
             images.extend(taken.iter().flat_map(|batch| &batch.examples).map(|e| format!("`{}`", e.path.display())));
         }

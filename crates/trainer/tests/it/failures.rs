@@ -1,8 +1,9 @@
 //! What goes wrong beside a step costs neither the run nor what it has learned.
 
 use sdtrain_recipe::TrainConfig;
+use sdtrain_signals::StopRequest;
 use sdtrain_torch_test_support::fixture_folder;
-use sdtrain_trainer::{Error, Outcome, ResumePolicy, RunOptions, train};
+use sdtrain_trainer::{Error, Outcome, ResumePolicy, RunOptions, train, train_unless};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -97,4 +98,27 @@ fn data_that_vanish_in_the_middle_cost_no_step() {
     let metrics = fs::read_to_string(output(&folder).join("metrics.jsonl")).expect("written");
     let last = output(&folder).join(format!("checkpoints/step-{:06}", metrics.lines().count()));
     assert!(last.is_dir(), "{} is the last step", last.display());
+}
+
+/// Its last step was skipped: batches after it are asked whether the weights are good, which may take long.
+#[test]
+fn a_run_that_is_asked_to_stop_before_its_last_weights_are_trusted_writes_no_product() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let fault = "[debug]\nfaults = [{ step = 2, parameter = \"unet.conv_in.weight\" }]\n";
+    let config = config(&folder, 2, fault);
+    let output = output(&folder);
+    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+    let product = output.join("run.safetensors");
+    let content = fs::read(&product).expect("the product");
+    // As if it had been killed behind its last checkpoint.
+    fs::remove_file(output.join("run.json")).expect("written");
+    fs::remove_file(&product).expect("written");
+    let stop = StopRequest::never();
+    stop.ask();
+    let options = RunOptions { output: output.clone(), device: "cpu".into(), resume: ResumePolicy::Auto };
+    let outcome = train_unless(&stop, config.clone(), &options).unwrap_or_else(|error| panic!("{error}"));
+    assert!(matches!(outcome, Outcome::Stopped(2)), "{outcome:?}");
+    assert!(!product.exists());
+    run(&config, &output).unwrap_or_else(|error| panic!("{error}"));
+    assert!(fs::read(&product).expect("the product") == content);
 }

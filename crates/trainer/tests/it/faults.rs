@@ -290,6 +290,7 @@ fn a_gradient_that_is_not_finite_beside_a_loss_that_is_ends_a_run_that_updates_w
         config.data.subsets[0].loss_weight = 1e30;
         let error = run(config, &output).expect_err("no step of it is good");
         assert!(matches!(&error, Error::NotFinite { step: 1, .. }), "fused {fused}: {error}");
+        assert!(error.to_string().starts_with("the loss or gradient of step 1 is not finite"), "{error}");
         let evidence = std::fs::read_to_string(output.join("not-finite/step-000001.json")).expect("written");
         let evidence: serde_json::Value = serde_json::from_str(&evidence).expect("JSON");
         let is_finite =
