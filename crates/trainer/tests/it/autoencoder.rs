@@ -129,6 +129,24 @@ fn a_vae_alone_is_a_file_or_a_folder_that_takes_the_place_of_the_models_own() {
     assert_eq!(header.metadata()["ss_steps"], "2");
 }
 
+/// The factor belongs to the encoder's weights, and those of the average are others than the raw ones.
+#[test]
+fn averaged_and_raw_weights_have_the_factor_of_their_own_latents() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let product = ["vae_objective.product=vae", "full.format=diffusers"];
+    let factor = |path: PathBuf| {
+        let config = fs::read_to_string(path.join("config.json")).expect("written");
+        let config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
+        config["scaling_factor"].as_f64().expect("a number")
+    };
+    let plain = factor(run(folder.path(), &[&product[..], &["name=plain"]].concat()));
+    let averages = ["name=averaged", "ema.enabled=true", "ema.save_raw=true"];
+    let averaged = run(folder.path(), &[&product[..], &averages].concat());
+    let raw = averaged.with_file_name("averaged-raw");
+    assert_eq!(factor(raw), plain);
+    assert!((factor(averaged.clone()) - plain).abs() > 1e-6, "{}: {plain}", averaged.display());
+}
+
 fn model_at(path: &Path) -> StableDiffusion {
     load(&path.display().to_string(), &LoadOptions::new(Device::Cpu, Kind::Float)).expect("it can be read")
 }
