@@ -132,8 +132,25 @@ fn a_disk_that_is_too_small_is_refused_before_the_images_are_looked_at() {
     let project = Project::new();
     let Some(_disk) = Disk::mount(project.path("disk")) else { return };
     let many = ["checkpoint.every_steps=100", "--set", "checkpoint.keep_last=100000"];
+    // Of a checkpoint only that it is there is known by then.
+    for resume in ["auto", "never", "images"] {
+        let said = refused_unread(&project, 7, &[&RUN[..], &many, &["--resume", resume]].concat());
+        assert!(said.contains("its disk has") && said.contains("hint: free some space"), "{resume}: {said}");
+        assert!(said.contains("`disk/run`"), "{resume}: {said}");
+    }
+}
+
+/// What `--resume never` moves aside stays on the disk, and none of it is the new run's.
+#[test]
+fn checkpoints_that_are_moved_aside_do_not_count_as_there() {
+    let project = Project::new();
+    let Some(_disk) = Disk::mount(project.path("disk")) else { return };
+    for step in 0..2000 {
+        fs::create_dir_all(project.path(&format!("disk/run/checkpoints/step-{step:06}"))).expect("there is room");
+    }
+    let many = ["checkpoint.every_steps=100", "--set", "checkpoint.keep_last=2000", "--resume", "never"];
     let said = refused_unread(&project, 7, &[&RUN[..], &many].concat());
-    assert!(said.contains("its disk has") && said.contains("hint: free some space"), "{said}");
+    assert!(said.contains("its disk has") && said.contains("2001 checkpoints"), "{said}");
 }
 
 #[test]

@@ -17,16 +17,20 @@ const PICTURE_BYTES_OF_PIXEL: u64 = 2 * 3;
 /// Bytes of a latent in a cache: mean and log-variance in fp32, each of 4 channels.
 const CACHED_BYTES_OF_LATENT: f64 = 2.0 * 4.0 * 4.0;
 
-/// Refuses an output folder on a disk that cannot hold the checkpoints of a run and its products. A run goes on without its pictures.
+/// Refuses an output folder on a disk that cannot hold the checkpoints of a run and its products. A run goes on without its pictures. What
+/// lies in the folder by now counts, unless the run `begins_anew`: that is moved aside on the same disk.
 pub(crate) fn check(
     config: &TrainConfig,
     trained: Trained,
     parts: &ModelParts,
     length: Length,
     output: &Path,
+    begins_anew: bool,
 ) -> Result<(), Failure> {
     let Some(free) = free_at(output) else { return Ok(()) };
-    let kept = Kept::of(config, trained, parts, length, output);
+    // No folder has this name, so that nothing is found there.
+    let filled = if begins_anew { output.join(".new") } else { output.to_owned() };
+    let kept = Kept::of(config, trained, parts, length, &filled);
     if free >= kept.bytes() {
         return Ok(());
     }

@@ -72,9 +72,9 @@ pub(crate) struct Examined {
 }
 
 impl Examined {
-    /// Refuses an output folder on a disk without room for its run.
-    pub(crate) fn check_room(&self, config: &TrainConfig, output: &Path) -> Result<(), Failure> {
-        room::check(config, self.trained.sum(), &self.parts, Length::of_data(config, &self.data), output)
+    /// Refuses an output folder on a disk without room for its run, which may begin anew.
+    pub(crate) fn check_room(&self, config: &TrainConfig, output: &Path, begins_anew: bool) -> Result<(), Failure> {
+        room::check(config, self.trained.sum(), &self.parts, Length::of_data(config, &self.data), output, begins_anew)
     }
 
     /// What of `config` its run never comes to, beside what the run says itself.
@@ -85,10 +85,10 @@ impl Examined {
 
 /// Refuses an output folder on a disk without room for its run, where the model is here: what is wrong with that is said when all is looked
 /// at, and what a run in epochs writes on its way is counted then.
-pub(crate) fn check_room_ahead(config: &TrainConfig, output: &Path) -> Result<(), Failure> {
+pub(crate) fn check_room_ahead(config: &TrainConfig, output: &Path, begins_anew: bool) -> Result<(), Failure> {
     let Ok(parts) = ModelParts::of(&config.model) else { return Ok(()) };
     let Ok(trained) = trained_parts(config, &parts) else { return Ok(()) };
-    room::check(config, trained.sum(), &parts, Length::of_config(config), output)
+    room::check(config, trained.sum(), &parts, Length::of_config(config), output, begins_anew)
 }
 
 /// Looks at everything that the runs of a plan read; whatever is wrong is in the one failure, what all stages share once.

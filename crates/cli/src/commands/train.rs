@@ -27,17 +27,15 @@ pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
     output_folder::look(&plan, &output, &args.resume)?;
     // A model that is here says how much it takes before the images are looked through. What is wrong with it is said below, with all
     // the rest.
-    let goes_on = args.resume == Resume::Auto;
-    for (index, run) in plan.runs.iter().enumerate().filter(|_| goes_on) {
-        check_room_ahead(&run.loaded.config, &plan.folder(index, &output))?;
+    let begins_anew = args.resume == Resume::Never;
+    for (index, run) in plan.runs.iter().enumerate() {
+        check_room_ahead(&run.loaded.config, &plan.folder(index, &output), begins_anew)?;
     }
     let on_hub = HubFiles::of_plan(&plan)?;
     on_hub.fetch_undescribed()?;
     for (index, examined) in examine_all(&plan)?.iter().enumerate() {
         let config = &plan.runs[index].loaded.config;
-        if goes_on {
-            examined.check_room(config, &plan.folder(index, &output))?;
-        }
+        examined.check_room(config, &plan.folder(index, &output), begins_anew)?;
         for warning in examined.warnings(config) {
             eprintln!("warning: {warning}");
         }
