@@ -45,17 +45,6 @@ impl Trainer {
         Ok(1.0 / variance.sqrt())
     }
 
-    /// The same for the weights as they are now, where they may have moved the latents.
-    fn moved_scaling_factor(&self) -> Result<Option<f64>> {
-        self.trainable.moves_latents().then(|| self.unit_scaling_factor()).transpose()
-    }
-
-    fn scale_latents(&mut self, factor: Option<f64>) {
-        if let Some(factor) = factor {
-            self.model.vae.set_scaling_factor(factor);
-        }
-    }
-
     /// A checkpoint at a step that all ranks agree on: the lead writes it, and the others go on when it is there.
     pub(super) fn save_together(&mut self, log: &mut RunLog, position: &Position, stop: &StopRequest) -> Result<()> {
         self.ranks.phase("save");
@@ -164,8 +153,11 @@ impl Trainer {
     ) -> Result<Vec<PathBuf>> {
         self.check_weights(position)?;
         // Each product has that of its own weights.
-        let of_average = self.with_average(|this| this.moved_scaling_factor())??;
-        self.scale_latents(of_average);
+        let moves_latents = self.trainable.moves_latents();
+        if moves_latents {
+            let of_average = self.with_average(Self::unit_scaling_factor)??;
+            self.model.vae.set_scaling_factor(of_average);
+        }
         let kind = kind_of(self.config.precision.save);
         let mut metadata = self.metadata.clone();
         metadata.insert("ss_steps".into(), position.step.to_string());
@@ -181,11 +173,13 @@ impl Trainer {
         };
         let mut product = self.with_average(|this| write(this, stem))??;
         if self.config.ema.save_raw {
-            let of_raw = self.moved_scaling_factor()?;
-            self.scale_latents(of_raw);
+            let of_average = self.model.vae.config().scaling_factor;
+            if moves_latents {
+                self.model.vae.set_scaling_factor(self.unit_scaling_factor()?);
+            }
             product.extend(write(self, &format!("{stem}{RAW}"))?);
             // Pictures are drawn with the average.
-            self.scale_latents(of_average);
+            self.model.vae.set_scaling_factor(of_average);
         }
         Ok(product)
     }
