@@ -33,6 +33,9 @@ const HELD_OUT: &str = "validation.split";
 /// Keys that decide which images come in which order.
 const ORDER: [&str; 5] = ["data", "seed", "dreambooth", "train.world_size", HELD_OUT];
 
+/// Keys that say how a batch is shared out, and only together how large it is.
+const SHARING: [&str; 2] = ["data.batch_size", "train.world_size"];
+
 /// A key with another value than when the run began.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -55,8 +58,10 @@ impl TrainConfig {
     pub fn changes_since(&self, before: &TrainConfig) -> Vec<Change> {
         let [old, new] = [before, self]
             .map(|config| toml::Value::try_from(config).expect("every number of a configuration fits TOML's range"));
+        let has_same_batches = self.ranks_for_batches_of(before) == Some(self.train.ranks());
         let change = |key: String| {
-            let decides_steps = key == HELD_OUT || !is_below(&key, &FREE);
+            let is_sharing = has_same_batches && SHARING.contains(&key.as_str());
+            let decides_steps = key == HELD_OUT || !(is_sharing || is_below(&key, &FREE));
             Change {
                 before: value_at(&old, &key),
                 now: value_at(&new, &key),
@@ -67,6 +72,23 @@ impl TrainConfig {
             }
         };
         before.differing_keys(self).into_iter().map(change).collect()
+    }
+
+    /// For how many ranks a batch of this one's size makes the batches of `before`: with them the same images are in the same batches
+    /// with the same noise. None where no number does; also where subsets have sizes of their own, which are not held against each other,
+    /// and where an adapter's dropout is drawn anew for each pass.
+    pub fn ranks_for_batches_of(&self, before: &TrainConfig) -> Option<u64> {
+        let lora = &self.lora;
+        if lora.dropout > 0.0 || lora.rank_dropout > 0.0 || lora.module_dropout > 0.0 {
+            return None;
+        }
+        let size = |config: &TrainConfig| {
+            let of_subsets = config.data.subsets.iter().any(|subset| subset.batch_size.is_some());
+            (!of_subsets).then(|| config.data.batch_size.max(1) as u64)
+        };
+        let images = size(before)?.saturating_mul(before.train.ranks());
+        let own = size(self)?;
+        (images % own == 0).then_some(images / own)
     }
 
     /// Whether `checkpoint.allow_changes` names `key`, or a section above it.
@@ -133,6 +155,26 @@ mod tests {
             ("validation.split", true, true, false),
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_batch_that_stays_as_large_may_be_shared_out_otherwise() {
+        let (mut before, mut now) = changed(&[]);
+        before.data.batch_size = 8;
+        let decides = |now: &TrainConfig| now.changes_since(&before).iter().any(|change| change.decides_steps);
+        for (batch_size, world_size, is_other) in
+            [(4, Some(2), false), (1, Some(8), false), (8, Some(1), false), (4, Some(3), true), (3, Some(2), true)]
+        {
+            (now.data.batch_size, now.train.world_size) = (batch_size, world_size);
+            assert_eq!(decides(&now), is_other, "{batch_size} of {world_size:?}");
+        }
+        (now.data.batch_size, now.train.world_size) = (4, Some(2));
+        now.lora.rank_dropout = 0.1;
+        assert_eq!(now.ranks_for_batches_of(&before), None);
+        now.lora.rank_dropout = 0.0;
+        assert_eq!(now.ranks_for_batches_of(&before), Some(2));
+        now.data.subsets = vec![crate::Subset { batch_size: Some(2), ..Default::default() }];
+        assert_eq!(now.ranks_for_batches_of(&before), None);
     }
 
     #[test]

@@ -74,6 +74,7 @@ pub(crate) struct RunFolder {
     lock: RefCell<Option<FolderLock>>,
     /// The number of the disk that it was taken on.
     disk: Cell<Option<u64>>,
+    is_claimed: Cell<bool>,
 }
 
 /// The resolved configuration, in the folder of a run and in each of its checkpoints.
@@ -121,7 +122,7 @@ impl RunFolder {
                     changes_since(config, &own, path)?;
                 }
                 if let Some(began_with) = began_with {
-                    changes = changes_since(config, &began_with, path)?;
+                    changes = changes_since(config, &began_with, checkpoint)?;
                 }
                 let info = saved.info.clone();
                 (Start::Continue(Box::new(saved)), Some(info))
@@ -151,6 +152,7 @@ impl RunFolder {
             goes_back_to,
             lock: RefCell::new(Some(lock)),
             disk: Cell::new(disk_of(path)),
+            is_claimed: Cell::new(false),
         };
         config.train.max_steps.map_or(Ok(()), |end| folder.check_end(end))?;
         Ok(folder)
@@ -190,8 +192,10 @@ impl RunFolder {
             config.train.world_size = match (config.train.world_size, policy) {
                 (None, ResumePolicy::Never) => None,
                 // That of a checkpoint: a run that left none has nothing to go on with.
-                (None, ResumePolicy::Auto) => newest_in(&path.join(CHECKPOINTS)).and_then(|it| world_size_of(&it)),
-                (None, ResumePolicy::From(checkpoint)) => world_size_of(checkpoint),
+                (None, ResumePolicy::Auto) => {
+                    newest_in(&path.join(CHECKPOINTS)).and_then(|it| world_size_of(&it, config, ranks))
+                }
+                (None, ResumePolicy::From(checkpoint)) => world_size_of(checkpoint, config, ranks),
                 (own, _) => own,
             }
             .or((ranks.size() > 1).then_some(ranks.size() as u64));
@@ -232,6 +236,7 @@ impl RunFolder {
             goes_back_to: None,
             lock: RefCell::new(None),
             disk: Cell::new(disk_of(path)),
+            is_claimed: Cell::new(false),
         })
     }
 
@@ -332,7 +337,13 @@ impl RunFolder {
     pub fn claim(&self, config: &TrainConfig, later_products: &[String]) -> Result<usize> {
         let count = self.set_newer_aside(later_products)?;
         self.write_config(config)?;
+        self.is_claimed.set(true);
         Ok(count)
+    }
+
+    /// Whether what lies here is this run's.
+    pub fn is_claimed(&self) -> bool {
+        self.is_claimed.get()
     }
 
     fn write_config(&self, config: &TrainConfig) -> Result<()> {
@@ -378,9 +389,10 @@ struct Said {
 }
 
 /// For how many ranks the batches of a run were meant, by the configuration of its checkpoint.
-fn world_size_of(checkpoint: &Path) -> Option<u64> {
-    let before = TrainConfig::load_what_fits(&config_of(checkpoint)?, &[]).ok()?.value?;
-    before.config.train.world_size
+fn world_size_of(checkpoint: &Path, config: &TrainConfig, ranks: &Ranks) -> Option<u64> {
+    let before = TrainConfig::load_what_fits(&config_of(checkpoint)?, &[]).ok()?.value?.config;
+    let as_large = config.ranks_for_batches_of(&before).filter(|&count| count >= ranks.size() as u64);
+    before.train.world_size.map(|own| as_large.unwrap_or(own))
 }
 
 /// The checkpoint of the latest step by its name, whole or not: all of a run are of one world.

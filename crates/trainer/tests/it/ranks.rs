@@ -88,17 +88,7 @@ impl Project {
             let config = self.config(&all);
             let options = RunOptions { output: self.path(output), device: "cpu".into(), resume: ResumePolicy::Auto };
             thread::spawn(move || {
-                let place = Place {
-                    rank,
-                    local_rank: rank,
-                    world_size: size,
-                    local_world_size: size,
-                    master_addr: "127.0.0.1".into(),
-                    master_port: port,
-                    has_agent_store,
-                    restart_count: 0,
-                    launcher: Launcher::Variables,
-                };
+                let place = Place { has_agent_store, ..place_of(rank, size, port) };
                 let ranks = Rc::new(Ranks::join(&place, &config.ranks)?);
                 let outcome = train_together(&StopRequest::never(), config, &options, &ranks);
                 if let Err(error) = &outcome {
@@ -121,6 +111,20 @@ impl Project {
             }
         }
         Learned::of(&self.path(output))
+    }
+}
+
+fn place_of(rank: usize, size: usize, port: u16) -> Place {
+    Place {
+        rank,
+        local_rank: rank,
+        world_size: size,
+        local_world_size: size,
+        master_addr: "127.0.0.1".into(),
+        master_port: port,
+        has_agent_store: false,
+        restart_count: 0,
+        launcher: Launcher::Variables,
     }
 }
 
@@ -292,6 +296,25 @@ fn a_run_is_continued_by_another_number_of_ranks() {
     }
 }
 
+#[test]
+fn a_batch_that_stays_as_large_is_shared_out_anew() {
+    const ALLOWED: &str = "checkpoint.allow_changes=[\"train.max_steps\"]";
+    const TEN: &str = "train.max_steps=10";
+    let project = Project::new(LORA);
+    let straight = project.run("straight", 1, &[TWENTY, "data.batch_size=2"]);
+    project.run("more", 1, &[TEN, ALLOWED, "data.batch_size=2"]);
+    straight.assert_close(&project.run("more", 2, &[TWENTY, ALLOWED]), "one with two images, then two with one");
+    project.run("fewer", 2, &[TEN, ALLOWED]);
+    let fewer = project.run("fewer", 1, &[TWENTY, ALLOWED, "data.batch_size=2"]);
+    straight.assert_close(&fewer, "two with one image, then one with two");
+    // Twice as large a batch is another.
+    project.run("larger", 1, &[TEN, ALLOWED, "data.batch_size=2"]);
+    for outcome in project.outcomes("larger", 2, &[TWENTY, ALLOWED, "data.batch_size=2"], |_| Vec::new()) {
+        let error = outcome.expect_err("it cannot go on").to_string();
+        assert!(error.contains("train.world_size"), "{error}");
+    }
+}
+
 /// torchrun hosts the store itself, and its store outlives a restart (`TORCHELASTIC_USE_AGENT_STORE`).
 #[test]
 fn ranks_that_are_started_again_at_a_launchers_store_do_not_hear_what_was_said_there_before() {
@@ -306,6 +329,13 @@ fn ranks_that_are_started_again_at_a_launchers_store_do_not_hear_what_was_said_t
     };
     let differ = |rank: usize| if rank == 1 { vec!["seed=7".to_owned()] } else { Vec::new() };
     let agree = |_: usize| Vec::new();
+    // In the first start nobody else comes.
+    for rank in 0..2 {
+        let place = Place { has_agent_store: true, ..place_of(rank, 2, port) };
+        let config = project.config(&["ranks.start_timeout_seconds=1"]).ranks;
+        let error = Ranks::join(&place, &config).map(drop).expect_err("it is alone");
+        assert!(error.to_string().contains("did not come within 1 s"), "{error}");
+    }
     // Both leave with an error, which they have told each other there.
     for outcome in start(&["train.max_steps=10", ALLOWED], differ) {
         assert!(matches!(outcome, Err(Error::RanksDiffer { .. })), "{outcome:?}");
