@@ -287,6 +287,7 @@ fn musubi_tuner_29_a_checkpoint_of_another_method_or_base_is_refused_by_name() {
     }
     // The word may change, but what a LoRA has learned is no whole network; and another path is no permission for other weights.
     let said = continued(4, &["method=full", "checkpoint.allow_changes=[\"method\"]"]);
+    assert!(!project.path("onward/run.json").exists() && !project.path("onward/config.toml").exists(), "{said}");
     assert!(said.contains("cannot continue from `") && said.contains("step-000002`: it has no `unet."), "{said}");
     let said = continued(4, &[other_base.as_str(), "checkpoint.allow_changes=[\"model.path\"]"]);
     let named = "the weights of the base model have changed since; `--resume never` starts anew, and";

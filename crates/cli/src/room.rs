@@ -229,7 +229,7 @@ mod tests {
         let trained = Trained { parameters, state_bytes: 8 * parameters };
         let config = TrainConfig::default();
         let output = folder.path().join("outputs/run");
-        let refused = check(&config, trained, &parts(), Length::of_config(&config), &output).err()?;
+        let refused = check(&config, trained, &parts(), Length::of_config(&config), &output, false).err()?;
         assert_eq!(refused.code, ExitCode::Storage);
         Some(refused.problems.to_string())
     }

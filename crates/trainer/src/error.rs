@@ -98,10 +98,10 @@ pub enum Error {
         /// What differs, a line for each value, with the ranks that have it.
         table: String,
     },
-    /// The output folder belongs to a run of another configuration.
+    /// The output folder, or the checkpoint that was named, belongs to a run of another configuration.
     #[error("`{}` holds a run of another configuration; these keys differ: {}", folder.display(), keys.join(", "))]
     OtherRun {
-        /// The output folder.
+        /// It.
         folder: PathBuf,
         /// Dotted keys.
         keys: Vec<String>,

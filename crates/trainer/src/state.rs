@@ -119,7 +119,10 @@ pub(crate) fn restore(
     for (name, parameter) in optimizer.groups().iter().flat_map(|group| &group.parameters) {
         let saved = found.tensor(&format!("parameter.{name}")).filter(|saved| saved.size() == parameter.size());
         found.all_was_readable()?;
-        let saved = saved.ok_or_else(|| cannot(format!("it has no `{name}` of this size")))?;
+        let saved = saved.ok_or_else(|| cannot(format!(
+                "it has no `{name}` of this size: its `{CONFIG}` says what its run trains (`method`, `lora`, `full`, `model`), and that is \
+                 not this"
+            )))?;
         sdtrain_torch::catch(|| tch::no_grad(|| parameter.shallow_clone().copy_(&saved)))?;
     }
     if !seeded(Bug::Optimizer) {

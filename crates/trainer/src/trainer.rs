@@ -112,7 +112,7 @@ impl Trainer {
             Ok((_, position)) => (RecordedOutcome::Finished, position.step),
             Err(_) => (RecordedOutcome::Failed, self.record.steps),
         };
-        if !self.ranks.is_lead() {
+        if !self.ranks.is_lead() || !self.folder.is_claimed() {
             return result.map(|(outcome, _)| outcome);
         }
         self.record.inputs = self.inputs.take();
@@ -129,7 +129,6 @@ impl Trainer {
         let mut set_aside = 0;
         if self.ranks.is_lead() {
             self.folder.check_room(self.state_bytes(), &self.config.checkpoint)?;
-            set_aside = self.folder.claim(&self.config, &self.later_products())?;
         }
         let mut position = match &self.folder.start {
             Start::Continue(saved) => {
@@ -142,6 +141,11 @@ impl Trainer {
             }
             Start::Fresh | Start::Finished => Position::default(),
         };
+        // From a checkpoint that cannot be gone on from, at whichever rank, nothing is done to the folder.
+        self.ranks.gather("restored", String::new())?;
+        if self.ranks.is_lead() {
+            set_aside = self.folder.claim(&self.config, &self.later_products())?;
+        }
         let saved = position;
         if self.folder.has_other_order() && position.batch > 0 && !seeded(Bug::SameEpoch) {
             // The batches of this epoch are others now: nobody can say which of them were seen.

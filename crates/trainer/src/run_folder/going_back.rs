@@ -40,11 +40,8 @@ impl RunFolder {
         let own = checkpoints.join(&name);
         let is_own = own_name.is_some() || is_copy(&own, &saved.folder);
         let entries = fs::read_dir(&checkpoints).into_iter().flatten().flatten();
-        let newer = entries.filter(|entry| {
-            let step = entry.file_name().to_str().and_then(step_of_name);
-            step.is_some_and(|step| step > newest.step)
-        });
-        let newer: Vec<PathBuf> = newer.map(|entry| entry.path()).collect();
+        let is_newer = |path: &PathBuf| step_of(path).is_some_and(|step| step > newest.step);
+        let newer: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_newer).collect();
         // A start after a kill in between must not find the run finished, and is without its product.
         if is_finished(&self.path) && self.was_at() > newest.step {
             self.set_aside(&self.path.join(RECORD))?;
@@ -85,6 +82,16 @@ impl RunFolder {
         let name = found.file_name()?.to_str()?;
         (found.parent() == Some(own.as_path())).then(|| name.to_string())
     }
+}
+
+/// The step of a checkpoint, by its name or, where somebody gave it another, by its manifest, as a start finds it.
+fn step_of(folder: &Path) -> Option<u64> {
+    let name = folder.file_name()?.to_str().filter(|name| !name.starts_with('.'))?;
+    let of_manifest = || {
+        let manifest: Manifest = serde_json::from_slice(&fs::read(folder.join(MANIFEST_NAME)).ok()?).ok()?;
+        Some(manifest.info.step)
+    };
+    step_of_name(name).or_else(of_manifest)
 }
 
 /// Whether `folder` is a whole checkpoint of the same content as `other`.

@@ -60,7 +60,9 @@ impl Trainer {
         saved?;
         self.saved_step.set(Some(position.step));
         self.saved_together = Some(position.step);
-        self.ranks.follow_lead("saved")
+        self.ranks.follow_lead("saved")?;
+        self.ranks.phase("saved");
+        Ok(())
     }
 
     /// When a checkpoint is due. A step that was skipped has left the weights as they were, and they can be saved; but whatever
@@ -343,7 +345,7 @@ impl Trainer {
         let mut products = self.products_on_the_way();
         products.retain(|(place, _)| place.is_after(info.step, info.epoch));
         let mut files: Vec<String> = products.iter().flat_map(|(_, stem)| self.files_of(stem)).collect();
-        if self.folder.was_at() > info.step {
+        if self.folder.furthest_step() > info.step {
             files.extend(self.files_of(&self.config.name));
         }
         files
@@ -373,22 +375,20 @@ impl Trainer {
     /// This run's products on the way by their names without ending, those of earlier steps first. What the clock says of the files
     /// does not count: it jumps, and a copy of a folder has the times of the copying.
     fn products_on_the_way(&self) -> Vec<(Place, String)> {
-        let (last_step, last_epoch) = self.furthest();
+        let last_step = self.total_steps.max(self.folder.furthest_step());
         let entries = fs::read_dir(&self.folder.path).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
         let mut found: Vec<(u64, Place, String)> = names
             .filter_map(|name| {
                 let stem = name.strip_suffix(".safetensors").unwrap_or(&name);
                 let place = place_of(stem, &self.config.name)?;
-                // Whatever else has such a name, as one with a date, is the user's.
-                if place.is_after(last_step, last_epoch) {
-                    return None;
-                }
                 let step = match place {
                     Place::Step(step) => step,
                     Place::Epoch(epoch) => self.steps_of_epochs(epoch),
                 };
-                Some((step, place, stem.to_string()))
+                // Whatever else has such a name, as one with a date, is the user's. Of other images epochs may have been shorter.
+                let is_possible = step <= last_step || matches!(place, Place::Epoch(epoch) if epoch <= last_step);
+                is_possible.then(|| (step, place, stem.to_string()))
             })
             .collect();
         found.sort();
@@ -399,19 +399,6 @@ impl Trainer {
     /// Optimizer steps of so many epochs.
     fn steps_of_epochs(&self, epochs: u64) -> u64 {
         self.data.total_steps(&TrainSection { max_epochs: Some(epochs), max_steps: None, ..self.config.train.clone() })
-    }
-
-    /// The last step and the last epoch that a product in the folder can be of.
-    fn furthest(&self) -> (u64, u64) {
-        // What six digits can say.
-        const MOST_EPOCHS: u64 = 1_000_000;
-        let step = self.total_steps.max(self.folder.furthest_step());
-        // Of few images an epoch may be without a batch, so that there are more epochs than steps.
-        let mut epochs = 1;
-        while epochs < MOST_EPOCHS && self.steps_of_epochs(epochs) < step {
-            epochs *= 2;
-        }
-        (step, epochs.max(step))
     }
 }
 

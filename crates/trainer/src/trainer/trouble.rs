@@ -135,7 +135,7 @@ impl Trainer {
         let left = self.config.train.max_skipped_steps.saturating_add(1).saturating_sub(position.skipped_in_a_row);
         for _ in 0..left.min(MOST) {
             if self.ranks.agree(stop)?.stop {
-                self.say_why_it_stops(log, position);
+                log.message(&format!("a signal asks to stop: the checkpoint of step {} is there", position.step));
                 return Ok(false);
             }
             let taken = self.take_batches(batches, &ahead)?;

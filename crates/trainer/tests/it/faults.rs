@@ -242,7 +242,8 @@ fn a_checkpoint_is_saved_in_a_row_of_skipped_steps_and_none_is_deleted_for_it() 
 /// count where numbers are rounded at random by the number of the step.
 #[test]
 fn what_was_learned_before_the_step_that_ends_a_run_is_saved() {
-    let kinds: [(&str, fn(&mut TrainConfig)); 3] = [
+    type Setting = fn(&mut TrainConfig);
+    let kinds: [(&str, Setting); 3] = [
         ("lora", |config| config.precision.compute = FloatType::Fp16),
         ("full", |config| config.precision.weights = StoredType::Bf16),
         ("full", |config| {
