@@ -332,7 +332,7 @@ fn ranks_that_are_started_again_at_a_launchers_store_do_not_hear_what_was_said_t
     // In the first start nobody else comes.
     for rank in 0..2 {
         let place = Place { has_agent_store: true, ..place_of(rank, 2, port) };
-        let config = project.config(&["ranks.start_timeout_seconds=1"]).ranks;
+        let config = project.config(&[TWENTY, "ranks.start_timeout_seconds=1"]).ranks;
         let error = Ranks::join(&place, &config).map(drop).expect_err("it is alone");
         assert!(error.to_string().contains("did not come within 1 s"), "{error}");
     }

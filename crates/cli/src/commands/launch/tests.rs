@@ -29,7 +29,8 @@ impl Stage {
             threads: None,
             command_line: vec!["-c".into(), script.into(), "script".into(), folder.path().into()],
         };
-        let patience = Patience::with_grace(settings.grace);
+        let long = settings.grace;
+        let patience = Patience { to_notice: long, to_end: long, to_save: long };
         Stage { folder, written: Arc::default(), patience, settings }
     }
 
