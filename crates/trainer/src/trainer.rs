@@ -178,6 +178,12 @@ impl Trainer {
                 ));
             }
             log.message(&format!("continuing after step {}", position.step));
+            if !self.reducer.continues_to_the_bit(&self.ranks) {
+                log.message(
+                    "warning: more than two ranks that add up during the backward pass do so in another order from here on: losses \
+                     are the same but for rounding; `ranks.reducer = \"flat\"` goes on to the same bits",
+                );
+            }
             if set_aside > 0 {
                 log.message(&format!(
                     "checkpoints and products of later steps are set aside in `{}`: {set_aside}",

@@ -49,6 +49,11 @@ pub(crate) trait GradientReducer {
     fn is_shared_out(&self) -> bool {
         false
     }
+
+    /// Whether a run that is continued adds up in the order of one that was never stopped.
+    fn continues_to_the_bit(&self, _ranks: &Ranks) -> bool {
+        true
+    }
 }
 
 /// One rank alone has the sum.
@@ -140,6 +145,12 @@ impl GradientReducer for Overlapped {
 
     fn begin_anew(&mut self) {
         *self = Overlapped::default();
+    }
+
+    /// The first steps of a process have other buckets than later ones, and the order in which three numbers or more are added up
+    /// follows their place in a bucket.
+    fn continues_to_the_bit(&self, ranks: &Ranks) -> bool {
+        ranks.size() <= 2
     }
 
     fn pass_without_examples(&mut self, ranks: &Ranks, groups: &[ParamGroup]) -> Result<()> {

@@ -80,13 +80,13 @@ struct Door<'a> {
 
 impl Door<'_> {
     fn connect(&self, prefix: &str, is_host: bool) -> sdtrain_torch::Result<Store> {
+        self.connect_within(self.timeout, prefix, is_host)
+    }
+
+    fn connect_within(&self, timeout: Duration, prefix: &str, is_host: bool) -> sdtrain_torch::Result<Store> {
         let Place { master_addr, master_port, .. } = self.place;
-        let address = StoreAddress {
-            host: master_addr.clone(),
-            port: *master_port,
-            prefix: prefix.to_owned(),
-            timeout: self.timeout,
-        };
+        let address =
+            StoreAddress { host: master_addr.clone(), port: *master_port, prefix: prefix.to_owned(), timeout };
         Store::connect(&address, is_host)
     }
 
@@ -144,7 +144,10 @@ impl Door<'_> {
         let began = Instant::now();
         loop {
             let start_of = |store: &Store| store.add(&format!("starts/{rank}"), 1);
-            let store = self.connect(PREFIX, self.host == Host::Own).and_then(|store| Ok((start_of(&store)?, store)));
+            // c10d tries twice for so long.
+            let left = (self.timeout.saturating_sub(began.elapsed()) / 2).max(Duration::from_secs(1));
+            let store = self.connect_within(left, PREFIX, self.host == Host::Own);
+            let store = store.and_then(|store| Ok((start_of(&store)?, store)));
             match store {
                 Ok((1, store)) => {
                     let own = self.connect(PREFIX, false).map_err(|error| self.unreachable(&error))?;
