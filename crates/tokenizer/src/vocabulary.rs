@@ -1,8 +1,10 @@
 //! Tokens with their numbers, and the merges that build them, from each kind of file.
 
 use std::fmt;
+use std::io::Read;
 use std::path::Path;
 
+use flate2::read::GzDecoder;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 use tokenizers::models::bpe::{Merges, Vocab};
@@ -25,8 +27,10 @@ pub(crate) struct Vocabulary {
 impl Vocabulary {
     /// CLIP's own.
     pub(crate) fn builtin() -> Vocabulary {
-        let lines = include_str!("../data/clip_merges.txt").lines();
-        let merges = lines.map(|line| line.split_once(' ').expect("the built-in merges are pairs"));
+        let packed = include_bytes!("../data/clip_merges.txt.gz");
+        let mut text = String::new();
+        GzDecoder::new(&packed[..]).read_to_string(&mut text).expect("the built-in merges are whole");
+        let merges = text.lines().map(|line| line.split_once(' ').expect("the built-in merges are pairs"));
         Vocabulary::from_merges(merges.map(|(left, right)| (left.to_string(), right.to_string())).collect())
     }
 
