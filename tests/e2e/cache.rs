@@ -79,7 +79,7 @@ fn sd_scripts_2362_the_second_run_reads_what_the_first_kept_of_images_that_a_tab
         (metrics.lines().map(loss).collect::<Vec<_>>(), said)
     };
     let (first, said) = train("first");
-    assert!(said.contains("6 images found") && said.contains("latents: 0 of 6 images are in `"), "{said}");
+    assert!(said.contains("6 images found") && said.contains("latents: 0 of 6 held-out images are in `"), "{said}");
     let (second, said) = train("second");
     assert!(said.contains("6 images found") && said.contains("latents: 6 of 6 images are in `"), "{said}");
     assert_eq!(first, second);

@@ -107,9 +107,10 @@ fn sd_scripts_1088_pictures_on_the_way_leave_no_memory_behind() {
         let record: serde_json::Value = serde_json::from_str(&record).expect("JSON");
         record["peak_memory_bytes"].as_f64().expect("a number")
     };
-    let (few, many) = (taken("6"), taken("60"));
-    // A picture of 64 × 64 pixels is 48 KiB as numbers: kept, 54 of them with what they are drawn from would be seen.
-    assert!(many - few < 2e6, "{few} bytes with 7 pictures, {many} with 61");
+    let (few, many) = (taken("6"), taken("180"));
+    // A picture of 64 × 64 pixels is 48 KiB as numbers: kept, 174 of them are 8.6 MB, without what they are drawn from. Two runs of one
+    // length differ by up to 3 MB.
+    assert!(many - few < 6e6, "{few} bytes with 7 pictures, {many} with 181");
 }
 
 /// What `sh` lets a process have of private memory, in KiB.
