@@ -1,4 +1,4 @@
-//! The harness by hand: `crash ROW [--count N] [--seconds S] [--ledger]`.
+//! The harness by hand: `crash ROW [--count N] [--from N] [--seconds S] [--ledger]`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use sdtrain_crash::ranks::RankProgram;
 use sdtrain_crash::{Extent, Report, calls, flips, kills, power, soak, states};
 
 const USAGE: &str = "\
-usage: crash ROW [--count N] [--seconds S] [--ledger] [--stop] [--scratch FOLDER] [--program SDTRAIN]
+usage: crash ROW [--count N] [--from N] [--seconds S] [--ledger] [--stop] [--scratch FOLDER] [--program SDTRAIN]
   kills      SIGKILL of the driver at random moments                                 10000
   calls      SIGKILL at every file-system call of the driver, by strace              all
   errors     8 errors of failing disks at every such call, once and for good         all
@@ -29,6 +29,7 @@ usage: crash ROW [--count N] [--seconds S] [--ledger] [--stop] [--scratch FOLDER
   table      what the ledger adds up to
 
   --count N         so many cases instead of those on the right
+  --from N          begin with case N, so that processes side by side can share a row; 0, or where the ledger ends, unless told
   --seconds S       begin no new case after so long; 3000 unless told. With `soak` each part lasts so long; 3600 unless told
   --part NAME       with `soak` and `leak`: only lora, full or textual_inversion
   --ledger          go on after the cases in tests/crash/ledger.jsonl, and add what was done to it
@@ -41,6 +42,7 @@ Ends with 0 if everything survived, 1 if something did not, 3 if the machine lac
 struct Arguments {
     row: String,
     count: Option<u64>,
+    from: Option<u64>,
     seconds: u64,
     ledger: bool,
     stop: bool,
@@ -68,6 +70,7 @@ fn arguments() -> Result<Arguments, String> {
     let mut arguments = Arguments {
         row,
         count: None,
+        from: None,
         seconds,
         ledger: false,
         stop: false,
@@ -81,6 +84,7 @@ fn arguments() -> Result<Arguments, String> {
         let number = |text: String| text.parse().map_err(|_| format!("`{text}` is no number"));
         match word.as_str() {
             "--count" => arguments.count = Some(number(value()?)?),
+            "--from" => arguments.from = Some(number(value()?)?),
             "--seconds" => arguments.seconds = number(value()?)?,
             "--ledger" => arguments.ledger = true,
             "--stop" => arguments.stop = true,
@@ -118,8 +122,9 @@ fn run(arguments: &Arguments) -> Result<u8, String> {
         return Err(format!("`--part` is one of {}", soak::PARTS.join(", ")));
     }
     let ledger = if arguments.ledger { Some(Ledger::open(&repository)?) } else { None };
-    let from = match &ledger {
-        Some(ledger) if row != "bugs" => ledger.tried(row)?,
+    let from = match (arguments.from, &ledger) {
+        (Some(from), _) => from,
+        (None, Some(ledger)) if row != "bugs" => ledger.tried(row)?,
         _ => 0,
     };
     let began = Instant::now();
