@@ -1,5 +1,6 @@
 //! Which files a run was made from: their hashes, for `run.json`, computed beside the first steps.
 
+use crate::run_folder::record_in;
 use sdtrain_recipe::{ModelLocation, TrainConfig, local_path};
 use sdtrain_run_log::InputFile;
 use std::fs;
@@ -54,8 +55,7 @@ impl Inputs {
 /// Whether the run that left its record in `folder` began with other content at `path`, a file or a folder of weights, than lies there
 /// now. What cannot be read is not held against it.
 pub fn is_from_another(path: &Path, folder: &Path) -> bool {
-    let record = fs::read(folder.join("run.json")).ok();
-    let record: Option<serde_json::Value> = record.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let record = record_in(folder);
     let inputs = record.as_ref().and_then(|record| record["inputs"].as_array());
     let mut files = Vec::new();
     weights_below(path, &mut files);

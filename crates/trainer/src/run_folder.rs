@@ -462,7 +462,8 @@ fn run_in(folder: &Path) -> Option<String> {
     Some(record_in(folder)?["run_id"].as_str()?.to_string())
 }
 
-fn record_in(folder: &Path) -> Option<serde_json::Value> {
+/// The record that a run left in the folder, where there is one that can be read.
+pub(crate) fn record_in(folder: &Path) -> Option<serde_json::Value> {
     let record = fs::read(folder.join(RECORD)).ok()?;
     serde_json::from_slice(&record).ok()
 }
