@@ -168,7 +168,8 @@ int sd_group_barrier(void *group) {
   return sd_guard([&] { static_cast<Group *>(group)->group->barrier()->wait(); });
 }
 
-// Every one of `parameters` must get a gradient in each backward pass that is waited for.
+// Every one of `parameters` must get a gradient in each backward pass that is waited for; they come in the order of the list. All ranks
+// make theirs together.
 int sd_reducer_new(void *group, const tensor *parameters, int count, void **reducer) {
   return sd_guard([&] {
     auto made = std::make_unique<Reducer>(Reducer{*static_cast<Group *>(group)});
@@ -177,14 +178,16 @@ int sd_reducer_new(void *group, const tensor *parameters, int count, void **redu
     for (int i = 0; i < count; i++) tensors.push_back(*parameters[i]);
     auto [buckets, limits] = c10d::compute_bucket_assignment_by_size(
         tensors, {c10d::kDefaultFirstBucketBytes, c10d::kDefaultBucketBytesCap});
-    // What comes last in the model has its gradient first.
-    std::reverse(buckets.begin(), buckets.end());
     std::vector<bool> expect_sparse(tensors.size(), false);
     made->reducer = std::make_unique<c10d::Reducer>(
         tensors, buckets, ranks, expect_sparse, c10d::kDefaultBucketBytesCap, /*find_unused_parameters=*/false,
         /*gradient_as_bucket_view=*/true, std::unordered_map<size_t, std::string>(), c10d::kDefaultFirstBucketBytes,
         /*skip_all_reduce_unused_params=*/false, /*use_python_reducer=*/false, std::vector<int64_t>());
     made->reducer->register_comm_hook(std::make_unique<Sum>(ranks, made->begun));
+    // It would fill its final buckets after the first pass, by the order in which gradients came in it, and add up in another order
+    // from then on. Here the order is known: every pass has the same buckets.
+    made->reducer->push_rebuilt_params_for_all_indices();
+    TORCH_CHECK(made->reducer->rebuild_buckets(), "c10d does not take the order of the gradients");
     *reducer = made.release();
   });
 }
@@ -200,7 +203,6 @@ int sd_reducer_begin(void *reducer) {
     auto &all = *static_cast<Reducer *>(reducer);
     all.begun->clear();
     all.reducer->prepare_for_forward();
-    all.reducer->rebuild_buckets();
     all.reducer->prepare_for_backward({});
   });
 }

@@ -259,16 +259,19 @@ impl Drop for ProcessGroup {
 
 /// Adds up the gradients of all ranks while the backward pass still goes on: c10d's `Reducer`, the engine under
 /// DistributedDataParallel. From its making on, the gradients are views of its buckets: they may be zeroed, and never replaced.
+///
+/// Reducers of the same parameters in the same order add up to the same bits in every pass, the first as well, in whatever process.
 #[derive(Debug)]
 pub struct Reducer {
     reducer: NonNull<c_void>,
 }
 
 impl Reducer {
-    /// For these parameters, in the order of the forward pass. Each must get a gradient in every backward pass that is to be added up.
+    /// For these parameters, in the order in which their gradients come: buckets are filled by it. Each must get a gradient in every
+    /// backward pass that is to be added up. All ranks make theirs together; the order of rank 0 is that of all.
     ///
     /// # Errors
-    /// Where they differ in device, or one wants no gradient.
+    /// Where they differ in device, or one wants no gradient; where a rank is gone.
     pub fn new(group: &ProcessGroup, parameters: &[Tensor]) -> Result<Reducer> {
         let list: Vec<*mut C_tensor> = parameters.iter().map(pointer).collect();
         let mut reducer = std::ptr::null_mut();
@@ -413,6 +416,40 @@ mod tests {
         let expected = |step: f64| vec![2.0 * (1.0 + 4.0 + 2.0 * step * step); 6];
         let expected: Vec<_> = [0.0, 1.0, 2.0].map(expected).into();
         assert_eq!(found, [expected.clone(), expected]);
+    }
+
+    /// Of three numbers or more the sum depends on their order, which follows their place in a bucket.
+    #[test]
+    fn every_pass_of_every_reducer_adds_up_in_the_same_order() {
+        let found = among(3, |_, group| {
+            // Several buckets: the first holds 1 MiB, the others 25.
+            let sizes = [70_001i64, 300_007, 9, 150_003, 7_000_001, 31];
+            let leaf = |size: &i64| Tensor::ones([*size], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+            let parameters: Vec<Tensor> = sizes.iter().map(leaf).collect();
+            let factor = |size: i64| {
+                let numbers = Tensor::arange(size, (Kind::Float, Device::Cpu)) * 0.7 + group.rank() as f64 * 1.3;
+                numbers.sin() * 10f64.powi(group.rank() as i32)
+            };
+            let factors: Vec<Tensor> = sizes.iter().map(|&size| factor(size)).collect();
+            let pass = |reducer: &mut Reducer| {
+                reducer.begin_pass().expect("none is under way");
+                let parts = parameters.iter().zip(&factors).map(|(parameter, factor)| parameter.dot(factor));
+                parts.reduce(|sum, part| sum + part).expect("there are parameters").backward();
+                reducer.end_pass().expect("every parameter has a gradient");
+                let sums: Vec<Tensor> = parameters.iter().map(|parameter| parameter.grad().copy()).collect();
+                parameters.iter().for_each(|parameter| drop(parameter.grad().zero_()));
+                sums
+            };
+            let order = || [3, 0, 5, 1, 4, 2].map(|place: usize| parameters[place].shallow_clone());
+            let mut passes = Vec::new();
+            for count in [3, 2] {
+                let mut reducer = Reducer::new(group, &order()).expect("all are here");
+                passes.extend((0..count).map(|_| pass(&mut reducer)));
+            }
+            let differs = |sums: &Vec<Tensor>| passes[0].iter().zip(sums).any(|(first, other)| !first.equal(other));
+            passes.iter().map(differs).collect::<Vec<bool>>()
+        });
+        assert_eq!(found, vec![vec![false; 5]; 3]);
     }
 
     #[test]

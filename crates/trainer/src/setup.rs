@@ -244,6 +244,7 @@ pub fn train_together(
         spikes: Spikes::default(),
         ranks: Rc::clone(ranks),
         reducer,
+        gradient_order: Arc::default(),
         gathered,
     };
     trainer.run(stop)

@@ -45,6 +45,9 @@ struct SmallState {
     ema_steps: Option<u64>,
     #[serde(default)]
     spikes: Spikes,
+    /// Of several ranks that add up gradients during the backward pass: see [`Contents::gradient_order`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    gradient_order: Vec<String>,
 }
 
 const TENSORS: &str = "tensors.safetensors";
@@ -57,13 +60,15 @@ pub(crate) struct Contents<'a> {
     pub scaler: Option<&'a GradScaler>,
     pub ema: Option<&'a Ema>,
     pub spikes: &'a Spikes,
+    /// The names of parameters in the order by which ranks add up their gradients, where the bits depend on it.
+    pub gradient_order: &'a [String],
     /// The resolved configuration.
     pub config: &'a str,
 }
 
 /// Publishes `folder/step-000250` with everything to continue exactly, then deletes all but the newest `keep_last`; its folder.
 pub(crate) fn save(folder: &Path, info: ManifestInfo, contents: &Contents, keep_last: usize) -> Result<PathBuf> {
-    let Contents { position, optimizer, scaler, ema, spikes, config } = *contents;
+    let Contents { position, optimizer, scaler, ema, spikes, gradient_order, config } = *contents;
     let tensors = tensors_of(optimizer, ema);
     let borrowed: Vec<(String, &Tensor)> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
     let reader = TensorReader::new(borrowed, None);
@@ -72,6 +77,7 @@ pub(crate) fn save(folder: &Path, info: ManifestInfo, contents: &Contents, keep_
         scaler: scaler.cloned(),
         ema_steps: ema.map(|ema| ema.state().1),
         spikes: spikes.clone(),
+        gradient_order: gradient_order.to_vec(),
     };
     let name = step_name(position.step);
     publish(folder, &name, info, &mut |path| {
@@ -99,6 +105,8 @@ fn tensors_of(optimizer: &dyn Optimizer, ema: Option<&Ema>) -> Vec<(String, Tens
 pub(crate) struct Restored {
     pub position: Position,
     pub spikes: Spikes,
+    /// See [`Contents::gradient_order`].
+    pub gradient_order: Vec<String>,
 }
 
 /// Puts a checkpoint's content into parameters, optimizer and scaler; where to go on. `may_lack` says of what the run did not have
@@ -165,7 +173,7 @@ pub(crate) fn restore(
     if seeded(Bug::SkippedCount) {
         (position.skipped, position.skipped_in_a_row) = (0, 0);
     }
-    Ok(Restored { position, spikes: small.spikes })
+    Ok(Restored { position, spikes: small.spikes, gradient_order: small.gradient_order })
 }
 
 /// Looks tensors up; one that the disk refuses is another matter than one that is not there.
@@ -313,7 +321,8 @@ mod tests {
         let reader = TensorReader::new(borrowed, None);
         write_source(&folder.path().join(TENSORS), &reader, &BTreeMap::new()).expect("there is room");
         let position = Position { step: 3, ..Position::default() };
-        let small = SmallState { position, scaler: None, ema_steps: None, spikes: Spikes::default() };
+        let (spikes, gradient_order) = (Spikes::default(), Vec::new());
+        let small = SmallState { position, scaler: None, ema_steps: None, spikes, gradient_order };
         let small = serde_json::to_vec(&small).expect("plain values");
         fs::write(folder.path().join(STATE), small).expect("there is room");
 

@@ -100,7 +100,7 @@ impl Step<'_> {
             let is_last = last == Some(number);
             let damaged = damage.in_pass(batch.place as u64 + 1, is_last)?;
             if is_last {
-                self.reducer.begin_last_pass(self.ranks)?;
+                self.reducer.begin_last_pass(self.ranks, self.optimizer.groups())?;
             }
             let part = self.forward_backward(&prepared, examples, scale, learning_rates);
             drop(damaged);
@@ -109,7 +109,7 @@ impl Step<'_> {
             inputs.push(prepared);
         }
         if last.is_none() {
-            self.reducer.begin_last_pass(self.ranks)?;
+            self.reducer.begin_last_pass(self.ranks, self.optimizer.groups())?;
             self.reducer.pass_without_examples(self.ranks, self.optimizer.groups())?;
         }
         let parts = self.losses_of_all(batches, &losses)?;

@@ -15,7 +15,7 @@ use crate::ranks::{Gathered, GradientReducer, Ranks};
 use crate::run_folder::{RunFolder, Start};
 use crate::seeded_bugs::{self, Bug, seeded};
 use crate::spikes::Spikes;
-use crate::state::{self, Position, Restored};
+use crate::state::{self, Position};
 use crate::step::{Step, StepOutcome};
 use crate::text_encoder_stop;
 use crate::trace::Trace;
@@ -83,6 +83,8 @@ pub(crate) struct Trainer {
     /// Who else works on this run. The lead alone writes, draws and measures.
     pub ranks: Rc<Ranks>,
     pub reducer: Box<dyn GradientReducer>,
+    /// What [`GradientReducer::order`] was after the last step.
+    pub gradient_order: Arc<[String]>,
     /// The optimizer's state of all ranks, while it is being saved and where it is shared out.
     pub gathered: Gathered,
 }
@@ -135,9 +137,9 @@ impl Trainer {
                 let (optimizer, scaler, ema) = (self.optimizer.as_mut(), self.scaler.as_mut(), self.ema.as_mut());
                 let changes = &self.folder.changes;
                 let may_lack = |key: &str| changes.iter().any(|change| change.key == key);
-                let Restored { position, spikes } = state::restore(&saved.folder, optimizer, scaler, ema, &may_lack)?;
-                self.spikes = spikes;
-                position
+                let restored = state::restore(&saved.folder, optimizer, scaler, ema, &may_lack)?;
+                (self.spikes, self.gradient_order) = (restored.spikes, restored.gradient_order.into());
+                restored.position
             }
             Start::Fresh | Start::Finished => Position::default(),
         };
@@ -178,12 +180,6 @@ impl Trainer {
                 ));
             }
             log.message(&format!("continuing after step {}", position.step));
-            if !self.reducer.continues_to_the_bit(&self.ranks) {
-                log.message(
-                    "warning: more than two ranks that add up during the backward pass do so in another order from here on: losses \
-                     are the same but for rounding; `ranks.reducer = \"flat\"` goes on to the same bits",
-                );
-            }
             if set_aside > 0 {
                 log.message(&format!(
                     "checkpoints and products of later steps are set aside in `{}`: {set_aside}",
@@ -215,6 +211,7 @@ impl Trainer {
         // A defect of this program is no reason to lose what was learned either.
         let outcome = sdtrain_torch::catch(|| {
             self.ranks.follow_lead("first step")?;
+            self.reducer.follow_order(&self.ranks, self.optimizer.groups(), &self.gradient_order)?;
             self.steps(&mut log, &mut batches, &mut position, stop)
         });
         let mut outcome = outcome.unwrap_or_else(|panic| Err(panic.into()));
@@ -292,7 +289,7 @@ impl Trainer {
         if self.config.train.text_encoder_is_done(position.step, position.epoch)
             && text_encoder_stop::stop(self.optimizer.groups())
         {
-            self.reducer.begin_anew();
+            self.reducer.mind_stopped(self.optimizer.groups());
             log.message(&format!("the text encoder stands still from step {} on", position.step + 1));
         }
         // Pictures and measurements of the step before may have brought them back.
@@ -320,6 +317,7 @@ impl Trainer {
             ema.update(self.optimizer.groups())?;
         }
         self.torn = false;
+        self.gradient_order = self.reducer.order();
         seeded_bugs::leak();
         self.record.steps = position.step;
         self.mind_spikes(log, &outcome, position.step);

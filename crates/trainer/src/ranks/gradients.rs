@@ -4,8 +4,9 @@ use super::Ranks;
 use super::shares::Shares;
 use crate::error::Result;
 use sdtrain_optimizer::{ParamGroup, gradients};
-use sdtrain_torch::Reducer;
-use std::sync::Arc;
+use sdtrain_torch::{GradientHook, Reducer};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use tch::{Device, Kind, Tensor};
 
 /// Numbers that are sent at once: 32 MiB of them.
@@ -15,7 +16,7 @@ const AT_ONCE: usize = 8 << 20;
 /// are what one rank alone would have.
 pub(crate) trait GradientReducer {
     /// Before the forward pass of the last part of a step, at every rank.
-    fn begin_last_pass(&mut self, _ranks: &Ranks) -> Result<()> {
+    fn begin_last_pass(&mut self, _ranks: &Ranks, _groups: &[ParamGroup]) -> Result<()> {
         Ok(())
     }
 
@@ -32,8 +33,8 @@ pub(crate) trait GradientReducer {
         Ok(norm)
     }
 
-    /// Other parameters learn from here on than before.
-    fn begin_anew(&mut self) {}
+    /// Some parameters may have ceased to learn.
+    fn mind_stopped(&mut self, _groups: &[ParamGroup]) {}
 
     /// In the place of the last pass at a rank that has no example in it.
     fn pass_without_examples(&mut self, _ranks: &Ranks, _groups: &[ParamGroup]) -> Result<()> {
@@ -50,9 +51,15 @@ pub(crate) trait GradientReducer {
         false
     }
 
-    /// Whether a run that is continued adds up in the order of one that was never stopped.
-    fn continues_to_the_bit(&self, _ranks: &Ranks) -> bool {
-        true
+    /// The names of parameters in the order that decides in which order their gradients are added up, so that a checkpoint has to keep
+    /// it; empty where nothing depends on one.
+    fn order(&self) -> Arc<[String]> {
+        Arc::default()
+    }
+
+    /// Adds up in the order that an earlier process of the run had; at every rank.
+    fn follow_order(&mut self, _ranks: &Ranks, _groups: &[ParamGroup], _order: &[String]) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -102,93 +109,145 @@ fn add_up(ranks: &Ranks, tensors: &[Tensor]) -> Result<()> {
     Ok(())
 }
 
-/// In buckets while the backward pass goes on: DistributedDataParallel's way. Which parameters a backward pass reaches, the first step
-/// shows; the others, and all that changes later, go the flat way.
+/// In buckets while the backward pass goes on: DistributedDataParallel's way. Which parameters a backward pass reaches, and in which order,
+/// the first step shows; the others, and all that changes later, go the flat way.
+///
+/// The sum of three numbers or more depends on their order, and that on their place in a bucket. So the order of the first step is kept in
+/// checkpoints, and a process that goes on has the same buckets from its first step on.
 #[derive(Default)]
 pub(crate) struct Overlapped {
     reducer: Option<Reducer>,
-    /// Parameters that it does not know, by their place among the gradients.
-    rest: Vec<usize>,
+    /// The parameters that it knows, by name, as their gradients come.
+    order: Arc<[String]>,
+    /// Those that it does not know.
+    rest: BTreeSet<String>,
+    /// In a step that shows the order, at the lead.
+    arrivals: Option<Arrivals>,
     is_under_way: bool,
 }
 
 impl GradientReducer for Overlapped {
-    fn begin_last_pass(&mut self, ranks: &Ranks) -> Result<()> {
+    fn begin_last_pass(&mut self, ranks: &Ranks, groups: &[ParamGroup]) -> Result<()> {
         if let Some(reducer) = &mut self.reducer {
-            // The first one sends the order of the buckets.
-            ranks.joins();
-            reducer.begin_pass().map_err(|error| ranks.explain(error))?;
-            ranks.works();
+            ranks.joining(|| reducer.begin_pass())?;
             self.is_under_way = true;
+        } else if ranks.is_lead() {
+            self.arrivals = Some(Arrivals::watch(groups)?);
         }
         Ok(())
     }
 
     fn reduce(&mut self, ranks: &Ranks, groups: &[ParamGroup]) -> Result<()> {
-        let own = gradients(groups);
         if let Some(reducer) = &mut self.reducer
             && std::mem::take(&mut self.is_under_way)
         {
-            ranks.joins();
-            reducer.end_pass().map_err(|error| ranks.explain(error))?;
-            ranks.works();
-            let rest: Vec<Tensor> = self.rest.iter().map(|&place| own[place].shallow_clone()).collect();
-            return add_up(ranks, &rest);
+            ranks.joining(|| reducer.end_pass())?;
+            let rest = learning(groups).filter(|(name, _)| self.rest.contains(*name));
+            return add_up(ranks, &rest.map(|(_, leaf)| leaf.grad()).collect::<Vec<_>>());
         }
-        add_up(ranks, &own)?;
-        self.learn(ranks, groups, &own)
+        add_up(ranks, &gradients(groups))?;
+        self.learn(ranks, groups)
     }
 
     fn is_under_way(&self) -> bool {
         self.is_under_way
     }
 
-    fn begin_anew(&mut self) {
-        *self = Overlapped::default();
+    fn mind_stopped(&mut self, groups: &[ParamGroup]) {
+        let left: BTreeSet<&str> = learning(groups).map(|(name, _)| name).collect();
+        // A process that goes on after they have stopped follows an order without them, and keeps it.
+        if self.order.iter().any(|name| !left.contains(name.as_str())) {
+            *self = Overlapped::default();
+        }
     }
 
-    /// The first steps of a process have other buckets than later ones, and the order in which three numbers or more are added up
-    /// follows their place in a bucket.
-    fn continues_to_the_bit(&self, ranks: &Ranks) -> bool {
-        ranks.size() <= 2
+    fn order(&self) -> Arc<[String]> {
+        Arc::clone(&self.order)
+    }
+
+    fn follow_order(&mut self, ranks: &Ranks, groups: &[ParamGroup], order: &[String]) -> Result<()> {
+        let mut others: BTreeMap<&str, &Tensor> = learning(groups).collect();
+        let known: Option<Vec<Tensor>> =
+            order.iter().map(|name| others.remove(name.as_str()).map(Tensor::shallow_clone)).collect();
+        // Where the run trains other parameters now, the first step shows the order anew.
+        if let Some(known) = known.filter(|known| !known.is_empty()) {
+            self.reducer = ranks.together(|group| Reducer::new(group, &known).map(Some))?;
+            self.rest = others.into_keys().map(str::to_owned).collect();
+            self.order = order.into();
+        }
+        Ok(())
     }
 
     fn pass_without_examples(&mut self, ranks: &Ranks, groups: &[ParamGroup]) -> Result<()> {
         let leaves = groups.iter().flat_map(|group| &group.parameters).filter(|(_, leaf)| leaf.requires_grad());
-        if self.is_under_way {
-            ranks.joins();
+        let backward = || {
+            sdtrain_torch::catch(|| {
+                let zeros = leaves.map(|(_, leaf)| (leaf * 0.0).sum(Kind::Float));
+                if let Some(zero) = zeros.reduce(|sum, part| sum + part) {
+                    zero.backward();
+                }
+            })
+        };
+        match self.is_under_way {
+            true => ranks.joining(backward),
+            false => backward().map_err(|error| ranks.explain(error)),
         }
-        let result = sdtrain_torch::catch(|| {
-            let zeros = leaves.map(|(_, leaf)| (leaf * 0.0).sum(Kind::Float));
-            if let Some(zero) = zeros.reduce(|sum, part| sum + part) {
-                zero.backward();
-            }
-        });
-        result.map_err(|error| ranks.explain(error))?;
-        if self.is_under_way {
-            ranks.works();
-        }
-        Ok(())
     }
 }
 
 impl Overlapped {
     /// Makes the reducer for the parameters whose sums are not all zero: equal at all ranks.
-    fn learn(&mut self, ranks: &Ranks, groups: &[ParamGroup], own: &[Tensor]) -> Result<()> {
-        let trained = groups.iter().flat_map(|group| &group.parameters).map(|(_, leaf)| leaf);
-        let leaves = trained.filter(|leaf| leaf.requires_grad() && leaf.grad().defined());
-        let mut reached = Vec::new();
-        self.rest.clear();
-        for (place, (leaf, sum)) in leaves.zip(own).enumerate() {
-            match sum.f_count_nonzero(None)?.f_int64_value(&[])? > 0 {
-                true => reached.push(leaf.shallow_clone()),
-                false => self.rest.push(place),
+    fn learn(&mut self, ranks: &Ranks, groups: &[ParamGroup]) -> Result<()> {
+        let came = self.arrivals.take();
+        let order = ranks.hear("order of gradients", || {
+            let came = came.map(Arrivals::names).unwrap_or_default();
+            let place: BTreeMap<&str, usize> =
+                came.iter().enumerate().rev().map(|(place, name)| (name.as_str(), place)).collect();
+            let mut reached = Vec::new();
+            for (name, leaf) in learning(groups) {
+                if leaf.grad().f_count_nonzero(None)?.f_int64_value(&[])? > 0 {
+                    reached.push(name);
+                }
             }
-        }
-        if !reached.is_empty() {
-            self.reducer = ranks.together(|group| Reducer::new(group, &reached).map(Some))?;
-        }
-        Ok(())
+            // Those that came at other ranks alone follow: what is last in a model has its gradient first.
+            reached.reverse();
+            reached.sort_by_key(|name| place.get(name).copied().unwrap_or(usize::MAX));
+            Ok(reached.join("\n"))
+        })?;
+        let order: Vec<String> = order.lines().map(str::to_owned).collect();
+        self.follow_order(ranks, groups, &order)
+    }
+}
+
+/// The parameters that [`gradients`] are of, by their names.
+fn learning(groups: &[ParamGroup]) -> impl Iterator<Item = (&str, &Tensor)> {
+    let all = groups.iter().flat_map(|group| &group.parameters).map(|(name, leaf)| (name.as_str(), leaf));
+    all.filter(|(_, leaf)| leaf.requires_grad() && leaf.grad().defined())
+}
+
+/// Whose gradients have come in a backward pass, while it lives.
+struct Arrivals {
+    names: Arc<Mutex<Vec<String>>>,
+    _hooks: Vec<GradientHook>,
+}
+
+impl Arrivals {
+    fn watch(groups: &[ParamGroup]) -> Result<Arrivals> {
+        let names = Arc::default();
+        let hook = |(name, leaf): (&str, &Tensor)| {
+            let (name, names): (_, Arc<Mutex<Vec<String>>>) = (name.to_owned(), Arc::clone(&names));
+            GradientHook::new(leaf, move |_| {
+                names.lock().unwrap_or_else(PoisonError::into_inner).push(name.clone());
+                Ok(())
+            })
+        };
+        let hooks = learning(groups).map(hook).collect::<sdtrain_torch::Result<_>>()?;
+        Ok(Arrivals { names, _hooks: hooks })
+    }
+
+    /// As they came; one that came in several parts more than once.
+    fn names(self) -> Vec<String> {
+        std::mem::take(&mut self.names.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -102,13 +102,14 @@ impl Ranks {
         self.meet_at_start(start, lobby)?;
         let Some(others) = &self.others else { return Ok(()) };
         let group = ProcessGroup::gloo(&others.store, self.rank, self.size, timeout, is_local.then_some("127.0.0.1"));
-        let group = group.map_err(|error| match is_local {
-            true => others.watch.explain(&error),
-            false => others.watch.explain(&sdtrain_torch::Error::Torch(format!(
+        let with_hint = |error: sdtrain_torch::Error| match is_local {
+            true => error,
+            false => sdtrain_torch::Error::Torch(format!(
                 "{error}; where a machine has several networks, or its name stands for 127.0.1.1, set GLOO_SOCKET_IFNAME to the \
                  interface by which the machines reach each other"
-            ))),
-        })?;
+            )),
+        };
+        let group = group.map_err(|error| others.watch.explain(&with_hint(error)))?;
         others.group.replace(Some(group));
         Ok(())
     }
@@ -362,6 +363,14 @@ impl Ranks {
         if let Some(others) = &self.others {
             others.watch.does(Doing::Works);
         }
+    }
+
+    /// Does what all ranks do together elsewhere than in [`Ranks::together`].
+    pub(crate) fn joining<T>(&self, work: impl FnOnce() -> sdtrain_torch::Result<T>) -> Result<T> {
+        self.joins();
+        let done = work().map_err(|error| self.explain(error))?;
+        self.works();
+        Ok(done)
     }
 
     /// What an error of the backward pass means: that of a reducer comes out of it.

@@ -122,6 +122,7 @@ impl Trainer {
             scaler: self.scaler.as_ref(),
             ema: self.ema.as_ref(),
             spikes: &self.spikes,
+            gradient_order: &self.gradient_order,
             config: &self.config.to_toml(),
         };
         state::save(&self.folder.checkpoints(), info, &contents, keep)

@@ -296,6 +296,26 @@ fn a_run_is_continued_by_another_number_of_ranks() {
     }
 }
 
+/// Of three numbers or more the sum depends on their order, and that of a reducer on its buckets.
+#[test]
+fn three_ranks_that_overlap_go_on_to_the_same_bits() {
+    const OVERLAPPED: &str = "ranks.reducer=overlapped";
+    const ALLOWED: &str = "checkpoint.allow_changes=[\"train.max_steps\"]";
+    // From the eighth step on other parameters learn, and the order is a new one.
+    const STOPS: &str = "train.max_text_encoder_steps=7";
+    let project = Project::new(FULL);
+    for (name, settings) in [("all", &[OVERLAPPED, ALLOWED][..]), ("stops", &[OVERLAPPED, ALLOWED, STOPS])] {
+        let straight = project.run(&format!("straight_{name}"), 3, &[&["train.max_steps=12"], settings].concat());
+        // At 7 the next step is the one that shows the new order, at 9 it is known.
+        for stop in [3, 7, 9] {
+            let output = format!("{name}_{stop}");
+            project.run(&output, 3, &[&[format!("train.max_steps={stop}").as_str()], settings].concat());
+            let continued = project.run(&output, 3, &[&["train.max_steps=12"], settings].concat());
+            assert_eq!(straight.distance(&continued), (0.0, 0.0), "{output}");
+        }
+    }
+}
+
 #[test]
 fn a_batch_that_stays_as_large_is_shared_out_anew() {
     const ALLOWED: &str = "checkpoint.allow_changes=[\"train.max_steps\"]";
