@@ -16,9 +16,7 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Failure> {
         true => products_in(&output, &config),
         false => args.checkpoint.clone(),
     };
-    if let Some(threads) = config.train.threads {
-        sdtrain_torch::set_threads(threads);
-    }
+    sdtrain_torch::use_threads(config.train.threads);
     let device = sdtrain_torch::device(&args.device.to_string()).map_err(failure::of_torch)?;
     let model = load_model(&config, device).map_err(failure::of)?;
     let held_out = open_held_out(&config, model.bucket_step()).map_err(failure::of)?.ok_or_else(|| {

@@ -14,6 +14,8 @@ use sdtrain::{ExitCode, Failure, finish};
 
 fn main() -> std::process::ExitCode {
     sdtrain_torch::keep_freed_memory();
+    // Those who read a number of threads say so again.
+    sdtrain_torch::use_threads(None);
     finish(|| run(Cli::from_args(std::env::args_os())))
 }
 

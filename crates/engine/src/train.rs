@@ -97,13 +97,13 @@ fn train(
                 config = finished_as(&config, &folder).unwrap_or(config);
             }
             Outcome::Stopped(step) => {
-                eprintln!("stopped after step {step}; the same command continues");
+                eprintln!("stopped after step {step}; {} continues", same_command(&args.resume));
                 return Err(stopped());
             }
         }
         let is_last = index + 1 == plan.runs.len();
         if !is_last && ranks.agree(stop).map_err(failure::of)?.stop {
-            eprintln!("stopped behind this stage; the same command goes on with the next");
+            eprintln!("stopped behind this stage; {} goes on with the next", same_command(&args.resume));
             return Err(stopped());
         }
         before = Some((config, std::path::absolute(&folder).unwrap_or(folder)));
@@ -149,6 +149,14 @@ fn take_folder(plan: &Plan, output: &Path, resume: &Resume) -> Result<FolderLock
         Resume::Auto | Resume::Never => {}
     }
     Ok(held)
+}
+
+/// The command that goes on with a run which was started like this: one that begins anew, or goes back, would do so again.
+fn same_command(resume: &Resume) -> &'static str {
+    match resume {
+        Resume::Auto => "the same command",
+        Resume::Never | Resume::From(_) => "the same command with `--resume auto`",
+    }
 }
 
 /// What happens to the folder of a run; that of a `stage` is meant by a checkpoint in it.

@@ -37,9 +37,11 @@ pub fn device(name: &str) -> Result<Device> {
     }
 }
 
-/// How many processor threads libtorch computes with from now on; the bits of a result depend on it.
-pub fn set_threads(threads: u32) {
-    tch::set_num_threads(threads as i32);
+/// Lets libtorch compute with so many processor threads from now on, this thread and those that it starts; absent: with as many as it
+/// would take by itself. The bits of a result depend on their number, and until somebody names it MKL takes fewer as it sees fit
+/// (`mkl_set_dynamic`), so that even equal runs would differ.
+pub fn use_threads(threads: Option<u32>) {
+    tch::set_num_threads(threads.map_or_else(tch::get_num_threads, |threads| threads as i32));
 }
 
 /// Loads `libtorch_cuda.so`, whose start-up code registers CUDA's kernels with the libtorch in this process.

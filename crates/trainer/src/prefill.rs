@@ -80,9 +80,7 @@ pub fn fill_cache(config: &TrainConfig, prefill: &Prefill, watcher: &mut dyn Wat
             hint: Some("entries of images that are gone only take room; delete the folder to begin anew".into()),
         });
     }
-    if let Some(threads) = config.train.threads {
-        sdtrain_torch::set_threads(threads);
-    }
+    sdtrain_torch::use_threads(config.train.threads);
     let device = sdtrain_torch::device(&prefill.device)?;
     let model = load_model(config, device)?;
     let (data, held_out) = open_data(config, model.bucket_step(), &Ranks::alone())?;

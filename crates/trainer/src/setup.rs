@@ -76,9 +76,7 @@ pub fn train_together(
     let started = Instant::now();
     config.data.check_images_are_used().map_err(|(message, hint)| Error::Config { message, hint: Some(hint) })?;
     // 1 device and threads
-    if let Some(threads) = config.train.threads {
-        tch::set_num_threads(threads as i32);
-    }
+    sdtrain_torch::use_threads(config.train.threads);
     let device = sdtrain_torch::device(&options.device)?;
     ranks.use_device(device)?;
     if let Some(allowed) = config.precision.tf32 {
