@@ -201,6 +201,7 @@ void sd_reducer_free(void *reducer) {
 int sd_reducer_begin(void *reducer) {
   return sd_guard([&] {
     auto &all = *static_cast<Reducer *>(reducer);
+    all.reducer->check_finalized();
     all.begun->clear();
     all.reducer->prepare_for_forward();
     all.reducer->prepare_for_backward({});

@@ -268,7 +268,7 @@ pub struct Reducer {
 
 impl Reducer {
     /// For these parameters, in the order in which their gradients come: buckets are filled by it. Each must get a gradient in every
-    /// backward pass that is to be added up. All ranks make theirs together; the order of rank 0 is that of all.
+    /// backward pass that is to be added up. All ranks make theirs together, of the same list.
     ///
     /// # Errors
     /// Where they differ in device, or one wants no gradient; where a rank is gone.

@@ -43,6 +43,10 @@ fn fill_together(
     let mut silent = |_, _| ();
     if config.data.cache_latents {
         let (mut disk, mut survey) = DiskLatents::open(folder, model, data, "images")?;
+        if ranks.is_lead() {
+            survey.tell_of_damage();
+            eprintln!("latents: {}", survey.summary(folder));
+        }
         // All have looked before anybody makes one.
         everybody("latents surveyed")?;
         survey.missing.retain(|&image| is_own(image as u64));
@@ -52,6 +56,10 @@ fn fill_together(
     if config.data.cache_text_encoder_outputs && !config.trains_text_encoder() {
         let (disk, mut survey) =
             DiskTexts::open(folder, model, &data.captions_of_run()?, prompt_reading(&config.model))?;
+        if ranks.is_lead() {
+            survey.tell_of_damage();
+            eprintln!("text encoder outputs: {}", survey.summary(folder));
+        }
         everybody("texts surveyed")?;
         survey.missing.retain(|text| is_own(u64::from(blake3::hash(text.as_bytes()).as_bytes()[0])));
         disk.fill(model, &survey, &mut silent)?;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
     sdtrain_signals::end_at_once().map_err(no_signals)?;
     // A process that does not know which one it is would train beside the others, or wait for them.
-    recognise_environment()?.place_to_train_in()?;
+    let place = recognise_environment()?.place_to_train_in()?;
     if let Resume::From(path) = &args.resume
         && !path.exists()
     {
@@ -24,7 +24,11 @@ pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
     // Before half a second goes into loading libtorch, and before anything is written.
     let plan = plan_or_explain(&args.config)?;
     let output = args.output.clone().unwrap_or_else(|| default_output(&plan.name));
-    output_folder::look(&plan, &output, &args.resume)?;
+    // Rank 0 alone takes the folder. Where another rank was lost and is back before its absence was noticed, the ranks that lost it
+    // still hold it, and it waits for those that are started after them.
+    if place.is_none_or(|place| place.rank == 0) {
+        output_folder::look(&plan, &output, &args.resume)?;
+    }
     // A model that is here says how much it takes before the images are looked through. What is wrong with it is said below, with all
     // the rest.
     let begins_anew = args.resume == Resume::Never;

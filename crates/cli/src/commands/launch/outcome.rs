@@ -75,14 +75,18 @@ impl Outcome {
     /// Whether another start could end better.
     pub fn is_worth_a_restart(&self) -> bool {
         let code = self.exit_code();
-        // What was wrong is wrong again: keys, data, files, numbers out of bounds, a folder that is another's.
+        // What was wrong is wrong again: keys, data, files, numbers out of bounds, memory and disk that do not suffice, a folder that
+        // is another's, our faults.
         let is_final = matches!(
             code,
             ExitCode::Configuration
                 | ExitCode::Data
                 | ExitCode::Model
                 | ExitCode::NonFinite
+                | ExitCode::DeviceMemory
+                | ExitCode::Storage
                 | ExitCode::FolderInUse
+                | ExitCode::Internal
                 | ExitCode::Interrupted
         );
         !self.failures.is_empty() && !self.stop_was_asked && !is_final
@@ -118,8 +122,11 @@ mod tests {
 
     #[test]
     fn only_what_may_go_better_is_started_again() {
-        assert!(outcome(&[How::Signal(9)]).is_worth_a_restart() && outcome(&[How::Code(7)]).is_worth_a_restart());
-        assert!(!outcome(&[How::Code(2)]).is_worth_a_restart() && !outcome(&[]).is_worth_a_restart());
+        assert!(outcome(&[How::Signal(9)]).is_worth_a_restart() && outcome(&[How::Code(8)]).is_worth_a_restart());
+        assert!(!outcome(&[]).is_worth_a_restart());
+        for code in [2, 3, 4, 5, 6, 7, 9, 70] {
+            assert!(!outcome(&[How::Code(code)]).is_worth_a_restart(), "{code}");
+        }
         let asked = Outcome { stop_was_asked: true, ..outcome(&[How::Signal(9)]) };
         assert!(!asked.is_worth_a_restart());
     }

@@ -116,11 +116,13 @@ fn nodes(recognition: &Recognition) -> Result<Nodes, Failure> {
         let started = format!("this is rank {rank} of {world_size} already ({launcher})");
         return Err(wrong(format!("{started}, and would start processes of its own")).hint(hint));
     }
+    // One process on each machine can be what was asked for.
+    let is_asked = recognition.reasons.iter().any(|reason| reason.variable == "PET_NPROC_PER_NODE");
     Ok(Nodes {
         nnodes: *world_size,
         node_rank: *rank,
         master: address(&place.master_addr, place.master_port),
-        nproc: ProcessesPerNode::Auto,
+        nproc: if is_asked { ProcessesPerNode::Number(1) } else { ProcessesPerNode::Auto },
     })
 }
 
@@ -187,6 +189,8 @@ mod tests {
 
     #[test]
     fn flags_count_before_variables_and_these_before_defaults() {
+        let one_each = TRAIN_JOB.replace("PET_NPROC_PER_NODE=4", "PET_NPROC_PER_NODE=1");
+        assert_ne!(one_each, TRAIN_JOB);
         for (flags, variables, expected) in [
             ("--nproc 4", "", "4 of 1 0 -"),
             ("--nproc auto", "", "2 of 1 0 -"),
@@ -200,6 +204,7 @@ mod tests {
             ("--nproc 1 --nnodes 1", TRAIN_JOB, "1 of 1 0 -"),
             ("--master a:1 --node-rank 0", TRAIN_JOB, "4 of 2 0 a:1"),
             ("--restarts 1", "PET_NPROC_PER_NODE=gpu", "2 of 1 0 -"),
+            ("--restarts 1", &one_each, "1 of 2 1 job-0:29400"),
             // One task or pod on each machine starts the others there.
             ("--nproc 4", SLURM, "4 of 3 2 n1:10007"),
             ("--nproc 4", "KUBERNETES_SERVICE_HOST=a RANK=1 WORLD_SIZE=2 MASTER_ADDR=m MASTER_PORT=5", "4 of 2 1 m:5"),
