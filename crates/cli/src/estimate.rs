@@ -234,7 +234,9 @@ fn resident_parameters(config: &TrainConfig, parts: &ModelParts) -> usize {
     let stays = |name: &str| match name {
         "vae" => encodes_in_steps(config),
         "text_encoder" | "text_encoder_2" => {
-            !denoises || config.trains_text_encoder() || !config.data.cache_text_encoder_outputs
+            // What an adapter was added to cannot be read from its file again.
+            let is_changed = !config.model.fuse.is_empty();
+            !denoises || config.trains_text_encoder() || !config.data.cache_text_encoder_outputs || is_changed
         }
         _ => true,
     };

@@ -22,9 +22,9 @@ pub(crate) struct Muon {
 }
 
 /// Whether a parameter is a matrix that features go through. Tables of embeddings have two dimensions as well, but a row
-/// of them is looked up by itself.
+/// of them is looked up by itself, and a learned word is made of such rows.
 fn is_matrix(name: &str, parameter: &Tensor) -> bool {
-    parameter.dim() == 2 && !name.ends_with("_embedding.weight")
+    parameter.dim() == 2 && !name.ends_with("_embedding.weight") && !name.contains("learned_tokens.")
 }
 
 impl Muon {
@@ -114,6 +114,18 @@ mod tests {
     use sdtrain_recipe::OptimizerConfig;
     use sdtrain_torch::set_gradient;
     use sdtrain_torch_test_support::{Golden, assert_near};
+
+    #[test]
+    fn rows_that_are_looked_up_are_no_matrix() {
+        let table = Tensor::zeros([3, 8], (Kind::Float, tch::Device::Cpu));
+        for (name, expected) in [
+            ("unet.mid_block.attentions.0.proj_in.weight", true),
+            ("text_encoder.text_model.embeddings.token_embedding.weight", false),
+            ("text_encoder.learned_tokens.snorp", false),
+        ] {
+            assert_eq!(is_matrix(name, &table), expected, "{name}");
+        }
+    }
 
     /// The reference's own code, whose conversion to bf16 was left out. In bf16 the same steps differ between instruction sets.
     #[test]

@@ -90,7 +90,7 @@ impl RunFolder {
     /// Takes the folder for a run of `config` and finds out where it begins.
     pub fn open(config: &TrainConfig, path: &Path, policy: &ResumePolicy) -> Result<RunFolder> {
         let mut lock = FolderLock::acquire(path)?;
-        if *policy == ResumePolicy::Never && path.join(CONFIG).exists() {
+        if *policy == ResumePolicy::Never && [CONFIG, CHECKPOINTS].iter().any(|name| path.join(name).exists()) {
             move_aside(path)?;
             lock = FolderLock::acquire(path)?;
         }

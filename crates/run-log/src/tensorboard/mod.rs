@@ -44,12 +44,14 @@ enum Entry {
 }
 
 impl TensorBoard {
-    /// Begins a new event file in `folder` (made if absent). After a resume, TensorBoard is told to forget what an
-    /// earlier file says about the steps after `resumed_step`.
+    /// Begins a new event file in `folder` (made if absent). TensorBoard is told to forget what an earlier file says about the steps
+    /// after `resumed_step`, about all of them where a run that left no checkpoint begins anew.
     pub fn open(folder: &Path, resumed_step: Option<u64>) -> TensorBoard {
         let mut first = vec![Event::now(0, What::FileVersion("brain.Event:2".to_owned()))];
-        if let Some(step) = resumed_step {
-            first.push(Event::now(step as i64 + 1, What::session(Status::Start)));
+        let is_first = std::fs::read_dir(folder).map_or(true, |mut earlier| earlier.next().is_none());
+        if !is_first || resumed_step.is_some() {
+            let begins = resumed_step.map_or(0, |step| step as i64 + 1);
+            first.push(Event::now(begins, What::session(Status::Start)));
         }
         let path = folder.join(file_name());
         let (queue, entries) = mpsc::sync_channel(QUEUE);
@@ -265,6 +267,16 @@ mod tests {
         TensorBoard::open(folder.path(), Some(250)).finish();
         let events = events_in(folder.path());
         assert_eq!((events[1].step, events[1].what.clone()), (251, Some(What::session(Status::Start))));
+    }
+
+    #[test]
+    fn a_run_that_begins_anew_takes_back_all_steps_of_the_one_before() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(folder.path().join("events.of.one.that.was.killed"), "").expect("there is room");
+        TensorBoard::open(folder.path(), None).finish();
+        std::fs::remove_file(folder.path().join("events.of.one.that.was.killed")).expect("it is there");
+        let events = events_in(folder.path());
+        assert_eq!((events[1].step, events[1].what.clone()), (0, Some(What::session(Status::Start))));
     }
 
     #[test]
