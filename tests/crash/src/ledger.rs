@@ -37,8 +37,12 @@ pub struct Line {
 const SOURCES: [&str; 2] = ["crates/checkpoint/src", "crates/files/src/file_system.rs"];
 
 /// What the rows of the whole program try besides: the rest of what it writes, and when.
-const SOURCES_OF_PROGRAM: [&str; 6] = [
+const SOURCES_OF_PROGRAM: [&str; 10] = [
     "crates/trainer/src",
+    "crates/engine/src",
+    "crates/optimizer/src",
+    "crates/run-log/src",
+    "crates/recipe/src/continuation.rs",
     "crates/files/src",
     "crates/signals/src",
     "crates/state-dict/src/write.rs",
@@ -84,10 +88,13 @@ impl Ledger {
         text.lines().map(line).collect()
     }
 
-    /// How many cases of a row were tried with the sources as they are.
+    /// The first case of a row that was not tried with the sources as they are. Parts of a row may have been tried side by side: those
+    /// behind a gap are tried again rather than left out.
     pub fn tried(&self, row: &str) -> Result<u64, String> {
         let code = self.code_of(row);
-        Ok(self.lines()?.iter().filter(|line| line.row == row && line.code == code).map(|line| line.count).sum())
+        let lines = self.lines()?;
+        let of_row = lines.iter().filter(|line| line.row == row && line.code == code);
+        Ok(without_gap(of_row.map(|line| (line.from, line.from + line.count))))
     }
 
     /// Adds a line.
@@ -146,6 +153,13 @@ impl Ledger {
     }
 }
 
+/// Where what these ranges cover together, from 0 on, has its first gap.
+fn without_gap(ranges: impl Iterator<Item = (u64, u64)>) -> u64 {
+    let mut ranges: Vec<(u64, u64)> = ranges.collect();
+    ranges.sort_unstable();
+    ranges.into_iter().fold(0, |reached, (from, end)| if from <= reached { reached.max(end) } else { reached })
+}
+
 fn said(folder: &Path, program: &str, arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(program).args(arguments).current_dir(folder).output();
     let output = output.map_err(|error| format!("`{program}` cannot be started: {error}"))?;
@@ -175,6 +189,19 @@ fn digest(repository: &Path, sources: &[&str]) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_of_a_row_leave_no_gap() {
+        for (ranges, reached) in [
+            (&[][..], 0),
+            (&[(0, 10), (10, 25)], 25),
+            (&[(240, 300), (0, 176)], 176),
+            (&[(240, 480), (0, 176), (176, 240)], 480),
+            (&[(5, 9)], 0),
+        ] {
+            assert_eq!(without_gap(ranges.iter().copied()), reached, "{ranges:?}");
+        }
+    }
 
     #[test]
     fn rows_of_the_program_are_counted_for_more_sources_than_those_of_the_driver() {
