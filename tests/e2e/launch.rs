@@ -38,14 +38,19 @@ fn a_launcher_shows_each_line_with_its_rank_and_ends_as_its_processes_do() {
     assert!(said.contains("ended with exit code 2: the command line or configuration is wrong"), "{said}");
 }
 
-/// The command of two ranks: `run.toml` without what the first rank alone draws and measures, changed by `changes`.
+/// The command of two ranks that one launcher starts.
 fn two_ranks<'a>(project: &Project, launch: &[&'a str], changes: &[&'a str]) -> Vec<&'a str> {
+    launched(project, &[&["--nproc", "2"], launch].concat(), changes)
+}
+
+/// The command of a launcher: `run.toml` without what the first rank alone draws and measures, changed by `changes`.
+fn launched<'a>(project: &Project, launch: &[&'a str], changes: &[&'a str]) -> Vec<&'a str> {
     let text = fs::read_to_string(project.path("run.toml")).unwrap();
     let (kept, _) = text.split_once("[samples]").expect("it draws samples");
     project.write("ranks.toml", &format!("{kept}[samples]\nprompts = []\n"));
     let each = ["data.batch_size=1"];
     let settings = each.iter().chain(changes).flat_map(|&change| ["--set", change]);
-    ["launch", "--nproc", "2"]
+    ["launch"]
         .into_iter()
         .chain(launch.iter().copied())
         .chain(["--", "train", "--config", "ranks.toml"])
@@ -103,6 +108,26 @@ fn ranks_that_are_killed_are_started_again_and_come_to_the_same_bits() {
     assert_eq!(said.matches("[rank 0] continuing after step").count(), 2, "{said}");
     assert!(product_of(&project, "straight") == product_of(&project, "killed"), "other bits: {said}");
     assert_eq!(steps_of(&project, "killed"), 80, "each step once: {said}");
+}
+
+/// Of the launchers on two machines the one whose rank was killed starts it again before the other rank has noticed.
+#[test]
+fn a_rank_that_is_back_at_once_waits_for_those_that_lost_it() {
+    let project = Project::new();
+    let changes = ["train.max_steps=60", "checkpoint.every_steps=20"];
+    project.expect(0, &[two_ranks(&project, &[], &changes), vec!["--output", "straight"]].concat());
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+    let master = format!("127.0.0.1:{port}");
+    let launchers = ["0", "1"].map(|machine| {
+        let launch = ["--nnodes", "2", "--node-rank", machine, "--nproc", "1", "--master", &master, "--restarts", "2"];
+        project.start(&[launched(&project, &launch, &changes), vec!["--output", "killed"]].concat())
+    });
+    launchers[0].wait_for(|| steps_of(&project, "killed") > 3);
+    send("KILL", process_of(1, &launchers[1]));
+    let [first, second] = launchers.map(Running::end);
+    assert_eq!((first.0, second.0), (Some(0), Some(0)), "{}\n{}", first.1, second.1);
+    assert_eq!(first.1.matches("[rank 0] continuing after step").count(), 1, "{}", first.1);
+    assert!(product_of(&project, "straight") == product_of(&project, "killed"), "other bits: {}", first.1);
 }
 
 #[test]

@@ -25,6 +25,9 @@ struct Project(tempfile::TempDir);
 
 const LORA: &str = "[lora]\nrank = 2\ntrain_text_encoder = true\n";
 const FULL: &str = "method = \"full\"\n[full]\ntrain_text_encoder = true\n";
+const AUTOENCODER: &str = "method = \"vae\"\n";
+const DREAMBOOTH: &str = "method = \"dreambooth\"\ntrainable = \"lora\"\n[dreambooth]\nclass_prompt = \"a poster\"\n\
+     prior = \"base_prediction\"\n";
 const WORDS: &str = "method = \"textual_inversion\"\n[textual_inversion]\ntokens = [{word = \"snorp\"}]\n";
 
 impl Project {
@@ -183,6 +186,8 @@ fn two_ranks_learn_what_one_learns_from_the_same_batches() {
         ("lora", LORA, &[][..]),
         ("lora, accumulated", LORA, &["train.gradient_accumulation_steps=2", "lora.dropout=0.2"]),
         ("words", WORDS, &[]),
+        ("autoencoder", AUTOENCODER, &[]),
+        ("dreambooth beside the base's prediction", DREAMBOOTH, &[]),
         ("full, flat", FULL, &["ranks.reducer=flat"]),
         ("full, overlapped", FULL, &["ranks.reducer=overlapped"]),
         ("full, overlapped, accumulated", FULL, &["train.gradient_accumulation_steps=2"]),
