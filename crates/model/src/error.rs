@@ -17,6 +17,14 @@ pub enum Error {
         /// Their diffusers names.
         names: Vec<String>,
     },
+    /// A file that is read again has become another.
+    #[error("`{}` is another file than the one that was loaded: its `{name}` differs; put the old one back and start again", path.display())]
+    Changed {
+        /// The file or folder.
+        path: PathBuf,
+        /// The first tensor that differs, by its diffusers name.
+        name: String,
+    },
     /// A tensor has another shape than its `config.json` says.
     #[error("`{}`: tensor `{name}` has shape {found:?}; the configuration asks for {expected:?}", path.display())]
     WrongShape {

@@ -13,7 +13,7 @@ use sdtrain_diffusion::SchedulerConfig;
 use sdtrain_state_dict::Family;
 use sdtrain_tokenizer::PromptTokenizer;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
@@ -55,7 +55,7 @@ pub struct StableDiffusion {
     pub unknown_tensors: Option<String>,
     pub(crate) origin: Origin,
     /// Networks without weights at present.
-    pub(crate) unloaded: RefCell<BTreeSet<Frozen>>,
+    pub(crate) unloaded: RefCell<BTreeMap<Frozen, Vec<Sketch>>>,
 }
 
 /// How a model was loaded, so that a part of it can be loaded again.
@@ -175,10 +175,14 @@ impl StableDiffusion {
         if self.origin.edited && network == Frozen::TextEncoder {
             return;
         }
-        if self.unloaded.borrow_mut().insert(network) {
-            for (_, parameter) in self.parameters_of(network).into_iter().flat_map(Parameters::iter) {
-                set_data(parameter, &Tensor::empty([0], (parameter.kind(), parameter.device())));
-            }
+        if self.unloaded.borrow().contains_key(&network) {
+            return;
+        }
+        let parameters = || self.parameters_of(network).into_iter().flat_map(Parameters::iter);
+        let sketches = parameters().map(|(_, parameter)| Sketch::of(parameter)).collect();
+        self.unloaded.borrow_mut().insert(network, sketches);
+        for (_, parameter) in parameters() {
+            set_data(parameter, &Tensor::empty([0], (parameter.kind(), parameter.device())));
         }
     }
 
@@ -187,7 +191,7 @@ impl StableDiffusion {
     /// # Errors
     /// If the file is gone or has become another.
     pub fn ensure_loaded(&self, network: Frozen) -> Result<()> {
-        if !self.unloaded.borrow().contains(&network) {
+        if !self.unloaded.borrow().contains_key(&network) {
             return Ok(());
         }
         let Origin { location, options, .. } = &self.origin;
@@ -202,12 +206,17 @@ impl StableDiffusion {
                 text_encoders.iter().map(|encoder| encoder.parameters()).collect()
             }
         };
-        for (own, again) in self.parameters_of(network).into_iter().zip(again) {
-            for (name, parameter) in own.iter() {
-                let missing = || Error::MissingTensors { path: self.path.clone(), names: vec![name.to_string()] };
-                set_data(parameter, again.get(name).ok_or_else(missing)?);
-            }
+        let sketches = self.unloaded.borrow().get(&network).cloned().unwrap_or_default();
+        let mut read = Vec::new();
+        let parameters = self.parameters_of(network).into_iter().zip(again);
+        let parameters = parameters.flat_map(|(own, again)| own.iter().map(move |(name, own)| (name, own, again)));
+        for ((name, parameter, again), sketch) in parameters.zip(sketches) {
+            let changed = || Error::Changed { path: self.path.clone(), name: name.to_string() };
+            let tensor = again.get(name).filter(|tensor| Sketch::of(tensor) == sketch).ok_or_else(changed)?;
+            read.push((parameter, tensor));
         }
+        // All or nothing: a network of two files would be worse than none.
+        read.into_iter().for_each(|(parameter, tensor)| set_data(parameter, tensor));
         self.unloaded.borrow_mut().remove(&network);
         Ok(())
     }
@@ -221,6 +230,27 @@ impl StableDiffusion {
 
     fn vae_kind(&self) -> Kind {
         self.vae.parameters().iter().next().map_or(Kind::Float, |(_, parameter)| parameter.kind())
+    }
+}
+
+/// The shape of a tensor and some of its numbers, from one end to the other: enough to know it again.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Sketch {
+    shape: Vec<i64>,
+    numbers: Vec<f64>,
+}
+
+impl Sketch {
+    const NUMBERS: i64 = 8;
+
+    fn of(tensor: &Tensor) -> Sketch {
+        let count = tensor.numel() as i64;
+        let taken = Self::NUMBERS.min(count);
+        let places: Vec<i64> = (0..taken).map(|place| place * (count - 1) / (taken - 1).max(1)).collect();
+        let taken =
+            tensor.detach().reshape([-1]).index_select(0, &Tensor::from_slice(&places).to_device(tensor.device()));
+        let numbers = Vec::try_from(taken.to_kind(Kind::Double)).unwrap_or_default();
+        Sketch { shape: tensor.size(), numbers }
     }
 }
 

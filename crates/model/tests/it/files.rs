@@ -404,6 +404,28 @@ fn unloaded_networks_come_back_when_they_are_asked() {
     assert!(bytes(&model, "unloaded.safetensors") == bytes(&kept, "kept.safetensors"));
 }
 
+/// While a run goes on, somebody may put another model into the place of its own.
+#[test]
+fn a_network_that_has_become_another_on_disk_is_not_taken_for_the_one_that_was_freed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let mut other = tiny_folder();
+    other.save_single_file(&path, None, &BTreeMap::new()).unwrap();
+    let model = loaded(&path, &options());
+    let pixels = Tensor::zeros([1, 3, 16, 16], (Kind::Float, Device::Cpu));
+    model.unload(Frozen::Vae);
+    let _ = model.encode_images(&pixels, None).expect("the file is as it was");
+    model.unload(Frozen::Vae);
+    let (_, weight) = other.vae.parameters().iter().last().expect("it has weights");
+    let _ = tch::no_grad(|| weight.shallow_clone().g_add_scalar_(0.5));
+    std::fs::remove_file(&path).unwrap();
+    other.save_single_file(&path, None, &BTreeMap::new()).unwrap();
+    let error = model.encode_images(&pixels, None).expect_err("it is another").to_string();
+    assert!(error.contains("is another file than the one that was loaded"), "{error}");
+    other = loaded(&path, &options());
+    let _ = other.encode_images(&pixels, None).expect("nothing is wrong with it");
+}
+
 #[test]
 fn eight_bit_floats_become_what_is_computed_in() {
     let golden = SafetensorsFile::open(fixture_folder().join("float8.safetensors")).unwrap();
