@@ -1,7 +1,8 @@
 //! A run can be killed at any moment and goes on to the same bits.
 
-use crate::project::{Project, fixture};
+use crate::project::{Project, Running, fixture};
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 #[test]
@@ -205,15 +206,20 @@ fn saving_that_may_outlast_a_stop_is_said_once() {
     }
 }
 
+/// Steps that take seconds, within which nobody looks whether the run is to stop.
+const SLOW_STEPS: [&str; 4] = ["--set", "train.gradient_accumulation_steps=400", "--set", "data.subsets.0.repeats=400"];
+
+/// Until the run that writes to `output` is in its first step.
+fn wait_for_first_step(running: &Running, output: &Path) {
+    running.wait_for(|| output.join("samples/step-000000/grid.png").is_file());
+    std::thread::sleep(Duration::from_millis(300));
+}
+
 #[test]
 fn a_second_interrupt_ends_a_run_at_once() {
     let project = Project::new();
-    let slow = ["--set", "samples.steps=900", "--set", "samples.every_steps=1", "--set", "train.max_steps=1000"];
-    let running = project.start(&[&["--config", "run.toml"], &slow[..]].concat());
-    // The pictures after the first step take seconds: nobody looks whether the run is to stop.
-    running.wait_for(|| {
-        fs::read_to_string(project.path("outputs/run/metrics.jsonl")).is_ok_and(|text| text.lines().count() == 1)
-    });
+    let running = project.start(&[&["--config", "run.toml"], &SLOW_STEPS[..]].concat());
+    wait_for_first_step(&running, &project.path("outputs/run"));
     running.signal("INT");
     std::thread::sleep(Duration::from_millis(300));
     running.signal("INT");
@@ -225,12 +231,10 @@ fn a_second_interrupt_ends_a_run_at_once() {
 #[test]
 fn lightning_20542_the_first_interrupt_of_a_run_that_a_cluster_has_told_to_stop_is_no_second_one() {
     let project = Project::new();
-    let slow = ["--set", "samples.steps=900", "--set", "samples.every_steps=1", "--set", "train.max_steps=1000"];
     for asked in ["TERM", "USR1"] {
         let output = format!("after_{asked}");
-        let running = project.start(&[&["--config", "run.toml", "--output", &output], &slow[..]].concat());
-        let metrics = project.path(&output).join("metrics.jsonl");
-        running.wait_for(|| fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() == 1));
+        let running = project.start(&[&["--config", "run.toml", "--output", &output], &SLOW_STEPS[..]].concat());
+        wait_for_first_step(&running, &project.path(&output));
         for signal in [asked, "INT"] {
             running.signal(signal);
             std::thread::sleep(Duration::from_millis(300));
@@ -239,6 +243,34 @@ fn lightning_20542_the_first_interrupt_of_a_run_that_a_cluster_has_told_to_stop_
         assert_eq!(code, Some(75), "{asked}: {said}");
         assert!(said.contains("a signal asks to stop"), "{asked}: {said}");
     }
+}
+
+/// What a cluster leaves between its signal and the kill is for saving: pictures are broken off, and the next start draws them.
+#[test]
+fn whoever_asks_to_stop_does_not_wait_for_pictures() {
+    let project = Project::new();
+    let run = |output: &'static str, more: &[&'static str]| {
+        let each = ["train.max_steps=2", "checkpoint.every_steps=0", "validation.every_steps=1"];
+        let settings = each.iter().chain(more).flat_map(|&setting| ["--set", setting]);
+        ["--config", "run.toml", "--output", output].into_iter().chain(settings).collect::<Vec<&str>>()
+    };
+    const SLOW: &[&str] = &["samples.steps=900", "samples.every_steps=1"];
+    let running = project.start(&run("stopped", SLOW));
+    let pictures = project.path("stopped/samples/step-000001");
+    running.wait_for(|| pictures.is_dir());
+    running.terminate();
+    let (code, said) = running.end();
+    assert_eq!(code, Some(75), "{said}");
+    assert!(!pictures.join("grid.png").exists() && said.contains("are drawn when the run goes on"), "{said}");
+    assert!(project.path("stopped/checkpoints/step-000001/MANIFEST.json").is_file(), "{said}");
+    let (_, said) = project.expect(0, &run("stopped", &["samples.steps=2", "samples.every_steps=1"]));
+    assert!(pictures.join("grid.png").is_file(), "{said}");
+    let scalars = fs::read_to_string(project.path("stopped/scalars.jsonl")).expect("it measures");
+    let is_it = |line: &&str| line.contains("\"step\":1,") && line.contains("validation/loss");
+    assert_eq!(scalars.lines().filter(is_it).count(), 1, "{scalars}");
+    project.expect(0, &run("straight", &["samples.prompts=[]"]));
+    let product = |output: &str| fs::read(project.path(output).join("run.safetensors")).expect("a product");
+    assert!(product("straight") == product("stopped"), "other bits: {said}");
 }
 
 /// kohya_ss#2999: pictures cost the checkpoint that was due.

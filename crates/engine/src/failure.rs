@@ -112,6 +112,7 @@ pub fn of_pipeline(error: sdtrain_pipeline::Error) -> Failure {
         sdtrain_pipeline::Error::NotFinite { .. } => {
             Failure::new(ExitCode::NonFinite, message).hint("compute in `bf16` or `fp32`")
         }
+        sdtrain_pipeline::Error::BrokenOff => Failure::new(ExitCode::Stopped, message),
         sdtrain_pipeline::Error::Write { .. } | sdtrain_pipeline::Error::Read { .. } => {
             Failure::new(ExitCode::Storage, message)
         }

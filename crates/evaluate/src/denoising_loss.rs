@@ -99,8 +99,21 @@ impl DenoisingLoss {
 
     /// Mean squared error of each band, from little noise to much, with the model as it is now.
     pub fn losses(&self, model: &StableDiffusion, reading: &PromptReading) -> Result<Vec<f64>> {
+        Ok(self.losses_while(model, reading, &|| true)?.unwrap_or_default())
+    }
+
+    /// The same while `goes_on`, which is asked before each batch; nothing where it does not go on any more.
+    pub fn losses_while(
+        &self,
+        model: &StableDiffusion,
+        reading: &PromptReading,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<f64>>> {
         let mut sums = vec![0.0; self.bands];
         for batch in &self.batches {
+            if !goes_on() {
+                return Ok(None);
+            }
             // Encoded anew every time: the text encoder may be trained.
             let text = model.encode_prompts(&batch.captions, reading)?;
             let conditions = model.conditions(&text, batch.time_ids.as_ref());
@@ -117,7 +130,7 @@ impl DenoisingLoss {
             }
         }
         let draws_of_band = self.images() * self.repeats;
-        Ok(sums.into_iter().map(|sum| sum / draws_of_band.max(1) as f64).collect())
+        Ok(Some(sums.into_iter().map(|sum| sum / draws_of_band.max(1) as f64).collect()))
     }
 
     /// How many images it looks at.

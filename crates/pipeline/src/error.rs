@@ -60,6 +60,9 @@ pub enum Error {
         /// The picture's seed.
         seed: u64,
     },
+    /// Whoever asked for the picture does not want it any more.
+    #[error("the picture was broken off")]
+    BrokenOff,
     /// A picture cannot be written.
     #[error("cannot write `{}`: {reason}", path.display())]
     Write {

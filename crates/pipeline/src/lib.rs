@@ -13,4 +13,4 @@ pub use grid::grid;
 pub use image_to_image::InitImage;
 pub use png_file::{parameters_text, png_texts, sampler_name, save_png};
 pub use sheet::{comparison_sheet, sheet};
-pub use text_to_image::{Request, denoised_latents, pictures_at_once, sampler_for, text_to_image};
+pub use text_to_image::{Request, denoised_latents, pictures_at_once, sampler_for, text_to_image, text_to_image_while};

@@ -38,11 +38,24 @@ pub struct Request {
 /// Makes the pictures, as many at once as [`pictures_at_once`] says. The same model, request and thread count give the same
 /// bits; each picture equals the one made alone but for rounding.
 pub fn text_to_image(model: &StableDiffusion, request: &Request) -> Result<Vec<RgbImage>> {
+    text_to_image_while(model, request, &|| true)
+}
+
+/// The same while `goes_on`, which is asked before each denoising step.
+///
+/// # Errors
+/// [`Error::BrokenOff`] where it does not go on any more.
+pub fn text_to_image_while(
+    model: &StableDiffusion,
+    request: &Request,
+    goes_on: &dyn Fn() -> bool,
+) -> Result<Vec<RgbImage>> {
     let at_once = pictures_at_once(request.width, request.height);
     let mut pictures = Vec::with_capacity(request.prompts.len());
     for prompts in request.prompts.chunks(at_once) {
         let seed = request.seed + pictures.len() as u64;
-        let latents = denoised_latents(model, &Request { prompts: prompts.to_vec(), seed, ..request.clone() })?;
+        let request = Request { prompts: prompts.to_vec(), seed, ..request.clone() };
+        let latents = denoised_while(model, &request, goes_on)?;
         let pixels = model.decode_latents(&latents)?;
         for index in 0..prompts.len() {
             pictures.push(to_image(&pixels.get(index as i64), seed + index as u64)?);
@@ -68,6 +81,10 @@ pub fn sampler_for(scheduler: &SchedulerConfig, name: Option<SamplerName>, steps
 
 /// The pictures before decoding, all in one batch: scaled latents `[pictures, channels, height/f, width/f]`, f32.
 pub fn denoised_latents(model: &StableDiffusion, request: &Request) -> Result<Tensor> {
+    denoised_while(model, request, &|| true)
+}
+
+fn denoised_while(model: &StableDiffusion, request: &Request, goes_on: &dyn Fn() -> bool) -> Result<Tensor> {
     let factor = model.downscale_factor();
     let (width, height) = (request.width as usize, request.height as usize);
     if width == 0 || height == 0 || !width.is_multiple_of(factor) || !height.is_multiple_of(factor) {
@@ -99,6 +116,9 @@ pub fn denoised_latents(model: &StableDiffusion, request: &Request) -> Result<Te
     let conditions = model.conditions(&text, time_ids.as_ref());
     let Beginning { mut latents, painting } = Beginning::of(model, request, &*sampler, first_call, &mut noise)?;
     for (index, timestep) in sampler.timesteps().to_vec().into_iter().enumerate().skip(first_call) {
+        if !goes_on() {
+            return Err(Error::BrokenOff);
+        }
         let step = sdtrain_torch::catch(|| {
             tch::no_grad(|| {
                 let input = painting.input(sampler.scale_model_input(&latents, index), model.compute);

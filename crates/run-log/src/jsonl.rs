@@ -8,6 +8,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
+/// The name of the file of numbers that are not of a step.
+pub const SCALARS: &str = "scalars.jsonl";
+
 /// Writes each record as it comes, with one call: a run that is killed leaves whole lines.
 pub struct JsonLines {
     steps: Records,
@@ -42,7 +45,7 @@ impl JsonLines {
     pub fn open(folder: &Path, resumed_step: Option<u64>) -> Result<JsonLines, Error> {
         Ok(JsonLines {
             steps: Records::open(&folder.join("metrics.jsonl"), resumed_step)?,
-            scalars: Records::open(&folder.join("scalars.jsonl"), resumed_step)?,
+            scalars: Records::open(&folder.join(SCALARS), resumed_step)?,
             warning: None,
             warned: false,
         })

@@ -11,7 +11,7 @@ mod window;
 pub use console::{Console, ConsoleOptions};
 pub use error::Error;
 pub use image::RgbImage;
-pub use jsonl::JsonLines;
+pub use jsonl::{JsonLines, SCALARS};
 pub use run_json::{
     Device, InputFile, Outcome, Program, RunRecord, git_commit, instruction_set, peak_memory_bytes, processor_name,
     program_digest,

@@ -3,8 +3,9 @@
 use crate::error::{Error, Result};
 use image::RgbImage;
 use sdtrain_model::{PromptReading, StableDiffusion};
-use sdtrain_pipeline::{Request, comparison_sheet, parameters_text, save_png, sheet, text_to_image};
+use sdtrain_pipeline::{Request, comparison_sheet, parameters_text, save_png, sheet, text_to_image_while};
 use sdtrain_recipe::Picture;
+use sdtrain_signals::StopRequest;
 use std::fs;
 use std::path::Path;
 
@@ -42,15 +43,27 @@ pub fn requests(pictures: &[Picture], prompt_reading: PromptReading) -> Vec<Requ
     requests
 }
 
-/// Draws them and writes `folder/00-<seed>.png` … and `folder/grid.png`.
-pub fn draw(model: &StableDiffusion, requests: &[Request], folder: &Path) -> Result<Vec<RgbImage>> {
+/// The sheet of all pictures, which is written last.
+pub const GRID: &str = "grid.png";
+
+/// Draws them and writes `folder/00-<seed>.png` … and `folder/grid.png`; nothing where somebody asks to stop meanwhile.
+pub fn draw(
+    model: &StableDiffusion,
+    requests: &[Request],
+    folder: &Path,
+    stop: &StopRequest,
+) -> Result<Option<Vec<RgbImage>>> {
     fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
     let name = model.path.display().to_string();
     let words = words_of(model);
     let settings: Vec<(&str, String)> = words.into_iter().map(|words| ("Embeddings", words)).collect();
     let mut pictures = Vec::new();
     for request in requests {
-        for (index, picture) in text_to_image(model, request)?.into_iter().enumerate() {
+        let drawn = match text_to_image_while(model, request, &|| !stop.is_set()) {
+            Err(sdtrain_pipeline::Error::BrokenOff) => return Ok(None),
+            drawn => drawn?,
+        };
+        for (index, picture) in drawn.into_iter().enumerate() {
             let text = parameters_text(model, &name, request, index, &settings);
             let seed = request.seed.wrapping_add(index as u64);
             let path = folder.join(format!("{:02}-{seed}.png", pictures.len()));
@@ -58,8 +71,8 @@ pub fn draw(model: &StableDiffusion, requests: &[Request], folder: &Path) -> Res
             pictures.push(picture);
         }
     }
-    save_png(&folder.join("grid.png"), &sheet(&pictures), &[])?;
-    Ok(pictures)
+    save_png(&folder.join(GRID), &sheet(&pictures), &[])?;
+    Ok(Some(pictures))
 }
 
 /// The words that a model has learned, with their vectors: `<cat> (2)`.

@@ -168,8 +168,8 @@ impl Trainer {
         let mut log = self.open_log(&position)?;
         if position.step == 0 {
             if self.ranks.is_lead() {
-                self.validate(&mut log, 0)?;
-                self.sample(&mut log, 0)?;
+                self.validate(&mut log, 0, stop)?;
+                self.sample(&mut log, 0, stop)?;
             }
         } else {
             for (path, reason) in &self.folder.passed_over {
@@ -195,7 +195,10 @@ impl Trainer {
         }
         if self.ranks.is_lead() {
             self.reserve_room();
-            let missed = sdtrain_torch::catch(|| self.save_missed_product(&mut log, &saved, stop));
+            let missed = sdtrain_torch::catch(|| {
+                self.save_missed_product(&mut log, &saved, stop)?;
+                self.make_up_for(&mut log, &saved, stop)
+            });
             missed.unwrap_or_else(|panic| Err(panic.into()))?;
         }
         self.record.phase("train");

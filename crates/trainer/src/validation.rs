@@ -5,6 +5,7 @@ use sdtrain_data_loader::DataSet;
 use sdtrain_evaluate::{DenoisingLoss, Reconstruction, prompt_reading};
 use sdtrain_model::{PromptReading, StableDiffusion};
 use sdtrain_recipe::TrainConfig;
+use sdtrain_signals::StopRequest;
 
 /// The measurement that suits what the run is asked for.
 pub enum Validation {
@@ -33,21 +34,21 @@ impl Validation {
         Ok(Validation::Denoising(loss, prompt_reading(&config.model)))
     }
 
-    /// Of `model` as it is now, on the same `data`.
-    pub fn measure(&self, model: &StableDiffusion, data: &DataSet) -> Result<Measured> {
+    /// Of `model` as it is now, on the same `data`; nothing where somebody asks to stop meanwhile.
+    pub fn measure(&self, model: &StableDiffusion, data: &DataSet, stop: &StopRequest) -> Result<Option<Measured>> {
         match self {
             Validation::Denoising(loss, reading) => {
-                let losses = loss.losses(model, reading)?;
+                let Some(losses) = loss.losses_while(model, reading, &|| !stop.is_set())? else { return Ok(None) };
                 let mean = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
                 let bands: Vec<String> = losses.iter().map(|loss| format!("{loss:.5}")).collect();
                 let of_bands = losses.iter().enumerate().map(|(band, &loss)| (format!("band_{band}"), loss));
                 let scalars = of_bands.chain([("loss".to_string(), mean)]).collect();
-                Ok(Measured { scalars, text: format!("{mean:.5} (bands {})", bands.join(" ")) })
+                Ok(Some(Measured { scalars, text: format!("{mean:.5} (bands {})", bands.join(" ")) }))
             }
             Validation::Reconstruction(reconstruction) => {
                 let error = reconstruction.measure(model, data)?;
                 let scalars = error.figures().into_iter().map(|(tag, figure)| (tag.to_string(), figure)).collect();
-                Ok(Measured { scalars, text: error.to_string() })
+                Ok(Some(Measured { scalars, text: error.to_string() }))
             }
         }
     }

@@ -10,8 +10,9 @@ use crate::setup::load_model;
 use crate::state::Position;
 use sdtrain_optimizer::{Weights, build};
 use sdtrain_recipe::step_name;
-use sdtrain_run_log::{MetricSink, RunLog};
+use sdtrain_run_log::{MetricSink, RunLog, SCALARS};
 use sdtrain_signals::StopRequest;
+use std::fs;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -89,7 +90,7 @@ impl Trainer {
             && !last
             && self.due(self.config.samples.every(), position, &ended)
         {
-            self.sample(log, position.step)?;
+            self.sample(log, position.step, stop)?;
         }
         if last || self.due(self.config.checkpoint.every(), position, &ended) {
             self.save_together(log, position, stop)?;
@@ -118,11 +119,13 @@ impl Trainer {
             self.save_on_the_way(log, &stem, position, stop)?;
             self.ranks.phase("samples");
         }
+        // Whoever asks to stop meanwhile does not wait for them: they are broken off, the step is saved, and the next start makes up
+        // for them.
         if validates {
-            self.validate(log, position.step)?;
+            self.validate(log, position.step, stop)?;
         }
         if samples {
-            self.sample(log, position.step)?;
+            self.sample(log, position.step, stop)?;
         }
         self.optimizer.hold(Weights::Training)?;
         self.ranks.follow_lead("after step")
@@ -146,14 +149,17 @@ impl Trainer {
             log.message(&format!("saved {}", path.display()));
         }
         self.record.phase("samples");
-        self.validate(log, position.step)?;
+        self.validate(log, position.step, stop)?;
         if stop.is_set() {
             return Ok(None);
         }
-        self.sample(log, position.step)?;
-        let samples = self.folder.path.join("samples");
-        let of_step = |step: u64| samples.join(step_name(step));
-        let compared = samples::compare(&of_step(0), &of_step(position.step), &samples.join("grid.png"));
+        self.sample(log, position.step, stop)?;
+        if stop.is_set() {
+            return Ok(None);
+        }
+        let of_step = |step: u64| self.pictures_of(step);
+        let target = self.folder.path.join("samples").join(samples::GRID);
+        let compared = samples::compare(&of_step(0), &of_step(position.step), &target);
         go_on_without(log, "the sheet of pictures", compared);
         if stop.is_set() {
             return Ok(None);
@@ -187,12 +193,12 @@ impl Trainer {
     }
 
     /// Measures the loss on held-out images, and goes on where that fails; an error is one of the weights.
-    pub(super) fn validate(&mut self, log: &mut RunLog, step: u64) -> Result<()> {
+    pub(super) fn validate(&mut self, log: &mut RunLog, step: u64, stop: &StopRequest) -> Result<()> {
         let measured = self.with_average(|this| {
             let validation = this.validation.as_ref().zip(this.held_out.as_ref());
-            validation.map(|(validation, data)| validation.measure(&this.model, data)).transpose()
+            validation.map(|(validation, data)| validation.measure(&this.model, data, stop)).transpose()
         })?;
-        let Some(measured) = go_on_without(log, "validation", measured).flatten() else { return Ok(()) };
+        let Some(measured) = go_on_without(log, "validation", measured).flatten().flatten() else { return Ok(()) };
         for (tag, figure) in &measured.scalars {
             log.scalar(&format!("validation/{tag}"), step, *figure);
         }
@@ -201,22 +207,67 @@ impl Trainer {
     }
 
     /// Draws the pictures, and goes on where that fails; an error is one of the weights.
-    pub(super) fn sample(&mut self, log: &mut RunLog, step: u64) -> Result<()> {
+    pub(super) fn sample(&mut self, log: &mut RunLog, step: u64, stop: &StopRequest) -> Result<()> {
         if self.sample_requests.is_empty() {
             return Ok(());
         }
-        let folder = self.folder.path.join("samples").join(step_name(step));
+        let folder = self.pictures_of(step);
         let pictures = self.with_average(|this| {
             this.folder.check_in_place()?;
-            samples::draw(&this.model, &this.sample_requests, &folder)
+            samples::draw(&this.model, &this.sample_requests, &folder, stop)
         })?;
         let pictures = if seeded(Bug::PicturesEndRun) { Ok(pictures?) } else { pictures };
         let Some(pictures) = go_on_without(log, "the pictures", pictures) else { return Ok(()) };
+        let Some(pictures) = pictures else {
+            log.message(&format!("the pictures of step {step} are drawn when the run goes on: somebody asks to stop"));
+            return Ok(());
+        };
         for (index, picture) in pictures.iter().enumerate() {
             log.image(&format!("samples/{index:02}"), step, picture);
         }
-        log.message(&format!("drew {}", folder.join("grid.png").display()));
+        log.message(&format!("drew {}", folder.join(samples::GRID).display()));
         Ok(())
+    }
+
+    /// The folder of the pictures that are drawn after `step`.
+    fn pictures_of(&self, step: u64) -> PathBuf {
+        self.folder.path.join("samples").join(step_name(step))
+    }
+
+    /// Measures and draws what was due after the step of the checkpoint at `position`, where a stop or a kill came first. The lead's.
+    pub(super) fn make_up_for(&mut self, log: &mut RunLog, position: &Position, stop: &StopRequest) -> Result<()> {
+        if position.step == 0 || position.step >= self.total_steps {
+            return Ok(());
+        }
+        let ended = self.epochs_ended(position);
+        let validates = self.validation.is_some()
+            && self.due(self.config.validation.every(), position, &ended)
+            && self.lacks_measurement(position.step);
+        let samples = !self.sample_requests.is_empty()
+            && self.due(self.config.samples.every(), position, &ended)
+            && !self.pictures_of(position.step).join(samples::GRID).exists();
+        if !(validates || samples) {
+            return Ok(());
+        }
+        self.ranks.phase("samples");
+        self.optimizer.hold(Weights::Evaluation)?;
+        if validates {
+            self.validate(log, position.step, stop)?;
+        }
+        if samples {
+            self.sample(log, position.step, stop)?;
+        }
+        Ok(self.optimizer.hold(Weights::Training)?)
+    }
+
+    /// Whether the run's own file says that nothing was measured after `step`; without that file nobody knows.
+    fn lacks_measurement(&self, step: u64) -> bool {
+        let Ok(text) = fs::read_to_string(self.folder.path.join(SCALARS)) else { return false };
+        let is_it = |line: &str| {
+            let scalar: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
+            scalar["step"] == step && scalar["tag"].as_str().is_some_and(|tag| tag.starts_with("validation/"))
+        };
+        !text.lines().rev().any(is_it)
     }
 }
 
