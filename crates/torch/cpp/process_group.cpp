@@ -164,10 +164,6 @@ int sd_group_reduce_scatter(void *group, tensor own, tensor all) {
   });
 }
 
-int sd_group_barrier(void *group) {
-  return sd_guard([&] { static_cast<Group *>(group)->group->barrier()->wait(); });
-}
-
 // Every one of `parameters` must get a gradient in each backward pass that is waited for; they come in the order of the list. All ranks
 // make theirs together.
 int sd_reducer_new(void *group, const tensor *parameters, int count, void **reducer) {

@@ -107,7 +107,6 @@ unsafe extern "C" {
     pub fn sd_group_broadcast(group: *mut c_void, values: *mut C_tensor, root: c_int) -> c_int;
     pub fn sd_group_all_gather(group: *mut c_void, all: *mut C_tensor, own: *mut C_tensor) -> c_int;
     pub fn sd_group_reduce_scatter(group: *mut c_void, own: *mut C_tensor, all: *mut C_tensor) -> c_int;
-    pub fn sd_group_barrier(group: *mut c_void) -> c_int;
     pub fn sd_reducer_new(
         group: *mut c_void,
         parameters: *const *mut C_tensor,
