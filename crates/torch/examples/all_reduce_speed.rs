@@ -32,7 +32,9 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
 }
 
 /// The median time of each size, and what must live as long as the others work.
-fn measure(address: &StoreAddress, rank: usize) -> Result<(Vec<(usize, f64)>, ProcessGroup, Store)> {
+type Measured = (Vec<(usize, f64)>, ProcessGroup, Store);
+
+fn measure(address: &StoreAddress, rank: usize) -> Result<Measured> {
     let store = Store::connect(address, rank == 0)?;
     let group = ProcessGroup::gloo(&store, rank, 2, address.timeout, Some("127.0.0.1"))?;
     let mut medians = Vec::new();
