@@ -20,21 +20,17 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
             thread::spawn(move || measure(&address, rank))
         })
         .collect();
-    // A rank that goes while another is still in the last sum would break it: all are here before any group ends.
-    let mut ended = Vec::new();
-    for handle in ranks {
-        ended.push(handle.join().map_err(|_| "a rank panicked")??);
-    }
-    for (numbers, seconds) in &ended[0].0 {
-        println!("{{\"bytes\": {}, \"seconds\": {seconds:.6}}}", numbers * 4);
+    for (rank, handle) in ranks.into_iter().enumerate() {
+        let medians = handle.join().map_err(|_| "a rank panicked")??;
+        for (numbers, seconds) in medians.iter().filter(|_| rank == 0) {
+            println!("{{\"bytes\": {}, \"seconds\": {seconds:.6}}}", numbers * 4);
+        }
     }
     Ok(())
 }
 
-/// The median time of each size, and what must live as long as the others work.
-type Measured = (Vec<(usize, f64)>, ProcessGroup, Store);
-
-fn measure(address: &StoreAddress, rank: usize) -> Result<Measured> {
+/// The median time of each size.
+fn measure(address: &StoreAddress, rank: usize) -> Result<Vec<(usize, f64)>> {
     let store = Store::connect(address, rank == 0)?;
     let group = ProcessGroup::gloo(&store, rank, 2, address.timeout, Some("127.0.0.1"))?;
     let mut medians = Vec::new();
@@ -50,5 +46,5 @@ fn measure(address: &StoreAddress, rank: usize) -> Result<Measured> {
         times.sort_by(f64::total_cmp);
         medians.push((numbers, times[TURNS / 2]));
     }
-    Ok((medians, group, store))
+    Ok(medians)
 }
