@@ -34,7 +34,7 @@ pub use learned_words::LearnedWord;
 pub use load::{LoadOptions, OtherTextEncoder, load, load_edited};
 pub use lpips::Lpips;
 pub use model_configs::ModelConfigs;
-pub use parameters::{Adaptable, LayerAdapter, Parameters};
+pub use parameters::{Adaptable, LayerAdapter, Parameters, sampled};
 pub use prompt::{EncoderTokens, PromptReading, PromptTokens, STATES_VERSION, TokenizedPrompts};
 pub use read_tensor::{read_tensor, read_weight};
 pub use save::TensorReader;

@@ -62,6 +62,21 @@ pub trait LayerAdapter: std::fmt::Debug {
     fn added(&self, input: &Tensor, output: &Tensor) -> Option<Tensor>;
 }
 
+/// Numbers of a tensor that [`sampled`] takes at least, where it has so many.
+const SAMPLED: i64 = 64;
+
+/// 64 to 127 numbers at equal distances, or all of fewer, the first and one near the last among them, in fp32: enough to know a tensor
+/// again, since whatever training or merging does to one changes nearly all of its numbers. May share the tensor's memory.
+///
+/// # Errors
+/// If libtorch fails.
+pub fn sampled(tensor: &Tensor) -> Result<Tensor> {
+    let flat = tensor.f_detach()?.f_reshape([-1])?;
+    let count = flat.numel() as i64;
+    let stride = (count / SAMPLED).max(1);
+    Ok(flat.f_slice(0, 0, count, stride)?.f_to_kind(Kind::Float)?)
+}
+
 /// All parameters of one network, in the order of their names.
 #[derive(Debug, Default)]
 pub struct Parameters {
@@ -114,6 +129,21 @@ impl Parameters {
     pub fn set_requires_grad(&self, trained: bool) {
         for tensor in self.tensors.values() {
             let _ = tensor.set_requires_grad(trained);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_from_all_over_a_tensor_are_sampled() {
+        for (count, expected) in [(1, 1), (63, 63), (64, 64), (100, 100), (128, 64), (1000, 67)] {
+            let numbers = Tensor::arange(count, (Kind::Float, Device::Cpu));
+            let found = sampled(&numbers).expect("a slice");
+            assert_eq!(found.size(), [expected], "{count}");
+            assert!(found.max().double_value(&[]) >= count as f64 * 0.98 - 1.0, "{count}: up to its end");
         }
     }
 }

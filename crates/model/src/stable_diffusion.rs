@@ -4,7 +4,7 @@ use crate::builder::{Builder, Source};
 use crate::error::{Error, Result};
 use crate::learned_words::LearnedWords;
 use crate::load::{LoadOptions, load_text_encoders, load_vae};
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, sampled};
 use crate::save::TensorReader;
 use crate::text_encoder::TextEncoder;
 use crate::unet::UNet2DConditionModel;
@@ -54,8 +54,8 @@ pub struct StableDiffusion {
     /// Tensors of its single file that belong to no network, in words.
     pub unknown_tensors: Option<String>,
     pub(crate) origin: Origin,
-    /// Networks without weights at present.
-    pub(crate) unloaded: RefCell<BTreeMap<Frozen, Vec<Sketch>>>,
+    /// Networks without weights at present, and samples of those that they had.
+    pub(crate) unloaded: RefCell<BTreeMap<Frozen, Vec<Sample>>>,
 }
 
 /// How a model was loaded, so that a part of it can be loaded again.
@@ -171,19 +171,21 @@ impl StableDiffusion {
 
     /// Frees the weights of `network`, which must still be as they were loaded, until something is asked of it again: then
     /// they are read from where the model came from. A network that `load_edited` changed is kept, since no file holds it.
-    pub fn unload(&self, network: Frozen) {
-        if self.origin.edited && network == Frozen::TextEncoder {
-            return;
-        }
-        if self.unloaded.borrow().contains_key(&network) {
-            return;
+    ///
+    /// # Errors
+    /// If libtorch fails.
+    pub fn unload(&self, network: Frozen) -> Result<()> {
+        let is_kept = self.origin.edited && network == Frozen::TextEncoder;
+        if is_kept || self.unloaded.borrow().contains_key(&network) {
+            return Ok(());
         }
         let parameters = || self.parameters_of(network).into_iter().flat_map(Parameters::iter);
-        let sketches = parameters().map(|(_, parameter)| Sketch::of(parameter)).collect();
-        self.unloaded.borrow_mut().insert(network, sketches);
+        let samples = parameters().map(|(_, parameter)| sample_of(parameter)).collect::<Result<_>>()?;
+        self.unloaded.borrow_mut().insert(network, samples);
         for (_, parameter) in parameters() {
             set_data(parameter, &Tensor::empty([0], (parameter.kind(), parameter.device())));
         }
+        Ok(())
     }
 
     /// Reads the weights of `network` again if they were freed.
@@ -191,9 +193,8 @@ impl StableDiffusion {
     /// # Errors
     /// If the file is gone or has become another.
     pub fn ensure_loaded(&self, network: Frozen) -> Result<()> {
-        if !self.unloaded.borrow().contains_key(&network) {
-            return Ok(());
-        }
+        let unloaded = self.unloaded.borrow();
+        let Some(samples) = unloaded.get(&network) else { return Ok(()) };
         let Origin { location, options, .. } = &self.origin;
         let (vae, text_encoders);
         let again = match network {
@@ -206,17 +207,18 @@ impl StableDiffusion {
                 text_encoders.iter().map(|encoder| encoder.parameters()).collect()
             }
         };
-        let sketches = self.unloaded.borrow().get(&network).cloned().unwrap_or_default();
         let mut read = Vec::new();
         let parameters = self.parameters_of(network).into_iter().zip(again);
         let parameters = parameters.flat_map(|(own, again)| own.iter().map(move |(name, own)| (name, own, again)));
-        for ((name, parameter, again), sketch) in parameters.zip(sketches) {
-            let changed = || Error::Changed { path: self.path.clone(), name: name.to_string() };
-            let tensor = again.get(name).filter(|tensor| Sketch::of(tensor) == sketch).ok_or_else(changed)?;
-            read.push((parameter, tensor));
+        for ((name, parameter, again), sample) in parameters.zip(samples) {
+            match again.get(name) {
+                Some(tensor) if sample_of(tensor)? == *sample => read.push((parameter, tensor)),
+                _ => return Err(Error::Changed { path: self.path.clone(), name: name.to_string() }),
+            }
         }
         // All or nothing: a network of two files would be worse than none.
         read.into_iter().for_each(|(parameter, tensor)| set_data(parameter, tensor));
+        drop(unloaded);
         self.unloaded.borrow_mut().remove(&network);
         Ok(())
     }
@@ -233,25 +235,12 @@ impl StableDiffusion {
     }
 }
 
-/// The shape of a tensor and some of its numbers, from one end to the other: enough to know it again.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Sketch {
-    shape: Vec<i64>,
-    numbers: Vec<f64>,
-}
+/// By what a tensor is known again: its shape and some of its numbers.
+type Sample = (Vec<i64>, Tensor);
 
-impl Sketch {
-    const NUMBERS: i64 = 8;
-
-    fn of(tensor: &Tensor) -> Sketch {
-        let count = tensor.numel() as i64;
-        let taken = Self::NUMBERS.min(count);
-        let places: Vec<i64> = (0..taken).map(|place| place * (count - 1) / (taken - 1).max(1)).collect();
-        let taken =
-            tensor.detach().reshape([-1]).index_select(0, &Tensor::from_slice(&places).to_device(tensor.device()));
-        let numbers = Vec::try_from(taken.to_kind(Kind::Double)).unwrap_or_default();
-        Sketch { shape: tensor.size(), numbers }
-    }
+fn sample_of(tensor: &Tensor) -> Result<Sample> {
+    // Not the tensor's own memory, which is to be free.
+    Ok((tensor.size(), sampled(tensor)?.copy()))
 }
 
 /// Gives `tensor` other data, which every handle of it sees.

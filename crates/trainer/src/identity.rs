@@ -3,17 +3,14 @@
 use crate::error::{Error, Result};
 use crate::setup::local_file;
 use sdtrain_data_loader::DataSet;
-use sdtrain_model::StableDiffusion;
+use sdtrain_model::{StableDiffusion, sampled};
 use sdtrain_recipe::TrainConfig;
 use sdtrain_run_log::InputFile;
 use sdtrain_torch::tensor_to_bytes;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use tch::{Kind, Tensor};
-
-/// Numbers of each tensor that the digest of a model takes in at least, where it has so many.
-const SAMPLED: i64 = 64;
+use tch::Tensor;
 
 /// A digest of a model's weights as they were loaded: equal for equal weights, wherever and however they are stored, and another for
 /// another `precision.compute`, which they are rounded to. It takes every
@@ -27,15 +24,15 @@ pub(crate) fn of_base(model: &StableDiffusion) -> Result<String> {
     };
     let of_text = model.text_encoders.iter().map(|encoder| encoder.network.parameters());
     for parameters in of_text.chain([model.unet.parameters(), model.vae.parameters()]) {
-        let mut sampled = Vec::new();
+        let mut samples = Vec::new();
         for (name, weight) in parameters.iter() {
             field(name.as_bytes());
             field(format!("{:?} {:?}", weight.size(), weight.kind()).as_bytes());
-            sampled.push(sample(weight)?);
+            samples.push(sampled(weight)?);
         }
-        if !sampled.is_empty() {
+        if !samples.is_empty() {
             // One way from the device for all of them.
-            field(&tensor_to_bytes(&Tensor::f_cat(&sampled, 0)?)?);
+            field(&tensor_to_bytes(&Tensor::f_cat(&samples, 0)?)?);
         }
     }
     Ok(hasher.finalize().to_hex()[..32].to_string())
@@ -63,14 +60,6 @@ fn of_file(path: &Path) -> Result<String> {
     Ok(file.blake3[..32].to_string())
 }
 
-/// 64 to 127 numbers at equal distances, or all of fewer, the first and one near the last among them, in fp32.
-fn sample(weight: &Tensor) -> Result<Tensor> {
-    let flat = weight.f_detach()?.f_reshape([-1])?;
-    let count = flat.numel() as i64;
-    let stride = (count / SAMPLED).max(1);
-    Ok(flat.f_slice(0, 0, count, stride)?.f_to_kind(Kind::Float)?)
-}
-
 /// The data set's fingerprint, which reads every image that has changed since it was last read: beside the first steps of a run that
 /// begins.
 pub(crate) struct DataDigest {
@@ -92,20 +81,5 @@ impl DataDigest {
         let thread = self.thread.take();
         let (data, computed) = (&self.data, || thread.and_then(|thread| thread.join().ok()));
         self.known.get_or_insert_with(|| computed().unwrap_or_else(|| data.fingerprint())).clone()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_from_all_over_a_tensor_are_sampled() {
-        for (count, expected) in [(1, 1), (63, 63), (64, 64), (100, 100), (128, 64), (1000, 67)] {
-            let numbers = Tensor::arange(count, (Kind::Float, tch::Device::Cpu));
-            let found = sample(&numbers).expect("a slice");
-            assert_eq!(found.size(), [expected], "{count}");
-            assert!(found.max().double_value(&[]) >= count as f64 * 0.98 - 1.0, "{count}: up to its end");
-        }
     }
 }

@@ -297,7 +297,7 @@ impl Trainer {
         }
         // Pictures and measurements of the step before may have brought them back.
         for &network in self.objective.idle() {
-            self.model.unload(network);
+            self.model.unload(network)?;
         }
         let taken = self.take_batches(batches, position)?;
         let waited = began.elapsed();
