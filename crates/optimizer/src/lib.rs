@@ -159,6 +159,11 @@ pub fn clear_gradients(groups: &[ParamGroup]) {
 
 /// The gradients that exist, over all groups; not those of parameters that are trained no more.
 pub fn gradients(groups: &[ParamGroup]) -> Vec<Tensor> {
+    with_gradients(groups).map(|(_, _, gradient)| gradient).collect()
+}
+
+/// Name, tensor and gradient of the parameters that [`gradients`] are of, in the same order.
+pub fn with_gradients(groups: &[ParamGroup]) -> impl Iterator<Item = (&str, &Tensor, Tensor)> {
     let trained = groups.iter().flat_map(|g| &g.parameters).filter(|(_, p)| p.requires_grad());
-    trained.map(|(_, p)| p.grad()).filter(Tensor::defined).collect()
+    trained.map(|(name, p)| (name.as_str(), p, p.grad())).filter(|(_, _, gradient)| gradient.defined())
 }

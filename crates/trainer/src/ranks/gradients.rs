@@ -3,7 +3,7 @@
 use super::Ranks;
 use super::shares::Shares;
 use crate::error::Result;
-use sdtrain_optimizer::{ParamGroup, gradients};
+use sdtrain_optimizer::{ParamGroup, gradients, with_gradients};
 use sdtrain_torch::{GradientHook, Reducer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -142,8 +142,8 @@ impl GradientReducer for Overlapped {
             && std::mem::take(&mut self.is_under_way)
         {
             ranks.joining(|| reducer.end_pass())?;
-            let rest = learning(groups).filter(|(name, _)| self.rest.contains(*name));
-            return add_up(ranks, &rest.map(|(_, leaf)| leaf.grad()).collect::<Vec<_>>());
+            let rest = with_gradients(groups).filter(|(name, ..)| self.rest.contains(*name));
+            return add_up(ranks, &rest.map(|(_, _, gradient)| gradient).collect::<Vec<_>>());
         }
         add_up(ranks, &gradients(groups))?;
         self.learn(ranks, groups)
@@ -154,7 +154,7 @@ impl GradientReducer for Overlapped {
     }
 
     fn mind_stopped(&mut self, groups: &[ParamGroup]) {
-        let left: BTreeSet<&str> = learning(groups).map(|(name, _)| name).collect();
+        let left: BTreeSet<&str> = with_gradients(groups).map(|(name, ..)| name).collect();
         // A process that goes on after they have stopped follows an order without them, and keeps it.
         if self.order.iter().any(|name| !left.contains(name.as_str())) {
             *self = Overlapped::default();
@@ -166,7 +166,7 @@ impl GradientReducer for Overlapped {
     }
 
     fn follow_order(&mut self, ranks: &Ranks, groups: &[ParamGroup], order: &[String]) -> Result<()> {
-        let mut others: BTreeMap<&str, &Tensor> = learning(groups).collect();
+        let mut others: BTreeMap<&str, &Tensor> = with_gradients(groups).map(|(name, leaf, _)| (name, leaf)).collect();
         let known: Option<Vec<Tensor>> =
             order.iter().map(|name| others.remove(name.as_str()).map(Tensor::shallow_clone)).collect();
         // Where the run trains other parameters now, the first step shows the order anew.
@@ -204,8 +204,8 @@ impl Overlapped {
             let place: BTreeMap<&str, usize> =
                 came.iter().enumerate().rev().map(|(place, name)| (name.as_str(), place)).collect();
             let mut reached = Vec::new();
-            for (name, leaf) in learning(groups) {
-                if leaf.grad().f_count_nonzero(None)?.f_int64_value(&[])? > 0 {
+            for (name, _, sum) in with_gradients(groups) {
+                if sum.f_count_nonzero(None)?.f_int64_value(&[])? > 0 {
                     reached.push(name);
                 }
             }
@@ -219,12 +219,6 @@ impl Overlapped {
     }
 }
 
-/// The parameters that [`gradients`] are of, by their names.
-fn learning(groups: &[ParamGroup]) -> impl Iterator<Item = (&str, &Tensor)> {
-    let all = groups.iter().flat_map(|group| &group.parameters).map(|(name, leaf)| (name.as_str(), leaf));
-    all.filter(|(_, leaf)| leaf.requires_grad() && leaf.grad().defined())
-}
-
 /// Whose gradients have come in a backward pass, while it lives.
 struct Arrivals {
     names: Arc<Mutex<Vec<String>>>,
@@ -234,14 +228,14 @@ struct Arrivals {
 impl Arrivals {
     fn watch(groups: &[ParamGroup]) -> Result<Arrivals> {
         let names = Arc::default();
-        let hook = |(name, leaf): (&str, &Tensor)| {
+        let hook = |(name, leaf, _): (&str, &Tensor, Tensor)| {
             let (name, names): (_, Arc<Mutex<Vec<String>>>) = (name.to_owned(), Arc::clone(&names));
             GradientHook::new(leaf, move |_| {
                 names.lock().unwrap_or_else(PoisonError::into_inner).push(name.clone());
                 Ok(())
             })
         };
-        let hooks = learning(groups).map(hook).collect::<sdtrain_torch::Result<_>>()?;
+        let hooks = with_gradients(groups).map(hook).collect::<sdtrain_torch::Result<_>>()?;
         Ok(Arrivals { names, _hooks: hooks })
     }
 
