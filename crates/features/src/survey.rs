@@ -40,6 +40,12 @@ impl<T> Survey<T> {
         text
     }
 
+    /// Says on standard error what is made again because it was damaged, and the line on all of it behind `label`.
+    pub fn tell(&self, label: &str, folder: &Path) {
+        self.tell_of_damage();
+        eprintln!("{label}: {}", self.summary(folder));
+    }
+
     /// Names what is made again because it was damaged.
     pub fn tell_of_damage(&self) {
         for (path, reason) in &self.damaged {

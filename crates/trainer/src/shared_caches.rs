@@ -44,8 +44,7 @@ fn fill_together(
     if config.data.cache_latents {
         let (mut disk, mut survey) = DiskLatents::open(folder, model, data, "images")?;
         if ranks.is_lead() {
-            survey.tell_of_damage();
-            eprintln!("latents: {}", survey.summary(folder));
+            survey.tell("latents", folder);
         }
         // All have looked before anybody makes one.
         everybody("latents surveyed")?;
@@ -57,8 +56,7 @@ fn fill_together(
         let (disk, mut survey) =
             DiskTexts::open(folder, model, &data.captions_of_run()?, prompt_reading(&config.model))?;
         if ranks.is_lead() {
-            survey.tell_of_damage();
-            eprintln!("text encoder outputs: {}", survey.summary(folder));
+            survey.tell("text encoder outputs", folder);
         }
         everybody("texts surveyed")?;
         survey.missing.retain(|text| is_own(u64::from(blake3::hash(text.as_bytes()).as_bytes()[0])));

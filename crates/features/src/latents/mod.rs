@@ -46,8 +46,7 @@ impl<D: Deref<Target = DataSet>> LatentCache<D> {
             None => Store::Memory(in_memory(model, &data, config.workers, progress)?),
             Some(folder) => {
                 let (mut disk, survey) = DiskLatents::open(folder, model, data, what)?;
-                survey.tell_of_damage();
-                eprintln!("latents: {}", survey.summary(folder));
+                survey.tell("latents", folder);
                 disk.fill(model, &survey, config.workers, progress)?;
                 Store::Disk(disk)
             }

@@ -56,8 +56,7 @@ impl TextCache {
             }
             Some(folder) => {
                 let (disk, survey) = DiskTexts::open(folder, model, &texts, reading)?;
-                survey.tell_of_damage();
-                eprintln!("text encoder outputs: {}", survey.summary(folder));
+                survey.tell("text encoder outputs", folder);
                 disk.fill(model, &survey, progress)?;
                 Store::Disk(disk)
             }
