@@ -48,10 +48,10 @@ impl TensorBoard {
     /// after `resumed_step`, about all of them where a run that left no checkpoint begins anew.
     pub fn open(folder: &Path, resumed_step: Option<u64>) -> TensorBoard {
         let mut first = vec![Event::now(0, What::FileVersion("brain.Event:2".to_owned()))];
-        let is_first = std::fs::read_dir(folder).map_or(true, |mut earlier| earlier.next().is_none());
-        if !is_first || resumed_step.is_some() {
-            let begins = resumed_step.map_or(0, |step| step as i64 + 1);
-            first.push(Event::now(begins, What::session(Status::Start)));
+        let is_first = || std::fs::read_dir(folder).map_or(true, |mut earlier| earlier.next().is_none());
+        let forgotten_from = resumed_step.map(|step| step as i64 + 1).or_else(|| (!is_first()).then_some(0));
+        if let Some(step) = forgotten_from {
+            first.push(Event::now(step, What::session(Status::Start)));
         }
         let path = folder.join(file_name());
         let (queue, entries) = mpsc::sync_channel(QUEUE);
