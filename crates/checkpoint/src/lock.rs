@@ -22,7 +22,8 @@ use crate::{Error, Result};
 /// Name of the lock in the folder it guards.
 const LOCK_NAME: &str = ".lock";
 
-/// How often a lock is asked for that others may only be looking at, and how long between.
+/// How often a lock is asked for that others may only be looking at, and how long between; also, how often a folder that is moved aside
+/// meanwhile is asked for.
 const ATTEMPTS: u32 = 10;
 const BETWEEN: Duration = Duration::from_millis(10);
 
@@ -48,6 +49,18 @@ impl FolderLock {
     }
 
     fn acquire_as(folder: &Path, owner: &Owner, is_local: fn(&File) -> bool, pace: Pace) -> Result<FolderLock> {
+        for _ in 0..ATTEMPTS {
+            let lock = FolderLock::acquire_once(folder, owner, is_local, pace)?;
+            // Whoever had it may have moved the folder aside before he gave it free: what was locked then guards another.
+            if lock.is_in_place()? {
+                return Ok(lock);
+            }
+        }
+        let moves = std::io::Error::other("another file has the name each time");
+        Err(Error::storage("lock", &folder.join(LOCK_NAME), moves))
+    }
+
+    fn acquire_once(folder: &Path, owner: &Owner, is_local: fn(&File) -> bool, pace: Pace) -> Result<FolderLock> {
         create_folders(&RealVfs, folder)?;
         let path = folder.join(LOCK_NAME);
         let mut options = File::options();
@@ -214,6 +227,37 @@ mod tests {
                 drop(looking);
             });
             FolderLock::acquire(folder.path()).unwrap();
+        });
+    }
+
+    /// How often this process has the file of `folder`'s lock open.
+    fn open_locks(folder: &Path) -> usize {
+        let path = folder.join(LOCK_NAME);
+        let files = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        files.filter(|file| fs::read_link(file.path()).is_ok_and(|target| target == path)).count()
+    }
+
+    #[test]
+    fn a_folder_that_is_moved_aside_while_somebody_waits_for_it_is_not_taken_for_the_one_in_its_place() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (folder, elsewhere) = (scratch.path().canonicalize().unwrap().join("run"), scratch.path().join("elsewhere"));
+        let first = acquire_local(&folder);
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                loop {
+                    match FolderLock::acquire_as(&folder, &Owner::this(), |_| true, Pace::QUICK) {
+                        // A busy machine lets it wait in vain.
+                        Err(Error::Locked { .. }) => (),
+                        taken => break taken.unwrap(),
+                    }
+                }
+            });
+            wait_until(|| open_locks(&folder) == 2);
+            fs::rename(&folder, &elsewhere).unwrap();
+            drop(first);
+            let second = waiting.join().unwrap();
+            assert!(second.is_in_place().unwrap());
+            assert!(FolderLock::acquire(&folder).is_err(), "it has what is there now");
         });
     }
 
