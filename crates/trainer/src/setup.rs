@@ -274,7 +274,7 @@ fn shared_out(
     let reducer: Box<dyn GradientReducer> = match (ranks.is_alone(), overlaps) {
         (true, _) => Box::new(Alone),
         (_, true) => Box::new(Overlapped::default()),
-        (_, false) => Box::new(Flat),
+        (_, false) => Box::new(Flat::default()),
     };
     Ok((optimizer, reducer))
 }

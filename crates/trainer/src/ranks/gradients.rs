@@ -1,6 +1,7 @@
-//! How the gradients of all ranks become one: added up at once, while the backward pass goes on, or each share at the rank that updates it.
+//! How the gradients of all ranks become one: added up after the backward pass, while it goes on, or each share at the rank that updates it.
 
 use super::Ranks;
+use super::flat::add_up;
 use super::shares::Shares;
 use crate::error::Result;
 use sdtrain_optimizer::{ParamGroup, gradients, with_gradients};
@@ -8,9 +9,6 @@ use sdtrain_torch::{GradientHook, Reducer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use tch::{Device, Kind, Tensor};
-
-/// Numbers that are sent at once: 32 MiB of them.
-const AT_ONCE: usize = 8 << 20;
 
 /// Makes sums over all ranks of the gradients that each has accumulated; the losses are shares of the whole batch's mean, so that sums
 /// are what one rank alone would have.
@@ -70,43 +68,6 @@ impl GradientReducer for Alone {
     fn reduce(&mut self, _: &Ranks, _: &[ParamGroup]) -> Result<()> {
         Ok(())
     }
-}
-
-/// All gradients one behind the other, in fp32, after the backward pass.
-pub(crate) struct Flat;
-
-impl GradientReducer for Flat {
-    fn reduce(&mut self, ranks: &Ranks, groups: &[ParamGroup]) -> Result<()> {
-        add_up(ranks, &gradients(groups))
-    }
-}
-
-/// Replaces each of `tensors` by its sum over all ranks.
-fn add_up(ranks: &Ranks, tensors: &[Tensor]) -> Result<()> {
-    let mut first = 0;
-    while first < tensors.len() {
-        let mut count = 0;
-        let mut numbers = 0;
-        while first + count < tensors.len() && (count == 0 || numbers + tensors[first + count].numel() <= AT_ONCE) {
-            numbers += tensors[first + count].numel();
-            count += 1;
-        }
-        let these = &tensors[first..first + count];
-        let flat: Vec<Tensor> = these
-            .iter()
-            .map(|tensor| tensor.f_reshape([-1])?.f_to_device(ranks.buffer_device())?.f_to_kind(Kind::Float))
-            .collect::<std::result::Result<_, _>>()?;
-        let flat = Tensor::f_cat(&flat, 0)?;
-        ranks.add_up(&flat)?;
-        let mut start = 0;
-        for tensor in these {
-            let length = tensor.numel() as i64;
-            tensor.shallow_clone().f_copy_(&flat.f_narrow(0, start, length)?.f_reshape(tensor.size())?)?;
-            start += length;
-        }
-        first += count;
-    }
-    Ok(())
 }
 
 /// In buckets while the backward pass goes on: DistributedDataParallel's way. Which parameters a backward pass reaches, and in which order,

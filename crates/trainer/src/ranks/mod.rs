@@ -5,6 +5,7 @@
 //! is alive may take its time, and not in a collective operation, whose time is short.
 
 mod agreement;
+mod flat;
 mod gradients;
 mod meeting;
 mod sharded;
@@ -12,7 +13,8 @@ mod shares;
 mod watch;
 
 pub(crate) use agreement::Facts;
-pub(crate) use gradients::{Alone, Flat, GradientReducer, Overlapped, SharedOut};
+pub(crate) use flat::Flat;
+pub(crate) use gradients::{Alone, GradientReducer, Overlapped, SharedOut};
 pub(crate) use sharded::{Gathered, Sharded, gather_state};
 pub(crate) use shares::Shares;
 
