@@ -240,7 +240,8 @@ mod tests {
     #[test]
     fn a_folder_that_is_moved_aside_while_somebody_waits_for_it_is_not_taken_for_the_one_in_its_place() {
         let scratch = tempfile::tempdir().unwrap();
-        let (folder, elsewhere) = (scratch.path().canonicalize().unwrap().join("run"), scratch.path().join("elsewhere"));
+        let (folder, elsewhere) =
+            (scratch.path().canonicalize().unwrap().join("run"), scratch.path().join("elsewhere"));
         let first = acquire_local(&folder);
         thread::scope(|scope| {
             let waiting = scope.spawn(|| {

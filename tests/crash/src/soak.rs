@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::Report;
 use crate::scene::{clear, start, wait};
+use crate::{Extent, Report};
 
 /// How often the process is looked at.
 const GLANCE: Duration = Duration::from_secs(1);
@@ -39,32 +39,45 @@ pub struct Glance {
     pub threads: usize,
 }
 
-/// Runs `program` for so long with each of `parts` and looks at what it takes.
-pub fn soak(program: &Path, repository: &Path, scratch: &Path, parts: &[&str], lasts: Duration) -> Report {
+/// Runs `program` for so long with each part of `extent` and looks at what it takes.
+pub fn soak(program: &Path, repository: &Path, scratch: &Path, extent: Extent, lasts: Duration) -> Report {
     let mut report = Report::default();
     let mut found = Vec::new();
-    for part in parts {
+    for part in parts(extent) {
         let watched = watch(program, &configuration(repository, part), &scratch.join("soak"), lasts, 0);
         let judged = watched.and_then(|(glances, steps)| judge(&glances, steps));
         found.push(format!("{part}: {}", judged.as_ref().unwrap_or_else(|reason| reason)));
-        report.tried(|| (*part).to_owned(), judged.map(|_| ()));
+        report.tried(|| part.to_owned(), judged.map(|_| ()));
     }
     report.note = found.join("; ");
     report
 }
 
-/// The same run of a program that keeps 4 KiB of each step: it must be seen to grow.
-pub fn planted_leak(program: &Path, repository: &Path, scratch: &Path, part: &str, lasts: Duration) -> Report {
-    let watched = watch(program, &configuration(repository, part), &scratch.join("leak"), lasts, PLANTED);
-    let mut report = Report { tried: 1, ..Report::default() };
-    match watched.map(|(glances, steps)| judge(&glances, steps)) {
-        Ok(Err(seen)) => report.note = format!("{part}: seen: {seen}"),
-        Ok(Ok(found)) => report.failures.push(format!(
-            "{PLANTED} bytes of each step were kept, or the program is built without `seeded-bugs`, and nobody noticed: {found}"
-        )),
-        Err(reason) => report.failures.push(reason),
+/// The same runs of a program that keeps 4 KiB of each step: they must be seen to grow.
+pub fn planted_leak(program: &Path, repository: &Path, scratch: &Path, extent: Extent, lasts: Duration) -> Report {
+    let mut report = Report::default();
+    let mut found = Vec::new();
+    for part in parts(extent) {
+        let watched = watch(program, &configuration(repository, part), &scratch.join("leak"), lasts, PLANTED);
+        let judged = match watched.map(|(glances, steps)| judge(&glances, steps)) {
+            Ok(Err(seen)) => {
+                found.push(format!("{part}: seen: {seen}"));
+                Ok(())
+            }
+            Ok(Ok(found)) => Err(format!(
+                "{PLANTED} bytes of each step were kept, or the program is built without `seeded-bugs`, and nobody noticed: {found}"
+            )),
+            Err(reason) => Err(reason),
+        };
+        report.tried(|| part.to_owned(), judged);
     }
+    report.note = found.join("; ");
     report
+}
+
+fn parts(extent: Extent) -> impl Iterator<Item = &'static str> {
+    let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    PARTS.into_iter().skip(size(extent.from)).take(size(extent.count))
 }
 
 fn configuration(repository: &Path, part: &str) -> PathBuf {

@@ -23,15 +23,15 @@ usage: crash ROW [--count N] [--from N] [--seconds S] [--ledger] [--stop] [--scr
   program-calls  the same at every call by which it saves, by strace                 all
   program-power  power cuts of it on a loop-mounted ext4 (needs root)                30
   ranks      one of 2 to 4 ranks killed, stopped, in a panic or hanging, in each phase  480
-  soak       the whole program with every feature on for --seconds, once for each part: does it grow?  3
-  leak       the first part with 4 KiB of each step kept (sdtrain-engine built with --features seeded-bugs): must be seen  1
+  soak       the whole program with every feature on for --seconds, a part of three: does it grow?  1
+  leak       a part with 4 KiB of each step kept (sdtrain-engine built with --features seeded-bugs): must be seen  1
   bugs       every seeded bug with every row (built with --features seeded-bugs)     all
   table      what the ledger adds up to
 
   --count N         so many cases instead of those on the right
   --from N          begin with case N, so that processes side by side can share a row; 0, or where the ledger ends, unless told
-  --seconds S       begin no new case after so long; 3000 unless told. With `soak` each part lasts so long; 3600 unless told
-  --part NAME       with `soak` and `leak`: only lora, full or textual_inversion
+  --seconds S       begin no new case after so long; 3000 unless told. `soak` lasts so long; 3600 unless told
+  --part NAME       with `soak` and `leak`: lora (0), full (1) or textual_inversion (2) instead of --from
   --ledger          go on after the cases in tests/crash/ledger.jsonl, and add what was done to it
   --stop            stop at the first failure
   --scratch FOLDER  where the runs are; a temporary folder unless told
@@ -116,13 +116,13 @@ fn run(arguments: &Arguments) -> Result<u8, String> {
         "calls" | "errors" | "memory" | "flips" | "flips-1m" | "program-calls" | "bugs" => u64::MAX,
         _ => return Err(USAGE.to_owned()),
     };
-    let is_asked = |part: &&str| arguments.part.as_deref().is_none_or(|asked| asked == *part);
-    let parts: Vec<&str> = soak::PARTS.into_iter().filter(is_asked).collect();
-    if parts.is_empty() {
-        return Err(format!("`--part` is one of {}", soak::PARTS.join(", ")));
-    }
+    let number_of = |asked: &String| {
+        let number = soak::PARTS.iter().position(|part| part == asked);
+        number.map(|number| number as u64).ok_or_else(|| format!("`--part` is one of {}", soak::PARTS.join(", ")))
+    };
+    let part = arguments.part.as_ref().map(number_of).transpose()?;
     let ledger = if arguments.ledger { Some(Ledger::open(&repository)?) } else { None };
-    let from = match (arguments.from, &ledger) {
+    let from = match (part.or(arguments.from), &ledger) {
         (Some(from), _) => from,
         (None, Some(ledger)) if row != "bugs" => ledger.tried(row)?,
         _ => 0,
@@ -130,7 +130,11 @@ fn run(arguments: &Arguments) -> Result<u8, String> {
     let began = Instant::now();
     let extent = Extent {
         from,
-        count: arguments.count.unwrap_or(default_count.saturating_sub(from)),
+        count: arguments.count.unwrap_or(match row {
+            // An hour each: one after another would hold the machine for too long.
+            "soak" | "leak" => default_count,
+            _ => default_count.saturating_sub(from),
+        }),
         until: began + Duration::from_secs(arguments.seconds),
         stop_at_failure: arguments.stop,
     };
@@ -151,8 +155,8 @@ fn run(arguments: &Arguments) -> Result<u8, String> {
         "flips-1m" => flips::large_checkpoint(extent),
         "program" => whole(30).kills(scratch, extent),
         "program-calls" => whole(4).kills_at_calls(scratch, extent),
-        "soak" => soak::soak(&program, &repository, scratch, &parts, Duration::from_secs(arguments.seconds)),
-        "leak" => soak::planted_leak(&program, &repository, scratch, parts[0], Duration::from_secs(arguments.seconds)),
+        "soak" => soak::soak(&program, &repository, scratch, extent, Duration::from_secs(arguments.seconds)),
+        "leak" => soak::planted_leak(&program, &repository, scratch, extent, Duration::from_secs(arguments.seconds)),
         "ranks" => RankProgram { path: &program, repository: &repository }.faults(scratch, extent),
         "program-power" => whole(30).power_cuts(scratch, extent),
         _ => bugs(&here, arguments, extent)?,
