@@ -103,6 +103,22 @@ fn a_disk_that_others_fill_does_not_keep_a_run_from_its_product() {
 }
 
 #[test]
+fn what_an_error_leaves_is_saved_in_the_room_that_was_kept() {
+    let project = Project::new();
+    let Some(disk) = Disk::mount(project.path("disk")) else { return };
+    let keys = ["checkpoint.every_steps=0", "--set", "data.cache_latents=false", "--set", "train.max_steps=100000"];
+    let running = project.start(&[&RUN[..], &keys].concat());
+    running.wait_for(|| fs::metadata(project.path("disk/run/metrics.jsonl")).is_ok_and(|file| file.len() > 0));
+    assert!(project.path("disk/run/.reserve").is_file());
+    disk.fill();
+    fs::rename(project.path("images"), project.path("elsewhere")).expect("it is there");
+    let (code, said) = running.end();
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("what was learned before it is saved"), "{said}");
+    assert!(!project.path("disk/run/.reserve").exists(), "{said}");
+}
+
+#[test]
 fn a_run_waits_for_room_and_ends_with_a_whole_product() {
     let project = Project::new();
     let Some(disk) = Disk::mount(project.path("disk")) else { return };

@@ -207,16 +207,21 @@ fn ends_of(ranks: [(&Project, &[&str]); 2], config: &Path, output: &Path) -> [(O
     })
 }
 
-/// A copy of the fixtures' model at `target`, where one weight of the UNet has another sign.
+/// A copy of the fixtures' model at `target`, where one number of the UNet's largest tensor has another sign.
 fn other_model(target: &Path) {
     copy_folder(&fixture("tiny_sd1"), target);
     let weights = target.join("unet/diffusion_pytorch_model.safetensors");
     let mut bytes = fs::read(&weights).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-    let end = header["conv_in.bias"]["data_offsets"][1].as_u64().expect("it has a bias") as usize;
-    // The last byte of a number holds its sign.
-    bytes[8 + length + end - 1] ^= 0x80;
+    let range = |tensor: &serde_json::Value| -> Option<(u64, u64)> {
+        let offsets = tensor["data_offsets"].as_array()?;
+        Some((offsets.first()?.as_u64()?, offsets.get(1)?.as_u64()?))
+    };
+    let tensors = header.as_object().expect("a header").values().filter(|tensor| tensor["dtype"] == "F32");
+    let (start, _) = tensors.filter_map(range).max_by_key(|(start, end)| end - start).expect("it has tensors");
+    // The last byte of its second number, which holds the sign.
+    bytes[8 + length + start as usize + 7] ^= 0x80;
     fs::write(&weights, bytes).unwrap();
 }
 
@@ -226,7 +231,8 @@ fn ranks_with_other_files_or_threads_are_refused_by_name() {
     const CONFIG: &str = "name = \"run\"\nseed = 7\n[model]\npath = \"/proc/self/cwd/model\"\n[data]\nresolution = 64\n\
                           batch_size = 1\n[[data.subsets]]\npath = \"/proc/self/cwd/images\"\n[lora]\nrank = 2\n\
                           [train]\nmax_steps = 2\nthreads = 1\n[log]\ntensorboard = false\n";
-    const WORDS: [&str; 4] = ["images and captions: ", "content: base: ", "processor threads: ", "configuration, `"];
+    const WORDS: [&str; 4] =
+        ["images and captions: ", "every weight of the base: ", "processor threads: ", "configuration, `"];
     let project_with = |has_other_model: bool| {
         let project = Project::new();
         match has_other_model {

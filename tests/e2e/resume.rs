@@ -273,6 +273,38 @@ fn whoever_asks_to_stop_does_not_wait_for_pictures() {
     assert!(product("straight") == product("stopped"), "other bits: {said}");
 }
 
+/// A checkpoint of gigabytes takes most of what a cluster leaves between its signal and the kill.
+#[test]
+fn whoever_asks_to_stop_behind_a_checkpoint_does_not_save_it_again() {
+    let project = Project::new();
+    let keys = ["checkpoint.every_steps=1", "samples.steps=900", "samples.every_steps=1", "train.max_steps=2"];
+    let keys: Vec<&str> = keys.iter().flat_map(|key| ["--set", key]).collect();
+    let running = project.start(&[&["--config", "run.toml"], &keys[..]].concat());
+    running.wait_for(|| project.path("outputs/run/samples/step-000001").is_dir());
+    running.terminate();
+    let (code, said) = running.end();
+    assert_eq!(code, Some(75), "{said}");
+    assert_eq!(said.matches("saved ").count(), 1, "{said}");
+}
+
+/// What a run may not go on with it says before hours of encoding, and keeps nothing of it.
+#[test]
+fn other_images_are_refused_before_they_are_encoded() {
+    let project = Project::new();
+    let keys = ["data.cache_dir=cache", "samples.prompts=[]", "train.max_steps=10000"];
+    let keys: Vec<&str> = keys.iter().flat_map(|key| ["--set", key]).collect();
+    let run = [&["--config", "run.toml"], &keys[..]].concat();
+    let running = project.start(&run);
+    running.wait_for(|| project.path("outputs/run/checkpoints/step-000002/MANIFEST.json").is_file());
+    running.kill();
+    let entries = || fs::read_dir(project.path("cache/latents")).expect("it is filled").count();
+    let before = entries();
+    fs::copy(project.path("images/1.png"), project.path("images/0.png")).expect("they are there");
+    let (_, said) = project.expect(4, &run);
+    assert!(said.contains("the images or captions have changed") && !said.contains("latents: "), "{said}");
+    assert_eq!(entries(), before);
+}
+
 /// kohya_ss#2999: pictures cost the checkpoint that was due.
 /// As the kernel does where memory ends: the pictures of a step never cost its checkpoint.
 #[test]

@@ -61,7 +61,9 @@ impl From<sdtrain_ranks::Contradiction> for Failure {
 impl From<DataError> for Failure {
     fn from(error: DataError) -> Failure {
         let problem = |error: &DataError| Problem { hint: error.hint(), ..Problem::new(error.to_string()) };
-        Failure { problems: Problems(error.each().into_iter().map(problem).collect()), code: ExitCode::Data }
+        let is_of_disk = error.each().iter().any(|error| matches!(error, DataError::Disk { .. }));
+        let code = if is_of_disk { ExitCode::Storage } else { ExitCode::Data };
+        Failure { problems: Problems(error.each().into_iter().map(problem).collect()), code }
     }
 }
 

@@ -21,6 +21,8 @@ use crate::order::{Order, Rank};
 use crate::prefetch::Prefetcher;
 use crate::report::DataReport;
 use crate::scan::{Image, Scan, scan, too_many};
+use crate::second_read::read_twice;
+use crate::source::ImageLocation;
 use crate::{DataError, ImageProblem, content, extra_images, image, source};
 
 pub use folders::FolderTags;
@@ -196,7 +198,10 @@ impl DataSet {
     /// A digest of what is trained on: names, contents, captions and repeats, in order; and masks and other images that belong to
     /// them, and the weights that tables give them. It does not change when the folder is moved or copied, and does when a file
     /// is added, removed, edited, or captioned anew. Reads every one of them that has changed since its content was last looked at.
-    pub fn fingerprint(&self) -> String {
+    ///
+    /// # Errors
+    /// Where the disk does not give one.
+    pub fn fingerprint(&self) -> Result<String, DataError> {
         let mut hasher = blake3::Hasher::new();
         let mut field = |bytes: &[u8]| {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -206,8 +211,8 @@ impl DataSet {
         let mut of_extra = of_extra.into_iter();
         for ((image, digest), ordered) in self.images.iter().zip(&digests).zip(self.order.images()) {
             field(image.relative(&self.subsets[image.subset]).as_os_str().as_encoded_bytes());
-            match digest {
-                Some(digest) => field(digest),
+            match digest.map_or_else(|| digest_again(&image.location), |digest| Ok(Some(digest)))? {
+                Some(digest) => field(&digest),
                 None => field(&image.file_length.to_le_bytes()),
             }
             for caption in &image.captions {
@@ -216,7 +221,7 @@ impl DataSet {
             field(&ordered.repeats.to_bytes());
             for (column, extra) in &image.extra_images {
                 field(column.as_bytes());
-                match of_extra.next().flatten() {
+                match of_extra.next().flatten().map_or_else(|| digest_again(extra), |digest| Ok(Some(digest)))? {
                     Some(digest) => field(&digest),
                     None => field(&extra.length().unwrap_or_default().to_le_bytes()),
                 }
@@ -225,7 +230,7 @@ impl DataSet {
                 field(&image.loss_weight.to_le_bytes());
             }
         }
-        hasher.finalize().to_hex().to_string()
+        Ok(hasher.finalize().to_hex().to_string())
     }
 
     /// Whether an image looks the same each time but for mirroring, so that its latents can be kept.
@@ -332,8 +337,10 @@ impl DataSet {
         loop {
             let image = self.stand_in(image)?;
             // A panic may be one of a library, at an image that it has never seen the like of: whoever asked learns which it was.
-            let read = catch_unwind(AssertUnwindSafe(|| self.read(image, contents, view(image))));
-            match read.map_err(|_| DataError::Panicked { path: self.path(image).to_owned() })? {
+            let files = self.images[image].locations();
+            let read = || read_twice(files, || self.read(image, contents, view(image)));
+            let read = catch_unwind(AssertUnwindSafe(read));
+            match read.map_err(|_| DataError::Panicked { path: self.path(image).to_owned() })?? {
                 Ok(loaded) => return Ok(loaded),
                 Err(reason) => self.known_unreadable().insert(image, reason),
             };
@@ -504,4 +511,10 @@ impl View {
             None => (trim.0 / 2, trim.1 / 2),
         }
     }
+}
+
+/// The digest of what could not be read at first; none where that is the file's own fault.
+fn digest_again(location: &ImageLocation) -> Result<Option<content::Digest>, DataError> {
+    let read = || location.read().map_err(|error| error.to_string());
+    Ok(read_twice([location].into_iter(), read)?.ok().map(|bytes| content::digest(&bytes)))
 }

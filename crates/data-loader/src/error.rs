@@ -162,6 +162,14 @@ pub enum DataError {
         /// Everything that could not be read so far.
         unreadable: Vec<ImageProblem>,
     },
+    /// The disk does not give an image, which may be as it should.
+    #[error("cannot read `{}`: {reason}", .path.display())]
+    Disk {
+        /// The image.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
     /// A fault of this program, while it read an image.
     #[error("`{}`: the program gave up while it read this image, which is a fault of the program", .path.display())]
     Panicked {
@@ -249,6 +257,9 @@ impl DataError {
             DataError::NoSplit { .. } => Some("leave out `validation.split`, or add images".to_owned()),
             DataError::Captions { .. } => Some("captions are UTF-8 text, at most 64 KiB".to_owned()),
             DataError::Panicked { .. } => Some("the run can go on without this image until that is mended".to_owned()),
+            DataError::Disk { .. } => Some(
+                "the disk refused it twice; start again when it can be read: the run goes on where it was".to_owned(),
+            ),
             DataError::Folder { .. }
             | DataError::NothingLeft { .. }
             | DataError::BucketUnreadable { .. }

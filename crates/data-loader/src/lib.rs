@@ -29,6 +29,7 @@ mod order;
 mod prefetch;
 mod report;
 mod scan;
+mod second_read;
 mod source;
 mod tokens;
 

@@ -7,9 +7,11 @@ use std::path::Path;
 use std::thread;
 use std::time::SystemTime;
 
+use crate::DataError;
 use crate::extra_images;
 use crate::image::{self, Look};
 use crate::manifest::{self, Digest, LEAST, Manifest, Stamp, key_of};
+use crate::second_read::read_twice;
 use crate::source::{ImageLocation, SourceExample};
 
 /// What there is to know of an image before it is decoded, or why it cannot be used.
@@ -22,6 +24,8 @@ pub(crate) struct Looks {
     pub identities: Vec<u64>,
     /// Why what was found is not there for the next time.
     pub warning: Option<String>,
+    /// What the disk did not give.
+    pub refused: Vec<DataError>,
 }
 
 /// An image's file, and those that belong to it, as they are now.
@@ -41,13 +45,13 @@ pub(crate) fn look_at_all(examples: &[SourceExample], manifest: Option<&Manifest
     let mut now = vec![Now::default(); examples.len()];
     in_parallel(examples, &mut now, |example, now| *now = state_of(example, started));
     let manifest = manifest.filter(|_| examples.len() >= LEAST);
-    let mut looked: Vec<Option<Looked>> = vec![None; examples.len()];
+    let mut looked: Vec<Option<Result<Looked, DataError>>> = vec![None; examples.len()];
     let mut is_current = false;
     if let Some(manifest) = manifest {
         let mut known = manifest.read();
         for (((name, _), now), looked) in names(examples).zip(&now).zip(&mut looked) {
             let value = now.key.and_then(|key| known.find(&name, &key));
-            *looked = value.and_then(look_in).map(Ok);
+            *looked = value.and_then(look_in).map(|look| Ok(Ok(look)));
         }
         is_current = known.is_all_found();
     }
@@ -55,8 +59,15 @@ pub(crate) fn look_at_all(examples: &[SourceExample], manifest: Option<&Manifest
     in_parallel(examples, &mut looked, |example, looked| {
         looked.get_or_insert_with(|| look_at(example));
     });
-    let looked: Vec<Looked> =
-        looked.into_iter().map(|looked| looked.unwrap_or_else(|| Err("was not looked at".to_owned()))).collect();
+    let mut refused = Vec::new();
+    let known = |looked: Option<Result<Looked, DataError>>| {
+        looked.unwrap_or_else(|| Ok(Err("was not looked at".to_owned()))).unwrap_or_else(|error| {
+            let reason = error.to_string();
+            refused.push(error);
+            Err(reason)
+        })
+    };
+    let looked: Vec<Looked> = looked.into_iter().map(known).collect();
 
     let worth_keeping = |index: usize| looked[index].is_ok() && now[index].is_settled && now[index].key.is_some();
     is_current &= (0..examples.len()).all(|index| is_known[index] || !worth_keeping(index));
@@ -72,7 +83,7 @@ pub(crate) fn look_at_all(examples: &[SourceExample], manifest: Option<&Manifest
         });
         warning = written.err().map(|error| manifest::not_kept(manifest, &error));
     }
-    Looks { looked, identities: now.into_iter().map(|now| now.identity).collect(), warning }
+    Looks { looked, identities: now.into_iter().map(|now| now.identity).collect(), warning, refused }
 }
 
 /// Fills in `results`, each from the example at its place.
@@ -90,11 +101,14 @@ pub(crate) fn in_parallel<T: Sync, R: Send>(examples: &[T], results: &mut [R], w
     });
 }
 
-fn look_at(example: &SourceExample) -> Looked {
-    let length = example.image.length().map_err(|e| e.to_string())?;
-    let look = image::look(&example.image)?;
-    extra_images::look_at(example, look.size)?;
-    Ok((look, length))
+fn look_at(example: &SourceExample) -> Result<Looked, DataError> {
+    let files = std::iter::once(&example.image).chain(example.extra_images.values());
+    read_twice(files, || {
+        let length = example.image.length().map_err(|e| e.to_string())?;
+        let look = image::look(&example.image)?;
+        extra_images::look_at(example, look.size)?;
+        Ok((look, length))
+    })
 }
 
 fn state_of(example: &SourceExample, started: SystemTime) -> Now {

@@ -30,6 +30,11 @@ pub(crate) struct Image {
 }
 
 impl Image {
+    /// Its own file, and those of what belongs to it.
+    pub fn locations(&self) -> impl Iterator<Item = &ImageLocation> + Clone {
+        std::iter::once(&self.location).chain(self.extra_images.values())
+    }
+
     /// Path below its subset's folder, for the fingerprint: a data set that was moved is the same.
     pub fn relative(&self, subset: &Subset) -> &Path {
         let path = self.location.path();

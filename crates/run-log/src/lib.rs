@@ -13,8 +13,8 @@ pub use error::Error;
 pub use image::RgbImage;
 pub use jsonl::{JsonLines, SCALARS};
 pub use run_json::{
-    Device, InputFile, Outcome, Program, RunRecord, git_commit, instruction_set, peak_memory_bytes, processor_name,
-    program_digest,
+    Device, InputFile, Outcome, Program, RunRecord, git_commit, graphics_processor_names, instruction_set,
+    peak_memory_bytes, processor_name, program_digest,
 };
 pub use tensorboard::TensorBoard;
 

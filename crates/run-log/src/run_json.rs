@@ -4,7 +4,7 @@ use crate::Error;
 use sdtrain_checkpoint::replace_file;
 use sdtrain_checkpoint::vfs::RealVfs;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -190,6 +190,18 @@ pub fn peak_memory_bytes() -> Option<u64> {
 /// The processor's model name.
 pub fn processor_name() -> Option<String> {
     field(&std::fs::read_to_string("/proc/cpuinfo").ok()?, "model name").map(str::to_owned)
+}
+
+/// The models of the graphics processors, as NVIDIA's driver lists them; none where it does not.
+pub fn graphics_processor_names() -> Option<String> {
+    graphics_processors_in(Path::new("/proc/driver/nvidia/gpus"))
+}
+
+fn graphics_processors_in(folder: &Path) -> Option<String> {
+    let texts = std::fs::read_dir(folder).ok()?.flatten();
+    let texts = texts.filter_map(|gpu| std::fs::read_to_string(gpu.path().join("information")).ok());
+    let names: BTreeSet<String> = texts.filter_map(|text| field(&text, "Model").map(str::to_owned)).collect();
+    (!names.is_empty()).then(|| Vec::from_iter(names).join(", "))
 }
 
 /// The widest instruction set of the processor that changes results in libtorch: `avx512+amx_bf16`, `avx512`, `avx2` …

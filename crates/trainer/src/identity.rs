@@ -2,15 +2,15 @@
 
 use crate::error::{Error, Result};
 use crate::setup::local_file;
-use sdtrain_data_loader::DataSet;
-use sdtrain_model::{StableDiffusion, sampled};
+use sdtrain_data_loader::{DataError, DataSet};
+use sdtrain_model::{Parameters, StableDiffusion, sampled};
 use sdtrain_recipe::TrainConfig;
 use sdtrain_run_log::InputFile;
 use sdtrain_torch::tensor_to_bytes;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// A digest of a model's weights as they were loaded: equal for equal weights, wherever and however they are stored, and another for
 /// another `precision.compute`, which they are rounded to. It takes every
@@ -34,6 +34,32 @@ pub(crate) fn of_base(model: &StableDiffusion) -> Result<String> {
             // One way from the device for all of them.
             field(&tensor_to_bytes(&Tensor::f_cat(&samples, 0)?)?);
         }
+    }
+    Ok(hasher.finalize().to_hex()[..32].to_string())
+}
+
+/// A digest of all numbers of a model, where [`of_base`] takes some: what ranks compare, each of which may have read a copy of its own.
+pub(crate) fn of_all_numbers(model: &StableDiffusion) -> Result<String> {
+    let of_text = model.text_encoders.iter().map(|encoder| encoder.network.parameters());
+    let networks = of_text.chain([model.unet.parameters(), model.vae.parameters()]);
+    of_numbers(networks.flat_map(Parameters::iter).map(|(_, weight)| weight))
+}
+
+/// A digest of the bits of all numbers of `tensors`, summed up for each: one pass over the memory.
+pub(crate) fn of_numbers<'t>(tensors: impl Iterator<Item = &'t Tensor>) -> Result<String> {
+    let sum = |tensor: &Tensor| {
+        let bits = match tensor.kind().elt_size_in_bytes() {
+            8 => Kind::Int64,
+            4 => Kind::Int,
+            2 => Kind::Int16,
+            _ => Kind::Int8,
+        };
+        tensor.f_detach()?.f_view_dtype(bits)?.f_sum(Kind::Int64)
+    };
+    let sums: Vec<Tensor> = tensors.map(sum).collect::<std::result::Result<_, _>>()?;
+    let mut hasher = blake3::Hasher::new();
+    if !sums.is_empty() {
+        hasher.update(&tensor_to_bytes(&Tensor::f_stack(&sums, 0)?)?);
     }
     Ok(hasher.finalize().to_hex()[..32].to_string())
 }
@@ -64,7 +90,7 @@ fn of_file(path: &Path) -> Result<String> {
 /// begins.
 pub(crate) struct DataDigest {
     data: Arc<DataSet>,
-    thread: Option<JoinHandle<String>>,
+    thread: Option<JoinHandle<std::result::Result<String, DataError>>>,
     known: Option<String>,
 }
 
@@ -77,9 +103,33 @@ impl DataDigest {
     }
 
     /// The digest; waits for it where it is not ready.
-    pub fn get(&mut self) -> String {
-        let thread = self.thread.take();
-        let (data, computed) = (&self.data, || thread.and_then(|thread| thread.join().ok()));
-        self.known.get_or_insert_with(|| computed().unwrap_or_else(|| data.fingerprint())).clone()
+    ///
+    /// # Errors
+    /// Where the disk does not give an image; who asks again has it read again.
+    pub fn get(&mut self) -> Result<String> {
+        if let Some(known) = &self.known {
+            return Ok(known.clone());
+        }
+        let computed = self.thread.take().and_then(|thread| thread.join().ok());
+        let digest = computed.unwrap_or_else(|| self.data.fingerprint())?;
+        Ok(self.known.insert(digest).clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    #[test]
+    fn a_single_number_anywhere_is_another_digest() {
+        let numbers = |kind| [Tensor::arange(5000, (Kind::Float, Device::Cpu)).to_kind(kind).reshape([50, 100])];
+        for kind in [Kind::Float, Kind::BFloat16, Kind::Half, Kind::Double] {
+            let other = numbers(kind);
+            let _ = other[0].get(31).get(77).fill_(0.5);
+            let [same, differs] = [numbers(kind), other].map(|all| of_numbers(all.iter()).expect("sums"));
+            assert_eq!(same, of_numbers(numbers(kind).iter()).expect("sums"));
+            assert_ne!(same, differs, "{kind:?}");
+        }
     }
 }

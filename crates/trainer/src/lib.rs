@@ -3,6 +3,7 @@
 mod batches;
 mod caption_templates;
 mod class_images;
+mod continuation;
 mod error;
 mod faults;
 mod identity;

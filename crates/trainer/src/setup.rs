@@ -2,16 +2,18 @@
 
 use crate::caption_templates::TemplateCaptions;
 use crate::class_images::with_class_images;
+use crate::continuation;
 use crate::error::{Error, Result};
 use crate::identity::{self, DataDigest};
 use crate::input_files::Inputs;
 use crate::metadata::{self, RunFacts};
 use crate::precision::kind_of;
-use crate::ranks::{Alone, Facts, Flat, Gathered, GradientReducer, Overlapped, Ranks, Sharded, SharedOut, Shares};
+use crate::ranks::{
+    Alone, Facts, Flat, Gathered, GradientReducer, Overlapped, Ranks, Sharded, SharedOut, Shares, short,
+};
 use crate::rates;
 use crate::run_folder::{ResumePolicy, RunFolder, Start};
 use crate::samples;
-use crate::seeded_bugs::{Bug, seeded};
 use crate::shared_caches;
 use crate::spikes::Spikes;
 use crate::trainable;
@@ -26,18 +28,19 @@ use sdtrain_model::{LoadOptions, OtherTextEncoder, StableDiffusion, load, load_e
 use sdtrain_optimizer::{Ema, GradScaler, Optimizer, ParamGroup, Storage, build_stored, convert_parameters};
 use sdtrain_pipeline::sampler_for;
 use sdtrain_recipe::{
-    Change, DataConfig, FloatType, Init, Learning, ModelLocation, ObjectiveKind, SamplerName, StoredType, TrainConfig,
+    DataConfig, FloatType, Init, Learning, ModelLocation, ObjectiveKind, SamplerName, StoredType, TrainConfig,
     local_path,
 };
 use sdtrain_run_log::{
-    Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name, program_digest,
+    Device as DeviceRecord, Program, RunRecord, git_commit, graphics_processor_names, instruction_set, processor_name,
+    program_digest,
 };
 use sdtrain_signals::StopRequest;
 use sdtrain_state_dict::maps::textual_inversion::bundled_words;
 use sdtrain_state_dict::open_file;
 use sdtrain_torch::torch_version;
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -130,6 +133,29 @@ pub fn train_together(
     for warning in words_left_behind(&config)?.iter().filter(|_| ranks.is_lead()) {
         eprintln!("warning: {warning}");
     }
+    // Whoever may not go on with this data or this base hears it before anything is encoded.
+    let fused = match fused_adapters(&config)?.as_slice() {
+        [] => None,
+        adapters => Some(describe(adapters)?),
+    };
+    let mut data_digest = DataDigest::of(&data);
+    let mut manifest = ManifestInfo {
+        run_id: record.run_id.clone(),
+        config_digest: blake3::hash(config.to_toml().as_bytes()).to_hex().to_string(),
+        build,
+        threads: tch::get_num_threads() as usize,
+        instruction_set: instruction_set().unwrap_or_default(),
+        details: continuation::details(&config, base, fused.clone(), device)?,
+        ..ManifestInfo::default()
+    };
+    if ranks.is_lead() {
+        continuation::check(&config, &mut folder, &mut manifest, &mut data_digest)?;
+    }
+    folder.hear_changes(ranks)?;
+    if ranks.size() > 1 {
+        ranks.compare(&continuation::facts(&manifest, &data_digest.get()?, &identity::of_all_numbers(&model)?))?;
+    }
+    record.changes = continuation::changes_in(&manifest);
     // 4 what is trained
     let trainable = trainable::build(&config, &model)?;
     // Rates that do not go together are refused before anything is encoded.
@@ -158,10 +184,6 @@ pub fn train_together(
     if let Some(warning) = config.lr_schedule.warmup_warning(total_steps).filter(|_| ranks.is_lead()) {
         eprintln!("warning: {warning}");
     }
-    let fused = match fused_adapters(&config)?.as_slice() {
-        [] => None,
-        adapters => Some(describe(adapters)?),
-    };
     let folders = data.folders();
     let facts = RunFacts {
         num_train_images: data.report().visits_per_epoch - data.report().regularization_visits,
@@ -187,28 +209,6 @@ pub fn train_together(
         std::fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
     }
     let sample_requests = samples::requests(&config.sample_pictures(), prompt_reading);
-    let mut data_digest = DataDigest::of(&data);
-    let mut manifest = ManifestInfo {
-        run_id: record.run_id.clone(),
-        config_digest: blake3::hash(config.to_toml().as_bytes()).to_hex().to_string(),
-        build,
-        threads: tch::get_num_threads() as usize,
-        instruction_set: instruction_set().unwrap_or_default(),
-        details: fused.iter().map(|fused| (FUSED.to_string(), fused.clone())).collect(),
-        ..ManifestInfo::default()
-    };
-    manifest.details.insert(BASE.into(), base);
-    let initial = identity::of_initial_adapter(&config)?;
-    manifest.details.extend(initial.map(|(key, digest)| (key.to_string(), digest)));
-    manifest.details.extend(identity::of_initial_words(&config)?.map(|words| (INITIAL_WORDS.to_string(), words)));
-    if ranks.is_lead() {
-        check_continuation(&config, &mut folder, &mut manifest, &mut data_digest)?;
-    }
-    folder.hear_changes(ranks)?;
-    if ranks.size() > 1 {
-        ranks.compare(&facts_of_content(&manifest, &data_digest.get()))?;
-    }
-    record.changes = changes_in(&manifest);
     let inputs = Inputs::hash(&config);
     let templates = TemplateCaptions::of(&config);
     let trainer = Trainer {
@@ -233,6 +233,7 @@ pub fn train_together(
         inputs,
         templates,
         torn: false,
+        left_out: BTreeSet::new(),
         saved_step: Cell::new(None),
         saved_together: None,
         is_folder_new: Cell::new(false),
@@ -300,131 +301,9 @@ fn facts_of_program(config: &TrainConfig, build: &str, device: Device) -> Facts 
     Facts(facts)
 }
 
-/// What all ranks must have in common before they learn: the content of files, which may be other ones on other machines.
-fn facts_of_content(manifest: &ManifestInfo, data: &str) -> Facts {
-    let content = manifest.details.iter().filter(|(name, _)| !name.starts_with(CHANGED));
-    let mut facts: BTreeMap<String, String> =
-        content.map(|(name, digest)| (format!("content: {name}"), short(digest))).collect();
-    facts.insert("images and captions".into(), short(data));
-    Facts(facts)
-}
-
-/// The beginning of a digest, which tells two apart in a message.
-fn short(digest: &str) -> String {
-    digest.chars().take(16).collect()
-}
-
 /// Warnings of words in the adapter files of `config` that its run leaves behind.
 fn words_left_behind(config: &TrainConfig) -> Result<Vec<String>> {
     config.words_left_behind(|path| Ok(bundled_words(&open_file(local_file(path)?)?)))
-}
-
-/// Names in a manifest's details: adapters that are a part of the base; a digest of the base; of the words that training goes on from;
-/// keys that were changed on the way. A digest of the adapter that training goes on from is called by its key.
-const FUSED: &str = "fused";
-const BASE: &str = "base";
-const INITIAL_WORDS: &str = "initial words";
-const CHANGED: &str = "changed after step ";
-
-/// Keys that say what the numbers of a saved state are. Under another value they may have the same names and sizes, and are something
-/// else: AdamW's mean of gradients would be Lion's, and that of D-Adaptation Adam, which holds its rate, AdamW's.
-const SAVED_AS: [&str; 3] = ["optimizer.type", "precision.weights", "precision.optimizer_state"];
-
-/// A continued run must find its data and its base as they were, unless `checkpoint.allow_changes` says otherwise: order and noise
-/// are drawn for exactly these images, and the weights that were learned fit this base. What differs goes into the manifest.
-fn check_continuation(
-    config: &TrainConfig,
-    folder: &mut RunFolder,
-    manifest: &mut ManifestInfo,
-    data: &mut DataDigest,
-) -> Result<()> {
-    let Start::Continue(saved) = &folder.start else { return Ok(()) };
-    let before = &saved.info;
-    let cannot = |what: &str, section: &str| Error::CannotContinue {
-        checkpoint: saved.folder.clone(),
-        reason: format!(
-            "{what} have changed since; `--resume never` starts anew, and `checkpoint.allow_changes = [\"{section}\"]` goes on \
-             with them as they are"
-        ),
-    };
-    if let Some(change) = folder.changes.iter().find(|change| SAVED_AS.contains(&change.key.as_str())) {
-        return Err(Error::CannotContinue {
-            checkpoint: saved.folder.clone(),
-            reason: format!(
-                "its weights and optimizer state are those of `{}` = {}, and {} cannot go on with them; leave the key as it was, or \
-                 begin a run of another `name` with this one's product",
-                change.key, change.before, change.now
-            ),
-        });
-    }
-    manifest.data_digest = data.get();
-    let mut changes = folder.changes.clone();
-    let mut content = |what: &str, section: &str, old: Option<&String>, new: Option<&String>| {
-        if old == new || seeded(Bug::AnyData) && section == "data" || seeded(Bug::AnyBase) && section == "model" {
-            return Ok(());
-        }
-        if !config.allows_change_of(section) {
-            return Err(cannot(what, section));
-        }
-        changes.push(Change {
-            key: format!("content of `{section}`"),
-            before: "other".into(),
-            now: format!("{what} have changed"),
-            decides_steps: true,
-            changes_order: section == "data",
-            is_allowed: true,
-        });
-        Ok(())
-    };
-    content("the images or captions", "data", Some(&before.data_digest), Some(&manifest.data_digest))?;
-    let (old, new) = (&before.details, &manifest.details);
-    content("the adapters of `model.fuse`", "model.fuse", old.get(FUSED), new.get(FUSED))?;
-    // In another format the same weights are other numbers, and what was rounded cannot be told from what was replaced.
-    match folder.changes.iter().find(|change| change.key == "precision.compute") {
-        Some(change) => eprintln!(
-            "note: whether the base model is still the same is not known: its weights were looked at in {}, and are in {} now",
-            change.before, change.now
-        ),
-        None if old.contains_key(BASE) => {
-            content("the weights of the base model", "model", old.get(BASE), new.get(BASE))?;
-        }
-        None => {}
-    }
-    // What training went on from: the state that is saved followed from it, as a stage does from the one before.
-    let initial = config.trainable_facts().initial.map(|(key, _)| key).filter(|key| old.contains_key(*key));
-    if let Some(key) = initial {
-        content(&format!("the adapters of `{key}`"), key, old.get(key), new.get(key))?;
-    }
-    if old.contains_key(INITIAL_WORDS) {
-        let (old, new) = (old.get(INITIAL_WORDS), new.get(INITIAL_WORDS));
-        content("the first vectors of words", "textual_inversion", old, new)?;
-    }
-    let earlier = before.details.iter().filter(|(name, _)| name.starts_with(CHANGED));
-    manifest.details.extend(earlier.map(|(name, change)| (name.clone(), change.clone())));
-    for change in changes.iter().filter(|change| change.key != "checkpoint.allow_changes") {
-        let name = format!("{CHANGED}{:06}: {}", before.step, change.key);
-        manifest.details.insert(name, format!("{} → {}", change.before, change.now));
-    }
-    if (before.threads, &before.instruction_set) != (manifest.threads, &manifest.instruction_set) {
-        eprintln!(
-            "note: the run was begun with {} threads ({}); with {} ({}) it goes on equal to rounding, not to the bit",
-            before.threads, before.instruction_set, manifest.threads, manifest.instruction_set
-        );
-    }
-    if before.build != manifest.build {
-        eprintln!(
-            "note: the checkpoint was written by {}, and this is {}: where they compute alike, the run goes on to the bit",
-            before.build, manifest.build
-        );
-    }
-    folder.changes = changes;
-    Ok(())
-}
-
-/// What was changed on the way, in words.
-fn changes_in(manifest: &ManifestInfo) -> Vec<String> {
-    let changes = manifest.details.iter().filter(|(name, _)| name.starts_with(CHANGED));
-    changes.map(|(name, change)| format!("{name}: {change}")).collect()
 }
 
 /// The program as a manifest names it.
@@ -455,7 +334,7 @@ fn device_record(device: Device) -> DeviceRecord {
     };
     DeviceRecord {
         kind,
-        name: processor_name(),
+        name: graphics_processor_names().filter(|_| device.is_cuda()).or_else(processor_name),
         threads: tch::get_num_threads() as usize,
         instruction_set: instruction_set(),
     }

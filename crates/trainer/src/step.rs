@@ -167,13 +167,14 @@ impl Step<'_> {
     /// alone and reads nothing back to the host.
     fn forward_backward(&mut self, inputs: &StepInputs, examples: usize, scale: f64, rates: &[f64]) -> Result<Tensor> {
         let mut fused = if self.fused_backward { self.optimizer.apart() } else { None };
-        self.torn |= fused.is_some();
+        let torn = &mut self.torn;
         let (objective, model, checkpointing) = (&*self.objective, self.model, self.gradient_checkpointing);
         let (ranks, sums_meanwhile) = (self.ranks, self.reducer.is_under_way());
         let result = sdtrain_torch::catch(|| {
             let losses = objective.losses(model, inputs, checkpointing);
             let loss = losses.sum(Kind::Float) / examples as f64;
             if let Some(optimizer) = &mut fused {
+                *torn = true;
                 optimizer.begin_pass(rates, &loss);
             }
             if sums_meanwhile {

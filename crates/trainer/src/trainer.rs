@@ -8,10 +8,10 @@ use crate::batches::{Batch, Batches};
 use crate::caption_templates::TemplateCaptions;
 use crate::error::{Error, Result};
 use crate::faults::Damage;
-use crate::identity::DataDigest;
+use crate::identity::{self, DataDigest};
 use crate::input_files::Inputs;
 use crate::objective::Objective;
-use crate::ranks::{Gathered, GradientReducer, Ranks};
+use crate::ranks::{Facts, Gathered, GradientReducer, Ranks};
 use crate::run_folder::{RunFolder, Start};
 use crate::seeded_bugs::{self, Bug, seeded};
 use crate::spikes::Spikes;
@@ -34,7 +34,7 @@ use sdtrain_run_log::{
 };
 use sdtrain_signals::StopRequest;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -68,6 +68,8 @@ pub(crate) struct Trainer {
     pub templates: Option<TemplateCaptions>,
     /// The weights, or what belongs to them, are between two states: nothing of it may be saved.
     pub torn: bool,
+    /// Images that it was told of that others take their place.
+    pub left_out: BTreeSet<PathBuf>,
     /// The step of the newest checkpoint.
     pub saved_step: Cell<Option<u64>>,
     /// That of the last one that all ranks waited for.
@@ -127,6 +129,18 @@ impl Trainer {
         Ok(outcome)
     }
 
+    /// What all ranks must have in common of the state that they begin with.
+    fn facts_of_state(&self, position: &Position) -> Result<Facts> {
+        if self.ranks.size() == 1 {
+            return Ok(Facts::default());
+        }
+        let weights = self.optimizer.groups().iter().flat_map(|group| &group.parameters).map(|(_, weight)| weight);
+        Ok(Facts(BTreeMap::from([
+            ("step that is continued after".to_string(), position.step.to_string()),
+            ("trained weights".to_string(), identity::of_numbers(weights)?),
+        ])))
+    }
+
     fn run_to_the_end(&mut self, stop: &StopRequest) -> Result<(Outcome, Position)> {
         let mut set_aside = 0;
         if self.ranks.is_lead() {
@@ -143,8 +157,9 @@ impl Trainer {
             }
             Start::Fresh | Start::Finished => Position::default(),
         };
-        // From a checkpoint that cannot be gone on from, at whichever rank, nothing is done to the folder.
-        self.ranks.gather("restored", String::new())?;
+        // From a checkpoint that cannot be gone on from, at whichever rank, nothing is done to the folder. Each has read it by itself, and
+        // it may have been another one.
+        self.ranks.compare(&self.facts_of_state(&position)?)?;
         if self.ranks.is_lead() {
             set_aside = self.folder.claim(&self.config, &self.later_products())?;
         }
@@ -251,7 +266,10 @@ impl Trainer {
             if asked.stop && position.step < self.total_steps {
                 self.say_why_it_stops(log, position);
                 self.finish_trace()?;
-                self.save_together(log, position, stop)?;
+                // It may have been asked while pictures were drawn, behind the checkpoint of this step.
+                if self.saved_together != Some(position.step) {
+                    self.save_together(log, position, stop)?;
+                }
                 return Ok(Outcome::Stopped(position.step));
             }
         }
@@ -300,6 +318,7 @@ impl Trainer {
             self.model.unload(network)?;
         }
         let taken = self.take_batches(batches, position)?;
+        self.tell_of_stand_ins(log);
         let waited = began.elapsed();
         let rates = self.learning_rates(position.step);
         let is_logged = self.is_logged(position.step + 1);
@@ -413,6 +432,15 @@ impl Trainer {
             taken.iter_mut().for_each(|batch| templates.apply(batch));
         }
         Ok(taken)
+    }
+
+    /// Names images that turned out to be broken since the last step.
+    fn tell_of_stand_ins(&mut self, log: &mut RunLog) {
+        for problem in self.data.unreadable() {
+            if self.left_out.insert(problem.path.clone()) {
+                log.message(&format!("warning: left out, another image takes its place: {problem}"));
+            }
+        }
     }
 
     /// The rate of each group at `step`, counted from 0; 0 where nothing learns any more.

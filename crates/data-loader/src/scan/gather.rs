@@ -57,8 +57,10 @@ impl Gathered {
         let broken: BTreeSet<PathBuf> = listing.broken_captions.iter().map(|problem| problem.path.clone()).collect();
         self.captions.broken.extend(listing.broken_captions);
 
-        let Looks { looked, identities, warning } = look_at_all(&listing.examples, manifest_of(subset).as_ref());
+        let Looks { looked, identities, warning, refused } =
+            look_at_all(&listing.examples, manifest_of(subset).as_ref());
         self.scan.warnings.extend(warning);
+        self.errors.extend(refused);
         self.scan.images.reserve(listing.examples.len());
         for ((example, looked), identity) in listing.examples.into_iter().zip(looked).zip(identities) {
             let path = example.image.path();

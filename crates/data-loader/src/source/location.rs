@@ -117,6 +117,15 @@ impl ImageLocation {
         }
     }
 
+    /// Why the disk does not give it, where that is no property of the file: not where it is absent, forbidden, or not what it should be.
+    pub(crate) fn refusal(&self) -> Option<io::Error> {
+        use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
+        let error = self.read().err()?;
+        let is_of_file = matches!(error.kind(), NotFound | NotADirectory | IsADirectory | PermissionDenied);
+        // One that this program made itself has no number.
+        (error.raw_os_error().is_some() && !is_of_file).then_some(error)
+    }
+
     fn check_length(&self) -> io::Result<()> {
         match self.length()? {
             length if length > LARGEST => Err(io::Error::other(format!("{length} bytes are too many for an image"))),

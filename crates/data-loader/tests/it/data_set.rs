@@ -188,7 +188,7 @@ fn without_enlarging_a_small_image_gets_its_own_bucket() {
 #[test]
 fn the_fingerprint_follows_the_content_and_not_the_place() {
     let (here, there) = (Folder::with_images(3), Folder::with_images(3));
-    let print = |folder: &Folder| open(&folder.config()).fingerprint();
+    let print = |folder: &Folder| open(&folder.config()).fingerprint().unwrap();
     assert_eq!(print(&here), print(&there));
     there.file("01.txt", b"another caption");
     assert_ne!(print(&here), print(&there));

@@ -108,8 +108,9 @@ fn a_fraction_of_the_images_changes_from_epoch_to_epoch_and_evens_out() {
 #[test]
 fn a_continued_run_knows_a_fraction_from_its_whole_and_old_runs_go_on() {
     let folder = Folder::with_images(3);
-    let print =
-        |repeats| open(&DataConfig { subsets: vec![subset(&folder, repeats)], ..folder.config() }).fingerprint();
+    let print = |repeats| {
+        open(&DataConfig { subsets: vec![subset(&folder, repeats)], ..folder.config() }).fingerprint().unwrap()
+    };
     assert_ne!(print(2.0), print(2.5));
     assert_ne!(print(2.25), print(2.5));
 }

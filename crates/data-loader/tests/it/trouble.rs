@@ -132,6 +132,32 @@ fn an_image_exchanged_during_the_run_is_noticed() {
     assert_eq!(data.unreadable()[0].reason, "was 64 × 48 pixels at the start and is 80 × 48 now");
 }
 
+/// A file of no length whose every read the system refuses with EIO, as a failing disk does.
+fn refuse_to_be_read(folder: &Folder, name: &str) {
+    std::fs::remove_file(folder.join(name)).unwrap();
+    std::os::unix::fs::symlink("/proc/self/mem", folder.join(name)).unwrap();
+}
+
+#[test]
+fn a_disk_that_does_not_give_an_image_ends_the_run_and_no_other_takes_its_place() {
+    let is_of = |error: &DataError, folder: &Folder| {
+        assert!(matches!(error, DataError::Disk { path, .. } if *path == folder.join("07.png")), "{error}");
+    };
+    let folder = Folder::with_images(100);
+    let data = DataSet::open(&folder.config(), 42, 64).unwrap();
+    let before = data.fingerprint().unwrap();
+    refuse_to_be_read(&folder, "07.png");
+    let failed = data.epoch_plan(0).iter().find_map(|plan| data.load(plan, 0).err()).unwrap();
+    is_of(&failed, &folder);
+    assert!(data.unreadable().is_empty());
+    // Nor does it change what the data are called, or which of them there are.
+    is_of(&data.fingerprint().unwrap_err(), &folder);
+    is_of(&refused(&folder.config()), &folder);
+    std::fs::remove_file(folder.join("07.png")).unwrap();
+    folder.image("07.png", &picture(64, 48, 7));
+    assert_eq!(DataSet::open(&folder.config(), 42, 64).unwrap().fingerprint().unwrap(), before);
+}
+
 #[test]
 fn small_images_are_left_out_with_their_size() {
     let folder = Folder::with_images(3);

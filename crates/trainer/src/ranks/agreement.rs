@@ -14,6 +14,11 @@ impl Facts {
     }
 }
 
+/// The beginning of a digest, which tells two apart in a message.
+pub(crate) fn short(digest: &str) -> String {
+    digest.chars().take(16).collect()
+}
+
 /// Refuses ranks that differ; `all` is what each of them said, in their order.
 pub(super) fn compare(all: &[String]) -> Result<()> {
     let facts: Vec<BTreeMap<String, String>> =

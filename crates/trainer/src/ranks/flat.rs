@@ -11,7 +11,8 @@ const AT_ONCE: usize = 8 << 20;
 /// All gradients in a few sums. From the first step on they are views of what is sent, so that nothing is copied there and back.
 #[derive(Default)]
 pub(crate) struct Flat {
-    pieces: Vec<Tensor>,
+    // None for gradients that cannot be views: those are joined anew in each step.
+    pieces: Vec<Option<Tensor>>,
 }
 
 impl GradientReducer for Flat {
@@ -19,17 +20,17 @@ impl GradientReducer for Flat {
         let gradients = gradients(groups);
         let mut earlier = std::mem::take(&mut self.pieces).into_iter();
         for these in pieces(&gradients) {
-            let piece = match earlier.next().filter(|piece| consists_of(piece, these)) {
+            let piece = match earlier.next().flatten().filter(|piece| consists_of(piece, these)) {
                 Some(piece) => {
                     ranks.add_up(&piece)?;
-                    piece
+                    Some(piece)
                 }
                 // In the first step, where some have ceased to learn, and always where they are of another kind or place.
                 None => {
                     let piece = joined(ranks, these)?;
                     ranks.add_up(&piece)?;
                     become_views(these, &piece)?;
-                    piece
+                    consists_of(&piece, these).then_some(piece)
                 }
             };
             self.pieces.push(piece);

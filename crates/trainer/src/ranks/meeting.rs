@@ -6,10 +6,15 @@ use crate::error::{Error, Result};
 use sdtrain_ranks::Place;
 use sdtrain_torch::{Store, StoreAddress};
 use std::collections::BTreeMap;
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// What the keys of all runs begin with.
 const PREFIX: &str = "sdtrain";
+
+/// How much longer than it should take the way to the store may take: its own limits are looked at between its steps.
+const BEYOND: Duration = Duration::from_secs(2);
 
 /// Connections to what the ranks of this start, and nobody else, say to each other.
 pub(super) struct Meeting {
@@ -64,11 +69,16 @@ impl Meeting {
     /// # Errors
     /// [`Error::Rank`] where it is not reached within `timeout`, or rank 0 does not come to the launcher's.
     pub fn at(place: &Place, host: Host, timeout: Duration) -> Result<Meeting> {
-        let door = Door { place, host, timeout };
-        match host {
-            Host::Launcher => door.by_lobby(),
-            Host::Own | Host::Lead => door.by_lead(),
-        }
+        // A host that stands still keeps its connections and says nothing: whoever asks it may never come back.
+        let (answer, answered) = mpsc::channel();
+        let own = place.clone();
+        let asking = move || answer.send(Door { place: &own, host, timeout }.enter());
+        let started = thread::Builder::new().name("ranks-meet".into()).spawn(asking);
+        started.map_err(|error| Error::Rank(format!("rank {}: no thread can be started: {error}", place.rank)))?;
+        answered.recv_timeout(timeout + BEYOND).unwrap_or_else(|_| {
+            let silent = format!("it has not answered for {} s", (timeout + BEYOND).as_secs());
+            Err(Door { place, host, timeout }.unreachable(&sdtrain_torch::Error::Torch(silent)))
+        })
     }
 }
 
@@ -79,6 +89,13 @@ struct Door<'a> {
 }
 
 impl Door<'_> {
+    fn enter(&self) -> Result<Meeting> {
+        match self.host {
+            Host::Launcher => self.by_lobby(),
+            Host::Own | Host::Lead => self.by_lead(),
+        }
+    }
+
     fn connect(&self, prefix: &str, is_host: bool) -> sdtrain_torch::Result<Store> {
         self.connect_within(self.timeout, prefix, is_host)
     }
@@ -128,7 +145,7 @@ impl Door<'_> {
                     "rank {rank}: rank 0 did not come within {seconds} s (`ranks.start_timeout_seconds`)"
                 )));
             }
-            std::thread::sleep(BETWEEN_LOOKS);
+            thread::sleep(BETWEEN_LOOKS);
         }
         let start = store.get(&answer).map_err(unreachable)?;
         let start = String::from_utf8_lossy(&start).parse().map_err(|_| {
@@ -155,7 +172,7 @@ impl Door<'_> {
                 }
                 // That of a rank 0 which has yet to notice that this rank was lost: it ends soon, and the next one comes.
                 _ if self.host == Host::Lead && began.elapsed() < self.timeout => {
-                    std::thread::sleep(BETWEEN_LOOKS * 50);
+                    thread::sleep(BETWEEN_LOOKS * 50);
                 }
                 Err(error) => return Err(self.unreachable(&error)),
                 Ok(_) => {
@@ -165,6 +182,34 @@ impl Door<'_> {
                     )));
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sdtrain_ranks::Launcher;
+    use std::net::TcpListener;
+
+    /// A process that was stopped: the system takes connections to it, and it never answers.
+    #[test]
+    fn a_host_that_stands_still_is_not_waited_for() {
+        let stopped = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let place = Place {
+            rank: 1,
+            local_rank: 1,
+            world_size: 2,
+            local_world_size: 2,
+            master_addr: "127.0.0.1".into(),
+            master_port: stopped.local_addr().expect("it listens").port(),
+            has_agent_store: false,
+            restart_count: 0,
+            launcher: Launcher::Variables,
+        };
+        for (host, who) in [(Host::Lead, "which rank 0 hosts"), (Host::Launcher, "which the launcher holds")] {
+            let Err(error) = Meeting::at(&place, host, Duration::from_secs(1)) else { panic!("nobody answered") };
+            assert!(error.to_string().contains(who), "{error}");
         }
     }
 }

@@ -12,7 +12,7 @@ mod sharded;
 mod shares;
 mod watch;
 
-pub(crate) use agreement::Facts;
+pub(crate) use agreement::{Facts, short};
 pub(crate) use flat::Flat;
 pub(crate) use gradients::{Alone, GradientReducer, Overlapped, SharedOut};
 pub(crate) use sharded::{Gathered, Sharded, gather_state};

@@ -1,12 +1,14 @@
 //! When something goes wrong: steps that are skipped, weights that are to be trusted, and what is saved on the way out.
 
 use super::Trainer;
+use super::saving::is_full;
 use crate::batches::{Batch, Batches};
 use crate::error::{Error, Result};
 use crate::inputs::StepInputs;
 use crate::seeded_bugs::{Bug, seeded};
 use crate::state::Position;
 use crate::step::StepOutcome;
+use sdtrain_checkpoint::ManifestInfo;
 use sdtrain_optimizer::{GradScaler, Weights};
 use sdtrain_recipe::step_name;
 use sdtrain_run_log::{MetricSink, RunLog};
@@ -159,7 +161,11 @@ impl Trainer {
         let is_saved = self.saved_step.get() == Some(position.step) && self.folder.is_in_place().unwrap_or(false);
         // Where the optimizer is shared out, the state of the others is not here.
         let is_whole = self.ranks.is_lead() && !self.reducer.is_shared_out();
-        if !is_whole || self.torn || position.step == 0 || seeded(Bug::NoRescue) || is_saved {
+        if !is_whole || position.step == 0 || seeded(Bug::NoRescue) || is_saved {
+            return;
+        }
+        if self.torn {
+            log.message("warning: weights had begun to change, so that what was learned since the last checkpoint is not a state of any step");
             return;
         }
         let whole = self.optimizer.hold(Weights::Training).map_err(Error::from);
@@ -170,7 +176,13 @@ impl Trainer {
         log.flush();
         let info = self.manifest_at(position);
         let held = self.hold_folder(log, position.step);
-        match held.and_then(|()| self.publish(info, position, usize::MAX)) {
+        let attempt = |info: &ManifestInfo| self.publish(info.clone(), position, usize::MAX);
+        // The room that was kept is for this, too.
+        let saved = held.and(info).and_then(|info| match attempt(&info) {
+            Err(error) if is_full(&error) && self.reserve.take().is_some() => attempt(&info),
+            saved => saved,
+        });
+        match saved {
             Ok(path) => log.message(&format!("what was learned before it is saved: {}", path.display())),
             Err(error) => log.message(&format!("warning: what was learned before it cannot be saved: {error}")),
         }

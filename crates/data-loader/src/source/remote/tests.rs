@@ -173,8 +173,8 @@ fn shards_are_fetched_once_and_then_read_without_the_server() {
     let place = folder.path().join(format!("http/127.0.0.1:{}/set", server.port));
     assert_eq!(fs::read(place.join("x-1.tar")).unwrap(), second);
     assert_eq!(server.requests().len(), 4, "{:?}", server.requests());
-    let fingerprint = data.fingerprint();
-    assert_eq!(DataSet::open(&config, 1, 16).unwrap().fingerprint(), fingerprint);
+    let fingerprint = data.fingerprint().unwrap();
+    assert_eq!(DataSet::open(&config, 1, 16).unwrap().fingerprint().unwrap(), fingerprint);
     assert_eq!(server.requests().len(), 4, "the second start asks nobody");
     // One that was shortened behind our back is no shard any more.
     fs::write(place.join("x-0.tar"), &first[..512]).unwrap();
