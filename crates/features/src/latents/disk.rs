@@ -12,6 +12,7 @@ use sdtrain_feature_cache::{
     file_bytes, kohya_npz,
 };
 use sdtrain_model::StableDiffusion;
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::path::Path;
 use tch::Tensor;
@@ -39,13 +40,20 @@ impl<D: Deref<Target = DataSet>> DiskLatents<D> {
         let digests = data.image_digests();
         let mut disk = DiskLatents { folder, data, encoder: encoder_identity(model)?, names: Vec::new() };
         disk.names = (0..).zip(&digests).map(|(image, digest)| Some(disk.name(image, digest.as_ref()?))).collect();
-        let images: Vec<usize> = (0..digests.len()).collect();
+        // Copies of an image share an entry, which is made once; so that it has what each of them wants, by one that may be mirrored.
+        let mut images: Vec<usize> = (0..digests.len()).collect();
+        images.sort_by_key(|&image| !disk.data.may_be_mirrored(image));
+        let mut made_of_another = BTreeSet::new();
         let mut survey = Survey::new(what);
         let (entries, names, data) =
             (Entries { folder: &disk.folder, encoder: &disk.encoder }, &disk.names, &*disk.data);
         let looks = in_parallel(&images, |&image| entries.look(data, image, names[image].as_ref()));
         for (image, look) in images.into_iter().zip(looks) {
-            survey.add(image, look?, disk.bytes(image));
+            let look = look?;
+            let is_hit = matches!(look, Look::Hit { .. });
+            if is_hit || names[image].is_none_or(|name| made_of_another.insert(name)) {
+                survey.add(image, look, disk.bytes(image));
+            }
         }
         Ok((disk, survey))
     }

@@ -72,6 +72,28 @@ fn what_is_damaged_deleted_or_edited_is_made_again() {
     assert!(error.to_string().contains("1.png` was changed since the run began"), "{error}");
 }
 
+#[test]
+fn copies_of_an_image_are_encoded_once() {
+    let (folder, model) = (images(3), model());
+    let alone = data(&config(folder.path(), false));
+    let (expected, _) = filled(&model, &alone, folder.path(), false);
+    for copy in [3, 4] {
+        for ending in ["png", "txt"] {
+            let file = |image| path(folder.path(), image).with_extension(ending);
+            fs::copy(file(0), file(copy)).unwrap();
+        }
+    }
+    let copied = data(&config(folder.path(), true));
+    let (cache, made) = filled(&model, &copied, folder.path(), true);
+    assert_eq!((made, entries(folder.path(), "latents").len()), (3, 3));
+    for copy in [0, 3, 4] {
+        let of_copy = [(copy, false), (1, false), (2, false), (copy, true), (1, true), (2, true)];
+        let [found, expected] = [(&cache, &of_copy), (&expected, &ALL)]
+            .map(|(cache, wanted)| cache.latents(&model, wanted, &noise()).unwrap());
+        assert!(found.equal(&expected), "{copy}");
+    }
+}
+
 /// kohya_ss#2244, kohya_ss#2674, kohya_ss#1908, kohya_ss#1103, sd-scripts#653: the first image of a batch is named. Here the first layer
 /// of the autoencoder overflows for red pictures alone.
 #[test]
