@@ -73,7 +73,7 @@ pub(crate) fn leak() {
 pub(crate) const fn leak() {}
 
 /// Panics where `SDTRAIN_SEEDED_PANIC` is this phase of a run, as in `save:2`, for the second time, and hangs where `SDTRAIN_SEEDED_HANG`
-/// is: the defects that the other ranks must notice and name.
+/// is: the defects that the other ranks must notice and name. Says where it is `SDTRAIN_SEEDED_TELL`, to be killed there.
 #[cfg(feature = "seeded-bugs")]
 pub(crate) fn fail_in(phase: &str) {
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -85,7 +85,11 @@ pub(crate) fn fail_in(phase: &str) {
     if let Ok(wanted) = std::env::var("SDTRAIN_SEEDED_PANIC") {
         assert!(!comes_by(&wanted), "as SDTRAIN_SEEDED_PANIC wants it");
     }
+    if std::env::var("SDTRAIN_SEEDED_TELL").is_ok_and(|wanted| comes_by(&wanted)) {
+        eprintln!("as wanted, it comes to the phase `{phase}`");
+    }
     if std::env::var("SDTRAIN_SEEDED_HANG").is_ok_and(|wanted| comes_by(&wanted)) {
+        eprintln!("as wanted, it hangs in the phase `{phase}`");
         std::thread::sleep(std::time::Duration::MAX);
     }
 }

@@ -44,19 +44,28 @@ const PHASES: [Phase; 6] =
     [Phase::Rendezvous, Phase::FirstStep, Phase::Steady, Phase::Save, Phase::Samples, Phase::End];
 
 impl Phase {
-    /// What rank 0 says before it, and the longest time in milliseconds from then on; nothing is said before the first.
-    fn moment(self) -> (Option<&'static str>, u64) {
+    /// Within so many milliseconds from its beginning somebody is killed or stopped in it.
+    fn lasts(self) -> u64 {
         match self {
-            Phase::Rendezvous => (None, 1500),
-            Phase::FirstStep => (Some("images found"), 600),
-            Phase::Steady => (Some("step 2/"), 300),
-            Phase::Save => (Some("step 4/"), 250),
-            Phase::Samples => (Some("step-000004"), 400),
-            Phase::End => (Some(".safetensors"), 300),
+            Phase::Rendezvous | Phase::FirstStep => 200,
+            Phase::Steady | Phase::Save | Phase::Samples => 60,
+            Phase::End => 300,
         }
     }
 
-    /// What `SDTRAIN_SEEDED_PANIC` and `SDTRAIN_SEEDED_HANG` call it; within a step at one of two places.
+    /// What the first rank says shortly before, where no engine with seeded bugs says more.
+    fn line(self) -> &'static str {
+        match self {
+            Phase::Rendezvous => "",
+            Phase::FirstStep => "images found",
+            Phase::Steady => "step 2/",
+            Phase::Save => "step 4/",
+            Phase::Samples => "step-000004",
+            Phase::End => ".safetensors",
+        }
+    }
+
+    /// What `SDTRAIN_SEEDED_PANIC` and its like call it; within a step at one of two places.
     fn name(self, case: u64) -> &'static str {
         match self {
             Phase::Rendezvous => "rendezvous",
@@ -69,6 +78,9 @@ impl Phase {
         }
     }
 }
+
+/// Some are killed or stopped before they come to the others: within so many milliseconds from their start.
+const BEFORE_RENDEZVOUS: u64 = 400;
 
 /// What happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +104,10 @@ pub const CASES: u64 = 20 * (PHASES.len() * FAULTS.len()) as u64;
 /// The program with the configuration of this repository that is called `tiny_cpu`.
 #[derive(Clone, Copy)]
 pub struct RankProgram<'a> {
-    /// `sdtrain`, beside an engine with the feature `seeded-bugs`.
+    /// `sdtrain`, beside an engine.
     pub path: &'a Path,
+    /// Whether that has the feature `seeded-bugs`, without which no rank panics, hangs, or says where it is.
+    pub has_seeded_bugs: bool,
     /// Where its configuration is.
     pub repository: &'a Path,
 }
@@ -182,8 +196,12 @@ impl RankProgram<'_> {
                     command.args(["--set", &format!("ranks.phase_timeout_seconds={PHASE_TIMEOUT}")]);
                 }
                 if let Some((_, fault, phase)) = seeded.filter(|(victim, ..)| *victim == rank) {
-                    command
-                        .env(if fault == Fault::Hang { "SDTRAIN_SEEDED_HANG" } else { "SDTRAIN_SEEDED_PANIC" }, phase);
+                    let variable = match fault {
+                        Fault::Kill | Fault::Stop => "SDTRAIN_SEEDED_TELL",
+                        Fault::Panic => "SDTRAIN_SEEDED_PANIC",
+                        Fault::Hang => "SDTRAIN_SEEDED_HANG",
+                    };
+                    command.env(variable, phase);
                 }
                 command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
                 let mut child = command.spawn().map_err(|error| format!("cannot start rank {rank}: {error}"))?;
@@ -248,15 +266,20 @@ impl RankProgram<'_> {
         fault: Fault,
         case: u64,
     ) -> Result<Noticed, String> {
-        let is_seeded = matches!(fault, Fault::Panic | Fault::Hang);
-        let mut ranks = self.start(folder, kind, is_seeded.then_some((victim, fault, phase.name(case))))?;
-        if !is_seeded {
-            let (line, longest) = phase.moment();
-            if let Some(line) = line {
-                wait_for(&mut ranks, |ranks| {
-                    ranks[0].said().contains(line) || ranks.iter().any(|rank| rank.ended.is_some())
-                })?;
+        let mut ranks = self.start(folder, kind, Some((victim, fault, phase.name(case))))?;
+        let comes_there = |ranks: &mut [Running]| {
+            let (rank, line) = match self.has_seeded_bugs {
+                true => (victim, "as wanted, it"),
+                false => (0, phase.line()),
+            };
+            wait_for(ranks, |ranks| ranks[rank].said().contains(line) || ranks.iter().any(|rank| rank.ended.is_some()))
+        };
+        if matches!(fault, Fault::Kill | Fault::Stop) {
+            let is_before = phase == Phase::Rendezvous && draw("ranks", case, "before", 2) == 0;
+            if !is_before {
+                comes_there(&mut ranks)?;
             }
+            let longest = if is_before { BEFORE_RENDEZVOUS } else { phase.lasts() };
             thread::sleep(Duration::from_millis(draw("ranks", case, "delay", longest)));
         }
         let happened = match fault {
@@ -266,15 +289,8 @@ impl RankProgram<'_> {
                 wait_for(&mut ranks, |ranks| ranks[victim].ended.is_some())?;
                 ranks[victim].ended.map_or_else(Instant::now, |(_, when)| when)
             }
-            // When it began to hang nobody says: after what the first rank said before it.
             Fault::Hang => {
-                let line = match phase {
-                    Phase::End => "step 8/",
-                    _ => phase.moment().0.unwrap_or_default(),
-                };
-                wait_for(&mut ranks, |ranks| {
-                    ranks[0].said().contains(line) || ranks.iter().any(|rank| rank.ended.is_some())
-                })?;
+                comes_there(&mut ranks)?;
                 Instant::now()
             }
         };
@@ -307,7 +323,11 @@ impl RankProgram<'_> {
             }
             found.named += u64::from(names(&other.said(), victim));
         }
-        Ok(found)
+        // Behind its last step a rank has nothing more to do with the others, who may never hear of it.
+        match found.noticed {
+            0 if phase != Phase::End => Err("nobody noticed".to_owned()),
+            _ => Ok(found),
+        }
     }
 }
 

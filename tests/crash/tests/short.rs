@@ -96,7 +96,7 @@ fn one_of_two_ranks_is_killed_or_stopped() {
         false => Report::skipped(format!("there is no `{}`; `scripts/test` builds it", path.display())),
         true => {
             let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-            let program = RankProgram { path: &path, repository: &repository };
+            let program = RankProgram { path: &path, has_seeded_bugs: false, repository: &repository };
             in_scratch(|scratch| program.faults(scratch, Extent { from: 2, ..Extent::short(7) }))
         }
     };

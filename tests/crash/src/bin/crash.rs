@@ -22,7 +22,7 @@ usage: crash ROW [--count N] [--from N] [--seconds S] [--ledger] [--stop] [--scr
   program    SIGKILL of `sdtrain train` on the tiny base                             500
   program-calls  the same at every call by which it saves, by strace                 all
   program-power  power cuts of it on a loop-mounted ext4 (needs root)                30
-  ranks      one of 2 to 4 ranks killed, stopped, in a panic or hanging, in each phase  480
+  ranks      one of 2 to 4 ranks killed, stopped, in a panic or hanging, in each phase (engine as in `leak`)  480
   soak       the whole program with every feature on for --seconds, a part of three: does it grow?  1
   leak       a part with 4 KiB of each step kept (sdtrain-engine built with --features seeded-bugs): must be seen  1
   bugs       every seeded bug with every row (built with --features seeded-bugs)     all
@@ -157,7 +157,9 @@ fn run(arguments: &Arguments) -> Result<u8, String> {
         "program-calls" => whole(4).kills_at_calls(scratch, extent),
         "soak" => soak::soak(&program, &repository, scratch, extent, Duration::from_secs(arguments.seconds)),
         "leak" => soak::planted_leak(&program, &repository, scratch, extent, Duration::from_secs(arguments.seconds)),
-        "ranks" => RankProgram { path: &program, repository: &repository }.faults(scratch, extent),
+        "ranks" => {
+            RankProgram { path: &program, has_seeded_bugs: true, repository: &repository }.faults(scratch, extent)
+        }
         "program-power" => whole(30).power_cuts(scratch, extent),
         _ => bugs(&here, arguments, extent)?,
     };
