@@ -5,7 +5,7 @@ use sdtrain_recipe::TrainConfig;
 use sdtrain_signals::StopRequest;
 use sdtrain_state_dict::{Reader, SafetensorsFile};
 use sdtrain_torch::{Store, StoreAddress};
-use sdtrain_torch_test_support::fixture_folder;
+use sdtrain_torch_test_support::{fixture_folder, write_inpainting_folder};
 use sdtrain_trainer::{Error, Outcome, Ranks, ResumePolicy, RunOptions, train_together};
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,6 +28,7 @@ const FULL: &str = "method = \"full\"\n[full]\ntrain_text_encoder = true\n";
 const AUTOENCODER: &str = "method = \"vae\"\n";
 const DREAMBOOTH: &str = "method = \"dreambooth\"\ntrainable = \"lora\"\n[dreambooth]\nclass_prompt = \"a poster\"\n\
      prior = \"base_prediction\"\n";
+const INPAINTING: &str = "method = \"inpainting\"\n";
 const WORDS: &str = "method = \"textual_inversion\"\n[textual_inversion]\ntokens = [{word = \"snorp\"}]\n";
 
 impl Project {
@@ -42,12 +43,19 @@ impl Project {
             picture.save(images.join(format!("{number}.png"))).expect("there is room");
             fs::write(images.join(format!("{number}.txt")), "poster, snorp, small").expect("there is room");
         }
+        let model = match method {
+            INPAINTING => {
+                write_inpainting_folder("tiny_sd1", &folder.path().join("model"));
+                folder.path().join("model")
+            }
+            _ => fixture_folder().join("tiny_sd1"),
+        };
         let text = format!(
             "{method}[model]\npath = \"{}\"\n[data]\nresolution = 64\nbatch_size = 1\nbucketing = {{ enabled = true }}\n\
              [[data.subsets]]\npath = \"images\"\nshuffle_caption = true\n\
              [optimizer]\ntype = \"adamw\"\nlearning_rate = 1e-3\n[log]\ntensorboard = false\n\
              [checkpoint]\nevery_steps = 5\n",
-            fixture_folder().join("tiny_sd1").canonicalize().expect("a fixture").display()
+            model.canonicalize().expect("a fixture").display()
         );
         let project = Project(folder);
         fs::write(project.path("run.toml"), text).expect("there is room");
@@ -188,7 +196,10 @@ fn two_ranks_learn_what_one_learns_from_the_same_batches() {
         ("words", WORDS, &[]),
         ("autoencoder", AUTOENCODER, &[]),
         ("dreambooth beside the base's prediction", DREAMBOOTH, &[]),
+        ("inpainting", INPAINTING, &[]),
         ("full, flat", FULL, &["ranks.reducer=flat"]),
+        ("full, weights in bf16", FULL, &["precision.weights=bf16"]),
+        ("full, fp16", FULL, &["precision.compute=fp16"]),
         ("full, overlapped", FULL, &["ranks.reducer=overlapped"]),
         ("full, overlapped, accumulated", FULL, &["train.gradient_accumulation_steps=2"]),
         ("full, the text encoder stops", FULL, &["train.max_text_encoder_steps=6"]),
