@@ -38,7 +38,7 @@ LATENCY = 20e-6
 SENT = 4
 # c10d's Reducer sends buckets of this size; the last one goes when the backward pass is over.
 BUCKET = 25 * 2**20
-# Numbers of one all-reduce of the flat way (ranks/gradients.rs), and of each rank in one window of `shard_optimizer` (ranks/shares.rs).
+# Numbers of one all-reduce of the flat way (ranks/flat.rs), and of each rank in one window of `shard_optimizer` (ranks/shares.rs).
 FLAT_AT_ONCE = 8 * 2**20
 WINDOW = 2 * 2**20
 # A backward pass is twice a forward pass where every weight is trained.

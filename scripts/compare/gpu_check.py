@@ -6,6 +6,7 @@ there is. No part begins after its time is up; the whole takes under eight minut
 
 import argparse
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import ranks_speed
 import side_by_side
 from side_by_side import Case, Failed, compare, gigabytes, say
 
@@ -71,6 +73,32 @@ def nccl(programs, device):
     return done.stdout.strip()
 
 
+def rank_of_one(programs, work, device, reducer):
+    """Twelve steps of the whole UNet by a rank without others, whose gradients travel all the same, beside those of a plain run."""
+    lines = {}
+    for name, launched in (("plain", []), ("rank", ["launch", "--nproc", "1", "--"])):
+        output = work / f"{reducer}-{name}"
+        command = [programs / "sdtrain", *launched, "train", "--config", ranks_speed.config(work), "--output", output, "--device", device]
+        for setting in ("method=full", f"ranks.reducer={reducer}", "train.max_steps=12"):
+            command += ["--set", setting]
+        try:
+            done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=LONGEST)
+        except subprocess.TimeoutExpired:
+            return f"failed: the {name} run takes more than {LONGEST:.0f} s"
+        if done.returncode != 0:
+            say(f"error: {' '.join(map(str, command))} ended with {done.returncode}:\n{done.stderr.strip()[-1500:]}")
+            return f"failed ({done.returncode})"
+        lines[name] = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    # What both runs print ends with the last one, that of the rank.
+    if device.startswith("cuda") and "gradients travel by NCCL" not in done.stderr + done.stdout:
+        return "failed: the gradients do not travel by NCCL"
+    furthest = max(
+        abs(rank["loss"] - plain["loss"]) / abs(plain["loss"]) for rank, plain in zip(lines["rank"], lines["plain"], strict=True)
+    )
+    verdict = "agrees" if furthest <= 1e-3 else "failed"
+    return f"{verdict}: over {len(lines['plain'])} steps losses differ by {furthest:.1e} of them at most"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", type=Path, required=True, help="folder with sdtrain and sdtrain-engine")
@@ -100,6 +128,11 @@ def main():
         verdict = nccl(programs, arguments.device)
         failures += verdict.startswith("failed")
         page.add(f"NCCL, one rank on one GPU: {verdict}", "")
+        if (programs / "libsdtrain_nccl.so").exists():
+            for reducer in ("flat", "overlapped"):
+                verdict = rank_of_one(programs, work, arguments.device, reducer)
+                failures += verdict.startswith("failed")
+                page.add(f"The whole UNet trained by one rank, {reducer}: {verdict}", "")
 
         page.add("| parity: LoRA r16 of the built-in base, ten steps | trace |", "|---|---|")
         images = side_by_side.sample_images(work, 16)
