@@ -204,7 +204,7 @@ def processor():
 
 def measure(arguments, work):
     """The lines of the section, and the facts of a diffusers run for its heading."""
-    training, methods, other, facts = [], [], [], {}
+    training, methods, other, ranks, facts = [], [], [], [], {}
     programs = arguments.program
     if {"tiny", "methods", "start"} & set(arguments.only):
         images = side_by_side.sample_images(work, 32)
@@ -254,7 +254,7 @@ def measure(arguments, work):
     if "saving" in arguments.only:
         other += rows_of_saving(programs, work)
     if "ranks" in arguments.only:
-        other += ranks_speed.rows(programs, work, arguments.rounds)
+        ranks = ranks_speed.rows(programs, work, arguments.rounds)
     if "sdxl-load" in arguments.only:
         other += sdxl.rows_of_loading(programs, work, arguments.rounds, arguments.threads, arguments.sdxl)
         other += sdxl.rows_of_converting(programs, work, arguments.sdxl)
@@ -269,10 +269,10 @@ def measure(arguments, work):
         training.append(row(found, before))
         facts = found.theirs[-1].facts
         shutil.rmtree(folder)
-    return training, methods, other, facts
+    return training, methods, other, ranks, facts
 
 
-def section(training, methods, other, facts, began, load_at_start):
+def section(training, methods, other, ranks, facts, began, load_at_start):
     threads = facts.get("threads", os.cpu_count())
     lines = [
         f"## {began:%Y-%m-%d %H:%M}, commit {commit()}",
@@ -300,6 +300,8 @@ def section(training, methods, other, facts, began, load_at_start):
         ]
     if other:
         lines += ["| | sdtrain | diffusers |", "|---|---|---|", *other, ""]
+    if ranks:
+        lines += ["| sdtrain by ranks | | beside it |", "|---|---|---|", *ranks, ""]
     return "\n".join(lines)
 
 

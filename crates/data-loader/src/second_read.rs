@@ -95,10 +95,13 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_the_file_itself_is_no_fault_of_the_disk() {
-        let broken: [fn() -> io::Error; 3] = [
+        // Absent, forbidden, a name too long, a circle of links.
+        let broken: [fn() -> io::Error; 5] = [
             || io::Error::other("is too long"),
             || io::Error::from_raw_os_error(2),
             || io::Error::from_raw_os_error(13),
+            || io::Error::from_raw_os_error(36),
+            || io::Error::from_raw_os_error(40),
         ];
         for error in broken {
             assert!(read_after(100, error).unwrap().is_err(), "{}", error());

@@ -119,9 +119,14 @@ impl ImageLocation {
 
     /// Why the disk does not give it, where that is no property of the file: not where it is absent, forbidden, or not what it should be.
     pub(crate) fn refusal(&self) -> Option<io::Error> {
-        use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
+        use io::ErrorKind::{InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied};
+        /// Links that lead in a circle, on Linux.
+        const LOOP: i32 = 40;
         let error = self.read().err()?;
-        let is_of_file = matches!(error.kind(), NotFound | NotADirectory | IsADirectory | PermissionDenied);
+        let is_of_file = match error.kind() {
+            NotFound | NotADirectory | IsADirectory | PermissionDenied | InvalidFilename | InvalidInput => true,
+            _ => error.raw_os_error() == Some(LOOP),
+        };
         // One that this program made itself has no number.
         (error.raw_os_error().is_some() && !is_of_file).then_some(error)
     }
