@@ -131,7 +131,7 @@ pub(crate) fn check(
         || before.details.get(DEVICE).is_some_and(|device| manifest.details.get(DEVICE) != Some(device))
     {
         eprintln!(
-            "note: the run was begun on another machine ({}); on this one ({}) it goes on equal to rounding, not to the bit",
+            "note: the run was begun with {}; with {} it goes on equal to rounding, not to the bit",
             machine(before),
             machine(manifest)
         );
