@@ -442,8 +442,17 @@ impl Others {
 
 /// Whether Gloo, NCCL or the store says it, in whatever operation.
 fn is_of_ranks(error: &sdtrain_torch::Error) -> bool {
+    // The last is all that Gloo says to the other operations that are under way, once one has waited for too long.
+    const WORDS: [&str; 6] = [
+        "gloo",
+        "NCCL",
+        "c10d",
+        "Connection closed by peer",
+        "Connection reset",
+        "Application timeout caused pair closure",
+    ];
     let text = error.to_string();
-    ["gloo", "NCCL", "Connection closed by peer", "Connection reset", "c10d"].iter().any(|words| text.contains(words))
+    WORDS.iter().any(|words| text.contains(words))
 }
 
 /// `0, 3 and 5`.
@@ -452,5 +461,20 @@ fn list(numbers: &[usize]) -> String {
     match texts.split_last() {
         Some((last, first)) if !first.is_empty() => format!("{} and {last}", first.join(", ")),
         _ => texts.concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_what_ranks_do_together_is_told_from_one_of_this_rank() {
+        let is_of_ranks = |text: &str| is_of_ranks(&sdtrain_torch::Error::Torch(text.into()));
+        assert!(is_of_ranks(
+            "[/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 4000ms for recv operation to complete"
+        ));
+        assert!(is_of_ranks("Application timeout caused pair closure"));
+        assert!(!is_of_ranks("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: not enough memory"));
     }
 }
