@@ -2,17 +2,25 @@
 
 The same work is done twice, in turns: by one rank of two threads that plays both parts of each batch, and by two ranks of one thread each.
 What adding up costs shows in the first without the others: one rank of one thread that computes one of the two parts. And one rank alone
-with the reducer and without: what it costs where there is nothing to add; by one thread and with more steps, since it is little.
+with the reducer and without: what it costs where there is nothing to add; by one thread, with more steps and in turns of a second, since it is
+little.
 """
 
+import contextlib
 import json
+import os
+import signal
 import statistics
 import subprocess
+import time
+from pathlib import Path
 
 from side_by_side import DATASETS, Failed, say
 
 STEPS = 14
 WARM_UP = 3
+# Of runs that go on in turns.
+LONG = 300
 METHODS = {
     "LoRA r16": ["lora.rank=16"],
     "whole UNet, overlapped": ["method=full", "ranks.reducer=overlapped"],
@@ -54,18 +62,69 @@ tensorboard = false
     return path
 
 
-def seconds(programs, work, ranks, threads, overrides):
-    """The median step of a run by so many ranks, or by a process that was not launched as one where there are none."""
-    output = work / "ranks-run"
+def command_of(programs, work, output, ranks, threads, overrides):
     train = ["train", "--config", config(work), "--output", output, "--resume", "never"]
     for override in [*overrides, f"train.threads={threads}"]:
         train += ["--set", override]
     command = [programs / "sdtrain", *(["launch", "--nproc", ranks, "--"] if ranks else []), *train]
-    ended = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-    if ended.returncode:
-        raise Failed(f"`{' '.join(map(str, command))}` ended with {ended.returncode}:\n{ended.stderr[-2000:]}")
+    return [str(word) for word in command]
+
+
+def median_step(output):
     lines = (output / "metrics.jsonl").read_text().splitlines()
     return statistics.median(json.loads(line)["seconds"] for line in lines[WARM_UP:])
+
+
+def seconds(programs, work, ranks, threads, overrides):
+    """The median step of a run by so many ranks, or by a process that was not launched as one where there are none."""
+    output = work / "ranks-run"
+    command = command_of(programs, work, output, ranks, threads, overrides)
+    ended = subprocess.run(command, capture_output=True, text=True)
+    if ended.returncode:
+        raise Failed(f"`{' '.join(command)}` ended with {ended.returncode}:\n{ended.stderr[-2000:]}")
+    return median_step(output)
+
+
+def with_descendants(process):
+    """The numbers of a process and of whatever it has started."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(entry.parent.name)] = int(entry.read_text().rpartition(")")[2].split()[1])
+    found = [process]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found
+
+
+def in_turns(programs, work, overrides):
+    """The median steps of a plain run and of one rank with the reducer. Both processes are there all the time and go on in turns of a
+    second: a machine's speed varies by more from minute to minute than what is looked for. A step in which its run was held up is far from
+    the median."""
+    outputs = [work / "ranks-plain", work / "ranks-alone"]
+    settings = [*overrides, f"train.max_steps={LONG}"]
+    commands = [command_of(programs, work, outputs[ranks], ranks, 1, settings) for ranks in (0, 1)]
+    logs = [open(output.with_suffix(".log"), "w+") for output in outputs]
+    running = [subprocess.Popen(command, stdout=log, stderr=log) for command, log in zip(commands, logs, strict=True)]
+
+    def signal_all(process, number):
+        for one in with_descendants(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, number)
+
+    turn = 0
+    while all(process.poll() is None for process in running):
+        signal_all(running[1 - turn], signal.SIGSTOP)
+        signal_all(running[turn], signal.SIGCONT)
+        time.sleep(1)
+        turn = 1 - turn
+    for process, command, log in zip(running, commands, logs, strict=True):
+        signal_all(process, signal.SIGCONT)
+        if process.wait():
+            log.seek(0)
+            raise Failed(f"`{' '.join(command)}` ended with {process.returncode}:\n{log.read()[-2000:]}")
+        log.close()
+    return [median_step(output) for output in outputs]
 
 
 def rows(programs, work, rounds):
@@ -83,19 +142,10 @@ def rows(programs, work, rounds):
             f"{one / two:.2f} times as long; half of it by one of one thread {half:.3f} s |"
         )
     for title, overrides in ALONE.items():
-        # What is looked for is less than what a machine's speed varies by from minute to minute: pairs of runs that lie side by side, in
-        # either order, and many of them.
-        pairs = []
-        for number in range(4 * rounds):
-            order = (0, 1) if number % 2 == 0 else (1, 0)
-            times = {ranks: seconds(programs, work, ranks, 1, [*overrides, "train.max_steps=40"]) for ranks in order}
-            pairs.append((times[0], times[1]))
-        without, with_it = (statistics.median(side) for side in zip(*pairs, strict=True))
-        more = sorted(100 * (after / before - 1) for before, after in pairs)
+        without, with_it = in_turns(programs, work, overrides)
         found.append(
-            f"| {title}: a step of 4 images by one rank of one thread with the reducer | {with_it:.4f} s | without {without:.4f} s: "
-            f"{statistics.median(more):+.1f} % in the middle of {len(more)} pairs ({more[len(more) // 4]:+.1f} to {more[-1 - len(more) // 4]:+.1f} "
-            "in half of them) |"
+            f"| {title}: a step of 4 images by one rank of one thread with the reducer | {1000 * with_it:.1f} ms | "
+            f"without {1000 * without:.1f} ms: {100 * (with_it / without - 1):+.1f} % |"
         )
     made = subprocess.run([programs / "examples" / "all_reduce_speed"], capture_output=True, text=True, check=True)
     for line in made.stdout.splitlines():
