@@ -76,17 +76,16 @@ def nccl(programs, device):
 def rank_of_one(programs, work, device, reducer):
     """Twelve steps of the whole UNet by a rank without others, whose gradients travel all the same, beside those of a plain run."""
     lines = {}
-    for name, launched in (("plain", []), ("rank", ["launch", "--nproc", "1", "--"])):
+    settings = ["method=full", f"ranks.reducer={reducer}", "train.max_steps=12"]
+    for name, ranks in (("plain", 0), ("rank", 1)):
         output = work / f"{reducer}-{name}"
-        command = [programs / "sdtrain", *launched, "train", "--config", ranks_speed.config(work), "--output", output, "--device", device]
-        for setting in ("method=full", f"ranks.reducer={reducer}", "train.max_steps=12"):
-            command += ["--set", setting]
+        command = [*ranks_speed.command_of(programs, work, output, ranks, settings), "--device", device]
         try:
-            done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=LONGEST)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST)
         except subprocess.TimeoutExpired:
             return f"failed: the {name} run takes more than {LONGEST:.0f} s"
         if done.returncode != 0:
-            say(f"error: {' '.join(map(str, command))} ended with {done.returncode}:\n{done.stderr.strip()[-1500:]}")
+            say(f"error: {' '.join(command)} ended with {done.returncode}:\n{done.stderr.strip()[-1500:]}")
             return f"failed ({done.returncode})"
         lines[name] = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     # What both runs print ends with the last one, that of the rank.

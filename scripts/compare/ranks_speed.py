@@ -62,10 +62,10 @@ tensorboard = false
     return path
 
 
-def command_of(programs, work, output, ranks, threads, overrides):
+def command_of(programs, work, output, ranks, settings):
     train = ["train", "--config", config(work), "--output", output, "--resume", "never"]
-    for override in [*overrides, f"train.threads={threads}"]:
-        train += ["--set", override]
+    for setting in settings:
+        train += ["--set", setting]
     command = [programs / "sdtrain", *(["launch", "--nproc", ranks, "--"] if ranks else []), *train]
     return [str(word) for word in command]
 
@@ -78,7 +78,7 @@ def median_step(output):
 def seconds(programs, work, ranks, threads, overrides):
     """The median step of a run by so many ranks, or by a process that was not launched as one where there are none."""
     output = work / "ranks-run"
-    command = command_of(programs, work, output, ranks, threads, overrides)
+    command = command_of(programs, work, output, ranks, [*overrides, f"train.threads={threads}"])
     ended = subprocess.run(command, capture_output=True, text=True)
     if ended.returncode:
         raise Failed(f"`{' '.join(command)}` ended with {ended.returncode}:\n{ended.stderr[-2000:]}")
@@ -102,8 +102,8 @@ def in_turns(programs, work, overrides):
     second: a machine's speed varies by more from minute to minute than what is looked for. A step in which its run was held up is far from
     the median."""
     outputs = [work / "ranks-plain", work / "ranks-alone"]
-    settings = [*overrides, f"train.max_steps={LONG}"]
-    commands = [command_of(programs, work, outputs[ranks], ranks, 1, settings) for ranks in (0, 1)]
+    settings = [*overrides, f"train.max_steps={LONG}", "train.threads=1"]
+    commands = [command_of(programs, work, outputs[ranks], ranks, settings) for ranks in (0, 1)]
     logs = [open(output.with_suffix(".log"), "w+") for output in outputs]
     running = [subprocess.Popen(command, stdout=log, stderr=log) for command, log in zip(commands, logs, strict=True)]
 

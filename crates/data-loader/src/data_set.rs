@@ -211,7 +211,7 @@ impl DataSet {
         let mut of_extra = of_extra.into_iter();
         for ((image, digest), ordered) in self.images.iter().zip(&digests).zip(self.order.images()) {
             field(image.relative(&self.subsets[image.subset]).as_os_str().as_encoded_bytes());
-            match digest.map_or_else(|| digest_again(&image.location), |digest| Ok(Some(digest)))? {
+            match digest_of(*digest, &image.location)? {
                 Some(digest) => field(&digest),
                 None => field(&image.file_length.to_le_bytes()),
             }
@@ -221,7 +221,7 @@ impl DataSet {
             field(&ordered.repeats.to_bytes());
             for (column, extra) in &image.extra_images {
                 field(column.as_bytes());
-                match of_extra.next().flatten().map_or_else(|| digest_again(extra), |digest| Ok(Some(digest)))? {
+                match digest_of(of_extra.next().flatten(), extra)? {
                     Some(digest) => field(&digest),
                     None => field(&extra.length().unwrap_or_default().to_le_bytes()),
                 }
@@ -513,8 +513,11 @@ impl View {
     }
 }
 
-/// The digest of what could not be read at first; none where that is the file's own fault.
-fn digest_again(location: &ImageLocation) -> Result<Option<content::Digest>, DataError> {
+/// The digest of a file, which is read once more where that is not `known`; none where it cannot be by its own fault.
+fn digest_of(known: Option<content::Digest>, location: &ImageLocation) -> Result<Option<content::Digest>, DataError> {
+    if known.is_some() {
+        return Ok(known);
+    }
     let read = || location.read().map_err(|error| error.to_string());
     Ok(read_twice([location].into_iter(), read)?.ok().map(|bytes| content::digest(&bytes)))
 }

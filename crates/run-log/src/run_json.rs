@@ -286,6 +286,22 @@ mod tests {
     }
 
     #[test]
+    fn names_each_model_of_graphics_processor_once() {
+        let of = |model: &str| format!("Model: \t\t {model}\nIRQ:   \t\t 84\nBus Type: \t PCIe\n");
+        let (of_one, of_other) = (of("NVIDIA H200"), of("NVIDIA L4"));
+        let folder = folder_with(&[
+            ("0000:19:00.0/information", &of_one),
+            ("0000:3b:00.0/information", &of_one),
+            ("0000:4c:00.0/information", &of_other),
+            ("0000:5d:00.0/registry", "Binary: \"\"\n"),
+        ]);
+        let names = graphics_processors_in(folder.path());
+        assert_eq!(names.as_deref(), Some("NVIDIA H200, NVIDIA L4"));
+        assert_eq!(graphics_processors_in(&folder.path().join("0000:5d:00.0")), None);
+        assert_eq!(graphics_processors_in(&folder.path().join("absent")), None);
+    }
+
+    #[test]
     fn is_valid_json_at_the_start_and_at_the_end() {
         let folder = folder_with(&[("model.bin", "weights")]);
         let read = || -> serde_json::Value {

@@ -1,6 +1,7 @@
 //! Class images of a DreamBooth run: what is missing is drawn by the base, and nothing is taken that it would not draw so.
 
 use crate::error::{Error, Result};
+use crate::identity;
 use crate::samples::requests;
 use sdtrain_checkpoint::{replace_file, vfs::RealVfs};
 use sdtrain_data_loader::EXTENSIONS;
@@ -216,8 +217,7 @@ fn digest(model: &StableDiffusion) -> Result<String> {
         hasher.update(bytes);
     };
     field(serde_json::to_string(&model.scheduler).unwrap_or_default().as_bytes());
-    let of_text = model.text_encoders.iter().map(|encoder| encoder.network.parameters());
-    for parameters in of_text.chain([model.unet.parameters(), model.vae.parameters()]) {
+    for parameters in identity::by_order_of_digests(model) {
         for (name, weight) in parameters.iter() {
             field(name.as_bytes());
             field(&tensor_to_bytes(&weight.detach().to_kind(model.compute))?);

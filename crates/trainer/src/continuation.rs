@@ -38,10 +38,12 @@ pub(crate) fn details(
 
 /// The kind of machine that numbers come from: another one may round otherwise.
 fn describe(device: Device) -> String {
-    match device {
-        Device::Cuda(_) => graphics_processor_names().unwrap_or_else(|| "CUDA".into()),
-        _ => processor_name().unwrap_or_else(|| "processor".into()),
-    }
+    model_of(device).unwrap_or_else(|| if device.is_cuda() { "CUDA" } else { "processor" }.into())
+}
+
+/// The model of what is computed on, where the system tells.
+pub(crate) fn model_of(device: Device) -> Option<String> {
+    if device.is_cuda() { graphics_processor_names() } else { processor_name() }
 }
 
 /// Keys that say what the numbers of a saved state are. Under another value they may have the same names and sizes, and are something

@@ -22,8 +22,7 @@ pub(crate) fn of_base(model: &StableDiffusion) -> Result<String> {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
         hasher.update(bytes);
     };
-    let of_text = model.text_encoders.iter().map(|encoder| encoder.network.parameters());
-    for parameters in of_text.chain([model.unet.parameters(), model.vae.parameters()]) {
+    for parameters in by_order_of_digests(model) {
         let mut samples = Vec::new();
         for (name, weight) in parameters.iter() {
             field(name.as_bytes());
@@ -40,9 +39,13 @@ pub(crate) fn of_base(model: &StableDiffusion) -> Result<String> {
 
 /// A digest of all numbers of a model, where [`of_base`] takes some: what ranks compare, each of which may have read a copy of its own.
 pub(crate) fn of_all_numbers(model: &StableDiffusion) -> Result<String> {
+    of_numbers(by_order_of_digests(model).flat_map(Parameters::iter).map(|(_, weight)| weight))
+}
+
+/// The parameters of every network, in the order that stored digests take them, which must stay.
+pub(crate) fn by_order_of_digests(model: &StableDiffusion) -> impl Iterator<Item = &Parameters> {
     let of_text = model.text_encoders.iter().map(|encoder| encoder.network.parameters());
-    let networks = of_text.chain([model.unet.parameters(), model.vae.parameters()]);
-    of_numbers(networks.flat_map(Parameters::iter).map(|(_, weight)| weight))
+    of_text.chain([model.unet.parameters(), model.vae.parameters()])
 }
 
 /// A digest of the bits of all numbers of `tensors`, summed up for each: one pass over the memory.

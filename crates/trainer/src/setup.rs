@@ -32,8 +32,7 @@ use sdtrain_recipe::{
     local_path,
 };
 use sdtrain_run_log::{
-    Device as DeviceRecord, Program, RunRecord, git_commit, graphics_processor_names, instruction_set, processor_name,
-    program_digest,
+    Device as DeviceRecord, Program, RunRecord, git_commit, instruction_set, processor_name, program_digest,
 };
 use sdtrain_signals::StopRequest;
 use sdtrain_state_dict::maps::textual_inversion::bundled_words;
@@ -334,7 +333,7 @@ fn device_record(device: Device) -> DeviceRecord {
     };
     DeviceRecord {
         kind,
-        name: graphics_processor_names().filter(|_| device.is_cuda()).or_else(processor_name),
+        name: continuation::model_of(device).or_else(processor_name),
         threads: tch::get_num_threads() as usize,
         instruction_set: instruction_set(),
     }

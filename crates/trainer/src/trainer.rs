@@ -131,9 +131,6 @@ impl Trainer {
 
     /// What all ranks must have in common of the state that they begin with.
     fn facts_of_state(&self, position: &Position) -> Result<Facts> {
-        if self.ranks.size() == 1 {
-            return Ok(Facts::default());
-        }
         let weights = self.optimizer.groups().iter().flat_map(|group| &group.parameters).map(|(_, weight)| weight);
         Ok(Facts(BTreeMap::from([
             ("step that is continued after".to_string(), position.step.to_string()),
@@ -159,7 +156,9 @@ impl Trainer {
         };
         // From a checkpoint that cannot be gone on from, at whichever rank, nothing is done to the folder. Each has read it by itself, and
         // it may have been another one.
-        self.ranks.compare(&self.facts_of_state(&position)?)?;
+        if self.ranks.size() > 1 {
+            self.ranks.compare(&self.facts_of_state(&position)?)?;
+        }
         if self.ranks.is_lead() {
             set_aside = self.folder.claim(&self.config, &self.later_products())?;
         }

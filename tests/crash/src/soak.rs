@@ -41,37 +41,39 @@ pub struct Glance {
 
 /// Runs `program` for so long with each part of `extent` and looks at what it takes.
 pub fn soak(program: &Path, repository: &Path, scratch: &Path, extent: Extent, lasts: Duration) -> Report {
-    let mut report = Report::default();
-    let mut found = Vec::new();
-    for part in parts(extent) {
-        let watched = watch(program, &configuration(repository, part), &scratch.join("soak"), lasts, 0);
-        let judged =
-            watched.and_then(|(glances, steps)| judge(&glances, steps)).and_then(|judged| match judged.grows {
-                true => Err(format!("it grows: {}", judged.said)),
-                false => Ok(judged.said),
-            });
-        found.push(format!("{part}: {}", judged.as_ref().unwrap_or_else(|reason| reason)));
-        report.tried(|| part.to_owned(), judged.map(|_| ()));
-    }
-    report.note = found.join("; ");
-    report
+    each_part(repository, extent, |configuration| {
+        let (glances, steps) = watch(program, configuration, &scratch.join("soak"), lasts, 0)?;
+        let judged = judge(&glances, steps)?;
+        match judged.grows {
+            true => Err(format!("it grows: {}", judged.said)),
+            false => Ok(judged.said),
+        }
+    })
 }
 
 /// The same runs of a program that keeps 4 KiB of each step: they must be seen to grow.
 pub fn planted_leak(program: &Path, repository: &Path, scratch: &Path, extent: Extent, lasts: Duration) -> Report {
-    let mut report = Report::default();
-    let mut found = Vec::new();
-    for part in parts(extent) {
-        let watched = watch(program, &configuration(repository, part), &scratch.join("leak"), lasts, PLANTED);
-        let judged = watched.and_then(|(glances, steps)| judge(&glances, steps)).and_then(|judged| match judged.grows {
-            true => Ok(judged.said),
+    each_part(repository, extent, |configuration| {
+        let (glances, steps) = watch(program, configuration, &scratch.join("leak"), lasts, PLANTED)?;
+        let judged = judge(&glances, steps)?;
+        match judged.grows {
+            true => Ok(format!("seen: {}", judged.said)),
             false => Err(format!(
                 "{PLANTED} bytes of each step were kept, or the program is built without `seeded-bugs`, and nobody noticed: {}",
                 judged.said
             )),
-        });
-        found.extend(judged.as_ref().map(|said| format!("{part}: seen: {said}")));
-        report.tried(|| part.to_owned(), judged.map(|_| ()));
+        }
+    })
+}
+
+/// Tries each part of `extent`, and notes what was found.
+fn each_part(repository: &Path, extent: Extent, attempt: impl Fn(&Path) -> Result<String, String>) -> Report {
+    let mut report = Report::default();
+    let mut found = Vec::new();
+    for part in parts(extent) {
+        let tried = attempt(&configuration(repository, part));
+        found.push(format!("{part}: {}", tried.as_ref().unwrap_or_else(|reason| reason)));
+        report.tried(|| part.to_owned(), tried.map(drop));
     }
     report.note = found.join("; ");
     report

@@ -262,17 +262,23 @@ impl Trainer {
             write()
         };
         let mut say = |text: &str| log.borrow_mut().message(text);
-        let written = until_the_disk_takes_it(patience, stop, &mut say, &mut || match attempt() {
-            Err(error) if is_full(&error) && self.reserve.take().is_some() => {
-                gave_up.set(true);
-                attempt()
-            }
-            result => result,
-        });
+        let written =
+            until_the_disk_takes_it(patience, stop, &mut say, &mut || self.in_kept_room(attempt, || gave_up.set(true)));
         if gave_up.get() {
             say("warning: the disk is full; the room that was kept for a checkpoint has been given up");
         }
         written
+    }
+
+    /// Does `write`, and where the disk is full once more in the room that was kept for this, which is given up.
+    pub(super) fn in_kept_room<T>(&self, write: impl Fn() -> Result<T>, gives_up: impl FnOnce()) -> Result<T> {
+        match write() {
+            Err(error) if is_full(&error) && self.reserve.take().is_some() => {
+                gives_up();
+                write()
+            }
+            result => result,
+        }
     }
 
     /// Before anything is saved: where the run's folder was deleted, moved or replaced, it is taken again, and everything of the run
@@ -404,7 +410,7 @@ impl Trainer {
 }
 
 /// Whether the disk, or what of it is this user's, is full.
-pub(super) fn is_full(error: &Error) -> bool {
+fn is_full(error: &Error) -> bool {
     let kind = storage_error(error).map(std::io::Error::kind);
     matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
 }

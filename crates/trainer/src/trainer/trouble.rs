@@ -1,7 +1,6 @@
 //! When something goes wrong: steps that are skipped, weights that are to be trusted, and what is saved on the way out.
 
 use super::Trainer;
-use super::saving::is_full;
 use crate::batches::{Batch, Batches};
 use crate::error::{Error, Result};
 use crate::inputs::StepInputs;
@@ -176,13 +175,9 @@ impl Trainer {
         log.flush();
         let info = self.manifest_at(position);
         let held = self.hold_folder(log, position.step);
-        let attempt = |info: &ManifestInfo| self.publish(info.clone(), position, usize::MAX);
-        // The room that was kept is for this, too.
-        let saved = held.and(info).and_then(|info| match attempt(&info) {
-            Err(error) if is_full(&error) && self.reserve.take().is_some() => attempt(&info),
-            saved => saved,
-        });
-        match saved {
+        let publish =
+            |info: ManifestInfo| self.in_kept_room(|| self.publish(info.clone(), position, usize::MAX), || ());
+        match held.and(info).and_then(publish) {
             Ok(path) => log.message(&format!("what was learned before it is saved: {}", path.display())),
             Err(error) => log.message(&format!("warning: what was learned before it cannot be saved: {error}")),
         }
