@@ -58,12 +58,16 @@ impl Project {
 
     /// Starts `sdtrain ARGS` with what it says going into a file.
     pub fn start(&self, args: &[&str]) -> Running {
+        self.start_with(&[], args)
+    }
+
+    /// The same with variables of the environment.
+    pub fn start_with(&self, variables: &[(&str, &str)], args: &[&str]) -> Running {
         let said = self.path("said");
         let log = fs::File::create(&said).expect("the temporary folder can be written to");
-        Running {
-            child: self.command(args).stdout(Stdio::null()).stderr(log).spawn().expect("the program starts"),
-            said,
-        }
+        let mut command = self.command(args);
+        command.envs(variables.iter().copied()).stdout(Stdio::null()).stderr(log);
+        Running { child: command.spawn().expect("the program starts"), said }
     }
 
     /// Runs, and shows what it said when it does not end with `code`.

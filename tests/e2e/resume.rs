@@ -108,7 +108,11 @@ fn lightning_1455_a_stopped_run_saves_and_ends_with_75() {
     for signal in ["TERM", "INT", "USR1"] {
         let project = Project::new();
         let args = ["--config", "run.toml", "--set", "train.max_steps=100000", "--set", "samples.prompts=[]"];
-        let running = project.start(&[&args[..], &["--set", "checkpoint.every_steps=0"]].concat());
+        // As SLURM says it: the second that the job ends at.
+        let end = std::time::SystemTime::now() + std::time::Duration::from_secs(600);
+        let end = end.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs().to_string();
+        let args = [&args[..], &["--set", "checkpoint.every_steps=0"]].concat();
+        let running = project.start_with(&[("SLURM_JOB_END_TIME", &end)], &args);
         running.wait_for(|| {
             fs::read_to_string(project.path("outputs/run/metrics.jsonl")).is_ok_and(|text| text.lines().count() > 2)
         });
@@ -118,8 +122,30 @@ fn lightning_1455_a_stopped_run_saves_and_ends_with_75() {
         let steps = fs::read_to_string(project.path("outputs/run/metrics.jsonl")).unwrap().lines().count();
         let newest = fs::read_to_string(project.path("outputs/run/checkpoints/latest")).unwrap();
         assert_eq!(newest.trim(), format!("step-{steps:06}"), "{signal}: {said}");
-        assert!(said.contains("a signal asks to stop"), "{signal}: {said}");
+        let asked = said.lines().find(|line| line.contains("a signal asks to stop")).unwrap_or_default();
+        let left = asked.rsplit_once("the job has ").and_then(|(_, left)| left.split(' ').next()?.parse::<u64>().ok());
+        assert!(left.is_some_and(|left| (300..=600).contains(&left)), "{signal}: {said}");
     }
+}
+
+/// Such checkpoints would fill the disk, and nobody would know why.
+#[test]
+fn a_checkpoint_that_cannot_be_deleted_is_named_and_the_run_goes_on() {
+    let project = Project::new();
+    let args = ["--config", "run.toml", "--set", "train.max_steps=100000", "--set", "samples.prompts=[]"];
+    let running =
+        project.start(&[&args[..], &["--set", "checkpoint.every_steps=1", "--set", "checkpoint.keep_last=2"]].concat());
+    let checkpoints = project.path("outputs/run/checkpoints");
+    running.wait_for(|| checkpoints.join("step-000002").exists());
+    // In the place of the name that it gets before it goes.
+    fs::write(checkpoints.join(".trash-step-000020"), "a file").unwrap();
+    running.wait_for_words("cannot delete");
+    running.wait_for(|| checkpoints.join("step-000024").exists());
+    running.terminate();
+    let (code, said) = running.end();
+    assert_eq!(code, Some(75), "{said}");
+    assert!(said.contains("warning: cannot delete outputs/run/checkpoints/step-000020: "), "{said}");
+    assert!(checkpoints.join("step-000020").exists() && !checkpoints.join("step-000021").exists(), "{said}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::run_folder::CONFIG;
 use crate::seeded_bugs::{Bug, seeded};
 use crate::spikes::Spikes;
-use sdtrain_checkpoint::{ManifestInfo, prune, publish};
+use sdtrain_checkpoint::{ManifestInfo, Pruned, prune, publish};
 use sdtrain_model::{TensorReader, read_tensor};
 use sdtrain_optimizer::{Ema, GradScaler, Optimizer};
 use sdtrain_recipe::step_name;
@@ -66,8 +66,14 @@ pub(crate) struct Contents<'a> {
     pub config: &'a str,
 }
 
-/// Publishes `folder/step-000250` with everything to continue exactly, then deletes all but the newest `keep_last`; its folder.
-pub(crate) fn save(folder: &Path, info: ManifestInfo, contents: &Contents, keep_last: usize) -> Result<PathBuf> {
+/// Publishes `folder/step-000250` with everything to continue exactly, then deletes all but the newest `keep_last`; its folder, and
+/// what became of those. One that cannot be deleted is only untidy: the run goes on.
+pub(crate) fn save(
+    folder: &Path,
+    info: ManifestInfo,
+    contents: &Contents,
+    keep_last: usize,
+) -> Result<(PathBuf, Pruned)> {
     let Contents { position, optimizer, scaler, ema, spikes, gradient_order, config } = *contents;
     let tensors = tensors_of(optimizer, ema);
     let borrowed: Vec<(String, &Tensor)> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
@@ -86,9 +92,8 @@ pub(crate) fn save(folder: &Path, info: ManifestInfo, contents: &Contents, keep_
         fs::write(path.join(CONFIG), config)?;
         Ok(())
     })?;
-    // A folder that cannot be deleted is only untidy: the run goes on.
-    let _ = prune(folder, position.step, keep_last)?;
-    Ok(folder.join(name))
+    let pruned = prune(folder, position.step, keep_last)?;
+    Ok((folder.join(name), pruned))
 }
 
 /// Every tensor that decides the next step, by its name in a checkpoint.

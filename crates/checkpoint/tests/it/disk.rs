@@ -124,6 +124,22 @@ fn pruning_keeps_the_newest_and_what_is_not_ours() {
 }
 
 #[test]
+fn one_that_cannot_be_deleted_is_named_and_the_others_go() {
+    let folder = tempfile::tempdir().unwrap();
+    for step in [100, 200, 300] {
+        save(folder.path(), step, &[("a", b"123")]).unwrap();
+    }
+    // In the place of the name that it gets before it goes.
+    fs::write(folder.path().join(".trash-step-000100"), b"a file").unwrap();
+    let pruned = prune(folder.path(), 300, 1).unwrap();
+    assert_eq!(pruned.removed, [folder.path().join("step-000200")]);
+    let [(left, reason)] = &pruned.failed[..] else { panic!("{pruned:?}") };
+    assert_eq!(*left, folder.path().join("step-000100"));
+    assert!(reason.contains(".trash-step-000100"), "{reason}");
+    assert!(latest_valid(folder.path()).unwrap().unwrap().1.info.step == 300 && verify(left).is_ok());
+}
+
+#[test]
 fn a_truncated_checkpoint_does_not_count_towards_those_kept() {
     let folder = tempfile::tempdir().unwrap();
     for step in [100, 200, 300] {

@@ -7,7 +7,7 @@ use crate::precision::kind_of;
 use crate::ranks::gather_state;
 use crate::seeded_bugs::{Bug, seeded};
 use crate::state::{self, Contents, Position};
-use sdtrain_checkpoint::{ManifestInfo, storage_error};
+use sdtrain_checkpoint::{ManifestInfo, Pruned, storage_error};
 use sdtrain_files::Reserve;
 use sdtrain_model::vae::LatentDistribution;
 use sdtrain_recipe::{FloatType, TrainSection};
@@ -85,15 +85,18 @@ impl Trainer {
             self.config.checkpoint.keep_last
         };
         let took = Cell::new(Duration::ZERO);
-        let path = self.until_there_is_room(log, position.step, stop, || {
+        let (path, pruned) = self.until_there_is_room(log, position.step, stop, || {
             let began = Instant::now();
-            let path = self.publish(info.clone(), position, keep);
+            let published = self.publish(info.clone(), position, keep);
             took.set(began.elapsed());
-            path
+            published
         })?;
         self.saved_step.set(Some(position.step));
         self.reserve_room();
         log.message(&format!("saved {}", path.display()));
+        for (older, reason) in &pruned.failed {
+            log.message(&format!("warning: cannot delete {}: {reason}", older.display()));
+        }
         if let Some(warning) = self.short_grace(took.get()) {
             log.message(&warning);
         }
@@ -114,8 +117,8 @@ impl Trainer {
         ))
     }
 
-    /// Writes a checkpoint, then deletes all but the newest `keep`; its folder.
-    pub(super) fn publish(&self, info: ManifestInfo, position: &Position, keep: usize) -> Result<PathBuf> {
+    /// Writes a checkpoint, then deletes all but the newest `keep`; its folder, and what became of those.
+    pub(super) fn publish(&self, info: ManifestInfo, position: &Position, keep: usize) -> Result<(PathBuf, Pruned)> {
         let contents = Contents {
             position,
             optimizer: self.optimizer.as_ref(),

@@ -178,7 +178,7 @@ impl Trainer {
         let publish =
             |info: ManifestInfo| self.in_kept_room(|| self.publish(info.clone(), position, usize::MAX), || ());
         match held.and(info).and_then(publish) {
-            Ok(path) => log.message(&format!("what was learned before it is saved: {}", path.display())),
+            Ok((path, _)) => log.message(&format!("what was learned before it is saved: {}", path.display())),
             Err(error) => log.message(&format!("warning: what was learned before it cannot be saved: {error}")),
         }
     }

@@ -117,6 +117,22 @@ fn write_otherwise(folder: &TempDir, output: &Path, step: u64, file: &str, chang
     .expect("there is room");
 }
 
+/// TF32 is rounding of a GPU, and a processor's average is there already.
+#[test]
+fn tf32_and_the_place_of_the_average_change_no_bit_on_a_processor() {
+    let (folder, output) = project();
+    run(&config(&folder, 3, "[ema]\nenabled = true\ndecay = 0.5\n"), &output).unwrap_or_else(|error| panic!("{error}"));
+    for setting in ["ema.on_cpu=true", "precision.tf32=true", "precision.tf32=false"] {
+        let other = folder.path().join(setting);
+        run(&with(&folder, &[setting]), &other).unwrap_or_else(|error| panic!("{setting}: {error}"));
+        assert!(tensors(&other) == tensors(&output), "{setting}");
+    }
+    // So that the average itself is seen.
+    let plain = folder.path().join("plain");
+    run(&with(&folder, &["ema.enabled=false"]), &plain).unwrap_or_else(|error| panic!("{error}"));
+    assert!(tensors(&plain) != tensors(&output));
+}
+
 /// tinker-feedback#127, OpenNMT#617, the_well#77: the optimizer or the loss scale is not restored, and nobody is told.
 #[test]
 fn a_loss_scale_that_is_not_there_is_refused() {
