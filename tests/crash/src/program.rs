@@ -30,7 +30,7 @@ pub struct Program<'a> {
 
 /// A run that nothing disturbed.
 struct Undisturbed {
-    products: Vec<(PathBuf, Vec<u8>)>,
+    left: Left,
     lasted: Duration,
 }
 
@@ -54,16 +54,16 @@ impl Program<'_> {
         clear(folder)?;
         let end = wait(start(self.command(&[], folder))?)?;
         match end.status.code() {
-            Some(0) => Ok(Undisturbed { products: products(folder)?, lasted: began.elapsed() }),
+            Some(0) => Ok(Undisturbed { left: Left::of(folder)?, lasted: began.elapsed() }),
             _ => Err(format!("a run that nothing disturbs ended with {}: {}", end.status, end.errors.trim())),
         }
     }
 
     /// Lets a run go on to its end and looks at its bits.
-    fn finish(&self, folder: &Path, expected: &Undisturbed) -> Result<(), String> {
+    fn finish(&self, folder: &Path, expected: &Undisturbed, was: Was) -> Result<(), String> {
         let end = wait(start(self.command(&[], folder))?)?;
         match end.status.code() {
-            Some(0) => has_the_bits(folder, expected),
+            Some(0) => has_the_bits(folder, expected, was),
             _ => Err(format!("the run cannot go on: {}, {}", end.status, end.errors.trim())),
         }
     }
@@ -77,7 +77,7 @@ impl Program<'_> {
                 let folder = scratch.join("killed");
                 let ended = self
                     .one_run(&folder, expected.lasted, ends, &mut case, &extent, &mut report)
-                    .and_then(|()| has_the_bits(&folder, expected));
+                    .and_then(|()| has_the_bits(&folder, expected, Was::Killed));
                 ends += 1;
                 if let Err(reason) = ended {
                     report.failures.push(format!("before kill {case}: {reason}"));
@@ -140,7 +140,7 @@ impl Program<'_> {
                     break;
                 }
                 let killed = self.kill_at(&folder, call, *number);
-                let result = killed.and_then(|()| self.finish(&folder, expected));
+                let result = killed.and_then(|()| self.finish(&folder, expected, Was::Killed));
                 report.tried(|| format!("kill at {call} {number}"), result);
             }
             report
@@ -228,7 +228,7 @@ impl Program<'_> {
         let mut result = holds_what_was_saved(&folder, *saved).map(|()| false);
         // A run that was at its end, or each fifth: the bits are those of a run that nothing disturbed.
         if result.is_ok() && (end.status.code() == Some(0) || case % 5 == 4) {
-            result = self.finish(&folder, expected).map(|()| true);
+            result = self.finish(&folder, expected, Was::CutOff).map(|()| true);
             *saved = None;
         }
         disk.unmount()?;
@@ -269,10 +269,54 @@ fn holds_what_was_saved(folder: &Path, saved: Option<u64>) -> Result<(), String>
     }
 }
 
-fn has_the_bits(folder: &Path, expected: &Undisturbed) -> Result<(), String> {
-    match products(folder)? == expected.products {
-        true => Ok(()),
-        false => Err("the product has other bits".to_owned()),
+/// What a run went through.
+#[derive(Clone, Copy, PartialEq)]
+enum Was {
+    Killed,
+    /// Its machine lost power: lines of metrics, which are not forced to disk, may be gone.
+    CutOff,
+}
+
+fn has_the_bits(folder: &Path, expected: &Undisturbed, was: Was) -> Result<(), String> {
+    let (left, expected) = (Left::of(folder)?, &expected.left);
+    let are_all_there = was == Was::CutOff || left.steps.len() == expected.steps.len();
+    if left.products != expected.products {
+        Err("the product has other bits".to_owned())
+    } else if !are_all_there || !left.steps.iter().all(|step| expected.steps.contains(step)) {
+        Err("`metrics.jsonl` has other steps, losses, norms or rates".to_owned())
+    } else if left.checkpoint != expected.checkpoint {
+        Err("the last checkpoint has other bits".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
+/// What a run leaves behind that has to be the same bits.
+struct Left {
+    products: Vec<(PathBuf, Vec<u8>)>,
+    /// Every step of `metrics.jsonl`, without what a clock measures.
+    steps: Vec<serde_json::Value>,
+    /// Tensors and position of the last checkpoint.
+    checkpoint: Vec<Vec<u8>>,
+}
+
+impl Left {
+    fn of(folder: &Path) -> Result<Left, String> {
+        let read =
+            |path: PathBuf| fs::read(&path).map_err(|error| format!("cannot read `{}`: {error}", path.display()));
+        let metrics = String::from_utf8_lossy(&read(folder.join("metrics.jsonl"))?).into_owned();
+        let without_clocks = |line: &str| -> Result<serde_json::Value, String> {
+            let mut step: serde_json::Value = serde_json::from_str(line).map_err(|error| format!("{line}: {error}"))?;
+            if let Some(step) = step.as_object_mut() {
+                step.retain(|name, _| !["seconds", "data_wait_seconds", "images_per_second"].contains(&name.as_str()));
+            }
+            Ok(step)
+        };
+        let steps = metrics.lines().map(without_clocks).collect::<Result<_, _>>()?;
+        let checkpoints = folder.join("checkpoints");
+        let latest = String::from_utf8_lossy(&read(checkpoints.join("latest"))?).trim().to_owned();
+        let files = ["tensors.safetensors", "state.json"].map(|name| read(checkpoints.join(&latest).join(name)));
+        Ok(Left { products: products(folder)?, steps, checkpoint: files.into_iter().collect::<Result<_, _>>()? })
     }
 }
 
