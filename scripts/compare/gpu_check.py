@@ -1,7 +1,7 @@
 """Parity and speed on an NVIDIA GPU against diffusers and PEFT; started by scripts/gpu_check, which says how.
 
 Untested until its first run on such a machine. Writes gpu.md after every part, so a run that is cut short leaves what
-there is. No part begins after its time is up; the whole takes under eight minutes.
+there is. No part begins after its time is up; the whole takes under nine minutes.
 """
 
 import argparse
@@ -15,12 +15,14 @@ import time
 import zipfile
 from pathlib import Path
 
+import device_runs
 import ranks_speed
 import side_by_side
 from side_by_side import Case, Failed, compare, gigabytes, say
 
-# Seconds after the start when the last round may begin, and the longest that one process may take.
+# Seconds after the start when the last round and the last run behind it may begin, and the longest that one process may take.
 LAST_ROUND = 330
+LAST_RUN = 450
 LONGEST = 120.0
 
 
@@ -172,6 +174,17 @@ def main():
             failures += 1
             say(f"error: {failure}")
             page.add("", "Cut short: see the messages of the run.")
+        page.add("", "| runs of the built-in base on the device | |", "|---|---|")
+        try:
+            for title, verdict in device_runs.rows(programs, work, arguments.device, LONGEST):
+                failures += verdict.startswith("failed")
+                page.add(f"| {title} | {verdict} |")
+                if time.monotonic() > began + LAST_RUN:
+                    page.add("", "No time was left for the rows after this one.")
+                    break
+        except subprocess.TimeoutExpired as error:
+            failures += 1
+            page.add("", f"Cut short: a run takes more than {error.timeout:.0f} s.")
         page.add("", f"{time.monotonic() - began:.0f} s in all.")
     print(page.path.read_text())
     return 1 if failures else 0

@@ -34,6 +34,8 @@ DREAMBOOTH = {
     "dreambooth.prior": "base_prediction",
     "dreambooth.class_prompt": "poster, a house",
 }
+# The place of a model that is made when it is wanted.
+INPAINTING = "inpainting base"
 FULL = {"method": "full", "optimizer.learning_rate": 1e-5}
 NARROW = {"precision.compute": "bf16", "precision.weights": "bf16", "precision.optimizer_state": "bf16"}
 CASES = {
@@ -76,11 +78,45 @@ CASES = {
         "textual_inversion.tokens": [{"word": "<look>", "initial_words": "poster"}],
     },
     "VAE, 256 px, batch 2": {"method": "vae", "data.resolution": 256, "data.batch_size": 2},
+    "inpainting, LoRA, 256 px": {
+        "method": "inpainting",
+        "model.path": INPAINTING,
+        "lora.targets": ["unet.conv_in", "unet.*.attn2.*"],
+        "data.resolution": 256,
+    },
+    "full, Kahan, 128 px": FULL | {"precision.compute": "bf16", "precision.weights": "bf16", "precision.rounding": "kahan"},
+    "`kind = \"full\"`, 256 px, batch 4": {"data.resolution": 256, "lora.kind": "full"},
+    "full, Prodigy, 128 px": FULL | {"optimizer.type": "prodigy", "optimizer.learning_rate": None},
     "DreamBooth, full, class images, 192 px": DREAMBOOTH
     | {"dreambooth.prior": "class_images", "dreambooth.num_class_images": 2, "dreambooth.steps": 2, "data.resolution": 192},
     "DreamBooth, LoRA, the base's prediction, 256 px": DREAMBOOTH | {"trainable": "lora", "data.resolution": 256},
     "DreamBooth, full, the base's prediction, 256 px": DREAMBOOTH | {"trainable": "full", "data.resolution": 256},
 }
+
+
+def make_inpainting(program, folder):
+    """The built-in base with five more channels of input, whose weights are 0."""
+    base = ROOT / "crates" / "model" / "builtin" / "poster-tiny.safetensors"
+    subprocess.run([program / "sdtrain", "convert", base, folder, "--to", "diffusers"], check=True, capture_output=True)
+    config = folder / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"in_channels": 9}))
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    content = file.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    metadata = header.pop("__metadata__", {})
+    data = {name: content[start:][slice(*tensor["data_offsets"])] for name, tensor in header.items()}
+    outputs, inputs, *sides = header["conv_in.weight"]["shape"]
+    header["conv_in.weight"]["shape"] = [outputs, 9, *sides]
+    old = data["conv_in.weight"]
+    row, channel = len(old) // outputs, len(old) // outputs // inputs
+    data["conv_in.weight"] = b"".join(old[row * o : row * (o + 1)] + bytes(channel * (9 - inputs)) for o in range(outputs))
+    place = 0
+    for name, tensor in header.items():
+        tensor["data_offsets"] = [place, place + len(data[name])]
+        place += len(data[name])
+    text = json.dumps({"__metadata__": metadata, **header}).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(data.values()))
 
 
 def toml(settings):
@@ -109,6 +145,9 @@ def main():
             continue
         with tempfile.TemporaryDirectory(prefix="sdtrain-memory-") as folder:
             folder = Path(folder)
+            if settings.get("model.path") == INPAINTING:
+                make_inpainting(arguments.program, folder / "base")
+                settings = settings | {"model.path": str(folder / "base")}
             config = folder / "run.toml"
             config.write_text(toml({"name": "memory"} | BASE | settings | {"train.threads": arguments.threads}))
             call = [arguments.program / "sdtrain"]
