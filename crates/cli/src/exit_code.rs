@@ -59,7 +59,7 @@ impl ExitCode {
             ExitCode::Data => "the images or captions are wrong",
             ExitCode::Model => "a model file or checkpoint is wrong",
             ExitCode::NonFinite => "numbers that are not finite",
-            ExitCode::DeviceMemory => "out of device memory",
+            ExitCode::DeviceMemory => "too little memory",
             ExitCode::Storage => "a disk is full or refuses",
             ExitCode::Rank => "another rank failed",
             ExitCode::FolderInUse => "the output folder is in use",

@@ -181,7 +181,7 @@ mod tests {
 
     /// TensorRT-LLM#17368: SIGBUS where another machine cuts off or replaces a file that is mapped.
     #[test]
-    fn a_file_that_is_cut_off_under_its_reader_is_an_error_and_not_the_end_of_the_process() {
+    fn tensorrt_llm_17368_a_file_that_is_cut_off_under_its_reader_is_an_error_and_not_the_end_of_the_process() {
         let folder = tempfile::tempdir().unwrap();
         let path = written(folder.path());
         let read = opened(&path, Access::Read);

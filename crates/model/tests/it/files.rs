@@ -244,8 +244,9 @@ fn saved_half_precision_is_the_rounded_model() {
     }
 }
 
+/// sd-scripts#653, kohya_ss#2674, stable-diffusion-webui#12019: SD's VAE is computed in fp16, whose range it leaves.
 #[test]
-fn each_network_loads_in_its_own_dtype() {
+fn sd_scripts_653_each_network_loads_in_its_own_dtype() {
     let wanted = LoadOptions { unet_in_f32: true, ..LoadOptions::new(Device::Cpu, Kind::BFloat16) };
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let folder = scratch.path().join("base");

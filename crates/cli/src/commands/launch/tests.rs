@@ -162,7 +162,7 @@ fn whoever_does_not_end_is_told_and_then_killed() {
     assert_eq!(code, ExitCode::DeviceMemory, "{said}");
     for words in [
         "rank 0 (process ",
-        "ended with exit code 6: out of device memory; the 2 other(s) have",
+        "ended with exit code 6: too little memory; the 2 other(s) have",
         "still running: rank 1, 2; told to end (SIGTERM)",
         "[rank 1] told",
         "still running: rank 2; ended (SIGKILL)",
