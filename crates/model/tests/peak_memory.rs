@@ -16,6 +16,8 @@ fn status(key: &str) -> u64 {
 
 #[test]
 fn loading_holds_the_weights_once() {
+    // Else the memory of one model would be there for the next, and nothing would be seen of that.
+    sdtrain_torch::return_freed_memory();
     let tiny = sdtrain_torch_test_support::fixture_folder().join("tiny_sd1");
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let large = folder.path().join("large");
@@ -35,10 +37,11 @@ fn loading_holds_the_weights_once() {
         fs::write("/proc/self/clear_refs", "5").expect("Linux allows it");
         let before = status("VmRSS");
         let model = load(&written, &LoadOptions::new(Device::Cpu, kind));
-        let peak = status("VmHWM") - before;
+        let peak = status("VmHWM").saturating_sub(before);
         let size = (model.unet.parameters().count() * if kind == Kind::Float { 4 } else { 2 }) as u64;
         assert!(size > 60 << 20, "too small to be seen: {size} bytes");
-        // Beside the weights: one tensor in conversion, and pages of the file that are not given back yet.
-        assert!(peak < size + size / 2, "{kind:?}: {peak} bytes for {size} bytes of weights");
+        assert!(peak > size - size / 8, "{kind:?}: {size} bytes of weights are not seen in {peak} bytes");
+        // Beside the weights: one tensor in conversion, and up to 64 MiB of the file that are not given back yet.
+        assert!(peak < size + (80 << 20), "{kind:?}: {peak} bytes for {size} bytes of weights");
     }
 }
