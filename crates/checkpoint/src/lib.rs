@@ -6,7 +6,7 @@
 //!                           2 MANIFEST.json with every name, length and hash; forced to disk
 //!                           3 the folder itself forced to disk
 //!   step-000250/            4 renamed to its name; checkpoints/ forced to disk: from here on it exists
-//!   latest                  5 the newest name, for people and scripts; nothing here trusts it
+//!   latest                  5 the newest name, for people and scripts; nothing here trusts it, and the next start corrects it
 //!   .trash-step-000150/     6 what retention deletes is renamed first
 //! ```
 //!

@@ -78,9 +78,15 @@ pub fn publish_with(
     Ok(target)
 }
 
-fn write_latest(vfs: &dyn Vfs, parent: &Path, name: &str) -> Result<()> {
+/// Makes `latest` name this checkpoint, durably.
+pub(crate) fn write_latest(vfs: &dyn Vfs, parent: &Path, name: &str) -> Result<()> {
     let name = if seeded(Bug::LatestWrong) { format!("{TEMPORARY}{name}") } else { name.to_owned() };
-    replace_file(vfs, &parent.join(LATEST_NAME), format!("{name}\n").as_bytes())
+    replace_file(vfs, &parent.join(LATEST_NAME), &latest_content(&name))
+}
+
+/// What `latest` says when it names this checkpoint.
+pub(crate) fn latest_content(name: &str) -> Vec<u8> {
+    format!("{name}\n").into_bytes()
 }
 
 fn write_temporary(

@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Context;
 use crate::manifest::{LARGEST_MANIFEST, MANIFEST_NAME};
-use crate::publish::{REPLACED, TEMPORARY, TRASH, hash};
+use crate::publish::{LATEST_NAME, REPLACED, TEMPORARY, TRASH, hash, latest_content, write_latest};
 use crate::seeded_bugs::{Bug, seeded};
 use crate::vfs::{RealVfs, Vfs, read_up_to, remove_all};
 use crate::{Error, Manifest, Result};
+
+/// Bytes that a name and the end of its line have at most.
+const LARGEST_NAME: u64 = 256;
 
 /// All checkpoints of a folder.
 #[derive(Debug, Default)]
@@ -28,8 +31,8 @@ pub fn latest_valid_with(vfs: &dyn Vfs, parent: &Path) -> Result<Option<(PathBuf
     Ok(recover_with(vfs, parent)?.newest)
 }
 
-/// Removes the left-overs of an interrupted writer and looks for the newest whole checkpoint. The caller holds the run's
-/// [`FolderLock`](crate::FolderLock); others use [`survey`].
+/// Removes the left-overs of an interrupted writer, looks for the newest whole checkpoint and makes `latest` name it. The caller
+/// holds the run's [`FolderLock`](crate::FolderLock); others use [`survey`].
 ///
 /// A folder without checkpoints is no error; [`Error::NoneWhole`] where there are some and each is damaged, since a run that
 /// then began anew would throw away what could be mended.
@@ -46,6 +49,9 @@ pub fn recover_with(vfs: &dyn Vfs, parent: &Path) -> Result<Survey> {
         clear_leftovers(vfs, parent)?;
     }
     let survey = survey(vfs, parent)?;
+    if let Some((newest, _)) = &survey.newest {
+        correct_latest(vfs, parent, &newest.file_name().unwrap_or_default().to_string_lossy())?;
+    }
     match (&survey.newest, survey.rejected.first()) {
         (None, Some((newest, reason))) if !seeded(Bug::FreshAfterDamage) => Err(Error::NoneWhole {
             folder: parent.to_owned(),
@@ -53,6 +59,17 @@ pub fn recover_with(vfs: &dyn Vfs, parent: &Path) -> Result<Survey> {
             reason: format!("`{}`: {reason}", newest.display()),
         }),
         _ => Ok(survey),
+    }
+}
+
+/// Makes `latest` name the newest whole checkpoint: whoever published that one may have been killed in between, or it is what a
+/// run falls back to, and no further one may ever be saved.
+fn correct_latest(vfs: &dyn Vfs, parent: &Path, newest: &str) -> Result<()> {
+    // One that cannot be read is written anew, too.
+    let named = read_up_to(vfs, &parent.join(LATEST_NAME), LARGEST_NAME);
+    match named.is_ok_and(|named| named == latest_content(newest)) || seeded(Bug::LatestBehind) {
+        true => Ok(()),
+        false => write_latest(vfs, parent, newest),
     }
 }
 

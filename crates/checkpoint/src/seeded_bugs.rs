@@ -75,6 +75,7 @@ seeded_bugs! {
     DeleteFirst "delete-first" "older checkpoints are deleted before the new one is written",
     LatestFirst "latest-first" "`latest` names a checkpoint that is not there yet",
     LatestWrong "latest-wrong" "`latest` names the temporary folder",
+    LatestBehind "latest-behind" "`latest` goes on naming an older checkpoint where its writer was killed",
     SwallowSync "swallow-sync" "an error while forcing a file to disk is dropped",
     SwallowRename "swallow-rename" "an error while renaming a checkpoint is dropped",
     SwallowReplace "swallow-replace" "an error while writing a small file is dropped",

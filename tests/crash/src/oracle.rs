@@ -109,6 +109,17 @@ pub fn check(vfs: &dyn Vfs, folder: &Path, known: &Acknowledged, plan: &Plan) ->
     }
 }
 
+/// What must hold once a run took its folder: `latest` names the newest whole checkpoint.
+pub fn check_latest(vfs: &dyn Vfs, folder: &Path, newest: u64) -> Result<(), String> {
+    match read(vfs, &folder.join("checkpoints/latest"))? {
+        Some(latest) if latest == format!("{}\n", run::name(newest)).as_bytes() => Ok(()),
+        latest => Err(format!(
+            "`latest` says {:?}, and the newest is of step {newest}",
+            latest.map(|latest| String::from_utf8_lossy(&latest).into_owned())
+        )),
+    }
+}
+
 /// What must hold besides when a run came to its end: nothing left over, only as many checkpoints as are kept.
 pub fn check_end(vfs: &dyn Vfs, folder: &Path, known: &Acknowledged, plan: &Plan) -> Result<(), String> {
     if !known.finished {
@@ -118,6 +129,7 @@ pub fn check_end(vfs: &dyn Vfs, folder: &Path, known: &Acknowledged, plan: &Plan
     if check(vfs, folder, known, plan)? != Some(plan.last() - plan.steps % plan.every) {
         return Err("the last checkpoint is not the one of the last step".to_owned());
     }
+    check_latest(vfs, folder, plan.last() - plan.steps % plan.every)?;
     let left = list(vfs, &checkpoints)?.into_iter().chain(list(vfs, folder)?);
     let left: Vec<String> = left.map(|entry| entry.0).filter(|name| name.starts_with('.') && name != ".lock").collect();
     if !left.is_empty() {

@@ -9,7 +9,7 @@ use sdtrain_checkpoint::vfs::{CrashVfs, FaultVfs, Repeat, Survives, Vfs};
 
 use crate::calls::ERRORS;
 use crate::draw::draw;
-use crate::oracle::{Acknowledged, check, check_end};
+use crate::oracle::{Acknowledged, check, check_end, check_latest};
 use crate::run::{FIRST, Failure, Plan, STATE, Surroundings, live, name};
 use crate::{Extent, Report};
 
@@ -181,6 +181,7 @@ fn one_state(after: &CrashVfs, known: &Acknowledged, history: u64, number: u64) 
     if found != newest {
         return Err(format!("the newest is {newest:?}, and recovery found {found:?}"));
     }
+    newest.map_or(Ok(()), |newest| check_latest(&recovered, folder(), newest))?;
     if number.is_multiple_of(16) {
         let again = Plan { build: "again".to_owned(), ..plan(history) };
         after.cut_power_at(1 + draw(ROW, number, "second cut", 300));

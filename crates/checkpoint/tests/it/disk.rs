@@ -74,6 +74,25 @@ fn any_damage_makes_the_older_one_be_used_and_is_reported() {
         assert!(rejected[0].1.starts_with(reason), "{} is not {reason}", rejected[0].1);
         assert!(verify(&newest).unwrap_err().to_string().contains(reason));
         assert!(newest.exists(), "nothing deletes a damaged checkpoint");
+        let latest = fs::read_to_string(folder.path().join(LATEST_NAME)).unwrap();
+        assert_eq!(latest, "step-000100\n", "`latest` names the one that is continued from");
+    }
+}
+
+#[test]
+fn a_writer_killed_before_latest_does_not_leave_it_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let latest = folder.path().join(LATEST_NAME);
+    save(folder.path(), 100, &[("a", b"123")]).unwrap();
+    let before = fs::read(&latest).unwrap();
+    save(folder.path(), 200, &[("a", b"123")]).unwrap();
+    for left in [Some(&before[..]), Some(b""), Some(&[0xff; 300]), None] {
+        match left {
+            Some(content) => fs::write(&latest, content).unwrap(),
+            None => fs::remove_file(&latest).unwrap(),
+        }
+        assert_eq!(latest_valid(folder.path()).unwrap().unwrap().1.info.step, 200);
+        assert_eq!(fs::read_to_string(&latest).unwrap(), "step-000200\n");
     }
 }
 

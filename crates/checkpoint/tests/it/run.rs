@@ -56,6 +56,7 @@ pub fn newest(vfs: &dyn Vfs, parent: &Path, what: &str) -> Option<u64> {
     let step = found.map(|(folder, manifest)| {
         let step = manifest.info.step;
         assert_eq!(folder, parent.join(name(step)), "{what}");
+        assert_eq!(read(vfs, &parent.join(LATEST_NAME)), format!("{}\n", name(step)).as_bytes(), "{what}");
         assert_eq!(read(vfs, &folder.join("state.safetensors")), state(step), "{what}");
         assert_eq!(read(vfs, &folder.join("empty")), b"", "{what}");
         assert_eq!(
