@@ -23,6 +23,7 @@ fn main() {
         .file("cpp/foreach.cpp")
         .file("cpp/gradient_hook.cpp")
         .file("cpp/process_group.cpp")
+        .file("cpp/profiler.cpp")
         .file("cpp/rounding.cpp")
         .file("cpp/tf32.cpp")
         .file("cpp/version.cpp")

@@ -81,6 +81,31 @@ fn gradient_checkpointing_changes_no_bit() {
 }
 
 #[test]
+fn a_profile_shows_where_the_time_of_steps_goes_and_changes_no_bit() {
+    let project = Project::new();
+    let run = ["--config", "run.toml", "--set", "samples.prompts=[]", "--output"];
+    project.expect(0, &[&run[..], &["plain"]].concat());
+    // Its name must not get into the trace as it is.
+    let folder = "the \"first\"";
+    let (_, said) = project.expect(0, &[&run[..], &[folder, "--profile", "2"]].concat());
+    assert!(said.contains("profile of steps 3 to 4") && said.contains("aten::"), "{said}");
+    assert!(!said.contains("ERROR"), "what libtorch says of itself is nothing to a user: {said}");
+    let product = |folder: &str| fs::read(project.path(folder).join("run.safetensors")).unwrap();
+    assert!(product("plain") == product(folder), "the product has other bits");
+    let trace = fs::read(project.path(folder).join("profile/step-000003-000004.json")).unwrap();
+    let trace: serde_json::Value = serde_json::from_slice(&trace).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    for (name, least) in [("prepare", 2), ("forward", 2), ("backward", 2), ("update", 2), ("aten::convolution", 20)] {
+        let count = events.iter().filter(|event| event["name"] == name).count();
+        assert!(count >= least, "{count} of {name}");
+    }
+    // Where there are no more steps, those that warm up are looked at too.
+    let short = ["--config", "run.toml", "--output", "short", "--set", "train.max_steps=2", "--profile", "20"];
+    let (_, said) = project.expect(0, &short);
+    assert!(said.contains("profile of steps 1 to 2"), "{said}");
+}
+
+#[test]
 fn the_number_of_workers_changes_no_bit() {
     let project = Project::new();
     // Images are read anew for every batch.

@@ -9,6 +9,9 @@ use crate::{ExitCode, Failure};
 
 const NAME: &str = "sdtrain-engine";
 
+/// How much libtorch's profiler says on standard error: from 0 (all) over 4 (errors) to 5 (nothing).
+const PROFILER_SAYS: &str = "KINETO_LOG_LEVEL";
+
 /// Becomes the engine, with the arguments of this very call. Comes back only when that fails.
 pub(crate) fn become_engine() -> Failure {
     let engine = match path() {
@@ -19,7 +22,12 @@ pub(crate) fn become_engine() -> Failure {
     // The command that was typed: it stands in `run.json` and in lists of processes.
     let name = args.next().unwrap_or_else(|| "sdtrain".into());
     let args: Vec<OsString> = args.collect();
-    let error = Command::new(&engine).arg0(name).args(args).exec();
+    let mut command = Command::new(&engine);
+    if std::env::var_os(PROFILER_SAYS).is_none() {
+        // Nothing: without a GPU, that there is none would be an "ERROR" line in the middle of a profile.
+        command.env(PROFILER_SAYS, "5");
+    }
+    let error = command.arg0(name).args(args).exec();
     let message = format!("cannot start `{}`: {error}", engine.display());
     Failure::new(ExitCode::Internal, message)
 }

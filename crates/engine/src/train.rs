@@ -15,7 +15,8 @@ use std::rc::Rc;
 
 /// Trains, samples and evaluates as the configuration says.
 pub fn run(args: &TrainArgs) -> Result<(), Failure> {
-    let plan = Plan::load(&args.config.config, &args.config.set)?;
+    let asked = args.config();
+    let plan = Plan::load(&asked.config, &asked.set)?;
     let recognised = recognise_environment();
     let place = recognised.map_err(|error| Failure::new(ExitCode::Configuration, error.to_string()))?.place;
     // From here on, also while the others are waited for.

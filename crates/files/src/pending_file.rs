@@ -38,6 +38,11 @@ impl PendingFile {
         }
     }
 
+    /// Where it is until then, for what writes a file by its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Gives it its name, in the place of what had it before.
     ///
     /// It is not forced to disk: whoever reads it must see what a power cut left of it.

@@ -4,7 +4,7 @@ use crate::TrainConfig;
 use crate::check::Checker;
 
 /// Keys, and sections, that say what is written, drawn, measured or kept, or when a run gives up: no step is another for them.
-const FREE: [&str; 20] = [
+const FREE: [&str; 21] = [
     "name",
     "checkpoint",
     "save",
@@ -25,6 +25,7 @@ const FREE: [&str; 20] = [
     "full.format",
     "debug.trace",
     "debug.trace_steps",
+    "debug.profile_steps",
 ];
 
 /// Of those that one that does decide steps: what is held out is not trained on.

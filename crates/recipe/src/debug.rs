@@ -16,6 +16,11 @@ pub struct DebugConfig {
     /// Optimizer steps that are traced.
     pub trace_steps: u64,
 
+    /// Look at where the time of so many steps goes, after two that warm up: their operators, and kernels on a GPU, are written to
+    /// `profile/` in the run's folder as a Chrome trace, and the ten costliest are said. A few per cent slower meanwhile.
+    /// `--profile N` is short for it. 0: none.
+    pub profile_steps: u64,
+
     /// Take latents, noise, timesteps and prompts from this trace instead of the data.
     /// Relative to the file it is written in. Absent: from the data.
     pub trace_inputs: Option<PathBuf>,
@@ -59,6 +64,6 @@ pub enum FaultyNumber {
 
 impl Default for DebugConfig {
     fn default() -> Self {
-        DebugConfig { trace: None, trace_steps: 10, trace_inputs: None, faults: Vec::new() }
+        DebugConfig { trace: None, trace_steps: 10, profile_steps: 0, trace_inputs: None, faults: Vec::new() }
     }
 }

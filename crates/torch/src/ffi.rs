@@ -6,6 +6,7 @@ use torch_sys::C_tensor;
 pub type BlockCall = unsafe extern "C" fn(*mut c_void, *const *mut C_tensor, c_int, *mut *mut C_tensor) -> c_int;
 pub type BlockFree = unsafe extern "C" fn(*mut c_void);
 pub type TakeBytes = unsafe extern "C" fn(*mut c_void, *const u8, usize);
+pub type TakeEvent = unsafe extern "C" fn(*mut c_void, *const c_char, c_int, c_int, u64, u64, u64);
 pub type HookCall = unsafe extern "C" fn(*mut c_void, *mut C_tensor) -> c_int;
 
 #[expect(unsafe_code, reason = "the shim's functions, each called in one place")]
@@ -107,6 +108,10 @@ unsafe extern "C" {
     pub fn sd_group_broadcast(group: *mut c_void, values: *mut C_tensor, root: c_int) -> c_int;
     pub fn sd_group_all_gather(group: *mut c_void, all: *mut C_tensor, own: *mut C_tensor) -> c_int;
     pub fn sd_group_reduce_scatter(group: *mut c_void, own: *mut C_tensor, all: *mut C_tensor) -> c_int;
+    pub fn sd_profiler_begin(with_cuda: c_int) -> c_int;
+    pub fn sd_profiler_end(path: *const c_char, target: *mut c_void, take: Option<TakeEvent>) -> c_int;
+    pub fn sd_span_begin(name: *const c_char, span: *mut *mut c_void) -> c_int;
+    pub fn sd_span_end(span: *mut c_void);
     pub fn sd_reducer_new(
         group: *mut c_void,
         parameters: *const *mut C_tensor,

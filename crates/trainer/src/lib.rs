@@ -15,6 +15,7 @@ mod objective;
 mod patience;
 mod precision;
 mod prefill;
+mod profile;
 mod ranks;
 mod rates;
 mod run_folder;

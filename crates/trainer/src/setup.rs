@@ -227,6 +227,7 @@ pub fn train_together(
         sample_requests,
         metadata,
         trace: None,
+        profile: None,
         total_steps,
         started,
         inputs,

@@ -12,6 +12,7 @@ use crate::trainable::Trainable;
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::{GradScaler, Optimizer, ParamGroup, clear_gradients, gradients};
 use sdtrain_recipe::GradientCheckpointing;
+use sdtrain_torch::span;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
@@ -95,7 +96,9 @@ impl Step<'_> {
                 continue;
             }
             let pass = first_pass + batch.place as u64;
+            let preparing = span(c"prepare");
             let prepared = self.objective.prepare(self.model, batch, pass)?;
+            drop(preparing);
             self.trainable.begin_pass(pass);
             let is_last = last == Some(number);
             let damaged = damage.in_pass(batch.place as u64 + 1, is_last)?;
@@ -171,8 +174,10 @@ impl Step<'_> {
         let (objective, model, checkpointing) = (&*self.objective, self.model, self.gradient_checkpointing);
         let (ranks, sums_meanwhile) = (self.ranks, self.reducer.is_under_way());
         let result = sdtrain_torch::catch(|| {
+            let forward = span(c"forward");
             let losses = objective.losses(model, inputs, checkpointing);
             let loss = losses.sum(Kind::Float) / examples as f64;
+            drop(forward);
             if let Some(optimizer) = &mut fused {
                 *torn = true;
                 optimizer.begin_pass(rates, &loss);
@@ -181,7 +186,9 @@ impl Step<'_> {
                 ranks.joins();
             }
             fail_in("backward");
+            let backward = span(c"backward");
             (&loss * scale).backward();
+            drop(backward);
             if sums_meanwhile {
                 ranks.works();
             }
@@ -213,6 +220,7 @@ impl Step<'_> {
 
     /// The outcome, as far as the update knows it.
     fn update(&mut self, loss: &Tensor, learning_rates: &[f64]) -> Result<StepOutcome> {
+        let _update = span(c"update");
         self.reducer.reduce(self.ranks, self.optimizer.groups())?;
         let gradients = gradients(self.optimizer.groups());
         if let Some(scaler) = &self.scaler {

@@ -1,6 +1,7 @@
 //! The run itself: epochs, what happens every so many steps, and the end.
 
 mod after_step;
+mod logging;
 mod saving;
 mod trouble;
 
@@ -11,6 +12,7 @@ use crate::faults::Damage;
 use crate::identity::{self, DataDigest};
 use crate::input_files::Inputs;
 use crate::objective::Objective;
+use crate::profile::{self, Profile};
 use crate::ranks::{Facts, Gathered, GradientReducer, Ranks};
 use crate::run_folder::{RunFolder, Start};
 use crate::seeded_bugs::{self, Bug, seeded};
@@ -28,10 +30,7 @@ use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::{Ema, GradScaler, Optimizer, ParamGroup, learning_rate_factor};
 use sdtrain_pipeline::Request;
 use sdtrain_recipe::{TrainConfig, step_of_name};
-use sdtrain_run_log::{
-    Console, ConsoleOptions, JsonLines, MetricSink, Outcome as RecordedOutcome, RunLog, RunRecord, StepMetrics,
-    TensorBoard,
-};
+use sdtrain_run_log::{MetricSink, Outcome as RecordedOutcome, RunLog, RunRecord, StepMetrics};
 use sdtrain_signals::StopRequest;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,6 +60,7 @@ pub(crate) struct Trainer {
     pub sample_requests: Vec<Request>,
     pub metadata: BTreeMap<String, String>,
     pub trace: Option<Trace>,
+    pub profile: Option<Profile>,
     pub total_steps: u64,
     pub started: Instant,
     pub inputs: Inputs,
@@ -173,6 +173,11 @@ impl Trainer {
             let (steps, config) = (self.config.debug.trace_steps, self.config.to_toml());
             self.trace = Some(Trace::new(self.ranks.own_path(path), steps, config, self.optimizer.groups()));
         }
+        let steps = self.config.debug.profile_steps;
+        if steps > 0 {
+            let folder = self.ranks.own_path(&profile::folder_in(&self.folder.path));
+            self.profile = Some(Profile::new(folder, self.model.device, steps, position.step, self.total_steps));
+        }
         self.saved_step.set((position.step > 0).then_some(position.step));
         self.saved_together = self.saved_step.get();
         self.record.resumed_step = (position.step > 0).then_some(position.step);
@@ -265,6 +270,7 @@ impl Trainer {
             if asked.stop && position.step < self.total_steps {
                 self.say_why_it_stops(log, position);
                 self.finish_trace()?;
+                self.finish_profile(log);
                 // It may have been asked while pictures were drawn, behind the checkpoint of this step.
                 if self.saved_together != Some(position.step) {
                     self.save_together(log, position, stop)?;
@@ -273,6 +279,7 @@ impl Trainer {
             }
         }
         self.finish_trace()?;
+        self.finish_profile(log);
         match self.trust_the_end(log, batches, position, stop)? {
             true => self.end(log, position, stop),
             // The checkpoint of the last step is there, and the next start asks again.
@@ -306,6 +313,9 @@ impl Trainer {
     ) -> Result<()> {
         let began = Instant::now();
         self.ranks.phase("step");
+        if let Some(profile) = &mut self.profile {
+            profile.begin(position.step + 1)?;
+        }
         if self.config.train.text_encoder_is_done(position.step, position.epoch)
             && text_encoder_stop::stop(self.optimizer.groups())
         {
@@ -343,13 +353,14 @@ impl Trainer {
         self.record.steps = position.step;
         self.mind_spikes(log, &outcome, position.step);
         let names = self.optimizer.groups().iter().map(|group| group.name.clone());
+        let seconds = began.elapsed().as_secs_f64();
         log.step(&StepMetrics {
             step: position.step,
             epoch,
             loss: outcome.loss,
             lrs: names.zip(self.optimizer.effective_rates(&rates)).collect(),
             grad_norm: Some(outcome.grad_norm),
-            seconds: began.elapsed().as_secs_f64(),
+            seconds,
             data_wait_seconds: (waited + self.objective.take_data_wait()).as_secs_f64(),
             images: taken.iter().map(|batch| batch.whole as u64).sum::<u64>() / self.data.ranks().len() as u64,
         });
@@ -364,55 +375,10 @@ impl Trainer {
         {
             self.finish_trace()?;
         }
+        if self.profile.as_mut().is_some_and(|profile| profile.ended(position.step, seconds)) {
+            self.finish_profile(log);
+        }
         self.after_step(log, position, ended, stop)
-    }
-
-    /// Whether what takes time to measure is measured in `step`, counted from 1: where a file takes it.
-    fn is_logged(&self, step: u64) -> bool {
-        let log = &self.config.log;
-        let is_due = step == 1 || step.is_multiple_of(log.every_steps.max(1)) || step == self.total_steps;
-        is_due && (log.jsonl || log.tensorboard)
-    }
-
-    /// Gradient norms of the groups, where there are several, and how far what was trained has moved.
-    fn log_norms(&self, log: &mut RunLog, step: u64, outcome: &StepOutcome) -> Result<()> {
-        if outcome.group_norms.len() > 1 {
-            for (group, norm) in &outcome.group_norms {
-                log.scalar(&format!("grad_norm/{group}"), step, *norm);
-            }
-        }
-        for (tag, norm) in self.trainable.weight_norms()? {
-            log.scalar(&tag, step, norm);
-        }
-        Ok(())
-    }
-
-    /// Writes the trace, with fewer steps than asked for when the run ends before.
-    fn finish_trace(&mut self) -> Result<()> {
-        self.trace.take().map_or(Ok(()), |trace| trace.finish(self.optimizer.groups()))
-    }
-
-    fn open_log(&self, position: &Position) -> Result<RunLog> {
-        let folder = &self.folder.path;
-        let resumed = (position.step > 0).then_some(position.step);
-        let options = ConsoleOptions {
-            total_steps: Some(self.total_steps),
-            total_epochs: self.config.train.max_epochs,
-            steps_done: position.step,
-            every_steps: self.config.log.every_steps,
-            ..ConsoleOptions::default()
-        };
-        if !self.ranks.is_lead() {
-            return Ok(RunLog::new());
-        }
-        let mut log = RunLog::new().with(Console::new(options));
-        if self.config.log.jsonl {
-            log = log.with(JsonLines::open(folder, resumed).map_err(|error| Error::storage(folder, error))?);
-        }
-        if self.config.log.tensorboard {
-            log = log.with(TensorBoard::open(&folder.join("tensorboard"), resumed));
-        }
-        Ok(log)
     }
 
     /// How many batches the step after `position` takes: as many as are accumulated, but never across the end of an epoch.
@@ -431,15 +397,6 @@ impl Trainer {
             taken.iter_mut().for_each(|batch| templates.apply(batch));
         }
         Ok(taken)
-    }
-
-    /// Names images that turned out to be broken since the last step.
-    fn tell_of_stand_ins(&mut self, log: &mut RunLog) {
-        for problem in self.data.unreadable() {
-            if self.left_out.insert(problem.path.clone()) {
-                log.message(&format!("warning: left out, another image takes its place: {problem}"));
-            }
-        }
     }
 
     /// The rate of each group at `step`, counted from 0; 0 where nothing learns any more.

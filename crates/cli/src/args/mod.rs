@@ -117,6 +117,19 @@ pub struct TrainArgs {
     /// Where to compute
     #[arg(long, value_name = "auto|cpu|cuda:N", default_value = "auto")]
     pub device: DeviceName,
+
+    /// Look at where the time of N steps goes: a Chrome trace in FOLDER/profile, and the ten costliest operators
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub profile: Option<u64>,
+}
+
+impl TrainArgs {
+    /// The configuration, with what flags change of it.
+    pub fn config(&self) -> ConfigArgs {
+        let mut config = self.config.clone();
+        config.set.extend(self.profile.map(|steps| format!("debug.profile_steps={steps}")));
+        config
+    }
 }
 
 /// Arguments of `sdtrain check`.

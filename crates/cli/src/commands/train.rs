@@ -22,7 +22,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
         return Err(Failure::new(ExitCode::Model, message).hint("it is `auto`, `never` or the path of a checkpoint"));
     }
     // Before half a second goes into loading libtorch, and before anything is written.
-    let plan = plan_or_explain(&args.config)?;
+    let plan = plan_or_explain(&args.config())?;
     let output = args.output.clone().unwrap_or_else(|| default_output(&plan.name));
     // Rank 0 alone takes the folder. Where another rank was lost and is back before its absence was noticed, the ranks that lost it
     // still hold it, and it waits for those that are started after them.
