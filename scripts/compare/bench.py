@@ -38,6 +38,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import earlier
 import ranks_speed
 import sdxl
 import side_by_side
@@ -58,39 +59,56 @@ def row(comparison, load_before, title=None):
     memory = [gigabytes([run.peak_bytes for run in runs]) for runs in (comparison.ours, comparison.theirs)]
     return (
         f"| {title or comparison.case.title} | {ours:.3f} s, {1 / ours:.2f}/s | {theirs:.3f} s, {1 / theirs:.2f}/s "
-        f"| {comparison.ratio():.2f} × | {memory[0]} | {memory[1]} | {comparison.trace} | {load_before} |"
+        f"| {comparison.ratio():.2f} × | {side_by_side.rate_in_words(comparison)} | {memory[0]} | {memory[1]} | {comparison.trace} "
+        f"| {load_before} |"
     )
 
 
+def seconds_to_first_step(command, output, log, cwd):
+    """From the start of a command to the first line of metrics.jsonl in its folder `output`."""
+    metrics, seconds = output / "metrics.jsonl", []
+
+    def watch():
+        if metrics.is_file() and metrics.stat().st_size:
+            seconds.append(time.monotonic() - started)
+            return True
+        return False
+
+    started = time.monotonic()
+    process([*command, "--output", output], log, 300.0, watch, cwd=cwd)
+    if not seconds:
+        raise Failed(f"{command[0]} reached no step:\n{end_of(log)}")
+    return seconds[0]
+
+
+def program_by_itself(programs):
+    """What trains the shipped LoRA, without pictures before the first step."""
+    config = ROOT / "configs" / "lora_poster.toml"
+    return [programs / "sdtrain", "train", "--config", config, "--set", "samples.prompts=[]"]
+
+
+def time_of_start(programs, work):
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        return seconds_to_first_step(program_by_itself(programs), Path(folder) / "output", work / "start.log", work)
+
+
 def times_of_start(programs, work, rounds):
-    """Seconds from the start of a command to the first line of metrics.jsonl, for the shipped LoRA configuration."""
+    """Seconds from the start of a command to its first step, for the shipped LoRA configuration."""
     found = {}
     config = ROOT / "configs" / "lora_poster.toml"
     # Once before, so that cargo has nothing left to build.
     process([ROOT / "scripts" / "run", "--help"], work / "run.log", 3600.0)
-    quick = ["--set", "samples.prompts=[]"]
     commands = {
         "`scripts/run --config configs/lora_poster.toml`": [ROOT / "scripts" / "run", "--config", config],
-        "the same without pictures at step 0": [ROOT / "scripts" / "run", "--config", config, *quick],
-        "the program by itself, without pictures at step 0": [programs / "sdtrain", "train", "--config", config, *quick],
+        "the same without pictures at step 0": [ROOT / "scripts" / "run", "--config", config, "--set", "samples.prompts=[]"],
+        "the program by itself, without pictures at step 0": program_by_itself(programs),
     }
     for index, (title, command) in enumerate(commands.items()):
-        seconds = []
-        for number in range(rounds):
-            output = work / "outputs" / f"start-{index}-{number}"
-            metrics = output / "metrics.jsonl"
-            log = work / f"start-{index}-{number}.log"
-
-            def watch():
-                if metrics.is_file() and metrics.stat().st_size:
-                    seconds.append(time.monotonic() - started)
-                    return True
-                return False
-
-            started = time.monotonic()
-            process([*command, "--output", output], log, 300.0, watch, cwd=work)
-            if len(seconds) != number + 1:
-                raise Failed(f"{title} reached no step:\n{end_of(log)}")
+        name = f"start-{index}"
+        seconds = [
+            seconds_to_first_step(command, work / "outputs" / f"{name}-{number}", work / f"{name}-{number}.log", work)
+            for number in range(rounds)
+        ]
         found[title] = statistics.median(seconds)
     return found
 
@@ -286,17 +304,17 @@ def section(training, methods, other, ranks, facts, began, load_at_start):
     ]
     if training:
         lines += [
-            "| LoRA r16 on attention | sdtrain, a step | diffusers, a step | faster | sdtrain, memory "
+            "| LoRA r16 on attention | sdtrain, a step | diffusers, a step | faster | of what the machine gives | sdtrain, memory "
             "| diffusers, memory | trace | load |",
-            "|---|---|---|---|---|---|---|---|",
+            "|---|---|---|---|---|---|---|---|---|",
             *training,
             "",
         ]
     if methods:
         lines += [
             "| method, `builtin:poster-tiny`, 96 px, batch 4, fp32; adapters r16 on attention | sdtrain, a step "
-            "| diffusers, a step | faster | sdtrain, memory | diffusers, memory | trace | load |",
-            "|---|---|---|---|---|---|---|---|",
+            "| diffusers, a step | faster | of what the machine gives | sdtrain, memory | diffusers, memory | trace | load |",
+            "|---|---|---|---|---|---|---|---|---|",
             *methods,
             "",
         ]
@@ -319,17 +337,21 @@ def main():
     parser.add_argument("--program", type=Path, required=True, help="folder with sdtrain and sdtrain-engine")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
     parser.add_argument("--methods", nargs="*", choices=list(side_by_side.METHODS), help="rows of the part `methods`; default: all")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each side")
+    parser.add_argument("--rounds", type=int, help="runs of each side; default: 3, with --compare 5")
     parser.add_argument("--threads", type=int, help="processor threads of both sides; default: what each takes itself")
     parser.add_argument("--base", type=Path, help="a diffusers folder to train in the place of the built-in base")
     parser.add_argument("--sdxl", type=Path, help="a single file of Stable Diffusion XL to load in the place of random weights")
+    parser.add_argument("--compare", type=Path, help="a folder with the programs of an earlier commit, to be held against these")
+    parser.add_argument("--named", help="that commit, as it is called")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md", help="where the table goes")
     arguments = parser.parse_args()
     arguments.only = arguments.only.split(",")
+    arguments.rounds = arguments.rounds or (5 if arguments.compare else 3)
     for part in arguments.only:
         if part not in PARTS + LARGE:
             parser.error(f"unknown part `{part}`; there are {', '.join(PARTS + LARGE)}")
     arguments.program = arguments.program.resolve()
+    arguments.compare = arguments.compare and arguments.compare.resolve()
     arguments.base = arguments.base and arguments.base.resolve()
     arguments.sdxl = arguments.sdxl and arguments.sdxl.resolve()
     began, load_at_start = datetime.datetime.now(), load()
@@ -337,6 +359,11 @@ def main():
         say(f"warning: the load average is {load_at_start}: something else runs here, and the figures will be wrong")
     with tempfile.TemporaryDirectory(prefix="sdtrain-bench-") as work:
         try:
+            if arguments.compare:
+                lines, slower = earlier.compare(arguments, Path(work), sys.modules[__name__])
+                print("\n".join([f"now: {commit()}; then: {arguments.named or arguments.compare}", "", *lines]))
+                say("\n".join(f"more than before: {title}" for title in slower))
+                return 1 if slower else 0
             text = section(*measure(arguments, Path(work)), began, load_at_start)
             add_to(arguments.page, text)
         except Failed as failure:

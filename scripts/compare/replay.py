@@ -159,6 +159,17 @@ def print_weights(trace, weights):
     return rows[0][0], of_moved
 
 
+def operations_of_step(trace, trainee):
+    """Of the first step, forward and backward; a product and a sum are two."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    trainee.reset()
+    number = min(trace.steps)
+    with FlopCounterMode(display=False) as counter:
+        trainee.step(trace.micro_batches(number), trace.learning_rates(number))
+    return counter.get_total_flops()
+
+
 def is_as_near_to_fp64(trace, weights, trainee):
     """Whether our trained weights are as near to the steps in fp64 as diffusers' in fp32, but for the luck of single numbers.
     `trainee`: in fp64."""
@@ -192,6 +203,7 @@ def main():
     parser.add_argument("--channels-last", action="store_true", help="run the UNet in channels_last")
     parser.add_argument("--loss-tolerance", type=float, help="default: 1e-5 in fp32")
     parser.add_argument("--weight-tolerance", type=float, help="default: 1e-4 in fp32")
+    parser.add_argument("--count", action="store_true", help="count the first step's operations for --json (products, convolutions, attention)")
     parser.add_argument("--json", help="file to write all numbers to")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -258,6 +270,8 @@ def main():
                 for number, (loss, norm) in found.items()
             ],
         }
+        if arguments.count:
+            report["operations"] = operations_of_step(trace, trainee)
         Path(arguments.json).write_text(json.dumps(report, indent=1) + "\n")
     return 0 if passed else 1
 

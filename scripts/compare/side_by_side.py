@@ -247,14 +247,15 @@ def compare_method(case, programs, work, name, rounds, timeout=600.0):
         say(f"{case.title}: round {number + 1} of {rounds}")
         ours.append(run_ours(case, programs, work, f"{name}-{number}", None if number else trace, timeout=timeout))
         theirs.append(run_replayed(case, trace, work, f"{name}-{number}-diffusers", timeout))
-    return Comparison(case, ours, theirs, check_trace(case, trace, work, f"{name}-replay", timeout))
+    verdict = check_trace(case, trace, work, f"{name}-replay", timeout)
+    return Comparison(case, ours, theirs, verdict, counted(work, f"{name}-replay"))
 
 
 def check_trace(case, trace, work, name, timeout=600.0, environment=None):
     """Replays our trace in diffusers and PEFT: one line that says whether both computed the same."""
     report = work / f"{name}.json"
     command = [sys.executable, HERE / "replay.py", trace, "--model", case.folder, "--device", case.device]
-    command += ["--json", report]
+    command += ["--json", report, "--count"]
     # The first steps of AdamW go by the sign of a gradient alone, and rounding turns round those that are almost zero: a
     # trained tensor is a weak witness then, a loss and a gradient norm are strong ones.
     if case.dtype != "fp32":
@@ -279,6 +280,29 @@ def check_trace(case, trace, work, name, timeout=600.0, environment=None):
     )
 
 
+def counted(work, name):
+    """The operations of a step that the replay `name` has counted."""
+    return json.loads((work / f"{name}.json").read_text()).get("operations")
+
+
+def peak(case):
+    """What the machine gives at most in the case's type: operations and bytes a second."""
+    command = [sys.executable, HERE / "peak.py", case.dtype, "--device", case.device]
+    command += ["--threads", case.threads] if case.threads else []
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise Failed(f"peak.py ended with {done.returncode}:\n{done.stderr[-1500:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def rate_in_words(comparison):
+    """How many operations a second we do of those that diffusers needs, and which share of a matrix product's that is."""
+    if not comparison.operations:
+        return "–"
+    rate = comparison.operations / comparison.seconds(comparison.ours)
+    return f"{rate / 1e9:,.0f} GFLOP/s, {100 * rate / peak(comparison.case)['operations']:.0f} %"
+
+
 def check_exactly(case, programs, work, name, steps, timeout=600.0):
     """The same case in fp32, where both must agree to rounding: `steps` of ours, replayed."""
     case = replace(case, dtype="fp32", steps=steps, trace_steps=steps)
@@ -297,6 +321,8 @@ class Comparison:
     ours: list[Run]
     theirs: list[Run]
     trace: str
+    # A step's, as diffusers does it: a product and a sum are two. None where they were not counted.
+    operations: int | None = None
 
     def agrees(self):
         return "differs" not in self.trace
@@ -330,7 +356,7 @@ def compare(case, programs, work, name, rounds, model=None, timeout=600.0, until
             exact, where = replace(case, resolution=exactly_at), f"at {exactly_at} px "
         say(f"{case.title}: two steps {where}in fp32")
         verdict = f"{where}{check_exactly(exact, programs, work, f'{name}-fp32', 2, timeout)}; {verdict}"
-    return Comparison(case, ours, theirs, verdict)
+    return Comparison(case, ours, theirs, verdict, counted(work, f"{name}-replay"))
 
 
 def sample_images(work, count):
