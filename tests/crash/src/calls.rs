@@ -12,7 +12,8 @@ use crate::{Extent, Report};
 
 /// Every call by which the driver can reach a file system.
 pub(crate) const CALLS: &str = "openat,read,write,pread64,pwrite64,fsync,fdatasync,rename,renameat,renameat2,mkdir,mkdirat,unlink,\
-                     unlinkat,rmdir,ftruncate,fallocate,flock,getdents64,statx,fstat,newfstatat,lseek,copy_file_range";
+                     unlinkat,rmdir,ftruncate,fallocate,flock,getdents64,statx,fstat,newfstatat,statfs,fstatfs,lseek,\
+                     copy_file_range";
 
 /// What disks say that fail, with the number that Linux gives it.
 pub const ERRORS: [(&str, i32); 8] = [

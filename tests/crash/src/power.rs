@@ -34,39 +34,47 @@ pub fn power_cuts(driver: &Path, scratch: &Path, at_once: u64, extent: Extent) -
             .collect();
         workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| panicked())).collect::<Vec<_>>()
     });
-    let mut report = Report::default();
-    for one in reports {
+    let (mut report, mut acknowledged) = (Report::default(), 0);
+    for (one, saves) in reports {
         report.tried += one.tried;
         report.failures.extend(one.failures);
+        acknowledged += saves;
     }
-    report.note = format!("on {at_once} disks at a time");
+    report.note = format!("on {at_once} disks at a time; {acknowledged} checkpoints were acknowledged");
     report
 }
 
-fn panicked() -> Report {
-    Report { failures: vec!["the harness panicked".to_owned()], ..Report::default() }
+fn panicked() -> (Report, u64) {
+    (Report { failures: vec!["the harness panicked".to_owned()], ..Report::default() }, 0)
 }
 
-fn one_disk(driver: &Path, place: &Path, worker: u64, extent: Extent) -> Report {
-    let mut report = Report::default();
+/// The report of one disk, and how many checkpoints were acknowledged on it.
+fn one_disk(driver: &Path, place: &Path, worker: u64, extent: Extent) -> (Report, u64) {
+    let (mut report, mut acknowledged) = (Report::default(), 0);
     let mut scene: Option<Scene> = None;
     let disk = match Disk::make(place, SIZE) {
         Ok(disk) => disk,
-        Err(reason) => return Report { failures: vec![reason], ..report },
+        Err(reason) => return (Report { failures: vec![reason], ..report }, 0),
     };
     while extent.goes_on(&report) {
         let case = (extent.from + report.tried) * 64 + worker;
-        let result = one_cut(driver, &disk, &mut scene, case);
+        let result = one_cut(driver, &disk, &mut scene, &mut acknowledged, case);
         if result.is_err() {
             scene = None;
         }
         report.tried(|| format!("cut {case}"), result);
     }
-    report
+    (report, acknowledged)
 }
 
 /// Lets the run work for a while, cuts the power, and looks at what the disk kept. Goes on with that run at the next cut.
-fn one_cut(driver: &Path, disk: &Disk, scene: &mut Option<Scene>, case: u64) -> Result<(), String> {
+fn one_cut(
+    driver: &Path,
+    disk: &Disk,
+    scene: &mut Option<Scene>,
+    acknowledged: &mut u64,
+    case: u64,
+) -> Result<(), String> {
     disk.mount()?;
     let mut run = match scene.take() {
         Some(run) => run,
@@ -85,6 +93,7 @@ fn one_cut(driver: &Path, disk: &Disk, scene: &mut Option<Scene>, case: u64) -> 
     std::thread::sleep(Duration::from_millis(50 + draw(ROW, case, "delay", 900)));
     let end = disk.cut_off(child)?;
     run.known.hear(&end.output)?;
+    *acknowledged += end.output.lines().filter(|line| line.starts_with("saved ")).count() as u64;
     let checked = run.check();
     if checked.is_ok() && run.known.finished {
         let ended = run.finish();

@@ -108,7 +108,7 @@ impl Program<'_> {
                 let _ = child.kill();
             }
             let end = wait(child)?;
-            saved = saved.max(last_saved(&end));
+            saved = saved.max(saved_steps(&end).max());
             match end.status.code() {
                 None if end.was_killed() => {
                     *case += 1;
@@ -153,7 +153,7 @@ impl Program<'_> {
         let tracer = ["strace", "-f", "-qqq", "-o", "/dev/null", "-e", &only, "-e", &inject].map(OsStr::new);
         let end = wait(start(self.command(&tracer, folder))?)?;
         match end.was_killed() {
-            true => holds_what_was_saved(folder, last_saved(&end)),
+            true => holds_what_was_saved(folder, saved_steps(&end).max()),
             false => Err(format!("it was not killed: {} {}", end.status, end.errors.trim())),
         }
     }
@@ -201,39 +201,77 @@ impl Program<'_> {
                 Ok(disk) => disk,
                 Err(reason) => return Report { failures: vec![reason], ..report },
             };
-            let (mut ends, mut saved) = (0, None);
+            let (mut so_far, mut ends, mut acknowledged, mut too_late) = (SoFar::default(), 0, 0, 0);
             while extent.goes_on(&report) {
                 let case = extent.from + report.tried;
-                let result = self.one_cut(&disk, expected, &mut saved, case);
-                ends += u64::from(matches!(result, Ok(true)));
-                report.tried(|| format!("cut {case}"), result.map(|_| ()));
+                let cut = self.one_cut(&disk, expected, &mut so_far, case);
+                let Cut { met_it, saves, came_to_its_end } = *cut.as_ref().unwrap_or(&Cut::FAILED);
+                ends += u64::from(came_to_its_end);
+                acknowledged += saves;
+                match met_it {
+                    true => report.tried(|| format!("cut {case}"), cut.map(|_| ())),
+                    // No cut at all; the next one is drawn anew.
+                    false => too_late += 1,
+                }
             }
-            report.note = format!("{ends} runs came to the bits of the run that nothing disturbed");
+            report.note = format!(
+                "each met a run that was going on ({too_late} that came after its end are not counted); {acknowledged} checkpoints \
+                 were acknowledged, {ends} runs came to the bits of the run that nothing disturbed"
+            );
             report
         })
     }
 
-    /// Lets the run work for a while, cuts the power, and looks at what the disk kept. True where the run then came to its end.
-    fn one_cut(self, disk: &Disk, expected: &Undisturbed, saved: &mut Option<u64>, case: u64) -> Result<bool, String> {
+    /// Lets the run work for a while, cuts the power, and looks at what the disk kept.
+    fn one_cut(self, disk: &Disk, expected: &Undisturbed, so_far: &mut SoFar, case: u64) -> Result<Cut, String> {
         disk.mount()?;
         let folder = disk.mount.join("run");
-        if saved.is_none() {
+        if so_far.saved.is_none() {
             clear(&folder)?;
         }
         let child = start(self.command(&[], &folder))?;
         let longest = expected.lasted.as_millis() as u64;
-        std::thread::sleep(Duration::from_millis(longest / 4 + draw("program-power", case, "delay", longest)));
+        let delay = draw("program-power", case, &format!("delay of life {}", so_far.lives), longest);
+        so_far.lives += 1;
+        std::thread::sleep(Duration::from_millis(longest / 4 + delay));
         let end = disk.cut_off(child)?;
-        *saved = (*saved).max(last_saved(&end));
-        let mut result = holds_what_was_saved(&folder, *saved).map(|()| false);
+        // One whose disk is gone may end by itself, with an error, before it is killed.
+        let (met_it, saves) = (end.status.code() != Some(0), saved_steps(&end).count() as u64);
+        so_far.saved = so_far.saved.max(saved_steps(&end).max());
+        holds_what_was_saved(&folder, so_far.saved)?;
         // A run that was at its end, or each fifth: the bits are those of a run that nothing disturbed.
-        if result.is_ok() && (end.status.code() == Some(0) || case % 5 == 4) {
-            result = self.finish(&folder, expected, Was::CutOff).map(|()| true);
-            *saved = None;
+        let came_to_its_end = !met_it || case % 5 == 4;
+        if came_to_its_end {
+            self.finish(&folder, expected, Was::CutOff)?;
+            so_far.saved = None;
         }
         disk.unmount()?;
-        result
+        Ok(Cut { met_it, saves, came_to_its_end })
     }
+}
+
+/// What is known of the run whose machine loses power again and again.
+#[derive(Default)]
+struct SoFar {
+    /// The newest checkpoint that it said to have saved; none before its first.
+    saved: Option<u64>,
+    /// How often a run was started.
+    lives: u64,
+}
+
+/// What a power cut came to.
+#[derive(Clone, Copy)]
+struct Cut {
+    /// The program was still running.
+    met_it: bool,
+    /// Checkpoints that it said to have saved in this life.
+    saves: u64,
+    came_to_its_end: bool,
+}
+
+impl Cut {
+    /// One that found something wrong counts as a case.
+    const FAILED: Cut = Cut { met_it: true, saves: 0, came_to_its_end: false };
 }
 
 /// What every row needs first.
@@ -244,13 +282,12 @@ fn with_undisturbed(program: Program, scratch: &Path, row: impl FnOnce(&Undistur
     }
 }
 
-/// The newest checkpoint that the program said to have saved.
-fn last_saved(end: &End) -> Option<u64> {
-    let steps = end.errors.lines().filter(|line| line.contains("saved ")).filter_map(|line| {
+/// The checkpoints that the program said to have saved.
+fn saved_steps(end: &End) -> impl Iterator<Item = u64> {
+    end.errors.lines().filter(|line| line.contains("saved ")).filter_map(|line| {
         let step = line.rsplit_once("step-")?.1;
         step.get(..6)?.parse().ok()
-    });
-    steps.max()
+    })
 }
 
 /// Every checkpoint that has its name is whole, and the newest is at least the one that was said to be saved.
