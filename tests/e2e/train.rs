@@ -83,7 +83,8 @@ fn gradient_checkpointing_changes_no_bit() {
 #[test]
 fn a_profile_shows_where_the_time_of_steps_goes_and_changes_no_bit() {
     let project = Project::new();
-    let run = ["--config", "run.toml", "--set", "samples.prompts=[]", "--output"];
+    // Pictures between the steps that are looked at.
+    let run = ["--config", "run.toml", "--set", "samples.every_steps=1", "--output"];
     project.expect(0, &[&run[..], &["plain"]].concat());
     // Its name must not get into the trace as it is.
     let folder = "the \"first\"";
@@ -95,10 +96,16 @@ fn a_profile_shows_where_the_time_of_steps_goes_and_changes_no_bit() {
     let trace = fs::read(project.path(folder).join("profile/step-000003-000004.json")).unwrap();
     let trace: serde_json::Value = serde_json::from_slice(&trace).unwrap();
     let events = trace["traceEvents"].as_array().unwrap();
-    for (name, least) in [("prepare", 2), ("forward", 2), ("backward", 2), ("update", 2), ("aten::convolution", 20)] {
+    for (name, least) in
+        [("prepare", 2), ("forward", 2), ("backward", 2), ("update", 2), ("step", 2), ("aten::convolution", 20)]
+    {
         let count = events.iter().filter(|event| event["name"] == name).count();
         assert!(count >= least, "{count} of {name}");
     }
+    // The pictures are drawn under no_grad and take longer than the steps: shares of these come to no more than the whole.
+    let shares = said.lines().filter_map(|line| line.strip_suffix(" %")?.rsplit(' ').next()?.parse::<f64>().ok());
+    let shares: f64 = shares.sum();
+    assert!((95.0..105.0).contains(&shares), "{shares} % in {said}");
     // Where there are no more steps, those that warm up are looked at too.
     let short = ["--config", "run.toml", "--output", "short", "--set", "train.max_steps=2", "--profile", "20"];
     let (_, said) = project.expect(0, &short);

@@ -1,6 +1,7 @@
 // What operators run and how long, by libtorch's own profiler (kineto), and spans of ours among them.
 #include "shim.h"
 #include <ATen/record_function.h>
+#include <kineto/ActivityType.h>
 #include <torch/csrc/autograd/profiler_kineto.h>
 
 namespace profiler = torch::autograd::profiler;
@@ -27,7 +28,9 @@ int sd_profiler_end(const char *path, void *target, TakeEvent take) {
     if (!path) return;
     for (const auto &event : result->events()) {
       const bool on_device = event.deviceType() != c10::DeviceType::CPU;
-      const bool is_span = event.scope() == static_cast<uint8_t>(at::RecordScope::USER_SCOPE);
+      const auto type = static_cast<libkineto::ActivityType>(event.activityType());
+      // On a GPU a span is there once more, round the kernels that it started.
+      const bool is_span = type == libkineto::ActivityType::USER_ANNOTATION || type == libkineto::ActivityType::GPU_USER_ANNOTATION;
       take(target, event.name().c_str(), on_device, is_span, event.startThreadId(), event.startNs(), event.endNs());
     }
     result->save(path);

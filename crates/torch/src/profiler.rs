@@ -86,13 +86,14 @@ fn rename(trace: &Path) -> io::Result<()> {
     file.seek(SeekFrom::Start(tail))?;
     let mut end = Vec::new();
     file.read_to_end(&mut end)?;
-    if let Some(at) = end.windows(KEY.len()).position(|window| window == KEY) {
-        let at = tail + (at + KEY.len()) as u64;
-        file.set_len(at)?;
-        file.seek(SeekFrom::Start(at))?;
-        file.write_all(b" \"sdtrain\"\n}\n")?;
-    }
-    Ok(())
+    let Some(at) = end.windows(KEY.len()).position(|window| window == KEY) else {
+        // libtorch says nothing of a disk that is full.
+        return Err(io::Error::other("its end is missing"));
+    };
+    let at = tail + (at + KEY.len()) as u64;
+    file.set_len(at)?;
+    file.seek(SeekFrom::Start(at))?;
+    file.write_all(b" \"sdtrain\"\n}\n")
 }
 
 impl Drop for Profiler {

@@ -2,14 +2,18 @@
 
 use crate::error::{Error, Result};
 use sdtrain_files::PendingFile;
-use sdtrain_torch::{ProfiledEvent, Profiler};
+use sdtrain_torch::{ProfiledEvent, Profiler, Span, span};
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tch::Device;
 
 /// Steps before it: libtorch chooses kernels and takes memory in the first, and some caches fill.
 const WARM_UP: u64 = 2;
+
+/// A whole step among the spans.
+const STEP: &CStr = c"step";
 
 /// Lines of the table.
 const COSTLIEST: usize = 10;
@@ -21,6 +25,8 @@ pub(crate) struct Profile {
     device: Device,
     /// The first step and the last, counted from 1.
     steps: (u64, u64),
+    /// The step that is going on; what is drawn, measured and saved between steps is recorded, too, and not counted.
+    step: Option<Span>,
     running: Option<Profiler>,
     /// Seconds of each step so far.
     seconds: Vec<f64>,
@@ -32,7 +38,7 @@ impl Profile {
     pub fn new(folder: PathBuf, device: Device, count: u64, done: u64, last: u64) -> Profile {
         let first = (done + 1 + WARM_UP).min((last + 1).saturating_sub(count)).max(done + 1);
         let steps = (first, last.min(first + count - 1));
-        Profile { folder, device, steps, running: None, seconds: Vec::new() }
+        Profile { folder, device, steps, step: None, running: None, seconds: Vec::new() }
     }
 
     /// Before `step`.
@@ -40,19 +46,27 @@ impl Profile {
         if self.running.is_none() && step == self.steps.0 {
             self.running = Some(Profiler::begin(self.device)?);
         }
+        if self.running.is_some() && step <= self.steps.1 {
+            self.step = Some(span(STEP));
+        }
         Ok(())
     }
 
-    /// After `step`, which took so long; whether it was the last one.
-    pub fn ended(&mut self, step: u64, seconds: f64) -> bool {
-        if self.running.is_some() {
+    /// After a step, which took so long.
+    pub fn step_ended(&mut self, seconds: f64) {
+        if self.step.take().is_some() {
             self.seconds.push(seconds);
         }
+    }
+
+    /// Whether `step` was the last one, or is behind it.
+    pub fn is_over(&self, step: u64) -> bool {
         step >= self.steps.1
     }
 
     /// Writes the trace; what is to be said, in lines. Nothing where no step was looked at.
     pub fn finish(mut self) -> Result<Vec<String>> {
+        self.step = None;
         let Some(profiler) = self.running.take() else { return Ok(Vec::new()) };
         if self.seconds.is_empty() {
             return Ok(Vec::new());
@@ -63,10 +77,6 @@ impl Profile {
         let stored = |error| Error::storage(&path, error);
         let file = PendingFile::create(&self.folder).map_err(stored)?;
         let events = profiler.end(file.path())?;
-        let length = std::fs::metadata(file.path()).map_err(stored)?.len();
-        if length == 0 {
-            return Err(stored(std::io::Error::other("the profiler cannot write it")));
-        }
         file.publish(&path).map_err(stored)?;
         let took = Duration::from_secs_f64(self.seconds.iter().sum());
         let mut lines = vec![format!(
@@ -101,8 +111,19 @@ struct Cost {
 
 impl Table {
     fn of(events: &[ProfiledEvent], took: Duration, steps: u64) -> Table {
-        let on_device = events.iter().any(|event| event.on_device && !event.is_span);
-        let of_one = events.iter().filter(|event| event.on_device == on_device && !event.is_span);
+        let mut spans: Vec<(u64, u64)> = events
+            .iter()
+            .filter(|event| event.is_span && !event.on_device && event.name.as_bytes() == STEP.to_bytes())
+            .map(|event| (event.start_ns, event.end_ns))
+            .collect();
+        spans.sort_unstable();
+        let is_in_a_step = |event: &ProfiledEvent| {
+            let begun = spans.partition_point(|span| span.0 <= event.start_ns);
+            begun > 0 && event.start_ns < spans[begun - 1].1
+        };
+        let counted = || events.iter().filter(|event| !event.is_span && is_in_a_step(event));
+        let on_device = counted().any(|event| event.on_device);
+        let of_one = counted().filter(|event| event.on_device == on_device);
         let (head, costs) = match on_device {
             true => ("kernel", sum(of_one.map(|event| (event, event.end_ns - event.start_ns)))),
             false => ("operator", sum(own_times(of_one.collect()).into_iter())),
@@ -207,16 +228,24 @@ mod tests {
 
     #[test]
     fn kernels_go_before_operators_and_spans_are_neither() {
-        let mut events = vec![event("aten::mm", 1, 0, 900), event("gemm", 0, 100, 400), event("step", 1, 0, 1000)];
-        events[1].on_device = true;
-        events[2].is_span = true;
+        let mut events = vec![event("step", 1, 0, 1000), event("aten::mm", 1, 0, 900), event("gemm", 0, 100, 400)];
+        events[0].is_span = true;
+        events[2].on_device = true;
         let table = Table::of(&events, Duration::from_nanos(1000), 1);
         assert_eq!((table.head, table.total), ("kernel", Duration::from_nanos(300)));
         let lines = table.lines();
         assert!(lines[1].contains("gemm") && lines[1].ends_with(" 30.0 %"), "{lines:#?}");
         assert!(lines.last().is_some_and(|line| line.contains("no kernel") && line.ends_with(" 70.0 %")), "{lines:#?}");
-        events.truncate(1);
+        events.truncate(2);
         assert_eq!(Table::of(&events, Duration::from_nanos(1000), 1).head, "operator");
+    }
+
+    #[test]
+    fn what_is_done_between_steps_does_not_count() {
+        let mut events = vec![event("step", 1, 10, 20), event("step", 1, 40, 60)];
+        events.iter_mut().for_each(|event| event.is_span = true);
+        events.extend([0, 10, 19, 20, 39, 59, 60].map(|start| event("aten::mm", 2, start, start + 1)));
+        assert_eq!(Table::of(&events, Duration::from_nanos(30), 2).costs[0].runs, 3);
     }
 
     #[test]

@@ -270,16 +270,19 @@ impl Trainer {
             if asked.stop && position.step < self.total_steps {
                 self.say_why_it_stops(log, position);
                 self.finish_trace()?;
-                self.finish_profile(log);
                 // It may have been asked while pictures were drawn, behind the checkpoint of this step.
                 if self.saved_together != Some(position.step) {
                     self.save_together(log, position, stop)?;
                 }
+                self.finish_profile(log);
                 return Ok(Outcome::Stopped(position.step));
+            }
+            // Behind whatever is to be saved: to write a trace takes seconds.
+            if self.profile.as_ref().is_some_and(|profile| profile.is_over(position.step)) {
+                self.finish_profile(log);
             }
         }
         self.finish_trace()?;
-        self.finish_profile(log);
         match self.trust_the_end(log, batches, position, stop)? {
             true => self.end(log, position, stop),
             // The checkpoint of the last step is there, and the next start asks again.
@@ -313,9 +316,7 @@ impl Trainer {
     ) -> Result<()> {
         let began = Instant::now();
         self.ranks.phase("step");
-        if let Some(profile) = &mut self.profile {
-            profile.begin(position.step + 1)?;
-        }
+        self.begin_profile(log, position.step + 1);
         if self.config.train.text_encoder_is_done(position.step, position.epoch)
             && text_encoder_stop::stop(self.optimizer.groups())
         {
@@ -354,6 +355,9 @@ impl Trainer {
         self.mind_spikes(log, &outcome, position.step);
         let names = self.optimizer.groups().iter().map(|group| group.name.clone());
         let seconds = began.elapsed().as_secs_f64();
+        if let Some(profile) = &mut self.profile {
+            profile.step_ended(seconds);
+        }
         log.step(&StepMetrics {
             step: position.step,
             epoch,
@@ -374,9 +378,6 @@ impl Trainer {
             && trace.record(position.step, &outcome, &rates)
         {
             self.finish_trace()?;
-        }
-        if self.profile.as_mut().is_some_and(|profile| profile.ended(position.step, seconds)) {
-            self.finish_profile(log);
         }
         self.after_step(log, position, ended, stop)
     }

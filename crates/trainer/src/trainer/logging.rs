@@ -64,10 +64,19 @@ impl Trainer {
         self.trace.take().map_or(Ok(()), |trace| trace.finish(self.optimizer.groups()))
     }
 
-    /// Says what the profile has found, of fewer steps than asked for when the run ends before. It is no reason to end a run.
+    /// Begins the profile where `step` is its first one. It is no reason to end a run.
+    pub(super) fn begin_profile(&mut self, log: &mut RunLog, step: u64) {
+        let Some(profile) = &mut self.profile else { return };
+        if let Err(error) = profile.begin(step) {
+            log.message(&format!("warning: there is no profile: {error}"));
+            self.profile = None;
+        }
+    }
+
+    /// Says what the profile has found, of fewer steps than asked for when the run ends before. Neither is it a reason to end a run.
     pub(super) fn finish_profile(&mut self, log: &mut RunLog) {
         let Some(profile) = self.profile.take() else { return };
-        match profile.finish() {
+        match self.folder.check_in_place().and_then(|()| profile.finish()) {
             Ok(lines) => lines.iter().for_each(|line| log.message(line)),
             Err(error) => log.message(&format!("warning: the profile is lost: {error}")),
         }

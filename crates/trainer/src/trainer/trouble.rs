@@ -66,11 +66,21 @@ impl Trainer {
         if position.skipped_in_a_row > self.config.train.max_skipped_steps || outcome.torn {
             return Err(Error::NotFinite { step: position.step, images });
         }
+        let batch = match batches.len() > 1 && !outcome.some_not_finite {
+            // Every loss is a number, and the gradients are summed up.
+            true => "one of the batches of",
+            false => "batch of",
+        };
+        let scale = self.scaler.as_ref().map(|scaler| format!("; the loss scale becomes {}", scaler.scale));
         log.message(&format!(
-            "step {} is skipped, its loss or gradient is not finite (batch of {})",
+            "step {} is skipped, its loss or gradient is not finite ({batch} {}){}",
             position.step,
-            images.join(", ")
+            images.join(", "),
+            scale.unwrap_or_default()
         ));
+        if let Some(scaler) = &self.scaler {
+            log.scalar("train/loss_scale", position.step, scaler.scale);
+        }
         log.scalar("train/skipped_steps", position.step, position.skipped as f64);
         Ok(())
     }

@@ -87,21 +87,23 @@ const VARIANTS: [(&str, &[&str]); 7] = [
         "gradient checkpointing",
         &["train.gradient_checkpointing=all", "lora.train_text_encoder=true", "lora.dropout=0.1"],
     ),
-    (
-        "fused backward",
-        &[
-            "method=full",
-            "train.fused_backward=true",
-            "train.gradient_accumulation_steps=1",
-            "train.max_grad_norm=0",
-            "data.batch_size=4",
-        ],
-    ),
+    FUSED_BACKWARD,
     (
         "dreambooth with images of the class",
         &["method=dreambooth", "dreambooth.class_prompt=a house", "dreambooth.num_class_images=6"],
     ),
 ];
+
+const FUSED_BACKWARD: Row = (
+    "fused backward",
+    &[
+        "method=full",
+        "train.fused_backward=true",
+        "train.gradient_accumulation_steps=1",
+        "train.max_grad_norm=0",
+        "data.batch_size=4",
+    ],
+);
 
 /// The rows that `SDTRAIN_SWEEP_ROWS=FROM..TO` asks for, so that a long table can be gone through in parts; else all.
 fn asked_rows(count: usize) -> std::ops::Range<usize> {
@@ -232,12 +234,14 @@ fn second_table() -> Vec<[Row; 3]> {
     optimizers.chain(PRECISIONS[2..].iter().map(|&precision| [METHODS[0], OPTIMIZERS[0], precision])).collect()
 }
 
-/// Each variant with AdamW in fp32 and bf16.
+/// Each variant with AdamW in fp32 and bf16, and what takes least memory of all: updates within the backward pass, weights in bf16,
+/// state in bf16 or in 8 bits.
 fn third_table() -> Vec<[Row; 3]> {
-    VARIANTS
-        .iter()
-        .flat_map(|&variant| [0, 1].map(|precision| [variant, OPTIMIZERS[0], PRECISIONS[precision]]))
-        .collect()
+    let variants = VARIANTS.iter();
+    let variants =
+        variants.flat_map(|&variant| [0, 1].map(|precision| [variant, OPTIMIZERS[0], PRECISIONS[precision]]));
+    let least = [[OPTIMIZERS[0], PRECISIONS[4]], [OPTIMIZERS[1], PRECISIONS[3]]];
+    variants.chain(least.map(|[optimizer, precision]| [FUSED_BACKWARD, optimizer, precision])).collect()
 }
 
 fn check(table: &[[Row; 3]], steps: &[u64]) {
