@@ -352,6 +352,8 @@ def main():
             parser.error(f"unknown part `{part}`; there are {', '.join(PARTS + LARGE)}")
     arguments.program = arguments.program.resolve()
     arguments.compare = arguments.compare and arguments.compare.resolve()
+    if arguments.compare and not (arguments.compare / "sdtrain").is_file():
+        parser.error(f"there is no program in `{arguments.compare}`; `scripts/bench --compare REV` builds one")
     arguments.base = arguments.base and arguments.base.resolve()
     arguments.sdxl = arguments.sdxl and arguments.sdxl.resolve()
     began, load_at_start = datetime.datetime.now(), load()

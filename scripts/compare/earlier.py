@@ -4,7 +4,7 @@
 
 `scripts/bench` builds REV in a folder of its own in the cache. Every round runs both, and the order changes with each. A row counts as
 slower where it was in every round and by more than 2 % in the middle one: the spread of the rounds, which is the noise, stands beside it.
-Exit status 1 where a row is. What the earlier program does not know yet has no row.
+Exit status 1 where a row is. What the earlier program does not know yet has no row; where there is no row at all, that is a failure.
 """
 
 import math
@@ -136,6 +136,8 @@ def compare(arguments, work, bench):
                 row.now.append(found["now"][title][0])
                 row.then.append(found["then"][title][0])
                 say(f"{title}: {row.now[-1] / row.then[-1]:.3f} in round {number + 1}")
+    if not rows:
+        raise Failed("nothing could be compared: the earlier program did not do any of it")
     lines = ["| | now | then | | rounds | |", "|---|---:|---:|---:|---|---|"]
     lines += [row.line() for row in rows.values()]
     return lines, [row.title for row in rows.values() if row.verdict() == "**more**"]
