@@ -27,9 +27,26 @@ const PROGRAM_BYTES: f64 = 1.85e8;
 /// What libtorch adds to that when it computes in 16 bits: oneDNN's kernels and what they reorder.
 const NARROW_KERNEL_BYTES: f64 = 7.5e7;
 
+/// Whether oneDNN computes in this type on a processor like this one. fp16 is left to libtorch's own kernels where the processor has
+/// no instructions for it.
+fn uses_narrow_kernels(compute: FloatType) -> bool {
+    match compute {
+        FloatType::Fp32 => false,
+        FloatType::Bf16 => true,
+        #[cfg(target_arch = "x86_64")]
+        FloatType::Fp16 => std::arch::is_x86_feature_detected!("avx512fp16"),
+        #[cfg(not(target_arch = "x86_64"))]
+        FloatType::Fp16 => true,
+    }
+}
+
 /// Room that weights in 16 bits leave between them, as a share of their own: they are read or drawn in fp32 and converted, and what
 /// that took is not all used again. Measured with two UNets of 211 and 860 million parameters.
 const ROOM_BETWEEN: f64 = 0.55;
+
+/// What the autoencoder leaves of the room that it worked in, where it encodes in every step: not all of it is used again. Measured with
+/// the built-in base for inpainting, 128 to 320 pixels.
+const ROOM_OF_ENCODING: f64 = 0.35;
 
 /// What LPIPS takes: its network, always in fp32, and what it keeps of each pixel of a picture and of its reconstruction. Measured
 /// with pictures of 96 and 192 pixels (docs/guides/memory.md).
@@ -167,11 +184,18 @@ pub(crate) fn estimate(
     let still = frozen * number + wide_resident * (vae_number - number);
     let learning = learning_bytes(config, trained);
     let room = narrow * 2.0 * ROOM_BETWEEN;
+    let encoding = parts.vae.as_ref().filter(|_| config.objective_kind().denoises()).map_or(0.0, |vae| {
+        // For the cache one by one, without it a batch at each step.
+        let images = if encodes_in_steps(config) { batch } else { 1.0 };
+        activations::of_encoding(vae, pixels) * images * vae_number
+    });
+    let left_by_encoding = if encodes_in_steps(config) { ROOM_OF_ENCODING * encoding } else { 0.0 };
     let training = vec![
         ("weights that stand still", still),
         ("what learns, its gradients and what the optimizer keeps", learning),
         ("activations", kept),
         ("copies and room of weights in 16 bits", casts + room),
+        ("room that the autoencoder has worked in", left_by_encoding),
         ("LPIPS", lpips_bytes(config, pixels * batch)),
     ];
     // Activations are gone by then.
@@ -182,24 +206,19 @@ pub(crate) fn estimate(
         ("copies and room of weights in 16 bits", room),
     ];
     let all: usize = parts.networks().map(|(_, shapes)| count_parameters(shapes)).sum();
-    let encoding = match (&parts.vae, config.objective_kind().denoises()) {
-        // For the cache one by one, before there is anything to train; without it a batch at each step.
-        (Some(vae), true) if !encodes_in_steps(config) => {
-            let encoding = activations::of_encoding(vae, pixels) * vae_number;
+    let encoding = match encodes_in_steps(config) {
+        // Before there is anything to train.
+        false => {
             let weights = all as f64 * number + wide * (vae_number - number);
             vec![("weights", weights), ("the autoencoder's work on an image", encoding)]
         }
-        (Some(vae), true) => {
-            let encoding = activations::of_encoding(vae, pixels) * batch * vae_number;
-            vec![
-                ("weights that stand still", still),
-                ("what learns, its gradients and what the optimizer keeps", learning),
-                ("the autoencoder's work on a batch", encoding),
-            ]
-        }
-        _ => Vec::new(),
+        true => vec![
+            ("weights that stand still", still),
+            ("what learns, its gradients and what the optimizer keeps", learning),
+            ("the autoencoder's work on a batch", encoding),
+        ],
     };
-    let program = PROGRAM_BYTES + if is_narrow { NARROW_KERNEL_BYTES } else { 0.0 };
+    let program = PROGRAM_BYTES + if uses_narrow_kernels(config.precision.compute) { NARROW_KERNEL_BYTES } else { 0.0 };
     let sum = |shares: &[(&str, f64)]| shares.iter().map(|(_, bytes)| bytes).sum::<f64>();
     let mut shares = training;
     for others in [update, encoding] {
