@@ -3,11 +3,11 @@
     python scripts/compare/sd15_folder.py FOLDER [--dtype bf16] [--device cpu]
 
 Speed and memory do not depend on what the weights are, and two programs that read the same folder can be held against
-each other step by step. About 2.1 GB in 16 bits. The tokenizer is that of the small base model: a prompt has 77 tokens
-in either vocabulary.
+each other step by step. About 2.1 GB in 16 bits. The tokenizer is CLIP's, from the merges that are built into the program.
 """
 
 import argparse
+import gzip
 import json
 import os
 import shutil
@@ -63,6 +63,20 @@ SCHEDULER = {
 }
 
 
+def write_vocabulary(folder):
+    """CLIP's 49,408 tokens: every byte, each within a word and at its end, what merges make of them, and two marks."""
+    with gzip.open(ROOT / "crates" / "tokenizer" / "data" / "clip_merges.txt.gz", "rt", encoding="utf-8") as packed:
+        merges = packed.read().splitlines()
+    # GPT-2's letters for bytes: those that can be seen stand for themselves and come first.
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    letters = [chr(byte) for byte in visible] + [chr(256 + number) for number in range(256 - len(visible))]
+    tokens = [*letters, *(letter + "</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges)]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    assert len(set(tokens)) == TEXT_ENCODER["vocab_size"]
+    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}) + "\n")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
+
+
 def write(folder, dtype="bf16", device="cpu"):
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -82,6 +96,7 @@ def write(folder, dtype="bf16", device="cpu"):
         module.to("cpu").save_pretrained(folder / name)
     small = ROOT / "configs" / "poster_tiny" / "model"
     shutil.copytree(small / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+    write_vocabulary(folder / "tokenizer")
     index = json.loads((small / "model_index.json").read_text())
     index["scheduler"] = ["diffusers", SCHEDULER["_class_name"]]
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
