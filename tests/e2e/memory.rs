@@ -44,7 +44,6 @@ fn adapters_take_what_was_predicted() {
         &["lora.train_text_encoder=true"][..],
         &["lora.kind=lokr", "data.resolution=256"],
         &["precision.compute=bf16", "data.resolution=256"],
-        &["precision.compute=fp16", "data.resolution=256"],
         &["train.gradient_checkpointing=all", "data.resolution=256"],
     ] {
         holds(&project, set);
