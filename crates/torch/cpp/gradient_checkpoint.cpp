@@ -28,8 +28,7 @@ struct Block {
     std::vector<tensor> pointers;
     for (auto &input : inputs) pointers.push_back(&input);
     tensor output = nullptr;
-    TORCH_CHECK(call(closure, pointers.data(), static_cast<int>(pointers.size()), &output) == 0,
-                "a checkpointed block failed");
+    sd_check_callback(call(closure, pointers.data(), static_cast<int>(pointers.size()), &output));
     at::Tensor result = *output;
     delete output;
     return result;

@@ -19,7 +19,7 @@ struct RustHook : public torch::autograd::PostAccumulateGradHook {
 
   void operator()(const at::Tensor &leaf) override {
     at::Tensor alias = leaf;
-    TORCH_CHECK(call(body, &alias) == 0, "a gradient's hook failed");
+    sd_check_callback(call(body, &alias));
   }
 };
 

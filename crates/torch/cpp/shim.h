@@ -22,3 +22,6 @@ template <typename Body> int sd_guard(Body &&body) {
   }
   return 1;
 }
+
+// Throws for a callback into Rust that returned `number`, nonzero: `callback_error.rs` finds its error by it.
+inline void sd_check_callback(int number) { TORCH_CHECK(number == 0, "a callback failed: error ", number); }

@@ -1,7 +1,7 @@
 //! What can go wrong inside libtorch, and how a panic of `tch` becomes such an error.
 
+use crate::callback_error;
 use crate::gradient_tracking::{set_gradient_tracking, tracks_gradients};
-use crate::{gradient_checkpoint, gradient_hook};
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
@@ -34,10 +34,8 @@ impl Error {
             .into_iter()
             .fold(message, |text, trace| text.split(trace).next().unwrap_or(text));
         let text = text.trim().to_string();
-        if (text.contains(gradient_checkpoint::FAILED) || text.contains(gradient_hook::FAILED))
-            && let Some(reason) = gradient_checkpoint::take_reason()
-        {
-            return reason;
+        if let Some(error) = callback_error::take(&text) {
+            return error;
         }
         let lower = text.to_lowercase();
         let says = |phrases: &[&str]| phrases.iter().any(|words| lower.contains(words));

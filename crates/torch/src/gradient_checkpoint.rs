@@ -1,10 +1,9 @@
 //! Gradient checkpointing: a block's activations are thrown away and computed again in backward.
 
 use crate::error::{Error, Result, from_panic};
-use crate::ffi;
+use crate::{callback_error, ffi};
 use std::ffi::{CStr, c_int, c_void};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
@@ -67,25 +66,8 @@ unsafe extern "C" fn call_block(
             unsafe { *output = raw };
             0
         }
-        Err(payload) => {
-            *reason() = Some(from_panic(payload.as_ref()));
-            1
-        }
+        Err(payload) => callback_error::leave(from_panic(payload.as_ref())),
     }
-}
-
-/// What the shim says when a block has panicked; why it did is then in [`take_reason`].
-pub(crate) const FAILED: &str = "a checkpointed block failed";
-
-/// Why the last block failed, once. On CUDA that happened on another thread than the one that is told.
-pub(crate) fn take_reason() -> Option<Error> {
-    reason().take()
-}
-
-/// Where a callback from C++ leaves why it failed.
-pub(crate) fn reason() -> MutexGuard<'static, Option<Error>> {
-    static REASON: Mutex<Option<Error>> = Mutex::new(None);
-    REASON.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[expect(unsafe_code, reason = "callback from C++: called once, when the last owner of the block goes")]
@@ -96,6 +78,7 @@ unsafe extern "C" fn free_block(closure: *mut c_void) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
     use tch::{Device, Kind};
 
     fn block(weight: &Tensor, x: &Tensor) -> Tensor {
@@ -139,5 +122,26 @@ mod tests {
         let x = Tensor::ones([1, 2], (Kind::Float, Device::Cpu));
         let error = gradient_checkpoint(&[&x], |inputs| inputs[0].matmul(&inputs[0])).unwrap_err().to_string();
         assert!(error.contains("cannot be multiplied"), "{error}");
+    }
+
+    #[test]
+    fn each_failure_is_told_by_its_own_reason() {
+        let backward = |own: &'static str| {
+            let x = Tensor::ones([1, 2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+            let runs = Cell::new(0);
+            let y = gradient_checkpoint(&[&x], move |inputs| {
+                runs.set(runs.get() + 1);
+                assert!(runs.get() == 1, "block {own}");
+                inputs[0].shallow_clone()
+            });
+            let loss = y.unwrap().sum(Kind::Float);
+            panic::catch_unwind(AssertUnwindSafe(|| loss.backward())).unwrap_err()
+        };
+        // As on two threads: the other one fails before this one's failure is read.
+        let failures = ["one", "two"].map(|own| (own, backward(own)));
+        for (own, failure) in failures {
+            let told = from_panic(failure.as_ref()).to_string();
+            assert!(told.contains(&format!("block {own}")), "{told}");
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Gradients of leaves: what is done as soon as one is complete, and putting one in place or taking it away.
 
 use crate::error::{Result, from_panic};
-use crate::ffi;
-use crate::gradient_checkpoint::{check, reason};
+use crate::gradient_checkpoint::check;
+use crate::{callback_error, ffi};
 use std::ffi::{c_int, c_void};
 use std::panic::{self, AssertUnwindSafe};
 use tch::Tensor;
@@ -44,9 +44,6 @@ impl Drop for GradientHook {
     }
 }
 
-/// What the shim says when a hook has failed; why it did is left where checkpointed blocks leave it, too.
-pub(crate) const FAILED: &str = "a gradient's hook failed";
-
 #[expect(unsafe_code, reason = "callback from C++: `body` is the box made above, the leaf is borrowed")]
 unsafe extern "C" fn call_body(body: *mut c_void, leaf: *mut C_tensor) -> c_int {
     let result = panic::catch_unwind(AssertUnwindSafe(|| {
@@ -58,8 +55,7 @@ unsafe extern "C" fn call_body(body: *mut c_void, leaf: *mut C_tensor) -> c_int 
         Ok(Err(error)) => error,
         Err(payload) => from_panic(payload.as_ref()),
     };
-    *reason() = Some(error);
-    1
+    callback_error::leave(error)
 }
 
 #[expect(unsafe_code, reason = "callback from C++: called once, when the hook goes")]

@@ -2,6 +2,7 @@
 
 mod adamw_8bit;
 mod adamw_stored;
+mod callback_error;
 mod device;
 mod error;
 mod ffi;
