@@ -19,6 +19,7 @@ fn main() {
         .include("cpp/gloo_declarations")
         .file("cpp/adamw_8bit.cpp")
         .file("cpp/adamw_stored.cpp")
+        .file("cpp/block_allocator.cpp")
         .file("cpp/gradient_checkpoint.cpp")
         .file("cpp/foreach.cpp")
         .file("cpp/gradient_hook.cpp")

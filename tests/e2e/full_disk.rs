@@ -104,6 +104,22 @@ fn a_disk_that_others_fill_does_not_keep_a_run_from_its_product() {
 }
 
 #[test]
+fn a_run_that_is_stopped_on_a_full_disk_says_that_it_can_go_on() {
+    let project = Project::new();
+    let Some(disk) = Disk::mount(project.path("disk")) else { return };
+    let keys = ["checkpoint.every_steps=0", "--set", "train.max_steps=100000"];
+    let running = project.start(&[&RUN[..], &keys].concat());
+    running.wait_for(|| fs::metadata(project.path("disk/run/metrics.jsonl")).is_ok_and(|file| file.len() > 0));
+    disk.fill();
+    running.terminate();
+    let (code, said) = running.end();
+    assert_eq!(code, Some(75), "{said}");
+    let record = fs::read_to_string(project.path("disk/run/run.json")).expect("it is there");
+    assert!(record.contains("\"stopped\""), "{record}");
+    assert!(project.path("disk/run/checkpoints/latest").is_file(), "{said}");
+}
+
+#[test]
 fn what_an_error_leaves_is_saved_in_the_room_that_was_kept() {
     let project = Project::new();
     let Some(disk) = Disk::mount(project.path("disk")) else { return };

@@ -1,5 +1,6 @@
 //! What can go wrong between a state in memory and a folder that can be trusted.
 
+use crate::publish::LATEST_NAME;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -50,6 +51,14 @@ pub enum Error {
         /// What is wrong with the newest.
         reason: String,
     },
+    /// There is no checkpoint any more.
+    #[error("`{LATEST_NAME}` in `{}` names `{name}`, and there is no checkpoint", .folder.display())]
+    Gone {
+        /// The folder of the checkpoints.
+        folder: PathBuf,
+        /// The newest that was there.
+        name: String,
+    },
     /// Another process works in this folder.
     #[error("`{}` is in use by another run{owner}", .folder.display())]
     Locked {
@@ -94,6 +103,9 @@ impl Error {
             Error::NoneWhole { .. } => Some(
                 "put a whole copy in its place, or begin anew with `--resume never`, which moves the folder aside"
                     .to_owned(),
+            ),
+            Error::Gone { .. } => Some(
+                "put it back, or begin anew with `--resume never`, which moves the folder aside".to_owned(),
             ),
             Error::Locked { .. } => Some("wait for it to end, or choose another folder with `--output`".to_owned()),
             Error::Name { .. } => None,

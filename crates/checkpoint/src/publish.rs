@@ -78,8 +78,8 @@ pub fn publish_with(
     Ok(target)
 }
 
-/// Makes `latest` name this checkpoint, durably.
-pub(crate) fn write_latest(vfs: &dyn Vfs, parent: &Path, name: &str) -> Result<()> {
+/// Makes `latest` in the folder `parent` name this checkpoint, durably.
+pub fn write_latest(vfs: &dyn Vfs, parent: &Path, name: &str) -> Result<()> {
     let name = if seeded(Bug::LatestWrong) { format!("{TEMPORARY}{name}") } else { name.to_owned() };
     replace_file(vfs, &parent.join(LATEST_NAME), &latest_content(&name))
 }

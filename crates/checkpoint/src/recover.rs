@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::Context;
-use crate::manifest::{LARGEST_MANIFEST, MANIFEST_NAME};
+use crate::manifest::{LARGEST_MANIFEST, MANIFEST_NAME, is_plain_name};
 use crate::publish::{LATEST_NAME, REPLACED, TEMPORARY, TRASH, hash, latest_content, write_latest};
 use crate::seeded_bugs::{Bug, seeded};
 use crate::vfs::{RealVfs, Vfs, read_up_to, remove_all};
@@ -11,6 +11,9 @@ use crate::{Error, Manifest, Result};
 
 /// Bytes that a name and the end of its line have at most.
 const LARGEST_NAME: u64 = 256;
+
+/// What the names of checkpoints begin with, as runs give them.
+const CHECKPOINT: &str = "step-";
 
 /// All checkpoints of a folder.
 #[derive(Debug, Default)]
@@ -34,8 +37,8 @@ pub fn latest_valid_with(vfs: &dyn Vfs, parent: &Path) -> Result<Option<(PathBuf
 /// Removes the left-overs of an interrupted writer, looks for the newest whole checkpoint and makes `latest` name it. The caller
 /// holds the run's [`FolderLock`](crate::FolderLock); others use [`survey`].
 ///
-/// A folder without checkpoints is no error; [`Error::NoneWhole`] where there are some and each is damaged, since a run that
-/// then began anew would throw away what could be mended.
+/// A folder without checkpoints is no error; [`Error::NoneWhole`] where there are some and each is damaged, and [`Error::Gone`] where
+/// `latest` names one and there is none, since a run that then began anew would throw away what could be mended or put back.
 pub fn recover(parent: &Path) -> Result<Survey> {
     recover_with(&RealVfs, parent)
 }
@@ -58,8 +61,20 @@ pub fn recover_with(vfs: &dyn Vfs, parent: &Path) -> Result<Survey> {
             count: survey.rejected.len(),
             reason: format!("`{}`: {reason}", newest.display()),
         }),
+        // `latest` is written when there is one, and the newest is never deleted.
+        (None, None) => match named_by_latest(vfs, parent) {
+            Some(name) if !seeded(Bug::FreshAfterDamage) => Err(Error::Gone { folder: parent.to_owned(), name }),
+            _ => Ok(survey),
+        },
         _ => Ok(survey),
     }
+}
+
+/// The checkpoint that `latest` names, where it can be read.
+fn named_by_latest(vfs: &dyn Vfs, parent: &Path) -> Option<String> {
+    let named = read_up_to(vfs, &parent.join(LATEST_NAME), LARGEST_NAME).ok()?;
+    let name = String::from_utf8(named).ok()?.trim().to_owned();
+    is_plain_name(&name).then_some(name)
 }
 
 /// Makes `latest` name the newest whole checkpoint: whoever published that one may have been killed in between, or it is what a
@@ -137,8 +152,8 @@ pub fn verify_with(vfs: &dyn Vfs, folder: &Path) -> Result<Manifest> {
 pub(crate) fn candidates(vfs: &dyn Vfs, parent: &Path) -> Result<Vec<(PathBuf, Result<Manifest>)>> {
     let mut candidates = Vec::new();
     for entry in vfs.list(parent).context("list", parent)? {
-        if entry.is_folder && !entry.name.starts_with('.') {
-            let folder = parent.join(&entry.name);
+        let folder = parent.join(&entry.name);
+        if entry.is_folder && !entry.name.starts_with('.') && is_checkpoint(vfs, &folder, &entry.name)? {
             let manifest = again(|| read_manifest(vfs, &folder));
             candidates.push((folder, manifest));
         }
@@ -149,6 +164,12 @@ pub(crate) fn candidates(vfs: &dyn Vfs, parent: &Path) -> Result<Vec<(PathBuf, R
         candidates.sort_by(|a, b| b.0.cmp(&a.0));
     }
     Ok(candidates)
+}
+
+/// Whether a folder is a checkpoint, whole or not: by its name or, where somebody gave it another, by its manifest. Others, as a disk's
+/// `lost+found`, are nobody's business.
+fn is_checkpoint(vfs: &dyn Vfs, folder: &Path, name: &str) -> Result<bool> {
+    Ok(name.starts_with(CHECKPOINT) || vfs.exists(&folder.join(MANIFEST_NAME)).context("look at", folder)?)
 }
 
 fn read_manifest(vfs: &dyn Vfs, folder: &Path) -> Result<Manifest> {

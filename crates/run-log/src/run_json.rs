@@ -204,9 +204,20 @@ fn graphics_processors_in(folder: &Path) -> Option<String> {
     (!names.is_empty()).then(|| Vec::from_iter(names).join(", "))
 }
 
-/// The widest instruction set of the processor that changes results in libtorch: `avx512+amx_bf16`, `avx512`, `avx2` …
+/// The widest instruction set of the processor that changes results in libtorch: `avx512+amx_bf16`, `avx512`, `avx2` …, with what the
+/// environment limits it to: `avx512, ATEN_CPU_CAPABILITY=avx2`.
 pub fn instruction_set() -> Option<String> {
-    widest(field(&std::fs::read_to_string("/proc/cpuinfo").ok()?, "flags")?)
+    let widest = widest(field(&std::fs::read_to_string("/proc/cpuinfo").ok()?, "flags")?)?;
+    Some(limited(widest, |name| std::env::var(name).ok()))
+}
+
+/// What libtorch, oneDNN and MKL choose their kernels by, besides the processor.
+const LIMITS: [&str; 5] =
+    ["ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"];
+
+fn limited(widest: String, variable: impl Fn(&str) -> Option<String>) -> String {
+    let set = LIMITS.iter().filter_map(|name| Some(format!(", {name}={}", variable(name)?)));
+    widest + &set.collect::<String>()
 }
 
 fn widest(flags: &str) -> Option<String> {
@@ -283,6 +294,13 @@ mod tests {
             std::fs::write(path, content).expect("writes");
         }
         folder
+    }
+
+    #[test]
+    fn an_instruction_set_is_told_with_what_limits_it() {
+        let limited = |name: &str| (name == "MKL_CBWR").then(|| "AVX2".to_owned());
+        assert_eq!(super::limited("avx512".to_owned(), limited), "avx512, MKL_CBWR=AVX2");
+        assert_eq!(super::limited("avx2".to_owned(), |_| None), "avx2");
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use error::{Error, Result, catch};
 pub use foreach::{AdamWState, AdamWStep, clip_grad_norm, fused_adamw, unscale};
 pub use gradient_checkpoint::gradient_checkpoint;
 pub use gradient_hook::{GradientHook, set_gradient};
-pub use memory::{keep_freed_memory, return_freed_memory};
+pub use memory::{keep_freed_blocks, keep_freed_memory, return_freed_blocks};
 pub use nccl::Nccl;
 pub use process_group::{ProcessGroup, Reducer, Store, StoreAddress};
 pub use profiler::{ProfiledEvent, Profiler, Span, span};

@@ -1,9 +1,13 @@
-//! How glibc's `malloc` treats the memory of large tensors on the host.
+//! Where the memory of large tensors on the host comes from, and where it goes.
+
+use crate::error::Result;
+use crate::ffi;
+use crate::gradient_checkpoint::check;
 
 /// Large blocks are kept and used again. glibc's own rule gives every tensor of more than 32 MiB back to the system, which then
 /// clears its pages anew at each layer: a quarter of a step's time (docs/log.md). Call it before the first tensor is made.
 ///
-/// What the user has set by `MALLOC_MMAP_THRESHOLD_` and the like, or by `GLIBC_TUNABLES`, stays; so in the other function.
+/// What the user has set by `MALLOC_MMAP_THRESHOLD_` and the like, or by `GLIBC_TUNABLES`, stays; so in the next function.
 pub fn keep_freed_memory() {
     const GIB: i32 = 1 << 30;
     const NEVER: i32 = -1;
@@ -13,11 +17,26 @@ pub fn keep_freed_memory() {
     set(Setting::TopPad, TOP_PAD);
 }
 
-/// From here on tensors of a megabyte and more leave no holes behind: where weights are made in fp32 and kept in bf16, every hole has
-/// the wrong size for what comes next, and a third of a run's memory was holes. Each such tensor costs a system call.
-pub fn return_freed_memory() {
+/// From here on tensors of a megabyte and more leave no holes behind: where weights are made in fp32 and kept in bf16, every hole of
+/// malloc's has the wrong size for what comes next, and a third of a run's memory was holes. A block that is freed is kept for a tensor of
+/// the same size, as long as no more is held than was in use at once.
+///
+/// # Errors
+/// What libtorch says.
+pub fn keep_freed_blocks() -> Result<()> {
     const MIB: i32 = 1 << 20;
+    // What is not a tensor's.
     set(Setting::MmapThreshold, MIB);
+    #[expect(unsafe_code, reason = "FFI: takes nothing; what was allocated before is freed by whoever allocated it")]
+    check(unsafe { ffi::sd_use_block_allocator() })
+}
+
+/// Gives back the blocks that are kept, where a phase begins that needs others.
+pub fn return_freed_blocks() {
+    #[expect(unsafe_code, reason = "FFI: takes nothing, and touches no memory that a tensor has")]
+    unsafe {
+        ffi::sd_return_freed_blocks();
+    }
 }
 
 /// The numbers of `mallopt`(3).

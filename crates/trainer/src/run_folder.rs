@@ -79,7 +79,7 @@ pub(crate) struct RunFolder {
 
 /// The resolved configuration, in the folder of a run and in each of its checkpoints.
 pub(crate) const CONFIG: &str = "config.toml";
-const RECORD: &str = "run.json";
+pub(crate) const RECORD: &str = "run.json";
 const CHECKPOINTS: &str = "checkpoints";
 const SET_ASIDE: &str = "checkpoints-set-aside";
 const RESERVE: &str = ".reserve";
@@ -99,7 +99,7 @@ impl RunFolder {
         clear_trash(path);
         let survey = match recover(&path.join(CHECKPOINTS)) {
             // Nothing is to be continued from them.
-            Err(sdtrain_checkpoint::Error::NoneWhole { .. })
+            Err(sdtrain_checkpoint::Error::NoneWhole { .. } | sdtrain_checkpoint::Error::Gone { .. })
                 if is_finished(path) || matches!(policy, ResumePolicy::From(_)) =>
             {
                 Survey::default()

@@ -85,7 +85,7 @@ pub fn train_together(
         sdtrain_torch::allow_tf32(allowed)?;
     }
     if config.train.fused_backward || !Storage::of(&config.precision, config.seed).is_plain() {
-        sdtrain_torch::return_freed_memory();
+        sdtrain_torch::keep_freed_blocks()?;
     }
     let mut folder = RunFolder::open_together(&mut config, &options.output, &options.resume, ranks)?;
     if folder.start == Start::Finished {
@@ -238,6 +238,7 @@ pub fn train_together(
         saved_together: None,
         is_folder_new: Cell::new(false),
         reserve: Default::default(),
+        was_disk_full: Default::default(),
         grace_is_short: false,
         data_digest,
         spikes: Spikes::default(),

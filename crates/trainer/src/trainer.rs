@@ -14,7 +14,7 @@ use crate::input_files::Inputs;
 use crate::objective::Objective;
 use crate::profile::{self, Profile};
 use crate::ranks::{Facts, Gathered, GradientReducer, Ranks};
-use crate::run_folder::{RunFolder, Start};
+use crate::run_folder::{RECORD, RunFolder, Start};
 use crate::seeded_bugs::{self, Bug, seeded};
 use crate::spikes::Spikes;
 use crate::state::{self, Position};
@@ -78,6 +78,8 @@ pub(crate) struct Trainer {
     pub is_folder_new: Cell<bool>,
     /// Room on the disk for one more checkpoint, until it is needed.
     pub reserve: RefCell<Option<Reserve>>,
+    /// Whether the last thing that was saved found the disk full, which is said once.
+    pub was_disk_full: Cell<bool>,
     /// Somebody was told that saving may take longer than a stop leaves.
     pub grace_is_short: bool,
     pub data_digest: DataDigest,
@@ -121,11 +123,19 @@ impl Trainer {
         }
         self.record.inputs = self.inputs.take();
         self.record.end(outcome, step);
-        let written = self.folder.check_in_place().and_then(|()| {
-            self.record.write(&self.folder.path).map_err(|error| Error::storage(&self.folder.path, error))
-        });
+        // Nothing large is written any more, so that on a full disk the room that was kept is the record's.
+        drop(self.reserve.take());
+        let in_place = self.folder.check_in_place();
+        let written = in_place.is_ok().then(|| self.record.write(&self.folder.path)).unwrap_or(Ok(()));
         let (outcome, _) = result?;
-        written?;
+        in_place?;
+        match (written, &outcome) {
+            // Its checkpoint is there, and whoever stopped it has to hear that it can go on.
+            (Err(error), Outcome::Stopped(_)) => {
+                eprintln!("warning: cannot write `{}`: {error}", self.folder.path.join(RECORD).display());
+            }
+            (written, _) => written.map_err(|error| Error::storage(&self.folder.path, error))?,
+        }
         Ok(outcome)
     }
 
@@ -221,6 +231,8 @@ impl Trainer {
             missed.unwrap_or_else(|panic| Err(panic.into()))?;
         }
         self.record.phase("train");
+        // What loading and encoding needed has other sizes.
+        sdtrain_torch::return_freed_blocks();
         self.ranks.phase("first step");
         let workers = self.config.data.workers;
         let contents = match (self.objective.wants_pixels(), self.objective.wants_masks() && self.data.has_masks()) {

@@ -141,6 +141,11 @@ impl<V: Vfs> Vfs for FaultVfs<V> {
         self.inner.exists(path)
     }
 
+    fn is_link(&self, path: &Path) -> io::Result<bool> {
+        self.call()?;
+        self.inner.is_link(path)
+    }
+
     fn length(&self, path: &Path) -> io::Result<u64> {
         self.call()?;
         self.inner.length(path)

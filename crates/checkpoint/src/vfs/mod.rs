@@ -22,7 +22,7 @@ pub trait VfsFile: Write {
 pub struct Entry {
     /// Its name.
     pub name: String,
-    /// Whether it is a folder.
+    /// Whether it is a folder, or a symbolic link to one.
     pub is_folder: bool,
 }
 
@@ -52,14 +52,21 @@ pub trait Vfs {
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>>;
     /// Whether there is a file or folder of this name.
     fn exists(&self, path: &Path) -> io::Result<bool>;
+    /// Whether this name is a symbolic link, wherever it leads to.
+    fn is_link(&self, _path: &Path) -> io::Result<bool> {
+        Ok(false)
+    }
     /// Length of a file.
     fn length(&self, path: &Path) -> io::Result<u64>;
     /// Opens a file for reading.
     fn open(&self, path: &Path) -> io::Result<Box<dyn Read + '_>>;
 }
 
-/// Removes a folder with everything in it.
+/// Removes a folder with everything in it. Of a symbolic link only the link goes: what it leads to lies elsewhere and is not ours.
 pub(crate) fn remove_all(vfs: &dyn Vfs, path: &Path) -> io::Result<()> {
+    if vfs.is_link(path)? {
+        return vfs.remove_file(path);
+    }
     for entry in vfs.list(path)? {
         let inner = path.join(&entry.name);
         if entry.is_folder { remove_all(vfs, &inner)? } else { vfs.remove_file(&inner)? }

@@ -69,7 +69,10 @@ impl Vfs for RealVfs {
             let entry = entry?;
             // A name that is not Unicode was not given by this crate.
             if let Ok(name) = entry.file_name().into_string() {
-                entries.push(Entry { name, is_folder: entry.file_type()?.is_dir() });
+                let file_type = entry.file_type()?;
+                // One that leads nowhere is no folder.
+                let is_folder = file_type.is_dir() || file_type.is_symlink() && entry.path().is_dir();
+                entries.push(Entry { name, is_folder });
             }
         }
         entries.sort();
@@ -78,6 +81,10 @@ impl Vfs for RealVfs {
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
         fs::exists(path)
+    }
+
+    fn is_link(&self, path: &Path) -> io::Result<bool> {
+        Ok(fs::symlink_metadata(path)?.is_symlink())
     }
 
     fn length(&self, path: &Path) -> io::Result<u64> {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use sdtrain_checkpoint::vfs::RealVfs;
 use sdtrain_checkpoint::{
-    Error, FolderLock, LATEST_NAME, MANIFEST_NAME, ManifestInfo, latest_valid, probe, probe_ahead, prune, publish,
+    Error, FolderLock, LATEST_NAME, MANIFEST_NAME, ManifestInfo, latest_valid, probe, probe_ahead, prune, publish, recover,
     survey, verify,
 };
 
@@ -256,4 +256,67 @@ fn checkpoints_that_are_all_damaged_are_an_error_and_no_fresh_start() {
     assert!(matches!(error, Error::NoneWhole { count: 1, .. }));
     assert!(error.to_string().contains("step-000100`: the content of `a`"), "{error}");
     assert!(error.hint().unwrap().contains("--resume never"));
+}
+
+#[test]
+fn checkpoints_that_are_gone_are_an_error_and_no_fresh_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let only = save(folder.path(), 100, &[("a", b"123")]).unwrap();
+    fs::rename(&only, folder.path().with_extension("elsewhere")).unwrap();
+    let error = latest_valid(folder.path()).unwrap_err();
+    assert!(error.to_string().contains("names `step-000100`, and there is no checkpoint"), "{error}");
+    assert!(error.hint().unwrap().contains("--resume never"));
+    fs::rename(folder.path().with_extension("elsewhere"), &only).unwrap();
+    assert_eq!(latest_valid(folder.path()).unwrap().unwrap().0, only);
+    fs::remove_dir_all(&only).unwrap();
+    fs::remove_file(folder.path().join("latest")).unwrap();
+    assert!(latest_valid(folder.path()).unwrap().is_none(), "whoever deletes both means it");
+}
+
+#[test]
+fn folders_that_are_no_checkpoints_are_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("lost+found")).unwrap();
+    assert!(latest_valid(folder.path()).unwrap().is_none());
+    save(folder.path(), 100, &[("a", b"123")]).unwrap();
+    let survey = recover(folder.path()).unwrap();
+    assert!(survey.newest.is_some() && survey.rejected.is_empty());
+    // A copy under another name is one, as is what has lost its manifest.
+    let named = folder.path().join("before the change");
+    fs::rename(folder.path().join("step-000100"), &named).unwrap();
+    fs::create_dir(folder.path().join("step-000200")).unwrap();
+    let survey = recover(folder.path()).unwrap();
+    assert_eq!((survey.newest.unwrap().0, survey.rejected.len()), (named, 1));
+}
+
+#[cfg(unix)]
+#[test]
+fn checkpoints_behind_symbolic_links_are_read_and_what_they_lead_to_is_never_emptied() {
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for step in [100, 200, 300] {
+        let own = save(folder.path(), step, &[("a", b"123")]).unwrap();
+        let there = elsewhere.path().join(own.file_name().unwrap());
+        fs::create_dir(&there).unwrap();
+        for file in fs::read_dir(&own).unwrap().map(|file| file.unwrap()) {
+            fs::copy(file.path(), there.join(file.file_name())).unwrap();
+        }
+        fs::remove_dir_all(&own).unwrap();
+        std::os::unix::fs::symlink(&there, &own).unwrap();
+    }
+    let (newest, manifest) = latest_valid(folder.path()).unwrap().unwrap();
+    assert_eq!((newest, manifest.info.step), (folder.path().join("step-000300"), 300));
+    // Written once more with another content, and deleted.
+    save(folder.path(), 300, &[("a", b"124")]).unwrap();
+    assert_eq!(prune(folder.path(), 300, 1).unwrap().removed.len(), 2);
+    // What a killed writer left is a link as well, to a folder and to nothing.
+    for (name, to) in [(".trash-step-000100", "step-000100"), (".tmp-step-000400", "nowhere")] {
+        std::os::unix::fs::symlink(elsewhere.path().join(to), folder.path().join(name)).unwrap();
+    }
+    assert_eq!(latest_valid(folder.path()).unwrap().unwrap().1.info.step, 300);
+    let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    for step in [100, 200, 300] {
+        let there = elsewhere.path().join(format!("step-{step:06}"));
+        assert_eq!(fs::read(there.join("a")).unwrap(), b"123", "{step}");
+    }
 }

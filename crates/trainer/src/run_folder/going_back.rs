@@ -3,7 +3,7 @@
 use super::{RECORD, RunFolder, SET_ASIDE, Saved, Start, free_name, is_finished, newest_in, record_in};
 use crate::error::{Error, Result};
 use sdtrain_checkpoint::vfs::{RealVfs, Vfs};
-use sdtrain_checkpoint::{LATEST_NAME, MANIFEST_NAME, Manifest, publish, replace_file, verify};
+use sdtrain_checkpoint::{MANIFEST_NAME, Manifest, publish, verify, write_latest};
 use sdtrain_recipe::{step_name, step_of_name};
 use std::fs::{self, File};
 use std::io;
@@ -61,7 +61,7 @@ impl RunFolder {
         for checkpoint in &newer {
             self.set_aside(checkpoint)?;
         }
-        replace_file(&RealVfs, &checkpoints.join(LATEST_NAME), format!("{name}\n").as_bytes())?;
+        write_latest(&RealVfs, &checkpoints, &name)?;
         // Else a power cut may bring the old names back, and with them the later steps.
         for folder in [self.aside(), checkpoints, self.path.clone()].iter().filter(|folder| folder.is_dir()) {
             RealVfs.sync_folder(folder).map_err(|error| Error::storage(folder, error))?;

@@ -267,7 +267,8 @@ impl Trainer {
         let mut say = |text: &str| log.borrow_mut().message(text);
         let written =
             until_the_disk_takes_it(patience, stop, &mut say, &mut || self.in_kept_room(attempt, || gave_up.set(true)));
-        if gave_up.get() {
+        let was_full = self.was_disk_full.replace(gave_up.get());
+        if gave_up.get() && !was_full {
             say("warning: the disk is full; the room that was kept for a checkpoint has been given up");
         }
         written
