@@ -20,3 +20,4 @@ mod samples;
 mod stages;
 mod told_paths;
 mod train;
+mod unheard;

@@ -70,6 +70,15 @@ impl Project {
         Running { child: command.spawn().expect("the program starts"), said }
     }
 
+    /// The same with what it says going elsewhere: nothing is known of that.
+    pub fn start_unheard(&self, stderr: impl Into<Stdio>, args: &[&str]) -> Running {
+        let said = self.path("said");
+        fs::write(&said, "").expect("the temporary folder can be written to");
+        let mut command = self.command(args);
+        command.stdout(Stdio::null()).stderr(stderr);
+        Running { child: command.spawn().expect("the program starts"), said }
+    }
+
     /// Runs, and shows what it said when it does not end with `code`.
     pub fn expect(&self, code: i32, args: &[&str]) -> (String, String) {
         let output = self.run(args);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
-use sdtrain_files::in_words;
+use sdtrain_files::{in_words, say};
 use sdtrain_hub::{Error, Prepared, Progress, Settings, Wanted, fetch, is_complete, prepare, prepare_beside};
 use sdtrain_recipe::{HubName, Init, ModelConfig, ModelLocation, Plan, TrainConfig, local_path};
 
@@ -59,7 +59,7 @@ impl HubFiles {
             }
         }
         for note in all.iter().filter_map(|(_, _, prepared)| prepared.note.as_ref()) {
-            eprintln!("note: {note}");
+            say!("note: {note}");
         }
         Ok(HubFiles { settings, all: all.into_iter().map(|(name, _, prepared)| (name, prepared)).collect() })
     }
@@ -237,7 +237,7 @@ impl<'a> Shown<'a> {
 impl Progress for Shown<'_> {
     fn begin(&self, files: usize, bytes: u64) {
         let what = if files == 1 { "one file".to_owned() } else { format!("{files} files") };
-        eprintln!("fetching {what} of `{}`: {} to `{}`", self.name, in_words(bytes), self.cache.display());
+        say!("fetching {what} of `{}`: {} to `{}`", self.name, in_words(bytes), self.cache.display());
         let mut state = self.state.borrow_mut();
         (state.all, state.last) = (bytes, Instant::now());
         if std::io::stderr().is_terminal() {
@@ -251,7 +251,7 @@ impl Progress for Shown<'_> {
             Some(bar) => bar.set_position(bytes),
             None if state.all > 0 && state.last.elapsed() >= REPORTS => {
                 state.last = Instant::now();
-                eprintln!("fetched {} of {}", in_words(bytes), in_words(state.all));
+                say!("fetched {} of {}", in_words(bytes), in_words(state.all));
             }
             None => {}
         }
@@ -260,7 +260,7 @@ impl Progress for Shown<'_> {
     fn note(&self, text: &str) {
         match &self.state.borrow().bar {
             Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            None => say!("{text}"),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sdtrain_config::{Problem, Problems};
 use sdtrain_data_loader::DataError;
+use sdtrain_files::say;
 
 use crate::ExitCode;
 
@@ -117,7 +118,6 @@ pub fn finish(work: impl FnOnce() -> Result<(), Failure>) -> std::process::ExitC
 /// Shows a failure on stderr.
 pub fn print_failure(failure: &Failure) {
     if !failure.problems.0.is_empty() {
-        // Nobody is left to tell when stderr is closed.
-        let _ = writeln!(std::io::stderr(), "{}", failure.problems);
+        say!("{}", failure.problems);
     }
 }

@@ -4,6 +4,7 @@ use crate::failure;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use sdtrain::args::DatasetCacheArgs;
 use sdtrain::{Failure, print_answer};
+use sdtrain_files::say;
 use sdtrain_recipe::{Loaded, TrainConfig};
 use sdtrain_trainer::{Prefill, Watcher, fill_cache};
 use std::io::IsTerminal;
@@ -22,10 +23,10 @@ pub fn run(args: &DatasetCacheArgs) -> Result<(), Failure> {
     watcher.end_bar();
     let report = filled.map_err(failure::of)?;
     for file in &report.refused {
-        eprintln!("not taken: {file}");
+        say!("not taken: {file}");
     }
     for image in &report.unreadable {
-        eprintln!("left out: {image}");
+        say!("left out: {image}");
     }
     print_answer(&format!("{}\n", report.text()));
     Ok(())
@@ -48,7 +49,7 @@ impl Terminal {
 impl Watcher for Terminal {
     fn announce(&mut self, text: &str) {
         self.end_bar();
-        eprintln!("{text}");
+        say!("{text}");
     }
 
     fn progress(&mut self, what: &'static str, done: usize, total: usize) {
@@ -77,6 +78,6 @@ fn progress_bar(what: &str, total: usize) -> ProgressBar {
 fn line_at_every_tenth(what: &str, done: usize, total: usize) {
     let tenth = |done: usize| done * 10 / total.max(1);
     if tenth(done) > tenth(done - 1) {
-        eprintln!("encoded {done} of {total} {what}");
+        say!("encoded {done} of {total} {what}");
     }
 }

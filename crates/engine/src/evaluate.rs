@@ -3,6 +3,7 @@
 use crate::failure;
 use sdtrain::args::EvaluateArgs;
 use sdtrain::{ExitCode, Failure, default_output, print_answer};
+use sdtrain_files::say;
 use sdtrain_recipe::{Loaded, TrainConfig};
 use sdtrain_trainer::{load_model, open_held_out};
 use std::fs;
@@ -24,9 +25,9 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Failure> {
             .hint("set `validation.path` to a folder of them, or `validation.split = 0.1`")
     })?;
     if products.is_empty() {
-        eprintln!("`{}` holds no product of `{}`: only the base is measured", output.display(), config.name);
+        say!("`{}` holds no product of `{}`: only the base is measured", output.display(), config.name);
     }
-    let mut announce = |name: &str| eprintln!("evaluating {name}");
+    let mut announce = |name: &str| say!("evaluating {name}");
     let evaluation =
         sdtrain_evaluate::run(&config, &model, &held_out, &products, &mut announce).map_err(failure::of_evaluate)?;
     fs::create_dir_all(&output)

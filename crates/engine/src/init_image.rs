@@ -4,6 +4,7 @@ use image::{GrayImage, Luma, RgbImage};
 use sdtrain::args::SampleArgs;
 use sdtrain::{ExitCode, Failure, local_file};
 use sdtrain_data_loader::{ImageLocation, Placement, examine};
+use sdtrain_files::say;
 use sdtrain_model::StableDiffusion;
 use sdtrain_pipeline::InitImage;
 use sdtrain_recipe::{AlphaConfig, ResizeKernel};
@@ -119,8 +120,8 @@ fn check_area(size: Size, side: u32, step: u32) -> Result<(), Failure> {
     if found > TOO_MANY * usual {
         return Err(Failure::new(ExitCode::Configuration, said("too many")).hint(hint));
     }
-    eprintln!("warning: {}", said("many"));
-    eprintln!("  hint: {hint}");
+    say!("warning: {}", said("many"));
+    say!("  hint: {hint}");
     Ok(())
 }
 
@@ -161,7 +162,7 @@ fn tell_of_scaling(option: &str, (width, height): Size, to: Size) {
     }
     let stretches = u64::from(width) * u64::from(to.1) != u64::from(height) * u64::from(to.0);
     let how = if stretches { ", which changes its proportions" } else { "" };
-    eprintln!("`{option}` has {width} × {height} pixels and is scaled to {} × {}{how}", to.0, to.1);
+    say!("`{option}` has {width} × {height} pixels and is scaled to {} × {}{how}", to.0, to.1);
 }
 
 fn unreadable(option: &str, path: &Path, reason: &str) -> Failure {

@@ -9,6 +9,7 @@ use sdtrain_adapter::{
     read_bundled_words, save_merged_full, save_merged_kohya, save_merged_peft,
 };
 use sdtrain_diffusion::PredictionType;
+use sdtrain_files::say;
 use sdtrain_model::{LearnedWord, LoadOptions, StableDiffusion, load};
 use sdtrain_state_dict::maps::adapter_family::family_of_adapters;
 use sdtrain_state_dict::maps::textual_inversion::bundled_words;
@@ -42,7 +43,7 @@ pub fn run(args: &MergeArgs) -> Result<(), Failure> {
         }
         (Format::KohyaLora | Format::PeftLora, model) => merge_into_one(model.as_ref(), &adapters, args)?,
     }
-    eprintln!("wrote `{}`", args.output.display());
+    say!("wrote `{}`", args.output.display());
     Ok(())
 }
 
@@ -51,7 +52,7 @@ fn fold_into(model: &StableDiffusion, adapters: &[WeightedAdapter], args: &Merge
     for WeightedAdapter { path, .. } in adapters {
         for word in bundled_words(&open_file(path)?) {
             let file = path.display();
-            eprintln!(
+            say!(
                 "warning: the word `{word}` of `{file}` is not in the model, which has no place for it; \
                  `sdtrain sample --embedding {file}` takes it from there"
             );
@@ -120,17 +121,17 @@ fn merge_into_one(
         Some(rank) => {
             let (rank, conv_rank) = (i64::from(rank), i64::from(args.conv_rank.unwrap_or(rank)));
             let (layers, lost) = sum.truncated(rank, conv_rank).map_err(failure::of_adapter)?;
-            eprintln!("error of the smaller rank: {:.3e} of the change's norm over all layers", lost.total);
+            say!("error of the smaller rank: {:.3e} of the change's norm over all layers", lost.total);
             if lost.worst > 0.0 {
-                eprintln!("  the largest, {:.3e}, beside `{}`", lost.worst, lost.worst_layer);
+                say!("  the largest, {:.3e}, beside `{}`", lost.worst, lost.worst_layer);
             }
             layers
         }
     };
     let whole = if args.full_diff { sum.whole().map_err(failure::of_adapter)? } else { Vec::new() };
     match args.full_diff {
-        true => eprintln!("{} layers, whole", whole.len()),
-        false => eprintln!("{}", sizes(&layers)),
+        true => say!("{} layers, whole", whole.len()),
+        false => say!("{}", sizes(&layers)),
     }
     let inputs = |matrix: &Tensor| matrix.size().get(1).map(|&inputs| inputs as usize);
     let adapted = layers.iter().map(|layer| (layer.part, layer.path.as_str(), inputs(&layer.down)));

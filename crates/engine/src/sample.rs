@@ -4,6 +4,7 @@ use crate::{failure, init_image};
 use sdtrain::args::SampleArgs;
 use sdtrain::{ExitCode, Failure, local_file, model_location, print_answer};
 use sdtrain_adapter::{LoraFile, Networks, on_device, read_bundled_words, read_learned_words};
+use sdtrain_files::say;
 use sdtrain_model::{LearnedWord, LoadOptions, PromptReading, StableDiffusion, load};
 use sdtrain_pipeline::{Request, parameters_text, pictures_at_once, save_png, text_to_image};
 use sdtrain_recipe::published_name;
@@ -20,7 +21,7 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
     (options.vae, options.extract_ema) = (args.vae.as_deref().map(local_file).transpose()?, args.extract_ema);
     let model = load(&location(&args.model)?, &options).map_err(failure::of_model)?;
     if let Some(unknown) = &model.unknown_tensors {
-        eprintln!("warning: `{}` holds {unknown}; nothing reads them", model.path.display());
+        say!("warning: `{}` holds {unknown}; nothing reads them", model.path.display());
     }
     let networks = Networks::of(&model);
     let layers = model.text_layers();
@@ -128,7 +129,7 @@ fn add_words(model: &StableDiffusion, words: Vec<LearnedWord>, file: &Path) -> R
         };
         Failure::new(ExitCode::Model, format!("`{}`: {error}", file.display())).hint(hint)
     })?;
-    eprintln!("learned words in prompts: {} (`{}`)", spoken.join(", "), file.display());
+    say!("learned words in prompts: {} (`{}`)", spoken.join(", "), file.display());
     Ok(())
 }
 
@@ -148,8 +149,8 @@ fn warn_of_cut_prompts(args: &SampleArgs, model: &StableDiffusion, reading: &Pro
             false => tokenizer.token_count(prompt),
         };
         if tokens > limit {
-            eprintln!("warning: `{option}` has {tokens} tokens, of which {limit} are read");
-            eprintln!("  hint: `--max-token-length {}` reads all of it", tokens.next_multiple_of(limit / windows));
+            say!("warning: `{option}` has {tokens} tokens, of which {limit} are read");
+            say!("  hint: `--max-token-length {}` reads all of it", tokens.next_multiple_of(limit / windows));
         }
     }
     Ok(())

@@ -4,6 +4,7 @@ use crate::failure;
 use sdtrain::args::{Resume, TrainArgs};
 use sdtrain::{ExitCode, Failure, default_output, too_little_memory};
 use sdtrain_checkpoint::FolderLock;
+use sdtrain_files::say;
 use sdtrain_ranks::{Place, recognise_environment};
 use sdtrain_recipe::{Plan, TrainConfig};
 use sdtrain_signals::StopRequest;
@@ -71,7 +72,7 @@ fn train(
             resume: policy(&args.resume, has_stages.then_some(folder.as_path())),
         };
         if let Some(stage) = &run.stage {
-            eprintln!("stage {} of {}: `{stage}`", index + 1, plan.runs.len());
+            say!("stage {} of {}: `{stage}`", index + 1, plan.runs.len());
         }
         let explained = |error| {
             let failure = failure::of(error);
@@ -93,18 +94,18 @@ fn train(
                     true => "moves all stages aside and trains them anew",
                     false => "trains it anew",
                 };
-                eprintln!("`{}` holds this run, finished; `--resume never` {anew}", folder.display());
+                say!("`{}` holds this run, finished; `--resume never` {anew}", folder.display());
                 // The next stage begins with what lies there.
                 config = finished_as(&config, &folder).unwrap_or(config);
             }
             Outcome::Stopped(step) => {
-                eprintln!("stopped after step {step}; {} continues", same_command(&args.resume));
+                say!("stopped after step {step}; {} continues", same_command(&args.resume));
                 return Err(stopped());
             }
         }
         let is_last = index + 1 == plan.runs.len();
         if !is_last && ranks.agree(stop).map_err(failure::of)?.stop {
-            eprintln!("stopped behind this stage; {} goes on with the next", same_command(&args.resume));
+            say!("stopped behind this stage; {} goes on with the next", same_command(&args.resume));
             return Err(stopped());
         }
         before = Some((config, std::path::absolute(&folder).unwrap_or(folder)));

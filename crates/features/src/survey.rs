@@ -1,6 +1,6 @@
 //! What of a data set is in the folder, and what is still to be made.
 
-use sdtrain_files::in_words;
+use sdtrain_files::{in_words, say};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -43,7 +43,7 @@ impl<T> Survey<T> {
     /// Says on standard error what is made again because it was damaged, and the line on all of it behind `label`.
     pub fn tell(&self, label: &str, folder: &Path) {
         self.tell_of_damage();
-        eprintln!("{label}: {}", self.summary(folder));
+        say!("{label}: {}", self.summary(folder));
     }
 
     /// Names what is made again because it was damaged.
@@ -55,11 +55,11 @@ impl<T> Survey<T> {
 }
 
 pub(crate) fn tell_of_damage(path: &Path, reason: &str) {
-    eprintln!("made again, it was damaged: `{}`: {reason}", path.display());
+    say!("made again, it was damaged: `{}`: {reason}", path.display());
 }
 
 pub(crate) fn tell_of_deletion(path: &Path) {
-    eprintln!("made again, it was deleted: `{}`", path.display());
+    say!("made again, it was deleted: `{}`", path.display());
 }
 
 /// What became of an entry.

@@ -6,6 +6,7 @@ mod pending_file;
 mod reserve;
 mod room;
 mod same_file;
+mod say;
 
 pub use backoff::Backoff;
 pub use file_system::is_of_this_machine;
@@ -13,3 +14,4 @@ pub use pending_file::{PendingFile, remove_abandoned};
 pub use reserve::Reserve;
 pub use room::{free_space, in_words};
 pub use same_file::is_same_file;
+pub use say::say_line;

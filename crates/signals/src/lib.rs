@@ -4,10 +4,11 @@ use nix::sys::signal::{SigSet, Signal};
 use signal_hook::flag;
 use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level;
-use std::io;
-use std::sync::Arc;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 /// Those that ask for a stop. SLURM sends the last before the time limit.
 const STOPS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1];
@@ -17,6 +18,8 @@ const SAVES: Signal = Signal::SIGUSR2;
 const STOPPED: i32 = 75;
 /// Exit code after a second Ctrl-C.
 const INTERRUPTED: i32 = 130;
+/// So long the end of the process waits for its last words to be taken.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// While there is nothing to lose yet: whoever asks for a stop ends the process at once, with the exit code of a run that can be started
 /// again. There is nothing to save either, so that a signal which asks for that does nothing.
@@ -47,6 +50,20 @@ fn all() -> impl Iterator<Item = Signal> {
 /// Ends the process with `code` at once, whatever its other threads are doing: nothing is cleaned up.
 pub fn exit_now(code: i32) -> ! {
     low_level::exit(code)
+}
+
+/// Says why the process ends. It does so whether or not that can be said: stderr may fail, and a pipe that is full and not read holds a
+/// write back for ever, and with it all that other threads say. So this is tried in a thread of its own, for a moment.
+fn tell_of_the_end() {
+    let (told, is_told) = mpsc::channel();
+    let tell = move || {
+        let words = "stopped before the first step; what is there stays, and the same command goes on\n";
+        let _ = io::stderr().write_all(words.as_bytes());
+        let _ = told.send(());
+    };
+    if thread::Builder::new().spawn(tell).is_ok() {
+        let _ = is_told.recv_timeout(LAST_WORDS);
+    }
 }
 
 /// Whether somebody has asked to stop, or for a checkpoint.
@@ -80,7 +97,7 @@ impl StopRequest {
                     continue;
                 }
                 if !has_begun.load(Ordering::SeqCst) {
-                    eprintln!("stopped before the first step; what is there stays, and the same command goes on");
+                    tell_of_the_end();
                     low_level::exit(STOPPED);
                 }
                 asked.store(true, Ordering::SeqCst);

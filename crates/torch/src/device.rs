@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use std::ffi::c_int;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use tch::Device;
 
@@ -14,7 +15,9 @@ pub fn device(name: &str) -> Result<Device> {
         "auto" => Ok(match load_cuda() {
             Ok(()) => Device::cuda_if_available(),
             Err(error) => {
-                eprintln!("warning: there is an NVIDIA driver, but this computes on the processor: {error}");
+                let warning = "warning: there is an NVIDIA driver, but this computes on the processor";
+                // Nobody is left to tell where stderr cannot be written.
+                let _ = writeln!(io::stderr(), "{warning}: {error}");
                 Device::Cpu
             }
         }),

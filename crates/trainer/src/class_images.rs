@@ -6,6 +6,7 @@ use crate::samples::requests;
 use sdtrain_checkpoint::{replace_file, vfs::RealVfs};
 use sdtrain_data_loader::EXTENSIONS;
 use sdtrain_evaluate::prompt_reading;
+use sdtrain_files::say;
 use sdtrain_model::StableDiffusion;
 use sdtrain_pipeline::{Request, parameters_text, pictures_at_once, png_texts, sampler_name, save_png, text_to_image};
 use sdtrain_recipe::TrainConfig;
@@ -116,7 +117,7 @@ fn draw(
     if total == 0 {
         return Ok(());
     }
-    eprintln!("class images: {} of {wanted} are in `{}`, drawing {total}", wanted - total, folder.display());
+    say!("class images: {} of {wanted} are in `{}`, drawing {total}", wanted - total, folder.display());
     let name = model.path.display().to_string();
     let mut done = 0;
     for (first, batch, absent) in missing.iter().filter(|(.., absent)| !absent.is_empty()) {
@@ -129,7 +130,7 @@ fn draw(
             save_png(&folder.join(file_name(first + index)), &drawn[index], &texts)?;
         }
         done += absent.len();
-        eprintln!("drew {done} of {total} class images");
+        say!("drew {done} of {total} class images");
     }
     Ok(())
 }

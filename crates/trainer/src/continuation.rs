@@ -6,6 +6,7 @@ use crate::ranks::{Facts, short};
 use crate::run_folder::{RunFolder, Start};
 use crate::seeded_bugs::{Bug, seeded};
 use sdtrain_checkpoint::ManifestInfo;
+use sdtrain_files::say;
 use sdtrain_recipe::{Change, TrainConfig};
 use sdtrain_run_log::{graphics_processor_names, processor_name};
 use std::collections::BTreeMap;
@@ -101,9 +102,10 @@ pub(crate) fn check(
     content("the adapters of `model.fuse`", "model.fuse", old.get(FUSED), new.get(FUSED))?;
     // In another format the same weights are other numbers, and what was rounded cannot be told from what was replaced.
     match folder.changes.iter().find(|change| change.key == "precision.compute") {
-        Some(change) => eprintln!(
+        Some(change) => say!(
             "note: whether the base model is still the same is not known: its weights were looked at in {}, and are in {} now",
-            change.before, change.now
+            change.before,
+            change.now
         ),
         None if old.contains_key(BASE) => {
             content("the weights of the base model", "model", old.get(BASE), new.get(BASE))?;
@@ -132,16 +134,17 @@ pub(crate) fn check(
     if (before.threads, &before.instruction_set) != (manifest.threads, &manifest.instruction_set)
         || before.details.get(DEVICE).is_some_and(|device| manifest.details.get(DEVICE) != Some(device))
     {
-        eprintln!(
+        say!(
             "note: the run was begun with {}; with {} it goes on equal to rounding, not to the bit",
             machine(before),
             machine(manifest)
         );
     }
     if before.build != manifest.build {
-        eprintln!(
+        say!(
             "note: the checkpoint was written by {}, and this is {}: where they compute alike, the run goes on to the bit",
-            before.build, manifest.build
+            before.build,
+            manifest.build
         );
     }
     folder.changes = changes;

@@ -86,10 +86,10 @@ pub(crate) fn fail_in(phase: &str) {
         assert!(!comes_by(&wanted), "as SDTRAIN_SEEDED_PANIC wants it");
     }
     if std::env::var("SDTRAIN_SEEDED_TELL").is_ok_and(|wanted| comes_by(&wanted)) {
-        eprintln!("as wanted, it comes to the phase `{phase}`");
+        sdtrain_files::say!("as wanted, it comes to the phase `{phase}`");
     }
     if std::env::var("SDTRAIN_SEEDED_HANG").is_ok_and(|wanted| comes_by(&wanted)) {
-        eprintln!("as wanted, it hangs in the phase `{phase}`");
+        sdtrain_files::say!("as wanted, it hangs in the phase `{phase}`");
         std::thread::sleep(std::time::Duration::MAX);
     }
 }

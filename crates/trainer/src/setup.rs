@@ -24,6 +24,7 @@ use sdtrain_checkpoint::{ManifestInfo, probe};
 use sdtrain_data_loader::DataSet;
 use sdtrain_diffusion::{NoiseSchedule, PredictionType, SchedulerConfig};
 use sdtrain_evaluate::prompt_reading;
+use sdtrain_files::say;
 use sdtrain_model::{LoadOptions, OtherTextEncoder, StableDiffusion, load, load_edited};
 use sdtrain_optimizer::{Ema, GradScaler, Optimizer, ParamGroup, Storage, build_stored, convert_parameters};
 use sdtrain_pipeline::sampler_for;
@@ -125,12 +126,12 @@ pub fn train_together(
     // Measuring is the lead's.
     let held_out = held_out.filter(|_| ranks.is_lead());
     if ranks.is_lead() {
-        eprintln!("{}", data.report());
+        say!("{}", data.report());
     }
     let captions = (0..data.images()).map(|image| data.caption(image));
     config.check_words_are_used(captions).map_err(|(message, hint)| Error::Config { message, hint: Some(hint) })?;
     for warning in words_left_behind(&config)?.iter().filter(|_| ranks.is_lead()) {
-        eprintln!("warning: {warning}");
+        say!("warning: {warning}");
     }
     // Whoever may not go on with this data or this base hears it before anything is encoded.
     let fused = match fused_adapters(&config)?.as_slice() {
@@ -181,7 +182,7 @@ pub fn train_together(
     }
     folder.check_end(total_steps)?;
     if let Some(warning) = config.lr_schedule.warmup_warning(total_steps).filter(|_| ranks.is_lead()) {
-        eprintln!("warning: {warning}");
+        say!("warning: {warning}");
     }
     let folders = data.folders();
     let facts = RunFacts {
@@ -368,7 +369,7 @@ pub fn load_model(config: &TrainConfig, device: Device) -> Result<StableDiffusio
     model.scheduler = scheduler_of(config, &model.scheduler);
     check_against_model(config, &model)?;
     if let Some(unknown) = &model.unknown_tensors {
-        eprintln!("warning: `{}` holds {unknown}; nothing reads them", model.path.display());
+        say!("warning: `{}` holds {unknown}; nothing reads them", model.path.display());
     }
     Ok(model)
 }
@@ -388,8 +389,8 @@ fn warn_of_blind_channels(config: &TrainConfig, model: &StableDiffusion, groups:
     let own = model.unet.config().out_channels;
     let largest = weight.f_narrow(1, own, weight.size()[1] - own)?.f_abs()?.f_max()?.f_double_value(&[])?;
     if largest == 0.0 {
-        eprintln!("warning: the UNet's weights for mask and picture are all zero, and this run leaves them so");
-        eprintln!(
+        say!("warning: the UNet's weights for mask and picture are all zero, and this run leaves them so");
+        say!(
             "  hint: `trainable = \"full\"` trains them (`unet.conv_in.weight`), or take a model that was trained for inpainting"
         );
     }

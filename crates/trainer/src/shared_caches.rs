@@ -6,6 +6,7 @@ use crate::ranks::Ranks;
 use sdtrain_data_loader::DataSet;
 use sdtrain_evaluate::prompt_reading;
 use sdtrain_features::{DiskLatents, DiskTexts};
+use sdtrain_files::say;
 use sdtrain_model::StableDiffusion;
 use sdtrain_recipe::TrainConfig;
 use std::path::Path;
@@ -71,7 +72,7 @@ fn tell_who_made(ranks: &Ranks, what: &str, own: usize) -> Result<()> {
     let made = ranks.gather(&format!("{what} made"), own.to_string())?;
     if ranks.is_lead() && made.iter().any(|number| number != "0") {
         let by_rank = made.iter().enumerate().map(|(rank, number)| format!("{number} by rank {rank}"));
-        eprintln!("{what} encoded: {}", by_rank.collect::<Vec<_>>().join(", "));
+        say!("{what} encoded: {}", by_rank.collect::<Vec<_>>().join(", "));
     }
     Ok(())
 }

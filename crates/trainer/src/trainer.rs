@@ -25,7 +25,7 @@ use crate::trainable::Trainable;
 use crate::validation::Validation;
 use sdtrain_checkpoint::ManifestInfo;
 use sdtrain_data_loader::{Contents, DataSet};
-use sdtrain_files::Reserve;
+use sdtrain_files::{Reserve, say};
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::{Ema, GradScaler, Optimizer, ParamGroup, learning_rate_factor};
 use sdtrain_pipeline::Request;
@@ -111,7 +111,7 @@ impl Trainer {
     pub fn run(mut self, stop: &StopRequest) -> Result<Outcome> {
         let result = self.run_to_the_end(stop);
         for problem in self.data.unreadable() {
-            eprintln!("left out, another image took its place: {problem}");
+            say!("left out, another image took its place: {problem}");
         }
         let (outcome, step) = match &result {
             Ok((Outcome::Stopped(_), position)) => (RecordedOutcome::Stopped, position.step),

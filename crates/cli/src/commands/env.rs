@@ -1,5 +1,6 @@
 //! `sdtrain env`: which of a run's processes this would be, and by which variables.
 
+use sdtrain_files::say;
 use sdtrain_ranks::{Node, Place, Reason, Recognition, recognise_environment};
 use serde_json::{Value as Json, json};
 
@@ -21,7 +22,7 @@ pub(crate) fn run(args: &EnvArgs) -> Result<(), Failure> {
         && gpus > 0
         && place.local_world_size != gpus
     {
-        eprintln!(
+        say!(
             "warning: this node is to have {} processes, and this one sees {gpus} GPU(s): several would share one, or some have none",
             place.local_world_size
         );

@@ -5,6 +5,7 @@ use crate::commands::check::{check_room_ahead, check_unet_input_of, examine_all,
 use crate::engine::become_engine;
 use crate::hub_files::HubFiles;
 use crate::{ExitCode, Failure, output_folder};
+use sdtrain_files::say;
 use sdtrain_ranks::recognise_environment;
 use sdtrain_recipe::TrainConfig;
 use std::io;
@@ -41,7 +42,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<(), Failure> {
         let config = &plan.runs[index].loaded.config;
         examined.check_room(config, &plan.folder(index, &output), begins_anew)?;
         for warning in examined.warnings(config) {
-            eprintln!("warning: {warning}");
+            say!("warning: {warning}");
         }
     }
     on_hub.fetch()?;

@@ -9,6 +9,7 @@ use sdtrain_diffusion::timesteps::TimestepSampler;
 use sdtrain_diffusion::{ExampleKey, NoiseSchedule, PredictionType, loss, noise};
 use sdtrain_evaluate::prompt_reading;
 use sdtrain_features::{LatentCache, TextCache};
+use sdtrain_files::say;
 use sdtrain_model::{Frozen, PromptReading, StableDiffusion, unet_input};
 use sdtrain_random::{Purpose, Stream};
 use sdtrain_recipe::{GradientCheckpointing, LossConfig, NoiseConfig, TrainConfig};
@@ -113,7 +114,7 @@ fn tell_of(what: &'static str) -> impl FnMut(usize, usize) {
     move |done, total| {
         let tenth = |done: usize| done * 10 / total.max(1);
         if total >= LONG && tenth(done) > tenth(done.saturating_sub(1)) {
-            eprintln!("encoded {done} of {total} {what}");
+            say!("encoded {done} of {total} {what}");
         }
     }
 }

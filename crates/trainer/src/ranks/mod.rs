@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::seeded_bugs::fail_in;
 use meeting::{Lobby, Meeting};
 use sdtrain_data_loader::Rank;
+use sdtrain_files::say;
 use sdtrain_ranks::Place;
 use sdtrain_recipe::{RanksConfig, Reducer};
 use sdtrain_signals::StopRequest;
@@ -142,7 +143,7 @@ impl Ranks {
             (_, reason) => format!("Gloo through the host's memory, since {}", reason.unwrap_or_default()),
         };
         if device.is_cuda() && self.is_lead() {
-            eprintln!("gradients travel by {way}");
+            say!("gradients travel by {way}");
         }
         Ok(())
     }

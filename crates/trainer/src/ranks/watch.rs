@@ -8,6 +8,7 @@
 //! process when that lasts too long, or when its main part cannot end by itself.
 
 use crate::error::Error;
+use sdtrain_files::say;
 use sdtrain_torch::Store;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -306,7 +307,7 @@ impl Shared {
             // One that has failed by itself is on its way out with a code of its own.
             let is_own = verdict.rank == Some(self.rank) && state.failure.is_some();
             if since.elapsed() > time && !is_saving && !is_own {
-                eprintln!("error: {}", self.error_of(verdict));
+                say!("error: {}", self.error_of(verdict));
                 sdtrain_signals::exit_now(EXIT_CODE);
             }
         }

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::setup::local_file;
 use sdtrain_adapter::{Form, Lora, LoraFile, LoraModule, Networks, kohya_metadata};
 use sdtrain_evaluate::prompt_reading;
+use sdtrain_files::say;
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::ParamGroup;
 use sdtrain_recipe::{FileAdapter, LoraConfig, LoraFormat, TrainConfig};
@@ -84,7 +85,7 @@ fn continued(
         .read_initial(&path.display().to_string(), &of_file, added)
         .map_err(|(message, hint)| Error::Config { message, hint: Some(hint) })?;
     for note in notes {
-        eprintln!("note: `lora.initial`: {note}");
+        say!("note: `lora.initial`: {note}");
     }
     Ok(lora)
 }

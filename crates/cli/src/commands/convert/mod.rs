@@ -8,6 +8,7 @@ pub(crate) mod model;
 mod vae;
 mod words;
 
+use sdtrain_files::say;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -133,9 +134,9 @@ pub fn convert_model(file: Arc<dyn Reader>, args: &ConvertArgs) -> Result<(), Fa
 /// Says what was written, after what it cannot hold.
 fn tell_of_result(output: &Path, left_out: &[String]) {
     for what in left_out {
-        eprintln!("left out: {what}");
+        say!("left out: {what}");
     }
-    eprintln!("wrote `{}`", output.display());
+    say!("wrote `{}`", output.display());
 }
 
 /// Whether a name is that of a whole repository on the hub.

@@ -1,5 +1,6 @@
 //! A VAE by itself: a diffusers folder, or one file under diffusers' names or the original ones.
 
+use sdtrain_files::say;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -86,7 +87,7 @@ fn assumed_config(vae: &dyn Reader) -> Result<Json, Failure> {
     }
     report.into_result()?;
     if !is_told {
-        eprintln!(
+        say!(
             "warning: `{path}` does not say its `scaling_factor`; `config.json` has that of SD1 and SD2, {}. Of SDXL's VAE it is {}",
             config["scaling_factor"],
             PipelineConfigs::released(Family::Sdxl, false).vae["scaling_factor"]

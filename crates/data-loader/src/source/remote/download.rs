@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream;
 use object_store::{Error, GetOptions, GetRange, ObjectMeta};
-use sdtrain_files::{Backoff, free_space};
+use sdtrain_files::{Backoff, free_space, say};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -53,7 +53,7 @@ impl Settings {
             attempts: 6,
             pause: Duration::from_millis(500),
             variables: std::env::vars_os().filter_map(text).collect(),
-            tell: |text| eprintln!("{text}"),
+            tell: |text| say!("{text}"),
         }
     }
 
