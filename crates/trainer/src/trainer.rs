@@ -132,7 +132,7 @@ impl Trainer {
         match (written, &outcome) {
             // Its checkpoint is there, and whoever stopped it has to hear that it can go on.
             (Err(error), Outcome::Stopped(_)) => {
-                eprintln!("warning: cannot write `{}`: {error}", self.folder.path.join(RECORD).display());
+                say!("warning: cannot write `{}`: {error}", self.folder.path.join(RECORD).display());
             }
             (written, _) => written.map_err(|error| Error::storage(&self.folder.path, error))?,
         }
