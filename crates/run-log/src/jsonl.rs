@@ -1,15 +1,22 @@
 //! `metrics.jsonl`: one object a step; beside it `scalars.jsonl` for numbers that are not of a step (validation).
 
 use crate::{Error, MetricSink, StepMetrics};
+use sdtrain_checkpoint::vfs::{RealVfs, Vfs};
 use sdtrain_files::is_same_file;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 /// The name of the file of numbers that are not of a step.
 pub const SCALARS: &str = "scalars.jsonl";
+
+/// What is longer is no record: a disk that was damaged may hold gigabytes without the end of a line.
+const LONGEST_LINE: u64 = 1 << 20;
+
+/// What the name of a file begins with while the file is written that takes the place of another.
+const TEMPORARY: &str = ".tmp-";
 
 /// Writes each record as it comes, with one call: a run that is killed leaves whole lines.
 pub struct JsonLines {
@@ -41,14 +48,14 @@ struct ScalarRecord<'a> {
 
 impl JsonLines {
     /// Opens both files in a run's folder. A run that continues after `resumed_step` keeps the records up to that step;
-    /// the steps after it will be done again. Otherwise the files begin empty.
+    /// the steps after it will be done again. Lines between them that cannot be read are left out, which is a warning. Otherwise the
+    /// files begin empty.
     pub fn open(folder: &Path, resumed_step: Option<u64>) -> Result<JsonLines, Error> {
-        Ok(JsonLines {
-            steps: Records::open(&folder.join("metrics.jsonl"), resumed_step)?,
-            scalars: Records::open(&folder.join(SCALARS), resumed_step)?,
-            warning: None,
-            warned: false,
-        })
+        let steps = Records::open(&folder.join("metrics.jsonl"), resumed_step)?;
+        let scalars = Records::open(&folder.join(SCALARS), resumed_step)?;
+        let left_out: Vec<String> = [&steps, &scalars].into_iter().filter_map(Records::left_out).collect();
+        let warning = (!left_out.is_empty()).then(|| left_out.join("; "));
+        Ok(JsonLines { steps, scalars, warning, warned: false })
     }
 
     fn report(&mut self, written: Result<(), Error>) {
@@ -100,19 +107,41 @@ struct Records {
     path: PathBuf,
     file: File,
     length: u64,
+    /// Lines that could not be read when it was opened.
+    unreadable: u64,
 }
 
 impl Records {
     fn open(path: &Path, resumed_step: Option<u64>) -> Result<Records, Error> {
-        let mut options = OpenOptions::new();
-        options.create(true).append(true).read(true);
-        let file = options.open(path).map_err(|error| Error::new("open", path, error))?;
-        let length = match resumed_step {
-            Some(step) => length_up_to(&file, step).map_err(|error| Error::new("read", path, error))?,
-            None => 0,
+        let open = || {
+            let mut options = OpenOptions::new();
+            options.create(true).append(true).read(true);
+            options.open(path).map_err(|error| Error::new("open", path, error))
         };
-        file.set_len(length).map_err(|error| Error::new("shorten", path, error))?;
-        Ok(Records { path: path.to_owned(), file, length })
+        let mut file = open()?;
+        let kept = match resumed_step {
+            Some(step) => Kept::up_to(step, &file).map_err(|error| Error::new("read", path, error))?,
+            None => Kept::default(),
+        };
+        match resumed_step {
+            Some(step) if kept.length != kept.beginning => {
+                replace_with_kept(path, &file, step).map_err(|error| Error::new("rewrite", path, error))?;
+                // The one that has the name now.
+                file = open()?;
+            }
+            _ => file.set_len(kept.length).map_err(|error| Error::new("shorten", path, error))?,
+        }
+        Ok(Records { path: path.to_owned(), file, length: kept.length, unreadable: kept.unreadable })
+    }
+
+    /// What is to be said of lines that could not be read.
+    fn left_out(&self) -> Option<String> {
+        let path = self.path.display();
+        match self.unreadable {
+            0 => None,
+            1 => Some(format!("1 line of `{path}` could not be read and is left out")),
+            count => Some(format!("{count} lines of `{path}` could not be read and are left out")),
+        }
     }
 
     fn append(&mut self, record: &impl Serialize) -> Result<(), Error> {
@@ -152,24 +181,112 @@ impl Records {
     }
 }
 
-/// Length of the part that holds steps up to `step`; it also ends before a line that was cut off by a crash.
-fn length_up_to(file: &File, step: u64) -> std::io::Result<u64> {
+/// A line of a file of records.
+enum Line {
+    /// A record of this step.
+    Record(u64),
+    /// A whole line that is none.
+    Unreadable,
+    /// The last one, which a crash cut off.
+    CutOff,
+}
+
+impl Line {
+    /// Whether it stays when a run goes on after `step`.
+    fn stays(&self, step: u64) -> bool {
+        matches!(self, Line::Record(own) if *own <= step)
+    }
+}
+
+/// What of a file stays when a run goes on.
+#[derive(Default)]
+struct Kept {
+    /// Bytes of all lines that stay.
+    length: u64,
+    /// Bytes of those with nothing else before them.
+    beginning: u64,
+    /// Lines that cannot be read; behind the first record of a later step they would go in any case, and are not counted.
+    unreadable: u64,
+}
+
+impl Kept {
+    /// The records of the steps up to `step`: one that is spoiled is no reason to lose those behind it.
+    fn up_to(step: u64, file: &File) -> io::Result<Kept> {
+        let mut kept = Kept::default();
+        let (mut is_beginning, mut is_later) = (true, false);
+        each_line(file, |bytes, line| {
+            if line.stays(step) {
+                kept.length += bytes.len() as u64;
+                if is_beginning {
+                    kept.beginning = kept.length;
+                }
+            } else {
+                is_beginning = false;
+            }
+            match line {
+                Line::Record(own) => is_later = own > step,
+                Line::Unreadable if !is_later => kept.unreadable += 1,
+                Line::Unreadable | Line::CutOff => {}
+            }
+            Ok(())
+        })?;
+        Ok(kept)
+    }
+}
+
+/// Puts a file with nothing but the records up to `step` in the place of the one at `path`, which is open as `file`. At every moment
+/// there is the old one or the new one, whole.
+fn replace_with_kept(path: &Path, file: &File, step: u64) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = folder.join(format!("{TEMPORARY}{name}"));
+    let write = || {
+        // One that a kill left is written over.
+        let mut written = BufWriter::new(File::create(&temporary)?);
+        each_line(file, |bytes, line| match line.stays(step) {
+            true => written.write_all(bytes),
+            false => Ok(()),
+        })?;
+        written.flush()?;
+        written.get_ref().sync_all()?;
+        fs::rename(&temporary, path)?;
+        RealVfs.sync_folder(folder)
+    };
+    let replaced = write();
+    if replaced.is_err() {
+        // It only takes room, and is gone already where it got the name.
+        let _ = fs::remove_file(&temporary);
+    }
+    replaced
+}
+
+/// Tells of each line of a file from its beginning on, with no more of the file in memory than a line.
+fn each_line(file: &File, mut tell: impl FnMut(&[u8], Line) -> io::Result<()>) -> io::Result<()> {
     #[derive(Deserialize)]
     struct Step {
         step: u64,
     }
     let mut reader = BufReader::new(file);
-    let mut line = Vec::new();
-    let mut length = 0;
-    while reader.read_until(b'\n', &mut line)? > 0 {
-        let whole = line.ends_with(b"\n");
-        match serde_json::from_slice::<Step>(&line) {
-            Ok(record) if whole && record.step <= step => length += line.len() as u64,
-            _ => break,
-        }
-        line.clear();
+    reader.rewind()?;
+    let mut bytes = Vec::new();
+    while Read::by_ref(&mut reader).take(LONGEST_LINE).read_until(b'\n', &mut bytes)? > 0 {
+        let line = if bytes.ends_with(b"\n") {
+            // A string that is skipped is not looked at for being text, and other readers refuse one that is not.
+            let record = std::str::from_utf8(&bytes).ok().and_then(|text| serde_json::from_str::<Step>(text).ok());
+            record.map_or(Line::Unreadable, |record| Line::Record(record.step))
+        } else if bytes.len() as u64 == LONGEST_LINE {
+            reader.skip_until(b'\n')?;
+            Line::Unreadable
+        } else {
+            Line::CutOff
+        };
+        tell(&bytes, line)?;
+        bytes.clear();
     }
-    Ok(length)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -223,6 +340,84 @@ mod tests {
         std::fs::write(&path, "{\"step\":1}\n{\"step\":2,\"lo").expect("writes");
         JsonLines::open(folder.path(), Some(9)).expect("opens");
         assert_eq!(steps_in(&path), [1]);
+    }
+
+    /// The files of a run of steps 1 to 9 with these lines in the place of some steps, opened to go on after step 8: the steps that are
+    /// left, and the warning.
+    fn opened_with(spoiled: &[(u64, &[u8])]) -> (Vec<u64>, Option<String>) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("metrics.jsonl");
+        let mut bytes = Vec::new();
+        for step in 1..=9 {
+            match spoiled.iter().find(|(other, _)| *other == step) {
+                Some((_, line)) => bytes.extend_from_slice(line),
+                None => bytes.extend_from_slice(format!("{{\"step\":{step}}}\n").as_bytes()),
+            }
+        }
+        std::fs::write(&path, bytes).expect("writes");
+        let mut log = JsonLines::open(folder.path(), Some(8)).expect("opens");
+        let warning = log.take_warning();
+        log.step(&metrics(9));
+        let mut names: Vec<_> = std::fs::read_dir(folder.path())
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"))
+            .collect();
+        names.sort();
+        assert_eq!(names, ["metrics.jsonl", "scalars.jsonl"]);
+        // To which `append` goes back where the disk refuses a record.
+        assert_eq!(log.steps.length, std::fs::metadata(&path).expect("it is there").len());
+        (steps_in(&path), warning)
+    }
+
+    #[test]
+    fn a_spoiled_line_costs_no_record_but_its_own() {
+        let (steps, warning) = opened_with(&[(3, &b"{\"step\":3,\"lo\n"[..])]);
+        assert_eq!(steps, [1, 2, 4, 5, 6, 7, 8, 9]);
+        let warning = warning.expect("it is said");
+        assert!(
+            warning.starts_with("1 line of `") && warning.ends_with("metrics.jsonl` could not be read and is left out"),
+            "{warning}"
+        );
+        // Half a line before a whole one, text in no encoding, nothing at all, and what a power cut leaves of a file.
+        let spoiled: [(u64, &[u8]); 4] = [
+            (1, b"{\"step\":1,{\"step\":1}\n"),
+            (2, b"{\"step\":2,\"name\":\"\xff\"}\n"),
+            (5, b"\n"),
+            (8, b"\0\0\0\0\n"),
+        ];
+        let (steps, warning) = opened_with(&spoiled);
+        assert_eq!(steps, [3, 4, 6, 7, 9]);
+        assert!(warning.expect("it is said").starts_with("4 lines of `"));
+    }
+
+    #[test]
+    fn spoiled_lines_of_steps_that_are_done_again_are_not_worth_a_word() {
+        let (steps, warning) = opened_with(&[(9, &b"{\"step\":9}\n{\"st\n{\"step\":11,\"lo"[..])]);
+        assert_eq!((steps, warning), (vec![1, 2, 3, 4, 5, 6, 7, 8, 9], None));
+    }
+
+    #[test]
+    fn a_line_of_any_length_is_left_out() {
+        for end in [&b"\n"[..], b""] {
+            let line = [&vec![b' '; 3 * LONGEST_LINE as usize + 7][..], end].concat();
+            let (steps, warning) = opened_with(&[(9, &line[..])]);
+            assert_eq!(steps, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+            assert!(warning.expect("it is said").starts_with("1 line of `"));
+        }
+        let line = [&vec![b'x'; 3 * LONGEST_LINE as usize + 7][..], b"\n"].concat();
+        assert_eq!(opened_with(&[(4, &line[..])]).0, [1, 2, 3, 5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn what_a_kill_left_of_a_file_being_rewritten_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("metrics.jsonl");
+        let left = folder.path().join(".tmp-metrics.jsonl");
+        std::fs::write(&path, "{\"step\":1}\nnonsense\n{\"step\":3}\n").expect("writes");
+        std::fs::write(&left, "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"st").expect("writes");
+        JsonLines::open(folder.path(), Some(3)).expect("opens");
+        assert_eq!(steps_in(&path), [1, 3]);
+        assert!(!left.exists());
     }
 
     #[test]
