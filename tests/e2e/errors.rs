@@ -93,6 +93,38 @@ fn a_file_in_the_place_of_the_output_folder_is_refused_before_the_images_are_loo
     }
 }
 
+/// Of a link the link alone would be moved, and the new run would lie beside it, perhaps on another disk; `.` and a mounted disk have no
+/// name that could be changed.
+#[test]
+fn an_output_folder_that_cannot_be_moved_aside_is_refused_before_the_images_are_looked_at() {
+    let project = Project::new();
+    fs::create_dir_all(project.path("big/run/checkpoints")).unwrap();
+    std::os::unix::fs::symlink("big/run", project.path("sl")).unwrap();
+    for output in ["sl", "sl/"] {
+        let said = refused_unread(&project, 2, &["--config", "run.toml", "--output", output, "--resume", "never"]);
+        assert!(said.contains("cannot be moved aside: it is a symbolic link to"), "{said}");
+        assert!(said.contains("hint: name the folder that the link points at") && said.contains("big/run`"), "{said}");
+    }
+    assert!(project.path("sl").is_symlink() && !project.path("sl.1").exists());
+    assert!(project.path("big/run/checkpoints").is_dir());
+    fs::create_dir(project.path("checkpoints")).unwrap();
+    let said = refused_unread(&project, 2, &["--config", "run.toml", "--output", ".", "--resume", "never"]);
+    assert!(
+        said.contains("`.` cannot be moved aside") && said.contains("hint: name the folder from the one"),
+        "{said}"
+    );
+}
+
+/// Nothing has to be moved aside for a run that is the first in its folder.
+#[test]
+fn a_link_to_an_empty_folder_is_an_output_folder() {
+    let project = Project::new();
+    fs::create_dir_all(project.path("big/run")).unwrap();
+    std::os::unix::fs::symlink("big/run", project.path("sl")).unwrap();
+    project.expect(0, &["--config", "run.toml", "--output", "sl", "--resume", "never"]);
+    assert!(project.path("big/run/run.safetensors").is_file());
+}
+
 #[test]
 fn a_checkpoint_that_is_not_there_is_no_reason_to_begin_anew() {
     let project = Project::new();

@@ -187,6 +187,16 @@ fn checkpoints_that_are_moved_aside_do_not_count_as_there() {
 }
 
 #[test]
+fn a_run_that_fills_a_whole_disk_is_not_moved_aside() {
+    let project = Project::new();
+    let Some(_disk) = Disk::mount(project.path("disk")) else { return };
+    fs::create_dir(project.path("disk/checkpoints")).expect("there is room");
+    let said = refused_unread(&project, 2, &["--config", "run.toml", "--output", "disk", "--resume", "never"]);
+    assert!(said.contains("`disk` cannot be moved aside: a disk is mounted there"), "{said}");
+    assert!(said.contains("hint: move away what lies in it, or name a folder on that disk"), "{said}");
+}
+
+#[test]
 fn a_disk_that_is_read_only_is_refused_before_anything_is_read() {
     let project = Project::new();
     let Some(disk) = Disk::mount(project.path("disk")) else { return };

@@ -4,17 +4,31 @@
 use std::path::{Path, PathBuf};
 
 use sdtrain_checkpoint::{Error, FolderLock, probe_ahead};
+use sdtrain_files::Unmovable;
 use sdtrain_recipe::Plan;
 
-use crate::Failure;
 use crate::args::Resume;
+use crate::{ExitCode, Failure};
 
-/// Refuses an output folder that another run has, or that cannot be written to. Nothing is made, and nothing stays.
+/// Refuses an output folder that another run has, that cannot be written to, or that is to be moved aside and cannot be. Nothing is made,
+/// and nothing stays.
 ///
 /// The run itself takes the folder later, and tries it again: what others do in between is found then.
 pub(crate) fn look(plan: &Plan, output: &Path, resume: &Resume) -> Result<(), Failure> {
     let mut folders: Vec<PathBuf> = (0..plan.runs.len()).map(|index| plan.folder(index, output)).collect();
-    if plan.runs.iter().any(|run| run.stage.is_some()) {
+    let has_stages = plan.runs.iter().any(|run| run.stage.is_some());
+    // By the same signs as the engine moves it.
+    let holds_a_run = match has_stages {
+        true => folders.iter().any(|stage| stage.exists()),
+        false => ["config.toml", "checkpoints"].iter().any(|name| output.join(name).exists()),
+    };
+    if *resume == Resume::Never
+        && holds_a_run
+        && let Some(reason) = Unmovable::of(output)
+    {
+        return Err(Failure::new(ExitCode::Configuration, reason.in_words(output)).hint(reason.hint()));
+    }
+    if has_stages {
         folders.push(output.to_owned());
     }
     folders.iter().try_for_each(|folder| FolderLock::look(folder))?;

@@ -18,7 +18,8 @@ const PICTURE_BYTES_OF_PIXEL: u64 = 2 * 3;
 const CACHED_BYTES_OF_LATENT: f64 = 2.0 * 4.0 * 4.0;
 
 /// Refuses an output folder on a disk that cannot hold the checkpoints of a run and its products. A run goes on without its pictures. What
-/// lies in the folder by now counts, unless the run `begins_anew`: that is moved aside on the same disk.
+/// lies in the folder by now counts, unless the run `begins_anew`: that is moved aside on the same disk,
+/// as a link to a folder on another one never is.
 pub(crate) fn check(
     config: &TrainConfig,
     trained: Trained,

@@ -7,6 +7,7 @@ mod reserve;
 mod room;
 mod same_file;
 mod say;
+mod unmovable;
 
 pub use backoff::Backoff;
 pub use file_system::is_of_this_machine;
@@ -15,3 +16,4 @@ pub use reserve::Reserve;
 pub use room::{free_space, in_words};
 pub use same_file::is_same_file;
 pub use say::say_line;
+pub use unmovable::Unmovable;

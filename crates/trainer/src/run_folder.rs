@@ -7,7 +7,7 @@ use crate::ranks::Ranks;
 use crate::seeded_bugs::{Bug, seeded};
 use sdtrain_checkpoint::vfs::{RealVfs, Vfs};
 use sdtrain_checkpoint::{FolderLock, ManifestInfo, Survey, recover, replace_file, verify};
-use sdtrain_files::{free_space, in_words};
+use sdtrain_files::{Unmovable, free_space, in_words};
 use sdtrain_recipe::{Change, CheckpointConfig, TrainConfig, step_of_name};
 use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
@@ -499,8 +499,11 @@ fn has_product(folder: &Path) -> bool {
 /// `NAME` becomes `NAME.1`, or the first number that is free.
 ///
 /// # Errors
-/// Where the folder cannot be renamed.
+/// Where the folder cannot be renamed; [`Error::Config`] with the way out where that is known before: of a link the link alone would go.
 pub fn move_aside(folder: &Path) -> Result<()> {
+    if let Some(reason) = Unmovable::of(folder) {
+        return Err(Error::Config { message: reason.in_words(folder), hint: Some(reason.hint()) });
+    }
     let target = free_name(folder);
     fs::rename(folder, &target).map_err(|error| Error::storage(folder, error))
 }
@@ -578,6 +581,23 @@ mod tests {
         write_record(&folder.path, RUN);
         folder.retake(&config, RUN).unwrap_or_else(|error| panic!("{error}"));
         assert!(is_in_place(&folder) && folder.disk.get().is_some());
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_folder_is_not_moved_aside() {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let (run, link) = (scratch.path().join("big/run"), scratch.path().join("sl"));
+        fs::create_dir_all(run.join(CHECKPOINTS)).expect("there is room");
+        std::os::unix::fs::symlink("big/run", &link).expect("there is room");
+        let result = RunFolder::open(&TrainConfig::default(), &link, &ResumePolicy::Never);
+        let Err(Error::Config { message, hint: Some(hint) }) = result else { panic!("it is refused") };
+        assert!(message.contains("sl` cannot be moved aside: it is a symbolic link to"), "{message}");
+        assert!(hint.contains("big/run`"), "{hint}");
+        assert!(link.is_symlink() && run.join(CHECKPOINTS).is_dir() && !scratch.path().join("sl.1").exists());
+        // As the hint says.
+        RunFolder::open(&TrainConfig::default(), &run.join(""), &ResumePolicy::Never)
+            .unwrap_or_else(|error| panic!("{error}"));
+        assert!(scratch.path().join("big/run.1").join(CHECKPOINTS).is_dir());
     }
 
     #[test]
