@@ -17,9 +17,13 @@ const PICTURE_BYTES_OF_PIXEL: u64 = 2 * 3;
 /// Bytes of a latent in a cache: mean and log-variance in fp32, each of 4 channels.
 const CACHED_BYTES_OF_LATENT: f64 = 2.0 * 4.0 * 4.0;
 
+/// What makes room, or takes less.
+const WAYS_OUT: &str = "free some space, lower `checkpoint.keep_last`, set `save.keep_last` where products are saved on the way, or choose \
+                        another disk with `--output`";
+
 /// Refuses an output folder on a disk that cannot hold the checkpoints of a run and its products. A run goes on without its pictures. What
-/// lies in the folder by now counts, unless the run `begins_anew`: that is moved aside on the same disk,
-/// as a link to a folder on another one never is.
+/// lies in the folder by now counts, unless the run `begins_anew`: that is moved aside on the same disk, as a
+/// link to a folder on another one never is.
 pub(crate) fn check(
     config: &TrainConfig,
     trained: Trained,
@@ -31,21 +35,18 @@ pub(crate) fn check(
     let Some(free) = free_at(output) else { return Ok(()) };
     // No folder has this name, so that nothing is found there.
     let filled = if begins_anew { output.join(".new") } else { output.to_owned() };
-    let kept = Kept::of(config, trained, parts, length, &filled);
-    if free >= kept.bytes() {
-        return Ok(());
+    match Kept::of(config, trained, parts, length, &filled).lacks_room(free, output) {
+        Some(message) => Err(Failure::new(ExitCode::Storage, message).hint(WAYS_OUT)),
+        None => Ok(()),
     }
-    let message = format!(
-        "`{}`: its disk has {} left, and the run writes about {}: {}",
-        output.display(),
-        in_words(free),
-        in_words(kept.bytes()),
-        kept.in_words()
-    );
-    Err(Failure::new(ExitCode::Storage, message).hint(
-        "free some space, lower `checkpoint.keep_last`, set `save.keep_last` where products are saved on the way, or choose another disk \
-         with `--output`",
-    ))
+}
+
+/// What `check` says of a disk.
+pub(crate) struct DiskSummary {
+    /// What a run writes, and what is free.
+    pub text: String,
+    /// That the run would be refused.
+    pub warning: Option<String>,
 }
 
 /// What `check` says of the disk that a run of `data` would write to.
@@ -55,20 +56,23 @@ pub(crate) fn in_summary(
     parts: &ModelParts,
     data: &DataSet,
     output: &Path,
-) -> String {
+) -> DiskSummary {
     let kept = Kept::of(config, trained, parts, Length::of_data(config, data), output);
+    let free = free_at(output);
     let mut text = format!("about {} in `{}`: {}", in_words(kept.bytes()), output.display(), kept.in_words());
     if kept.pictures > 0 {
         text.push_str(&format!("; up to {} of pictures", in_words(kept.pictures)));
     }
-    if let Some(free) = free_at(output) {
+    if let Some(free) = free {
         text.push_str(&format!("; {} are free", in_words(free)));
     }
     if let Some(folder) = config.data.cache_dir.as_ref().filter(|_| config.data.cache_latents) {
         let bytes = latent_bytes(config, parts, data);
         text.push_str(&format!("; latents take up to {} in `{}`", in_words(bytes), folder.display()));
     }
-    text
+    let lacking = free.and_then(|free| kept.lacks_room(free, output));
+    let warning = lacking.map(|message| format!("{message}; `sdtrain train` refuses that: {WAYS_OUT}"));
+    DiskSummary { text, warning }
 }
 
 /// Free bytes of the disk that `output` lies on. It need not be there yet: it will lie on the disk of the first folder above it that is.
@@ -147,6 +151,19 @@ impl Kept {
         let checkpoints = self.checkpoint.saturating_mul(self.checkpoints);
         let products = self.product.saturating_mul(self.products);
         checkpoints.saturating_add(products)
+    }
+
+    /// What is to be said where `free` bytes on the disk of `output` do not suffice. A run goes on without its pictures.
+    fn lacks_room(&self, free: u64, output: &Path) -> Option<String> {
+        (free < self.bytes()).then(|| {
+            format!(
+                "`{}`: its disk has {} left, and the run writes about {}: {}",
+                output.display(),
+                in_words(free),
+                in_words(self.bytes()),
+                self.in_words()
+            )
+        })
     }
 
     fn in_words(&self) -> String {
@@ -241,6 +258,19 @@ mod tests {
         let refused = refusal(1 << 50).expect("no disk has this room");
         assert!(refused.contains("3 checkpoints of") && refused.contains("1 product of"), "{refused}");
         assert!(refused.contains("outputs/run"), "{refused}");
+    }
+
+    #[test]
+    fn what_is_free_suffices_to_the_last_byte_for_all_but_the_pictures() {
+        let kept = Kept { checkpoints: 51, checkpoint: 1 << 19, products: 1, product: 1 << 20, pictures: 1 << 40 };
+        let needed = 51 * (1 << 19) + (1 << 20);
+        let output = Path::new("outputs/run");
+        assert_eq!(kept.lacks_room(needed, output), None);
+        assert_eq!(kept.lacks_room(u64::MAX, output), None);
+        let said = "`outputs/run`: its disk has 5.0 MiB left, and the run writes about 26.5 MiB: 51 checkpoints of 512.0 KiB and 1 \
+                    product of 1.0 MiB";
+        assert_eq!(kept.lacks_room(5 << 20, output).as_deref(), Some(said));
+        assert!(kept.lacks_room(needed - 1, output).is_some());
     }
 
     #[test]

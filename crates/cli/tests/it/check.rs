@@ -47,6 +47,26 @@ fn a_warm_up_that_the_run_does_not_outlast_is_said() {
     assert!(!told("19").stdout.contains("within its warm-up"));
 }
 
+/// By `check` as by `train`, from the same figures.
+#[test]
+fn a_run_that_its_disk_has_no_room_for_is_said() {
+    let project = Project::new();
+    // More than any disk has.
+    let many = ["--set", "checkpoint.keep_last=1000000000000"];
+    let answer = project.run(&[&["check", "run.toml"], &many[..]].concat());
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    let warning = answer.stdout.lines().find(|line| line.starts_with("warning ")).unwrap_or_default();
+    assert!(warning.starts_with("warning    `outputs/run`: its disk has "), "{}", answer.stdout);
+    assert!(warning.contains("; `sdtrain train` refuses that: free some space, "), "{warning}");
+    let refused = project.run(&[&["train", "--config", "run.toml"], &many[..]].concat());
+    assert_eq!(refused.code, Some(7), "{}", refused.stderr);
+    // What others write meanwhile changes what is free.
+    let (_, needed) = warning.split_once(" left, and the run writes about ").expect("how much it is");
+    let (needed, _) = needed.split_once(';').expect("what follows from it");
+    assert!(needed.contains("1000000000001 checkpoints of "), "{warning}");
+    assert!(refused.stderr.contains(needed), "{warning}\n{}", refused.stderr);
+}
+
 #[test]
 fn what_a_run_never_comes_to_is_said() {
     let project = Project::new();

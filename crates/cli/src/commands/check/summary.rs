@@ -11,6 +11,7 @@ use super::warnings::warnings;
 use crate::estimate::{Trained, estimate};
 use crate::group_rates::{GroupRates, short};
 use crate::model_parts::{ModelParts, count_parameters};
+use crate::room::DiskSummary;
 use crate::{class_images, learned_words};
 
 pub(super) fn summary(
@@ -19,7 +20,7 @@ pub(super) fn summary(
     tokens: &TokenReport,
     to_fetch: &[String],
     prompt_length: usize,
-    disk: &str,
+    disk: &DiskSummary,
 ) -> String {
     let Examined { parts, data, trained } = examined;
     let mut text = String::new();
@@ -86,7 +87,10 @@ pub(super) fn summary(
     }
     line("precision", precision(config, parts));
     line("writes", written(config));
-    line("disk", disk.to_owned());
+    line("disk", disk.text.clone());
+    if let Some(warning) = &disk.warning {
+        line("warning", warning.clone());
+    }
     line("validates", validated(config));
 
     let cores = cores(config);
