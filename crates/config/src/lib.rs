@@ -8,6 +8,7 @@ mod document;
 mod extends;
 mod field_order;
 mod json;
+mod key_name;
 mod layers;
 mod lint;
 mod overrides;
@@ -18,6 +19,7 @@ mod suggest;
 mod tree;
 
 pub use document::{Document, Fault, Parsed};
+pub use key_name::hint_for_key;
 pub use layers::{Layer, Layers, OwnKeys};
 pub use problem::{Problem, Problems};
 pub use reference::{json_schema, option_reference};

@@ -273,29 +273,30 @@ impl Linter<'_> {
             Some((tag, choice)) => format!("unknown key `{path}` with `{tag} = \"{choice}\"`"),
             None => format!("unknown key `{path}`"),
         };
-        let elsewhere: Vec<&KnownKey> =
-            self.all_keys.iter().filter(|key| key.name() == name && key.path != path).collect();
-        // Of several the outermost: what lies deeper is for those who looked for it.
-        let renamed = self
-            .all_keys
-            .iter()
-            .filter(|key| key.other_names.iter().any(|other| other == name))
-            .min_by_key(|key| key.path.matches('.').count());
-        let refused = self.all_keys.iter().flat_map(|key| &key.refused_names).find(|(refused, _)| refused == name);
-        if let Some((_, reason)) = refused {
-            let problem = node.origin.problem(message).hint(reason);
-            self.faults.push(Fault { key: path.to_owned(), problem });
-            return;
-        }
-        let near = nearest(name, known.iter().copied());
-        let hint = match (renamed, near, elsewhere.as_slice()) {
-            (Some(key), _, _) => format!("it is called `{}` here", key.path),
-            (None, Some(near), _) => format!("did you mean `{near}`?"),
-            (None, None, [only]) => format!("did you mean `{}`?", only.path),
-            (None, None, _) => format!("known here: {}", known_keys(known)),
-        };
+        let hint = way_to_key(&self.all_keys, path, name, known);
         let problem = node.origin.problem(message).hint(hint);
         self.faults.push(Fault { key: path.to_owned(), problem });
+    }
+}
+
+/// What was probably meant by the unknown key `path`, whose last part is `name`, where there are the keys `known`.
+pub(crate) fn way_to_key(all_keys: &[KnownKey], path: &str, name: &str, known: &[&str]) -> String {
+    let refused = all_keys.iter().flat_map(|key| &key.refused_names).find(|(refused, _)| refused == name);
+    if let Some((_, reason)) = refused {
+        return reason.clone();
+    }
+    let elsewhere: Vec<&KnownKey> = all_keys.iter().filter(|key| key.name() == name && key.path != path).collect();
+    // Of several the outermost: what lies deeper is for those who looked for it.
+    let renamed = all_keys
+        .iter()
+        .filter(|key| key.other_names.iter().any(|other| other == name))
+        .min_by_key(|key| key.path.matches('.').count());
+    let near = nearest(name, known.iter().copied());
+    match (renamed, near, elsewhere.as_slice()) {
+        (Some(key), _, _) => format!("it is called `{}` here", key.path),
+        (None, Some(near), _) => format!("did you mean `{near}`?"),
+        (None, None, [only]) => format!("did you mean `{}`?", only.path),
+        (None, None, _) => format!("known here: {}", known_keys(known)),
     }
 }
 

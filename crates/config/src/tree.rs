@@ -32,7 +32,7 @@ impl Origin {
     pub fn problem(&self, message: String) -> Problem {
         match &self.source {
             Source::File(path) => Problem { file: Some(PathBuf::from(&**path)), line: self.line, message, hint: None },
-            Source::Override(text) => Problem::new(format!("`--set {text}`: {message}")),
+            Source::Override(text) => Problem::new(format!("`--set {}`: {message}", printable(text))),
         }
     }
 
@@ -51,6 +51,15 @@ impl Origin {
             Source::Override(_) => current(),
         }
     }
+}
+
+/// `text` with its control characters escaped, line breaks left aside: what was typed must not move the cursor of who reads the message.
+fn printable(text: &str) -> String {
+    let escaped = |letter: char| match letter.is_control() && letter != '\n' {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    text.chars().map(escaped).collect()
 }
 
 /// A value and its place.

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::UnetBlocks;
+use crate::ranges::too_large_for_fp32;
 
 /// How fast the single blocks of the UNet learn, whether their own weights or adapters beside them. Blocks are numbered as in kohya's
 /// scripts, by the original names: SD1 has 25, number 0 is `input_blocks.0` (with the time embedding), 1 to 11 the other
@@ -176,6 +177,8 @@ impl BlocksConfig {
 fn refuse_bad(key: &'static str, values: &[f64], refuse: &mut impl FnMut(&'static str, String, Option<&str>)) {
     if let Some(value) = values.iter().find(|value| !(**value >= 0.0 && value.is_finite())) {
         refuse(key, format!("must not be negative, and has {value}"), None);
+    } else if let Some(message) = values.iter().copied().find_map(too_large_for_fp32) {
+        refuse(key, message, None);
     }
 }
 

@@ -6,6 +6,7 @@ use sdtrain_config::{Document, Fault, Parsed, Problem};
 
 use crate::kohya::KohyaFile;
 use crate::location::nearest_folder_hint;
+use crate::ranges::too_large_for_fp32;
 use crate::{
     CONDITIONING_IMAGE, CleanConfig, DataConfig, HubName, Init, MASK_COLUMN, ModelLocation, PredictionType, ResizeMode,
     SOURCE_FILE_ENDINGS, Subset, TrainConfig, address_mistake, is_address, is_pattern,
@@ -54,14 +55,6 @@ pub(crate) struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn check_name(&mut self, config: &TrainConfig) {
-        let name = &config.name;
-        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) {
-            self.report("name", format!("`name` must be a plain file name, not \"{name}\"")).hint =
-                Some("the output folder is chosen with `--output`".to_owned());
-        }
-    }
-
     fn check_model(&mut self, config: &TrainConfig) {
         let model = &config.model;
         if !self.parsed.is_faulty("model.path") && !self.parsed.is_faulty("model") {
@@ -264,8 +257,8 @@ impl Checker<'_> {
 
     fn check_method(&mut self, config: &TrainConfig) {
         self.check_lora(&config.lora);
-        self.not_negative("full.text_encoder_learning_rate", config.full.text_encoder_learning_rate);
-        self.not_negative("full.text_encoder_2_learning_rate", config.full.text_encoder_2_learning_rate);
+        self.rate("full.text_encoder_learning_rate", config.full.text_encoder_learning_rate);
+        self.rate("full.text_encoder_2_learning_rate", config.full.text_encoder_2_learning_rate);
         if let Some((message, hint)) = config.pair_refused() {
             self.report("trainable", message).hint = Some(hint);
         }
@@ -434,6 +427,14 @@ impl Checker<'_> {
                 self.report(key, format!("`{key}` must not be negative, and is {value}"));
             }
             _ => {}
+        }
+    }
+
+    /// 0 or more, and a number in fp32, in which steps are taken.
+    pub(crate) fn rate(&mut self, key: &str, value: Option<f64>) {
+        self.not_negative(key, value);
+        if let Some(message) = value.filter(|&value| value >= 0.0).and_then(too_large_for_fp32) {
+            self.report(key, format!("`{key}` {message}"));
         }
     }
 

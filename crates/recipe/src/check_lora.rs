@@ -12,8 +12,8 @@ impl Checker<'_> {
         self.positive("lora.conv_alpha", lora.conv_alpha);
         self.positive("lora.max_weight_norm", lora.max_weight_norm);
         self.at_least_one("lora.lokr.factor", lora.lokr.factor.map(u64::from));
-        self.not_negative("lora.text_encoder_learning_rate", lora.text_encoder_learning_rate);
-        self.not_negative("lora.text_encoder_2_learning_rate", lora.text_encoder_2_learning_rate);
+        self.rate("lora.text_encoder_learning_rate", lora.text_encoder_learning_rate);
+        self.rate("lora.text_encoder_2_learning_rate", lora.text_encoder_2_learning_rate);
         for (key, probability) in [
             ("lora.dropout", lora.dropout),
             ("lora.rank_dropout", lora.rank_dropout),

@@ -13,7 +13,7 @@ impl Checker<'_> {
             ("lora.unet_learning_rate", config.lora.unet_learning_rate),
         ];
         for (key, rate) in rates {
-            self.not_negative(key, rate);
+            self.rate(key, rate);
         }
         let ratios = [
             ("lora.loraplus_lr_ratio", config.lora.loraplus_lr_ratio),

@@ -8,7 +8,7 @@ impl Checker<'_> {
     pub(crate) fn check_textual_inversion(&mut self, config: &TrainConfig) {
         let section = &config.textual_inversion;
         let words = config.trainable_facts().words;
-        self.not_negative("textual_inversion.learning_rate", section.learning_rate);
+        self.rate("textual_inversion.learning_rate", section.learning_rate);
         if section.tokens.is_empty() {
             if words == Words::Alone {
                 self.report("textual_inversion.tokens", "there is no word to learn").hint =

@@ -1,5 +1,7 @@
 //! What a run that is continued may do otherwise than it began: which keys decide a step, and which of those it is allowed.
 
+use sdtrain_config::hint_for_key;
+
 use crate::TrainConfig;
 use crate::check::Checker;
 
@@ -36,6 +38,11 @@ const ORDER: [&str; 5] = ["data", "seed", "dreambooth", "train.world_size", HELD
 
 /// Keys that say how a batch is shared out, and only together how large it is.
 const SHARING: [&str; 2] = ["data.batch_size", "train.world_size"];
+
+/// Keys that say what the numbers of a saved state are. Under another value they may have the same names and sizes, and are something
+/// else: AdamW's mean of gradients would be Lion's, and that of D-Adaptation Adam, which holds its rate, AdamW's. No permission changes
+/// that; a section that has one of them may be named for its other keys.
+pub const SAVED_AS: [&str; 3] = ["optimizer.type", "precision.weights", "precision.optimizer_state"];
 
 /// A key with another value than when the run began.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,11 +111,22 @@ impl Checker<'_> {
         let whole = TrainConfig { trainable: Some(config.trainable_kind()), ..config.clone() };
         let whole = toml::Value::try_from(&whole).expect("every number of a configuration fits TOML's range");
         for (index, name) in config.checkpoint.allow_changes.iter().enumerate() {
+            let key = format!("checkpoint.allow_changes.{index}");
+            if SAVED_AS.contains(&name.as_str()) {
+                let message = format!(
+                    "`checkpoint.allow_changes`: `{name}` cannot be changed: it says what the numbers of a saved state are"
+                );
+                self.report(&key, message).hint =
+                    Some("leave it as it was, or begin a run of another `name` with this one's product".to_owned());
+                continue;
+            }
+            // Keys of files alone, such as `extends`, are known, and no run has them.
             let section = name.split('.').next().unwrap_or_default();
-            if whole.get(section).is_none() {
-                let key = format!("checkpoint.allow_changes.{index}");
-                self.report(&key, format!("`checkpoint.allow_changes`: there is no key or section `{section}`")).hint =
-                    Some("keys are written as in messages: `train.max_steps`, `lr_schedule`, `data`".to_owned());
+            let of_runs = || "keys are written as in messages: `train.max_steps`, `lr_schedule`, `data`".to_owned();
+            let hint = hint_for_key::<TrainConfig>(name).or_else(|| whole.get(section).is_none().then(of_runs));
+            if let Some(hint) = hint {
+                self.report(&key, format!("`checkpoint.allow_changes`: there is no key or section `{name}`")).hint =
+                    Some(hint);
             }
         }
     }

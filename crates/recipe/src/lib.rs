@@ -10,6 +10,7 @@ mod check_dreambooth;
 mod check_ema;
 mod check_inpainting;
 mod check_lora;
+mod check_name;
 mod check_objective;
 mod check_optimizer;
 mod check_order;
@@ -23,6 +24,7 @@ mod clean;
 mod continuation;
 mod data;
 mod debug;
+mod decay;
 mod dreambooth;
 mod ema;
 mod every;
@@ -74,7 +76,7 @@ pub use blocks::{BlockWeights, BlocksConfig, BlocksMistake};
 pub use cache_folder::cache_folder;
 pub use checkpoint::CheckpointConfig;
 pub use clean::{CleanConfig, CleanMistake, Duplicates, MissingDpi};
-pub use continuation::Change;
+pub use continuation::{Change, SAVED_AS};
 pub use data::{
     BucketingConfig, CaptionConfig, CaptionFile, DataConfig, Leftovers, MissingCaption, Resolution, Subset,
 };

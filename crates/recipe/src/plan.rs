@@ -84,7 +84,13 @@ impl Plan {
             let run = value.map(|mut loaded| {
                 let before = runs.last().and_then(|(_, parsed)| parsed.value.as_ref());
                 faults.extend(of_the_process(&loaded, &own));
+                let is_said = faults.iter().any(|fault| fault.key == "name");
                 loaded.config.name = format!("{}-{stage}", loaded.config.name);
+                // Checked above without the stage, which makes it longer.
+                if let Some((message, hint)) = loaded.config.name_refused().filter(|_| !is_said) {
+                    let problem = loaded.document.problem("name", message).hint(hint);
+                    faults.push(Fault { key: "name".to_owned(), problem });
+                }
                 if let Some(before) = before {
                     take_over_base(&mut loaded.config.model, &before.loaded.config.model, |key| own.has(key));
                     faults.extend(does_not_follow(&before.loaded.config, &loaded, &own));

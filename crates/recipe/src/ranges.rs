@@ -11,6 +11,12 @@ pub(crate) struct Mistake {
     pub hint: Option<String>,
 }
 
+/// What is said of a number that is infinite where it is used, in fp32; to be read behind the key's name.
+pub(crate) fn too_large_for_fp32(value: f64) -> Option<String> {
+    let is_infinite = value.is_finite() && !(value as f32).is_finite();
+    is_infinite.then(|| format!("must be a number that fp32 has, which ends at {:.1e}, not {value:e}", f32::MAX))
+}
+
 /// Collects what is wrong with the settings of one section.
 #[derive(Debug, Default)]
 pub struct Ranges {
@@ -24,17 +30,21 @@ impl Ranges {
         self.mistakes.push(Mistake { key: key.to_owned(), message: message.into(), hint });
     }
 
-    /// More than 0.
+    /// More than 0, and a number in fp32.
     pub fn positive(&mut self, key: &str, value: f64) {
         if !(value > 0.0 && value.is_finite()) {
             self.mistake(key, format!("must be greater than 0, not {value}"), None);
+        } else if let Some(message) = too_large_for_fp32(value) {
+            self.mistake(key, message, None);
         }
     }
 
-    /// 0 or more.
+    /// 0 or more, and a number in fp32.
     pub fn not_negative(&mut self, key: &str, value: f64) {
         if !(value >= 0.0 && value.is_finite()) {
             self.mistake(key, format!("must not be negative, and is {value}"), None);
+        } else if let Some(message) = too_large_for_fp32(value) {
+            self.mistake(key, message, None);
         }
     }
 

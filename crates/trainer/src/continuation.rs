@@ -7,7 +7,7 @@ use crate::run_folder::{RunFolder, Start};
 use crate::seeded_bugs::{Bug, seeded};
 use sdtrain_checkpoint::ManifestInfo;
 use sdtrain_files::say;
-use sdtrain_recipe::{Change, TrainConfig};
+use sdtrain_recipe::{Change, SAVED_AS, TrainConfig};
 use sdtrain_run_log::{graphics_processor_names, processor_name};
 use std::collections::BTreeMap;
 use tch::Device;
@@ -46,10 +46,6 @@ fn describe(device: Device) -> String {
 pub(crate) fn model_of(device: Device) -> Option<String> {
     if device.is_cuda() { graphics_processor_names() } else { processor_name() }
 }
-
-/// Keys that say what the numbers of a saved state are. Under another value they may have the same names and sizes, and are something
-/// else: AdamW's mean of gradients would be Lion's, and that of D-Adaptation Adam, which holds its rate, AdamW's.
-const SAVED_AS: [&str; 3] = ["optimizer.type", "precision.weights", "precision.optimizer_state"];
 
 /// A continued run must find its data and its base as they were, unless `checkpoint.allow_changes` says otherwise: order and noise
 /// are drawn for exactly these images, and the weights that were learned fit this base. What differs goes into the manifest.

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use sdtrain_checkpoint::{causes, storage_error};
 use sdtrain_signals::StopRequest;
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 /// The first wait; each is twice the one before.
@@ -12,7 +13,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const GLANCE: Duration = Duration::from_millis(100);
 
 /// Does `work`, and where the disk refuses it, does it again until `limit` is over or a stop is asked for. `say` is told of each
-/// refusal. Another error than the disk's is returned at once.
+/// refusal. Another error than the disk's is returned at once, and so is one that stays however long it is waited for.
 pub(crate) fn until_the_disk_takes_it<T>(
     limit: Duration,
     stop: &StopRequest,
@@ -23,7 +24,7 @@ pub(crate) fn until_the_disk_takes_it<T>(
     let mut wait = FIRST_WAIT;
     loop {
         let error = match work() {
-            Err(error) if is_of_the_disk(&error) => error,
+            Err(error) if is_of_the_disk(&error) && !is_for_good(&error) => error,
             result => return result,
         };
         let left = limit.saturating_sub(began.elapsed());
@@ -45,6 +46,19 @@ pub(crate) fn until_the_disk_takes_it<T>(
 /// Whether the file system is the cause.
 fn is_of_the_disk(error: &Error) -> bool {
     matches!(error, Error::Storage { .. }) || storage_error(error).is_some()
+}
+
+/// Whether it is what is asked for that the file system cannot do: a name that is too long or not allowed, a file larger than it takes, the
+/// place of something that is not ours. All else may pass, as a full disk, one that is gone, or a folder that was moved.
+fn is_for_good(error: &Error) -> bool {
+    let Some(refusal) = storage_error(error) else { return false };
+    match refusal.kind() {
+        ErrorKind::InvalidFilename | ErrorKind::InvalidInput | ErrorKind::FileTooLarge => true,
+        // The system's own may be that of a request that a network file system sent twice, and the next try clears it away. With a
+        // message of ours somebody else's files are in the place.
+        ErrorKind::AlreadyExists => refusal.get_ref().is_some(),
+        _ => false,
+    }
 }
 
 /// The message with those of its causes that it does not repeat itself.
@@ -96,6 +110,57 @@ mod tests {
                 });
             assert!(found.is_err());
             assert_eq!(tries, 1);
+        }
+    }
+
+    #[test]
+    fn what_no_waiting_mends_is_told_from_what_may_pass() {
+        let refused = |source| {
+            let path = "run.safetensors".into();
+            is_for_good(&Error::StateDict(sdtrain_state_dict::Error::Save { path, source }))
+        };
+        for kind in [ErrorKind::InvalidFilename, ErrorKind::InvalidInput, ErrorKind::FileTooLarge] {
+            assert!(refused(kind.into()), "{kind:?}");
+        }
+        assert!(refused(io::Error::new(ErrorKind::AlreadyExists, "it holds `latest`, which would be lost")));
+        for kind in [
+            ErrorKind::AlreadyExists,
+            ErrorKind::NotFound,
+            ErrorKind::PermissionDenied,
+            ErrorKind::QuotaExceeded,
+            ErrorKind::ReadOnlyFilesystem,
+            ErrorKind::StaleNetworkFileHandle,
+            ErrorKind::StorageFull,
+            ErrorKind::TimedOut,
+        ] {
+            assert!(!refused(kind.into()), "{kind:?}");
+        }
+        assert!(!is_for_good(&full()), "the reason alone is known");
+    }
+
+    /// The numbers of Linux: which kind each is taken for is the standard library's to say.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn numbers_of_the_system_are_told_apart() {
+        let refused = |number| {
+            let (path, source) = ("run.safetensors".into(), io::Error::from_raw_os_error(number));
+            is_for_good(&Error::StateDict(sdtrain_state_dict::Error::Save { path, source }))
+        };
+        const ENAMETOOLONG: i32 = 36;
+        assert!(refused(ENAMETOOLONG));
+        for (number, name) in [
+            (2, "ENOENT"),
+            (5, "EIO"),
+            (13, "EACCES"),
+            (17, "EEXIST"),
+            (24, "EMFILE"),
+            (28, "ENOSPC"),
+            (30, "EROFS"),
+            (110, "ETIMEDOUT"),
+            (116, "ESTALE"),
+            (122, "EDQUOT"),
+        ] {
+            assert!(!refused(number), "{name}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sdtrain_config::Document;
+use sdtrain_config::{Document, hint_for_key};
 
 use crate::sections::{Config, Method, Optimizer, Resolution, messages, parsed};
 
@@ -252,4 +252,21 @@ fn a_problem_of_a_check_is_shown_at_the_key_or_the_nearest_table_around_it() {
         document.problem("data.subsets", "absent").hint("add one").to_string(),
         "run.toml: absent\n  hint: add one"
     );
+}
+
+#[test]
+fn a_key_that_stands_as_text_is_looked_up_as_one_in_a_file() {
+    for key in ["name", "train", "train.max_steps", "optimizer.type", "optimizer.momentum", "data.subsets"] {
+        assert_eq!(hint_for_key::<Config>(key), None, "{key}");
+    }
+    for (key, hint) in [
+        ("trian", "did you mean `train`?"),
+        ("train.max_step", "did you mean `max_steps`?"),
+        ("train.", "known here: `max_steps`, `prompts`"),
+        ("max_steps", "did you mean `train.max_steps`?"),
+        ("train.max_steps.more", "there is nothing below `train.max_steps`, which is named as a whole"),
+        ("data.subsets.0.path", "there is nothing below `data.subsets`, which is named as a whole"),
+    ] {
+        assert_eq!(hint_for_key::<Config>(key).as_deref(), Some(hint), "{key}");
+    }
 }

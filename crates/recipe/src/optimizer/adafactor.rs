@@ -73,6 +73,11 @@ impl OptimizerSettings for AdafactorConfig {
         factored_bytes(shape) + self.beta1.map_or(0, |_| bytes_of(shape))
     }
 
+    fn decoupled_decay(&self) -> f64 {
+        // Both make the rate another one: that of the step's number, or of the size of each tensor's weights.
+        if self.relative_step || self.scale_parameter { 0.0 } else { self.weight_decay }
+    }
+
     fn check(&self, ranges: &mut Ranges) {
         match (self.learning_rate, self.relative_step) {
             (Some(_), true) => {

@@ -46,6 +46,10 @@ impl OptimizerSettings for AdamWConfig {
         2 * bytes_of(shape)
     }
 
+    fn decoupled_decay(&self) -> f64 {
+        self.weight_decay
+    }
+
     fn check(&self, ranges: &mut Ranges) {
         ranges.positive("learning_rate", self.learning_rate);
         ranges.positive("eps", self.eps);

@@ -68,6 +68,10 @@ impl OptimizerSettings for AdamW8bitConfig {
         true
     }
 
+    fn decoupled_decay(&self) -> f64 {
+        self.weight_decay
+    }
+
     fn check(&self, ranges: &mut Ranges) {
         ranges.positive("learning_rate", self.learning_rate);
         ranges.positive("eps", self.eps);

@@ -58,6 +58,10 @@ impl OptimizerSettings for AdamWScheduleFreeConfig {
         2 * bytes_of(shape)
     }
 
+    fn decoupled_decay(&self) -> f64 {
+        self.weight_decay
+    }
+
     fn check(&self, ranges: &mut Ranges) {
         ranges.positive("learning_rate", self.learning_rate);
         ranges.decays("betas", &self.betas);

@@ -54,6 +54,10 @@ impl OptimizerSettings for CameConfig {
         bytes_of(shape) + if shape.len() >= 2 { 2 * factored } else { factored }
     }
 
+    fn decoupled_decay(&self) -> f64 {
+        self.weight_decay
+    }
+
     fn check(&self, ranges: &mut Ranges) {
         ranges.positive("learning_rate", self.learning_rate);
         ranges.decays("betas", &self.betas);

@@ -42,6 +42,10 @@ impl OptimizerSettings for LionConfig {
         bytes_of(shape)
     }
 
+    fn decoupled_decay(&self) -> f64 {
+        self.weight_decay
+    }
+
     fn check(&self, ranges: &mut Ranges) {
         ranges.positive("learning_rate", self.learning_rate);
         ranges.not_negative("weight_decay", self.weight_decay);

@@ -82,6 +82,12 @@ pub trait OptimizerSettings {
         false
     }
 
+    /// How strongly it pulls weights towards zero, times the learning rate, each step, apart from what it makes of gradients; 0 where
+    /// the pull goes another way, or the rate is not what is set.
+    fn decoupled_decay(&self) -> f64 {
+        0.0
+    }
+
     /// Whether a step of one tensor depends on the weights and gradients of all: then none can be updated before all gradients
     /// are there. A rate that follows the number of steps alone, as Adafactor's, needs nothing of other tensors.
     fn needs_all_tensors(&self) -> bool {

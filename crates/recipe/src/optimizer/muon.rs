@@ -80,6 +80,10 @@ impl OptimizerSettings for MuonConfig {
         if shape.len() == 2 { bytes_of(shape) } else { self.adamw.state_bytes(shape) }
     }
 
+    fn decoupled_decay(&self) -> f64 {
+        self.weight_decay
+    }
+
     fn check(&self, ranges: &mut Ranges) {
         ranges.positive("learning_rate", self.learning_rate);
         ranges.not_negative("weight_decay", self.weight_decay);

@@ -83,6 +83,18 @@ fn single_values_out_of_range_are_refused() {
         ("lora.dropout=1", "`lora.dropout` must be at least 0 and less than 1, not 1"),
         ("optimizer.learning_rate=0", "`optimizer.learning_rate` must be greater than 0, not 0"),
         ("optimizer.weight_decay=-1", "`optimizer.weight_decay` must not be negative, and is -1"),
+        (
+            "optimizer.learning_rate=1e40",
+            "`optimizer.learning_rate` must be a number that fp32 has, which ends at 3.4e38, not 1e40",
+        ),
+        (
+            "optimizer.weight_decay=1e39",
+            "`optimizer.weight_decay` must be a number that fp32 has, which ends at 3.4e38, not 1e39",
+        ),
+        (
+            "lora.unet_learning_rate=1e39",
+            "`lora.unet_learning_rate` must be a number that fp32 has, which ends at 3.4e38, not 1e39",
+        ),
         ("optimizer.betas=[0.9, 1.0]", "`optimizer.betas` must be at least 0 and less than 1, not 1"),
         ("noise.offset=-0.1", "`noise.offset` must not be negative, and is -0.1"),
         ("loss.min_snr_gamma=0", "`loss.min_snr_gamma` must be greater than 0, not 0"),
@@ -120,6 +132,68 @@ fn single_values_out_of_range_are_refused() {
         ),
     ] {
         assert_eq!(message(&[setting]), format!("`--set {setting}`: {expected}"));
+    }
+}
+
+#[test]
+fn a_name_under_which_nothing_can_be_saved_is_refused() {
+    let of_length = |length: usize| format!("name={}", "a".repeat(length));
+    let (longest, longer) = (of_length(201), of_length(202));
+    assert!(Project::new(SMALLEST).load_with(&[&longest]).is_ok());
+    assert_eq!(
+        message(&[&longer]),
+        format!(
+            "`--set {longer}`: `name` has 202 bytes, and at most 201 can be saved under\n  \
+             hint: files are called by it, with the step, the part and an ending behind, and a file name has at most 255 bytes"
+        )
+    );
+    // Files of words have them behind it.
+    let word = format!("textual_inversion.tokens=[{{word=\"{}\"}}]", "w".repeat(100));
+    assert!(Project::new(SMALLEST).load_with(&[&word, &of_length(105)]).is_ok());
+    let said = message(&[&word, &of_length(106)]);
+    assert!(said.contains("`name` has 106 bytes, and at most 105 can be saved under"), "{said}");
+
+    let setting = r#"name="a\u001b[2Jb\nc""#;
+    assert_eq!(
+        message(&[setting]),
+        format!(
+            "`--set {setting}`: `name` must be without control characters, and is \"a\\u{{1b}}[2Jb\\nc\"\n  \
+             hint: files and messages have it in them: letters, digits, `-` and `_` do"
+        )
+    );
+    let said = message(&["name=a\u{1b}b"]);
+    assert!(!said.contains('\u{1b}'), "what is repeated of the command line is escaped as well: {said:?}");
+
+    for name in ["checkpoints", "samples", "run.json", "tensorboard"] {
+        let name = format!("name={name}");
+        assert!(Project::new(SMALLEST).load_with(&["method=full", &name]).is_ok(), "{name}: a file has an ending");
+        let said = message(&["method=full", "full.format=diffusers", &name]);
+        assert!(said.contains("a run has something else of this name in its folder\n  hint: choose another"), "{said}");
+    }
+}
+
+#[test]
+fn a_permission_that_can_have_no_effect_is_refused() {
+    let setting = |name: &str| format!("checkpoint.allow_changes=[\"{name}\"]");
+    for name in ["train", "train.max_steps", "lr_schedule", "data", "data.subsets", "model.path", "optimizer", "method"]
+    {
+        let loaded = Project::new(SMALLEST).load_with(&[&setting(name)]);
+        assert!(loaded.is_ok(), "{name}: {}", loaded.expect_err("it is refused"));
+    }
+    for (name, expected) in [
+        ("trian", "there is no key or section `trian`\n  hint: did you mean `train`?"),
+        ("train.max_step", "there is no key or section `train.max_step`\n  hint: did you mean `max_steps`?"),
+        ("train.", "there is no key or section `train.`\n  hint: known here: "),
+        ("data.subsets.0.path", "hint: there is nothing below `data.subsets`, which is named as a whole"),
+        ("extends", "hint: keys are written as in messages"),
+        (
+            "optimizer.type",
+            "`optimizer.type` cannot be changed: it says what the numbers of a saved state are\n  hint: ",
+        ),
+        ("precision.weights", "`precision.weights` cannot be changed"),
+    ] {
+        let said = message(&[&setting(name)]);
+        assert!(said.contains("`checkpoint.allow_changes`: ") && said.contains(expected), "{said}");
     }
 }
 

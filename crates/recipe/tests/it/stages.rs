@@ -75,3 +75,13 @@ fn an_override_of_a_stage_may_change_a_common_subset() {
     let config = second(&project, &["stages.second.data.subsets.1.repeats=2"]);
     assert_eq!(config.data.subsets[1].repeats, 2.0);
 }
+
+#[test]
+fn a_name_that_only_a_stage_makes_too_long_is_refused_there() {
+    let project = Project::new(&format!("{SMALLEST}{TWO}"));
+    let name = |length: usize| format!("name={}", "a".repeat(length));
+    second(&project, &[&name(194)]);
+    let found = messages(&project, &[&name(195)]);
+    assert!(found.contains("stage `second`: ") && found.contains("`name` has 202 bytes"), "{found}");
+    assert!(!found.contains("stage `first`"), "{found}");
+}

@@ -1,4 +1,4 @@
-//! What is set and never comes into force, told before a run begins.
+//! What is set and never comes into force, or cannot be meant, told before a run begins.
 
 use sdtrain_recipe::{OptimizerConfig, TrainConfig};
 
@@ -8,6 +8,7 @@ use crate::estimate::Trained;
 /// Warnings of a run of `total_steps` that trains `trained`; those that the run itself gives are not among them.
 pub(super) fn warnings(config: &TrainConfig, trained: Trained, total_steps: u64) -> Vec<String> {
     let mut warnings = config.length_warnings(total_steps);
+    warnings.extend(config.decay_warning());
     warnings.extend(whole_state(config, trained));
     warnings
 }
