@@ -104,9 +104,9 @@ impl Error {
                 "put a whole copy in its place, or begin anew with `--resume never`, which moves the folder aside"
                     .to_owned(),
             ),
-            Error::Gone { .. } => Some(
-                "put it back, or begin anew with `--resume never`, which moves the folder aside".to_owned(),
-            ),
+            Error::Gone { .. } => {
+                Some("put it back, or begin anew with `--resume never`, which moves the folder aside".to_owned())
+            }
             Error::Locked { .. } => Some("wait for it to end, or choose another folder with `--output`".to_owned()),
             Error::Name { .. } => None,
         }

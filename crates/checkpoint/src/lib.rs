@@ -27,7 +27,8 @@ pub use error::{Error, causes, storage_error};
 pub use lock::FolderLock;
 pub use manifest::{FORMAT_VERSION, FileEntry, MANIFEST_NAME, Manifest, ManifestInfo};
 pub use publish::{
-    Fill, LATEST_NAME, Publication, PublicationFile, probe, probe_ahead, publish, publish_with, replace_file, write_latest,
+    Fill, LATEST_NAME, Publication, PublicationFile, probe, probe_ahead, publish, publish_with, replace_file,
+    write_latest,
 };
 pub use recover::{Survey, latest_valid, latest_valid_with, recover, recover_with, survey, verify, verify_with};
 pub use retention::{Pruned, prune, prune_with, retention};

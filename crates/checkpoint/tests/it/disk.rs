@@ -6,8 +6,8 @@ use std::process::Command;
 
 use sdtrain_checkpoint::vfs::RealVfs;
 use sdtrain_checkpoint::{
-    Error, FolderLock, LATEST_NAME, MANIFEST_NAME, ManifestInfo, latest_valid, probe, probe_ahead, prune, publish, recover,
-    survey, verify,
+    Error, FolderLock, LATEST_NAME, MANIFEST_NAME, ManifestInfo, latest_valid, probe, probe_ahead, prune, publish,
+    recover, survey, verify,
 };
 
 use crate::run::{info, name};
