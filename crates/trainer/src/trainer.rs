@@ -126,7 +126,7 @@ impl Trainer {
         // Nothing large is written any more, so that on a full disk the room that was kept is the record's.
         drop(self.reserve.take());
         let in_place = self.folder.check_in_place();
-        let written = in_place.is_ok().then(|| self.record.write(&self.folder.path)).unwrap_or(Ok(()));
+        let written = if in_place.is_ok() { self.record.write(&self.folder.path) } else { Ok(()) };
         let (outcome, _) = result?;
         in_place?;
         match (written, &outcome) {
