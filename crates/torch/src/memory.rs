@@ -18,8 +18,8 @@ pub fn keep_freed_memory() {
 }
 
 /// From here on tensors of a megabyte and more leave no holes behind: where weights are made in fp32 and kept in bf16, every hole of
-/// malloc's has the wrong size for what comes next, and a third of a run's memory was holes. A block that is freed is kept for a tensor of
-/// the same size, as long as no more is held than was in use at once.
+/// malloc's has the wrong size for what comes next, and a third of a run's memory was holes. What is freed is cut and joined for the next
+/// tensors, as long as no more is held than was in use at once.
 ///
 /// # Errors
 /// What libtorch says.
@@ -31,7 +31,7 @@ pub fn keep_freed_blocks() -> Result<()> {
     check(unsafe { ffi::sd_use_block_allocator() })
 }
 
-/// Gives back the blocks that are kept, where a phase begins that needs others.
+/// Gives back what is kept, where a phase begins that needs less.
 pub fn return_freed_blocks() {
     #[expect(unsafe_code, reason = "FFI: takes nothing, and touches no memory that a tensor has")]
     unsafe {
