@@ -9,7 +9,6 @@ use std::ffi::c_int;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Errors that nobody has read, and the last number given.
-#[derive(Default)]
 struct Unread {
     errors: BTreeMap<c_int, Error>,
     last: c_int,
