@@ -27,6 +27,7 @@ fn main() {
         .file("cpp/profiler.cpp")
         .file("cpp/rounding.cpp")
         .file("cpp/tf32.cpp")
+        .file("cpp/unfolded_convolution.cpp")
         .file("cpp/version.cpp")
         .opt_level(3)
         // A product and a sum in one rounding would not be what tensor operations give.

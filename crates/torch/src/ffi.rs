@@ -108,6 +108,14 @@ unsafe extern "C" {
     pub fn sd_group_broadcast(group: *mut c_void, values: *mut C_tensor, root: c_int) -> c_int;
     pub fn sd_group_all_gather(group: *mut c_void, all: *mut C_tensor, own: *mut C_tensor) -> c_int;
     pub fn sd_group_reduce_scatter(group: *mut c_void, own: *mut C_tensor, all: *mut C_tensor) -> c_int;
+    pub fn sd_unfolded_conv2d(
+        input: *mut C_tensor,
+        weight: *mut C_tensor,
+        bias: *mut C_tensor,
+        stride: i64,
+        padding: i64,
+        output: *mut *mut C_tensor,
+    ) -> c_int;
     pub fn sd_use_block_allocator() -> c_int;
     pub fn sd_return_freed_blocks();
     pub fn sd_profiler_begin(with_cuda: c_int) -> c_int;

@@ -17,6 +17,7 @@ mod profiler;
 mod rounding;
 mod tensor_bytes;
 mod tf32;
+mod unfolded_convolution;
 mod version;
 
 pub use adamw_8bit::{AdamW8bitStep, CodeMap, QuantizedMoment, adamw_8bit};
@@ -33,4 +34,5 @@ pub use profiler::{ProfiledEvent, Profiler, Span, span};
 pub use rounding::round_stochastically;
 pub use tensor_bytes::{tensor_from_bytes, tensor_to_bytes};
 pub use tf32::allow_tf32;
+pub use unfolded_convolution::unfolded_conv2d;
 pub use version::torch_version;

@@ -1,7 +1,12 @@
 //! Two-dimensional convolution with an adapter slot.
 
 use super::{AdapterSlot, as_kind};
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
+
+/// From how many weights on, for each pixel of the output, a convolution in host memory is one product of matrices: where the two took the
+/// same time for the UNet's layers, on a processor with AVX-512 (docs/log.md). The product of fp32 is MKL's, half as fast as oneDNN's.
+const WEIGHTS_OF_A_PIXEL: i64 = 40_000;
+const WEIGHTS_OF_A_PIXEL_BF16: i64 = 6_000;
 
 /// Convolution with square kernel, stride and zero padding.
 #[derive(Debug)]
@@ -31,12 +36,29 @@ impl Conv2d {
         &self.bias
     }
 
+    /// Whether one product of matrices takes less time than a convolution, which first brings all weights into an order of its own: where
+    /// there are many of them to a pixel. A rule and no measurement, so that the same run takes the same way each time.
+    fn is_unfolded_for(&self, input: &Tensor) -> bool {
+        let least = match input.kind() {
+            Kind::BFloat16 => WEIGHTS_OF_A_PIXEL_BF16,
+            Kind::Float => WEIGHTS_OF_A_PIXEL,
+            _ => return false,
+        };
+        let Ok((batch, _, height, width)) = input.size4() else { return false };
+        let pixels = batch * (height / self.stride).max(1) * (width / self.stride).max(1);
+        input.device() == Device::Cpu && self.weight.numel() as i64 >= least * pixels
+    }
+
     /// input: `[batch, inputs, height, width]` → `[batch, outputs, height', width']`.
     pub fn forward(&self, input: &Tensor) -> Tensor {
         let kind = input.kind();
-        let bias = Some(as_kind(&self.bias, kind));
+        let (weight, bias) = (as_kind(&self.weight, kind), as_kind(&self.bias, kind));
         let [s, p] = [self.stride, self.padding];
-        let output = input.conv2d(&as_kind(&self.weight, kind), bias, [s, s], [p, p], [1, 1], 1);
+        let output = match self.is_unfolded_for(input) {
+            true => sdtrain_torch::unfolded_conv2d(input, &weight, &bias, s, p)
+                .unwrap_or_else(|error| std::panic::panic_any(error.to_string())),
+            false => input.conv2d(&weight, Some(bias), [s, s], [p, p], [1, 1], 1),
+        };
         self.slot.apply(input, output)
     }
 }
