@@ -200,31 +200,49 @@ impl DataSet {
     /// is added, removed, edited, or captioned anew. Reads every one of them that has changed since its content was last looked at.
     ///
     /// # Errors
-    /// Where the disk does not give one.
+    /// Where the disk does not give one, or one is gone.
     pub fn fingerprint(&self) -> Result<String, DataError> {
+        let (digests, of_extra) = content::digests_with_extra(&self.images, &self.subsets);
+        let (mut digests, mut of_extra) = (digests.into_iter(), of_extra.into_iter());
+        self.digest_by(|file| match file {
+            File::Image(image) => match digest_of(digests.next().flatten(), &image.location)? {
+                Some(digest) => Ok(digest.to_vec()),
+                None => Ok(image.file_length.to_le_bytes().to_vec()),
+            },
+            File::Extra(extra) => match digest_of(of_extra.next().flatten(), extra)? {
+                Some(digest) => Ok(digest.to_vec()),
+                None => Ok(extra.length().unwrap_or_default().to_le_bytes().to_vec()),
+            },
+        })
+    }
+
+    /// The same of what a look at the folders shows: lengths in the place of contents, and of masks and other images nothing. It
+    /// reads no file, and does not notice where one is replaced by another of its length.
+    pub fn listing(&self) -> String {
+        let of_lengths = self.digest_by(|file| match file {
+            File::Image(image) => Ok(image.file_length.to_le_bytes().to_vec()),
+            File::Extra(_) => Ok(Vec::new()),
+        });
+        of_lengths.unwrap_or_default()
+    }
+
+    /// A digest of all there is to know about the images, and of what `content` says of each file, in order.
+    fn digest_by(&self, mut content: impl FnMut(File) -> Result<Vec<u8>, DataError>) -> Result<String, DataError> {
         let mut hasher = blake3::Hasher::new();
         let mut field = |bytes: &[u8]| {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
-        let (digests, of_extra) = content::digests_with_extra(&self.images, &self.subsets);
-        let mut of_extra = of_extra.into_iter();
-        for ((image, digest), ordered) in self.images.iter().zip(&digests).zip(self.order.images()) {
+        for (image, ordered) in self.images.iter().zip(self.order.images()) {
             field(image.relative(&self.subsets[image.subset]).as_os_str().as_encoded_bytes());
-            match digest_of(*digest, &image.location)? {
-                Some(digest) => field(&digest),
-                None => field(&image.file_length.to_le_bytes()),
-            }
+            field(&content(File::Image(image))?);
             for caption in &image.captions {
                 field(caption.text.as_bytes());
             }
             field(&ordered.repeats.to_bytes());
             for (column, extra) in &image.extra_images {
                 field(column.as_bytes());
-                match digest_of(of_extra.next().flatten(), extra)? {
-                    Some(digest) => field(&digest),
-                    None => field(&extra.length().unwrap_or_default().to_le_bytes()),
-                }
+                field(&content(File::Extra(extra))?);
             }
             if image.loss_weight != 1.0 {
                 field(&image.loss_weight.to_le_bytes());
@@ -513,11 +531,25 @@ impl View {
     }
 }
 
+/// What a digest of the data asks the content of.
+enum File<'a> {
+    Image(&'a Image),
+    /// A mask, or another image that belongs to one.
+    Extra(&'a ImageLocation),
+}
+
 /// The digest of a file, which is read once more where that is not `known`; none where it cannot be by its own fault.
 fn digest_of(known: Option<content::Digest>, location: &ImageLocation) -> Result<Option<content::Digest>, DataError> {
     if known.is_some() {
         return Ok(known);
     }
     let read = || location.read().map_err(|error| error.to_string());
-    Ok(read_twice([location].into_iter(), read)?.ok().map(|bytes| content::digest(&bytes)))
+    match read_twice([location].into_iter(), read)? {
+        Ok(bytes) => Ok(Some(content::digest(&bytes))),
+        // Its folder may be there again later. What it held must not be made up until then.
+        Err(reason) if !location.file_and_entry().0.exists() => {
+            Err(DataError::Disk { path: location.path().to_owned(), reason })
+        }
+        Err(_) => Ok(None),
+    }
 }

@@ -89,23 +89,33 @@ fn of_file(path: &Path) -> Result<String> {
     Ok(file.blake3[..32].to_string())
 }
 
-/// The data set's fingerprint, which reads every image that has changed since it was last read: beside the first steps of a run that
-/// begins.
+/// Begins what a checkpoint says of its data where not every image had been read before it was written: a digest of their names, lengths
+/// and captions follows.
+const LISTING: &str = "listing:";
+
+/// A digest of the data, by which a continued run knows them again. To make it every image is read that has changed since it was last
+/// read, beside the first steps of a run that begins. No checkpoint waits for it: whoever is asked to stop may have seconds left.
 pub(crate) struct DataDigest {
     data: Arc<DataSet>,
     thread: Option<JoinHandle<std::result::Result<String, DataError>>>,
     known: Option<String>,
+    listing: Option<String>,
 }
 
 impl DataDigest {
     /// Begins to compute it.
     pub fn of(data: &Arc<DataSet>) -> DataDigest {
-        let own = data.clone();
-        let thread = thread::Builder::new().name("hash-data".into()).spawn(move || own.fingerprint()).ok();
-        DataDigest { data: data.clone(), thread, known: None }
+        let mut digest = DataDigest { data: data.clone(), thread: None, known: None, listing: None };
+        digest.begin();
+        digest
     }
 
-    /// The digest; waits for it where it is not ready.
+    fn begin(&mut self) {
+        let own = self.data.clone();
+        self.thread = thread::Builder::new().name("hash-data".into()).spawn(move || own.fingerprint()).ok();
+    }
+
+    /// The digest of all contents; waits for it where it is not ready.
     ///
     /// # Errors
     /// Where the disk does not give an image; who asks again has it read again.
@@ -117,12 +127,95 @@ impl DataDigest {
         let digest = computed.unwrap_or_else(|| self.data.fingerprint())?;
         Ok(self.known.insert(digest).clone())
     }
+
+    /// What a checkpoint says of the data that is written now.
+    pub fn so_far(&mut self) -> String {
+        let is_over = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+        if self.known.is_none() && is_over {
+            // An image that cannot be read now, since its disk is away, may be there again by the next checkpoint.
+            if self.thread.is_none() || self.get().is_err() {
+                self.begin();
+            }
+        }
+        self.known.clone().unwrap_or_else(|| self.listing())
+    }
+
+    /// What a checkpoint that says `before` of its data would say of these.
+    ///
+    /// # Errors
+    /// Where that takes their contents, and the disk does not give an image.
+    pub fn as_in(&mut self, before: &str) -> Result<String> {
+        if before.starts_with(LISTING) { Ok(self.listing()) } else { self.get() }
+    }
+
+    fn listing(&mut self) -> String {
+        let DataDigest { data, listing, .. } = self;
+        listing.get_or_insert_with(|| format!("{LISTING}{}", data.listing())).clone()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sdtrain_recipe::{BucketingConfig, DataConfig, Resolution, Subset};
+    use std::fs;
+    use std::sync::mpsc;
     use tch::Device;
+
+    /// Three posters in a folder, and the data set of it.
+    fn posters() -> (tempfile::TempDir, Arc<DataSet>) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets/posters");
+        let images = fs::read_dir(ours).expect("posters").flatten().map(|entry| entry.path());
+        for image in
+            images.filter(|path| path.extension().is_some_and(|ending| ending != "txt" && ending != "toml")).take(3)
+        {
+            fs::copy(&image, folder.path().join(image.file_name().expect("a file"))).expect("a copy");
+        }
+        let subset =
+            Subset { path: folder.path().to_owned(), class_tokens: Some("a poster".into()), ..Subset::default() };
+        let bucketing = BucketingConfig { enabled: false, ..BucketingConfig::default() };
+        let config = DataConfig {
+            subsets: vec![subset],
+            resolution: Resolution::Square(64),
+            bucketing,
+            ..DataConfig::default()
+        };
+        let data = DataSet::open(&config, 1, 8).expect("a data set");
+        (folder, Arc::new(data))
+    }
+
+    #[test]
+    fn a_checkpoint_does_not_wait_until_every_image_is_read() {
+        let (_folder, data) = posters();
+        let (go, wait) = mpsc::channel::<()>();
+        let own = data.clone();
+        let slow = thread::spawn(move || wait.recv().map_or_else(|_| own.fingerprint(), |()| own.fingerprint()));
+        let mut digest = DataDigest { data: data.clone(), thread: Some(slow), known: None, listing: None };
+        let early = digest.so_far();
+        assert!(early.starts_with(LISTING), "{early}");
+        assert_eq!(digest.as_in(&early).expect("nothing is read"), early);
+        drop(go);
+        let whole = digest.get().expect("all can be read");
+        assert_eq!((digest.so_far(), digest.as_in(&whole).expect("known")), (whole.clone(), whole));
+    }
+
+    #[test]
+    fn images_that_are_away_for_a_while_change_no_digest() {
+        let (folder, data) = posters();
+        let whole = data.fingerprint().expect("all can be read");
+        let away = folder.path().with_extension("away");
+        fs::rename(folder.path(), &away).expect("the disk goes");
+        let mut digest = DataDigest::of(&data);
+        digest.get().expect_err("they are gone");
+        let meanwhile = digest.so_far();
+        fs::rename(&away, folder.path()).expect("the disk comes back");
+        assert!(meanwhile.starts_with(LISTING), "{meanwhile}");
+        assert_eq!(digest.as_in(&meanwhile).expect("nothing is read"), meanwhile);
+        // One that was begun while they were gone may still be on its way.
+        let _ = digest.get();
+        assert_eq!(digest.get().expect("they are there"), whole);
+    }
 
     #[test]
     fn a_single_number_anywhere_is_another_digest() {

@@ -3,13 +3,16 @@
 use crate::run_folder::record_in;
 use sdtrain_recipe::{ModelLocation, TrainConfig, local_path};
 use sdtrain_run_log::InputFile;
+use sdtrain_state_dict::component_files;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 /// Files being hashed.
 pub(crate) struct Inputs {
-    thread: Option<JoinHandle<Vec<InputFile>>>,
+    thread: Option<JoinHandle<()>>,
+    done: Arc<Mutex<Vec<InputFile>>>,
 }
 
 impl Inputs {
@@ -17,7 +20,7 @@ impl Inputs {
     pub fn hash(config: &TrainConfig) -> Inputs {
         let mut files = Vec::new();
         if let Ok(ModelLocation::Path(model)) = ModelLocation::find(&config.model.path) {
-            weights_below(&model, &mut files);
+            files.extend(weights_of(&model, config.model.variant.as_deref()));
         }
         let fused = config.model.fuse.iter().map(|fused| &fused.path);
         let words = config.learned_tokens().iter().filter_map(|token| token.initial.as_ref());
@@ -33,22 +36,35 @@ impl Inputs {
         {
             // One that is not there fails the run elsewhere.
             if let Ok(path) = local_path(path) {
-                weights_below(&path, &mut files);
+                files.extend(weights_of(&path, None));
             }
         }
         let built_in = config.model.path.strip_prefix("builtin:").map(str::to_string);
+        let done = Arc::new(Mutex::new(Vec::new()));
+        let list = done.clone();
         let work = move || {
+            let add = |file| list.lock().unwrap_or_else(PoisonError::into_inner).push(file);
             let content = built_in.and_then(|name| Some((sdtrain_model::builtin_bytes(&name)?, name)));
-            let embedded = content.map(|(content, name)| InputFile::embedded(&format!("builtin:{name}"), content));
+            content
+                .map(|(content, name)| InputFile::embedded(&format!("builtin:{name}"), content))
+                .into_iter()
+                .for_each(add);
             // A file that cannot be read any more fails the run elsewhere, or was not needed.
-            embedded.into_iter().chain(files.iter().filter_map(|path| InputFile::of(path).ok())).collect()
+            files.iter().filter_map(|path| InputFile::of(path).ok()).for_each(add);
         };
-        Inputs { thread: thread::Builder::new().name("hash-inputs".into()).spawn(work).ok() }
+        Inputs { thread: thread::Builder::new().name("hash-inputs".into()).spawn(work).ok(), done }
     }
 
-    /// The hashes, once; waits for those that are not ready.
-    pub fn take(&mut self) -> Vec<InputFile> {
-        self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
+    /// The hashes; waits for those that are not ready.
+    pub fn all(&mut self) -> Vec<InputFile> {
+        // One that panicked leaves those that it came to.
+        let _ = self.thread.take().map(JoinHandle::join);
+        self.so_far()
+    }
+
+    /// Those that are ready.
+    pub fn so_far(&self) -> Vec<InputFile> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -66,6 +82,28 @@ pub fn is_from_another(path: &Path, folder: &Path) -> bool {
     })
 }
 
+/// The file itself, or those files of a folder that training reads; all of its weights, where it is none of a known kind.
+fn weights_of(path: &Path, variant: Option<&str>) -> Vec<PathBuf> {
+    /// Networks of a diffusers folder, and what their files are called; a folder of one network holds them itself.
+    const NETWORKS: [(&str, &str); 6] = [
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+        ("text_encoder_2", "model"),
+        ("", "diffusion_pytorch_model"),
+        ("", "model"),
+    ];
+    if path.is_file() {
+        return vec![path.to_path_buf()];
+    }
+    let files_of = |(folder, stem)| component_files(&path.join(folder), stem, variant).ok();
+    let mut files: Vec<PathBuf> = NETWORKS.into_iter().filter_map(files_of).flatten().collect();
+    if files.is_empty() {
+        weights_below(path, &mut files);
+    }
+    files
+}
+
 /// The file itself, or all files of weights in a folder and the folders of its networks, in order.
 fn weights_below(path: &Path, files: &mut Vec<PathBuf>) {
     if path.is_file() {
@@ -81,5 +119,39 @@ fn weights_below(path: &Path, files: &mut Vec<PathBuf>) {
         } else if entry.extension().is_some_and(|ending| ending == "safetensors" || ending == "bin") {
             files.push(entry);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_folder_those_files_are_hashed_that_training_reads() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = [
+            "unet/diffusion_pytorch_model.safetensors",
+            "unet/diffusion_pytorch_model.fp16.safetensors",
+            "unet/diffusion_pytorch_model.bin",
+            "vae/diffusion_pytorch_model.safetensors",
+            "text_encoder/pytorch_model.bin",
+            "safety_checker/pytorch_model.bin",
+            "v1-5-pruned.safetensors",
+        ];
+        for file in files {
+            let path = folder.path().join(file);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("it is made");
+            fs::write(path, file).expect("it is written");
+        }
+        let read = |variant| {
+            let own = |path: PathBuf| path.strip_prefix(folder.path()).expect("below it").display().to_string();
+            weights_of(folder.path(), variant).into_iter().map(own).collect::<Vec<_>>()
+        };
+        assert_eq!(read(None), [files[0], files[3], files[4]]);
+        assert_eq!(read(Some("fp16")), [files[1]]);
+        assert_eq!(weights_of(&folder.path().join("vae"), None).len(), 1);
+        assert_eq!(weights_of(&folder.path().join(files[5]), None), [folder.path().join(files[5])]);
+        // Of what nobody knows all is hashed.
+        assert_eq!(weights_of(&folder.path().join("safety_checker"), None).len(), 1);
     }
 }

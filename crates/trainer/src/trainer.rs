@@ -121,7 +121,9 @@ impl Trainer {
         if !self.ranks.is_lead() || !self.folder.is_claimed() {
             return result.map(|(outcome, _)| outcome);
         }
-        self.record.inputs = self.inputs.take();
+        // Whoever stopped it has better things to do than to wait for gigabytes that are only named in a record.
+        self.record.inputs =
+            if outcome == RecordedOutcome::Finished { self.inputs.all() } else { self.inputs.so_far() };
         self.record.end(outcome, step);
         // Nothing large is written any more, so that on a full disk the room that was kept is the record's.
         drop(self.reserve.take());

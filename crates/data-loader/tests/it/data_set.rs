@@ -202,8 +202,27 @@ fn the_fingerprint_follows_the_content_and_not_the_place() {
     };
     (2..=255u8).find(is_another).expect("one of 254 has this length");
     assert_ne!(print(&here), print(&there));
+    // Of that a listing knows nothing; of captions and other images it does.
+    let listing = |folder: &Folder| open(&folder.config()).listing();
+    assert_eq!(listing(&here), listing(&there));
+    there.file("01.txt", b"another caption");
+    assert_ne!(listing(&here), listing(&there));
     let there = Folder::with_images(4);
     assert_ne!(print(&here), print(&there));
+    assert_ne!(listing(&here), listing(&there));
+}
+
+#[test]
+fn an_image_that_is_gone_leaves_no_fingerprint() {
+    let folder = Folder::with_images(3);
+    let data = open(&folder.config());
+    let before = data.fingerprint().unwrap();
+    let bytes = std::fs::read(folder.join("01.png")).unwrap();
+    std::fs::remove_file(folder.join("01.png")).unwrap();
+    let error = data.fingerprint().unwrap_err().to_string();
+    assert!(error.contains("01.png"), "{error}");
+    folder.file("01.png", &bytes);
+    assert_eq!(data.fingerprint().unwrap(), before);
 }
 
 #[test]

@@ -78,7 +78,7 @@ impl Trainer {
             return Err(Error::storage(&self.folder.path, reason));
         }
         log.flush();
-        let info = self.manifest_at(position)?;
+        let info = self.manifest_at(position);
         let keep = if position.skipped_in_a_row > 0 && !seeded(Bug::PruneInARow) {
             usize::MAX
         } else {
@@ -132,9 +132,9 @@ impl Trainer {
     }
 
     /// What the checkpoint at `position` says of itself.
-    pub(super) fn manifest_at(&mut self, position: &Position) -> Result<ManifestInfo> {
-        self.manifest.data_digest = self.data_digest.get()?;
-        Ok(ManifestInfo { step: position.step, epoch: position.epoch, ..self.manifest.clone() })
+    pub(super) fn manifest_at(&mut self, position: &Position) -> ManifestInfo {
+        self.manifest.data_digest = self.data_digest.so_far();
+        ManifestInfo { step: position.step, epoch: position.epoch, ..self.manifest.clone() }
     }
 
     /// Weights beyond all bounds never become a file: the last good checkpoint and product stay.

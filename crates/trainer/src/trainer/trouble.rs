@@ -187,7 +187,7 @@ impl Trainer {
         let held = self.hold_folder(log, position.step);
         let publish =
             |info: ManifestInfo| self.in_kept_room(|| self.publish(info.clone(), position, usize::MAX), || ());
-        match held.and(info).and_then(publish) {
+        match held.and_then(|()| publish(info)) {
             Ok((path, _)) => log.message(&format!("what was learned before it is saved: {}", path.display())),
             Err(error) => log.message(&format!("warning: what was learned before it cannot be saved: {error}")),
         }
