@@ -2,7 +2,7 @@
 
 use crate::project::Project;
 use std::fs::{self, File};
-use std::io::{Write, pipe};
+use std::io::{PipeWriter, Write, pipe};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -15,15 +15,11 @@ fn a_run_whose_listener_is_gone_saves_and_ends_with_75() {
     let (reader, writer) = pipe().expect("a pipe can be made");
     drop(reader);
     let running = project.start_unheard(writer, &[&["--config", "run.toml"], &args[..]].concat());
-    let steps = || fs::read_to_string(project.path("outputs/run/metrics.jsonl")).unwrap_or_default().lines().count();
-    running.wait_for(|| steps() > 2);
+    running.wait_for(|| steps(&project) > 2);
     running.terminate();
     let (code, _) = running.end();
     assert_eq!(code, Some(75));
-    let newest = fs::read_to_string(project.path("outputs/run/checkpoints/latest")).unwrap();
-    assert_eq!(newest.trim(), format!("step-{:06}", steps()));
-    let manifest = project.path("outputs/run/checkpoints").join(newest.trim()).join("MANIFEST.json");
-    assert!(manifest.is_file(), "{} is not there", manifest.display());
+    assert_last_step_is_saved(&project);
 }
 
 #[test]
@@ -39,7 +35,6 @@ fn a_run_whose_log_is_on_a_full_disk_trains_to_the_end() {
 /// As behind `| less`, or on a terminal that Ctrl-S holds: whatever is written waits.
 #[test]
 fn a_run_that_is_held_back_by_its_listener_can_be_stopped_before_its_first_step() {
-    const O_NONBLOCK: i32 = 0o4000;
     let project = Project::new();
     let keys = [
         "method=dreambooth",
@@ -50,9 +45,7 @@ fn a_run_that_is_held_back_by_its_listener_can_be_stopped_before_its_first_step(
     ];
     let args: Vec<&str> = keys.into_iter().flat_map(|key| ["--set", key]).collect();
     let (_reader, writer) = pipe().expect("a pipe can be made");
-    // The same pipe in another way: one that says when it is full.
-    let again = format!("/proc/self/fd/{}", writer.as_raw_fd());
-    let mut filler = File::options().write(true).custom_flags(O_NONBLOCK).open(again).expect("it is open");
+    let filler = opened_again(&writer);
     let running = project.start_unheard(writer, &[&["--config", "run.toml"], &args[..]].concat());
     let name_of_thread = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
     let threads = format!("/proc/{}/task", running.id());
@@ -60,11 +53,53 @@ fn a_run_that_is_held_back_by_its_listener_can_be_stopped_before_its_first_step(
     running.wait_for(|| {
         fs::read_dir(&threads).is_ok_and(|all| all.flatten().any(|thread| name_of_thread(thread).trim() == "signals"))
     });
-    // A piece that does not fit is not taken at all.
-    for piece in [1 << 12, 1] {
-        while filler.write_all(&vec![b'.'; piece]).is_ok() {}
-    }
+    fill(filler);
     running.terminate();
     let (code, _) = running.end();
     assert_eq!(code, Some(75));
+}
+
+/// The same in the middle of the training, which says a line with every second step: that it saved it.
+#[test]
+fn a_run_that_is_held_back_by_its_listener_goes_on_and_saves_where_it_is_stopped() {
+    let project = Project::new();
+    let keys = ["train.max_steps=100000", "checkpoint.every_steps=2", "samples.prompts=[]"];
+    let args: Vec<&str> = keys.into_iter().flat_map(|key| ["--set", key]).collect();
+    let (_reader, writer) = pipe().expect("a pipe can be made");
+    let filler = opened_again(&writer);
+    let running = project.start_unheard(writer, &[&["--config", "run.toml"], &args[..]].concat());
+    running.wait_for(|| steps(&project) > 2);
+    fill(filler);
+    let then = steps(&project);
+    running.wait_for(|| steps(&project) > then + 20);
+    running.terminate();
+    let (code, _) = running.end();
+    assert_eq!(code, Some(75));
+    assert_last_step_is_saved(&project);
+}
+
+/// Steps of the run that its metrics tell of.
+fn steps(project: &Project) -> usize {
+    fs::read_to_string(project.path("outputs/run/metrics.jsonl")).unwrap_or_default().lines().count()
+}
+
+fn assert_last_step_is_saved(project: &Project) {
+    let newest = fs::read_to_string(project.path("outputs/run/checkpoints/latest")).unwrap();
+    assert_eq!(newest.trim(), format!("step-{:06}", steps(project)));
+    let manifest = project.path("outputs/run/checkpoints").join(newest.trim()).join("MANIFEST.json");
+    assert!(manifest.is_file(), "{} is not there", manifest.display());
+}
+
+/// The same pipe in another way: one that says when it is full.
+fn opened_again(writer: &PipeWriter) -> File {
+    const O_NONBLOCK: i32 = 0o4000;
+    let again = format!("/proc/self/fd/{}", writer.as_raw_fd());
+    File::options().write(true).custom_flags(O_NONBLOCK).open(again).expect("it is open")
+}
+
+fn fill(mut pipe: File) {
+    // A piece that does not fit is not taken at all.
+    for piece in [1 << 12, 1] {
+        while pipe.write_all(&vec![b'.'; piece]).is_ok() {}
+    }
 }

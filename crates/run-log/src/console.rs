@@ -3,7 +3,8 @@
 use crate::window::{LOSS_WINDOW, Window};
 use crate::{MetricSink, StepMetrics};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
-use std::io::{IsTerminal, Write};
+use sdtrain_files::say;
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 /// Steps over which the pace is averaged: enough to be calm, few enough to follow a change of bucket sizes.
@@ -48,7 +49,7 @@ pub struct Console {
 
 enum Output {
     Bar(ProgressBar),
-    Lines(Box<dyn Write + Send>),
+    Lines(Box<dyn FnMut(&str) + Send>),
 }
 
 impl Console {
@@ -58,7 +59,7 @@ impl Console {
         let output = if std::io::stderr().is_terminal() && moves_cursor {
             Output::Bar(bar(&options))
         } else {
-            Output::Lines(Box::new(std::io::stderr()))
+            Output::Lines(Box::new(|line: &str| say!("{line}")))
         };
         Console::with_output(options, output)
     }
@@ -144,8 +145,7 @@ impl MetricSink for Console {
     fn message(&mut self, line: &str) {
         match &mut self.output {
             Output::Bar(bar) => bar.println(line),
-            // stderr that is gone (a closed pipe) is no reason to stop a run.
-            Output::Lines(output) => drop(writeln!(output, "{line}")),
+            Output::Lines(write) => write(line),
         }
     }
 
@@ -190,30 +190,21 @@ mod tests {
     use crate::tests::metrics;
     use std::sync::{Arc, Mutex};
 
-    #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
+    #[derive(Default)]
+    struct Written(Arc<Mutex<Vec<String>>>);
 
     impl Written {
         fn lines(&self) -> Vec<String> {
-            let bytes = self.0.lock().expect("no test panics while it holds this");
-            String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
-        }
-    }
-
-    impl Write for Written {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().expect("no test panics while it holds this").extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
+            self.0.lock().expect("no test panics while it holds this").clone()
         }
     }
 
     fn console(written: &Written, not_before: Duration) -> Console {
         let options =
             ConsoleOptions { total_steps: Some(25), every_steps: 10, not_before, ..ConsoleOptions::default() };
-        Console::with_output(options, Output::Lines(Box::new(written.clone())))
+        let lines = written.0.clone();
+        let write = move |line: &str| lines.lock().expect("no test panics while it holds this").push(line.to_owned());
+        Console::with_output(options, Output::Lines(Box::new(write)))
     }
 
     #[test]
