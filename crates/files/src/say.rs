@@ -35,6 +35,12 @@ pub fn say_line(words: Arguments<'_>) {
     STDERR.line(&format!("{words}\n"));
 }
 
+/// Writes to stderr what is worth nothing later, as the picture of a bar: what is not taken without waiting is dropped, and not counted.
+/// Whether all of it was taken.
+pub fn say_at_once(words: &str) -> bool {
+    STDERR.at_once(words)
+}
+
 /// Where lines go, and whether they are taken there.
 struct Listener<W> {
     limit: Duration,
@@ -104,6 +110,18 @@ impl<W: AsFd + Write> Listener<W> {
         }
         drop(state);
         self.writer_is_back.notify_one();
+    }
+
+    /// Whether words were taken without waiting for anybody.
+    fn at_once(&self, words: &str) -> bool {
+        let writer = self.lock().writer.take();
+        let Some(mut writer) = writer else {
+            return false;
+        };
+        let taken = offer(&mut writer, words.as_bytes(), Instant::now());
+        self.lock().writer = Some(writer);
+        self.writer_is_back.notify_one();
+        taken == words.len()
     }
 }
 
@@ -239,8 +257,8 @@ mod tests {
         }
     }
 
-    fn read_pieces(reader: &mut PipeReader, pieces: usize) {
-        reader.read_exact(&mut vec![0; pieces * PIECE]).unwrap();
+    fn read_all(reader: &mut PipeReader, bytes: usize) {
+        reader.read_exact(&mut vec![0; bytes]).unwrap();
     }
 
     /// All that is left to read.
@@ -259,7 +277,7 @@ mod tests {
         let began = Instant::now();
         (0..100).for_each(|_| listener.line("lost\n"));
         assert!(began.elapsed() < limit * 50, "each waits anew: {:?}", began.elapsed());
-        read_pieces(&mut reader, taken);
+        read_all(&mut reader, taken * PIECE);
         listener.line("there is room again\n");
         listener.line("and still\n");
         let said = rest(reader, listener);
@@ -270,9 +288,9 @@ mod tests {
     fn a_line_that_was_cut_off_gets_its_end() {
         let (mut reader, listener) = with_limit(Duration::from_millis(100));
         let taken = fill(&listener);
-        read_pieces(&mut reader, taken);
+        read_all(&mut reader, taken * PIECE);
         listener.line(&"-".repeat((taken + 1) * PIECE));
-        read_pieces(&mut reader, taken);
+        read_all(&mut reader, taken * PIECE);
         listener.line("there is room again\n");
         let said = rest(reader, listener);
         assert_eq!(said, "\n2 lines were left out: nobody read them\nthere is room again\n");
@@ -302,6 +320,19 @@ mod tests {
         });
         assert!(began.elapsed() < limit * 10, "one after the other: {:?}", began.elapsed());
         assert_eq!(listener.lock().left_out, 21);
+    }
+
+    #[test]
+    fn what_is_for_now_is_dropped_and_not_counted() {
+        let (mut reader, listener) = with_limit(Duration::from_millis(100));
+        assert!(listener.at_once("drawn, "));
+        read_all(&mut reader, "drawn, ".len());
+        let taken = fill(&listener);
+        assert!(!listener.at_once("lost"));
+        read_all(&mut reader, taken * PIECE);
+        assert!(listener.at_once("drawn again, "));
+        listener.line("and said\n");
+        assert_eq!(rest(reader, listener), "drawn again, one line was left out: nobody read it\nand said\n");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Progress for whoever watches: a bar on a terminal, a line now and then elsewhere; always on stderr.
 
+use crate::terminal::Terminal;
 use crate::window::{LOSS_WINDOW, Window};
 use crate::{MetricSink, StepMetrics};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
@@ -144,7 +145,8 @@ impl MetricSink for Console {
 
     fn message(&mut self, line: &str) {
         match &mut self.output {
-            Output::Bar(bar) => bar.println(line),
+            // `println` of the bar is a drawing like others, which a terminal that is held does not get.
+            Output::Bar(bar) => bar.suspend(|| say!("{line}")),
             Output::Lines(write) => write(line),
         }
     }
@@ -162,7 +164,7 @@ fn bar(options: &ConsoleOptions) -> ProgressBar {
         None => "{prefix}  step {pos} {spinner}  {wide_msg} [{elapsed}]",
     };
     let style = ProgressStyle::with_template(template).expect("the templates above are well formed");
-    let target = ProgressDrawTarget::stderr_with_hz(8);
+    let target = ProgressDrawTarget::term_like_with_hz(Box::new(Terminal::stderr()), 8);
     let bar = ProgressBar::with_draw_target(options.total_steps, target)
         .with_style(style.progress_chars("━╸─"))
         .with_finish(ProgressFinish::Abandon); // an error leaves the last state on the screen, too

@@ -6,9 +6,10 @@ mod error;
 mod jsonl;
 mod run_json;
 mod tensorboard;
+mod terminal;
 mod window;
 
-pub use console::{Console, ConsoleOptions};
+pub use self::console::{Console, ConsoleOptions};
 pub use error::Error;
 pub use image::RgbImage;
 pub use jsonl::{JsonLines, SCALARS};
