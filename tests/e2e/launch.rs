@@ -110,6 +110,19 @@ fn ranks_that_are_killed_are_started_again_and_come_to_the_same_bits() {
     assert_eq!(steps_of(&project, "killed"), 80, "each step once: {said}");
 }
 
+/// The first rank alone sees that it is missed, and all go the same way.
+#[test]
+fn ranks_write_the_product_of_a_finished_run_that_is_not_there() {
+    let project = Project::new();
+    let command = [two_ranks(&project, &[], &["train.max_steps=4"]), vec!["--output", "out"]].concat();
+    project.expect(0, &command);
+    let before = product_of(&project, "out");
+    fs::remove_file(project.path("out/run.safetensors")).expect("it is there");
+    let (_, said) = project.expect(0, &command);
+    assert_eq!(said.matches("it is written from the checkpoint of step 4").count(), 1, "{said}");
+    assert!(product_of(&project, "out") == before && steps_of(&project, "out") == 4, "{said}");
+}
+
 /// Of the launchers on two machines the one whose rank was killed starts it again before the other rank has noticed.
 #[test]
 fn a_rank_that_is_back_at_once_waits_for_those_that_lost_it() {

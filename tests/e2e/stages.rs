@@ -154,13 +154,23 @@ fn stages_of_adapters_train_them_on_or_fuse_them() {
     project.expect(0, &[&again[..], &["--set", "name=other"]].concat());
     let whole = fs::read_to_string(project.path("named/whole/config.toml")).expect("it ran");
     assert!(whole.contains("named/second/run-second.safetensors"), "{whole}");
+    // Where everything behind it is done, nobody asks for it.
+    let second = project.path("named/second/run-second.safetensors");
+    let bytes = fs::read(&second).expect("it is there");
+    remove("named/second/run-second.safetensors");
+    let (_, said) = project.expect(0, &[&again[..], &["--set", "name=other"]].concat());
+    assert!(said.matches("holds this run, finished;").count() == 3 && !second.exists(), "{said}");
+    // Where something begins with it, it is written from the last checkpoint.
     fs::remove_dir_all(project.path("named/whole")).expect("it is there");
+    let (_, said) = project.expect(0, &again);
+    assert!(said.contains("run-second.safetensors` is not there: it is written from the checkpoint of"), "{said}");
+    assert!(fs::read(&second).expect("it is written") == bytes);
+    fs::remove_dir_all(project.path("named/whole")).expect("it is there");
+    fs::remove_dir_all(project.path("named/second/checkpoints")).expect("it is there");
     remove("named/second/run-second.safetensors");
     let (_, said) = project.expect(4, &again);
-    assert!(
-        said.contains("its product") && said.contains("run-second.safetensors`, with which the next one"),
-        "{said}"
-    );
+    assert!(said.contains("run-second.safetensors` is not there") && said.contains("no whole checkpoint"), "{said}");
+    assert!(!project.path("named/whole").exists(), "{said}");
     // What cannot follow is found before anything starts.
     let (_, said) = project.expect(
         2,

@@ -9,7 +9,7 @@ use sdtrain_ranks::{Place, recognise_environment};
 use sdtrain_recipe::{Plan, TrainConfig};
 use sdtrain_signals::StopRequest;
 use sdtrain_trainer::{
-    Outcome, Ranks, ResumePolicy, RunOptions, finished_as, is_from_another, move_aside, train_together,
+    Outcome, Ranks, ResumePolicy, RunOptions, finished_as, is_from_another, misses_product, move_aside, train_together,
 };
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -63,14 +63,16 @@ fn train(
             Some((config, folder)) => run.after(config, folder),
             None => run.loaded.config.clone(),
         };
-        if let (Some((before, before_folder)), None) = (&before, finished_as(&config, &folder)) {
-            is_there(before, before_folder, &config)?;
+        let is_last = index + 1 == plan.runs.len();
+        if !is_last {
+            // The next stage begins with what lies there, or has begun with it.
+            config = finished_as(&config, &folder).unwrap_or(config);
         }
-        let options = RunOptions {
-            output: folder.clone(),
-            device: device_of(&args.device.to_string(), place),
-            resume: policy(&args.resume, has_stages.then_some(folder.as_path())),
+        let resume = match policy(&args.resume, has_stages.then_some(folder.as_path())) {
+            ResumePolicy::Auto if !is_last && is_done(plan, index + 1, &output) => ResumePolicy::LeaveFinished,
+            policy => policy,
         };
+        let options = RunOptions { output: folder.clone(), device: device_of(&args.device.to_string(), place), resume };
         if let Some(stage) = &run.stage {
             say!("stage {} of {}: `{stage}`", index + 1, plan.runs.len());
         }
@@ -95,15 +97,12 @@ fn train(
                     false => "trains it anew",
                 };
                 say!("`{}` holds this run, finished; `--resume never` {anew}", folder.display());
-                // The next stage begins with what lies there.
-                config = finished_as(&config, &folder).unwrap_or(config);
             }
             Outcome::Stopped(step) => {
                 say!("stopped after step {step}; {} continues", same_command(&args.resume));
                 return Err(stopped());
             }
         }
-        let is_last = index + 1 == plan.runs.len();
         if !is_last && ranks.agree(stop).map_err(failure::of)?.stop {
             say!("stopped behind this stage; {} goes on with the next", same_command(&args.resume));
             return Err(stopped());
@@ -186,25 +185,14 @@ fn follows_from_another(folder: &Path, product: &Path) -> Failure {
         .hint("move the folder away to train this stage and those after it anew, or everything with `--resume never`")
 }
 
-/// That the product of a stage, which ran as `before` in `folder`, is there for the next one, if that begins with it.
-fn is_there(before: &TrainConfig, folder: &Path, next: &TrainConfig) -> Result<(), Failure> {
-    let product = before.product_in(folder);
-    let is_it = |path: &Path| path == product;
-    let adapters = next.model.fuse.iter().map(|fused| &fused.path).chain(&next.lora.initial);
-    let words = next.learned_tokens().iter().filter_map(|token| token.initial.as_ref());
-    let is_wanted =
-        is_it(Path::new(&next.model.path)) || adapters.chain(&next.model.vae).chain(words).any(|path| is_it(path));
-    if !is_wanted || product.exists() {
-        return Ok(());
+/// Whether nothing is left to do for the stage at `index` and those behind it, so that none of them asks for the product of the one before.
+fn is_done(plan: &Plan, index: usize, output: &Path) -> bool {
+    let (asked, folder) = (&plan.runs[index].loaded.config, plan.folder(index, output));
+    let Some(finished) = finished_as(asked, &folder) else { return false };
+    match index + 1 == plan.runs.len() {
+        true => !misses_product(asked, &folder),
+        false => !misses_product(&finished, &folder) || is_done(plan, index + 1, output),
     }
-    let message = format!(
-        "`{}` holds a finished stage, but its product `{}`, with which the next one begins, is not there",
-        folder.display(),
-        product.display()
-    );
-    let hint =
-        "put it back, move the folder away to train that stage anew, or train all of them anew with `--resume never`";
-    Err(Failure::new(ExitCode::Model, message).hint(hint))
 }
 
 /// Everything is said; only the code is left to tell.

@@ -52,6 +52,7 @@ mod noise;
 mod optimizer;
 mod plan;
 mod precision;
+mod product;
 mod ranges;
 mod ranks;
 mod sample_prompt;
@@ -117,6 +118,7 @@ pub use optimizer::{
 };
 pub use plan::{ParsedPlan, Plan, PlannedRun};
 pub use precision::{FloatType, PrecisionConfig, Rounding, StoredType};
+pub use product::RAW;
 pub use ranges::Ranges;
 pub use ranks::{RanksConfig, Reducer};
 pub use sample_prompt::{Picture, PictureConfig, SamplePrompt};

@@ -181,15 +181,6 @@ impl PlannedRun {
 }
 
 impl TrainConfig {
-    /// The product of this run in its folder.
-    pub fn product_in(&self, folder: &Path) -> PathBuf {
-        let name = match self.trainable_facts().hands_on {
-            HandedOn::Model | HandedOn::Vae => self.full.format.file_name(&self.name),
-            HandedOn::Adapters | HandedOn::Words => format!("{}.safetensors", self.name),
-        };
-        folder.join(name)
-    }
-
     /// The file with the vectors of a word that this run learned.
     fn words_in(&self, folder: &Path, token: &crate::LearnedTokenConfig) -> PathBuf {
         match self.trainable_facts().hands_on {

@@ -1,6 +1,7 @@
 //! The output folder of a run: who may write to it, and whether there is a run to continue.
 
 mod going_back;
+mod missed;
 
 use crate::error::{Error, Result};
 use crate::ranks::Ranks;
@@ -16,11 +17,16 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use missed::Missed;
+pub use missed::{finished_as, misses_product};
+
 /// What to do with an output folder that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ResumePolicy {
-    /// Continue an unfinished run of the same configuration; leave a finished one alone.
+    /// Continue an unfinished run of the same configuration; leave a finished one alone that has its product.
     Auto,
+    /// The same, and leave a finished one alone without its product too: what begins with that is done.
+    LeaveFinished,
     /// Move the folder aside and start anew.
     Never,
     /// Continue from this checkpoint.
@@ -70,6 +76,8 @@ pub(crate) struct RunFolder {
     /// The checkpoint that the run was told to go back to, by its manifest: checkpoints and products of later steps are not of the run
     /// that begins.
     pub goes_back_to: Option<ManifestInfo>,
+    /// Why a run that is finished goes on to write its product, if it is one.
+    pub writes_again: Option<String>,
     // None for as long as it is taken again.
     lock: RefCell<Option<FolderLock>>,
     /// The number of the disk that it was taken on.
@@ -110,7 +118,7 @@ impl RunFolder {
         // A run that left neither checkpoint nor product has nothing to protect.
         let has_results = latest.is_some() || is_finished(path) || has_product(path);
         let own = Some(path.join(CONFIG)).filter(|own| has_results && own.exists());
-        let mut changes = Vec::new();
+        let (mut changes, mut writes_again) = (Vec::new(), None);
         let (start, goes_back_to) = match policy {
             ResumePolicy::From(checkpoint) => {
                 let saved = Saved::verified(checkpoint, latest.as_ref())?;
@@ -128,16 +136,27 @@ impl RunFolder {
                 (Start::Continue(Box::new(saved)), Some(info))
             }
             _ => {
-                let began_with =
-                    latest.as_ref().and_then(|saved| config_of(&saved.folder)).filter(|_| !is_finished(path)).or(own);
+                let of_latest = latest.as_ref().and_then(|saved| config_of(&saved.folder));
+                // The product of a finished one was written with the folder's.
+                let began_with = if is_finished(path) { own.or(of_latest) } else { of_latest.or(own) };
+                if is_finished(path) && began_with.is_none() {
+                    return Err(unknown(&path.join(CONFIG)));
+                }
                 changes = began_with.map_or(Ok(Vec::new()), |file| changes_since(config, &file, path))?;
                 let decisive = changes.iter().find(|change| change.decides_steps);
-                let is_over = is_finished(path) && decisive.is_none();
                 if let (None, true, Some(change)) = (&latest, is_finished(path), decisive) {
                     return Err(nothing_to_prolong(path, change));
                 }
+                let is_over = is_finished(path) && decisive.is_none();
+                let missed =
+                    Missed::of(config, path, &changes).filter(|_| is_over && *policy != ResumePolicy::LeaveFinished);
+                writes_again = match (&missed, &latest) {
+                    (None, _) => None,
+                    (Some(missed), Some(saved)) => Some(missed.written_from(path, saved)),
+                    (Some(missed), None) => return Err(missed.nothing_to_write_from(path)),
+                };
                 let start = match latest {
-                    _ if is_over => Start::Finished,
+                    _ if is_over && missed.is_none() => Start::Finished,
                     Some(saved) => Start::Continue(Box::new(saved)),
                     None => Start::Fresh,
                 };
@@ -150,6 +169,7 @@ impl RunFolder {
             passed_over: survey.rejected,
             changes,
             goes_back_to,
+            writes_again,
             lock: RefCell::new(Some(lock)),
             disk: Cell::new(disk_of(path)),
             is_claimed: Cell::new(false),
@@ -192,7 +212,7 @@ impl RunFolder {
             config.train.world_size = match (config.train.world_size, policy) {
                 (None, ResumePolicy::Never) => None,
                 // That of a checkpoint: a run that left none has nothing to go on with.
-                (None, ResumePolicy::Auto) => {
+                (None, ResumePolicy::Auto | ResumePolicy::LeaveFinished) => {
                     newest_in(&path.join(CHECKPOINTS)).and_then(|it| world_size_of(&it, config, ranks))
                 }
                 (None, ResumePolicy::From(checkpoint)) => world_size_of(checkpoint, config, ranks),
@@ -234,6 +254,7 @@ impl RunFolder {
             passed_over: Vec::new(),
             changes: Vec::new(),
             goes_back_to: None,
+            writes_again: None,
             lock: RefCell::new(None),
             disk: Cell::new(disk_of(path)),
             is_claimed: Cell::new(false),
@@ -336,6 +357,12 @@ impl RunFolder {
     /// How many checkpoints and products of later steps were set aside for it; `later_products` are names in the folder.
     pub fn claim(&self, config: &TrainConfig, later_products: &[String]) -> Result<usize> {
         let count = self.set_newer_aside(later_products)?;
+        if self.writes_again.is_some() {
+            // A start after a kill behind the next line must not find a finished run that seems to have been asked for this product.
+            let record = self.path.join(RECORD);
+            fs::remove_file(&record).map_err(|error| Error::storage(&record, error))?;
+            RealVfs.sync_folder(&self.path).map_err(|error| Error::storage(&self.path, error))?;
+        }
         self.write_config(config)?;
         self.is_claimed.set(true);
         Ok(count)
@@ -412,16 +439,21 @@ fn config_of(checkpoint: &Path) -> Option<PathBuf> {
 fn changes_since(config: &TrainConfig, file: &Path, folder: &Path) -> Result<Vec<Change>> {
     // What it names may have been moved since: only its values count.
     let before =
-        TrainConfig::load_what_fits(file, &[]).ok().and_then(|parsed| parsed.value).ok_or_else(|| Error::Config {
-            message: format!("`{}` cannot be read, so nobody can tell whether this is the same run", file.display()),
-            hint: Some("give the run another `name`, or `--resume never` to move the old folder aside".into()),
-        })?;
+        TrainConfig::load_what_fits(file, &[]).ok().and_then(|parsed| parsed.value).ok_or_else(|| unknown(file))?;
     let changes = config.changes_since(&before.config);
     let refused = changes.iter().filter(|change| change.decides_steps && !change.is_allowed);
     let keys: Vec<String> = refused.map(|change| change.key.clone()).collect();
     match keys.is_empty() || seeded(Bug::AnyConfiguration) {
         true => Ok(changes),
         false => Err(Error::OtherRun { folder: folder.to_path_buf(), keys }),
+    }
+}
+
+/// The error of a run whose configuration, in `file`, is not there or no configuration any more.
+fn unknown(file: &Path) -> Error {
+    Error::Config {
+        message: format!("`{}` cannot be read, so nobody can tell whether this is the same run", file.display()),
+        hint: Some("give the run another `name`, or `--resume never` to move the old folder aside".into()),
     }
 }
 
@@ -435,22 +467,6 @@ fn nothing_to_prolong(folder: &Path, change: &Change) -> Error {
             change.key, change.before, change.now
         ),
     }
-}
-
-/// `config` with what the run in `folder`, which is finished, called its product: these keys may have been changed since. None where
-/// no finished run lies there.
-pub fn finished_as(config: &TrainConfig, folder: &Path) -> Option<TrainConfig> {
-    if !is_finished(folder) {
-        return None;
-    }
-    let mut config = config.clone();
-    // What the file names may have been moved since: only its values count.
-    let own = TrainConfig::load_what_fits(&folder.join(CONFIG), &[]).ok().and_then(|parsed| parsed.value);
-    if let Some(own) = own {
-        config.name = own.config.name;
-        config.full.format = own.config.full.format;
-    }
-    Some(config)
 }
 
 fn is_finished(folder: &Path) -> bool {

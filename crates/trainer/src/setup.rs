@@ -92,6 +92,9 @@ pub fn train_together(
     if folder.start == Start::Finished {
         return Ok(Outcome::AlreadyDone);
     }
+    if let Some(reason) = &folder.writes_again {
+        say!("{reason}");
+    }
     if let Some((message, hint)) = config.train.fused_backward_refused() {
         return Err(Error::Config { message: message.into(), hint: Some(hint.into()) });
     }

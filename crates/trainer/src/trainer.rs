@@ -29,7 +29,7 @@ use sdtrain_files::{Reserve, say};
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::{Ema, GradScaler, Optimizer, ParamGroup, learning_rate_factor};
 use sdtrain_pipeline::Request;
-use sdtrain_recipe::{TrainConfig, step_of_name};
+use sdtrain_recipe::{RAW, TrainConfig, step_of_name};
 use sdtrain_run_log::{MetricSink, Outcome as RecordedOutcome, RunLog, RunRecord, StepMetrics};
 use sdtrain_signals::StopRequest;
 use std::cell::{Cell, RefCell};
@@ -92,9 +92,6 @@ pub(crate) struct Trainer {
     /// The optimizer's state of all ranks, while it is being saved and where it is shared out.
     pub gathered: Gathered,
 }
-
-/// What stands behind the name of a product that holds the weights as trained, beside the one of averaged weights.
-const RAW: &str = "-raw";
 
 /// How a run ended.
 #[derive(Debug)]

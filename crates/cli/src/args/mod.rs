@@ -109,8 +109,9 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FOLDER")]
     pub output: Option<PathBuf>,
 
-    /// What to do with an output folder that exists: `auto` continues an unfinished run of the same configuration,
-    /// `never` moves the folder to NAME.1 and starts anew, a path continues from that checkpoint
+    /// What to do with an output folder that exists: `auto` continues an unfinished run of the same configuration, or
+    /// writes what is missed of the product of a finished one, `never` moves the folder to NAME.1 and starts anew, a path
+    /// continues from that checkpoint
     #[arg(long, value_name = "auto|never|PATH", default_value = "auto")]
     pub resume: Resume,
 

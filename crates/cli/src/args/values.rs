@@ -37,7 +37,7 @@ impl FromStr for NamedFile {
 /// What happens to an output folder that exists.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Resume {
-    /// An unfinished run of the same configuration continues.
+    /// An unfinished run of the same configuration continues, and a finished one as far as its product is missed.
     #[default]
     Auto,
     /// The folder is moved aside and the run starts anew.

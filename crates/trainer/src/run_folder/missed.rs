@@ -1,0 +1,177 @@
+//! The product of a finished run that is not there, or not as it is asked for now: it is written from the last checkpoint.
+
+use super::{CHECKPOINTS, CONFIG, Saved, is_finished};
+use crate::error::Error;
+use sdtrain_recipe::{Change, TrainConfig};
+use std::fmt::{self, Display, Formatter};
+use std::path::{Path, PathBuf};
+
+/// Why the product of a finished run is to be written once more.
+#[derive(Debug)]
+pub(super) enum Missed {
+    /// This file or folder of it is not there.
+    Gone(PathBuf),
+    /// It was written with another value of a key: where it is to be, and the key.
+    Other(PathBuf, Change),
+}
+
+impl Missed {
+    /// What is missed of the product of `config` in `folder`, where a run is finished whose keys have had `changes` since.
+    pub fn of(config: &TrainConfig, folder: &Path, changes: &[Change]) -> Option<Missed> {
+        let other = changes.iter().find(|change| config.decides_product(&change.key));
+        let gone = || config.products_in(folder).into_iter().find(|path| !path.exists()).map(Missed::Gone);
+        other.map(|change| Missed::Other(config.product_in(folder), change.clone())).or_else(gone)
+    }
+
+    /// That the run in `folder` goes on from `saved` for its product alone, as a line for who started it.
+    pub fn written_from(&self, folder: &Path, saved: &Saved) -> String {
+        let (folder, step) = (folder.display(), saved.info.step);
+        format!("`{folder}` holds this run, finished, but {self}: it is written from the checkpoint of step {step}")
+    }
+
+    /// The error where there is no whole checkpoint.
+    pub fn nothing_to_write_from(&self, folder: &Path) -> Error {
+        let way_out = match self {
+            Missed::Gone(_) => "put it or a checkpoint back",
+            Missed::Other(..) => "leave the key as it was, put a checkpoint back",
+        };
+        Error::CannotContinue {
+            checkpoint: folder.join(CHECKPOINTS),
+            reason: format!(
+                "the run is finished, but {self}, and there is no whole checkpoint to write it from; {way_out}, name a copy of one with \
+                 `--resume PATH`, or begin anew with `--resume never`"
+            ),
+        }
+    }
+}
+
+impl Display for Missed {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Missed::Gone(product) => write!(f, "its product `{}` is not there", product.display()),
+            Missed::Other(product, change) => {
+                let Change { key, before, now, .. } = change;
+                write!(f, "`{key}` is another now ({before} → {now}) for its product `{}`", product.display())
+            }
+        }
+    }
+}
+
+/// `config` with what the run in `folder`, which is finished, made its product with: these keys may have been changed since. None
+/// where no finished run lies there.
+pub fn finished_as(config: &TrainConfig, folder: &Path) -> Option<TrainConfig> {
+    if !is_finished(folder) {
+        return None;
+    }
+    Some(match own_of(folder) {
+        Some(own) => config.clone().with_product_of(&own),
+        None => config.clone(),
+    })
+}
+
+/// Whether the finished run in `folder` lacks the product of `config`, or has it otherwise than that asks for.
+pub fn misses_product(config: &TrainConfig, folder: &Path) -> bool {
+    let changes = own_of(folder).map(|own| config.changes_since(&own)).unwrap_or_default();
+    Missed::of(config, folder, &changes).is_some()
+}
+
+/// The configuration in the folder of a run. What it names may have been moved since: only its values count.
+fn own_of(folder: &Path) -> Option<TrainConfig> {
+    let parsed = TrainConfig::load_what_fits(&folder.join(CONFIG), &[]).ok()?;
+    Some(parsed.value?.config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{RECORD, ResumePolicy, RunFolder, Start};
+    use super::*;
+    use sdtrain_checkpoint::ManifestInfo;
+    use std::fs;
+
+    /// A folder with a finished run of `config`: its configuration, its product, and a checkpoint of step 3.
+    fn finished(scratch: &Path, config: &TrainConfig) -> PathBuf {
+        let folder = scratch.join("run");
+        let info = ManifestInfo { step: 3, ..ManifestInfo::default() };
+        sdtrain_checkpoint::publish(&folder.join(CHECKPOINTS), "step-000003", info, &mut |path| {
+            Ok(fs::write(path.join(CONFIG), config.to_toml())?)
+        })
+        .expect("there is room");
+        let record = "{\"run_id\": \"1-a\", \"outcome\": \"finished\", \"steps\": 3}";
+        fs::write(folder.join(RECORD), record).expect("there is room");
+        fs::write(folder.join(CONFIG), config.to_toml()).expect("there is room");
+        fs::write(folder.join("run.safetensors"), "weights").expect("there is room");
+        folder
+    }
+
+    fn named_run() -> TrainConfig {
+        TrainConfig { name: "run".into(), ..TrainConfig::default() }
+    }
+
+    fn open(config: &TrainConfig, folder: &Path) -> Result<RunFolder, Error> {
+        RunFolder::open(config, folder, &ResumePolicy::Auto)
+    }
+
+    /// What is said of it, where it goes on from its checkpoint for its product.
+    fn goes_on(config: &TrainConfig, folder: &Path) -> String {
+        let opened = open(config, folder).unwrap_or_else(|error| panic!("{error}"));
+        assert!(matches!(&opened.start, Start::Continue(saved) if saved.info.step == 3));
+        opened.writes_again.clone().expect("it says so")
+    }
+
+    #[test]
+    fn a_product_that_is_not_there_is_written_from_the_last_checkpoint() {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let config = named_run();
+        let folder = finished(scratch.path(), &config);
+        let is_over = |folder: &RunFolder| folder.start == Start::Finished && folder.writes_again.is_none();
+        assert!(is_over(&open(&config, &folder).expect("it is whole")) && !misses_product(&config, &folder));
+        let mut other = config.clone();
+        other.name = "other".into();
+        let said = goes_on(&other, &folder);
+        assert!(said.contains("`name`") && said.contains("other.safetensors") && said.contains("step 3"), "{said}");
+        assert!(misses_product(&other, &folder));
+        fs::remove_file(folder.join("run.safetensors")).expect("it is there");
+        let said = goes_on(&config, &folder);
+        assert!(said.contains("run.safetensors` is not there"), "{said}");
+        // Of a stage whose next one is done.
+        let left = RunFolder::open(&config, &folder, &ResumePolicy::LeaveFinished).expect("it is left alone");
+        assert!(is_over(&left));
+        drop(left);
+        fs::remove_dir_all(folder.join(CHECKPOINTS)).expect("it is there");
+        let Err(error) = open(&config, &folder) else { panic!("there is nothing to write it from") };
+        let said = error.to_string();
+        assert!(matches!(error, Error::CannotContinue { .. }), "{said}");
+        assert!(said.contains("run.safetensors` is not there") && said.contains("--resume never"), "{said}");
+    }
+
+    /// A kill right behind it must not leave a finished run that seems to have been asked for the new product.
+    #[test]
+    fn what_is_asked_for_otherwise_is_no_finished_run_once_it_is_claimed() {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let config = named_run();
+        let folder = finished(scratch.path(), &config);
+        let mut bf16 = config.clone();
+        bf16.precision.save = sdtrain_recipe::FloatType::Bf16;
+        let opened = open(&bf16, &folder).unwrap_or_else(|error| panic!("{error}"));
+        opened.claim(&bf16, &[]).unwrap_or_else(|error| panic!("{error}"));
+        drop(opened);
+        let opened = open(&bf16, &folder).unwrap_or_else(|error| panic!("{error}"));
+        assert!(matches!(opened.start, Start::Continue(_)) && !is_finished(&folder));
+    }
+
+    #[test]
+    fn a_finished_folder_without_its_configuration_is_held_against_that_of_its_checkpoint() {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let config = named_run();
+        let folder = finished(scratch.path(), &config);
+        fs::remove_file(folder.join(CONFIG)).expect("it is there");
+        let mut other = config.clone();
+        other.seed += 1;
+        let Err(error) = open(&other, &folder) else { panic!("it is another run") };
+        assert!(matches!(&error, Error::OtherRun { keys, .. } if *keys == ["seed"]), "{error}");
+        assert!(open(&config, &folder).is_ok_and(|folder| folder.start == Start::Finished));
+        fs::remove_dir_all(folder.join(CHECKPOINTS)).expect("it is there");
+        let Err(error) = open(&config, &folder) else { panic!("nobody knows which run it was") };
+        assert!(error.to_string().contains("nobody can tell whether this is the same run"), "{error}");
+    }
+}
