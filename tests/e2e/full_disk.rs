@@ -1,5 +1,5 @@
-//! A disk that others fill while a run writes to it (SimpleTuner#2353, mmdetection#12069, LichtFeld#717). Needs root, for a file system of
-//! its own.
+//! A disk that others fill while a run writes to it (SimpleTuner#2353, mmdetection#12069, LichtFeld#717), which needs root, for a file system
+//! of its own; and one that takes no large files.
 
 use crate::errors::refused_unread;
 use crate::project::Project;
@@ -219,4 +219,27 @@ fn a_disk_that_is_unmounted_ends_the_run_and_nothing_is_written_in_its_place() {
     assert_eq!(code, Some(7), "{said}");
     assert!(said.contains("disk/run") && said.contains("another disk is in its place"), "{said}");
     assert_eq!(fs::read_dir(project.path("disk")).expect("the folder is there").count(), 0, "{said}");
+}
+
+/// The system would end the process by a signal that nobody hears of, as soon as it keeps room for a checkpoint.
+#[test]
+fn a_limit_on_the_size_of_files_ends_a_run_with_the_file_that_does_not_fit() {
+    // More than the configuration and the logs take, and less than the tensors of a checkpoint.
+    const BLOCKS: u32 = 100;
+    let project = Project::new();
+    let args = ["--config", "run.toml", "--set", "samples.prompts=[]"];
+    let output = project.command_with_small_files(BLOCKS, &args).output().expect("a shell is there");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(7), "{:?}: {said}", output.status);
+    assert!(said.contains("error: ") && said.contains("step-000002/tensors.safetensors`"), "{said}");
+    assert!(said.contains("hint: ") && said.contains("`ulimit -f unlimited`"), "{said}");
+    let run = project.path("outputs/run");
+    let record = fs::read_to_string(run.join("run.json")).expect("it is small");
+    assert!(record.contains("\"failed\""), "{record}");
+    assert!(!run.join(".reserve").exists() && !run.join("checkpoints/step-000002").exists(), "{said}");
+    // Nothing half-written stands in the way of the next.
+    let (_, said) = project.expect(0, &args);
+    assert!(is_whole(&run.join("run.safetensors")), "{said}");
+    let one_more = project.command_with_small_files(BLOCKS, &["check", "run.toml"]).output().expect("a shell is there");
+    assert_eq!(one_more.status.code(), Some(0), "what writes no large file is not in its way");
 }

@@ -7,6 +7,7 @@ mod convert;
 mod corpus;
 mod dreambooth;
 mod errors;
+mod finished;
 mod full_disk;
 mod inpainting;
 mod launch;

@@ -56,6 +56,14 @@ impl Project {
         command
     }
 
+    /// The same where no file may grow beyond so many blocks: of 512 bytes, or, in some shells, of 1024.
+    pub fn command_with_small_files(&self, blocks: u32, args: &[&str]) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -f {blocks} && exec \"$0\" \"$@\"")]);
+        command.arg(program()).args(args).current_dir(self.folder.path());
+        command
+    }
+
     /// Starts `sdtrain ARGS` with what it says going into a file.
     pub fn start(&self, args: &[&str]) -> Running {
         self.start_with(&[], args)

@@ -4,5 +4,6 @@ use sdtrain::args::Cli;
 use sdtrain::{finish, run};
 
 fn main() -> std::process::ExitCode {
+    sdtrain_signals::refuse_large_files();
     finish(|| run(Cli::from_args(std::env::args_os())))
 }

@@ -1,6 +1,6 @@
 //! An error as the user reads it: what, where, the way out, and the exit code it leads to.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sdtrain_config::{Problem, Problems};
@@ -85,7 +85,13 @@ impl From<sdtrain_checkpoint::Error> for Failure {
             (_, Some(_)) => ExitCode::Storage,
             _ => ExitCode::Model,
         };
-        Failure::new(code, error.to_string()).maybe_hint(error.hint())
+        let too_large = || {
+            let is_it = error.storage_error()?.kind() == ErrorKind::FileTooLarge;
+            let hint =
+                "lift the limit on the size of files (`ulimit -f unlimited`), or choose another disk with `--output`";
+            is_it.then(|| hint.to_owned())
+        };
+        Failure::new(code, error.to_string()).maybe_hint(error.hint().or_else(too_large))
     }
 }
 

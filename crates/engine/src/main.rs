@@ -13,6 +13,8 @@ use sdtrain::args::{Cli, Command, DatasetArgs, DatasetCommand};
 use sdtrain::{ExitCode, Failure, finish};
 
 fn main() -> std::process::ExitCode {
+    // Before any thread is made: each has from its maker what it lets pass.
+    sdtrain_signals::refuse_large_files();
     sdtrain_torch::keep_freed_memory();
     // Those who read a number of threads say so again.
     sdtrain_torch::use_threads(None);

@@ -42,6 +42,14 @@ pub fn hold_back() -> io::Result<()> {
     Ok(SigSet::from_iter(all()).thread_block()?)
 }
 
+/// Lets a write beyond a limit on the size of files (`ulimit -f`) fail as one that the disk refuses: else the system ends the process
+/// without a word, with the room that it keeps on the disk and all that it has learned. In this thread, in those that it starts from here on, and
+/// in the programs that it becomes or starts.
+pub fn refuse_large_files() {
+    // Where the system does not let it, such a write ends the process as ever.
+    let _ = SigSet::from_iter([Signal::SIGXFSZ]).thread_block();
+}
+
 /// Every signal that is listened to.
 fn all() -> impl Iterator<Item = Signal> {
     STOPS.into_iter().chain([SAVES])

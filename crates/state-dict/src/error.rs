@@ -154,6 +154,10 @@ impl Error {
             Error::Save { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("free some space or choose another output folder; nothing half-written was left".to_string())
             }
+            Error::Save { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => Some(
+                "lift the limit on the size of files (`ulimit -f unlimited`) or choose another disk; nothing half-written was left"
+                    .to_string(),
+            ),
             Error::Mismatch(report) => report.hint(),
             Error::NoTokenizer { words, .. } => Some(format!(
                 "name the folder of its own tokenizer, of {words} tokens: a run takes it as `model.tokenizer`, and `sdtrain convert \
