@@ -25,7 +25,8 @@ pub struct TrainSection {
     /// The same in epochs.
     pub max_text_encoder_epochs: Option<u64>,
 
-    /// Batches whose gradients are averaged into one optimizer step: a larger batch for less memory.
+    /// Batches whose gradients are averaged into one optimizer step: a larger batch for less memory. A step ends with its epoch, whose last
+    /// one so may take fewer.
     pub gradient_accumulation_steps: u64,
 
     /// For how many ranks the batch size is meant: `data.batch_size` images for each of them make up a batch, whoever computes it. With
@@ -135,6 +136,17 @@ impl TrainSection {
     /// For how many ranks the batch size is meant; where nobody said so, one.
     pub fn ranks(&self) -> u64 {
         self.world_size.unwrap_or(1).max(1)
+    }
+
+    /// How many batches the optimizer steps of an epoch of `batches_per_epoch` take, and how many the last of them: none goes on into the
+    /// next epoch.
+    pub fn batches_of_steps(&self, batches_per_epoch: u64) -> (u64, u64) {
+        let batches = batches_per_epoch.max(1);
+        let each = self.gradient_accumulation_steps.clamp(1, batches);
+        match batches % each {
+            0 => (each, each),
+            left => (each, left),
+        }
     }
 
     /// Optimizer steps of an epoch of `batches_per_epoch` batches; the last one may hold fewer batches.

@@ -160,7 +160,10 @@ fn what_becomes_of_gradients_state_and_rate_is_said() {
             "a norm of 1; the loss is scaled for fp16, and a step whose gradients overflow is skipped\n",
         ),
         (&["precision.compute=fp16"], "computes in fp16 (the VAE in fp32), saves in fp32"),
-        (&scaled, "20 of up to 6 images in 3 batches whose gradients are averaged, "),
+        (
+            &scaled,
+            "20 of up to 6 images in 3 batches whose gradients are averaged (the last of an epoch in 1), 2 an epoch, ",
+        ),
         (&scaled, "adamw, learning rate 6e-4, 6 times 1e-4 by `train.learning_rate_scale`, schedule"),
         (&[scaled[0], scaled[1], "lora.unet_learning_rate=5e-5"], "unet: learning rate 3e-4\n"),
     ] {
@@ -188,6 +191,28 @@ fn epochs_that_differ_in_length_are_counted_one_by_one() {
         "4 of up to 3 images, 1 to 2 an epoch, 3.0 epochs",
     ] {
         assert!(answer.stdout.contains(part), "`{part}` is not in\n{}", answer.stdout);
+    }
+}
+
+/// A step never goes on into the next epoch.
+#[test]
+fn no_step_is_told_to_take_more_batches_than_an_epoch_has() {
+    let project = Project::new();
+    let told = |batches: u64| {
+        let setting = format!("train.gradient_accumulation_steps={batches}");
+        let answer = project.run(&["check", "run.toml", "--set", &setting]);
+        assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+        answer.stdout
+    };
+    let (all, more) = (told(4), told(100));
+    assert!(all.contains("20 of up to 8 images in 4 batches whose gradients are averaged, 1 an epoch"), "{all}");
+    assert!(!all.contains("no epoch has more than"), "{all}");
+    let warning = |line: &&str| line.starts_with("warning ") && line.contains("no epoch has more than 4 batches");
+    assert_eq!(more.lines().filter(warning).count(), 1, "{more}");
+    // But for that they are the same run, as large and as long.
+    for label in ["steps ", "memory ", "time "] {
+        let line = |text: &str| text.lines().find(|line| line.starts_with(label)).map(str::to_owned);
+        assert!(line(&all).is_some() && line(&all) == line(&more), "{label}\n{all}\n{more}");
     }
 }
 

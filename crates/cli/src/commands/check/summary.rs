@@ -7,7 +7,7 @@ use sdtrain_data_loader::{DataSet, TokenReport};
 use sdtrain_recipe::{Every, FloatType, GradientCheckpointing, Init, StoredType, TrainConfig};
 
 use super::Examined;
-use super::warnings::warnings;
+use super::warnings::{unreached_batches, warnings};
 use crate::estimate::{Trained, estimate};
 use crate::group_rates::{GroupRates, short};
 use crate::model_parts::{ModelParts, count_parameters};
@@ -74,7 +74,8 @@ pub(super) fn summary(
     if let Some(warning) = config.lr_schedule.warmup_warning(total_steps) {
         line("warning", warning);
     }
-    for warning in warnings(config, sum, total_steps) {
+    let unreached = unreached_batches(&config.train, data.report().batches_in_epochs.1 as u64);
+    for warning in warnings(config, sum, total_steps).into_iter().chain(unreached) {
         line("warning", warning);
     }
     if let Ok(rates) = GroupRates::of(config, parts) {
@@ -94,8 +95,14 @@ pub(super) fn summary(
     line("validates", validated(config));
 
     let cores = cores(config);
-    let estimate = estimate(config, parts, sum, prompt_length, cores);
-    let all_steps = total_steps as f64;
+    let (_, batches) = data.report().batches_in_epochs;
+    let (most, _) = config.train.batches_of_steps(batches as u64);
+    let mut reached = config.clone();
+    reached.train.gradient_accumulation_steps = most;
+    let estimate = estimate(&reached, parts, sum, prompt_length, cores);
+    // Those at the end of an epoch may take fewer batches.
+    let whole = config.train.steps_per_epoch(batches as u64).saturating_mul(most).max(1);
+    let all_steps = total_steps as f64 * batches.max(1) as f64 / whole as f64;
     line("memory", estimate.in_words());
     line(
         "time",
@@ -169,16 +176,23 @@ fn steps(config: &TrainConfig, data: &DataSet) -> String {
     let train = &config.train;
     let total = data.total_steps(train);
     let largest = config.data.batchings().iter().map(|batching| batching.batch_size).max().unwrap_or(1);
-    let images = (largest as u64).saturating_mul(train.gradient_accumulation_steps).saturating_mul(train.ranks());
-    let accumulated = match train.gradient_accumulation_steps {
-        0 | 1 => String::new(),
-        batches => format!(" in {batches} batches whose gradients are averaged"),
+    let (least, most) = data.report().batches_in_epochs;
+    let (batches, last) = train.batches_of_steps(most as u64);
+    let images = (largest as u64).saturating_mul(batches).saturating_mul(train.ranks());
+    let accumulated = match batches {
+        1 => String::new(),
+        _ if least != most => {
+            format!(" in {batches} batches whose gradients are averaged (the last of an epoch in what is left of it)")
+        }
+        _ if last < batches => {
+            format!(" in {batches} batches whose gradients are averaged (the last of an epoch in {last})")
+        }
+        _ => format!(" in {batches} batches whose gradients are averaged"),
     };
     let accumulated = match train.ranks() {
         1 => accumulated,
         ranks => format!("{accumulated} on {ranks} ranks"),
     };
-    let (least, most) = data.report().batches_in_epochs;
     let [least, most] = [least, most].map(|batches| train.steps_per_epoch(batches as u64));
     let per_epoch = if least == most { least.to_string() } else { format!("{least} to {most}") };
     let epochs = match train.max_epochs {

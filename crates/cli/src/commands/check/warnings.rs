@@ -1,6 +1,6 @@
 //! What is set and never comes into force, or cannot be meant, told before a run begins.
 
-use sdtrain_recipe::{OptimizerConfig, TrainConfig};
+use sdtrain_recipe::{LearningRateScale, OptimizerConfig, TrainConfig, TrainSection};
 
 use super::millions;
 use crate::estimate::Trained;
@@ -11,6 +11,25 @@ pub(super) fn warnings(config: &TrainConfig, trained: Trained, total_steps: u64)
     warnings.extend(config.decay_warning());
     warnings.extend(whole_state(config, trained));
     warnings
+}
+
+/// Where no epoch, of `most` batches at most, has as many as a step is to take.
+pub(super) fn unreached_batches(train: &TrainSection, most: u64) -> Option<String> {
+    let asked = train.gradient_accumulation_steps;
+    let (reached, _) = train.batches_of_steps(most);
+    let scaled = match train.learning_rate_scale {
+        LearningRateScale::Accumulation | LearningRateScale::Both => {
+            "; `train.learning_rate_scale` counts those that are asked for"
+        }
+        LearningRateScale::None | LearningRateScale::BatchSize => "",
+    };
+    (reached < asked).then(|| {
+        format!(
+            "`train.gradient_accumulation_steps` = {asked}: a step ends with its epoch, and no epoch has more than {reached} {}, which is \
+             what every step takes; more `repeats` make epochs longer{scaled}",
+            if reached == 1 { "batch" } else { "batches" }
+        )
+    })
 }
 
 /// Where 8-bit AdamW finds next to nothing that is large enough for it.
@@ -35,6 +54,23 @@ mod tests {
     use sdtrain_recipe::AdamW8bitConfig;
 
     use super::*;
+
+    #[test]
+    fn a_step_that_no_epoch_has_the_batches_for_is_said() {
+        let said = |steps, most| {
+            unreached_batches(&TrainSection { gradient_accumulation_steps: steps, ..TrainSection::default() }, most)
+        };
+        let text = said(100, 6).expect("six are fewer");
+        assert!(text.contains("= 100: ") && text.contains("no epoch has more than 6 batches"), "{text}");
+        assert_eq!((said(6, 6), said(4, 6), said(1, 1)), (None, None, None));
+        let train = TrainSection {
+            gradient_accumulation_steps: 2,
+            learning_rate_scale: LearningRateScale::Both,
+            ..TrainSection::default()
+        };
+        let text = unreached_batches(&train, 1).expect("one is fewer");
+        assert!(text.contains("more than 1 batch,") && text.contains("`train.learning_rate_scale`"), "{text}");
+    }
 
     #[test]
     fn a_state_that_stays_in_fp32_is_said() {
