@@ -22,7 +22,7 @@ impl TrainConfig {
     }
 
     /// The largest rate that something is trained at, before any schedule.
-    fn largest_rate(&self) -> f64 {
+    pub(crate) fn largest_rate(&self) -> f64 {
         let facts = self.trainable_facts();
         let [unet_ratio, text_ratio] = facts.loraplus_ratios.map(|ratio| ratio.unwrap_or(1.0).max(1.0));
         let mut rates = Vec::new();

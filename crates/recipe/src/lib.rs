@@ -50,6 +50,7 @@ mod method;
 mod model;
 mod noise;
 mod optimizer;
+mod own_rate;
 mod plan;
 mod precision;
 mod product;

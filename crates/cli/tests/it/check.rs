@@ -194,6 +194,21 @@ fn epochs_that_differ_in_length_are_counted_one_by_one() {
     }
 }
 
+/// The commonest mistake with optimizers that find their rate: the one of the run before, which had another.
+#[test]
+fn a_learning_rate_that_is_left_from_another_optimizer_is_said() {
+    let project = Project::new();
+    let told = |rate: &str| {
+        let rate = format!("optimizer.learning_rate={rate}");
+        let answer = project.run(&["check", "run.toml", "--set", "optimizer.type=prodigy", "--set", &rate]);
+        assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+        answer.stdout
+    };
+    let said = told("1e-4");
+    assert!(said.contains("warning    `optimizer.learning_rate` = 1e-4: `prodigy` finds its rate by itself"), "{said}");
+    assert!(!told("1").contains("finds its rate by itself"));
+}
+
 /// A step never goes on into the next epoch.
 #[test]
 fn no_step_is_told_to_take_more_batches_than_an_epoch_has() {

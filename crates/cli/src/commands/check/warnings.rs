@@ -9,6 +9,7 @@ use crate::estimate::Trained;
 pub(super) fn warnings(config: &TrainConfig, trained: Trained, total_steps: u64) -> Vec<String> {
     let mut warnings = config.length_warnings(total_steps);
     warnings.extend(config.decay_warning());
+    warnings.extend(config.own_rate_warning());
     warnings.extend(whole_state(config, trained));
     warnings
 }
