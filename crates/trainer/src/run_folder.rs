@@ -69,7 +69,7 @@ impl Saved {
 pub(crate) struct RunFolder {
     pub path: PathBuf,
     pub start: Start,
-    /// Later checkpoints that are not whole, with the reason: their steps are done again.
+    /// Checkpoints that are not whole and were looked at before one that is, with the reason: steps of later ones are done again.
     pub passed_over: Vec<(PathBuf, String)>,
     /// Keys that are not what they were when the run began, each allowed to be.
     pub changes: Vec<Change>,

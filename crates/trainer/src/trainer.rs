@@ -29,17 +29,17 @@ use sdtrain_files::{Reserve, say};
 use sdtrain_model::StableDiffusion;
 use sdtrain_optimizer::{Ema, GradScaler, Optimizer, ParamGroup, learning_rate_factor};
 use sdtrain_pipeline::Request;
-use sdtrain_recipe::{RAW, TrainConfig, step_of_name};
+use sdtrain_recipe::{RAW, TrainConfig};
 use sdtrain_run_log::{MetricSink, Outcome as RecordedOutcome, RunLog, RunRecord, StepMetrics};
 use sdtrain_signals::StopRequest;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
-use trouble::Before;
+use trouble::{Before, what_becomes_of};
 
 /// Everything a run works with.
 pub(crate) struct Trainer {
@@ -204,7 +204,7 @@ impl Trainer {
                 log.message(&format!(
                     "warning: `{}` is not whole ({reason}); {}",
                     path.display(),
-                    done_again(path, position.step)
+                    what_becomes_of(path, position.step)
                 ));
             }
             log.message(&format!("continuing after step {}", position.step));
@@ -479,14 +479,5 @@ impl Trainer {
             position.epoch += 1;
             position.batch = 0;
         }
-    }
-}
-
-/// What becomes of the steps between the one that a run continues after and a checkpoint that was passed over.
-fn done_again(passed_over: &Path, step: u64) -> String {
-    let name = passed_over.file_name().and_then(|name| name.to_str());
-    match name.and_then(step_of_name).map(|last| last.saturating_sub(step)) {
-        Some(count) if count > 0 => format!("its {count} steps after step {step} are done again"),
-        _ => "its steps are done again".to_string(),
     }
 }

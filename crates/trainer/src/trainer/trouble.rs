@@ -9,9 +9,10 @@ use crate::state::Position;
 use crate::step::StepOutcome;
 use sdtrain_checkpoint::ManifestInfo;
 use sdtrain_optimizer::{GradScaler, Weights};
-use sdtrain_recipe::step_name;
+use sdtrain_recipe::{step_name, step_of_name};
 use sdtrain_run_log::{MetricSink, RunLog};
 use sdtrain_signals::StopRequest;
+use std::path::Path;
 
 /// Where a step began, to go back to when it has changed nothing.
 pub(super) struct Before {
@@ -194,6 +195,17 @@ impl Trainer {
     }
 }
 
+/// What becomes of a checkpoint that is not whole, and of its steps, where a run goes on after `step`.
+pub(super) fn what_becomes_of(passed_over: &Path, step: u64) -> String {
+    let name = passed_over.file_name().and_then(|name| name.to_str());
+    match name.and_then(step_of_name) {
+        Some(last) if last > step => format!("its {} steps after step {step} are done again", last - step),
+        // One whose manifest cannot be read is looked at before newer ones.
+        Some(_) => "it is of no later step than the one that the run goes on from, and is left where it is".to_string(),
+        None => format!("whatever it holds behind step {step} is done again"),
+    }
+}
+
 /// What this rank's parts of a skipped step were made of; `position` is after it.
 fn evidence_of(outcome: &StepOutcome, batches: &[Batch], first_pass: u64) -> serde_json::Value {
     let mut inputs = outcome.inputs.iter();
@@ -219,4 +231,23 @@ fn evidence_of(outcome: &StepOutcome, batches: &[Batch], first_pass: u64) -> ser
         })
     });
     passes.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_of_a_damaged_checkpoint_are_done_again_where_they_are_behind_the_one_that_is_continued() {
+        for (folder, expected) in [
+            ("checkpoints/step-000012", "its 2 steps after step 10 are done again"),
+            ("checkpoints/step-000010", "left where it is"),
+            ("checkpoints/step-000005", "left where it is"),
+            ("checkpoints/copy", "whatever it holds behind step 10 is done again"),
+        ] {
+            let said = what_becomes_of(Path::new(folder), 10);
+            assert!(said.contains(expected), "{folder}: {said}");
+        }
+        assert!(!what_becomes_of(Path::new("step-000005"), 10).contains("again"));
+    }
 }
