@@ -1,16 +1,45 @@
 //! Errors of the crates below as what the user reads and the exit code it leads to.
 
 use sdtrain::{ExitCode, Failure};
+use sdtrain_recipe::{FloatType, OptimizerConfig, TrainConfig};
 use sdtrain_trainer::Error;
 
-/// What makes numbers infinite: too large a step, and in fp16 a scale that the loss does not bear or a VAE that is not made for it. The
-/// newest checkpoint may hold weights that are finite and spoil every step, so that it is no good beginning.
-const NOT_FINITE: &str = "lower `optimizer.learning_rate`; where `precision.compute` is `fp16`, compute in `bf16` or `fp32`, which need no \
-                          loss scale, and where the VAE overflows in it, `model.vae` names one that does not; then go on from a \
-                          checkpoint before the first step that was skipped (`--resume PATH`), with what was changed in \
-                          `checkpoint.allow_changes`, or begin anew (`--resume never`); with `train.fused_backward` a gradient that is not \
-                          finite cannot be skipped beside a loss that is, and ends the run at once: more frequent checkpoints lose \
-                          less, and without the key `train.max_skipped_steps` counts";
+/// The failure that ends a run of `config`.
+pub fn of_run(error: Error, config: &TrainConfig) -> Failure {
+    match error {
+        Error::NotFinite { .. } | Error::WeightsNotFinite { .. } => of(error).hint(not_finite(config)),
+        error => of(error),
+    }
+}
+
+/// What to do about numbers that are not finite: too large a step made them, or in fp16 a scale that the loss does not bear or a VAE that is not
+/// made for it. The newest checkpoint may hold weights that are finite and spoil every step, so that it is no good beginning.
+fn not_finite(config: &TrainConfig) -> String {
+    let rate = match &config.optimizer {
+        OptimizerConfig::Adafactor(settings) if settings.relative_step => {
+            "set `optimizer.relative_step = false` with a low `optimizer.learning_rate`"
+        }
+        _ => "lower `optimizer.learning_rate`",
+    };
+    let mut sentences = vec![rate.to_owned()];
+    if config.precision.compute == FloatType::Fp16 {
+        sentences[0].push_str(", or set `precision.compute` to `bf16` or `fp32`, which need no loss scale");
+        sentences.push("Where the VAE overflows in fp16, `model.vae` names one that does not".to_owned());
+    }
+    sentences.push(
+        "Then go on from a checkpoint before the first step that was skipped, with `--resume PATH` and the changed keys in \
+         `checkpoint.allow_changes`, or begin anew with `--resume never`"
+            .to_owned(),
+    );
+    if config.train.fused_backward {
+        sentences.push(
+            "With `train.fused_backward` the first gradient that is not finite ends the run; without it `train.max_skipped_steps` are \
+             skipped first. A checkpoint more often (`checkpoint.every_steps`) loses less"
+                .to_owned(),
+        );
+    }
+    sentences.join(". ")
+}
 
 /// The failure that `error` amounts to.
 pub fn of(error: Error) -> Failure {
@@ -27,8 +56,8 @@ pub fn of(error: Error) -> Failure {
         Error::Checkpoint(error) => Failure::from(error),
         Error::CannotContinue { .. } => Failure::new(ExitCode::Model, message),
         Error::Torch(error) => of_torch(error),
-        Error::NotFinite { .. } | Error::WeightsNotFinite { .. } => Failure::new(ExitCode::NonFinite, message)
-            .hint(NOT_FINITE),
+        // What to do depends on the run.
+        Error::NotFinite { .. } | Error::WeightsNotFinite { .. } => Failure::new(ExitCode::NonFinite, message),
         Error::Features(error) => of_features(error),
         Error::Storage { .. } => Failure::new(ExitCode::Storage, message),
         Error::TakenOver { .. } => Failure::new(ExitCode::FolderInUse, message)
@@ -174,24 +203,29 @@ pub fn of_torch(error: sdtrain_torch::Error) -> Failure {
 mod tests {
     use super::*;
 
+    fn hint_of(config: &TrainConfig, error: Error) -> String {
+        let failure = of_run(error, config);
+        assert_eq!(failure.code, ExitCode::NonFinite);
+        failure.problems.0[0].hint.clone().expect("there is a way out")
+    }
+
     #[test]
-    fn numbers_that_are_not_finite_come_with_everything_that_may_be_to_blame() {
-        let images = vec!["`images/0.png`".to_owned()];
-        for error in [Error::NotFinite { step: 3, images }, Error::WeightsNotFinite { step: 3 }] {
-            let failure = of(error);
-            assert_eq!(failure.code, ExitCode::NonFinite);
-            let hint = failure.problems.0[0].hint.clone().expect("there is a way out");
-            for named in [
-                "`optimizer.learning_rate`",
-                "`precision.compute`",
-                "loss scale",
-                "VAE",
-                "`model.vae`",
-                "`--resume PATH`",
-                "`train.fused_backward`",
-            ] {
-                assert!(hint.contains(named), "{named}: {hint}");
+    fn numbers_that_are_not_finite_come_with_what_may_be_to_blame_in_this_run() {
+        let of_fp16 = ["`precision.compute`", "loss scale", "VAE", "`model.vae`"];
+        let of_fused = ["`train.fused_backward`", "`train.max_skipped_steps`"];
+        let mut config = TrainConfig::default();
+        for (compute, fused) in [(FloatType::Fp32, false), (FloatType::Fp16, false), (FloatType::Bf16, true)] {
+            (config.precision.compute, config.train.fused_backward) = (compute, fused);
+            let images = vec!["`images/0.png`".to_owned()];
+            for error in [Error::NotFinite { step: 3, images }, Error::WeightsNotFinite { step: 3 }] {
+                let hint = hint_of(&config, error);
+                assert!(hint.contains("lower `optimizer.learning_rate`") && hint.contains("`--resume PATH`"), "{hint}");
+                let is_fp16 = compute == FloatType::Fp16;
+                assert!(of_fp16.iter().all(|named| hint.contains(named) == is_fp16), "{hint}");
+                assert!(of_fused.iter().all(|named| hint.contains(named) == fused), "{hint}");
             }
         }
+        config.optimizer = OptimizerConfig::Adafactor(Default::default());
+        assert!(hint_of(&config, Error::WeightsNotFinite { step: 3 }).contains("`optimizer.relative_step = false`"));
     }
 }

@@ -77,7 +77,7 @@ fn train(
             say!("stage {} of {}: `{stage}`", index + 1, plan.runs.len());
         }
         let explained = |error| {
-            let failure = failure::of(error);
+            let failure = failure::of_run(error, &config);
             match (failure.code, failure.problems.0.first()) {
                 (ExitCode::DeviceMemory, Some(problem)) => too_little_memory(&args.config, index, &problem.message),
                 _ => failure,

@@ -155,6 +155,7 @@ fn what_becomes_of_gradients_state_and_rate_is_said() {
             &["train.max_grad_norm=0", "train.fused_backward=true", "checkpoint.every_steps=0"],
             "ends the run, which loses what came since its last checkpoint (there is none before the end)\n",
         ),
+        (&["checkpoint.every_steps=0"], "a LoRA in kohya's form at the end; one checkpoint at the end\n"),
         (
             &["precision.compute=fp16"],
             "a norm of 1; the loss is scaled for fp16, and a step whose gradients overflow is skipped\n",

@@ -240,7 +240,7 @@ fn written(config: &TrainConfig) -> String {
     let product = (config.trainable_facts().product)(config);
     let mut parts = vec![format!("{product} at the end{}", also(config.save.every()))];
     parts.push(match config.checkpoint.every() {
-        every if every.is_never() => "no checkpoints".to_owned(),
+        every if every.is_never() => "one checkpoint at the end".to_owned(),
         every => format!("checkpoints {}", in_words(every)),
     });
     if !config.samples.prompts.is_empty() {
