@@ -180,6 +180,8 @@ impl Project {
             self.train(&continued, &settings);
             let found = Remains::of(&continued, step);
             assert_eq!(found.metrics, expected.metrics[step as usize..], "{name}, continued after step {step}");
+            let names = |remains: &Remains| remains.files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+            assert_eq!(names(&found), names(&expected), "{name}, continued after step {step}: other files");
             for ((file, found), (_, expected)) in found.files.iter().zip(&expected.files) {
                 assert!(found == expected, "{name}, continued after step {step}: `{file}` differs");
             }
