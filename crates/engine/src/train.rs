@@ -70,7 +70,7 @@ fn train(
         }
         let resume = match policy(&args.resume, has_stages.then_some(folder.as_path())) {
             ResumePolicy::Auto if !is_last && is_done(plan, index + 1, &output) => ResumePolicy::LeaveFinished,
-            policy => policy,
+            asked => asked,
         };
         let options = RunOptions { output: folder.clone(), device: device_of(&args.device.to_string(), place), resume };
         if let Some(stage) = &run.stage {

@@ -69,8 +69,12 @@ fn run_in(folder: &Path, changes: &[&str], resume: ResumePolicy) -> Result<Vec<P
     let config =
         TrainConfig::load(&folder.join("words.toml"), &changes).unwrap_or_else(|error| panic!("{error}")).config;
     let options = RunOptions { output: folder.join("output"), device: "cpu".into(), resume };
+    let named = config.products_in(&options.output);
     match train(config, &options)? {
-        Outcome::Done(product) => Ok(product),
+        Outcome::Done(product) => {
+            assert_eq!(product, named);
+            Ok(product)
+        }
         other => panic!("{other:?}"),
     }
 }

@@ -162,7 +162,11 @@ fn config(folder: &Path, changes: &[String]) -> Result<TrainConfig, String> {
 fn run(folder: &Path, config: &TrainConfig, resume: ResumePolicy, what: &str) -> PathBuf {
     let options = RunOptions { output: folder.join("output"), device: "cpu".into(), resume };
     match train(config.clone(), &options) {
-        Ok(Outcome::Done(product)) => product[0].clone(),
+        Ok(Outcome::Done(product)) => {
+            // By these names a finished run is asked for what it made.
+            assert_eq!(product, config.products_in(&options.output), "{what}");
+            product[0].clone()
+        }
         other => panic!("{what}: {other:?}"),
     }
 }
