@@ -63,6 +63,10 @@ CASES = {
     "full, 8-bit AdamW with `[ema]`, 192 px": FULL
     | {"optimizer.type": "adamw_8bit", "ema.enabled": True, "data.resolution": 192},
     "full, weights and state in bf16, 128 px": FULL | NARROW,
+    "full, CAME, weights and state in bf16, 128 px": FULL | NARROW | {"optimizer.type": "came"},
+    "full, Adafactor, weights and state in bf16, 128 px": FULL
+    | NARROW
+    | {"optimizer.type": "adafactor", "optimizer.learning_rate": None},
     "full, weights in bf16, `fused_backward`, 256 px": FULL
     | {
         "precision.compute": "bf16",

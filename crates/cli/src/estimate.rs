@@ -6,6 +6,7 @@ use sdtrain_recipe::{Batching, FloatType, Learning, ObjectiveKind, Prior, Stored
 
 use crate::activations;
 use crate::model_parts::{ModelParts, count_parameters};
+use crate::trained::Trained;
 use sdtrain_state_dict::architecture::Shapes;
 
 /// Arithmetic of one processor core that large matrix products reach in practice, per second.
@@ -85,34 +86,6 @@ impl Estimate {
 struct Pass {
     /// Additions and multiplications.
     operations: f64,
-}
-
-/// What learns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Trained {
-    pub parameters: usize,
-    /// What the optimizer keeps for them, where it keeps running means in fp32.
-    pub state_bytes: usize,
-}
-
-impl Trained {
-    /// What the optimizer keeps for them in the format that `config` asks for.
-    pub fn kept_state_bytes(self, config: &TrainConfig) -> usize {
-        // Running means in fp32 become half; those in 8 bits stay.
-        let halves = config.precision.optimizer_state == StoredType::Bf16;
-        self.state_bytes / if halves && !config.optimizer.settings().quantizes_state() { 2 } else { 1 }
-    }
-
-    /// What an update has in fp32 beside what is kept in bf16, where the optimizer works on all tensors at once: weights with their
-    /// gradients, and its state.
-    fn unpacked_bytes(self, config: &TrainConfig) -> usize {
-        let precision = &config.precision;
-        let is_unpacked =
-            |kept: StoredType| kept == StoredType::Bf16 && config.optimizer.settings().needs_all_tensors();
-        let weights = if is_unpacked(precision.weights) { 2 * self.parameters * StoredType::Fp32.bytes() } else { 0 };
-        let state = if is_unpacked(precision.optimizer_state) { self.state_bytes } else { 0 };
-        weights + state
-    }
 }
 
 /// Estimates a run that trains `trained`, with prompts of so many `tokens`, marks and padding included.
@@ -368,7 +341,7 @@ mod tests {
         let mut config = TrainConfig::default();
         config.data.cache_latents = false;
         config.data.resolution = Resolution::Square(64);
-        let trained = Trained { parameters: 3_000_000, state_bytes: 24_000_000 };
+        let trained = Trained { parameters: 3_000_000, state_bytes: 24_000_000, ..Trained::default() };
         let still = |force_upcast: Option<bool>, compute: FloatType| {
             let mut config = config.clone();
             config.precision.compute = compute;
@@ -387,7 +360,8 @@ mod tests {
     /// Weights with their gradients are 8 bytes a parameter in fp32, beside the state that is unpacked.
     #[test]
     fn an_optimizer_that_works_on_all_tensors_at_once_has_them_in_fp32_at_once() {
-        let trained = Trained { parameters: 860_000_000, state_bytes: 16 * 860_000_000 };
+        let state_bytes = 16 * 860_000_000;
+        let trained = Trained { parameters: 860_000_000, state_bytes, large_state_bytes: state_bytes };
         let estimated = |optimizer: &str, weights: StoredType, state: StoredType| {
             let mut config = TrainConfig::default();
             config.data.resolution = Resolution::Square(64);
@@ -428,7 +402,7 @@ mod tests {
         config.precision.compute = FloatType::Bf16;
         let parts = sd15();
         assert_eq!((parts.downscale_factor(), parts.unet_levels(), parts.bucket_step()), (8, 4, 64));
-        let trained = Trained { parameters: 3_000_000, state_bytes: 24_000_000 };
+        let trained = Trained { parameters: 3_000_000, state_bytes: 24_000_000, ..Trained::default() };
         let estimate = estimate(&config, &parts, trained, 77, 2);
         // diffusers and PEFT: 4.1 GB and 2.4 s a step on two cores.
         assert!((2e9..4.5e9).contains(&estimate.bytes), "{:e}", estimate.bytes);

@@ -19,6 +19,7 @@ mod model_tokenizer;
 mod output_folder;
 mod report;
 mod room;
+mod trained;
 
 pub use commands::convert::convert_model;
 pub use commands::train::default_output;

@@ -7,8 +7,8 @@ use sdtrain_data_loader::DataSet;
 use sdtrain_files::{free_space, in_words};
 use sdtrain_recipe::{Every, HandedOn, TrainConfig, step_of_name};
 
-use crate::estimate::Trained;
 use crate::model_parts::{ModelParts, count_parameters};
+use crate::trained::Trained;
 use crate::{ExitCode, Failure};
 
 /// Bytes of a pixel in a picture and in the sheet of all pictures. PNG takes less, which makes up for the copy in the logs.
@@ -222,7 +222,7 @@ fn is_product_on_the_way(entry: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use sdtrain_recipe::{AdamW8bitConfig, FloatType, Method, OptimizerConfig, StoredType, VaeProduct};
+    use sdtrain_recipe::{FloatType, Method, StoredType, VaeProduct};
     use sdtrain_state_dict::architecture::Shapes;
 
     use super::*;
@@ -244,7 +244,7 @@ mod tests {
 
     fn refusal(parameters: usize) -> Option<String> {
         let folder = tempfile::tempdir().unwrap();
-        let trained = Trained { parameters, state_bytes: 8 * parameters };
+        let trained = Trained { parameters, state_bytes: 8 * parameters, ..Trained::default() };
         let config = TrainConfig::default();
         let output = folder.path().join("outputs/run");
         let refused = check(&config, trained, &parts(), Length::of_config(&config), &output, false).err()?;
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_product_is_all_that_is_written() {
-        let trained = Trained { parameters: 7, state_bytes: 56 };
+        let trained = Trained { parameters: 7, state_bytes: 56, ..Trained::default() };
         let mut config = TrainConfig::default();
         assert_eq!(product_bytes(&config, trained, &parts()), 7 * 4);
         config.method = Method::Full;
@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn products_and_pictures_on_the_way_count_as_often_as_they_are_kept() {
         let folder = tempfile::tempdir().unwrap();
-        let trained = Trained { parameters: 7, state_bytes: 56 };
+        let trained = Trained { parameters: 7, state_bytes: 56, ..Trained::default() };
         let mut config = TrainConfig { name: "run".into(), ..TrainConfig::default() };
         config.train.max_steps = Some(1000);
         let products = |config: &TrainConfig| {
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn everything_that_is_kept_counts() {
-        let trained = Trained { parameters: 10, state_bytes: 80 };
+        let trained = Trained { parameters: 10, state_bytes: 80, large_state_bytes: 80 };
         let mut config = TrainConfig::default();
         assert_eq!(checkpoint_bytes(&config, trained), 120);
         config.ema.enabled = true;
@@ -335,11 +335,11 @@ mod tests {
     }
 
     #[test]
-    fn state_in_eight_bits_is_not_halved_once_more() {
-        let trained = Trained { parameters: 10, state_bytes: 20 };
-        let optimizer = OptimizerConfig::AdamW8bit(AdamW8bitConfig::default());
-        let mut config = TrainConfig { optimizer, ..TrainConfig::default() };
-        config.precision.optimizer_state = StoredType::Bf16;
+    fn what_is_not_as_large_as_the_weights_is_not_halved() {
+        let trained = Trained { parameters: 10, state_bytes: 20, large_state_bytes: 8 };
+        let mut config = TrainConfig::default();
         assert_eq!(checkpoint_bytes(&config, trained), 40 + 20);
+        config.precision.optimizer_state = StoredType::Bf16;
+        assert_eq!(checkpoint_bytes(&config, trained), 40 + 16);
     }
 }

@@ -23,7 +23,8 @@ pub struct PrecisionConfig {
     pub rounding: Rounding,
 
     /// Format in which an optimizer keeps what is as large as the weights (running means); the update itself is made in fp32. `bf16`
-    /// halves it, always with stochastic rounding: most changes of a running mean are too small for bf16.
+    /// halves it, always with stochastic rounding: most changes of a running mean are too small for bf16. Rows and columns (`adafactor`,
+    /// `came`) stay in fp32.
     pub optimizer_state: StoredType,
 
     /// Whether a GPU may round the factors of fp32 products to TF32, with 11 bits of precision: several times faster from Ampere on.

@@ -1,5 +1,6 @@
 //! `sdtrain check`: what a configuration would do, without doing it.
 
+mod optimizer_notes;
 mod summary;
 mod trained_parts;
 mod warnings;

@@ -146,6 +146,8 @@ fn what_becomes_of_gradients_state_and_rate_is_said() {
         (&[bf16], ", optimizer state in bf16\n"),
         (&["optimizer.type=prodigy", bf16], "keeps 8.0 bytes a parameter\n"),
         (&[bf16, eight], ", optimizer state in 8 bits, as without `precision.optimizer_state`\n"),
+        (&[bf16, "optimizer.type=sgd"], "saves in fp32, no optimizer state, whatever `precision.optimizer_state` is\n"),
+        (&[bf16, "optimizer.type=adafactor"], ", rows and columns of the optimizer state in fp32, whatever "),
         (&["train.max_grad_norm=0"], "gradients are not clipped\n"),
         (
             &["train.max_grad_norm=0", "train.fused_backward=true", "checkpoint.every_steps=7"],

@@ -2,8 +2,8 @@
 //! that continues to the bit; and as many bytes of it as the recipe says.
 
 use crate::golden_parameters::{initial_group, parameters_of};
-use sdtrain_optimizer::{Optimizer, ParamGroup, Weights, build, clear_gradients};
-use sdtrain_recipe::OptimizerConfig;
+use sdtrain_optimizer::{Optimizer, ParamGroup, Storage, Weights, build, build_stored, clear_gradients};
+use sdtrain_recipe::{OptimizerConfig, Rounding, StoredType};
 use sdtrain_torch_test_support::{Golden, assert_equal, assert_near};
 use std::collections::HashMap;
 use tch::{Kind, Tensor};
@@ -228,24 +228,31 @@ fn a_state_that_lacks_something_or_has_another_size_is_refused_by_name() {
 }
 
 #[test]
-fn the_recipe_knows_how_many_bytes_are_kept() {
-    const SHAPES: [&[usize]; 4] = [&[512, 256], &[64, 64, 3, 3], &[5000], &[40]];
+fn the_recipe_knows_how_many_bytes_are_kept_and_which_of_them_bf16_halves() {
+    const SHAPES: [&[usize]; 5] = [&[512, 256], &[64, 64, 3, 3], &[64, 32, 1, 1], &[5000], &[40]];
     for_all(|golden, name, _| {
         let config: OptimizerConfig =
             serde_json::from_value(golden.config()[name]["optimizer"].clone()).expect("our own settings");
         for shape in SHAPES {
             let sizes: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
             let parameter = Tensor::ones(sizes, (Kind::Float, tch::Device::Cpu));
-            let group = ParamGroup {
+            let group = || ParamGroup {
                 name: "unet".into(),
                 learning_rate: 1.0,
                 parameters: vec![("weight".into(), parameter.shallow_clone())],
             };
-            let state = build(&config, vec![group]).state();
+            let state = build(&config, vec![group()]).state();
             let found: usize = state.iter().map(|(_, tensor)| tensor.numel() * tensor.kind().elt_size_in_bytes()).sum();
             let said = config.settings().state_bytes(shape);
             // Beside it there are only a few single numbers.
             assert!((said..=said + 64).contains(&found), "{name}, {shape:?}: {found} bytes, not {said}");
+            let storage =
+                Storage { weights: StoredType::Fp32, rounding: Rounding::Nearest, state: StoredType::Bf16, seed: 1 };
+            let state = build_stored(&config, vec![group()], storage, false).expect("it can be built").state();
+            let in_bf16 = state.iter().filter(|(_, tensor)| tensor.kind() == Kind::BFloat16);
+            let in_bf16: usize = in_bf16.map(|(_, tensor)| tensor.numel() * StoredType::Bf16.bytes()).sum();
+            let said = config.settings().large_state_bytes(shape) / 2;
+            assert_eq!(in_bf16, said, "{name}, {shape:?}: bytes in bf16");
             if config.name() == "adamw_8bit" && parameter.numel() >= 5000 {
                 assert!(found as f64 / parameter.numel() as f64 <= 2.1, "{name}, {shape:?}: {found} bytes");
             }

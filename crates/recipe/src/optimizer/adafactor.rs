@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{OptimizerSettings, bytes_of, factored_bytes};
+use super::{OptimizerSettings, bytes_of, factored_bytes, large_factored_bytes};
 use crate::{LrScheduleConfig, Ranges};
 
 /// Keeps a row and a column in place of the squares of a matrix's gradients (arXiv:1804.04235), as transformers'
@@ -71,6 +71,10 @@ impl OptimizerSettings for AdafactorConfig {
 
     fn state_bytes(&self, shape: &[usize]) -> usize {
         factored_bytes(shape) + self.beta1.map_or(0, |_| bytes_of(shape))
+    }
+
+    fn large_state_bytes(&self, shape: &[usize]) -> usize {
+        large_factored_bytes(shape) + self.beta1.map_or(0, |_| bytes_of(shape))
     }
 
     fn decoupled_decay(&self) -> f64 {

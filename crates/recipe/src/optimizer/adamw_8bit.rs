@@ -64,6 +64,10 @@ impl OptimizerSettings for AdamW8bitConfig {
         }
     }
 
+    fn large_state_bytes(&self, shape: &[usize]) -> usize {
+        if self.is_quantized(shape.iter().product()) { 0 } else { 2 * bytes_of(shape) }
+    }
+
     fn quantizes_state(&self) -> bool {
         true
     }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{OptimizerSettings, bytes_of, factored_bytes};
+use super::{OptimizerSettings, bytes_of, factored_bytes, large_factored_bytes};
 use crate::Ranges;
 
 /// Adafactor with a momentum that counts as far as it can be trusted (arXiv:2307.02047), as `came-pytorch` has it.
@@ -50,8 +50,11 @@ impl OptimizerSettings for CameConfig {
     }
 
     fn state_bytes(&self, shape: &[usize]) -> usize {
-        let factored = factored_bytes(shape);
-        bytes_of(shape) + if shape.len() >= 2 { 2 * factored } else { factored }
+        bytes_of(shape) + factored_means(shape) * factored_bytes(shape)
+    }
+
+    fn large_state_bytes(&self, shape: &[usize]) -> usize {
+        bytes_of(shape) + factored_means(shape) * large_factored_bytes(shape)
     }
 
     fn decoupled_decay(&self) -> f64 {
@@ -65,4 +68,9 @@ impl OptimizerSettings for CameConfig {
         ranges.positive("clip_threshold", self.clip_threshold);
         ranges.not_negative("weight_decay", self.weight_decay);
     }
+}
+
+/// The mean of squares, and that of how far updates stray, which vectors have none of.
+fn factored_means(shape: &[usize]) -> usize {
+    if shape.len() >= 2 { 2 } else { 1 }
 }

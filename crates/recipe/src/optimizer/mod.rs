@@ -73,6 +73,12 @@ pub trait OptimizerSettings {
     /// Bytes that it keeps for a trained tensor of `shape` from one step to the next.
     fn state_bytes(&self, shape: &[usize]) -> usize;
 
+    /// Of these, those of tensors as large as the trained one: `precision.optimizer_state = "bf16"` halves them, and leaves the rest as
+    /// it is.
+    fn large_state_bytes(&self, shape: &[usize]) -> usize {
+        self.state_bytes(shape)
+    }
+
     /// Reports settings that are out of range or contradict each other.
     fn check(&self, ranges: &mut Ranges);
 
@@ -177,5 +183,50 @@ fn factored_bytes(shape: &[usize]) -> usize {
     match shape {
         [leading @ .., rows, columns] => 4 * leading.iter().product::<usize>() * (rows + columns),
         _ => bytes_of(shape),
+    }
+}
+
+/// Of these, those of rows and columns that are as large as the tensor itself: both of a 1 × 1 convolution, one of a matrix with a single
+/// row or column.
+fn large_factored_bytes(shape: &[usize]) -> usize {
+    match shape {
+        [.., rows, columns] => [*rows, *columns].into_iter().filter(|side| *side == 1).count() * bytes_of(shape),
+        _ => bytes_of(shape),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `(all, large)` of each shape.
+    fn bytes(config: &OptimizerConfig, shapes: &[&[usize]]) -> Vec<(usize, usize)> {
+        let settings = config.settings();
+        shapes.iter().map(|shape| (settings.state_bytes(shape), settings.large_state_bytes(shape))).collect()
+    }
+
+    #[test]
+    fn rows_columns_slices_and_codes_are_not_as_large_as_the_weights() {
+        let shapes: &[&[usize]] = &[&[64, 32], &[5000], &[8, 4, 1, 1], &[8, 4, 3, 3]];
+        let adafactor = OptimizerConfig::Adafactor(AdafactorConfig::default());
+        let expected = [(4 * 96, 0), (20_000, 20_000), (4 * 64, 4 * 64), (4 * 32 * 6, 0)];
+        assert_eq!(bytes(&adafactor, shapes), expected);
+        let momentum = OptimizerConfig::Adafactor(AdafactorConfig { beta1: Some(0.9), ..AdafactorConfig::default() });
+        assert_eq!(bytes(&momentum, &shapes[..1]), [(4 * (2048 + 96), 4 * 2048)]);
+        let came = OptimizerConfig::Came(CameConfig::default());
+        let expected = [
+            (4 * (2048 + 2 * 96), 4 * 2048),
+            (40_000, 40_000),
+            (4 * 32 * 5, 4 * 32 * 5),
+            (4 * (288 + 2 * 192), 4 * 288),
+        ];
+        assert_eq!(bytes(&came, shapes), expected);
+        let sliced = OptimizerConfig::Prodigy(ProdigyConfig { slice_p: 11, ..ProdigyConfig::default() });
+        assert_eq!(bytes(&sliced, &shapes[1..2]), [(40_000 + 8 * 455, 40_000)]);
+        let whole = OptimizerConfig::Prodigy(ProdigyConfig::default());
+        assert_eq!(bytes(&whole, &shapes[1..2]), [(80_000, 80_000)]);
+        let codes = OptimizerConfig::AdamW8bit(AdamW8bitConfig::default());
+        assert_eq!(bytes(&codes, &shapes[..2]), [(8 * 2048, 8 * 2048), (2 * (5000 + 4 * 20), 0)]);
+        assert_eq!(bytes(&OptimizerConfig::default(), &shapes[..1]), [(8 * 2048, 8 * 2048)]);
     }
 }

@@ -70,6 +70,13 @@ impl Default for ProdigyConfig {
     }
 }
 
+impl ProdigyConfig {
+    /// Bytes of every `slice_p`-th number of a tensor.
+    fn sliced_bytes(&self, shape: &[usize]) -> usize {
+        4 * shape.iter().product::<usize>().div_ceil(self.slice_p.max(1) as usize)
+    }
+}
+
 impl OptimizerSettings for ProdigyConfig {
     fn name(&self) -> &'static str {
         "prodigy"
@@ -80,8 +87,11 @@ impl OptimizerSettings for ProdigyConfig {
     }
 
     fn state_bytes(&self, shape: &[usize]) -> usize {
-        let sliced = shape.iter().product::<usize>().div_ceil(self.slice_p.max(1) as usize);
-        2 * bytes_of(shape) + 2 * 4 * sliced
+        2 * bytes_of(shape) + 2 * self.sliced_bytes(shape)
+    }
+
+    fn large_state_bytes(&self, shape: &[usize]) -> usize {
+        if self.slice_p > 1 { 2 * bytes_of(shape) } else { self.state_bytes(shape) }
     }
 
     fn check(&self, ranges: &mut Ranges) {

@@ -7,11 +7,13 @@ use sdtrain_data_loader::{DataSet, TokenReport};
 use sdtrain_recipe::{Every, FloatType, GradientCheckpointing, Init, StoredType, TrainConfig};
 
 use super::Examined;
+use super::optimizer_notes::stored_state;
 use super::warnings::{unreached_batches, warnings};
-use crate::estimate::{Trained, estimate};
+use crate::estimate::estimate;
 use crate::group_rates::{GroupRates, short};
 use crate::model_parts::{ModelParts, count_parameters};
 use crate::room::DiskSummary;
+use crate::trained::Trained;
 use crate::{class_images, learned_words};
 
 pub(super) fn summary(
@@ -44,7 +46,7 @@ pub(super) fn summary(
         line("warning", format!("`{}` holds {unknown}; nothing reads them", config.model.path));
     }
     for part in &trained.parts {
-        line("trained", format!("{}: {}, {} parameters", part.name, part.what, millions(part.parameters)));
+        line("trained", format!("{}: {}, {} parameters", part.name, part.what, millions(part.trained.parameters)));
     }
     for note in &trained.notes {
         line("", note.clone());
@@ -142,13 +144,7 @@ fn precision(config: &TrainConfig, parts: &ModelParts) -> String {
     if precision.weights == StoredType::Bf16 {
         let _ = write!(text, ", trains weights in bf16 with {} rounding", precision.rounding.name());
     }
-    match (precision.optimizer_state, config.optimizer.settings().quantizes_state()) {
-        (StoredType::Bf16, false) => text.push_str(", optimizer state in bf16"),
-        (StoredType::Bf16, true) => {
-            text.push_str(", optimizer state in 8 bits, as without `precision.optimizer_state`")
-        }
-        (StoredType::Fp32, _) => {}
-    }
+    text.push_str(stored_state(config));
     match config.train.gradient_checkpointing {
         GradientCheckpointing::None => {}
         blocks => {

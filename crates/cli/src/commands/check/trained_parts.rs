@@ -1,23 +1,24 @@
 //! Which parameters a run trains, told from the shapes of the networks.
 
+use std::ops::Add;
+
 use sdtrain_recipe::{FileAdapter, Learning, TrainConfig};
 use sdtrain_state_dict::maps::bert;
 
 use super::is_adapter;
-use crate::estimate::Trained;
 use crate::group_rates::GroupRates;
 use crate::initial_adapter::PresentAdapters;
-use crate::lora_targets::{adapters, idle_targets};
-use crate::model_parts::{ModelParts, count_parameters};
+use crate::lora_targets::{Adapters, adapters, idle_targets};
+use crate::model_parts::ModelParts;
+use crate::trained::Trained;
 use crate::{ExitCode, Failure, initial_adapter, learned_words};
 use sdtrain_state_dict::architecture::Shapes;
 
-/// One network that is trained: its name, what of it, how many parameters, and what the optimizer keeps for them.
+/// One network that is trained: its name, what of it, and how much that is.
 pub(crate) struct TrainedPart {
     pub name: &'static str,
     pub what: String,
-    pub parameters: usize,
-    pub state_bytes: usize,
+    pub trained: Trained,
 }
 
 /// All networks that are trained.
@@ -30,8 +31,7 @@ pub(crate) struct TrainedParts {
 impl TrainedParts {
     /// All of them together.
     pub fn sum(&self) -> Trained {
-        let sum = |of: fn(&TrainedPart) -> usize| self.parts.iter().map(of).sum();
-        Trained { parameters: sum(|part| part.parameters), state_bytes: sum(|part| part.state_bytes) }
+        self.parts.iter().map(|part| part.trained).fold(Trained::default(), Add::add)
     }
 }
 
@@ -67,8 +67,10 @@ pub(crate) fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<
             trained.parts.push(TrainedPart {
                 name,
                 what: format!("{} tensors", shapes.len()),
-                parameters: count_parameters(&shapes),
-                state_bytes: shapes.values().map(|shape| optimizer.state_bytes(shape)).sum(),
+                trained: shapes
+                    .values()
+                    .map(|shape| Trained::of_tensor(optimizer, shape))
+                    .fold(Trained::default(), Add::add),
             });
         }
     }
@@ -77,8 +79,8 @@ pub(crate) fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<
         for learned_words::Word { word, vectors } in learned_words::of(config, &widths)? {
             for ((name, _), &width) in parts.text_networks().zip(&widths) {
                 let what = format!("the word `{word}`, {vectors} vectors");
-                let state_bytes = optimizer.state_bytes(&[vectors, width]);
-                trained.parts.push(TrainedPart { name, what, parameters: vectors * width, state_bytes });
+                let of_word = Trained::of_tensor(optimizer, &[vectors, width]);
+                trained.parts.push(TrainedPart { name, what, trained: of_word });
             }
         }
     }
@@ -119,10 +121,7 @@ fn adapter_parts(
                 count => format!(", {count} of them from `lora.initial`"),
             };
             let what = format!("{} adapters of kind `{kind}`{of_file}", adapters.count);
-            // All of a network's adapters taken for one: matrices of this rank.
-            let rank = config.lora.rank.max(1) as usize;
-            let state_bytes = config.optimizer.settings().state_bytes(&[rank, adapters.parameters / rank]);
-            trained.push(TrainedPart { name, what, parameters: adapters.parameters, state_bytes });
+            trained.push(TrainedPart { name, what, trained: of_adapters(config, &adapters) });
         }
     }
     if let Some(path) = &config.lora.initial {
@@ -138,6 +137,13 @@ fn adapter_parts(
         );
     }
     Ok(TrainedParts { parts: trained, notes })
+}
+
+/// All of a network's adapters taken for one: matrices of this rank.
+fn of_adapters(config: &TrainConfig, adapters: &Adapters) -> Trained {
+    let rank = config.lora.rank.max(1) as usize;
+    let as_one = Trained::of_tensor(config.optimizer.settings(), &[rank, adapters.parameters / rank]);
+    Trained { parameters: adapters.parameters, ..as_one }
 }
 
 /// A pattern that matches nothing is a slip of the pen.

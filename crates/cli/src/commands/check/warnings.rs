@@ -3,7 +3,7 @@
 use sdtrain_recipe::{LearningRateScale, OptimizerConfig, TrainConfig, TrainSection};
 
 use super::millions;
-use crate::estimate::Trained;
+use crate::trained::Trained;
 
 /// Warnings of a run of `total_steps` that trains `trained`; those that the run itself gives are not among them.
 pub(super) fn warnings(config: &TrainConfig, trained: Trained, total_steps: u64) -> Vec<String> {
@@ -77,14 +77,14 @@ mod tests {
     fn a_state_that_stays_in_fp32_is_said() {
         let said = |min_8bit_size, state_bytes| {
             let optimizer = OptimizerConfig::AdamW8bit(AdamW8bitConfig { min_8bit_size, ..AdamW8bitConfig::default() });
-            let trained = Trained { parameters: 3_000_000, state_bytes };
+            let trained = Trained { parameters: 3_000_000, state_bytes, ..Trained::default() };
             warnings(&TrainConfig { optimizer, ..TrainConfig::default() }, trained, 1000)
         };
         assert!(
             matches!(&said(100_000_000, 24_000_000)[..], [text] if text.contains("= 100000000: of 3.0 M parameters"))
         );
         assert_eq!(said(4096, 6_100_000), [""; 0]);
-        let trained = Trained { parameters: 3_000_000, state_bytes: 24_000_000 };
+        let trained = Trained { parameters: 3_000_000, state_bytes: 24_000_000, ..Trained::default() };
         assert_eq!(warnings(&TrainConfig::default(), trained, 1000), [""; 0], "AdamW keeps it so");
     }
 }
