@@ -35,6 +35,31 @@ impl Checker<'_> {
         if optimizer.finds_its_rate() {
             self.check_own_rate(config);
         }
+        self.check_something_learns(config);
+    }
+
+    /// A rate of 0 freezes a part; a run in which every part has it would save what it began with.
+    fn check_something_learns(&mut self, config: &TrainConfig) {
+        let facts = config.trainable_facts();
+        // Parts that are left out have a message of their own, and so has a rate of 0 for everything.
+        let has_no_word = facts.words == Words::Alone && config.textual_inversion.tokens.is_empty();
+        if facts.nothing.is_some() || has_no_word || config.optimizer.learning_rate() == 0.0 {
+            return;
+        }
+        if config.rates_of_parts().iter().any(|&rate| rate != 0.0) {
+            return;
+        }
+        let section = config.trainable_kind().name();
+        let key = match (facts.words, facts.unet) {
+            (Words::Alone, _) => "textual_inversion.learning_rate".to_owned(),
+            (_, Learning::Nothing) => format!("{section}.text_encoder_learning_rate"),
+            _ if facts.unet_learning_rate == Some(0.0) && config.blocks.learning_rates.is_none() => {
+                format!("{section}.unet_learning_rate")
+            }
+            _ => "blocks".to_owned(),
+        };
+        self.report(&key, "nothing is trained: every part that could learn has a learning rate of 0").hint =
+            Some("leave one of them out: the part then learns at `optimizer.learning_rate`".to_owned());
     }
 
     /// An optimizer that finds the size of its steps by itself finds one for all parameters.

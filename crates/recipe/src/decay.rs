@@ -23,6 +23,11 @@ impl TrainConfig {
 
     /// The largest rate that something is trained at, before any schedule.
     pub(crate) fn largest_rate(&self) -> f64 {
+        self.rates_of_parts().into_iter().fold(0.0, f64::max) * self.learning_rate_scale()
+    }
+
+    /// The rates of everything that could learn, before any schedule and scale: 0 for what they freeze, nothing for frozen blocks.
+    pub(crate) fn rates_of_parts(&self) -> Vec<f64> {
         let facts = self.trainable_facts();
         let [unet_ratio, text_ratio] = facts.loraplus_ratios.map(|ratio| ratio.unwrap_or(1.0).max(1.0));
         let mut rates = Vec::new();
@@ -40,7 +45,7 @@ impl TrainConfig {
         if facts.words != Words::Never && !self.textual_inversion.tokens.is_empty() {
             rates.push(self.textual_inversion.learning_rate.unwrap_or(self.optimizer.learning_rate()));
         }
-        rates.into_iter().fold(0.0, f64::max) * self.learning_rate_scale()
+        rates
     }
 }
 

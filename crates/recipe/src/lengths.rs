@@ -2,7 +2,7 @@
 //!
 //! A length that would spoil the product is refused instead: [`TrainConfig::length_refused`].
 
-use crate::{EmaConfig, LrScheduleConfig, TrainConfig};
+use crate::{EmaConfig, LrScheduleConfig, PiecewiseConstantSchedule, TrainConfig, WarmupStableDecaySchedule};
 
 impl TrainConfig {
     /// Why a run of `total_steps` is refused for a length that it has no room for: the key, the message and the way out.
@@ -43,10 +43,21 @@ impl LrScheduleConfig {
         ))
     }
 
-    /// Why a run of `total_steps` has no room for what is set: the key, the message and the way out. A fall that begins within the warm-up
-    /// has no top to fall from, and the rate would jump.
+    /// Why a run of `total_steps` has no room for what is set: the key, the message and the way out.
     pub(crate) fn refused_in(&self, total_steps: u64) -> Option<(&'static str, String, String)> {
-        let LrScheduleConfig::WarmupStableDecay(schedule) = self else { return None };
+        match self {
+            LrScheduleConfig::WarmupStableDecay(schedule) => self.fall_refused(schedule, total_steps),
+            LrScheduleConfig::PiecewiseConstant(schedule) => factors_refused(schedule, total_steps),
+            _ => None,
+        }
+    }
+
+    /// A fall that begins within the warm-up has no top to fall from, and the rate would jump.
+    fn fall_refused(
+        &self,
+        schedule: &WarmupStableDecaySchedule,
+        total_steps: u64,
+    ) -> Option<(&'static str, String, String)> {
         let (warmup, decay) = (self.warmup_steps(total_steps), schedule.decay_steps(total_steps));
         // A warm-up that the run does not outlast has a warning of its own.
         let has_top = warmup > 0 && warmup < total_steps;
@@ -95,10 +106,26 @@ impl LrScheduleConfig {
     }
 }
 
+/// Factors of 0 until the end leave everything as it is.
+fn factors_refused(schedule: &PiecewiseConstantSchedule, total_steps: u64) -> Option<(&'static str, String, String)> {
+    let PiecewiseConstantSchedule { min_ratio, boundaries, factors, .. } = schedule;
+    // Lists that do not go together are refused as such.
+    if factors.len() != boundaries.len() + 1 || *min_ratio > 0.0 {
+        return None;
+    }
+    let reached = 1 + boundaries.iter().filter(|&&boundary| boundary < total_steps).count();
+    factors.iter().take(reached).all(|&factor| factor == 0.0).then(|| {
+        let message = format!(
+            "`lr_schedule.factors`: all that a run of {total_steps} steps comes to are 0, and it would train nothing"
+        );
+        ("lr_schedule.factors", message, "1 is the whole learning rate".to_owned())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ConstantSchedule, PiecewiseConstantSchedule, WarmupStableDecaySchedule};
+    use crate::ConstantSchedule;
 
     fn with_schedule(lr_schedule: LrScheduleConfig) -> Vec<String> {
         TrainConfig { lr_schedule, ..TrainConfig::default() }.length_warnings(1000)
@@ -155,6 +182,24 @@ mod tests {
         assert_eq!(refused(0.5, 0.5, 101), None, "51 and 51 steps by rounding");
         let linear = LrScheduleConfig::Linear(crate::LinearSchedule { warmup_steps: 900.0, ..Default::default() });
         assert_eq!(linear.refused_in(1000), None, "it falls after the warm-up");
+    }
+
+    #[test]
+    fn factors_of_which_none_trains_anything_are_refused() {
+        let refused = |boundaries: &[u64], factors: &[f64], min_ratio| {
+            let (boundaries, factors) = (boundaries.to_vec(), factors.to_vec());
+            let schedule = PiecewiseConstantSchedule { boundaries, factors, min_ratio, ..Default::default() };
+            LrScheduleConfig::PiecewiseConstant(schedule).refused_in(1000)
+        };
+        let (key, message, _) = refused(&[], &[0.0], 0.0).expect("there is no other");
+        assert_eq!(key, "lr_schedule.factors");
+        assert!(message.contains("a run of 1000 steps comes to are 0"), "{message}");
+        assert!(refused(&[500, 1000], &[0.0, 0.0, 1.0], 0.0).is_some(), "the last is never reached");
+        for (boundaries, factors, min_ratio) in
+            [(&[999][..], &[0.0, 1.0][..], 0.0), (&[500], &[1.0, 0.0], 0.0), (&[], &[0.0], 0.1), (&[10], &[0.0], 0.0)]
+        {
+            assert_eq!(refused(boundaries, factors, min_ratio), None, "{boundaries:?}, {factors:?}, {min_ratio}");
+        }
     }
 
     #[test]

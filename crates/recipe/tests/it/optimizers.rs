@@ -209,6 +209,41 @@ fn rates_of_parts_are_refused_beside_an_optimizer_that_finds_one_for_all() {
 }
 
 #[test]
+fn a_run_in_which_nothing_learns_is_refused_by_the_key_that_freezes_the_last_part() {
+    let words = "textual_inversion.tokens=[{word = \"snorp\"}]";
+    let frozen = format!("blocks.learning_rates=[{}]", ["0"; 25].join(", "));
+    let text_alone = ["lora.train_unet=false", "lora.train_text_encoder=true"];
+    for (settings, key) in [
+        (&["lora.unet_learning_rate=0"][..], "lora.unet_learning_rate"),
+        (&["method=full", "full.unet_learning_rate=0"], "full.unet_learning_rate"),
+        (
+            &["lora.train_text_encoder=true", "lora.text_encoder_learning_rate=0", "lora.unet_learning_rate=0"],
+            "lora.unet_learning_rate",
+        ),
+        (&[text_alone[0], text_alone[1], "lora.text_encoder_learning_rate=0"], "lora.text_encoder_learning_rate"),
+        (&["optimizer.type=prodigy", "lora.unet_learning_rate=0"], "lora.unet_learning_rate"),
+        (&[frozen.as_str()], "blocks.learning_rates"),
+        (&["blocks.down_weights=zeros", "blocks.mid_weight=0", "blocks.up_weights=zeros"], "blocks"),
+        (&["method=textual_inversion", words, "textual_inversion.learning_rate=0"], "textual_inversion.learning_rate"),
+        (&["lr_schedule.type=piecewise_constant", "lr_schedule.factors=[0]"], "lr_schedule.factors"),
+        // Something is left.
+        (&["lora.train_text_encoder=true", "lora.unet_learning_rate=0"], ""),
+        (&["lora.train_text_encoder=true", "lora.text_encoder_learning_rate=0"], ""),
+        (&["lora.unet_learning_rate=0", words], ""),
+        (&["lora.unet_learning_rate=0", "blocks.learning_rates=[0, 0, 0, 0, 1e-4, 0, 0, 0, 0]"], ""),
+        (&["method=vae"], ""),
+    ] {
+        let said = message(settings);
+        assert_eq!(said.is_empty(), key.is_empty(), "{settings:?}: {said}");
+        assert!(!said.contains("error: "), "one message: {said}");
+        let setting = settings.iter().find(|setting| setting.starts_with(key) && !key.is_empty());
+        assert!(key.is_empty() || setting.is_some_and(|setting| said.contains(*setting)), "{settings:?}: {said}");
+        let expected = if key.starts_with("lr_schedule") { "would train nothing" } else { "nothing is trained: " };
+        assert!(key.is_empty() || said.contains(expected), "{settings:?}: {said}");
+    }
+}
+
+#[test]
 fn metadata_name_the_optimizer_with_its_settings() {
     let config =
         Project::new(SMALLEST).load_with(&["optimizer.type=lion", "optimizer.weight_decay=0.3"]).expect("right").config;
