@@ -361,7 +361,7 @@ mod tests {
     #[test]
     fn an_optimizer_that_works_on_all_tensors_at_once_has_them_in_fp32_at_once() {
         let state_bytes = 16 * 860_000_000;
-        let trained = Trained { parameters: 860_000_000, state_bytes, large_state_bytes: state_bytes };
+        let trained = Trained { parameters: 860_000_000, state_bytes, large_state_bytes: state_bytes, rest: 0 };
         let estimated = |optimizer: &str, weights: StoredType, state: StoredType| {
             let mut config = TrainConfig::default();
             config.data.resolution = Resolution::Square(64);

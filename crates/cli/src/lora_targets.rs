@@ -1,6 +1,6 @@
 //! Which layers a LoRA is put beside, told from names and shapes alone: the engine's rule, for `check`.
 
-use sdtrain_recipe::{LoraConfig, matches_pattern};
+use sdtrain_recipe::{AdapterKind, LoraConfig, matches_pattern};
 
 use crate::initial_adapter::{Present, PresentAdapters};
 use sdtrain_state_dict::architecture::Shapes;
@@ -12,6 +12,8 @@ pub(crate) struct Adapters {
     /// How many of them come from `lora.initial`.
     pub of_file: usize,
     pub parameters: usize,
+    /// How many of them lie in matrices, and not in kernels or vectors.
+    pub in_matrices: usize,
 }
 
 /// The adapters that `config` puts into the network called `part` (`unet` or `text_encoder`), beside those that are `present`.
@@ -24,17 +26,22 @@ pub(crate) fn adapters(
     let mut adapters = Adapters::default();
     for (name, shape) in shapes {
         let Some(path) = name.strip_suffix(".weight").filter(|_| is_layer(name, shape)) else { continue };
-        if let Some(Present { parameters, .. }) = present.get(&(part, path.to_owned())) {
+        if let Some(Present { adapter, parameters }) = present.get(&(part, path.to_owned())) {
             adapters.count += 1;
             adapters.of_file += 1;
             adapters.parameters += parameters;
+            // Of other kinds beside linear layers DoRA's lengths alone are none, and few.
+            let are_matrices = shape.len() == 2 && adapter.kind != AdapterKind::Ia3;
+            adapters.in_matrices += if are_matrices { *parameters } else { 0 };
             continue;
         }
         let kernel = shape.get(2).copied().unwrap_or(1);
         let Some((rank, _)) = config.adapter_beside(part, path, kernel) else { continue };
         let (full_path, has_bias) = (format!("{part}.{path}"), shapes.contains_key(&format!("{path}.bias")));
         adapters.count += 1;
-        adapters.parameters += config.kind.parameter_count(config, &full_path, rank as usize, shape, has_bias);
+        let numbers = config.kind.numbers(config, &full_path, rank as usize, shape, has_bias);
+        adapters.parameters += numbers.all;
+        adapters.in_matrices += numbers.in_matrices;
     }
     adapters
 }
@@ -87,7 +94,7 @@ mod tests {
             LoraConfig { targets: Some(vec!["unet.conv_in".to_owned()]), rank: 2, ..LoraConfig::default() };
         assert_eq!(
             adapters(&config, "unet", &unet(), &PresentAdapters::new()),
-            Adapters { count: 1, of_file: 0, parameters: 2 * (4 * 9 + 320) }
+            Adapters { count: 1, of_file: 0, parameters: 2 * (4 * 9 + 320), in_matrices: 0 }
         );
         config.targets = Some(Vec::new());
         config.convolutions = true;

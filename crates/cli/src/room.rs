@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn everything_that_is_kept_counts() {
-        let trained = Trained { parameters: 10, state_bytes: 80, large_state_bytes: 80 };
+        let trained = Trained { parameters: 10, state_bytes: 80, large_state_bytes: 80, rest: 0 };
         let mut config = TrainConfig::default();
         assert_eq!(checkpoint_bytes(&config, trained), 120);
         config.ema.enabled = true;
@@ -336,7 +336,7 @@ mod tests {
 
     #[test]
     fn what_is_not_as_large_as_the_weights_is_not_halved() {
-        let trained = Trained { parameters: 10, state_bytes: 20, large_state_bytes: 8 };
+        let trained = Trained { parameters: 10, state_bytes: 20, large_state_bytes: 8, rest: 0 };
         let mut config = TrainConfig::default();
         assert_eq!(checkpoint_bytes(&config, trained), 40 + 20);
         config.precision.optimizer_state = StoredType::Bf16;

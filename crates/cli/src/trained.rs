@@ -12,6 +12,8 @@ pub(crate) struct Trained {
     pub state_bytes: usize,
     /// What of it is as large as the weights: in bf16 it is half.
     pub large_state_bytes: usize,
+    /// Parameters that the optimizer leaves to another rule ([`OptimizerSettings::rest`]).
+    pub rest: usize,
 }
 
 impl Add for Trained {
@@ -22,17 +24,30 @@ impl Add for Trained {
             parameters: self.parameters + other.parameters,
             state_bytes: self.state_bytes + other.state_bytes,
             large_state_bytes: self.large_state_bytes + other.large_state_bytes,
+            rest: self.rest + other.rest,
         }
     }
 }
 
 impl Trained {
-    /// A tensor of `shape`.
-    pub fn of_tensor(optimizer: &dyn OptimizerSettings, shape: &[usize]) -> Trained {
+    /// The tensor `name` of `shape`.
+    pub fn of_tensor(optimizer: &dyn OptimizerSettings, name: &str, shape: &[usize]) -> Trained {
+        let is_of_rest = optimizer.is_of_rest(name, shape.len());
+        match optimizer.rest().filter(|_| is_of_rest) {
+            Some((adamw, _)) => {
+                let trained = Trained::by_rule(adamw, shape);
+                Trained { rest: trained.parameters, ..trained }
+            }
+            None => Trained::by_rule(optimizer, shape),
+        }
+    }
+
+    fn by_rule(rule: &dyn OptimizerSettings, shape: &[usize]) -> Trained {
         Trained {
             parameters: shape.iter().product(),
-            state_bytes: optimizer.state_bytes(shape),
-            large_state_bytes: optimizer.large_state_bytes(shape),
+            state_bytes: rule.state_bytes(shape),
+            large_state_bytes: rule.large_state_bytes(shape),
+            rest: 0,
         }
     }
 
@@ -58,7 +73,7 @@ impl Trained {
 
 #[cfg(test)]
 mod tests {
-    use sdtrain_recipe::OptimizerConfig;
+    use sdtrain_recipe::{MuonConfig, OptimizerConfig};
     use serde_json::json;
 
     use super::*;
@@ -72,7 +87,7 @@ mod tests {
             config.optimizer = serde_json::from_value::<OptimizerConfig>(optimizer).expect("our own settings");
             let shapes: [&[usize]; 2] = [&[320, 320, 3, 3], &[320]];
             let settings = config.optimizer.settings();
-            let trained = shapes.map(|shape| Trained::of_tensor(settings, shape));
+            let trained = shapes.map(|shape| Trained::of_tensor(settings, "weight", shape));
             let trained = trained.into_iter().fold(Trained::default(), Add::add);
             trained.kept_state_bytes(&config) as f64 / trained.parameters as f64
         };
@@ -88,5 +103,21 @@ mod tests {
             let found = each(optimizer.clone());
             assert!((found - expected).abs() < 0.01, "{optimizer}: {found}, not {expected}");
         }
+    }
+
+    /// A momentum of four bytes for matrices, AdamW's two means for the rest.
+    #[test]
+    fn what_muon_leaves_to_adamw_has_adamws_state() {
+        let muon = OptimizerConfig::Muon(MuonConfig::default());
+        let of = |name: &str, shape: &[usize]| {
+            let trained = Trained::of_tensor(muon.settings(), name, shape);
+            (trained.state_bytes, trained.rest)
+        };
+        assert_eq!(of("unet.mid_block.attentions.0.proj_in.weight", &[8, 4]), (4 * 32, 0));
+        assert_eq!(of("unet.conv_in.weight", &[8, 4, 3, 3]), (8 * 288, 288));
+        assert_eq!(of("text_encoder.text_model.embeddings.token_embedding.weight", &[300, 32]), (8 * 9600, 9600));
+        assert_eq!(of("text_encoder.learned_tokens.snorp", &[2, 32]), (8 * 64, 64));
+        let adamw = OptimizerConfig::default();
+        assert_eq!(Trained::of_tensor(adamw.settings(), "unet.conv_in.weight", &[8, 4, 3, 3]).rest, 0);
     }
 }

@@ -21,12 +21,6 @@ pub(crate) struct Muon {
     iterated_in: Kind,
 }
 
-/// Whether a parameter is a matrix that features go through. Tables of embeddings have two dimensions as well, but a row
-/// of them is looked up by itself, and a learned word is made of such rows.
-fn is_matrix(name: &str, parameter: &Tensor) -> bool {
-    parameter.dim() == 2 && !name.ends_with("_embedding.weight") && !name.contains("learned_tokens.")
-}
-
 impl Muon {
     pub fn new(config: &MuonConfig, groups: Vec<ParamGroup>) -> Muon {
         let part = |matrices: bool| -> Vec<ParamGroup> {
@@ -36,7 +30,7 @@ impl Muon {
                 parameters: group
                     .parameters
                     .iter()
-                    .filter(|(name, parameter)| is_matrix(name, parameter) == matrices)
+                    .filter(|(name, parameter)| MuonConfig::is_matrix(name, parameter.dim()) == matrices)
                     .map(|(name, parameter)| (name.clone(), parameter.shallow_clone()))
                     .collect(),
             };
@@ -94,8 +88,7 @@ impl Optimizer for Muon {
                 commit.write(&self.momenta[update.index], &mean);
             }
         })?;
-        let of_the_rest = self.config.adamw.learning_rate / self.config.learning_rate;
-        let rates: Vec<f64> = learning_rates.iter().map(|rate| rate * of_the_rest).collect();
+        let rates: Vec<f64> = learning_rates.iter().map(|rate| rate * self.config.rate_of_rest()).collect();
         self.rest.step(&rates, found_inf)
     }
 
@@ -121,9 +114,14 @@ mod tests {
         for (name, expected) in [
             ("unet.mid_block.attentions.0.proj_in.weight", true),
             ("text_encoder.text_model.embeddings.token_embedding.weight", false),
+            ("text_encoder.embeddings.word_embeddings.weight", false),
             ("text_encoder.learned_tokens.snorp", false),
         ] {
-            assert_eq!(is_matrix(name, &table), expected, "{name}");
+            let group =
+                ParamGroup { name: "part".into(), learning_rate: 1.0, parameters: vec![(name.into(), table.copy())] };
+            let kept: Vec<String> =
+                Muon::new(&MuonConfig::default(), vec![group]).state().into_iter().map(|(slot, _)| slot).collect();
+            assert_eq!(kept.contains(&format!("momentum.{name}")), expected, "{name}: {kept:?}");
         }
     }
 

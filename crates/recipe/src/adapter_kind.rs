@@ -53,30 +53,44 @@ impl AdapterKind {
         !matches!(self, AdapterKind::Ia3 | AdapterKind::Full)
     }
 
-    /// How many numbers it trains beside a weight of `shape`, `[outputs, inputs]` or `[outputs, inputs, kernel, kernel]`,
+    /// The numbers that it trains beside a weight of `shape`, `[outputs, inputs]` or `[outputs, inputs, kernel, kernel]`,
     /// of the layer `full_path` (`unet.…`).
-    pub fn parameter_count(
+    pub fn numbers(
         self,
         config: &LoraConfig,
         full_path: &str,
         rank: usize,
         shape: &[usize],
         has_bias: bool,
-    ) -> usize {
+    ) -> AdapterNumbers {
         let outputs = shape[0];
         let fan_in: usize = shape[1..].iter().product();
         let low_rank = rank * (outputs + fan_in);
-        match self {
-            AdapterKind::Lora => low_rank,
-            AdapterKind::Loha => 2 * low_rank,
+        // Beside a convolution what has the layer's own sizes has a kernel, be it of 1 × 1.
+        let beside_matrix = |numbers: usize| if shape.len() == 2 { numbers } else { 0 };
+        let (all, in_matrices) = match self {
+            AdapterKind::Lora => (low_rank, beside_matrix(low_rank)),
+            AdapterKind::Loha => (2 * low_rank, 2 * low_rank),
             AdapterKind::Lokr => {
-                let kernel = shape[2..].iter().product();
-                config.lokr.factors(outputs, shape[1], kernel, rank).parameter_count(rank)
+                let factors = config.lokr.factors(outputs, shape[1], shape[2..].iter().product(), rank);
+                let (small, large) = factors.parameter_counts(rank);
+                (small + large, small + if factors.large_is_split { large } else { beside_matrix(large) })
             }
-            AdapterKind::Dora => low_rank + outputs,
-            AdapterKind::Ia3 if config.ia3.is_on_input(full_path) => shape[1],
-            AdapterKind::Ia3 => outputs,
-            AdapterKind::Full => outputs * fan_in + if has_bias { outputs } else { 0 },
-        }
+            AdapterKind::Dora => (low_rank + outputs, beside_matrix(low_rank)),
+            AdapterKind::Ia3 => (if config.ia3.is_on_input(full_path) { shape[1] } else { outputs }, 0),
+            AdapterKind::Full => {
+                (outputs * fan_in + if has_bias { outputs } else { 0 }, beside_matrix(outputs * fan_in))
+            }
+        };
+        AdapterNumbers { all, in_matrices }
     }
+}
+
+/// How many numbers an adapter trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdapterNumbers {
+    /// All of them.
+    pub all: usize,
+    /// Those in tensors of two dimensions.
+    pub in_matrices: usize,
 }

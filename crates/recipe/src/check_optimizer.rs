@@ -32,6 +32,11 @@ impl Checker<'_> {
             self.report("ema.enabled", format!("optimizer `{}` averages the weights by itself", optimizer.name()))
                 .hint = Some("leave `[ema]` out: the product holds the average without it".to_owned());
         }
+        if optimizer.rest().is_some() && config.trainable_facts().words == Words::Alone {
+            let name = optimizer.name();
+            let message = format!("`{name}` is made for matrices, and only words are learned, each vector by itself");
+            self.report("optimizer.type", message).hint = Some("set `optimizer.type = \"adamw\"`".to_owned());
+        }
         if optimizer.finds_its_rate() {
             self.check_own_rate(config);
         }

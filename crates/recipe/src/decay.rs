@@ -1,23 +1,27 @@
 //! A pull towards zero that is stronger than the weights themselves.
 
-use crate::{Learning, TrainConfig, Words};
+use crate::{AdamWConfig, Learning, TrainConfig, Words};
 
 impl TrainConfig {
     /// A warning where `optimizer.weight_decay` times the largest learning rate leaves nothing of the weights at each step, or turns them
     /// round: they are multiplied by 1 - rate · decay (arXiv:1711.05101).
     pub fn decay_warning(&self) -> Option<String> {
         let optimizer = self.optimizer.settings();
-        let decay = optimizer.decoupled_decay();
-        if optimizer.finds_its_rate() || decay == 0.0 {
+        if optimizer.finds_its_rate() {
             return None;
         }
         let rate = self.largest_rate();
-        let left = 1.0 - rate * decay;
-        (left <= 0.0).then(|| {
-            format!(
-                "`optimizer.weight_decay` = {decay}: times a learning rate of {rate:e} it is 1 or more, and each step multiplies the \
-                 weights by {left:.3} before it learns anything"
-            )
+        let own = ("optimizer.weight_decay", optimizer.decoupled_decay(), rate);
+        let of_rest =
+            |(adamw, times): (&AdamWConfig, f64)| ("optimizer.adamw.weight_decay", adamw.weight_decay, rate * times);
+        [Some(own), optimizer.rest().map(of_rest)].into_iter().flatten().find_map(|(key, decay, rate)| {
+            let left = 1.0 - rate * decay;
+            (left <= 0.0).then(|| {
+                format!(
+                    "`{key}` = {decay}: times a learning rate of {rate:e} it is 1 or more, and each step multiplies the weights by \
+                     {left:.3} before it learns anything"
+                )
+            })
         })
     }
 
@@ -52,7 +56,7 @@ impl TrainConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AdamWConfig, LionConfig, OptimizerConfig, ProdigyConfig, SgdConfig};
+    use crate::{LionConfig, MuonConfig, OptimizerConfig, ProdigyConfig, SgdConfig};
 
     fn said(optimizer: OptimizerConfig) -> Option<String> {
         TrainConfig { optimizer, ..TrainConfig::default() }.decay_warning()
@@ -72,6 +76,15 @@ mod tests {
         for optimizer in [OptimizerConfig::default(), OptimizerConfig::Sgd(sgd), OptimizerConfig::Prodigy(prodigy)] {
             assert_eq!(said(optimizer.clone()), None, "{optimizer:?}");
         }
+    }
+
+    #[test]
+    fn what_muon_leaves_to_adamw_is_pulled_at_adamws_own_rate() {
+        let adamw = AdamWConfig { learning_rate: 0.1, weight_decay: 15.0, ..AdamWConfig::default() };
+        let muon = MuonConfig { adamw, ..MuonConfig::default() };
+        let text = said(OptimizerConfig::Muon(muon)).expect("one and a half times what there is");
+        assert!(text.contains("`optimizer.adamw.weight_decay` = 15: ") && text.contains("by -0.500"), "{text}");
+        assert_eq!(said(OptimizerConfig::Muon(MuonConfig::default())), None);
     }
 
     #[test]

@@ -72,7 +72,7 @@ mod unet_blocks;
 mod vae_objective;
 mod validation;
 
-pub use adapter_kind::AdapterKind;
+pub use adapter_kind::{AdapterKind, AdapterNumbers};
 pub use batching::Batching;
 pub use blocks::{BlockWeights, BlocksConfig, BlocksMistake};
 pub use cache_folder::cache_folder;

@@ -51,13 +51,14 @@ impl LokrConfig {
 }
 
 impl LokrFactors {
-    /// How many numbers they are made of.
-    pub fn parameter_count(&self, rank: usize) -> usize {
+    /// How many numbers the small and the large one are made of.
+    pub fn parameter_counts(&self, rank: usize) -> (usize, usize) {
         let count = |(rows, columns): (usize, usize), is_split: bool| match is_split {
             true => rank * (rows + columns),
             false => rows * columns,
         };
-        count(self.small, self.small_is_split) + count((self.large.0, self.large.1 * self.kernel), self.large_is_split)
+        let large = (self.large.0, self.large.1 * self.kernel);
+        (count(self.small, self.small_is_split), count(large, self.large_is_split))
     }
 }
 
@@ -100,9 +101,9 @@ mod tests {
         let factors = config.factors(320, 768, 1, 4);
         assert_eq!((factors.small, factors.large), ((8, 8), (40, 96)));
         assert!(factors.large_is_split && !factors.small_is_split);
-        assert_eq!(factors.parameter_count(4), 64 + 4 * (40 + 96));
+        assert_eq!(factors.parameter_counts(4), (64, 4 * (40 + 96)));
         assert!(!config.factors(320, 768, 1, 48).large_is_split);
         let whole = LokrConfig { full_matrix: true, ..config };
-        assert_eq!(whole.factors(320, 768, 9, 4).parameter_count(4), 64 + 40 * 96 * 9);
+        assert_eq!(whole.factors(320, 768, 9, 4).parameter_counts(4), (64, 40 * 96 * 9));
     }
 }

@@ -182,6 +182,29 @@ fn what_becomes_of_gradients_state_and_rate_is_said() {
 }
 
 #[test]
+fn what_muon_leaves_to_adamw_is_said_and_nothing_but_that_is_refused() {
+    let project = Project::new();
+    let told = |settings: &[&str]| {
+        let mut args = vec!["check", "run.toml", "--set", "optimizer.type=muon"];
+        args.extend(settings.iter().flat_map(|setting| ["--set", *setting]));
+        project.run(&args)
+    };
+    let answer = told(&["method=full", "optimizer.learning_rate=2e-3", "optimizer.adamw.learning_rate=3e-4"]);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    let expected = " parameters are in no matrix (kernels, biases, norms, tables of words): AdamW's, at 3e-4 where matrices learn at 2e-3, ";
+    assert!(answer.stdout.contains(expected), "{}", answer.stdout);
+    let answer = told(&[]);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    assert!(!answer.stdout.contains("in no matrix"), "a LoRA of linear layers is all matrices: {}", answer.stdout);
+    for settings in [&["method=full", "full.targets=[\"*.bias\"]"][..], &["lora.kind=ia3"]] {
+        let answer = told(settings);
+        assert_eq!(answer.code, Some(2), "{settings:?}: {}", answer.stdout);
+        let expected = "error: `muon` is made for matrices, and nothing that is trained is one\n  hint: set `optimizer.type = \"adamw\"`";
+        assert!(answer.stderr.contains(expected), "{settings:?}: {}", answer.stderr);
+    }
+}
+
+#[test]
 fn epochs_that_differ_in_length_are_counted_one_by_one() {
     let carry = ["data.leftovers=carry", "data.batch_size=3", "data.subsets.0.repeats=1", "train.max_epochs=3"];
     let mut args = vec!["check", "run.toml"];

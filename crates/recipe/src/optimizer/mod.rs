@@ -110,6 +110,16 @@ pub trait OptimizerSettings {
         false
     }
 
+    /// AdamW's settings for tensors that it is not made for, where there are such, and how many times its own learning rate theirs is.
+    fn rest(&self) -> Option<(&AdamWConfig, f64)> {
+        None
+    }
+
+    /// Whether the tensor `name`, of so many dimensions, is one of those.
+    fn is_of_rest(&self, _name: &str, _dimensions: usize) -> bool {
+        false
+    }
+
     /// Why it cannot follow `schedule`, and the way out.
     fn refuses(&self, _schedule: &LrScheduleConfig) -> Option<(String, String)> {
         None

@@ -37,8 +37,23 @@ pub struct MuonConfig {
     /// How the learning rate follows the shape of a matrix.
     pub adjust_learning_rate: MuonAdjustment,
 
-    /// AdamW for what is no matrix. Its learning rate changes as that of the matrices does.
+    /// AdamW for what is no matrix. Its learning rate changes as that of the matrices does, the rates of single parts included: it is
+    /// always `adamw.learning_rate / learning_rate` times theirs, which is the one that logs show.
     pub adamw: AdamWConfig,
+}
+
+impl MuonConfig {
+    /// Whether the tensor `name`, of so many dimensions, is a matrix that features go through. Tables of embeddings have two as well, but
+    /// a row of them is looked up by itself, and a learned word is made of such rows.
+    pub fn is_matrix(name: &str, dimensions: usize) -> bool {
+        let is_table = name.ends_with("_embedding.weight") || name.ends_with("_embeddings.weight");
+        dimensions == 2 && !is_table && !name.contains("learned_tokens.")
+    }
+
+    /// How many times the rate of the matrices that of everything else is.
+    pub fn rate_of_rest(&self) -> f64 {
+        self.adamw.learning_rate / self.learning_rate
+    }
 }
 
 /// How Muon's learning rate follows the shape of a matrix.
@@ -82,6 +97,14 @@ impl OptimizerSettings for MuonConfig {
 
     fn decoupled_decay(&self) -> f64 {
         self.weight_decay
+    }
+
+    fn rest(&self) -> Option<(&AdamWConfig, f64)> {
+        Some((&self.adamw, self.rate_of_rest()))
+    }
+
+    fn is_of_rest(&self, name: &str, dimensions: usize) -> bool {
+        !MuonConfig::is_matrix(name, dimensions)
     }
 
     fn check(&self, ranges: &mut Ranges) {

@@ -113,6 +113,11 @@ fn settings_that_make_no_sense_are_refused() {
             "`optimizer.ns_coefficients.2` must be a number, not -inf",
         ),
         (&["optimizer.type=muon", "optimizer.adamw.eps=0"], "`optimizer.adamw.eps` must be greater than 0, not 0"),
+        (
+            &["optimizer.type=muon", "method=textual_inversion", "textual_inversion.tokens=[{word = \"snorp\"}]"],
+            "`--set optimizer.type=muon`: `muon` is made for matrices, and only words are learned, each vector by itself\n  \
+             hint: set `optimizer.type = \"adamw\"`",
+        ),
         (&["lr_schedule.warmup_steps=1.5"], "`lr_schedule.warmup_steps` must be a whole number, not 1.5"),
         (&["lr_schedule.warmup_steps=-1"], "`lr_schedule.warmup_steps` must not be negative, and is -1"),
         (&["lr_schedule.type=rex", "lr_schedule.d=1"], "`lr_schedule.d` must be at least 0 and less than 1, not 1"),

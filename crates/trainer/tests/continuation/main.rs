@@ -303,7 +303,9 @@ fn all_other_combinations_continue_to_the_bit() {
             table.extend(PRECISIONS.map(|precision| [method, optimizer, precision]));
         }
     }
-    table.retain(|row| !known.contains(&format!("{row:?}")));
+    // Muon is refused where only words are learned.
+    let is_refused = |row: &[Row; 3]| (row[0].0, row[1].0) == ("textual inversion", "muon");
+    table.retain(|row| !is_refused(row) && !known.contains(&format!("{row:?}")));
     println!("{} rows", table.len());
     check(&table[asked_rows(table.len())], &SOME);
 }

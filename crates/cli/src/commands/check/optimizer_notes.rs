@@ -2,6 +2,10 @@
 
 use sdtrain_recipe::{StoredType, TrainConfig};
 
+use super::millions;
+use crate::group_rates::short;
+use crate::trained::Trained;
+
 /// In which format it keeps its state, where that is not all in fp32 as a matter of course; to be read behind a list.
 pub(super) fn stored_state(config: &TrainConfig) -> &'static str {
     // What it keeps for one matrix tells.
@@ -19,6 +23,22 @@ pub(super) fn stored_state(config: &TrainConfig) -> &'static str {
         (all, large) if large < all => ", optimizer state in bf16 where it is as large as the weights, else in fp32",
         _ => ", optimizer state in bf16",
     }
+}
+
+/// What it leaves to AdamW, and at which rate.
+pub(super) fn rest(config: &TrainConfig, trained: Trained) -> Option<String> {
+    let optimizer = config.optimizer.settings();
+    let (adamw, _) = optimizer.rest().filter(|_| trained.rest > 0)?;
+    let [own, of_rest] =
+        [optimizer.learning_rate(), adamw.learning_rate].map(|rate| rate * config.learning_rate_scale());
+    Some(format!(
+        "{} of {} parameters are in no matrix (kernels, biases, norms, tables of words): AdamW's, at {} where matrices learn at {}, which \
+         is what logs show",
+        millions(trained.rest),
+        millions(trained.parameters),
+        short(of_rest),
+        short(own)
+    ))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use sdtrain_data_loader::{DataSet, TokenReport};
 use sdtrain_recipe::{Every, FloatType, GradientCheckpointing, Init, StoredType, TrainConfig};
 
 use super::Examined;
-use super::optimizer_notes::stored_state;
+use super::optimizer_notes::{rest, stored_state};
 use super::warnings::{unreached_batches, warnings};
 use crate::estimate::estimate;
 use crate::group_rates::{GroupRates, short};
@@ -73,6 +73,9 @@ pub(super) fn summary(
     let total_steps = data.total_steps(&config.train);
     line("optimizer", optimizer(config, sum, total_steps));
     line("", gradients(config));
+    if let Some(rest) = rest(config, sum) {
+        line("", rest);
+    }
     if let Some(warning) = config.lr_schedule.warmup_warning(total_steps) {
         line("warning", warning);
     }

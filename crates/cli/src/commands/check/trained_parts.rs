@@ -64,14 +64,10 @@ pub(crate) fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<
         let mut shapes = learning(name, shapes);
         shapes.retain(|parameter, _| (facts.trains_weight)(config, &format!("{name}.{parameter}")));
         if !shapes.is_empty() {
-            trained.parts.push(TrainedPart {
-                name,
-                what: format!("{} tensors", shapes.len()),
-                trained: shapes
-                    .values()
-                    .map(|shape| Trained::of_tensor(optimizer, shape))
-                    .fold(Trained::default(), Add::add),
-            });
+            let what = format!("{} tensors", shapes.len());
+            let tensors = shapes.iter().map(|(tensor, shape)| Trained::of_tensor(optimizer, tensor, shape));
+            let of_network = tensors.fold(Trained::default(), Add::add);
+            trained.parts.push(TrainedPart { name, what, trained: of_network });
         }
     }
     let widths: Vec<usize> = parts.text_encoders.iter().filter_map(learned_words::width).collect();
@@ -79,13 +75,19 @@ pub(crate) fn trained_parts(config: &TrainConfig, parts: &ModelParts) -> Result<
         for learned_words::Word { word, vectors } in learned_words::of(config, &widths)? {
             for ((name, _), &width) in parts.text_networks().zip(&widths) {
                 let what = format!("the word `{word}`, {vectors} vectors");
-                let of_word = Trained::of_tensor(optimizer, &[vectors, width]);
+                let of_word =
+                    Trained::of_tensor(optimizer, &format!("{name}.learned_tokens.{word}"), &[vectors, width]);
                 trained.parts.push(TrainedPart { name, what, trained: of_word });
             }
         }
     }
     if trained.parts.is_empty() {
         return Err(Failure::new(ExitCode::Configuration, facts.nothing_in_model).hint(MODULE_PATHS));
+    }
+    let sum = trained.sum();
+    if sum.rest > 0 && sum.rest == sum.parameters {
+        let message = format!("`{}` is made for matrices, and nothing that is trained is one", optimizer.name());
+        return Err(Failure::new(ExitCode::Configuration, message).hint("set `optimizer.type = \"adamw\"`"));
     }
     Ok(trained)
 }
@@ -139,11 +141,15 @@ fn adapter_parts(
     Ok(TrainedParts { parts: trained, notes })
 }
 
-/// All of a network's adapters taken for one: matrices of this rank.
+/// All of a network's adapters taken for one: matrices of this rank, and a vector of the numbers that lie in none.
 fn of_adapters(config: &TrainConfig, adapters: &Adapters) -> Trained {
+    let optimizer = config.optimizer.settings();
     let rank = config.lora.rank.max(1) as usize;
-    let as_one = Trained::of_tensor(config.optimizer.settings(), &[rank, adapters.parameters / rank]);
-    Trained { parameters: adapters.parameters, ..as_one }
+    // Only an optimizer that is made for matrices makes a difference between them.
+    let apart = if optimizer.rest().is_some() { adapters.parameters - adapters.in_matrices } else { 0 };
+    let matrices = Trained::of_tensor(optimizer, "matrices", &[rank, (adapters.parameters - apart) / rank]);
+    let others = Trained::of_tensor(optimizer, "others", &[apart]);
+    Trained { parameters: adapters.parameters, ..matrices + others }
 }
 
 /// A pattern that matches nothing is a slip of the pen.
