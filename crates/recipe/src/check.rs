@@ -6,7 +6,7 @@ use sdtrain_config::{Document, Fault, Parsed, Problem};
 
 use crate::kohya::KohyaFile;
 use crate::location::nearest_folder_hint;
-use crate::ranges::too_large_for_fp32;
+use crate::ranges::{too_large_for_fp32, too_small_for_fp32};
 use crate::{
     CONDITIONING_IMAGE, CleanConfig, DataConfig, HubName, Init, MASK_COLUMN, ModelLocation, PredictionType, ResizeMode,
     SOURCE_FILE_ENDINGS, Subset, TrainConfig, address_mistake, is_address, is_pattern,
@@ -430,10 +430,11 @@ impl Checker<'_> {
         }
     }
 
-    /// 0 or more, and a number in fp32, in which steps are taken.
+    /// 0 or more, and a number in fp32, in which steps are taken; 0 there for 0 alone.
     pub(crate) fn rate(&mut self, key: &str, value: Option<f64>) {
         self.not_negative(key, value);
-        if let Some(message) = value.filter(|&value| value >= 0.0).and_then(too_large_for_fp32) {
+        let unfit = |value| too_large_for_fp32(value).or_else(|| too_small_for_fp32(value));
+        if let Some(message) = value.filter(|&value| value >= 0.0).and_then(unfit) {
             self.report(key, format!("`{key}` {message}"));
         }
     }

@@ -17,6 +17,12 @@ pub(crate) fn too_large_for_fp32(value: f64) -> Option<String> {
     is_infinite.then(|| format!("must be a number that fp32 has, which ends at {:.1e}, not {value:e}", f32::MAX))
 }
 
+/// The same of a number above 0 that is 0 there: as an `eps` it would divide by 0, as a rate it would train nothing.
+pub(crate) fn too_small_for_fp32(value: f64) -> Option<String> {
+    let is_zero = value > 0.0 && value as f32 == 0.0;
+    is_zero.then(|| format!("must be a number that fp32 has, which begins at {:.1e}, not {value:e}", f32::from_bits(1)))
+}
+
 /// Collects what is wrong with the settings of one section.
 #[derive(Debug, Default)]
 pub struct Ranges {
@@ -30,11 +36,11 @@ impl Ranges {
         self.mistakes.push(Mistake { key: key.to_owned(), message: message.into(), hint });
     }
 
-    /// More than 0, and a number in fp32.
+    /// More than 0, also in fp32, and a number there.
     pub fn positive(&mut self, key: &str, value: f64) {
         if !(value > 0.0 && value.is_finite()) {
             self.mistake(key, format!("must be greater than 0, not {value}"), None);
-        } else if let Some(message) = too_large_for_fp32(value) {
+        } else if let Some(message) = too_large_for_fp32(value).or_else(|| too_small_for_fp32(value)) {
             self.mistake(key, message, None);
         }
     }
@@ -81,6 +87,28 @@ impl Ranges {
         } else if value >= 1.0 && value.fract() != 0.0 {
             let hint = "a number of steps, or less than 1 for a share of the run";
             self.mistake(key, format!("must be a whole number, not {value}"), Some(hint));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(value: f64) -> String {
+        let mut ranges = Ranges::default();
+        ranges.positive("eps", value);
+        ranges.mistakes.into_iter().map(|mistake| mistake.message).collect()
+    }
+
+    #[test]
+    fn a_positive_number_is_positive_in_fp32_as_well() {
+        assert_eq!(said(1e-46), "must be a number that fp32 has, which begins at 1.4e-45, not 1e-46");
+        assert!(said(1e-300).contains("not 1e-300"));
+        assert!(said(1e39).contains("which ends at 3.4e38"));
+        assert_eq!(said(0.0), "must be greater than 0, not 0");
+        for value in [1e-45, 1e-30, 1e-8, 1e38] {
+            assert_eq!(said(value), "", "{value:e}");
         }
     }
 }

@@ -95,6 +95,11 @@ fn single_values_out_of_range_are_refused() {
             "lora.unet_learning_rate=1e39",
             "`lora.unet_learning_rate` must be a number that fp32 has, which ends at 3.4e38, not 1e39",
         ),
+        ("optimizer.eps=1e-300", "`optimizer.eps` must be a number that fp32 has, which begins at 1.4e-45, not 1e-300"),
+        (
+            "lora.unet_learning_rate=1e-60",
+            "`lora.unet_learning_rate` must be a number that fp32 has, which begins at 1.4e-45, not 1e-60",
+        ),
         ("optimizer.betas=[0.9, 1.0]", "`optimizer.betas` must be at least 0 and less than 1, not 1"),
         ("noise.offset=-0.1", "`noise.offset` must not be negative, and is -0.1"),
         ("loss.min_snr_gamma=0", "`loss.min_snr_gamma` must be greater than 0, not 0"),

@@ -91,6 +91,10 @@ fn settings_that_make_no_sense_are_refused() {
             "optimizer `adamw_schedule_free` averages the weights by itself",
         ),
         (
+            &["optimizer.type=adafactor", "optimizer.eps=[1e-60, 1e-3]"],
+            "`optimizer.eps` must be a number that fp32 has, which begins at 1.4e-45, not 1e-60",
+        ),
+        (
             &["ema.enabled=true", "ema.decay=1", "ema.warmup=none"],
             "`ema.decay` = 1: all of the average stays at every update, so that it never takes in what is trained\n  \
              hint: 0.999 to 0.9999 are usual; a short run needs less",
