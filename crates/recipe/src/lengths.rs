@@ -2,6 +2,7 @@
 //!
 //! A length that would spoil the product is refused instead: [`TrainConfig::length_refused`].
 
+use crate::lr_schedule::steps_of;
 use crate::{EmaConfig, LrScheduleConfig, PiecewiseConstantSchedule, TrainConfig, WarmupStableDecaySchedule};
 
 impl TrainConfig {
@@ -13,6 +14,7 @@ impl TrainConfig {
     /// Warnings of what a run of `total_steps` never comes to, without [`LrScheduleConfig::warmup_warning`], which the run gives itself.
     pub fn length_warnings(&self, total_steps: u64) -> Vec<String> {
         let mut warnings = Vec::from_iter(self.lr_schedule.length_warning(total_steps));
+        warnings.extend(self.lr_schedule.shape_warnings(total_steps));
         let train = &self.train;
         let never = |key: &str, limit: Option<u64>, length: u64, unit: &str| {
             let limit = limit.filter(|&limit| limit >= length)?;
@@ -106,6 +108,45 @@ impl LrScheduleConfig {
     }
 }
 
+impl LrScheduleConfig {
+    /// Warnings of shapes that cannot be meant: waves shorter than the steps can show, shares that are no step, a fall to where it begins.
+    fn shape_warnings(&self, total_steps: u64) -> Vec<String> {
+        let after_warmup = total_steps.saturating_sub(self.warmup_steps(total_steps));
+        let cycles = match self {
+            LrScheduleConfig::Cosine(schedule) => schedule.cycles,
+            LrScheduleConfig::CosineWithRestarts(schedule) => schedule.cycles as f64,
+            _ => 0.0,
+        };
+        let mut warnings = Vec::new();
+        // One cycle is what there is by default, and a run may be a single step.
+        if cycles > 1.0 && cycles > after_warmup as f64 / 2.0 {
+            warnings.push(format!(
+                "`lr_schedule.cycles` = {cycles}, and {after_warmup} of {total_steps} steps come after the warm-up: a cycle of less than \
+                 two steps has no fall"
+            ));
+        }
+        let fall = match self {
+            LrScheduleConfig::WarmupStableDecay(schedule) => Some(schedule.decay_steps),
+            _ => None,
+        };
+        let lengths = [("warmup_steps", Some(self.warmup()), "warm-up"), ("decay_steps", fall, "fall")];
+        for (key, length, what) in lengths {
+            if let Some(share) = length.filter(|&share| share > 0.0 && steps_of(share, total_steps) == 0) {
+                warnings.push(format!(
+                    "`lr_schedule.{key}` = {share}: this share of {total_steps} steps is less than half of one, and there is no {what}"
+                ));
+            }
+        }
+        if self.settings().min_ratio() >= 1.0 {
+            warnings.push(format!(
+                "`lr_schedule.min_ratio` = 1: all of the learning rate is left at the end, and `{}` never falls below it",
+                self.name()
+            ));
+        }
+        warnings
+    }
+}
+
 /// Factors of 0 until the end leave everything as it is.
 fn factors_refused(schedule: &PiecewiseConstantSchedule, total_steps: u64) -> Option<(&'static str, String, String)> {
     let PiecewiseConstantSchedule { min_ratio, boundaries, factors, .. } = schedule;
@@ -125,7 +166,7 @@ fn factors_refused(schedule: &PiecewiseConstantSchedule, total_steps: u64) -> Op
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ConstantSchedule;
+    use crate::{ConstantSchedule, CosineSchedule, CosineWithRestartsSchedule, LinearSchedule};
 
     fn with_schedule(lr_schedule: LrScheduleConfig) -> Vec<String> {
         TrainConfig { lr_schedule, ..TrainConfig::default() }.length_warnings(1000)
@@ -180,7 +221,7 @@ mod tests {
             assert_eq!(refused(warmup, decay, 1000), None, "{warmup}, {decay}");
         }
         assert_eq!(refused(0.5, 0.5, 101), None, "51 and 51 steps by rounding");
-        let linear = LrScheduleConfig::Linear(crate::LinearSchedule { warmup_steps: 900.0, ..Default::default() });
+        let linear = LrScheduleConfig::Linear(LinearSchedule { warmup_steps: 900.0, ..Default::default() });
         assert_eq!(linear.refused_in(1000), None, "it falls after the warm-up");
     }
 
@@ -212,6 +253,46 @@ mod tests {
         };
         assert!(matches!(&said(&[500, 1000, 5000])[..], [text] if text.contains("does not come to 1000, 5000,")));
         assert_eq!(said(&[500, 999]), [""; 0]);
+    }
+
+    #[test]
+    fn more_cycles_than_the_steps_can_show_are_said() {
+        let restarts = |cycles, warmup_steps| {
+            let schedule = CosineWithRestartsSchedule { cycles, warmup_steps, ..Default::default() };
+            with_schedule(LrScheduleConfig::CosineWithRestarts(schedule))
+        };
+        let said = restarts(501, 0.0);
+        assert!(
+            matches!(&said[..], [text] if text.contains("= 501, and 1000 of 1000 steps come after the warm-up")),
+            "{said:?}"
+        );
+        assert_eq!(restarts(251, 500.0).len(), 1, "the warm-up has none");
+        let waves = |cycles| with_schedule(LrScheduleConfig::Cosine(CosineSchedule { cycles, ..Default::default() }));
+        assert_eq!(waves(1e9).len(), 1);
+        for said in [restarts(500, 0.0), restarts(1, 999.0), waves(0.5), waves(500.0)] {
+            assert_eq!(said, [""; 0]);
+        }
+        let one_step = LrScheduleConfig::CosineWithRestarts(CosineWithRestartsSchedule::default());
+        assert_eq!(one_step.shape_warnings(1), [""; 0]);
+    }
+
+    #[test]
+    fn shares_of_less_than_half_a_step_are_said() {
+        let said = with_schedule(with_fall(0.0004, 0.0001));
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].contains("`lr_schedule.warmup_steps` = 0.0004: ") && said[0].ends_with("there is no warm-up"));
+        assert!(said[1].contains("`lr_schedule.decay_steps` = 0.0001: ") && said[1].ends_with("there is no fall"));
+        assert_eq!(with_schedule(with_fall(0.0005, 0.001)), [""; 0]);
+        assert_eq!(with_schedule(with_fall(0.0, 0.0)), [""; 0], "they are left out");
+    }
+
+    #[test]
+    fn a_fall_to_the_whole_rate_is_said() {
+        let said = |min_ratio| {
+            with_schedule(LrScheduleConfig::Linear(LinearSchedule { min_ratio, ..LinearSchedule::default() }))
+        };
+        assert!(matches!(&said(1.0)[..], [text] if text.contains("`linear` never falls")));
+        assert_eq!(said(0.99), [""; 0]);
     }
 
     #[test]

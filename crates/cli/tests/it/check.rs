@@ -80,6 +80,10 @@ fn what_a_run_never_comes_to_is_said() {
             "`train.max_text_encoder_steps` = 100000, and the run has 20 steps: the text encoder learns in all of them\n",
         ),
         (&["optimizer.type=adamw_8bit", "optimizer.min_8bit_size=100000000"], "`adamw_8bit` keeps its state in fp32\n"),
+        (
+            &["lr_schedule.type=cosine_with_restarts", "lr_schedule.cycles=50"],
+            "`lr_schedule.cycles` = 50, and 20 of 20 steps come after the warm-up: a cycle of less than two steps has no fall\n",
+        ),
         (&["ema.decay=0.9"], "`[ema]` has settings, and `ema.enabled` is false: nothing is averaged"),
     ] {
         let mut args = vec!["check", "run.toml"];

@@ -117,7 +117,7 @@ impl LrScheduleConfig {
 }
 
 /// Steps of a run of `total_steps`: `length` itself, or, where it is less than 1, that share of them, rounded.
-fn steps_of(length: f64, total_steps: u64) -> u64 {
+pub(crate) fn steps_of(length: f64, total_steps: u64) -> u64 {
     if length < 1.0 { (length * total_steps as f64).round() as u64 } else { length as u64 }
 }
 
