@@ -14,6 +14,8 @@ pub(crate) struct Adapters {
     pub parameters: usize,
     /// How many of them lie in matrices, and not in kernels or vectors.
     pub in_matrices: usize,
+    /// How many of them lie in tensors that begin as zeros.
+    pub zeros: usize,
 }
 
 /// The adapters that `config` puts into the network called `part` (`unet` or `text_encoder`), beside those that are `present`.
@@ -42,6 +44,7 @@ pub(crate) fn adapters(
         let numbers = config.kind.numbers(config, &full_path, rank as usize, shape, has_bias);
         adapters.parameters += numbers.all;
         adapters.in_matrices += numbers.in_matrices;
+        adapters.zeros += numbers.zeros;
     }
     adapters
 }
@@ -94,7 +97,7 @@ mod tests {
             LoraConfig { targets: Some(vec!["unet.conv_in".to_owned()]), rank: 2, ..LoraConfig::default() };
         assert_eq!(
             adapters(&config, "unet", &unet(), &PresentAdapters::new()),
-            Adapters { count: 1, of_file: 0, parameters: 2 * (4 * 9 + 320), in_matrices: 0 }
+            Adapters { count: 1, of_file: 0, parameters: 2 * (4 * 9 + 320), in_matrices: 0, zeros: 2 * 320 }
         );
         config.targets = Some(Vec::new());
         config.convolutions = true;

@@ -68,21 +68,29 @@ impl AdapterKind {
         let low_rank = rank * (outputs + fan_in);
         // Beside a convolution what has the layer's own sizes has a kernel, be it of 1 × 1.
         let beside_matrix = |numbers: usize| if shape.len() == 2 { numbers } else { 0 };
-        let (all, in_matrices) = match self {
-            AdapterKind::Lora => (low_rank, beside_matrix(low_rank)),
-            AdapterKind::Loha => (2 * low_rank, 2 * low_rank),
+        let (all, in_matrices, zeros) = match self {
+            AdapterKind::Lora => (low_rank, beside_matrix(low_rank), rank * outputs),
+            AdapterKind::Loha => (2 * low_rank, 2 * low_rank, rank * outputs),
             AdapterKind::Lokr => {
                 let factors = config.lokr.factors(outputs, shape[1], shape[2..].iter().product(), rank);
                 let (small, large) = factors.parameter_counts(rank);
-                (small + large, small + if factors.large_is_split { large } else { beside_matrix(large) })
+                let (in_large, zeros) = match factors.large_is_split {
+                    true => (large, rank * factors.large.1 * factors.kernel),
+                    false => (beside_matrix(large), large),
+                };
+                (small + large, small + in_large, zeros)
             }
-            AdapterKind::Dora => (low_rank + outputs, beside_matrix(low_rank)),
-            AdapterKind::Ia3 => (if config.ia3.is_on_input(full_path) { shape[1] } else { outputs }, 0),
+            AdapterKind::Dora => (low_rank + outputs, beside_matrix(low_rank), rank * outputs),
+            AdapterKind::Ia3 => {
+                let channels = if config.ia3.is_on_input(full_path) { shape[1] } else { outputs };
+                (channels, 0, channels)
+            }
             AdapterKind::Full => {
-                (outputs * fan_in + if has_bias { outputs } else { 0 }, beside_matrix(outputs * fan_in))
+                let all = outputs * fan_in + if has_bias { outputs } else { 0 };
+                (all, beside_matrix(outputs * fan_in), all)
             }
         };
-        AdapterNumbers { all, in_matrices }
+        AdapterNumbers { all, in_matrices, zeros }
     }
 }
 
@@ -93,4 +101,6 @@ pub struct AdapterNumbers {
     pub all: usize,
     /// Those in tensors of two dimensions.
     pub in_matrices: usize,
+    /// Those in tensors that begin as zeros, so that a new adapter changes nothing.
+    pub zeros: usize,
 }

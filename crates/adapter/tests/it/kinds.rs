@@ -212,7 +212,11 @@ fn new_adapters_change_nothing_at_first_and_are_as_large_as_the_configuration_sa
             let count = |counts: fn(&Tensor) -> bool| -> usize {
                 parameters.iter().map(|(_, tensor)| tensor).filter(|tensor| counts(tensor)).map(|t| t.numel()).sum()
             };
-            let found = AdapterNumbers { all: count(|_| true), in_matrices: count(|tensor| tensor.dim() == 2) };
+            let found = AdapterNumbers {
+                all: count(|_| true),
+                in_matrices: count(|tensor| tensor.dim() == 2),
+                zeros: count(|tensor| tensor.abs().max().double_value(&[]) == 0.0),
+            };
             let (site, path) = (module.layer.site(), format!("{}.{}", module.part, module.path));
             let shape: Vec<usize> = site.shape().iter().map(|&side| side as usize).collect();
             assert_eq!(found, kind.numbers(&config, &path, 2, &shape, site.bias().is_some()), "{path}");

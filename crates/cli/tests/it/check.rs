@@ -148,7 +148,9 @@ fn what_becomes_of_gradients_state_and_rate_is_said() {
         (&[bf16][..], "keeps 4.0 bytes a parameter\n"),
         (&[], "keeps 8.0 bytes a parameter\n           gradients are clipped to a norm of 1\n"),
         (&[bf16], ", optimizer state in bf16\n"),
-        (&["optimizer.type=prodigy", bf16], "keeps 8.0 bytes a parameter\n"),
+        // 16 bytes, less 4 for the upper matrices, which are 17 of 29.6 numbers here.
+        (&["optimizer.type=prodigy"], "keeps 13.7 bytes a parameter\n"),
+        (&["optimizer.type=prodigy", bf16], "keeps 6.9 bytes a parameter\n"),
         (&[bf16, eight], ", optimizer state in 8 bits, as without `precision.optimizer_state`\n"),
         (&[bf16, "optimizer.type=sgd"], "saves in fp32, no optimizer state, whatever `precision.optimizer_state` is\n"),
         (&[bf16, "optimizer.type=adafactor"], ", rows and columns of the optimizer state in fp32, whatever "),

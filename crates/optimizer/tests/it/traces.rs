@@ -246,6 +246,12 @@ fn the_recipe_knows_how_many_bytes_are_kept_and_which_of_them_bf16_halves() {
             let said = config.settings().state_bytes(shape);
             // Beside it there are only a few single numbers.
             assert!((said..=said + 64).contains(&found), "{name}, {shape:?}: {found} bytes, not {said}");
+            let zeros = vec![("weight".into(), parameter.zeros_like())];
+            let begun = ParamGroup { name: "unet".into(), learning_rate: 1.0, parameters: zeros };
+            let state = build(&config, vec![begun]).state();
+            let begun: usize = state.iter().map(|(_, tensor)| tensor.numel() * tensor.kind().elt_size_in_bytes()).sum();
+            let said = said - config.settings().first_weight_bytes(shape);
+            assert!((said..=said + 64).contains(&begun), "{name}, {shape:?}: {begun} bytes of zeros, not {said}");
             let storage =
                 Storage { weights: StoredType::Fp32, rounding: Rounding::Nearest, state: StoredType::Bf16, seed: 1 };
             let state = build_stored(&config, vec![group()], storage, false).expect("it can be built").state();

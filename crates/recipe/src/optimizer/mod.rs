@@ -79,6 +79,11 @@ pub trait OptimizerSettings {
         self.state_bytes(shape)
     }
 
+    /// Of `state_bytes`, those of the weights that a tensor of `shape` begins with. Where all of them are zero it keeps none.
+    fn first_weight_bytes(&self, _shape: &[usize]) -> usize {
+        0
+    }
+
     /// Reports settings that are out of range or contradict each other.
     fn check(&self, ranges: &mut Ranges);
 

@@ -94,6 +94,10 @@ impl OptimizerSettings for ProdigyConfig {
         if self.slice_p > 1 { 2 * bytes_of(shape) } else { self.state_bytes(shape) }
     }
 
+    fn first_weight_bytes(&self, shape: &[usize]) -> usize {
+        self.sliced_bytes(shape)
+    }
+
     fn check(&self, ranges: &mut Ranges) {
         ranges.positive("learning_rate", self.learning_rate);
         ranges.decays("betas", &self.betas);

@@ -149,7 +149,11 @@ fn of_adapters(config: &TrainConfig, adapters: &Adapters) -> Trained {
     let apart = if optimizer.rest().is_some() { adapters.parameters - adapters.in_matrices } else { 0 };
     let matrices = Trained::of_tensor(optimizer, "matrices", &[rank, (adapters.parameters - apart) / rank]);
     let others = Trained::of_tensor(optimizer, "others", &[apart]);
-    Trained { parameters: adapters.parameters, ..matrices + others }
+    let as_one = matrices + others;
+    let state_bytes = as_one.state_bytes.saturating_sub(optimizer.first_weight_bytes(&[adapters.zeros]));
+    // First weights that are not kept are as large as the others, or else no part of what is.
+    let large_state_bytes = as_one.large_state_bytes.min(state_bytes);
+    Trained { parameters: adapters.parameters, state_bytes, large_state_bytes, ..as_one }
 }
 
 /// A pattern that matches nothing is a slip of the pen.
