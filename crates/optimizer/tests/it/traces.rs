@@ -118,7 +118,8 @@ fn fifty_steps_match_the_reference() {
             let rate = case.optimizer.effective_rates(&[1.0])[0];
             if found_rates.double_value(&[0]) > 0.0 {
                 let expected = found_rates.double_value(&[step as i64]);
-                assert!((rate / expected - 1.0).abs() < 1e-4, "{name}, step {step}: d is {rate}, not {expected}");
+                // Both have it in double precision, from sums in fp32, which other orders of operations change by about 1e-7.
+                assert!((rate / expected - 1.0).abs() < 1e-5, "{name}, step {step}: d is {rate}, not {expected}");
             }
             let Some(at) = case.kept.iter().position(|&kept| kept == step + 1) else { continue };
             for (parameter, tensor) in &case.parameters {
