@@ -47,6 +47,10 @@ impl Trainer {
         }
         position.skipped += 1;
         position.skipped_in_a_row += 1;
+        // Weights that an update has spoiled spoil every step after it, and no image is to blame.
+        if position.skipped_in_a_row == 1 && !outcome.torn {
+            self.check_weights(&Position { step: position.step - 1, ..*position })?;
+        }
         // Of several batches those that are to blame, where their losses tell.
         let is_to_blame = |place: usize| match seeded(Bug::FirstBlamed) {
             true => place == 0,

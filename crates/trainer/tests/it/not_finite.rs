@@ -95,3 +95,12 @@ fn weights_out_of_all_bounds_are_no_product() {
     assert!(matches!(run("trace", folder.path(), &huge), Err(Error::WeightsNotFinite { step: 1 })));
     assert!(!folder.path().join("output/checkpoints/step-000001").exists());
 }
+
+/// The step after it is the first that shows it, and its images have done nothing.
+#[test]
+fn weights_that_an_update_has_spoiled_are_not_told_as_images_that_did() {
+    let folder = project();
+    let huge = ["optimizer.learning_rate=1e30", "train.max_steps=5", "train.max_skipped_steps=3"];
+    assert!(matches!(run("trace", folder.path(), &huge), Err(Error::WeightsNotFinite { step: 1 })));
+    assert!(!folder.path().join("output/not-finite").exists());
+}
