@@ -3,6 +3,8 @@
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sdtrain_files::say_line;
+
 /// Where lines go; each is written as a whole.
 pub(super) type Sink = Arc<Mutex<dyn Write + Send>>;
 
@@ -18,12 +20,27 @@ pub(super) struct Output {
 
 impl Output {
     pub fn of_this_process() -> Output {
-        Output { stdout: Arc::new(Mutex::new(io::stdout())), stderr: Arc::new(Mutex::new(io::stderr())) }
+        Output { stdout: Arc::new(Mutex::new(io::stdout())), stderr: Arc::new(Mutex::new(Said)) }
     }
 
     /// Says something of the launcher's own.
     pub fn say(&self, text: &str) {
         write_line(&self.stderr, "[launch] ", text.as_bytes());
+    }
+}
+
+/// stderr by [`say_line`]: where nobody takes what is said, the launcher goes on, hears signals, and ends with its processes.
+struct Said;
+
+impl Write for Said {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        say_line(format_args!("{}", text.strip_suffix('\n').unwrap_or(&text)));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
