@@ -89,13 +89,22 @@ pub fn catch<T>(body: impl FnOnce() -> T) -> Result<T> {
         // A panic out of `tch::no_grad` leaves them off: nothing would learn from here on.
         set_gradient_tracking(tracks);
     }
-    result.map_err(|payload| from_panic(payload.as_ref()))
+    result.map_err(from_panic)
+}
+
+/// What is in `result`, or a panic with its error, which [`catch`] gives back as it is: a forward pass asks the shim as it asks `tch`.
+pub fn or_panic<T>(result: Result<T>) -> T {
+    result.unwrap_or_else(|error| panic::panic_any(error))
 }
 
 /// The error that a panic amounts to.
-pub(crate) fn from_panic(payload: &(dyn Any + Send)) -> Error {
+pub(crate) fn from_panic(payload: Box<dyn Any + Send>) -> Error {
     const UNWRAPPED: &str = "called `Result::unwrap()` on an `Err` value: ";
-    let text = panic_text(payload);
+    let payload = match payload.downcast::<Error>() {
+        Ok(error) => return *error,
+        Err(payload) => payload,
+    };
+    let text = panic_text(payload.as_ref());
     match text.strip_prefix(UNWRAPPED) {
         Some(inner) => {
             let inner = inner.strip_prefix("Torch(\"").and_then(|s| s.strip_suffix("\")")).unwrap_or(inner);
@@ -160,6 +169,20 @@ mod tests {
             )
         };
         assert!(sets_a_limit(&limits("1024000000")) && !sets_a_limit(&limits("unlimited")) && !sets_a_limit(""));
+    }
+
+    #[test]
+    fn an_error_of_the_shim_keeps_its_kind_through_a_forward_pass() {
+        let failed = || or_panic(Err::<(), _>(Error::OutOfMemory("20 MiB".into())));
+        assert!(matches!(catch(failed), Err(Error::OutOfMemory(_))));
+        // Once more from within a block that is run again.
+        let x = Tensor::ones([1], (Kind::Float, tch::Device::Cpu));
+        let block = move |_: &[Tensor]| {
+            failed();
+            unreachable!("it has failed")
+        };
+        let failed = catch(|| or_panic(crate::gradient_checkpoint(&[&x], block)));
+        assert!(matches!(failed, Err(Error::OutOfMemory(_))), "{failed:?}");
     }
 
     #[test]

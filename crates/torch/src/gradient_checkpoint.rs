@@ -66,7 +66,7 @@ unsafe extern "C" fn call_block(
             unsafe { *output = raw };
             0
         }
-        Err(payload) => callback_error::leave(from_panic(payload.as_ref())),
+        Err(payload) => callback_error::leave(from_panic(payload)),
     }
 }
 
@@ -140,7 +140,7 @@ mod tests {
         // As on two threads: the other one fails before this one's failure is read.
         let failures = ["one", "two"].map(|own| (own, backward(own)));
         for (own, failure) in failures {
-            let told = from_panic(failure.as_ref()).to_string();
+            let told = from_panic(failure).to_string();
             assert!(told.contains(&format!("block {own}")), "{told}");
         }
     }

@@ -53,7 +53,7 @@ unsafe extern "C" fn call_body(body: *mut c_void, leaf: *mut C_tensor) -> c_int 
     let error = match result {
         Ok(Ok(())) => return 0,
         Ok(Err(error)) => error,
-        Err(payload) => from_panic(payload.as_ref()),
+        Err(payload) => from_panic(payload),
     };
     callback_error::leave(error)
 }

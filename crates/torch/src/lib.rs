@@ -23,7 +23,7 @@ mod version;
 pub use adamw_8bit::{AdamW8bitStep, CodeMap, QuantizedMoment, adamw_8bit};
 pub use adamw_stored::{AdamWStored, WeightRounding, adamw_stored};
 pub use device::{device, use_threads};
-pub use error::{Error, Result, catch};
+pub use error::{Error, Result, catch, or_panic};
 pub use foreach::{AdamWState, AdamWStep, clip_grad_norm, fused_adamw, unscale};
 pub use gradient_checkpoint::gradient_checkpoint;
 pub use gradient_hook::{GradientHook, set_gradient};

@@ -1,6 +1,7 @@
 //! Two-dimensional convolution with an adapter slot.
 
 use super::{AdapterSlot, as_kind};
+use sdtrain_torch::{or_panic, unfolded_conv2d};
 use tch::{Device, Kind, Tensor};
 
 /// From how many weights on, for each pixel of the output, a convolution in host memory is one product of matrices: where the two took the
@@ -55,8 +56,7 @@ impl Conv2d {
         let (weight, bias) = (as_kind(&self.weight, kind), as_kind(&self.bias, kind));
         let [s, p] = [self.stride, self.padding];
         let output = match self.is_unfolded_for(input) {
-            true => sdtrain_torch::unfolded_conv2d(input, &weight, &bias, s, p)
-                .unwrap_or_else(|error| std::panic::panic_any(error.to_string())),
+            true => or_panic(unfolded_conv2d(input, &weight, &bias, s, p)),
             false => input.conv2d(&weight, Some(bias), [s, s], [p, p], [1, 1], 1),
         };
         self.slot.apply(input, output)

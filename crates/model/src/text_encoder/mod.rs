@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::layers::Embedding;
 use crate::parameters::Parameters;
 use sdtrain_state_dict::TextLayer;
+use sdtrain_torch::{gradient_checkpoint, or_panic};
 use std::fmt::Debug;
 use std::rc::Rc;
 use tch::{Kind, Tensor};
@@ -76,8 +77,7 @@ fn through_layers<Layer: 'static>(
         let last = &states[states.len() - 1];
         let next = if gradient_checkpointing {
             let layer = layer.clone();
-            sdtrain_torch::gradient_checkpoint(&[last], move |inputs| forward(&layer, &inputs[0]))
-                .unwrap_or_else(|error| std::panic::panic_any(error.to_string()))
+            or_panic(gradient_checkpoint(&[last], move |inputs| forward(&layer, &inputs[0])))
         } else {
             forward(layer, last)
         };

@@ -3,7 +3,7 @@
 use crate::builder::Builder;
 use crate::error::Result;
 use crate::layers::{Downsample2D, ResnetBlock2D, ResnetConfig, Transformer2DModel, TransformerConfig, Upsample2D};
-use sdtrain_torch::gradient_checkpoint;
+use sdtrain_torch::{gradient_checkpoint, or_panic};
 use std::rc::Rc;
 use tch::Tensor;
 
@@ -78,7 +78,7 @@ impl Conditions<'_> {
 
 /// A checkpointed call; its error panics like every other operator of a forward pass (see `sdtrain_torch::catch`).
 fn rerun(inputs: &[&Tensor], block: impl Fn(&[Tensor]) -> Tensor + 'static) -> Tensor {
-    gradient_checkpoint(inputs, block).unwrap_or_else(|error| std::panic::panic_any(error.to_string()))
+    or_panic(gradient_checkpoint(inputs, block))
 }
 
 /// Residual blocks, each with its transformer, then half the size.
