@@ -356,9 +356,11 @@ impl RunFolder {
     /// be wrong with model and data has been looked at, so that a run that never began does not stand in another's way.
     /// How many checkpoints and products of later steps were set aside for it; `later_products` are names in the folder.
     pub fn claim(&self, config: &TrainConfig, later_products: &[String]) -> Result<usize> {
+        // First, as what lies elsewhere has a copy here from then on: without a record a start must find something to go on from.
         let count = self.set_newer_aside(later_products)?;
-        if self.writes_again.is_some() {
-            // A start after a kill behind the next line must not find a finished run that seems to have been asked for this product.
+        if is_finished(&self.path) {
+            // Before the configuration, by which a start after a kill in between would take a finished run for one of these steps, and with
+            // this product.
             let record = self.path.join(RECORD);
             fs::remove_file(&record).map_err(|error| Error::storage(&record, error))?;
             RealVfs.sync_folder(&self.path).map_err(|error| Error::storage(&self.path, error))?;

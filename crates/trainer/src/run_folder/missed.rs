@@ -144,19 +144,31 @@ mod tests {
         assert!(said.contains("run.safetensors` is not there") && said.contains("--resume never"), "{said}");
     }
 
-    /// A kill right behind it must not leave a finished run that seems to have been asked for the new product.
+    /// A kill right behind it must not leave a finished run that seems to have been asked for the new product, or for more steps.
     #[test]
     fn what_is_asked_for_otherwise_is_no_finished_run_once_it_is_claimed() {
-        let scratch = tempfile::tempdir().expect("a temporary folder");
-        let config = named_run();
-        let folder = finished(scratch.path(), &config);
-        let mut bf16 = config.clone();
+        let mut config = named_run();
+        config.train.max_steps = Some(3);
+        let (mut bf16, mut longer) = (config.clone(), config.clone());
         bf16.precision.save = sdtrain_recipe::FloatType::Bf16;
-        let opened = open(&bf16, &folder).unwrap_or_else(|error| panic!("{error}"));
-        opened.claim(&bf16, &[]).unwrap_or_else(|error| panic!("{error}"));
-        drop(opened);
-        let opened = open(&bf16, &folder).unwrap_or_else(|error| panic!("{error}"));
-        assert!(matches!(opened.start, Start::Continue(_)) && !is_finished(&folder));
+        longer.train.max_steps = Some(12);
+        longer.checkpoint.allow_changes = vec!["train.max_steps".into()];
+        for asked in [&bf16, &longer] {
+            for names_checkpoint in [false, true] {
+                let scratch = tempfile::tempdir().expect("a temporary folder");
+                let folder = finished(scratch.path(), &config);
+                let policy = match names_checkpoint {
+                    true => ResumePolicy::From(folder.join(CHECKPOINTS).join("step-000003")),
+                    false => ResumePolicy::Auto,
+                };
+                let opened = RunFolder::open(asked, &folder, &policy).unwrap_or_else(|error| panic!("{error}"));
+                opened.claim(asked, &[]).unwrap_or_else(|error| panic!("{error}"));
+                drop(opened);
+                let opened = open(asked, &folder).unwrap_or_else(|error| panic!("{error}"));
+                let goes_on = matches!(&opened.start, Start::Continue(saved) if saved.info.step == 3);
+                assert!(goes_on && !is_finished(&folder), "with a checkpoint named: {names_checkpoint}");
+            }
+        }
     }
 
     #[test]
