@@ -15,11 +15,9 @@ impl RunFolder {
         self.path.join(SET_ASIDE)
     }
 
-    /// How far the run came whose record lies in the folder, as far as that says; 0 where there is none.
+    /// How far the run came whose record lies in the folder.
     pub fn was_at(&self) -> u64 {
-        let record = record_in(&self.path).unwrap_or_default();
-        let [done, resumed] = ["steps", "resumed_step"].map(|key| record[key].as_u64().unwrap_or(0));
-        done.max(resumed)
+        was_at(&self.path)
     }
 
     /// The last step that anything in the folder is known to be of.
@@ -82,6 +80,13 @@ impl RunFolder {
         let name = found.file_name()?.to_str()?;
         (found.parent() == Some(own.as_path())).then(|| name.to_string())
     }
+}
+
+/// How far the run came whose record lies in `folder`, as far as that says; 0 where there is none.
+pub(super) fn was_at(folder: &Path) -> u64 {
+    let record = record_in(folder).unwrap_or_default();
+    let [done, resumed] = ["steps", "resumed_step"].map(|key| record[key].as_u64().unwrap_or(0));
+    done.max(resumed)
 }
 
 /// The step of a checkpoint, by its name or, where somebody gave it another, by its manifest, as a start finds it.

@@ -1,5 +1,6 @@
-//! The product of a finished run that is not there, or not as it is asked for now: it is written from the last checkpoint.
+//! The product of a finished run that is not there, or not as it is asked for now: it is written from the last checkpoint that is whole.
 
+use super::going_back::was_at;
 use super::{CHECKPOINTS, CONFIG, Saved, is_finished};
 use crate::error::Error;
 use sdtrain_recipe::{Change, TrainConfig};
@@ -23,10 +24,16 @@ impl Missed {
         other.map(|change| Missed::Other(config.product_in(folder), change.clone())).or_else(gone)
     }
 
-    /// That the run in `folder` goes on from `saved` for its product alone, as a line for who started it.
+    /// That the run in `folder` goes on from `saved` for its product, as a line for who started it.
     pub fn written_from(&self, folder: &Path, saved: &Saved) -> String {
-        let (folder, step) = (folder.display(), saved.info.step);
-        format!("`{folder}` holds this run, finished, but {self}: it is written from the checkpoint of step {step}")
+        let (path, step) = (folder.display(), saved.info.step);
+        // Where the last checkpoint is damaged or gone.
+        let then = match was_at(folder).saturating_sub(step) {
+            0 => String::new(),
+            1 => ", after 1 more step".to_string(),
+            more => format!(", after {more} more steps"),
+        };
+        format!("`{path}` holds this run, finished, but {self}: it is written from the checkpoint of step {step}{then}")
     }
 
     /// The error where there is no whole checkpoint.
@@ -142,6 +149,23 @@ mod tests {
         let said = error.to_string();
         assert!(matches!(error, Error::CannotContinue { .. }), "{said}");
         assert!(said.contains("run.safetensors` is not there") && said.contains("--resume never"), "{said}");
+    }
+
+    #[test]
+    fn steps_that_are_done_again_for_a_product_are_said() {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let config = named_run();
+        let folder = finished(scratch.path(), &config);
+        fs::remove_file(folder.join("run.safetensors")).expect("it is there");
+        // As if the checkpoints behind it were damaged.
+        for (steps, end) in
+            [(3, "of step 3"), (4, "of step 3, after 1 more step"), (9, "of step 3, after 6 more steps")]
+        {
+            let record = format!("{{\"run_id\": \"1-a\", \"outcome\": \"finished\", \"steps\": {steps}}}");
+            fs::write(folder.join(RECORD), record).expect("there is room");
+            let said = goes_on(&config, &folder);
+            assert!(said.ends_with(end), "{said}");
+        }
     }
 
     /// A kill right behind it must not leave a finished run that seems to have been asked for the new product, or for more steps.
