@@ -69,7 +69,9 @@ fn train(
             config = finished_as(&config, &folder).unwrap_or(config);
         }
         let resume = match policy(&args.resume, has_stages.then_some(folder.as_path())) {
-            ResumePolicy::Auto if !is_last && is_done(plan, index + 1, &output) => ResumePolicy::LeaveFinished,
+            ResumePolicy::Auto if !is_last && is_done(plan, index + 1, &output).map_err(failure::of)? => {
+                ResumePolicy::LeaveFinished
+            }
             asked => asked,
         };
         let options = RunOptions { output: folder.clone(), device: device_of(&args.device.to_string(), place), resume };
@@ -186,13 +188,13 @@ fn follows_from_another(folder: &Path, product: &Path) -> Failure {
 }
 
 /// Whether nothing is left to do for the stage at `index` and those behind it, so that none of them asks for the product of the one before.
-fn is_done(plan: &Plan, index: usize, output: &Path) -> bool {
+fn is_done(plan: &Plan, index: usize, output: &Path) -> sdtrain_trainer::Result<bool> {
     let (asked, folder) = (&plan.runs[index].loaded.config, plan.folder(index, output));
-    let Some(finished) = finished_as(asked, &folder) else { return false };
-    match index + 1 == plan.runs.len() {
-        true => !misses_product(asked, &folder),
-        false => !misses_product(&finished, &folder) || is_done(plan, index + 1, output),
-    }
+    let Some(finished) = finished_as(asked, &folder) else { return Ok(false) };
+    Ok(match index + 1 == plan.runs.len() {
+        true => !misses_product(asked, &folder)?,
+        false => !misses_product(&finished, &folder)? || is_done(plan, index + 1, output)?,
+    })
 }
 
 /// Everything is said; only the code is left to tell.

@@ -148,8 +148,10 @@ impl RunFolder {
                     return Err(nothing_to_prolong(path, change));
                 }
                 let is_over = is_finished(path) && decisive.is_none();
-                let missed =
-                    Missed::of(config, path, &changes).filter(|_| is_over && *policy != ResumePolicy::LeaveFinished);
+                let missed = match is_over && *policy != ResumePolicy::LeaveFinished {
+                    true => Missed::of(config, path, &changes)?,
+                    false => None,
+                };
                 writes_again = match (&missed, &latest) {
                     (None, _) => None,
                     (Some(missed), Some(saved)) => Some(missed.written_from(path, saved)),

@@ -2,9 +2,10 @@
 
 use super::going_back::was_at;
 use super::{CHECKPOINTS, CONFIG, Saved, is_finished};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use sdtrain_recipe::{Change, TrainConfig};
 use std::fmt::{self, Display, Formatter};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Why the product of a finished run is to be written once more.
@@ -18,10 +19,20 @@ pub(super) enum Missed {
 
 impl Missed {
     /// What is missed of the product of `config` in `folder`, where a run is finished whose keys have had `changes` since.
-    pub fn of(config: &TrainConfig, folder: &Path, changes: &[Change]) -> Option<Missed> {
+    ///
+    /// # Errors
+    /// Those of [`is_there`].
+    pub fn of(config: &TrainConfig, folder: &Path, changes: &[Change]) -> Result<Option<Missed>> {
+        let mut gone = None;
+        // Each of them: what is not there is written together with the others.
+        for path in config.products_in(folder) {
+            if !is_there(&path)? {
+                gone.get_or_insert(path);
+            }
+        }
         let other = changes.iter().find(|change| config.decides_product(&change.key));
-        let gone = || config.products_in(folder).into_iter().find(|path| !path.exists()).map(Missed::Gone);
-        other.map(|change| Missed::Other(config.product_in(folder), change.clone())).or_else(gone)
+        let other = other.map(|change| Missed::Other(config.product_in(folder), change.clone()));
+        Ok(other.or(gone.map(Missed::Gone)))
     }
 
     /// That the run in `folder` goes on from `saved` for its product, as a line for who started it.
@@ -64,6 +75,29 @@ impl Display for Missed {
     }
 }
 
+/// Whether a file or folder of a product is there. A link that leads nowhere is none that was deleted: its disk may be away, and what is
+/// written goes to the place of the link.
+///
+/// # Errors
+/// [`Error::Storage`] of such a link, and where the disk does not tell.
+fn is_there(path: &Path) -> Result<bool> {
+    let cannot = |what: String| {
+        let reason = format!(
+            "{what}; it is the product of a finished run: mount its disk again, or take away what has its name to have it written from the \
+             last checkpoint"
+        );
+        Err(Error::storage(path, reason))
+    };
+    match path.try_exists() {
+        Ok(false) if path.is_symlink() => {
+            let target = fs::read_link(path).unwrap_or_default();
+            cannot(format!("a symbolic link to `{}`, where nothing is", target.display()))
+        }
+        Ok(is_there) => Ok(is_there),
+        Err(error) => cannot(format!("whether it is there cannot be told ({error})")),
+    }
+}
+
 /// `config` with what the run in `folder`, which is finished, made its product with: these keys may have been changed since. None
 /// where no finished run lies there.
 pub fn finished_as(config: &TrainConfig, folder: &Path) -> Option<TrainConfig> {
@@ -77,9 +111,12 @@ pub fn finished_as(config: &TrainConfig, folder: &Path) -> Option<TrainConfig> {
 }
 
 /// Whether the finished run in `folder` lacks the product of `config`, or has it otherwise than that asks for.
-pub fn misses_product(config: &TrainConfig, folder: &Path) -> bool {
+///
+/// # Errors
+/// [`Error::Storage`] where a file of it cannot be looked for, or is a link that leads nowhere.
+pub fn misses_product(config: &TrainConfig, folder: &Path) -> Result<bool> {
     let changes = own_of(folder).map(|own| config.changes_since(&own)).unwrap_or_default();
-    Missed::of(config, folder, &changes).is_some()
+    Ok(Missed::of(config, folder, &changes)?.is_some())
 }
 
 /// The configuration in the folder of a run. What it names may have been moved since: only its values count.
@@ -93,7 +130,7 @@ mod tests {
     use super::super::{RECORD, ResumePolicy, RunFolder, Start};
     use super::*;
     use sdtrain_checkpoint::ManifestInfo;
-    use std::fs;
+    use std::os::unix::fs::symlink;
 
     /// A folder with a finished run of `config`: its configuration, its product, and a checkpoint of step 3.
     fn finished(scratch: &Path, config: &TrainConfig) -> PathBuf {
@@ -114,7 +151,7 @@ mod tests {
         TrainConfig { name: "run".into(), ..TrainConfig::default() }
     }
 
-    fn open(config: &TrainConfig, folder: &Path) -> Result<RunFolder, Error> {
+    fn open(config: &TrainConfig, folder: &Path) -> Result<RunFolder> {
         RunFolder::open(config, folder, &ResumePolicy::Auto)
     }
 
@@ -131,12 +168,13 @@ mod tests {
         let config = named_run();
         let folder = finished(scratch.path(), &config);
         let is_over = |folder: &RunFolder| folder.start == Start::Finished && folder.writes_again.is_none();
-        assert!(is_over(&open(&config, &folder).expect("it is whole")) && !misses_product(&config, &folder));
+        let misses = |config: &TrainConfig| misses_product(config, &folder).unwrap_or_else(|error| panic!("{error}"));
+        assert!(is_over(&open(&config, &folder).expect("it is whole")) && !misses(&config));
         let mut other = config.clone();
         other.name = "other".into();
         let said = goes_on(&other, &folder);
         assert!(said.contains("`name`") && said.contains("other.safetensors") && said.contains("step 3"), "{said}");
-        assert!(misses_product(&other, &folder));
+        assert!(misses(&other));
         fs::remove_file(folder.join("run.safetensors")).expect("it is there");
         let said = goes_on(&config, &folder);
         assert!(said.contains("run.safetensors` is not there"), "{said}");
@@ -149,6 +187,38 @@ mod tests {
         let said = error.to_string();
         assert!(matches!(error, Error::CannotContinue { .. }), "{said}");
         assert!(said.contains("run.safetensors` is not there") && said.contains("--resume never"), "{said}");
+    }
+
+    /// The disk that it was moved to may only be away.
+    #[test]
+    fn a_product_that_is_a_link_to_nowhere_is_named_and_not_replaced() {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let config = named_run();
+        let folder = finished(scratch.path(), &config);
+        let (product, elsewhere) = (folder.join("run.safetensors"), scratch.path().join("disk/run.safetensors"));
+        fs::remove_file(&product).expect("it is there");
+        symlink(&elsewhere, &product).expect("there is room");
+        let mut other = config.clone();
+        other.precision.save = sdtrain_recipe::FloatType::Bf16;
+        for asked in [&config, &other] {
+            let Err(error) = open(asked, &folder) else { panic!("it would be replaced") };
+            let said = error.to_string();
+            assert!(matches!(&error, Error::Storage { path, .. } if *path == product), "{said}");
+            assert!(said.contains("a symbolic link to `") && said.contains("disk/run.safetensors`"), "{said}");
+            assert!(said.contains("mount its disk again"), "{said}");
+        }
+        misses_product(&config, &folder).expect_err("nobody knows");
+        // Of a stage that nobody asks for it.
+        assert!(RunFolder::open(&config, &folder, &ResumePolicy::LeaveFinished).is_ok());
+        // As when the disk is back.
+        fs::create_dir(scratch.path().join("disk")).expect("there is room");
+        fs::write(&elsewhere, "weights").expect("there is room");
+        assert!(open(&config, &folder).is_ok_and(|opened| opened.start == Start::Finished));
+        // A disk that does not answer, as far as a test can have one.
+        fs::remove_file(&product).expect("it is there");
+        symlink(&product, &product).expect("there is room");
+        let Err(error) = open(&config, &folder) else { panic!("it would be replaced") };
+        assert!(error.to_string().contains("whether it is there cannot be told"), "{error}");
     }
 
     #[test]
