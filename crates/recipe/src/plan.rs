@@ -181,6 +181,16 @@ impl PlannedRun {
 }
 
 impl TrainConfig {
+    /// Whether something that this run begins with, of its base or of what it trains on, lies in `folder`, an absolute path.
+    pub fn begins_with_something_in(&self, folder: &Path) -> bool {
+        let model = &self.model;
+        let files = [&model.vae, &model.text_encoder, &model.tokenizer, &self.lora.initial, &self.vae_objective.lpips];
+        let fused = model.fuse.iter().map(|fused| &fused.path);
+        let words = self.learned_tokens().iter().filter_map(|token| token.initial.as_ref());
+        let mut others = files.into_iter().flatten().chain(fused).chain(words);
+        Path::new(&model.path).starts_with(folder) || others.any(|path| path.starts_with(folder))
+    }
+
     /// The file with the vectors of a word that this run learned.
     fn words_in(&self, folder: &Path, token: &crate::LearnedTokenConfig) -> PathBuf {
         match self.trainable_facts().hands_on {

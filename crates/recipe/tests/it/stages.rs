@@ -85,3 +85,25 @@ fn a_name_that_only_a_stage_makes_too_long_is_refused_there() {
     assert!(found.contains("stage `second`: ") && found.contains("`name` has 202 bytes"), "{found}");
     assert!(!found.contains("stage `first`"), "{found}");
 }
+
+#[test]
+fn a_stage_begins_with_what_its_base_was_made_of_too() {
+    let whole = "[[stages]]\nname = \"whole\"\nmethod = \"full\"\n";
+    let project = Project::new(&format!("{SMALLEST}{whole}{TWO}"));
+    let own = "stages.second.model.path=builtin:poster-tiny";
+    for (set, expected) in [(vec![], [true, true, false]), (vec![own], [false, true, false])] {
+        let plan = Plan::load(&project.path("configs/run.toml"), &overrides(&set))
+            .unwrap_or_else(|problems| panic!("{problems}"));
+        let first = plan.runs[1].after(&plan.runs[0].loaded.config, Path::new("/out/whole"));
+        let second = plan.runs[2].after(&first, Path::new("/out/first"));
+        let folders = ["/out/whole", "/out/first", "/out/fir"].map(Path::new);
+        assert_eq!(folders.map(|folder| second.begins_with_something_in(folder)), expected, "{set:?}");
+    }
+}
+
+#[test]
+fn a_stage_that_learns_words_on_begins_with_their_file() {
+    let word = "[[textual_inversion.tokens]]\nword = \"<cat>\"\ninitial_words = \"cat\"\n";
+    let project = Project::new(&format!("method = \"textual_inversion\"\n{SMALLEST}{word}{TWO}"));
+    assert!(second(&project, &[]).begins_with_something_in(Path::new("/out/first")));
+}
