@@ -184,6 +184,39 @@ fn stages_of_adapters_train_them_on_or_fuse_them() {
     assert!(said.contains("stage `second`: "), "{said}");
 }
 
+/// A base is handed on from stage to stage, so that the last one may be the only one that needs the product of the first.
+#[test]
+fn the_product_of_a_finished_stage_is_written_anew_for_whatever_begins_with_it() {
+    let project = Project::new();
+    let common = fs::read_to_string(project.path("run.toml")).expect("it is there");
+    let stages = "[[stages]]\nname = \"whole\"\nmethod = \"full\"\n[[stages]]\nname = \"first\"\n[[stages]]\nname = \"second\"\n";
+    project.write("run.toml", &format!("{common}evaluate_at_end = false\n{stages}"));
+    let one_step = ["--config", "run.toml", "--set", "train.max_steps=1", "--set", "samples.prompts=[]"];
+    project.expect(0, &one_step);
+    let path = |name: &str| project.path("outputs/run").join(name);
+    let product = path("whole/run-whole.safetensors");
+    let before = fs::read(&product).expect("a product");
+    let expect_written = |args: &[&str]| {
+        fs::remove_file(&product).expect("it is there");
+        let (_, said) = project.expect(0, args);
+        let named = "run-whole.safetensors` is not there: it is written from the checkpoint of step 1";
+        assert!(said.contains(named) && fs::read(&product).is_ok_and(|now| now == before), "{said}");
+        said
+    };
+    // The next one is done, and the one after it has not begun.
+    fs::remove_dir_all(path("second")).expect("it is there");
+    let said = expect_written(&one_step);
+    assert_eq!(said.matches("holds this run, finished;").count(), 1, "{said}");
+    // All are done, and the last one is prolonged, or sent back.
+    let may_grow = "checkpoint.allow_changes=[\"train.max_steps\"]";
+    let longer = [&one_step[..], &["--set", "stages.second.train.max_steps=2", "--set", may_grow]].concat();
+    let said = expect_written(&longer);
+    assert_eq!(said.matches("continuing after step 1").count(), 2, "{said}");
+    let back = [&longer[..], &["--resume", "outputs/run/second/checkpoints/step-000001"]].concat();
+    let said = expect_written(&back);
+    assert!(said.contains("of later steps are set aside"), "{said}");
+}
+
 #[test]
 fn a_stage_that_learns_words_on_says_all_of_its_run() {
     let project = Project::new();

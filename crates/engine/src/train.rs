@@ -9,7 +9,8 @@ use sdtrain_ranks::{Place, recognise_environment};
 use sdtrain_recipe::{Plan, TrainConfig};
 use sdtrain_signals::StopRequest;
 use sdtrain_trainer::{
-    Outcome, Ranks, ResumePolicy, RunOptions, finished_as, is_from_another, misses_product, move_aside, train_together,
+    Outcome, Ranks, ResumePolicy, RunOptions, has_all_steps, is_from_another, misses_product, move_aside,
+    train_together, with_kept_product,
 };
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -55,23 +56,14 @@ fn train(
     // As long as this lives, nobody else trains them; each stage locks its own folder as well.
     let _lock = (has_stages && ranks.is_lead()).then(|| take_folder(plan, &output, &args.resume)).transpose()?;
     ranks.follow_lead("folder").map_err(failure::of)?;
-    // The stage before, as it ran, and where it lies.
-    let mut before: Option<(TrainConfig, PathBuf)> = None;
+    let folders: Vec<PathBuf> = (0..plan.runs.len()).map(|index| plan.folder(index, &output)).collect();
+    let configs = configurations(plan, &folders);
+    let left_alone = left_alone(&configs, &folders, &args.resume).map_err(failure::of)?;
     for (index, run) in plan.runs.iter().enumerate() {
-        let folder = plan.folder(index, &output);
-        let mut config = match &before {
-            Some((config, folder)) => run.after(config, folder),
-            None => run.loaded.config.clone(),
-        };
+        let (config, folder) = (&configs[index], &folders[index]);
         let is_last = index + 1 == plan.runs.len();
-        if !is_last {
-            // The next stage begins with what lies there, or has begun with it.
-            config = finished_as(&config, &folder).unwrap_or(config);
-        }
         let resume = match policy(&args.resume, has_stages.then_some(folder.as_path())) {
-            ResumePolicy::Auto if !is_last && is_done(plan, index + 1, &output).map_err(failure::of)? => {
-                ResumePolicy::LeaveFinished
-            }
+            ResumePolicy::Auto if left_alone[index] => ResumePolicy::LeaveFinished,
             asked => asked,
         };
         let options = RunOptions { output: folder.clone(), device: device_of(&args.device.to_string(), place), resume };
@@ -79,7 +71,7 @@ fn train(
             say!("stage {} of {}: `{stage}`", index + 1, plan.runs.len());
         }
         let explained = |error| {
-            let failure = failure::of_run(error, &config);
+            let failure = failure::of_run(error, config);
             match (failure.code, failure.problems.0.first()) {
                 (ExitCode::DeviceMemory, Some(problem)) => too_little_memory(&args.config, index, &problem.message),
                 _ => failure,
@@ -90,9 +82,10 @@ fn train(
         match outcome {
             Outcome::Done(_) => {}
             Outcome::AlreadyDone => {
-                let product = before.as_ref().map(|(before, folder)| before.product_in(folder));
-                if let Some(product) = product.filter(|product| is_from_another(product, &folder)) {
-                    return Err(follows_from_another(&folder, &product));
+                let before = index.checked_sub(1);
+                let product = before.map(|before| configs[before].product_in(&absolute(&folders[before])));
+                if let Some(product) = product.filter(|product| is_from_another(product, folder)) {
+                    return Err(follows_from_another(folder, &product));
                 }
                 let anew = match has_stages {
                     true => "moves all stages aside and trains them anew",
@@ -109,7 +102,6 @@ fn train(
             say!("stopped behind this stage; {} goes on with the next", same_command(&args.resume));
             return Err(stopped());
         }
-        before = Some((config, std::path::absolute(&folder).unwrap_or(folder)));
     }
     Ok(())
 }
@@ -187,17 +179,102 @@ fn follows_from_another(folder: &Path, product: &Path) -> Failure {
         .hint("move the folder away to train this stage and those after it anew, or everything with `--resume never`")
 }
 
-/// Whether nothing is left to do for the stage at `index` and those behind it, so that none of them asks for the product of the one before.
-fn is_done(plan: &Plan, index: usize, output: &Path) -> sdtrain_trainer::Result<bool> {
-    let (asked, folder) = (&plan.runs[index].loaded.config, plan.folder(index, output));
-    let Some(finished) = finished_as(asked, &folder) else { return Ok(false) };
-    Ok(match index + 1 == plan.runs.len() {
-        true => !misses_product(asked, &folder)?,
-        false => !misses_product(&finished, &folder)? || is_done(plan, index + 1, output)?,
-    })
+/// The configuration of each run as it is asked for now: a stage begins with the product of the one before.
+fn configurations(plan: &Plan, folders: &[PathBuf]) -> Vec<TrainConfig> {
+    let mut configs: Vec<TrainConfig> = Vec::new();
+    for (index, run) in plan.runs.iter().enumerate() {
+        let config = match configs.last() {
+            Some(before) => run.after(before, &absolute(&folders[index - 1])),
+            None => run.loaded.config.clone(),
+        };
+        configs.push(match index + 1 == plan.runs.len() {
+            // The next stage begins with what lies there, or has begun with it.
+            false => with_kept_product(config, &folders[index]),
+            true => config,
+        });
+    }
+    configs
+}
+
+/// Which runs are left alone without their product, where they are finished: those that nothing which is left to do begins with.
+fn left_alone(configs: &[TrainConfig], folders: &[PathBuf], resume: &Resume) -> sdtrain_trainer::Result<Vec<bool>> {
+    let count = configs.len();
+    // Whether nothing is left to do for a stage. Nobody asks the first.
+    let mut is_done = vec![false; count];
+    let mut left_alone = vec![false; count];
+    for index in (0..count).rev() {
+        let (config, folder) = (&configs[index], &folders[index]);
+        let place = absolute(folder);
+        // A base is handed on, so that not the next one alone may need it.
+        let needs_none = |later: usize| is_done[later] || !configs[later].begins_with_something_in(&place);
+        left_alone[index] = index + 1 < count && (index + 1..count).all(needs_none);
+        let goes_back = matches!(resume, Resume::From(path) if is_inside(path, folder));
+        is_done[index] = index > 0
+            && !goes_back
+            && has_all_steps(config, folder)
+            && (left_alone[index] || !misses_product(config, folder)?);
+    }
+    Ok(left_alone)
+}
+
+fn absolute(folder: &Path) -> PathBuf {
+    std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf())
 }
 
 /// Everything is said; only the code is left to tell.
 fn stopped() -> Failure {
     Failure { problems: Default::default(), code: ExitCode::Stopped }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sdtrain_recipe::TrainableKind;
+    use std::fs;
+
+    /// Three finished stages in their folders: a model, adapters on it, and those trained on.
+    fn finished(scratch: &Path) -> (Vec<TrainConfig>, Vec<PathBuf>) {
+        let kinds = [TrainableKind::Full, TrainableKind::Lora, TrainableKind::Lora];
+        let of_kind = |kind| TrainConfig { name: "run".into(), trainable: Some(kind), ..TrainConfig::default() };
+        let mut configs = kinds.map(of_kind);
+        let folders = ["whole", "first", "second"].map(|name| scratch.join(name));
+        let base = configs[0].product_in(&folders[0]).display().to_string();
+        configs[1].model.path.clone_from(&base);
+        configs[2].model.path = base;
+        configs[2].lora.initial = Some(configs[1].product_in(&folders[1]));
+        for (config, folder) in configs.iter().zip(&folders) {
+            fs::create_dir(folder).expect("there is room");
+            fs::write(config.product_in(folder), "weights").expect("there is room");
+            fs::write(folder.join("config.toml"), config.to_toml()).expect("there is room");
+            fs::write(folder.join("run.json"), "{\"outcome\": \"finished\"}").expect("there is room");
+        }
+        (configs.into(), folders.into())
+    }
+
+    #[test]
+    fn a_finished_stage_is_left_alone_where_nothing_left_to_do_begins_with_it() {
+        const ALL: [bool; 3] = [true, true, false];
+        const NONE: [bool; 3] = [false; 3];
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let (configs, folders) = finished(scratch.path());
+        let left = |configs: &[TrainConfig], resume: &Resume| {
+            left_alone(configs, &folders, resume).unwrap_or_else(|error| panic!("{error}"))
+        };
+        for stage in [0, 1] {
+            fs::remove_file(configs[stage].product_in(&folders[stage])).expect("it is there");
+            assert_eq!(left(&configs, &Resume::Auto), ALL, "all is done");
+        }
+        // That of the stage between is what the last one begins with, and its base that of the first.
+        let mut longer = configs.clone();
+        longer[2].train.max_steps = Some(12);
+        longer[2].checkpoint.allow_changes = vec!["train.max_steps".into()];
+        assert_eq!(left(&longer, &Resume::Auto), NONE, "the last one is prolonged");
+        assert_eq!(left(&configs, &Resume::From(folders[2].clone())), NONE, "the last one goes back");
+        fs::write(configs[1].product_in(&folders[1]), "weights").expect("there is room");
+        assert_eq!(left(&longer, &Resume::Auto), NONE, "its base is the first one's product");
+        longer[2].model.path = "builtin:poster-tiny".into();
+        assert_eq!(left(&longer, &Resume::Auto), [true, false, false], "it has a base of its own");
+        fs::remove_dir_all(&folders[2]).expect("it is there");
+        assert_eq!(left(&configs, &Resume::Auto), NONE, "the last one has not begun");
+    }
 }

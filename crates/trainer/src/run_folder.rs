@@ -18,7 +18,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use missed::Missed;
-pub use missed::{finished_as, misses_product};
+pub use missed::{has_all_steps, misses_product, with_kept_product};
 
 /// What to do with an output folder that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]

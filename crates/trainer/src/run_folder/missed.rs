@@ -1,7 +1,7 @@
 //! The product of a finished run that is not there, or not as it is asked for now: it is written from the last checkpoint that is whole.
 
 use super::going_back::was_at;
-use super::{CHECKPOINTS, CONFIG, Saved, is_finished};
+use super::{CHECKPOINTS, CONFIG, Saved, config_of, is_finished, newest_in};
 use crate::error::{Error, Result};
 use sdtrain_recipe::{Change, TrainConfig};
 use std::fmt::{self, Display, Formatter};
@@ -98,16 +98,24 @@ fn is_there(path: &Path) -> Result<bool> {
     }
 }
 
-/// `config` with what the run in `folder`, which is finished, made its product with: these keys may have been changed since. None
-/// where no finished run lies there.
-pub fn finished_as(config: &TrainConfig, folder: &Path) -> Option<TrainConfig> {
-    if !is_finished(folder) {
-        return None;
+/// `config` with what the run in `folder` made its product with, where it is finished: these keys may have been changed since.
+pub fn with_kept_product(config: TrainConfig, folder: &Path) -> TrainConfig {
+    match own_of(folder).filter(|_| is_finished(folder)) {
+        Some(own) => config.with_product_of(&own),
+        None => config,
     }
-    Some(match own_of(folder) {
-        Some(own) => config.clone().with_product_of(&own),
-        None => config.clone(),
-    })
+}
+
+/// Whether the run in `folder` is finished, and a run of `config` would make no other step.
+pub fn has_all_steps(config: &TrainConfig, folder: &Path) -> bool {
+    let Some(own) = own_of(folder).filter(|_| is_finished(folder)) else { return false };
+    let mut config = config.clone();
+    if config.train.world_size.is_none() {
+        // As a start takes it from the checkpoint.
+        config.train.world_size =
+            own.train.world_size.map(|before| config.ranks_for_batches_of(&own).unwrap_or(before));
+    }
+    !config.changes_since(&own).iter().any(|change| change.decides_steps)
 }
 
 /// Whether the finished run in `folder` lacks the product of `config`, or has it otherwise than that asks for.
@@ -119,10 +127,12 @@ pub fn misses_product(config: &TrainConfig, folder: &Path) -> Result<bool> {
     Ok(Missed::of(config, folder, &changes)?.is_some())
 }
 
-/// The configuration in the folder of a run. What it names may have been moved since: only its values count.
+/// The configuration of the run in a folder, else that of its newest checkpoint. What it names may have been moved since: only its values
+/// count.
 fn own_of(folder: &Path) -> Option<TrainConfig> {
-    let parsed = TrainConfig::load_what_fits(&folder.join(CONFIG), &[]).ok()?;
-    Some(parsed.value?.config)
+    let own = Some(folder.join(CONFIG)).filter(|own| own.is_file());
+    let file = own.or_else(|| config_of(&newest_in(&folder.join(CHECKPOINTS))?))?;
+    Some(TrainConfig::load_what_fits(&file, &[]).ok()?.value?.config)
 }
 
 #[cfg(test)]
@@ -187,6 +197,21 @@ mod tests {
         let said = error.to_string();
         assert!(matches!(error, Error::CannotContinue { .. }), "{said}");
         assert!(said.contains("run.safetensors` is not there") && said.contains("--resume never"), "{said}");
+    }
+
+    #[test]
+    fn a_finished_run_has_all_steps_of_what_makes_no_other() {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let mut config = named_run();
+        config.train.world_size = Some(2);
+        let folder = finished(scratch.path(), &config);
+        let mut asked = TrainConfig { name: "other".into(), ..TrainConfig::default() };
+        assert!(has_all_steps(&asked, &folder), "the number of ranks is taken from the run");
+        asked.train.max_steps = Some(12);
+        asked.checkpoint.allow_changes = vec!["train.max_steps".into()];
+        assert!(!has_all_steps(&asked, &folder));
+        fs::remove_file(folder.join(RECORD)).expect("it is there");
+        assert!(!has_all_steps(&config, &folder));
     }
 
     /// The disk that it was moved to may only be away.
