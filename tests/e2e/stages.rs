@@ -215,6 +215,16 @@ fn the_product_of_a_finished_stage_is_written_anew_for_whatever_begins_with_it()
     let back = [&longer[..], &["--resume", "outputs/run/second/checkpoints/step-000001"]].concat();
     let said = expect_written(&back);
     assert!(said.contains("of later steps are set aside"), "{said}");
+    // As if it had been killed while it wrote the product anew: that has the name by which others began with it.
+    for file in ["whole/run-whole.safetensors", "whole/run.json"] {
+        fs::remove_file(path(file)).expect("it is there");
+    }
+    let (_, said) = project.expect(0, &[&longer[..], &["--set", "name=other", "--output", "outputs/run"]].concat());
+    assert!(fs::read(&product).is_ok_and(|now| now == before), "{said}");
+    assert!(
+        !path("whole/other-whole.safetensors").exists() && path("second/other-second.safetensors").is_file(),
+        "{said}"
+    );
 }
 
 #[test]

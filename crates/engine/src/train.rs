@@ -9,7 +9,7 @@ use sdtrain_ranks::{Place, recognise_environment};
 use sdtrain_recipe::{Plan, TrainConfig};
 use sdtrain_signals::StopRequest;
 use sdtrain_trainer::{
-    Outcome, Ranks, ResumePolicy, RunOptions, has_all_steps, is_from_another, misses_product, move_aside,
+    Outcome, Ranks, ResumePolicy, RunOptions, has_all_steps, has_begun, is_from_another, misses_product, move_aside,
     train_together, with_kept_product,
 };
 use std::path::{Path, PathBuf};
@@ -187,9 +187,11 @@ fn configurations(plan: &Plan, folders: &[PathBuf]) -> Vec<TrainConfig> {
             Some(before) => run.after(before, &absolute(&folders[index - 1])),
             None => run.loaded.config.clone(),
         };
-        configs.push(match index + 1 == plan.runs.len() {
+        let (folder, behind) = (&folders[index], &folders[index + 1..]);
+        let is_followed = behind.iter().any(|folder| has_begun(folder));
+        configs.push(match behind.is_empty() {
             // The next stage begins with what lies there, or has begun with it.
-            false => with_kept_product(config, &folders[index]),
+            false => with_kept_product(config, folder, is_followed),
             true => config,
         });
     }

@@ -37,7 +37,7 @@ pub use input_files::is_from_another;
 pub use precision::kind_of;
 pub use prefill::{CacheReport, Filled, Prefill, Watcher, fill_cache};
 pub use ranks::Ranks;
-pub use run_folder::{ResumePolicy, has_all_steps, misses_product, move_aside, with_kept_product};
+pub use run_folder::{ResumePolicy, has_all_steps, has_begun, misses_product, move_aside, with_kept_product};
 #[cfg(feature = "seeded-bugs")]
 pub use seeded_bugs::Bug;
 pub use setup::{RunOptions, load_model, open_held_out, train, train_together, train_unless};

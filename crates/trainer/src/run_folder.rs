@@ -473,6 +473,11 @@ fn nothing_to_prolong(folder: &Path, change: &Change) -> Error {
     }
 }
 
+/// Whether a run has begun in the folder.
+pub fn has_begun(folder: &Path) -> bool {
+    folder.join(CONFIG).exists() || newest_in(&folder.join(CHECKPOINTS)).is_some()
+}
+
 fn is_finished(folder: &Path) -> bool {
     record_in(folder).is_some_and(|record| record["outcome"] == "finished")
 }

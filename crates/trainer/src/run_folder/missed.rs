@@ -98,9 +98,10 @@ fn is_there(path: &Path) -> Result<bool> {
     }
 }
 
-/// `config` with what the run in `folder` made its product with, where it is finished: these keys may have been changed since.
-pub fn with_kept_product(config: TrainConfig, folder: &Path) -> TrainConfig {
-    match own_of(folder).filter(|_| is_finished(folder)) {
+/// `config` with what the run in `folder` made its product with, where it is finished: these keys may have been changed since. Also of
+/// one that is not, where it `is_followed` by a run that began with the product: it writes that anew, and may have been killed meanwhile.
+pub fn with_kept_product(config: TrainConfig, folder: &Path, is_followed: bool) -> TrainConfig {
+    match own_of(folder).filter(|_| is_followed || is_finished(folder)) {
         Some(own) => config.with_product_of(&own),
         None => config,
     }
@@ -197,6 +198,24 @@ mod tests {
         let said = error.to_string();
         assert!(matches!(error, Error::CannotContinue { .. }), "{said}");
         assert!(said.contains("run.safetensors` is not there") && said.contains("--resume never"), "{said}");
+    }
+
+    /// Another name, asked for after a kill while it is written anew, must not become that of what others began with.
+    #[test]
+    fn a_product_that_others_began_with_keeps_its_name_while_it_is_written_anew() {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let config = named_run();
+        let folder = finished(scratch.path(), &config);
+        let other = TrainConfig { name: "other".into(), ..TrainConfig::default() };
+        let name = |is_followed| with_kept_product(other.clone(), &folder, is_followed).name;
+        assert_eq!([false, true].map(name), ["run", "run"]);
+        fs::remove_file(folder.join("run.safetensors")).expect("it is there");
+        let opened = open(&config, &folder).unwrap_or_else(|error| panic!("{error}"));
+        opened.claim(&config, &[]).unwrap_or_else(|error| panic!("{error}"));
+        drop(opened);
+        assert_eq!([false, true].map(name), ["other", "run"]);
+        fs::remove_file(folder.join(CONFIG)).expect("it is there");
+        assert_eq!(name(true), "run", "its checkpoint says so");
     }
 
     #[test]
