@@ -1,8 +1,9 @@
 //! Which files a run was made from: their hashes, for `run.json`, computed beside the first steps.
 
+use crate::error::Result;
 use crate::run_folder::record_in;
 use sdtrain_recipe::{ModelLocation, TrainConfig, local_path};
-use sdtrain_run_log::InputFile;
+use sdtrain_run_log::{InputFile, Outcome, RunRecord};
 use sdtrain_state_dict::component_files;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,15 +56,39 @@ impl Inputs {
         Inputs { thread: thread::Builder::new().name("hash-inputs".into()).spawn(work).ok(), done }
     }
 
+    /// Has the record of a run that is over written by `write`: at once with the hashes that are ready, and of a finished run once more with
+    /// all. Those of a large base take minutes: a kill meanwhile costs them and no more, as the record says finished. Whoever stopped a run
+    /// has better things to do than to wait for gigabytes that are only named there.
+    ///
+    /// # Errors
+    /// Those of `write`.
+    pub fn write_into(
+        &mut self,
+        record: &mut RunRecord,
+        mut write: impl FnMut(&mut RunRecord) -> Result<()>,
+    ) -> Result<()> {
+        record.inputs = self.so_far();
+        write(record)?;
+        if record.outcome != Outcome::Finished {
+            return Ok(());
+        }
+        let all = self.all();
+        if all == record.inputs {
+            return Ok(());
+        }
+        record.inputs = all;
+        write(record)
+    }
+
     /// The hashes; waits for those that are not ready.
-    pub fn all(&mut self) -> Vec<InputFile> {
+    fn all(&mut self) -> Vec<InputFile> {
         // One that panicked leaves those that it came to.
         let _ = self.thread.take().map(JoinHandle::join);
         self.so_far()
     }
 
     /// Those that are ready.
-    pub fn so_far(&self) -> Vec<InputFile> {
+    fn so_far(&self) -> Vec<InputFile> {
         self.done.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -125,6 +150,40 @@ fn weights_below(path: &Path, files: &mut Vec<PathBuf>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sdtrain_run_log::{Device, Program};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    /// What is written of a run that ends in `outcome`, where its only file is hashed no sooner than something is written.
+    fn written(outcome: Outcome) -> Vec<(Outcome, usize)> {
+        let done = Arc::new(Mutex::new(Vec::new()));
+        let (list, (go, wait)) = (done.clone(), mpsc::channel::<()>());
+        let slow = thread::spawn(move || {
+            let _ = wait.recv_timeout(Duration::from_secs(10));
+            list.lock().expect("nobody panics with it").push(InputFile::embedded("builtin:slow", b"weights"));
+        });
+        let mut inputs = Inputs { thread: Some(slow), done };
+        let mut record = RunRecord::begin(Program::default(), Device::default());
+        record.end(outcome, 6);
+        let mut written = Vec::new();
+        let write = |record: &mut RunRecord| {
+            written.push((record.outcome, record.inputs.len()));
+            if outcome == Outcome::Finished {
+                let _ = go.send(());
+            }
+            Ok(())
+        };
+        inputs.write_into(&mut record, write).unwrap_or_else(|error| panic!("{error}"));
+        written
+    }
+
+    /// A kill while a large base is read must not cost the end of a run that has its product and pictures.
+    #[test]
+    fn a_run_is_finished_before_its_files_are_hashed() {
+        assert_eq!(written(Outcome::Finished), [(Outcome::Finished, 0), (Outcome::Finished, 1)]);
+        // Nor does who stops it wait for them.
+        assert_eq!(written(Outcome::Stopped), [(Outcome::Stopped, 0)]);
+    }
 
     #[test]
     fn of_a_folder_those_files_are_hashed_that_training_reads() {

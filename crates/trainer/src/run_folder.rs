@@ -87,7 +87,7 @@ pub(crate) struct RunFolder {
 
 /// The resolved configuration, in the folder of a run and in each of its checkpoints.
 pub(crate) const CONFIG: &str = "config.toml";
-pub(crate) const RECORD: &str = "run.json";
+const RECORD: &str = "run.json";
 const CHECKPOINTS: &str = "checkpoints";
 const SET_ASIDE: &str = "checkpoints-set-aside";
 const RESERVE: &str = ".reserve";

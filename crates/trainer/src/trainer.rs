@@ -14,7 +14,7 @@ use crate::input_files::Inputs;
 use crate::objective::Objective;
 use crate::profile::{self, Profile};
 use crate::ranks::{Facts, Gathered, GradientReducer, Ranks};
-use crate::run_folder::{RECORD, RunFolder, Start};
+use crate::run_folder::{RunFolder, Start};
 use crate::seeded_bugs::{self, Bug, seeded};
 use crate::spikes::Spikes;
 use crate::state::{self, Position};
@@ -118,22 +118,23 @@ impl Trainer {
         if !self.ranks.is_lead() || !self.folder.is_claimed() {
             return result.map(|(outcome, _)| outcome);
         }
-        // Whoever stopped it has better things to do than to wait for gigabytes that are only named in a record.
-        self.record.inputs =
-            if outcome == RecordedOutcome::Finished { self.inputs.all() } else { self.inputs.so_far() };
         self.record.end(outcome, step);
         // Nothing large is written any more, so that on a full disk the room that was kept is the record's.
         drop(self.reserve.take());
-        let in_place = self.folder.check_in_place();
-        let written = if in_place.is_ok() { self.record.write(&self.folder.path) } else { Ok(()) };
+        let folder = &self.folder;
+        let in_place = folder.check_in_place();
+        let write = |record: &mut RunRecord| {
+            // Before the second time, minutes may have gone by.
+            folder.check_in_place()?;
+            record.write(&folder.path).map_err(|error| Error::storage(&folder.path, error))
+        };
+        let written = if in_place.is_ok() { self.inputs.write_into(&mut self.record, write) } else { Ok(()) };
         let (outcome, _) = result?;
         in_place?;
         match (written, &outcome) {
             // Its checkpoint is there, and whoever stopped it has to hear that it can go on.
-            (Err(error), Outcome::Stopped(_)) => {
-                say!("warning: cannot write `{}`: {error}", self.folder.path.join(RECORD).display());
-            }
-            (written, _) => written.map_err(|error| Error::storage(&self.folder.path, error))?,
+            (Err(error), Outcome::Stopped(_)) => say!("warning: {error}"),
+            (written, _) => written?,
         }
         Ok(outcome)
     }
