@@ -146,13 +146,23 @@ impl Running {
 
     /// Whether it has said how it answers SIGTERM, or lets it wait: from its first moments on it does.
     pub fn answers_signals(&self) -> bool {
-        const SIGTERM: u64 = 1 << 14;
+        const SIGTERM: u64 = 15;
+        self.answers(SIGTERM)
+    }
+
+    /// Whether it waits for somebody to read why it failed: only then it answers SIGHUP.
+    pub fn waits_for_its_reader(&self) -> bool {
+        const SIGHUP: u64 = 1;
+        self.answers(SIGHUP)
+    }
+
+    fn answers(&self, signal: u64) -> bool {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let mask = |name: &str| {
             let digits = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
             u64::from_str_radix(digits.trim(), 16).unwrap_or_default()
         };
-        (mask("SigCgt:") | mask("SigBlk:")) & SIGTERM != 0
+        (mask("SigCgt:") | mask("SigBlk:")) & (1 << (signal - 1)) != 0
     }
 
     /// Waits for its end: its exit code, and all that it said.

@@ -2,9 +2,10 @@
 
 use crate::project::Project;
 use std::fs::{self, File};
-use std::io::{PipeWriter, Write, pipe};
+use std::io::{PipeWriter, Read, Write, pipe};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
 
 /// As `sdtrain train 2>&1 | tee log` leaves it where `tee` is killed.
 #[test]
@@ -76,6 +77,48 @@ fn a_run_that_is_held_back_by_its_listener_goes_on_and_saves_where_it_is_stopped
     let (code, _) = running.end();
     assert_eq!(code, Some(75));
     assert_last_step_is_saved(&project);
+}
+
+/// What fails in the program without libtorch, and in the one with it: its exit code, and what is said of it.
+const FAILURES: [(&[&str], i32, &str); 2] = [
+    (&["--config", "none.toml"], 2, "none.toml"),
+    (&["--config", "run.toml", "--resume", "images"], 4, "`images` is not a complete checkpoint"),
+];
+
+/// As behind `| less` that nobody scrolls: why it failed is said once, and waits longer than any other line.
+#[test]
+fn why_a_run_failed_waits_for_its_listener() {
+    for (args, expected, words) in FAILURES {
+        let project = Project::new();
+        let (mut reader, writer) = pipe().expect("a pipe can be made");
+        fill(opened_again(&writer));
+        let running = project.start_unheard(writer, args);
+        running.wait_for(|| running.waits_for_its_reader());
+        let mut said = String::new();
+        reader.read_to_string(&mut said).expect("it is text");
+        let (code, _) = running.end();
+        assert_eq!(code, Some(expected), "{said}");
+        assert!(said.contains("error: ") && said.contains(words), "{said}");
+        assert!(said.ends_with('\n') && !said.contains("left out"), "{said}");
+    }
+}
+
+#[test]
+fn a_signal_ends_the_waiting_of_a_run_that_failed_with_its_exit_code() {
+    for (args, expected, _) in FAILURES {
+        for signal in ["TERM", "INT", "HUP"] {
+            let project = Project::new();
+            let (_reader, writer) = pipe().expect("a pipe can be made");
+            fill(opened_again(&writer));
+            let running = project.start_unheard(writer, args);
+            running.wait_for(|| running.waits_for_its_reader());
+            let began = Instant::now();
+            running.signal(signal);
+            let (code, _) = running.end();
+            assert_eq!(code, Some(expected), "{signal}");
+            assert!(began.elapsed() < Duration::from_secs(30), "{signal}: {:?}", began.elapsed());
+        }
+    }
 }
 
 /// Steps of the run that its metrics tell of.

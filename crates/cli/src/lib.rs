@@ -26,7 +26,7 @@ pub use commands::train::default_output;
 pub use exit_code::ExitCode;
 pub use hub_files::{local_file, model_location};
 pub use less_memory::too_little_memory;
-pub use report::{Failure, finish, print_answer, print_failure};
+pub use report::{Failure, finish, print_answer};
 
 use args::{Cli, Command};
 

@@ -2,12 +2,17 @@
 
 use std::io::{ErrorKind, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use sdtrain_config::{Problem, Problems};
 use sdtrain_data_loader::DataError;
-use sdtrain_files::say;
+use sdtrain_files::say_last;
+use sdtrain_signals::{LAST_WORDS, end_at_once_with, has_been_asked_to_stop};
 
 use crate::ExitCode;
+
+/// So long the program waits until somebody takes why it failed, behind `| less` or Ctrl-S: that is said once, and the work is over.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why a command ended without doing what was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,20 +115,28 @@ pub fn print_answer(text: &str) {
 
 /// Runs a program's work and turns its outcome into the exit code, after showing what went wrong, once.
 pub fn finish(work: impl FnOnce() -> Result<(), Failure>) -> std::process::ExitCode {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(())) => ExitCode::Done.into(),
-        Ok(Err(failure)) => {
-            print_failure(&failure);
-            failure.code.into()
-        }
+    let (code, words) = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(())) => (ExitCode::Done, String::new()),
+        Ok(Err(failure)) => (failure.code, words_of(&failure)),
         // The panic has been shown already, with its place.
-        Err(_) => ExitCode::Internal.into(),
-    }
+        Err(_) => (ExitCode::Internal, String::new()),
+    };
+    // Also where there are none: lines before them may not have been taken.
+    say_last(&words, || patience_with(code));
+    code.into()
 }
 
-/// Shows a failure on stderr.
-pub fn print_failure(failure: &Failure) {
-    if !failure.problems.0.is_empty() {
-        say!("{}", failure.problems);
+/// A failure as it is shown; nothing where everything has been said already.
+fn words_of(failure: &Failure) -> String {
+    if failure.problems.0.is_empty() { String::new() } else { format!("{}\n", failure.problems) }
+}
+
+/// How long the end with `code` waits until the last words are taken. A failure is worth more than a moment, unless whoever asked the
+/// program to stop waits for its end, or nobody could end the waiting.
+fn patience_with(code: ExitCode) -> Duration {
+    let has_failed = !matches!(code, ExitCode::Done | ExitCode::Stopped | ExitCode::Interrupted);
+    match has_failed && !has_been_asked_to_stop() && end_at_once_with(code as i32).is_ok() {
+        true => PATIENCE,
+        false => LAST_WORDS,
     }
 }

@@ -15,5 +15,5 @@ pub use pending_file::{PendingFile, remove_abandoned};
 pub use reserve::Reserve;
 pub use room::{free_space, in_words};
 pub use same_file::is_same_file;
-pub use say::{say_at_once, say_line};
+pub use say::{say_at_once, say_last, say_line};
 pub use unmovable::Unmovable;

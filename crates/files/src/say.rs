@@ -1,5 +1,7 @@
 //! Lines on stderr for whoever watches. Nobody need be there, and nothing may depend on it.
 
+use std::cell::LazyCell;
+use std::collections::VecDeque;
 use std::fmt::Arguments;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -13,6 +15,9 @@ const LIMIT: Duration = Duration::from_secs(2);
 
 /// What a pipe with any room takes whole, and without waiting (`PIPE_BUF` of Linux).
 const PIECE: usize = 4096;
+
+/// So many of the lines that were left out are kept for the end of the program.
+const KEPT: usize = 20;
 
 /// Between two attempts where there is said to be room, and is none: another process was quicker.
 const MOMENT: Duration = Duration::from_millis(10);
@@ -41,6 +46,13 @@ pub fn say_at_once(words: &str) -> bool {
     STDERR.at_once(words)
 }
 
+/// Writes to stderr what a program ends with, whole lines or nothing, behind the last lines that were left out and how many there were before
+/// them: nothing can be said later. Where a moment is not enough, `patience` is asked how much longer it may take. Whether all of it was
+/// taken.
+pub fn say_last(words: &str, patience: impl FnOnce() -> Duration) -> bool {
+    STDERR.last(words, patience)
+}
+
 /// Where lines go, and whether they are taken there.
 struct Listener<W> {
     limit: Duration,
@@ -57,23 +69,48 @@ struct State<W> {
     is_cut: bool,
     /// Lines that were not taken, and of which nothing was said yet.
     left_out: u64,
+    /// The last of them.
+    kept: VecDeque<String>,
 }
 
 impl<W> State<W> {
-    /// What is to be said first.
-    fn notice(&self) -> String {
+    /// What is to be said first where so many lines are lost.
+    fn notice(&self, lost: u64) -> String {
         let end = if self.is_cut { "\n" } else { "" };
-        match self.left_out {
-            0 => String::new(),
+        match lost {
+            0 => end.to_owned(),
             1 => format!("{end}one line was left out: nobody read it\n"),
             many => format!("{end}{many} lines were left out: nobody read them\n"),
+        }
+    }
+
+    fn leave_out(&mut self, line: &str) {
+        self.left_out += 1;
+        self.kept.push_back(line.to_owned());
+        if self.kept.len() > KEPT {
+            self.kept.pop_front();
+        }
+    }
+
+    /// So many of those that were left out were told of. Other threads may have left out more meanwhile.
+    fn forget(&mut self, told: u64) {
+        self.left_out -= told;
+        while self.kept.len() as u64 > self.left_out {
+            self.kept.pop_front();
+        }
+    }
+
+    /// The end of what was taken is the end of a line, or is not.
+    fn see_end(&mut self, taken: &[u8]) {
+        if let Some(&last) = taken.last() {
+            self.is_cut = last != b'\n';
         }
     }
 }
 
 impl<W: AsFd + Write> Listener<W> {
     fn new(writer: W, limit: Duration) -> Listener<W> {
-        let state = State { writer: Some(writer), is_stuck: false, is_cut: false, left_out: 0 };
+        let state = State { writer: Some(writer), is_stuck: false, is_cut: false, left_out: 0, kept: VecDeque::new() };
         Listener { limit, state: Mutex::new(state), writer_is_back: Condvar::new() }
     }
 
@@ -81,35 +118,77 @@ impl<W: AsFd + Write> Listener<W> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The state, and the writer where no other thread has it by then.
+    fn take_writer(&self, deadline: Instant) -> (MutexGuard<'_, State<W>>, Option<W>) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let is_away = |state: &mut State<W>| state.writer.is_none();
+        let waited = self.writer_is_back.wait_timeout_while(self.lock(), left, is_away);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let writer = state.writer.take();
+        (state, writer)
+    }
+
     /// Writes a line, or leaves it out. Waiting for other threads counts as waiting.
     fn line(&self, line: &str) {
         let deadline = Instant::now() + self.limit;
-        let is_away = |state: &mut State<W>| state.writer.is_none();
-        let waited = self.writer_is_back.wait_timeout_while(self.lock(), self.limit, is_away);
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let writer = state.writer.take();
+        let (mut state, writer) = self.take_writer(deadline);
         let Some(mut writer) = writer else {
-            state.left_out += 1;
+            state.leave_out(line);
             return;
         };
         let told = state.left_out;
-        let text = state.notice() + line;
+        let notice = state.notice(told);
+        let text = format!("{notice}{line}");
         let deadline = if state.is_stuck { Instant::now() } else { deadline };
         drop(state);
         let taken = offer(&mut writer, text.as_bytes(), deadline);
         let mut state = self.lock();
         state.writer = Some(writer);
         state.is_stuck = taken < text.len();
+        state.see_end(&text.as_bytes()[..taken]);
+        if taken >= notice.len() {
+            state.forget(told);
+        }
         if state.is_stuck {
-            state.left_out += 1;
-            state.is_cut |= taken > 0;
-        } else {
-            // Others may have given up meanwhile.
-            state.left_out -= told;
-            state.is_cut = false;
+            state.leave_out(line);
         }
         drop(state);
         self.writer_is_back.notify_one();
+    }
+
+    /// Writes the last words behind the lines that are kept. Whether all was taken.
+    fn last(&self, words: &str, patience: impl FnOnce() -> Duration) -> bool {
+        let moment = Instant::now() + self.limit;
+        // Asked once, and where a moment is enough not at all.
+        let deadline = LazyCell::new(|| Instant::now() + patience());
+        let (mut state, mut writer) = self.take_writer(moment);
+        if writer.is_none() {
+            drop(state);
+            (state, writer) = self.take_writer(*deadline);
+        }
+        let Some(mut writer) = writer else {
+            return false;
+        };
+        let told = state.left_out;
+        let lost = told - state.kept.len() as u64;
+        let kept: String = state.kept.iter().map(String::as_str).collect();
+        let text = format!("{}{kept}{words}", state.notice(lost));
+        let moment = if state.is_stuck { Instant::now() } else { moment };
+        drop(state);
+        let mut taken = offer(&mut writer, text.as_bytes(), moment);
+        if taken < text.len() {
+            taken += offer(&mut writer, &text.as_bytes()[taken..], *deadline);
+        }
+        let mut state = self.lock();
+        state.writer = Some(writer);
+        state.is_stuck = taken < text.len();
+        state.see_end(&text.as_bytes()[..taken]);
+        if !state.is_stuck {
+            state.forget(told);
+        }
+        drop(state);
+        self.writer_is_back.notify_one();
+        taken == text.len()
     }
 
     /// Whether words were taken without waiting for anybody.
@@ -290,10 +369,50 @@ mod tests {
         let taken = fill(&listener);
         read_all(&mut reader, taken * PIECE);
         listener.line(&"-".repeat((taken + 1) * PIECE));
-        read_all(&mut reader, taken * PIECE);
+        let mut part = vec![0; taken * PIECE];
+        reader.read_exact(&mut part).unwrap();
+        assert!(part.starts_with(b"one line was left out: nobody read it\n---"));
         listener.line("there is room again\n");
         let said = rest(reader, listener);
-        assert_eq!(said, "\n2 lines were left out: nobody read them\nthere is room again\n");
+        // Of the one before it was told already.
+        assert_eq!(said, "\none line was left out: nobody read it\nthere is room again\n");
+    }
+
+    #[test]
+    fn last_words_wait_for_who_reads_them_and_bring_the_last_lines_before_them() {
+        let (mut reader, listener) = with_limit(Duration::from_millis(100));
+        let taken = fill(&listener);
+        (0..30).for_each(|number| listener.line(&format!("line {number}\n")));
+        let reading = thread::spawn(move || {
+            // Longer than a line waits.
+            thread::sleep(Duration::from_millis(500));
+            read_all(&mut reader, taken * PIECE);
+            let mut said = String::new();
+            reader.read_to_string(&mut said).map(|_| said)
+        });
+        assert!(listener.last("error: why\n", || Duration::from_secs(60)));
+        drop(listener);
+        let kept: String = (10..30).map(|number| format!("line {number}\n")).collect();
+        let expected = format!("11 lines were left out: nobody read them\n{kept}error: why\n");
+        assert_eq!(reading.join().unwrap().unwrap(), expected);
+    }
+
+    #[test]
+    fn last_words_wait_no_longer_than_they_may() {
+        let (mut reader, listener) = with_limit(Duration::from_millis(100));
+        assert!(listener.last("", || panic!("there is nothing to say")));
+        assert!(listener.last("bye\n", || panic!("there is room")));
+        read_all(&mut reader, "bye\n".len());
+        let taken = fill(&listener);
+        let began = Instant::now();
+        assert!(!listener.last("lost\n", || Duration::from_millis(100)));
+        assert!(began.elapsed() < Duration::from_secs(30));
+        // A line that was kept is said once.
+        read_all(&mut reader, taken * PIECE);
+        assert!(listener.last("read\n", || panic!("there is room")));
+        assert!(listener.last("bye\n", || panic!("there is room")));
+        let kept = "-".repeat(PIECE - 1) + "\n";
+        assert_eq!(rest(reader, listener), format!("{kept}read\nbye\n"));
     }
 
     #[test]
@@ -302,6 +421,7 @@ mod tests {
         drop(reader);
         let began = Instant::now();
         (0..100).for_each(|_| listener.line("lost\n"));
+        assert!(listener.last("lost\n", || panic!("nobody will read it")));
         assert!(began.elapsed() < Duration::from_secs(30));
         assert_eq!(listener.lock().left_out, 0);
     }

@@ -6,7 +6,7 @@ use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, LazyLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -19,7 +19,12 @@ const STOPPED: i32 = 75;
 /// Exit code after a second Ctrl-C.
 const INTERRUPTED: i32 = 130;
 /// So long the end of the process waits for its last words to be taken.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+pub const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// That a process ends with [`STOPPED`] as soon as it is asked.
+static ENDS_AS_STOPPED: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| Arc::new(AtomicBool::new(true)));
+/// That somebody has asked a [`StopRequest`] of this process to stop.
+static HAS_BEEN_ASKED: AtomicBool = AtomicBool::new(false);
 
 /// While there is nothing to lose yet: whoever asks for a stop ends the process at once, with the exit code of a run that can be started
 /// again. There is nothing to save either, so that a signal which asks for that does nothing.
@@ -27,11 +32,31 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// # Errors
 /// Where the system does not let the signals be handled.
 pub fn end_at_once() -> io::Result<()> {
-    let always = Arc::new(AtomicBool::new(true));
     flag::register(SAVES as i32, Arc::default())?;
-    STOPS
-        .iter()
-        .try_for_each(|&signal| flag::register_conditional_shutdown(signal as i32, STOPPED, always.clone()).map(drop))
+    STOPS.iter().try_for_each(|&signal| {
+        flag::register_conditional_shutdown(signal as i32, STOPPED, Arc::clone(&ENDS_AS_STOPPED)).map(drop)
+    })
+}
+
+/// While nothing is left to do but to wait until somebody takes the last words: whoever asks for a stop, or takes the terminal away, ends the
+/// process at once, with the exit code that it would end with. This holds also where these signals were held back, or had another meaning before.
+///
+/// # Errors
+/// Where the system does not let the signals be handled.
+pub fn end_at_once_with(code: i32) -> io::Result<()> {
+    let always = Arc::new(AtomicBool::new(true));
+    let end_at =
+        |signal: Signal| flag::register_conditional_shutdown(signal as i32, code, Arc::clone(&always)).map(drop);
+    STOPS.into_iter().try_for_each(end_at)?;
+    ENDS_AS_STOPPED.store(false, Ordering::SeqCst);
+    // The last one: whoever sees that it is answered knows that all are.
+    end_at(Signal::SIGHUP)?;
+    Ok(SigSet::from_iter(STOPS).thread_unblock()?)
+}
+
+/// Whether anybody has asked this process to stop since it listens: who did so will not wait for long.
+pub fn has_been_asked_to_stop() -> bool {
+    HAS_BEEN_ASKED.load(Ordering::SeqCst)
 }
 
 /// Keeps the signals waiting, in this thread and in the program that it becomes, until [`StopRequest::listen`].
@@ -108,6 +133,7 @@ impl StopRequest {
                     tell_of_the_end();
                     low_level::exit(STOPPED);
                 }
+                HAS_BEEN_ASKED.store(true, Ordering::SeqCst);
                 asked.store(true, Ordering::SeqCst);
                 if signal == Signal::SIGINT as i32 && std::mem::replace(&mut interrupted, true) {
                     low_level::exit(INTERRUPTED);
@@ -136,6 +162,7 @@ impl StopRequest {
 
     /// As if a signal had come: another process of the same run was asked.
     pub fn ask(&self) {
+        HAS_BEEN_ASKED.store(true, Ordering::SeqCst);
         self.asked.store(true, Ordering::SeqCst);
     }
 
