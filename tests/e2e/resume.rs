@@ -1,6 +1,8 @@
 //! A run can be killed at any moment and goes on to the same bits.
 
 use crate::project::{Project, Running, fixture};
+use sdtrain_data_loader::DataSet;
+use sdtrain_recipe::TrainConfig;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -399,6 +401,38 @@ fn changed_images_are_noticed() {
     fs::remove_file(project.path("images/5.png")).unwrap();
     let (_, said) = project.expect(4, &args);
     assert!(said.contains("have changed"), "{said}");
+}
+
+/// It waits for nothing, and knows the data by less than their contents: who goes on from it hears so.
+#[test]
+fn a_checkpoint_of_before_every_image_was_read_says_what_is_not_compared() {
+    let project = Project::new();
+    let args = ["--config", "run.toml", "--set", "samples.prompts=[]", "--set", "checkpoint.keep_last=9"];
+    project.expect(0, &args);
+    let own = project.path("outputs/run/checkpoints/step-000004");
+    let config = TrainConfig::load(&project.path("run.toml"), &[]).unwrap_or_else(|error| panic!("{error}")).config;
+    let data = DataSet::open(&config.data, config.seed, 16).unwrap_or_else(|error| panic!("{error}"));
+    let mut info = sdtrain_checkpoint::verify(&own).expect("it is whole").info;
+    info.data_digest = format!("listing:{}", data.listing());
+    sdtrain_checkpoint::publish(&project.path("early"), "step-000004", info, &mut |folder| {
+        for name in ["tensors.safetensors", "config.toml", "state.json"] {
+            fs::copy(own.join(name), folder.join(name))?;
+        }
+        Ok(())
+    })
+    .expect("there is room");
+    let continued = |code: i32, output: &str| {
+        let (_, said) =
+            project.expect(code, &[&args[..], &["--output", output, "--resume", "early/step-000004"]].concat());
+        said
+    };
+    let said = continued(0, "onward");
+    let note = "note: the checkpoint was written before every image had been read";
+    assert!(said.contains(note) && said.contains("whether the files hold the same is not known"), "{said}");
+    // One of another length.
+    image::RgbImage::new(64, 64).save(project.path("images/1.png")).expect("there is room");
+    let said = continued(4, "refused");
+    assert!(said.contains("the images or captions have changed") && !said.contains(note), "{said}");
 }
 
 #[test]

@@ -329,6 +329,7 @@ mod tests {
             placement: Placement { bucket: (1, 1), resized: (1, 1) },
             captions: Vec::new(),
             extra_images: extra.iter().map(|&extra| (extra.to_string(), files[extra].clone())).collect(),
+            extra_lengths: Box::default(),
             loss_weight: 1.0,
         };
         let images = [image(0, &[1, 2]), image(3, &[]), image(4, &[5])];

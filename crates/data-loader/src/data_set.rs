@@ -209,19 +209,19 @@ impl DataSet {
                 Some(digest) => Ok(digest.to_vec()),
                 None => Ok(image.file_length.to_le_bytes().to_vec()),
             },
-            File::Extra(extra) => match digest_of(of_extra.next().flatten(), extra)? {
+            File::Extra(extra, _) => match digest_of(of_extra.next().flatten(), extra)? {
                 Some(digest) => Ok(digest.to_vec()),
                 None => Ok(extra.length().unwrap_or_default().to_le_bytes().to_vec()),
             },
         })
     }
 
-    /// The same of what a look at the folders shows: lengths in the place of contents, and of masks and other images nothing. It
-    /// reads no file, and does not notice where one is replaced by another of its length.
+    /// The same of what the look at the folders showed: lengths in the place of contents, and of masks and other images that lie in
+    /// tables and archives nothing. It reads no file, and does not notice where one is replaced by another of its length.
     pub fn listing(&self) -> String {
         let of_lengths = self.digest_by(|file| match file {
             File::Image(image) => Ok(image.file_length.to_le_bytes().to_vec()),
-            File::Extra(_) => Ok(Vec::new()),
+            File::Extra(_, length) => Ok(length.map_or_else(Vec::new, |length| length.to_le_bytes().to_vec())),
         });
         of_lengths.unwrap_or_default()
     }
@@ -240,9 +240,10 @@ impl DataSet {
                 field(caption.text.as_bytes());
             }
             field(&ordered.repeats.to_bytes());
-            for (column, extra) in &image.extra_images {
+            for (place, (column, extra)) in image.extra_images.iter().enumerate() {
+                let length = image.extra_lengths.get(place).copied().flatten();
                 field(column.as_bytes());
-                field(&content(File::Extra(extra))?);
+                field(&content(File::Extra(extra, length))?);
             }
             if image.loss_weight != 1.0 {
                 field(&image.loss_weight.to_le_bytes());
@@ -534,8 +535,8 @@ impl View {
 /// What a digest of the data asks the content of.
 enum File<'a> {
     Image(&'a Image),
-    /// A mask, or another image that belongs to one.
-    Extra(&'a ImageLocation),
+    /// A mask, or another image that belongs to one, and how long it was when the folders were looked at, where it is a file of its own.
+    Extra(&'a ImageLocation, Option<u64>),
 }
 
 /// The digest of a file, which is read once more where that is not `known`; none where it cannot be by its own fault.

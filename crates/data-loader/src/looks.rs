@@ -22,6 +22,8 @@ pub(crate) struct Looks {
     pub looked: Vec<Looked>,
     /// A number for the file, or part of one, behind each image: two names of one file have the same.
     pub identities: Vec<u64>,
+    /// How long the images are that belong to each one, in the order of their columns, where they are files of their own.
+    pub extra_lengths: Vec<Box<[Option<u64>]>>,
     /// Why what was found is not there for the next time.
     pub warning: Option<String>,
     /// What the disk did not give.
@@ -29,13 +31,14 @@ pub(crate) struct Looks {
 }
 
 /// An image's file, and those that belong to it, as they are now.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Now {
     /// Absent where the system does not state it; then the image is read, and says why.
     key: Option<Digest>,
     identity: u64,
     /// Whether a further change would show.
     is_settled: bool,
+    extra_lengths: Box<[Option<u64>]>,
 }
 
 /// Looks at every image, on as many threads as the machine has; the result does not depend on them.
@@ -83,7 +86,8 @@ pub(crate) fn look_at_all(examples: &[SourceExample], manifest: Option<&Manifest
         });
         warning = written.err().map(|error| manifest::not_kept(manifest, &error));
     }
-    Looks { looked, identities: now.into_iter().map(|now| now.identity).collect(), warning, refused }
+    let (identities, extra_lengths) = now.into_iter().map(|now| (now.identity, now.extra_lengths)).unzip();
+    Looks { looked, identities, extra_lengths, warning, refused }
 }
 
 /// Fills in `results`, each from the example at its place.
@@ -128,7 +132,9 @@ fn state_of(example: &SourceExample, started: SystemTime) -> Now {
         0 => identity_of_name(example.image.path()),
         _ => hash_of((stamp.device, stamp.inode, entry_of(&example.image))),
     };
-    Now { key: Some(key_of(files)), identity, is_settled }
+    let length = |(location, stamp): (&ImageLocation, &Stamp)| location.is_file().then_some(stamp.length);
+    let extra_lengths = example.extra_images.values().zip(&extra).map(length).collect();
+    Now { key: Some(key_of(files)), identity, is_settled, extra_lengths }
 }
 
 /// Numbers of entries count from 1; a file of its own is none.

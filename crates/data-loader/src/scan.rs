@@ -25,6 +25,8 @@ pub(crate) struct Image {
     pub captions: Vec<SourceCaption>,
     /// Its mask and other images that belong to it, by column.
     pub extra_images: BTreeMap<String, ImageLocation>,
+    /// The lengths of these, in their order; none of one that is no file of its own.
+    pub extra_lengths: Box<[Option<u64>]>,
     /// What a table says its loss is multiplied by.
     pub loss_weight: f64,
 }

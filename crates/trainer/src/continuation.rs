@@ -94,6 +94,12 @@ pub(crate) fn check(
         Ok(())
     };
     content("the images or captions", "data", Some(&before.data_digest), Some(&manifest.data_digest))?;
+    if identity::is_listing(&before.data_digest) && before.data_digest == manifest.data_digest {
+        say!(
+            "note: the checkpoint was written before every image had been read: names, lengths and captions of the data are as they \
+             were, and whether the files hold the same is not known"
+        );
+    }
     let (old, new) = (&before.details, &manifest.details);
     content("the adapters of `model.fuse`", "model.fuse", old.get(FUSED), new.get(FUSED))?;
     // In another format the same weights are other numbers, and what was rounded cannot be told from what was replaced.

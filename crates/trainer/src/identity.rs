@@ -93,6 +93,11 @@ fn of_file(path: &Path) -> Result<String> {
 /// and captions follows.
 const LISTING: &str = "listing:";
 
+/// Whether what a checkpoint says of its data knows nothing of what the files held.
+pub(crate) fn is_listing(digest: &str) -> bool {
+    digest.starts_with(LISTING)
+}
+
 /// A digest of the data, by which a continued run knows them again. To make it every image is read that has changed since it was last
 /// read, beside the first steps of a run that begins. No checkpoint waits for it: whoever is asked to stop may have seconds left.
 pub(crate) struct DataDigest {
@@ -145,7 +150,7 @@ impl DataDigest {
     /// # Errors
     /// Where that takes their contents, and the disk does not give an image.
     pub fn as_in(&mut self, before: &str) -> Result<String> {
-        if before.starts_with(LISTING) { Ok(self.listing()) } else { self.get() }
+        if is_listing(before) { Ok(self.listing()) } else { self.get() }
     }
 
     fn listing(&mut self) -> String {

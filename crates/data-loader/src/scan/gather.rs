@@ -57,12 +57,13 @@ impl Gathered {
         let broken: BTreeSet<PathBuf> = listing.broken_captions.iter().map(|problem| problem.path.clone()).collect();
         self.captions.broken.extend(listing.broken_captions);
 
-        let Looks { looked, identities, warning, refused } =
+        let Looks { looked, identities, extra_lengths, warning, refused } =
             look_at_all(&listing.examples, manifest_of(subset).as_ref());
         self.scan.warnings.extend(warning);
         self.errors.extend(refused);
         self.scan.images.reserve(listing.examples.len());
-        for ((example, looked), identity) in listing.examples.into_iter().zip(looked).zip(identities) {
+        let found = listing.examples.into_iter().zip(looked).zip(identities.into_iter().zip(extra_lengths));
+        for ((example, looked), (identity, extra_lengths)) in found {
             let path = example.image.path();
             let (look, file_length, placement) = match placed(looked, buckets) {
                 Ok(placed) => placed,
@@ -89,6 +90,7 @@ impl Gathered {
                 placement,
                 captions,
                 extra_images: example.extra_images,
+                extra_lengths,
                 loss_weight,
             });
         }

@@ -66,6 +66,29 @@ fn a_mask_beside_its_image_is_cut_and_mirrored_with_it() {
 }
 
 #[test]
+fn a_listing_knows_the_lengths_of_masks_also_while_they_are_away() {
+    let folder = Folder::with_images(2);
+    let write = |white: u32| {
+        let mask = GrayImage::from_fn(64, 48, |x, y| Luma([if x * y % 64 < white { 255 } else { 0 }]));
+        mask.save(folder.join("00-masklabel.png")).unwrap();
+        std::fs::metadata(folder.join("00-masklabel.png")).unwrap().len()
+    };
+    let open = || {
+        let subset = Subset { extra_images: vec![mask(None, "-masklabel")], ..folder.subset() };
+        DataSet::open(&config(&folder, subset), 3, 64).unwrap()
+    };
+    let length = write(0);
+    let before = open();
+    assert_eq!(open().listing(), before.listing());
+    assert_ne!(write(31), length);
+    assert_ne!(open().listing(), before.listing());
+    let listing = open().listing();
+    let data = open();
+    std::fs::remove_file(folder.join("00-masklabel.png")).unwrap();
+    assert_eq!(data.listing(), listing);
+}
+
+#[test]
 fn masks_and_control_images_are_squeezed_with_their_image() {
     let folder = Folder::with_images(1);
     mask_of_picture().save(folder.join("00-m.png")).unwrap();
