@@ -6,15 +6,18 @@ use sdtrain_trainer::Error;
 
 /// The failure that ends a run of `config`.
 pub fn of_run(error: Error, config: &TrainConfig) -> Failure {
-    match error {
-        Error::NotFinite { .. } | Error::WeightsNotFinite { .. } => of(error).hint(not_finite(config)),
-        error => of(error),
-    }
+    let hint = match &error {
+        Error::NotFinite { .. } => Some(not_finite(config, false)),
+        Error::WeightsNotFinite { .. } => Some(not_finite(config, true)),
+        _ => None,
+    };
+    of(error).maybe_hint(hint)
 }
 
-/// What to do about numbers that are not finite: too large a step made them, or in fp16 a scale that the loss does not bear or a VAE that is not
-/// made for it. The newest checkpoint may hold weights that are finite and spoil every step, so that it is no good beginning.
-fn not_finite(config: &TrainConfig) -> String {
+/// What to do about numbers that are not finite, of the weights or of a loss or gradient: too large a step made them, or in fp16 a scale that the
+/// loss does not bear or a VAE that is not made for it. The newest checkpoint may hold weights that are finite and spoil every step, so that
+/// it is no good beginning.
+fn not_finite(config: &TrainConfig, are_weights: bool) -> String {
     let rate = match &config.optimizer {
         OptimizerConfig::Adafactor(settings) if settings.relative_step => {
             "set `optimizer.relative_step = false` with a low `optimizer.learning_rate`"
@@ -26,12 +29,16 @@ fn not_finite(config: &TrainConfig) -> String {
         sentences[0].push_str(", or set `precision.compute` to `bf16` or `fp32`, which need no loss scale");
         sentences.push("Where the VAE overflows in fp16, `model.vae` names one that does not".to_owned());
     }
-    sentences.push(
-        "Then go on from a checkpoint before the first step that was skipped, with `--resume PATH` and the changed keys in \
-         `checkpoint.allow_changes`, or begin anew with `--resume never`"
-            .to_owned(),
-    );
-    if config.train.fused_backward {
+    // Steps are named where they are skipped, but for the one that ends the run, and where weights are to blame none is skipped.
+    let before = match are_weights {
+        true => "some steps before the one that is named",
+        false => "before the first step whose loss or gradient was not finite",
+    };
+    sentences.push(format!(
+        "Then go on from a checkpoint {before}, with `--resume PATH` and the changed keys in `checkpoint.allow_changes`, or begin \
+         anew with `--resume never`"
+    ));
+    if config.train.fused_backward && !are_weights {
         sentences.push(
             "With `train.fused_backward` the first gradient that is not finite ends the run; without it `train.max_skipped_steps` are \
              skipped first. A checkpoint more often (`checkpoint.every_steps`) loses less"
@@ -217,12 +224,18 @@ mod tests {
         for (compute, fused) in [(FloatType::Fp32, false), (FloatType::Fp16, false), (FloatType::Bf16, true)] {
             (config.precision.compute, config.train.fused_backward) = (compute, fused);
             let images = vec!["`images/0.png`".to_owned()];
-            for error in [Error::NotFinite { step: 3, images }, Error::WeightsNotFinite { step: 3 }] {
+            for (error, are_weights) in
+                [(Error::NotFinite { step: 3, images }, false), (Error::WeightsNotFinite { step: 3 }, true)]
+            {
                 let hint = hint_of(&config, error);
+                // Where weights are to blame, no step was said to be skipped.
+                assert!(!are_weights || !hint.contains("skipped"), "{hint}");
+                assert_eq!(hint.contains("some steps before the one that is named"), are_weights, "{hint}");
                 assert!(hint.contains("lower `optimizer.learning_rate`") && hint.contains("`--resume PATH`"), "{hint}");
                 let is_fp16 = compute == FloatType::Fp16;
                 assert!(of_fp16.iter().all(|named| hint.contains(named) == is_fp16), "{hint}");
-                assert!(of_fused.iter().all(|named| hint.contains(named) == fused), "{hint}");
+                let ends_with_the_first = fused && !are_weights;
+                assert!(of_fused.iter().all(|named| hint.contains(named) == ends_with_the_first), "{hint}");
             }
         }
         config.optimizer = OptimizerConfig::Adafactor(Default::default());

@@ -57,7 +57,8 @@ pub struct TrainSection {
 
     /// Steps in a row that may be skipped because a loss or gradient is not finite: the weights stay as they are, the images are
     /// named, and the run goes on. One more ends it. A run whose last steps were skipped is done where a batch after them has a finite
-    /// loss. 0: the first one ends it.
+    /// loss. 0: the first one ends it. Where the trained weights are not finite themselves, the first one ends it too, and no image is
+    /// named.
     /// What loss scaling skips (`precision.compute = "fp16"`) is not counted.
     pub max_skipped_steps: u64,
 
