@@ -134,6 +134,49 @@ fn a_checkpoint_that_is_not_there_is_no_reason_to_begin_anew() {
     assert!(!project.path("outputs").exists());
 }
 
+/// As a copy that was broken off leaves it, or a disk that lost a bit.
+#[test]
+fn a_checkpoint_that_is_named_and_damaged_is_refused_with_its_file_and_a_way_out() {
+    type Damage = fn(&mut Vec<u8>);
+    const CUT_OFF: Damage = |bytes| bytes.truncate(bytes.len() / 2);
+    const FLIPPED: Damage = |bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    };
+    let project = Project::new();
+    let args = ["--config", "run.toml", "--set", "samples.prompts=[]", "--set", "checkpoint.keep_last=9"];
+    project.expect(0, &args);
+    let checkpoints = project.path("outputs/run/checkpoints");
+    let latest = || fs::read_to_string(checkpoints.join("latest")).unwrap();
+    let product = || fs::read(project.path("outputs/run/run.safetensors")).unwrap();
+    let before = (latest(), product());
+    for (file, damage, reason) in [
+        ("tensors.safetensors", CUT_OFF, "`tensors.safetensors` has "),
+        ("tensors.safetensors", FLIPPED, "the content of `tensors.safetensors` is not what was written"),
+        ("state.json", FLIPPED, "the content of `state.json` is not what was written"),
+        ("config.toml", CUT_OFF, "`config.toml` has "),
+        ("MANIFEST.json", CUT_OFF, "its MANIFEST.json cannot be read"),
+    ] {
+        let path = checkpoints.join("step-000004").join(file);
+        let whole = fs::read(&path).unwrap();
+        let mut damaged = whole.clone();
+        damage(&mut damaged);
+        fs::write(&path, damaged).unwrap();
+        let resume = ["--resume", "outputs/run/checkpoints/step-000004"];
+        let (_, said) = project.expect(4, &[&args[..], &resume].concat());
+        let named = format!("`outputs/run/checkpoints/step-000004` is not a complete checkpoint: {reason}");
+        assert!(said.contains(&named), "{said}");
+        assert!(said.contains("hint: `--resume auto` takes the newest complete checkpoint"), "{said}");
+        assert_eq!(latest(), before.0, "{file}: {said}");
+        assert!(product() == before.1 && checkpoints.join("step-000006").is_dir(), "{file}: {said}");
+        assert!(!project.path("outputs/run/checkpoints-set-aside").exists(), "{file}: {said}");
+        fs::write(&path, whole).unwrap();
+    }
+    // Whole again, it is gone back to.
+    project.expect(0, &[&args[..], &["--resume", "outputs/run/checkpoints/step-000004"]].concat());
+    assert!(product() == before.1);
+}
+
 #[test]
 fn what_a_run_would_refuse_is_refused_by_check_before_anything_is_written() {
     let project = Project::new();
