@@ -45,6 +45,19 @@ fn a_published_folder_is_found_with_everything_in_it() {
     assert_eq!(manifest.files[0].blake3, blake3::hash(b"123").to_hex().to_string());
 }
 
+/// One thread forces it to disk while another reads it back.
+#[test]
+fn a_large_file_is_published_with_the_digest_of_its_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let large: Vec<u8> = (0..9_u32 << 20).map(|place| (place.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let path = save(folder.path(), 100, &[("large", &large[..]), ("small", b"123")]).unwrap();
+    let manifest = verify(&path).unwrap();
+    let files: Vec<(&str, u64)> = manifest.files.iter().map(|f| (f.name.as_str(), f.length)).collect();
+    assert_eq!(files, [("large", 9 << 20), ("small", 3)]);
+    assert_eq!(manifest.files[0].blake3, blake3::hash(&large).to_hex().to_string());
+    assert!(fs::read(path.join("large")).unwrap() == large);
+}
+
 #[test]
 fn the_newest_is_the_one_with_the_highest_step_and_not_the_last_written() {
     let folder = tempfile::tempdir().unwrap();
