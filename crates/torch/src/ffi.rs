@@ -108,6 +108,12 @@ unsafe extern "C" {
     pub fn sd_group_broadcast(group: *mut c_void, values: *mut C_tensor, root: c_int) -> c_int;
     pub fn sd_group_all_gather(group: *mut c_void, all: *mut C_tensor, own: *mut C_tensor) -> c_int;
     pub fn sd_group_reduce_scatter(group: *mut c_void, own: *mut C_tensor, all: *mut C_tensor) -> c_int;
+    pub fn sd_attention(
+        query: *mut C_tensor,
+        key: *mut C_tensor,
+        value: *mut C_tensor,
+        output: *mut *mut C_tensor,
+    ) -> c_int;
     pub fn sd_unfolded_conv2d(
         input: *mut C_tensor,
         weight: *mut C_tensor,

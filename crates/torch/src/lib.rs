@@ -2,6 +2,7 @@
 
 mod adamw_8bit;
 mod adamw_stored;
+mod attention;
 mod callback_error;
 mod device;
 mod error;
@@ -22,6 +23,7 @@ mod version;
 
 pub use adamw_8bit::{AdamW8bitStep, CodeMap, QuantizedMoment, adamw_8bit};
 pub use adamw_stored::{AdamWStored, WeightRounding, adamw_stored};
+pub use attention::attention;
 pub use device::{device, use_threads};
 pub use error::{Error, Result, catch, or_panic};
 pub use foreach::{AdamWState, AdamWStep, clip_grad_norm, fused_adamw, unscale};

@@ -3,6 +3,7 @@
 use super::{GroupNorm, Linear};
 use crate::builder::Builder;
 use crate::error::Result;
+use sdtrain_torch::{attention, or_panic};
 use std::rc::Rc;
 use tch::Tensor;
 
@@ -51,7 +52,7 @@ impl Attention {
         let query = split_heads(&self.to_q.forward(hidden_states), self.heads);
         let key = split_heads(&self.to_k.forward(context), self.heads);
         let value = split_heads(&self.to_v.forward(context), self.heads);
-        let attended = scaled_dot_product_attention(&query, &key, &value, false);
+        let attended = or_panic(attention(&query, &key, &value));
         self.to_out.forward(&merge_heads(&attended))
     }
 }

@@ -1,0 +1,189 @@
+// Products of matrices of bf16 by AVX-512's products of pairs, which add up in fp32: what kernels of this folder are made of.
+//
+// Two orders of a matrix are used besides rows, both of pairs of bf16 as 32 bits:
+// - across: element [i][t] holds numbers 2i and 2i + 1 of row t, so that 16 rows lie side by side;
+// - down: element [j][c] holds column c of the rows 2j and 2j + 1.
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+// Whether this processor multiplies pairs of bf16, and libtorch was not told to do with less.
+bool bf16_products_are_supported();
+
+// Memory that one thread uses again for the next piece of work.
+class Bf16Scratch {
+public:
+  // Starts anew: what was handed out before is free.
+  void clear() { used = 0; }
+  // Room for `count` numbers of 4 bytes, which begins at a multiple of 64 bytes. Valid until the next `clear`.
+  template <typename T> T *take(int64_t count) {
+    static_assert(sizeof(T) == 4, "numbers of 4 bytes");
+    return reinterpret_cast<T *>(bytes(count * 4));
+  }
+
+private:
+  struct Block {
+    std::unique_ptr<char[]> bytes;
+    int64_t size;
+  };
+
+  void *bytes(int64_t count);
+  std::vector<Block> blocks;
+  size_t used = 0;
+};
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+// Of each function by itself: the rest of the program must run on older processors.
+#define SD_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+#define SD_AVX512_INLINE SD_AVX512 __attribute__((always_inline)) static inline
+
+namespace {
+
+constexpr int64_t LANES = 16;
+// Rows of a product that are made at once: with three vectors each they fill the registers.
+constexpr int64_t TILE = 8;
+
+inline int64_t round_up(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
+
+SD_AVX512_INLINE __mmask16 first_lanes(int64_t count) {
+  return count >= LANES ? __mmask16(0xffff) : count <= 0 ? __mmask16(0) : __mmask16((1u << count) - 1);
+}
+
+SD_AVX512_INLINE __m512 to_float(__m256i numbers) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(numbers), 16));
+}
+
+SD_AVX512_INLINE __m256i to_bf16(__m512 numbers) { return (__m256i)_mm512_cvtneps_pbh(numbers); }
+
+// Pairs of the lanes of two rows.
+SD_AVX512_INLINE __m512i paired(__m256i even, __m256i odd) {
+  return _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
+}
+
+// c[row][lane] = (c[row][lane] +) the sum over `pairs` of a[row][pair] · b[pair][lane], for ROWS rows and VECTORS · 16 lanes. Numbers of
+// `a` and `b` are pairs of bf16.
+template <int ROWS, int VECTORS>
+SD_AVX512 void tile(const uint32_t *a, int64_t a_row, int64_t a_pair, const uint32_t *b, int64_t b_pair, int64_t pairs, float *c,
+                    int64_t c_row, bool adds) {
+  __m512 sums[ROWS][VECTORS];
+#pragma GCC unroll 8
+  for (int row = 0; row < ROWS; row++) {
+#pragma GCC unroll 4
+    for (int vector = 0; vector < VECTORS; vector++) {
+      sums[row][vector] = adds ? _mm512_loadu_ps(c + row * c_row + vector * LANES) : _mm512_setzero_ps();
+    }
+  }
+  for (int64_t pair = 0; pair < pairs; pair++) {
+    __m512i lanes[VECTORS];
+#pragma GCC unroll 4
+    for (int vector = 0; vector < VECTORS; vector++) lanes[vector] = _mm512_loadu_si512(b + pair * b_pair + vector * LANES);
+#pragma GCC unroll 8
+    for (int row = 0; row < ROWS; row++) {
+      const __m512i broadcast = _mm512_set1_epi32(a[row * a_row + pair * a_pair]);
+#pragma GCC unroll 4
+      for (int vector = 0; vector < VECTORS; vector++) {
+        sums[row][vector] = _mm512_dpbf16_ps(sums[row][vector], (__m512bh)broadcast, (__m512bh)lanes[vector]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int row = 0; row < ROWS; row++) {
+#pragma GCC unroll 4
+    for (int vector = 0; vector < VECTORS; vector++) _mm512_storeu_ps(c + row * c_row + vector * LANES, sums[row][vector]);
+  }
+}
+
+// The same for `rows`, a multiple of TILE, and `lanes`, a multiple of 16.
+SD_AVX512 void product(const uint32_t *a, int64_t a_row, int64_t a_pair, const uint32_t *b, int64_t b_pair, int64_t pairs, float *c,
+                       int64_t c_row, int64_t rows, int64_t lanes, bool adds) {
+  for (int64_t lane = 0; lane < lanes;) {
+    const int64_t left = (lanes - lane) / LANES;
+    const int64_t vectors = left == 4 ? 2 : std::min<int64_t>(left, 3);
+    for (int64_t row = 0; row < rows; row += TILE) {
+      const auto multiply = vectors == 3 ? tile<TILE, 3> : vectors == 2 ? tile<TILE, 2> : tile<TILE, 1>;
+      multiply(a + row * a_row, a_row, a_pair, b + lane, b_pair, pairs, c + row * c_row + lane, c_row, adds);
+    }
+    lane += vectors * LANES;
+  }
+}
+
+// Numbers of a row as 16 lanes, with zeros behind the row's end.
+SD_AVX512_INLINE __m256i numbers_at(const uint16_t *row, int64_t column, int64_t size) {
+  return _mm256_maskz_loadu_epi16(first_lanes(size - column), row + column);
+}
+
+// `to` [to_rows / 2][columns]: rows in the order `down`, zeros where there is no row or number. `columns` is a multiple of 16.
+SD_AVX512 void put_down(const uint16_t *from, int64_t from_row, int64_t rows, int64_t size, uint32_t *to, int64_t to_rows,
+                        int64_t columns) {
+  for (int64_t row = 0; row < to_rows; row += 2) {
+    for (int64_t column = 0; column < columns; column += LANES) {
+      const __m256i even = row < rows ? numbers_at(from + row * from_row, column, size) : _mm256_setzero_si256();
+      const __m256i odd = row + 1 < rows ? numbers_at(from + (row + 1) * from_row, column, size) : _mm256_setzero_si256();
+      _mm512_storeu_si512(to + row / 2 * columns + column, paired(even, odd));
+    }
+  }
+}
+
+// Turns 16 × 16 numbers of 32 bits about their diagonal.
+SD_AVX512_INLINE void transpose(__m512i rows[16]) {
+  __m512i pairs[16], quads[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+    pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    quads[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
+    quads[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
+    quads[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
+    quads[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
+  }
+  // quads[4g + c] holds, in its 128-bit part p, column 4p + c of the rows 4g to 4g + 3.
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; c++) {
+    const __m512i low = _mm512_shuffle_i32x4(quads[c], quads[4 + c], 0x88), high = _mm512_shuffle_i32x4(quads[8 + c], quads[12 + c], 0x88);
+    const __m512i low_odd = _mm512_shuffle_i32x4(quads[c], quads[4 + c], 0xdd);
+    const __m512i high_odd = _mm512_shuffle_i32x4(quads[8 + c], quads[12 + c], 0xdd);
+    rows[c] = _mm512_shuffle_i32x4(low, high, 0x88);
+    rows[8 + c] = _mm512_shuffle_i32x4(low, high, 0xdd);
+    rows[4 + c] = _mm512_shuffle_i32x4(low_odd, high_odd, 0x88);
+    rows[12 + c] = _mm512_shuffle_i32x4(low_odd, high_odd, 0xdd);
+  }
+}
+
+// `to` [size / 2][to_rows]: rows in the order `across`, zeros where there is no row. `to_rows` is a multiple of 16.
+SD_AVX512 void put_across(const uint16_t *from, int64_t from_row, int64_t rows, int64_t size, uint32_t *to, int64_t to_rows) {
+  const int64_t pairs = size / 2;
+  for (int64_t row = 0; row < to_rows; row += LANES) {
+    for (int64_t pair = 0; pair < pairs; pair += LANES) {
+      const __mmask16 mask = first_lanes(pairs - pair);
+      __m512i square[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++) {
+        square[i] = row + i < rows ? _mm512_maskz_loadu_epi32(mask, from + (row + i) * from_row + 2 * pair) : _mm512_setzero_si512();
+      }
+      transpose(square);
+      const int64_t count = std::min<int64_t>(LANES, pairs - pair);
+      for (int64_t i = 0; i < count; i++) _mm512_storeu_si512(to + (pair + i) * to_rows + row, square[i]);
+    }
+  }
+}
+
+// Rows of sums, times `factor`, as bf16.
+SD_AVX512 void store_rows(const float *from, int64_t from_row, int64_t rows, int64_t size, float factor, uint16_t *to, int64_t to_row) {
+  for (int64_t row = 0; row < rows; row++) {
+    for (int64_t column = 0; column < size; column += LANES) {
+      const __m512 numbers = _mm512_mul_ps(_mm512_loadu_ps(from + row * from_row + column), _mm512_set1_ps(factor));
+      _mm256_mask_storeu_epi16(to + row * to_row + column, first_lanes(size - column), to_bf16(numbers));
+    }
+  }
+}
+
+} // namespace
+#endif
