@@ -23,6 +23,8 @@ fn main() {
         .file("cpp/attention_bf16.cpp")
         .file("cpp/bf16_products.cpp")
         .file("cpp/block_allocator.cpp")
+        .file("cpp/few_rows.cpp")
+        .file("cpp/few_rows_bf16.cpp")
         .file("cpp/gradient_checkpoint.cpp")
         .file("cpp/foreach.cpp")
         .file("cpp/gradient_hook.cpp")

@@ -1,6 +1,7 @@
 // A convolution as one product of matrices: the windows of the input, side by side, with the weights as they lie in memory. oneDNN's
 // convolutions first bring the weights into an order of their own, in every call; where a layer has many weights and few
 // pixels, that takes several times as long as the convolution itself.
+#include "few_rows.h"
 #include "parallel.h"
 #include "shim.h"
 #include <ATen/OpMathType.h>
@@ -137,7 +138,7 @@ struct UnfoldedConvolution : public torch::autograd::Function<UnfoldedConvolutio
     context->saved_data["sizes"] = input.sizes().vec();
     context->saved_data["stride"] = stride;
     context->saved_data["padding"] = padding;
-    const auto pixels = at::addmm(bias, windows_of(input, g), matrix.t());
+    const auto pixels = sd_rows_by_weight(windows_of(input, g), matrix, bias);
     return map_of(pixels, g.batch, g.outputs(g.height), g.outputs(g.width));
   }
 
@@ -151,7 +152,7 @@ struct UnfoldedConvolution : public torch::autograd::Function<UnfoldedConvolutio
     const auto gradient = pixels_of(gradients[0]);
     at::Tensor of_input, of_weight, of_bias;
     if (context->needs_input_grad(0)) {
-      of_input = input_of(gradient.mm(weight.reshape({weight.size(0), g.columns()})), g);
+      of_input = input_of(sd_rows_by_weight_backward(gradient, weight.reshape({weight.size(0), g.columns()})), g);
     }
     if (context->needs_input_grad(1)) of_weight = gradient.t().mm(windows_of(saved[0], g)).view(weight.sizes());
     if (context->needs_input_grad(2)) of_bias = gradient.sum(0);

@@ -114,6 +114,12 @@ unsafe extern "C" {
         value: *mut C_tensor,
         output: *mut *mut C_tensor,
     ) -> c_int;
+    pub fn sd_linear(
+        input: *mut C_tensor,
+        weight: *mut C_tensor,
+        bias: *mut C_tensor,
+        output: *mut *mut C_tensor,
+    ) -> c_int;
     pub fn sd_unfolded_conv2d(
         input: *mut C_tensor,
         weight: *mut C_tensor,

@@ -1,6 +1,7 @@
 //! Fully connected layer with an adapter slot.
 
 use super::{AdapterSlot, as_kind};
+use sdtrain_torch::{linear, or_panic};
 use tch::Tensor;
 
 /// `y = x Wᵀ + b`.
@@ -31,7 +32,7 @@ impl Linear {
     pub fn forward(&self, input: &Tensor) -> Tensor {
         let kind = input.kind();
         let bias = self.bias.as_ref().map(|b| as_kind(b, kind));
-        let output = input.linear(&as_kind(&self.weight, kind), bias);
+        let output = or_panic(linear(input, &as_kind(&self.weight, kind), bias.as_ref()));
         self.slot.apply(input, output)
     }
 }
