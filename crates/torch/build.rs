@@ -28,6 +28,8 @@ fn main() {
         .file("cpp/gradient_checkpoint.cpp")
         .file("cpp/foreach.cpp")
         .file("cpp/gradient_hook.cpp")
+        .file("cpp/low_rank.cpp")
+        .file("cpp/low_rank_bf16.cpp")
         .file("cpp/process_group.cpp")
         .file("cpp/profiler.cpp")
         .file("cpp/rounding.cpp")

@@ -47,6 +47,11 @@ impl Dropout {
         self.of_numbers(DropoutPlace::Input, input)
     }
 
+    /// Whether numbers or ranks between the matrices are dropped in any pass.
+    pub fn may_drop_ranks(&self) -> bool {
+        self.rank > 0.0 || (self.neuron > 0.0 && self.place == DropoutPlace::RankActivations)
+    }
+
     /// What the first matrix made, with numbers dropped and the others scaled up; none outside training.
     pub fn of_rank_activations(&self, low: &Tensor) -> Option<Tensor> {
         self.of_numbers(DropoutPlace::RankActivations, low)

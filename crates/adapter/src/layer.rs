@@ -79,6 +79,11 @@ pub struct Pass<'p> {
 }
 
 impl Pass<'_> {
+    /// Whether [`Pass::drop_ranks`] may change anything.
+    pub fn may_drop_ranks(&self) -> bool {
+        self.dropout.is_some_and(Dropout::may_drop_ranks)
+    }
+
     /// `low`, `[batch, …, rank]` or `[batch, rank, height, width]` of a convolution, with some of its numbers, and some ranks of
     /// each example, left out while training.
     pub fn drop_ranks(&self, site: &Site, low: Tensor) -> Tensor {

@@ -5,6 +5,7 @@ use crate::kinds::{LayerTensors, NewLayer};
 use crate::layer::{AdapterLayer, Form, Pass};
 use crate::site::{Site, as_kind};
 use sdtrain_state_dict::maps::lora_tensor::LoraTensor;
+use sdtrain_torch::{low_rank, or_panic};
 use tch::{Kind, Tensor};
 
 /// Down to `rank` channels and up again.
@@ -67,6 +68,9 @@ impl AdapterLayer for LoraLayer {
     fn added(&self, site: &Site, pass: &Pass) -> Tensor {
         let (input, kind) = (pass.input, pass.input.kind());
         let scale = pass.strength * self.scale();
+        if !site.is_convolution() && !pass.may_drop_ranks() {
+            return or_panic(low_rank(input, &self.down, &self.up, scale));
+        }
         let (down, up) = (as_kind(&self.down, kind), as_kind(&self.up, kind));
         let none = None::<&Tensor>;
         let Some((stride, padding)) = site.convolution() else {

@@ -14,7 +14,7 @@ use sdtrain_state_dict::architecture::Shapes;
 fn core_speed(compute: FloatType) -> f64 {
     match compute {
         FloatType::Fp32 => 6e10,
-        FloatType::Bf16 | FloatType::Fp16 => 1.2e11,
+        FloatType::Bf16 | FloatType::Fp16 => 1.5e11,
     }
 }
 

@@ -11,21 +11,31 @@ using torch::autograd::variable_list;
 
 namespace {
 
-// Queries of a head that one thread takes, at least, where there are more threads than heads: it brings keys and values in order for itself.
-constexpr int64_t QUERIES_OF_A_TASK = 256;
+// Where there are more threads than heads, several take parts of one, and each brings its keys and values in order for itself: so many
+// queries at least, and so many parts at most, since that takes four times the room of the keys.
+constexpr int64_t QUERIES_OF_A_TASK = 256, PARTS = 8;
 
 // `[batch, heads, tokens, size]`, the numbers of a row side by side.
 at::Tensor by_rows(const at::Tensor &states) { return states.stride(3) == 1 ? states : states.contiguous(); }
 
-// The same shape, in memory `[batch, tokens, heads, size]`, so that heads are joined and split without a copy.
+// The same shape, in memory `[batch, tokens, heads, size]`, so that heads are joined and split without a copy. No view: that could not be
+// changed in place.
 at::Tensor empty_as(const at::Tensor &states) {
-  return at::empty({states.size(0), states.size(2), states.size(1), states.size(3)}, states.options()).transpose(1, 2);
+  const int64_t heads = states.size(1), tokens = states.size(2), size = states.size(3);
+  return at::empty_strided({states.size(0), heads, tokens, size}, {tokens * heads * size, size, heads * size, 1}, states.options());
 }
 
 // Where the rows of head `index` begin, counted over all examples.
-uint16_t *head_of(const at::Tensor &states, int64_t index) {
-  const int64_t example = index / states.size(1), head = index % states.size(1);
-  return static_cast<uint16_t *>(states.data_ptr()) + example * states.stride(0) + head * states.stride(1);
+int64_t place_of(const at::Tensor &states, int64_t index) {
+  return index / states.size(1) * states.stride(0) + index % states.size(1) * states.stride(1);
+}
+
+const uint16_t *head_of(const at::Tensor &states, int64_t index) {
+  return static_cast<const uint16_t *>(states.const_data_ptr()) + place_of(states, index);
+}
+
+uint16_t *filled_head_of(const at::Tensor &states, int64_t index) {
+  return static_cast<uint16_t *>(states.mutable_data_ptr()) + place_of(states, index);
 }
 
 AttentionHead head_at(const at::Tensor &query, const at::Tensor &key, const at::Tensor &value, int64_t index) {
@@ -41,7 +51,7 @@ struct Bf16Attention : public torch::autograd::Function<Bf16Attention> {
     const auto output = empty_as(query);
     const auto log_sum = at::empty({query.size(0) * query.size(1), query.size(2)}, query.options().dtype(at::kFloat));
     const int64_t heads = query.size(0) * query.size(1), queries = query.size(2);
-    const int64_t most = (queries + QUERIES_OF_A_TASK - 1) / QUERIES_OF_A_TASK;
+    const int64_t most = std::min((queries + QUERIES_OF_A_TASK - 1) / QUERIES_OF_A_TASK, PARTS);
     const int64_t parts = std::max<int64_t>(1, std::min((at::get_num_threads() + heads - 1) / heads, most));
     const int64_t part = (queries + parts - 1) / parts;
     sd_parallel_for(heads * parts, 1, [&](int64_t begin, int64_t end) {
@@ -52,7 +62,7 @@ struct Bf16Attention : public torch::autograd::Function<Bf16Attention> {
         head.queries = std::min(part, queries - first);
         if (head.queries <= 0) continue;
         head.query += first * head.query_row;
-        attention_bf16_forward(head, head_of(output, index) + first * output.stride(2), output.stride(2),
+        attention_bf16_forward(head, filled_head_of(output, index) + first * output.stride(2), output.stride(2),
                                log_sum.mutable_data_ptr<float>() + index * queries + first, scratch);
       }
     });
@@ -62,6 +72,7 @@ struct Bf16Attention : public torch::autograd::Function<Bf16Attention> {
 
   static variable_list backward(AutogradContext *context, variable_list gradients) {
     RECORD_FUNCTION("sdtrain::attention_bf16_backward", std::vector<c10::IValue>{});
+    sd_check_first_derivative("attention");
     const auto saved = context->get_saved_variables();
     const auto &query = saved[0], &key = saved[1], &value = saved[2], &output = saved[3], &log_sum = saved[4];
     const auto of_output = by_rows(gradients[0]);
@@ -69,9 +80,10 @@ struct Bf16Attention : public torch::autograd::Function<Bf16Attention> {
     sd_parallel_for(query.size(0) * query.size(1), 1, [&](int64_t begin, int64_t end) {
       Bf16Scratch scratch;
       for (int64_t index = begin; index < end; index++) {
-        const AttentionGradients of{head_of(output, index),  head_of(of_output, index), output.stride(2),   of_output.stride(2),
-                                    head_of(of_query, index), head_of(of_key, index),    head_of(of_value, index),
-                                    of_query.stride(2),       of_key.stride(2),          of_value.stride(2)};
+        const AttentionGradients of{head_of(output, index),          head_of(of_output, index),     output.stride(2),
+                                    of_output.stride(2),             filled_head_of(of_query, index), filled_head_of(of_key, index),
+                                    filled_head_of(of_value, index), of_query.stride(2),            of_key.stride(2),
+                                    of_value.stride(2)};
         attention_bf16_backward(head_at(query, key, value, index), of, log_sum.const_data_ptr<float>() + index * query.size(2), scratch);
       }
     });
@@ -90,7 +102,7 @@ int sd_attention(tensor query, tensor key, tensor value, tensor *output) {
     TORCH_CHECK(query->dim() == 4 && key->dim() == 4 && key->sizes() == value->sizes() && query->size(0) == key->size(0) &&
                     query->size(1) == key->size(1) && query->size(3) == key->size(3) && key->size(2) > 0,
                 "attention: queries of ", query->sizes(), ", keys of ", key->sizes(), " and values of ", value->sizes(), " do not fit");
-    const bool is_ours = is_bf16(*query) && is_bf16(*key) && is_bf16(*value) && query->size(3) % 2 == 0 && bf16_products_are_supported();
+    const bool is_ours = query->numel() > 0 && is_bf16(*query) && is_bf16(*key) && is_bf16(*value) && query->size(3) % 2 == 0 && bf16_products_are_supported();
     *output = new at::Tensor(is_ours ? Bf16Attention::apply(*query, *key, *value) : at::scaled_dot_product_attention(*query, *key, *value));
   });
 }

@@ -11,6 +11,8 @@ namespace {
 // Queries and keys of a block.
 constexpr int64_t FORWARD_QUERIES = 32, FORWARD_KEYS = 256;
 constexpr int64_t BACKWARD_QUERIES = 64, BACKWARD_KEYS = 128;
+// Rows that lie a power of two apart would fight for the same lines of the first cache: 1,024 keys would, but for these numbers behind them.
+constexpr int64_t APART = LANES;
 constexpr float LOG2_E = 1.44269504088896340736f;
 
 // 2 to the power of x, at least 2^-150: a Taylor series round the nearest whole number, off by at most 2e-7 of the result.
@@ -74,16 +76,16 @@ SD_AVX512_INLINE float dot(const uint16_t *left, const uint16_t *right, int64_t 
 
 SD_AVX512 void attention_bf16_forward(const AttentionHead &head, uint16_t *output, int64_t output_row, float *log_sum,
                                       Bf16Scratch &scratch) {
-  const int64_t keys = round_up(head.keys, LANES), columns = round_up(head.size, LANES), pairs = head.size / 2;
+  const int64_t keys = round_up(head.keys, LANES), across = keys + APART, columns = round_up(head.size, LANES), pairs = head.size / 2;
   const float factor = head.scale * LOG2_E;
   scratch.clear();
-  auto *keys_across = scratch.take<uint32_t>(pairs * keys);
+  auto *keys_across = scratch.take<uint32_t>(pairs * across);
   auto *values_down = scratch.take<uint32_t>(keys / 2 * columns);
   auto *queries = scratch.take<uint32_t>(FORWARD_QUERIES * pairs);
   auto *products = scratch.take<float>(FORWARD_QUERIES * FORWARD_KEYS);
   auto *powers = scratch.take<uint32_t>(FORWARD_QUERIES * FORWARD_KEYS / 2);
   auto *sums = scratch.take<float>(FORWARD_QUERIES * columns);
-  put_across(head.key, head.key_row, head.keys, head.size, keys_across, keys);
+  put_across(head.key, head.key_row, head.keys, head.size, keys_across, across);
   put_down(head.value, head.value_row, head.keys, head.size, values_down, keys, columns);
   for (int64_t query = 0; query < head.queries; query += FORWARD_QUERIES) {
     const int64_t count = std::min(FORWARD_QUERIES, head.queries - query), rows = round_up(count, TILE);
@@ -92,7 +94,7 @@ SD_AVX512 void attention_bf16_forward(const AttentionHead &head, uint16_t *outpu
     put_rows(head.query + query * head.query_row, head.query_row, count, head.size, queries, rows);
     for (int64_t key = 0; key < keys; key += FORWARD_KEYS) {
       const int64_t padded = std::min(FORWARD_KEYS, keys - key);
-      product(queries, pairs, 1, keys_across + key, keys, pairs, products, FORWARD_KEYS, rows, padded, false);
+      product(queries, pairs, 1, keys_across + key, across, pairs, products, FORWARD_KEYS, rows, padded, false);
       for (int64_t row = 0; row < rows; row++) {
         const float correction = take_in(products + row * FORWARD_KEYS, head.keys - key, padded, factor, seen[row],
                                          reinterpret_cast<uint16_t *>(powers + row * (FORWARD_KEYS / 2)));
@@ -113,12 +115,12 @@ SD_AVX512 void attention_bf16_forward(const AttentionHead &head, uint16_t *outpu
 
 SD_AVX512 void attention_bf16_backward(const AttentionHead &head, const AttentionGradients &gradients, const float *log_sum,
                                        Bf16Scratch &scratch) {
-  const int64_t keys = round_up(head.keys, LANES), columns = round_up(head.size, LANES), pairs = head.size / 2;
+  const int64_t keys = round_up(head.keys, LANES), across = keys + APART, columns = round_up(head.size, LANES), pairs = head.size / 2;
   const float factor = head.scale * LOG2_E;
   constexpr int64_t Q = BACKWARD_QUERIES, K = BACKWARD_KEYS;
   scratch.clear();
-  auto *keys_across = scratch.take<uint32_t>(pairs * keys);
-  auto *values_across = scratch.take<uint32_t>(pairs * keys);
+  auto *keys_across = scratch.take<uint32_t>(pairs * across);
+  auto *values_across = scratch.take<uint32_t>(pairs * across);
   auto *keys_down = scratch.take<uint32_t>(keys / 2 * columns);
   auto *queries = scratch.take<uint32_t>(Q * pairs);
   auto *queries_down = scratch.take<uint32_t>(Q / 2 * columns);
@@ -132,8 +134,8 @@ SD_AVX512 void attention_bf16_backward(const AttentionHead &head, const Attentio
   auto *of_query = scratch.take<float>(Q * columns);
   auto *of_key = scratch.take<float>(keys * columns);
   auto *of_value = scratch.take<float>(keys * columns);
-  put_across(head.key, head.key_row, head.keys, head.size, keys_across, keys);
-  put_across(head.value, head.value_row, head.keys, head.size, values_across, keys);
+  put_across(head.key, head.key_row, head.keys, head.size, keys_across, across);
+  put_across(head.value, head.value_row, head.keys, head.size, values_across, across);
   put_down(head.key, head.key_row, head.keys, head.size, keys_down, keys, columns);
   for (int64_t query = 0; query < head.queries; query += Q) {
     const int64_t count = std::min(Q, head.queries - query), rows = round_up(count, TILE);
@@ -144,7 +146,7 @@ SD_AVX512 void attention_bf16_backward(const AttentionHead &head, const Attentio
     put_down(at_query, head.query_row, count, head.size, queries_down, rows, columns);
     put_rows(at_of_output, gradients.of_output_row, count, head.size, of_output, rows);
     put_down(at_of_output, gradients.of_output_row, count, head.size, of_output_down, rows, columns);
-    // Of the rows behind the end everything is zero.
+    // Rows behind the end have powers of 1, which meet rows of zeros.
     float level[Q] = {}, shared[Q] = {};
     for (int64_t row = 0; row < count; row++) {
       level[row] = log_sum[query + row];
@@ -152,8 +154,8 @@ SD_AVX512 void attention_bf16_backward(const AttentionHead &head, const Attentio
     }
     for (int64_t key = 0; key < keys; key += K) {
       const int64_t padded = std::min(K, keys - key);
-      product(queries, pairs, 1, keys_across + key, keys, pairs, products, K, rows, padded, false);
-      product(of_output, pairs, 1, values_across + key, keys, pairs, of_powers, K, rows, padded, false);
+      product(queries, pairs, 1, keys_across + key, across, pairs, products, K, rows, padded, false);
+      product(of_output, pairs, 1, values_across + key, across, pairs, of_powers, K, rows, padded, false);
       for (int64_t row = 0; row < rows; row += 2) {
         for (int64_t at = 0; at < padded; at += LANES) {
           const __mmask16 mask = first_lanes(head.keys - key - at);

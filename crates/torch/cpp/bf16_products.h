@@ -45,6 +45,8 @@ private:
 namespace {
 
 constexpr int64_t LANES = 16;
+// Numbers of bf16 in a vector.
+constexpr int64_t NUMBERS = 32;
 // Rows of a product that are made at once: with three vectors each they fill the registers.
 constexpr int64_t TILE = 8;
 
@@ -110,6 +112,21 @@ SD_AVX512 void product(const uint32_t *a, int64_t a_row, int64_t a_pair, const u
     }
     lane += vectors * LANES;
   }
+}
+
+SD_AVX512_INLINE __mmask32 first_numbers(int64_t count) {
+  return count >= NUMBERS ? ~__mmask32(0) : count <= 0 ? __mmask32(0) : (__mmask32(1) << count) - 1;
+}
+
+// 32 columns of two rows as pairs, in the order in which instructions give them: of each eight columns the first four in the first vector.
+// `count` columns are there; zeros stand for the others.
+SD_AVX512_INLINE void interleave(const uint16_t *even, const uint16_t *odd, int64_t count, uint32_t *to) {
+  // A load with a mask takes longer, even with a full one.
+  const bool is_full = count >= NUMBERS;
+  const __m512i one = is_full ? _mm512_loadu_si512(even) : _mm512_maskz_loadu_epi16(first_numbers(count), even);
+  const __m512i other = is_full ? _mm512_loadu_si512(odd) : _mm512_maskz_loadu_epi16(first_numbers(count), odd);
+  _mm512_storeu_si512(to, _mm512_unpacklo_epi16(one, other));
+  _mm512_storeu_si512(to + LANES, _mm512_unpackhi_epi16(one, other));
 }
 
 // Numbers of a row as 16 lanes, with zeros behind the row's end.

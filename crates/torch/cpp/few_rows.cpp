@@ -41,11 +41,13 @@ struct Linear : public torch::autograd::Function<Linear> {
     context->save_for_backward({weight.requires_grad() ? input : at::Tensor(), weight});
     auto sizes = input.sizes().vec();
     sizes.back() = weight.size(0);
-    return sd_rows_by_weight(input.reshape({-1, weight.size(1)}), weight, bias.value_or(at::Tensor())).view(sizes);
+    // A view made here could not be changed in place, as the output of libtorch's layer can.
+    return at::_unsafe_view(sd_rows_by_weight(input.reshape({-1, weight.size(1)}), weight, bias.value_or(at::Tensor())), sizes);
   }
 
   static variable_list backward(AutogradContext *context, variable_list gradients) {
     RECORD_FUNCTION("sdtrain::linear_backward", std::vector<c10::IValue>{});
+    sd_check_first_derivative("linear");
     const auto saved = context->get_saved_variables();
     const auto &input = saved[0], &weight = saved[1];
     const auto gradient = gradients[0].reshape({-1, weight.size(0)});
@@ -53,7 +55,7 @@ struct Linear : public torch::autograd::Function<Linear> {
     if (context->needs_input_grad(0)) {
       auto sizes = gradients[0].sizes().vec();
       sizes.back() = weight.size(1);
-      of_input = sd_rows_by_weight_backward(gradient, weight).view(sizes);
+      of_input = at::_unsafe_view(sd_rows_by_weight_backward(gradient, weight), sizes);
     }
     if (context->needs_input_grad(1)) of_weight = gradient.t().mm(input.reshape({-1, weight.size(1)}));
     if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(2)) of_bias = gradient.sum(0);
@@ -64,7 +66,9 @@ struct Linear : public torch::autograd::Function<Linear> {
 } // namespace
 
 at::Tensor sd_rows_by_weight(const at::Tensor &rows, const at::Tensor &weight, const at::Tensor &bias) {
-  const bool has_kernel = is_ours(rows.size(0), rows, weight) && (!bias.defined() || (bias.scalar_type() == at::kBFloat16 && bias.is_contiguous()));
+  const bool bias_fits = !bias.defined() || (bias.is_cpu() && bias.scalar_type() == at::kBFloat16 && bias.dim() == 1 &&
+                                             bias.size(0) == weight.size(0) && bias.is_contiguous());
+  const bool has_kernel = is_ours(rows.size(0), rows, weight) && bias_fits;
   if (!has_kernel) return bias.defined() ? at::addmm(bias, rows, weight.t()) : rows.mm(weight.t());
   const auto input = rows.contiguous();
   const FewRows size{input.size(0), input.size(1), weight.size(0), numbers(weight)};

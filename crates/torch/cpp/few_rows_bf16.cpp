@@ -13,13 +13,8 @@ constexpr int64_t BACKWARD_INPUTS = 96;
 
 // So few rows are multiplied along the sum, 32 numbers at a time, without an order of their own: of more, one vector holds 16 at once.
 constexpr int64_t FEWEST = 32;
-// Numbers of a vector, and of that part of the sum which stays in a core's first cache.
-constexpr int64_t NUMBERS = 32;
+// Numbers of that part of the sum which stays in a core's first cache.
 constexpr int64_t part_of(int64_t rows) { return rows <= 16 ? 1024 : 512; }
-
-SD_AVX512_INLINE __mmask32 first_numbers(int64_t count) {
-  return count >= NUMBERS ? ~__mmask32(0) : count <= 0 ? __mmask32(0) : (__mmask32(1) << count) - 1;
-}
 
 // Weights of a tile for so many vectors of rows: what fills the registers.
 constexpr int weights_of(int vectors) { return vectors == 4 ? 6 : 8; }
@@ -102,17 +97,6 @@ SD_AVX512 void forward_of_fewest(const FewRows &size, const uint16_t *ordered, c
     }
     output += count;
   }
-}
-
-// Rows n and n + 1 of the weights as pairs, 32 columns at a time, in the order in which instructions give them: of each eight columns
-// the first four in the first vector.
-SD_AVX512_INLINE void interleave(const uint16_t *even, const uint16_t *odd, int64_t count, uint32_t *to) {
-  // A load with a mask takes longer, even with a full one.
-  const bool is_full = count >= NUMBERS;
-  const __m512i one = is_full ? _mm512_loadu_si512(even) : _mm512_maskz_loadu_epi16(first_numbers(count), even);
-  const __m512i other = is_full ? _mm512_loadu_si512(odd) : _mm512_maskz_loadu_epi16(first_numbers(count), odd);
-  _mm512_storeu_si512(to, _mm512_unpacklo_epi16(one, other));
-  _mm512_storeu_si512(to + LANES, _mm512_unpackhi_epi16(one, other));
 }
 
 // 32 sums in that order, as bf16 in the order of columns.

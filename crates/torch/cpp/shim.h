@@ -25,3 +25,6 @@ template <typename Body> int sd_guard(Body &&body) {
 
 // Throws for a callback into Rust that returned `number`, nonzero: `callback_error.rs` finds its error by it.
 inline void sd_check_callback(int number) { TORCH_CHECK(number == 0, "a callback failed: error ", number); }
+
+// For the backward pass of a node that computes by itself: what it gives has no history.
+inline void sd_check_first_derivative(const char *name) { TORCH_CHECK(!c10::GradMode::is_enabled(), name, " has no second derivative"); }

@@ -144,6 +144,7 @@ struct UnfoldedConvolution : public torch::autograd::Function<UnfoldedConvolutio
 
   static variable_list backward(AutogradContext *context, variable_list gradients) {
     RECORD_FUNCTION("sdtrain::unfolded_conv2d_backward", std::vector<c10::IValue>{});
+    sd_check_first_derivative("unfolded_conv2d");
     const auto saved = context->get_saved_variables();
     const auto sizes = context->saved_data["sizes"].toIntVector();
     const auto &weight = saved[1];

@@ -120,6 +120,13 @@ unsafe extern "C" {
         bias: *mut C_tensor,
         output: *mut *mut C_tensor,
     ) -> c_int;
+    pub fn sd_low_rank(
+        input: *mut C_tensor,
+        down: *mut C_tensor,
+        up: *mut C_tensor,
+        scale: f64,
+        output: *mut *mut C_tensor,
+    ) -> c_int;
     pub fn sd_unfolded_conv2d(
         input: *mut C_tensor,
         weight: *mut C_tensor,

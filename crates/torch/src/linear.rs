@@ -131,12 +131,31 @@ mod tests {
         }
     }
 
+    /// As libtorch's own can: SDXL's time embedding is.
+    #[test]
+    fn the_output_can_be_changed_in_place() {
+        let leaves = leaves([8, 16, 12], true);
+        let frozen = leaves.iter().map(Tensor::detach).collect::<Vec<_>>();
+        for leaves in [&leaves, &frozen] {
+            let mut output = ours(&leaves[0], &leaves[1], leaves.get(2));
+            let before = output.detach().copy();
+            output += Tensor::ones_like(&output).set_requires_grad(true) * 2.0;
+            output.sum(Kind::Float).backward();
+            assert!(output.detach().equal(&(before + 2.0)));
+        }
+        assert!(leaves.iter().all(|leaf| leaf.grad().defined()));
+    }
+
     #[test]
     fn what_does_not_fit_is_an_error() {
         let weight = numbers(&[6, 8], 0.0);
         for sizes in [&[2, 6][..], &[], &[3, 8, 2]] {
             let input = Tensor::ones(sizes, (Kind::BFloat16, Device::Cpu));
             assert!(linear(&input, &weight, None).unwrap_err().to_string().contains("does not fit"));
+        }
+        let input = Tensor::ones([2, 8], (Kind::BFloat16, Device::Cpu));
+        for sizes in [5, 7] {
+            assert!(linear(&input, &weight, Some(&numbers(&[sizes], 0.0))).is_err());
         }
     }
 }

@@ -5,7 +5,7 @@ use sdtrain_adapter::{Lora, Networks};
 use sdtrain_model::Adaptable;
 use sdtrain_recipe::LoraConfig;
 use sdtrain_state_dict::maps::lora_peft::Part;
-use sdtrain_torch_test_support::{Golden, assert_equal, assert_near};
+use sdtrain_torch_test_support::{Golden, assert_equal, assert_near, difference};
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
@@ -170,6 +170,9 @@ fn adapters_in_fp32_beside_a_layer_in_bf16_follow_the_activations() {
     let timesteps = golden.tensor("input.timesteps");
     let output = model.unet.forward(&sample.to_kind(Kind::BFloat16), &timesteps, &states, false);
     assert_eq!(output.kind(), Kind::BFloat16);
-    // Sums of rounded numbers in another order; PEFT's own output in bf16 is 2e-2 from that in fp32.
-    assert_near("bf16", &output, &golden.tensor("output.sample_bf16"), 2e-2);
+    // Sums of rounded numbers in another order: no farther from fp32 than PEFT's own output in bf16 is.
+    let expected = golden.tensor("output.sample");
+    let (ours, _) = difference(&output, &expected);
+    let (peft, _) = difference(&golden.tensor("output.sample_bf16"), &expected);
+    assert!(ours < 1.2 * peft, "{ours:.2e}, PEFT {peft:.2e}");
 }
