@@ -147,22 +147,21 @@ impl Running {
     /// Whether it has said how it answers SIGTERM, or lets it wait: from its first moments on it does.
     pub fn answers_signals(&self) -> bool {
         const SIGTERM: u64 = 15;
-        self.answers(SIGTERM)
+        self.has("SigCgt:", SIGTERM) || self.has("SigBlk:", SIGTERM)
     }
 
     /// Whether it waits for somebody to read why it failed: only then it answers SIGHUP.
     pub fn waits_for_its_reader(&self) -> bool {
         const SIGHUP: u64 = 1;
-        self.answers(SIGHUP)
+        // Not `SigBlk:` as well: libc holds every signal back for the moment in which it makes a thread.
+        self.has("SigCgt:", SIGHUP)
     }
 
-    fn answers(&self, signal: u64) -> bool {
+    /// Whether the set of signals that goes by this name in `/proc` has this one.
+    fn has(&self, set: &str, signal: u64) -> bool {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let mask = |name: &str| {
-            let digits = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-            u64::from_str_radix(digits.trim(), 16).unwrap_or_default()
-        };
-        (mask("SigCgt:") | mask("SigBlk:")) & (1 << (signal - 1)) != 0
+        let digits = status.lines().find_map(|line| line.strip_prefix(set)).unwrap_or_default();
+        u64::from_str_radix(digits.trim(), 16).unwrap_or_default() & (1 << (signal - 1)) != 0
     }
 
     /// Waits for its end: its exit code, and all that it said.

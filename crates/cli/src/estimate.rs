@@ -25,19 +25,26 @@ const SECONDS_BESIDE: f64 = 8e-5;
 /// What the program itself and libtorch take before there is a model.
 const PROGRAM_BYTES: f64 = 1.85e8;
 
-/// What libtorch adds to that when it computes in 16 bits: oneDNN's kernels and what they reorder.
+/// What libtorch adds to that when it computes in 16 bits: oneDNN's kernels and what they reorder. Measured with the built-in base.
 const NARROW_KERNEL_BYTES: f64 = 7.5e7;
 
-/// Whether oneDNN computes in this type on a processor like this one. fp16 is left to libtorch's own kernels where the processor has
-/// no instructions for it.
-fn uses_narrow_kernels(compute: FloatType) -> bool {
+/// The same where most of that is done by kernels of our own, which reorder nothing.
+const OWN_KERNEL_BYTES: f64 = 1.5e7;
+
+/// What computing in this type adds on a processor like this one. fp16 is left to libtorch's own kernels where the processor has no
+/// instructions for it, and our own kernels are for bf16.
+fn kernel_bytes(compute: FloatType) -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    let [has_fp16, has_own] =
+        [std::arch::is_x86_feature_detected!("avx512fp16"), std::arch::is_x86_feature_detected!("avx512bf16")];
+    #[cfg(not(target_arch = "x86_64"))]
+    let [has_fp16, has_own] = [true, false];
     match compute {
-        FloatType::Fp32 => false,
-        FloatType::Bf16 => true,
-        #[cfg(target_arch = "x86_64")]
-        FloatType::Fp16 => std::arch::is_x86_feature_detected!("avx512fp16"),
-        #[cfg(not(target_arch = "x86_64"))]
-        FloatType::Fp16 => true,
+        FloatType::Fp32 => 0.0,
+        FloatType::Bf16 if has_own => OWN_KERNEL_BYTES,
+        FloatType::Bf16 => NARROW_KERNEL_BYTES,
+        FloatType::Fp16 if has_fp16 => NARROW_KERNEL_BYTES,
+        FloatType::Fp16 => 0.0,
     }
 }
 
@@ -193,7 +200,7 @@ pub(crate) fn estimate(
             ("the autoencoder's work on a batch", encoding),
         ],
     };
-    let program = PROGRAM_BYTES + if uses_narrow_kernels(config.precision.compute) { NARROW_KERNEL_BYTES } else { 0.0 };
+    let program = PROGRAM_BYTES + kernel_bytes(config.precision.compute);
     let sum = |shares: &[(&str, f64)]| shares.iter().map(|(_, bytes)| bytes).sum::<f64>();
     let mut shares = training;
     for others in [update, encoding] {
