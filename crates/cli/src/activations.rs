@@ -3,7 +3,8 @@
 //!
 //! What autograd keeps: a norm its input; an activation its input; a convolution its input, trained or not; a linear layer its
 //! input where its weight is trained or adapted; attention the queries, keys, values and its result, once more as the layer behind
-//! it takes it; the gate of a feed-forward both halves and the gate's activation.
+//! it takes it; the gate of a feed-forward both halves and the gate's activation. Where a norm and the activation behind it are one node, as
+//! kernels of our own are, they keep the norm's input, and a gate both halves ([`Nodes`]).
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,27 @@ use sdtrain_recipe::GradientCheckpointing;
 
 use crate::estimate::level_of;
 use sdtrain_state_dict::architecture::Shapes;
+
+/// What autograd sees of a norm and its activation, and of a gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nodes {
+    /// One node each.
+    Joined,
+    /// libtorch's, one by one.
+    Apart,
+}
+
+impl Nodes {
+    /// Numbers that are kept for each one of a norm with an activation behind it.
+    fn of_activated_norm(self) -> f64 {
+        if self == Nodes::Joined { 1.0 } else { 2.0 }
+    }
+
+    /// For each of the values and gates.
+    fn of_gate(self) -> f64 {
+        if self == Nodes::Joined { 1.0 } else { 1.5 }
+    }
+}
 
 /// Numbers that one image makes a network keep.
 #[derive(Debug, Clone, Default)]
@@ -56,7 +78,7 @@ impl Kept {
 }
 
 /// Of the UNet at `latents` positions, beside prompts of so many `tokens`; `whole` where its own weights are trained.
-pub(crate) fn of_unet(shapes: &Shapes, latents: f64, tokens: f64, levels: usize, whole: bool) -> Kept {
+pub(crate) fn of_unet(shapes: &Shapes, latents: f64, tokens: f64, levels: usize, whole: bool, nodes: Nodes) -> Kept {
     let mut kept = Kept::default();
     let trained = if whole { 1.0 } else { 0.0 };
     for (name, shape) in shapes {
@@ -68,9 +90,8 @@ pub(crate) fn of_unet(shapes: &Shapes, latents: f64, tokens: f64, levels: usize,
         let last = layer.rsplit('.').next().unwrap_or_default();
         let numbers = match last {
             _ if layer.contains("time_emb") => 0.0,
-            // Norm and activation, each its input.
-            "norm1" | "norm2" if layer.contains(".resnets.") => 2.0 * outputs,
-            "conv_norm_out" => 2.0 * outputs,
+            "norm1" | "norm2" if layer.contains(".resnets.") => nodes.of_activated_norm() * outputs,
+            "conv_norm_out" => nodes.of_activated_norm() * outputs,
             "conv1" | "conv2" | "conv_out" | "proj_in" | "conv" if shape.len() == 4 => {
                 match layer.contains("upsamplers") {
                     true => 4.0 * inputs,
@@ -85,7 +106,7 @@ pub(crate) fn of_unet(shapes: &Shapes, latents: f64, tokens: f64, levels: usize,
             "to_k" | "to_v" => outputs,
             // Attention's result as it comes and as it goes on.
             "0" if layer.contains(".to_out.") => 2.0 * inputs,
-            "proj" if layer.contains(".ff.") => 1.5 * outputs + trained * inputs,
+            "proj" if layer.contains(".ff.") => nodes.of_gate() * outputs + trained * inputs,
             "2" if layer.contains(".ff.") => trained * inputs,
             _ => 0.0,
         };
@@ -143,7 +164,7 @@ pub(crate) fn of_text_encoder(shapes: &Shapes, tokens: f64) -> Kept {
 }
 
 /// Of the autoencoder at so many `pixels`, all of it trained or the decoder alone.
-pub(crate) fn of_vae(shapes: &Shapes, pixels: f64) -> f64 {
+pub(crate) fn of_vae(shapes: &Shapes, pixels: f64, nodes: Nodes) -> f64 {
     let levels = vae_levels(shapes);
     let numbers = |(name, shape): (&String, &Vec<usize>)| {
         let area = vae_area(name, pixels, levels);
@@ -151,7 +172,7 @@ pub(crate) fn of_vae(shapes: &Shapes, pixels: f64) -> f64 {
         let outputs = shape[0] as f64 * area;
         let inputs = shape.get(1).copied().unwrap_or_default() as f64 * area;
         match layer.rsplit('.').next().unwrap_or_default() {
-            "norm1" | "norm2" | "conv_norm_out" => 2.0 * outputs,
+            "norm1" | "norm2" | "conv_norm_out" => nodes.of_activated_norm() * outputs,
             "conv" if layer.contains("upsamplers") => 4.0 * inputs,
             "conv" | "conv1" | "conv2" | "conv_out" => inputs,
             "group_norm" => outputs,
@@ -227,8 +248,8 @@ mod tests {
         // Nine times the width and four times the feed-forward's for each token and layer.
         assert_eq!((one, seven), (12.0 * 77.0 * (9.0 * 768.0 + 4.0 * 3072.0), 7.0 * one));
         let unet = architecture::unet(&configs.unet).expect("complete");
-        let [one, seven] =
-            [77.0, 539.0].map(|tokens| of_unet(&unet, 4096.0, tokens, 4, true).under(GradientCheckpointing::None));
+        let [one, seven] = [77.0, 539.0]
+            .map(|tokens| of_unet(&unet, 4096.0, tokens, 4, true, Nodes::Apart).under(GradientCheckpointing::None));
         // Keys and values of the sixteen layers that attend to the prompt.
         let widths = 2.0 * (5.0 * 320.0 + 5.0 * 640.0 + 6.0 * 1280.0);
         assert_eq!(seven - one, 6.0 * 77.0 * widths);

@@ -4,7 +4,7 @@
 
 use sdtrain_recipe::{Batching, FloatType, Learning, ObjectiveKind, Prior, StoredType, TrainConfig};
 
-use crate::activations;
+use crate::activations::{self, Nodes};
 use crate::model_parts::{ModelParts, count_parameters};
 use crate::trained::Trained;
 use sdtrain_state_dict::architecture::Shapes;
@@ -31,17 +31,31 @@ const NARROW_KERNEL_BYTES: f64 = 7.5e7;
 /// The same where most of that is done by kernels of our own, which reorder nothing.
 const OWN_KERNEL_BYTES: f64 = 1.5e7;
 
+/// Whether this processor has what kernels of our own in this type need.
+#[cfg(target_arch = "x86_64")]
+fn has_own_kernels(compute: FloatType) -> bool {
+    match compute {
+        FloatType::Fp32 => std::arch::is_x86_feature_detected!("avx512vl"),
+        FloatType::Bf16 => std::arch::is_x86_feature_detected!("avx512bf16"),
+        FloatType::Fp16 => false,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_own_kernels(_: FloatType) -> bool {
+    false
+}
+
 /// What computing in this type adds on a processor like this one. fp16 is left to libtorch's own kernels where the processor has no
-/// instructions for it, and our own kernels are for bf16.
+/// instructions for it.
 fn kernel_bytes(compute: FloatType) -> f64 {
     #[cfg(target_arch = "x86_64")]
-    let [has_fp16, has_own] =
-        [std::arch::is_x86_feature_detected!("avx512fp16"), std::arch::is_x86_feature_detected!("avx512bf16")];
+    let has_fp16 = std::arch::is_x86_feature_detected!("avx512fp16");
     #[cfg(not(target_arch = "x86_64"))]
-    let [has_fp16, has_own] = [true, false];
+    let has_fp16 = true;
     match compute {
         FloatType::Fp32 => 0.0,
-        FloatType::Bf16 if has_own => OWN_KERNEL_BYTES,
+        FloatType::Bf16 if has_own_kernels(compute) => OWN_KERNEL_BYTES,
         FloatType::Bf16 => NARROW_KERNEL_BYTES,
         FloatType::Fp16 if has_fp16 => NARROW_KERNEL_BYTES,
         FloatType::Fp16 => 0.0,
@@ -137,17 +151,18 @@ pub(crate) fn estimate(
     let resident: f64 = resident_parameters(config, parts) as f64;
     let own = if facts.trains_weights() { trained.parameters as f64 } else { 0.0 };
     let frozen = (resident - own).max(0.0);
+    let nodes = if has_own_kernels(config.precision.compute) { Nodes::Joined } else { Nodes::Apart };
     let kept = match config.objective_kind().denoises() {
         true => {
             let whole = facts.unet == Learning::Weights;
-            let unet = activations::of_unet(&parts.unet, latents, tokens, parts.unet_levels(), whole);
+            let unet = activations::of_unet(&parts.unet, latents, tokens, parts.unet_levels(), whole, nodes);
             let trained = parts.text_encoders.iter().filter(|_| config.trains_text_encoder());
             let kept =
                 |encoder| activations::of_text_encoder(encoder, tokens).under(config.train.gradient_checkpointing);
             let text = trained.map(kept);
             unet.under(config.train.gradient_checkpointing) + text.sum::<f64>()
         }
-        false => parts.vae.as_ref().map_or(0.0, |vae| activations::of_vae(vae, pixels)),
+        false => parts.vae.as_ref().map_or(0.0, |vae| activations::of_vae(vae, pixels, nodes)),
     };
     // Weights in fp32 that are computed with in 16 bits are there in both while a pass lasts.
     let is_cast = precision_is_mixed(config);

@@ -73,11 +73,11 @@ at::Tensor sd_rows_by_weight(const at::Tensor &rows, const at::Tensor &weight, c
   const auto input = rows.contiguous();
   const FewRows size{input.size(0), input.size(1), weight.size(0), numbers(weight)};
   const auto output = at::empty({size.count, size.outputs}, input.options());
-  Bf16Scratch of_rows;
+  Scratch of_rows;
   auto *ordered = of_rows.take<uint32_t>(few_rows_bf16_room(size.count, size.inputs));
   few_rows_bf16_order(numbers(input), size.count, size.inputs, ordered);
   sd_parallel_for(size.outputs, share_of(size.outputs), [&](int64_t begin, int64_t end) {
-    Bf16Scratch scratch;
+    Scratch scratch;
     few_rows_bf16_forward(size, ordered, bias.defined() ? numbers(bias) : nullptr, static_cast<uint16_t *>(output.data_ptr()), begin, end,
                           scratch);
   });
@@ -90,7 +90,7 @@ at::Tensor sd_rows_by_weight_backward(const at::Tensor &gradient, const at::Tens
   const FewRows size{rows.size(0), weight.size(1), weight.size(0), numbers(weight)};
   const auto output = at::empty({size.count, size.inputs}, rows.options());
   sd_parallel_for(size.inputs, share_of(size.inputs), [&](int64_t begin, int64_t end) {
-    Bf16Scratch scratch;
+    Scratch scratch;
     few_rows_bf16_backward(size, numbers(rows), static_cast<uint16_t *>(output.data_ptr()), begin, end, scratch);
   });
   return output;

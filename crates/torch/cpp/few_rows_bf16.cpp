@@ -128,7 +128,7 @@ void few_rows_bf16_order(const uint16_t *rows, int64_t count, int64_t inputs, ui
 }
 
 SD_AVX512 void few_rows_bf16_forward(const FewRows &size, const uint32_t *ordered, const uint16_t *bias, uint16_t *to, int64_t first,
-                                     int64_t last, Bf16Scratch &scratch) {
+                                     int64_t last, Scratch &scratch) {
   if (size.count <= FEWEST) return forward_of_fewest(size, reinterpret_cast<const uint16_t *>(ordered), bias, to, first, last);
   const int64_t lanes = round_up(size.count, LANES), pairs = size.inputs / 2;
   scratch.clear();
@@ -164,7 +164,7 @@ SD_AVX512 void few_rows_bf16_forward(const FewRows &size, const uint32_t *ordere
 }
 
 SD_AVX512 void few_rows_bf16_backward(const FewRows &size, const uint16_t *gradients, uint16_t *to, int64_t first, int64_t last,
-                                      Bf16Scratch &scratch) {
+                                      Scratch &scratch) {
   const int64_t pairs = size.outputs / 2;
   const auto *rows = reinterpret_cast<const uint32_t *>(gradients);
   scratch.clear();
@@ -201,7 +201,7 @@ SD_AVX512 void few_rows_bf16_backward(const FewRows &size, const uint16_t *gradi
 
 int64_t few_rows_bf16_room(int64_t, int64_t) { return 0; }
 void few_rows_bf16_order(const uint16_t *, int64_t, int64_t, uint32_t *) {}
-void few_rows_bf16_forward(const FewRows &, const uint32_t *, const uint16_t *, uint16_t *, int64_t, int64_t, Bf16Scratch &) {}
-void few_rows_bf16_backward(const FewRows &, const uint16_t *, uint16_t *, int64_t, int64_t, Bf16Scratch &) {}
+void few_rows_bf16_forward(const FewRows &, const uint32_t *, const uint16_t *, uint16_t *, int64_t, int64_t, Scratch &) {}
+void few_rows_bf16_backward(const FewRows &, const uint16_t *, uint16_t *, int64_t, int64_t, Scratch &) {}
 
 #endif

@@ -1,9 +1,11 @@
 // A convolution as one product of matrices: the windows of the input, side by side, with the weights as they lie in memory. oneDNN's
 // convolutions first bring the weights into an order of their own, in every call; where a layer has many weights and few
 // pixels, that takes several times as long as the convolution itself.
+#include "products.h"
 #include "few_rows.h"
 #include "parallel.h"
 #include "shim.h"
+#include "windows_bf16.h"
 #include <ATen/OpMathType.h>
 #include <ATen/record_function.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -15,7 +17,7 @@ namespace {
 
 // Numbers that one task moves, about.
 constexpr int64_t PART = 1 << 15;
-constexpr int64_t FOLDED_CHANNELS = 32;
+constexpr int64_t FOLDED_CHANNELS = WINDOW_CHANNELS;
 
 // Where the windows of a square kernel lie.
 struct Geometry {
@@ -42,10 +44,16 @@ Geometry geometry_of(const at::Tensor &input, const at::Tensor &weight, int64_t 
 
 int64_t grain_for(int64_t numbers_of_each) { return std::max<int64_t>(1, PART / std::max<int64_t>(1, numbers_of_each)); }
 
+// Whether windows are moved by whole vectors.
+template <typename T> bool moves_vectors(const Geometry &g) {
+  return std::is_same_v<T, at::BFloat16> && g.taps() == WINDOW_PIXELS && bf16_products_are_supported();
+}
+
 // A row for every output pixel: of each channel the pixels under the kernel, as weights have them. What lies outside is zero.
 template <typename T> void unfold(const T *input, T *rows, const Geometry &g) {
   const int64_t height = g.outputs(g.height), width = g.outputs(g.width), taps = g.taps();
   const std::vector<T> outside(g.channels, T(0));
+  const int64_t in_vectors = moves_vectors<T>(g) ? g.channels / WINDOW_CHANNELS * WINDOW_CHANNELS : 0;
   sd_parallel_for(g.rows(), grain_for(g.columns()), [&](int64_t begin, int64_t end) {
     std::vector<const T *> pixels(taps);
     for (int64_t row = begin; row < end; row++) {
@@ -57,7 +65,11 @@ template <typename T> void unfold(const T *input, T *rows, const Geometry &g) {
         pixels[tap] = is_inside ? image + (y * g.width + x) * g.channels : outside.data();
       }
       T *to = rows + row * g.columns();
-      for (int64_t channel = 0; channel < g.channels; channel++) {
+      for (int64_t channel = 0; channel < in_vectors; channel += WINDOW_CHANNELS) {
+        bf16_window_of(reinterpret_cast<const uint16_t *const *>(pixels.data()), channel, reinterpret_cast<uint16_t *>(to + channel * taps));
+      }
+      to += in_vectors * taps;
+      for (int64_t channel = in_vectors; channel < g.channels; channel++) {
         for (int64_t tap = 0; tap < taps; tap++) *to++ = pixels[tap][channel];
       }
     }
@@ -69,6 +81,7 @@ template <typename T> void fold(const T *rows, T *input, const Geometry &g) {
   using Sum = at::opmath_type<T>;
   const int64_t height = g.outputs(g.height), width = g.outputs(g.width), taps = g.taps(), pixels = g.height * g.width;
   const int64_t parts = (g.channels + FOLDED_CHANNELS - 1) / FOLDED_CHANNELS;
+  const bool moves = moves_vectors<T>(g);
   sd_parallel_for(g.batch * parts, grain_for(height * width * taps * FOLDED_CHANNELS), [&](int64_t begin, int64_t end) {
     std::vector<Sum> sums((pixels + 1) * FOLDED_CHANNELS);
     std::vector<Sum *> windows(taps);
@@ -85,6 +98,10 @@ template <typename T> void fold(const T *rows, T *input, const Geometry &g) {
           windows[tap] = sums.data() + (is_inside ? y * g.width + x : pixels) * FOLDED_CHANNELS;
         }
         const T *from = rows + (image * height * width + row) * g.columns() + first * taps;
+        if (moves && channels == WINDOW_CHANNELS) {
+          bf16_add_window(reinterpret_cast<const uint16_t *>(from), reinterpret_cast<float *const *>(windows.data()));
+          continue;
+        }
         for (int64_t channel = 0; channel < channels; channel++) {
           for (int64_t tap = 0; tap < taps; tap++) windows[tap][channel] += static_cast<Sum>(*from++);
         }

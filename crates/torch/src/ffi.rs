@@ -114,6 +114,16 @@ unsafe extern "C" {
         value: *mut C_tensor,
         output: *mut *mut C_tensor,
     ) -> c_int;
+    pub fn sd_geglu(input: *mut C_tensor, output: *mut *mut C_tensor) -> c_int;
+    pub fn sd_group_norm(
+        input: *mut C_tensor,
+        weight: *mut C_tensor,
+        bias: *mut C_tensor,
+        groups: i64,
+        eps: f64,
+        activates: c_int,
+        output: *mut *mut C_tensor,
+    ) -> c_int;
     pub fn sd_linear(
         input: *mut C_tensor,
         weight: *mut C_tensor,

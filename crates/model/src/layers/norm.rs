@@ -1,6 +1,7 @@
 //! Group and layer normalisation.
 
 use super::as_kind;
+use sdtrain_torch::{Activation, group_norm, or_panic};
 use tch::Tensor;
 
 /// Normalises each group of channels of each example.
@@ -19,14 +20,18 @@ impl GroupNorm {
 
     /// input: `[batch, channels, …]`, same shape out.
     pub fn forward(&self, input: &Tensor) -> Tensor {
+        self.followed_by(Activation::None, input)
+    }
+
+    /// The same, and SiLU of it.
+    pub fn forward_silu(&self, input: &Tensor) -> Tensor {
+        self.followed_by(Activation::Silu, input)
+    }
+
+    fn followed_by(&self, activation: Activation, input: &Tensor) -> Tensor {
         let kind = input.kind();
         let (weight, bias) = (as_kind(&self.weight, kind), as_kind(&self.bias, kind));
-        // libtorch's backward for channels_last writes to the gradient of the input even where nobody asked for it: a crash where
-        // this is the first trained layer behind frozen ones. A leaf that asks for it changes no number, nor the layout that a
-        // block run again in backward must find again.
-        let is_first_trained = self.weight.requires_grad() && !input.requires_grad();
-        let input = if is_first_trained { input.detach().set_requires_grad(true) } else { input.shallow_clone() };
-        input.group_norm(self.groups, Some(&weight), Some(&bias), self.eps, true)
+        or_panic(group_norm(input, &weight, &bias, self.groups, self.eps, activation))
     }
 }
 

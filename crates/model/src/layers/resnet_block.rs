@@ -52,12 +52,12 @@ impl ResnetBlock2D {
 
     /// input: `[batch, in, height, width]`, temb: `[batch, temb]` → `[batch, out, height, width]`.
     pub fn forward(&self, input: &Tensor, temb: Option<&Tensor>) -> Tensor {
-        let hidden = self.conv1.forward(&self.norm1.forward(input).silu());
+        let hidden = self.conv1.forward(&self.norm1.forward_silu(input));
         let hidden = match (&self.time_emb_proj, temb) {
             (Some(projection), Some(temb)) => hidden + projection.forward(&temb.silu()).unsqueeze(-1).unsqueeze(-1),
             _ => hidden,
         };
-        let hidden = self.conv2.forward(&self.norm2.forward(&hidden).silu());
+        let hidden = self.conv2.forward(&self.norm2.forward_silu(&hidden));
         match &self.conv_shortcut {
             Some(shortcut) => shortcut.forward(input) + hidden,
             None => input + hidden,

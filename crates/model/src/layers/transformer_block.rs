@@ -3,6 +3,7 @@
 use super::{Attention, AttentionConfig, Conv2d, GroupNorm, LayerNorm, Linear};
 use crate::builder::Builder;
 use crate::error::Result;
+use sdtrain_torch::{geglu, or_panic};
 use std::rc::Rc;
 use tch::Tensor;
 
@@ -62,9 +63,8 @@ impl BasicTransformerBlock {
     pub fn forward(&self, hidden_states: &Tensor, context: &Tensor) -> Tensor {
         let hidden = self.attn1.forward(&self.norm1.forward(hidden_states), None) + hidden_states;
         let hidden = self.attn2.forward(&self.norm2.forward(&hidden), Some(context)) + hidden;
-        let value_and_gate = self.ff_in.forward(&self.norm3.forward(&hidden)).chunk(2, -1);
-        let [value, gate] = &value_and_gate[..] else { unreachable!("chunk(2) gives two") };
-        self.ff_out.forward(&(value * gate.gelu("none"))) + hidden
+        let values_and_gates = self.ff_in.forward(&self.norm3.forward(&hidden));
+        self.ff_out.forward(&or_panic(geglu(&values_and_gates))) + hidden
     }
 }
 

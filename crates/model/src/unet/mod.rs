@@ -123,7 +123,7 @@ impl UNet2DConditionModel {
             let conditions = if index + 1 == self.up_blocks.len() { &at_full_size } else { &inside };
             hidden = block.forward(hidden, conditions, &mut skips);
         }
-        self.conv_out.forward(&self.conv_norm_out.forward(&hidden).silu()).contiguous().to_kind(kind)
+        self.conv_out.forward(&self.conv_norm_out.forward_silu(&hidden)).contiguous().to_kind(kind)
     }
 }
 

@@ -63,6 +63,6 @@ impl Decoder {
                 hidden = upsampler.forward(&hidden, None);
             }
         }
-        self.conv_out.forward(&self.conv_norm_out.forward(&hidden).silu())
+        self.conv_out.forward(&self.conv_norm_out.forward_silu(&hidden))
     }
 }

@@ -64,6 +64,6 @@ impl Encoder {
             }
         }
         let hidden = self.mid_block.forward(&hidden);
-        self.conv_out.forward(&self.conv_norm_out.forward(&hidden).silu())
+        self.conv_out.forward(&self.conv_norm_out.forward_silu(&hidden))
     }
 }

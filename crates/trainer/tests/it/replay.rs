@@ -330,10 +330,31 @@ fn gradient_checkpointing_changes_nothing_in_ten_steps() {
 
 #[test]
 fn bf16_steps_match_diffusers() {
-    // Every layer rounds to eight bits, in another order than torch's autocast; and AdamW makes of a gradient that is
-    // nothing but rounding a step as large as any other, which only single numbers show.
-    let tolerance = Tolerance { loss: 2e-2, grad_norm: 2e-2, weights: None, weights_norm: 5e-2 };
+    // Every layer rounds to eight bits, in other places than in torch's autocast, and AdamW makes of a gradient that is nothing but
+    // rounding a step as large as any other. So what was learned is held to what it is without rounding, by our own steps in fp32, which
+    // the tests above hold to diffusers': about as far from it as diffusers' own steps in bf16. Measured: 1.10 times as far with libtorch's
+    // kernels, 1.23 times with our own, whose gradients are no further from those in fp32 (by plain SGD 1.35 and 1.26 % after one and two
+    // steps, libtorch's 1.38 and 1.43).
+    let tolerance = Tolerance { loss: 2e-2, grad_norm: 2e-2, weights: None, weights_norm: f64::INFINITY };
     assert_same_steps("trace_bf16", &[], tolerance);
+    let golden = Golden::open("trace_bf16.safetensors");
+    let trace = |compute: &str| {
+        let folder = project();
+        let change = format!("precision.compute={compute}");
+        let ours = run("trace_bf16", folder.path(), &[&change]).unwrap_or_else(|error| panic!("{compute}: {error}"));
+        let names = golden.names_under("final.").into_iter();
+        names.map(|part| tensor(&ours, &format!("final.{part}"))).collect::<Vec<_>>()
+    };
+    let (ours, exact) = (trace("bf16"), trace("fp32"));
+    let theirs: Vec<_> =
+        golden.names_under("final.").iter().map(|part| golden.tensor(&format!("final.{part}"))).collect();
+    let distance = |narrow: &[Tensor]| {
+        let squares =
+            narrow.iter().zip(&exact).map(|(one, other)| (one - other).square().sum(Kind::Double).double_value(&[]));
+        squares.sum::<f64>().sqrt()
+    };
+    let [ours, theirs] = [&ours, &theirs].map(|all| distance(all));
+    assert!(ours <= 1.4 * theirs, "{ours:.3e} from the steps in fp32, where diffusers' are {theirs:.3e} from them");
 }
 
 #[test]
