@@ -1,11 +1,14 @@
 """Measures our program against diffusers and PEFT, in turns and in one sitting, and adds a table to docs/benchmarks.md.
 
-    scripts/bench --python VENV/bin/python [--only tiny,sd15,methods,start,help,images,captions,optimizers,saving] [--rounds 3] [--threads N] [--base FOLDER] [--sdxl FILE]
+    scripts/bench --python VENV/bin/python [--only tiny,sd15,methods,sampling,encoding,start,help,images,captions,optimizers,saving] [--rounds 3] [--threads N] [--base FOLDER] [--sdxl FILE]
 
 tiny    steps a second on the built-in base model, fp32, 96 pixels, batch 8
 sd15    a step of Stable Diffusion 1.5's architecture with random weights, bf16, 256 pixels, batch 1
 methods a step and the memory of full fine-tuning, textual inversion, DreamBooth, LoRA, LoHa, LoKr and DoRA on the built-in base,
         beside the same steps in diffusers, PEFT and LyCORIS (`reference_step.py`)
+sampling  a denoising step of Stable Diffusion 1.5's architecture, bf16, 256 pixels, and of the built-in base, fp32, 128 pixels; pictures of
+        both sides in fp32 are compared
+encoding  an image of 512 pixels to the latents of Stable Diffusion 1.5's autoencoder, bf16
 start   from the start of `scripts/run --config configs/lora_poster.toml` to its first optimizer step
 help    `sdtrain --help`
 images  a JPEG of 1536 × 1024 pixels to the tensor of a 512-bucket, beside Pillow and torch
@@ -39,12 +42,13 @@ import time
 from pathlib import Path
 
 import earlier
+import pictures_speed
 import ranks_speed
 import sdxl
 import side_by_side
 from side_by_side import ROOT, Case, Failed, compare, end_of, gigabytes, process, say
 
-PARTS = ["tiny", "sd15", "methods", "start", "help", "images", "captions", "optimizers", "saving"]
+PARTS = ["tiny", "sd15", "methods", "sampling", "encoding", "start", "help", "images", "captions", "optimizers", "saving"]
 # Run where they are named.
 LARGE = ["sdxl-load", "sdxl-lora", "ranks"]
 HERE_COME_TABLES = "<!-- scripts/bench adds each sitting below this line, newest first -->"
@@ -249,7 +253,8 @@ def measure(arguments, work):
         found = compare(case, programs, work, "sd15", arguments.rounds, timeout=1800.0)
         training.append(row(found, before))
         facts = found.theirs[-1].facts
-        shutil.rmtree(folder)
+        if not {"sampling", "encoding"} & set(arguments.only):
+            shutil.rmtree(folder)
     if "methods" in arguments.only:
         folder = work / "poster-tiny"
         folder = folder if folder.is_dir() else side_by_side.small_base(work, programs)
@@ -258,6 +263,18 @@ def measure(arguments, work):
             case = Case(title, folder, images, 96, 4, "fp32", 12, threads=arguments.threads, overrides=tuple(overrides))
             before = load()
             methods.append(row(side_by_side.compare_method(case, programs, work, f"method-{number}", arguments.rounds), before))
+    if {"sampling", "encoding"} & set(arguments.only):
+        folder = work / "sd15"
+        folder = folder if folder.is_dir() else side_by_side.sd15(work)
+        if "sampling" in arguments.only:
+            title = "Stable Diffusion 1.5's architecture"
+            other += pictures_speed.rows_of_drawing(programs, work, folder, title, "bf16", 256, arguments.rounds, arguments.threads)
+            small = work / "poster-tiny"
+            small = small if small.is_dir() else side_by_side.small_base(work, programs)
+            other += pictures_speed.rows_of_drawing(programs, work, small, "`builtin:poster-tiny`", "fp32", 128, arguments.rounds, arguments.threads)
+        if "encoding" in arguments.only:
+            other += pictures_speed.rows_of_encoding(programs, work, folder, "bf16", arguments.rounds, arguments.threads)
+        shutil.rmtree(folder)
     if "start" in arguments.only:
         say("start to first step")
         for title, seconds in times_of_start(programs, work, arguments.rounds).items():

@@ -1,6 +1,6 @@
 """This program beside that of an earlier commit, in turns: what got slower, or larger, by more than the noise.
 
-    scripts/bench --compare REV [--only tiny,sd15,methods,start,help,images,captions,optimizers,saving] [--rounds 5] [--threads N]
+    scripts/bench --compare REV [--only tiny,sd15,methods,sampling,encoding,start,help,images,captions,optimizers,saving] [--rounds 5] [--threads N]
 
 `scripts/bench` builds REV in a folder of its own in the cache. Every round runs both, and the order changes with each. A row counts as
 slower where it was in every round and by more than 2 % in the middle one: the spread of the rounds, which is the noise, stands beside it.
@@ -11,6 +11,7 @@ import math
 import statistics
 from dataclasses import dataclass, field
 
+import pictures_speed
 import side_by_side
 from side_by_side import Case, Failed, say
 
@@ -79,9 +80,20 @@ def measurements(arguments, work, bench):
                 continue
             case = Case(title, base, images, 96, 4, "fp32", 12, threads=arguments.threads, overrides=tuple(overrides))
             yield trained(case, work, f"method-{number}")
+    if {"sd15", "sampling", "encoding"} & only:
+        folder = side_by_side.sd15(work)
     if "sd15" in only:
-        case = Case("LoRA of SD1.5's architecture, 256 px, bf16", side_by_side.sd15(work), images, 256, 1, "bf16", 8, threads=arguments.threads)
+        case = Case("LoRA of SD1.5's architecture, 256 px, bf16", folder, images, 256, 1, "bf16", 8, threads=arguments.threads)
         yield trained(case, work, "sd15")
+    if "sampling" in only:
+        yield lambda programs: {
+            "SD1.5's architecture, 256 px, bf16: a denoising step": (pictures_speed.our_drawing(programs, work, folder, "bf16", 256, arguments.threads)[0], "s")
+        }
+    if "encoding" in only:
+        folders = pictures_speed.folders_of_images(work)
+        yield lambda programs: {
+            "SD1.5's autoencoder, 512 px, bf16: an image": (pictures_speed.our_encoding(programs, work, folder, folders, "bf16", arguments.threads)[0], "s")
+        }
     if "start" in only:
         yield lambda programs: {"start to first step": (bench.time_of_start(programs, work), "s")}
     if "help" in only:

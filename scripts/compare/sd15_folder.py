@@ -39,6 +39,8 @@ VAE = dict(
     latent_channels=4,
     norm_num_groups=32,
     sample_size=512,
+    # What the file does not have: diffusers would write its own default, which asks for fp32.
+    force_upcast=False,
 )
 TEXT_ENCODER = dict(
     vocab_size=49408,
@@ -58,6 +60,7 @@ SCHEDULER = {
     "beta_schedule": "scaled_linear",
     "skip_prk_steps": True,
     "set_alpha_to_one": False,
+    "clip_sample": False,
     "steps_offset": 1,
     "prediction_type": "epsilon",
 }
