@@ -3,7 +3,7 @@
     scripts/bench --python VENV/bin/python [--only tiny,sd15,methods,sampling,encoding,start,help,images,captions,optimizers,saving] [--rounds 3] [--threads N] [--base FOLDER] [--sdxl FILE]
 
 tiny    steps a second on the built-in base model, fp32, 96 pixels, batch 8
-sd15    a step of Stable Diffusion 1.5's architecture with random weights, bf16, 256 pixels, batch 1
+sd15    a step of Stable Diffusion 1.5's architecture with random weights, bf16 and fp32, 256 pixels, batch 1
 methods a step and the memory of full fine-tuning, textual inversion, DreamBooth, LoRA, LoHa, LoKr and DoRA on the built-in base,
         beside the same steps in diffusers, PEFT and LyCORIS (`reference_step.py`)
 sampling  a denoising step of Stable Diffusion 1.5's architecture, bf16, 256 pixels, and of the built-in base, fp32, 128 pixels; pictures of
@@ -247,12 +247,13 @@ def measure(arguments, work):
     if "sd15" in arguments.only:
         folder = side_by_side.sd15(work)
         images = side_by_side.sample_images(work, 4)
-        title = "Stable Diffusion 1.5's architecture, 256 px, batch 1, bf16"
-        case = Case(title, folder, images, 256, 1, "bf16", 10, trace_steps=3, threads=arguments.threads)
-        before = load()
-        found = compare(case, programs, work, "sd15", arguments.rounds, timeout=1800.0)
-        training.append(row(found, before))
-        facts = found.theirs[-1].facts
+        for dtype, steps in (("bf16", 10), ("fp32", 6)):
+            title = f"Stable Diffusion 1.5's architecture, 256 px, batch 1, {dtype}"
+            case = Case(title, folder, images, 256, 1, dtype, steps, trace_steps=3, threads=arguments.threads)
+            before = load()
+            found = compare(case, programs, work, f"sd15-{dtype}", arguments.rounds, timeout=1800.0)
+            training.append(row(found, before))
+            facts = found.theirs[-1].facts
         if not {"sampling", "encoding"} & set(arguments.only):
             shutil.rmtree(folder)
     if "methods" in arguments.only:

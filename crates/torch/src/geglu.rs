@@ -23,10 +23,8 @@ pub fn geglu(input: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel_test::{KINDS, distance, same_bits_by_threads};
     use tch::{Device, Kind};
-
-    /// The kinds that have a kernel, and what is allowed beyond libtorch's own distance from the formula.
-    const KINDS: [(Kind, f64); 2] = [(Kind::BFloat16, 1e-3), (Kind::Float, 1e-6)];
 
     /// From -8 to 8, where GELU's tails are, in rows that end within vectors and beyond them.
     fn input(rows: i64, size: i64, kind: Kind) -> Tensor {
@@ -55,12 +53,6 @@ mod tests {
         &parts[0] * parts[1].gelu("none")
     }
 
-    /// The largest distance, in parts of the largest number.
-    fn distance(ours: &Tensor, expected: &Tensor) -> f64 {
-        let largest = expected.abs().max().double_value(&[]);
-        (ours.to_kind(Kind::Double) - expected).abs().max().double_value(&[]) / largest
-    }
-
     #[test]
     fn output_and_gradient_are_those_of_the_formula() {
         for ([rows, size], (kind, beyond)) in
@@ -84,14 +76,7 @@ mod tests {
     fn threads_change_no_bit() {
         for (kind, _) in KINDS {
             let input = input(500, 200, kind);
-            let one = passes(&input, ours);
-            let threads = tch::get_num_threads();
-            for count in [1, 7] {
-                tch::set_num_threads(count);
-                let other = passes(&input, ours);
-                tch::set_num_threads(threads);
-                assert!(one.iter().zip(&other).all(|(one, other)| one.equal(other)), "{kind:?}, {count} threads");
-            }
+            let _ = same_bits_by_threads(&format!("{kind:?}"), || passes(&input, ours));
         }
     }
 

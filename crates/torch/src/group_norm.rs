@@ -42,12 +42,10 @@ pub fn group_norm(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel_test::{KINDS, distance, same_bits_by_threads};
     use tch::{Device, Kind};
 
     const EPS: f64 = 1e-5;
-
-    /// The kinds that have a kernel, and what is allowed beyond libtorch's own distance from the formula.
-    const KINDS: [(Kind, f64); 2] = [(Kind::BFloat16, 1e-3), (Kind::Float, 1e-6)];
 
     /// Batch, channels, height, width, groups: vectors that end within groups and beyond them, groups that fill none, one group, one channel
     /// a group, one pixel, and more pixels than are added up in fp32, in vectors of channels and of pixels.
@@ -107,12 +105,6 @@ mod tests {
         if activation == Activation::Silu { normed.silu() } else { normed }
     }
 
-    /// The largest distance, in parts of the largest number.
-    fn distance(ours: &Tensor, expected: &Tensor) -> f64 {
-        let largest = expected.abs().max().double_value(&[]);
-        (ours.to_kind(Kind::Double) - expected).abs().max().double_value(&[]) / largest
-    }
-
     fn all() -> impl Iterator<Item = ([i64; 5], Kind, f64, Layout, Activation)> {
         CASES.into_iter().flat_map(|case| {
             KINDS.into_iter().flat_map(move |(kind, beyond)| {
@@ -148,15 +140,9 @@ mod tests {
     fn threads_change_no_bit_and_the_layout_stays() {
         for (case, kind, _, layout, activation) in all() {
             let leaves = leaves(case, kind, layout);
-            let one = passes(&leaves, |leaves| ours(leaves, case[4], activation));
+            let passes = || passes(&leaves, |leaves| ours(leaves, case[4], activation));
+            let one = same_bits_by_threads(&format!("{case:?}, {kind:?}, {layout:?}"), passes);
             assert_eq!(one[0].stride(), leaves[0].stride());
-            let threads = tch::get_num_threads();
-            for count in [1, 7] {
-                tch::set_num_threads(count);
-                let other = passes(&leaves, |leaves| ours(leaves, case[4], activation));
-                tch::set_num_threads(threads);
-                assert!(one.iter().zip(&other).all(|(one, other)| one.equal(other)), "{case:?}, {count} threads");
-            }
         }
     }
 

@@ -13,6 +13,8 @@ mod gradient_checkpoint;
 mod gradient_hook;
 mod gradient_tracking;
 mod group_norm;
+#[cfg(test)]
+mod kernel_test;
 mod linear;
 mod low_rank;
 mod memory;

@@ -24,6 +24,7 @@ pub fn low_rank(input: &Tensor, down: &Tensor, up: &Tensor, scale: f64) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel_test::{KINDS, distance, same_bits_by_threads};
     use tch::{Device, Kind};
 
     /// Rows, inputs, rank, outputs: the UNet's, tiles, vectors and pairs that end within the sizes, and an odd rank, which has no kernel in bf16.
@@ -38,9 +39,6 @@ mod tests {
         [12, 20, 3, 10],
     ];
     const SCALE: f64 = 0.7;
-
-    /// The kinds that have a kernel, and what is allowed beyond libtorch's own distance from the formula.
-    const KINDS: [(Kind, f64); 2] = [(Kind::BFloat16, 1e-3), (Kind::Float, 1e-6)];
 
     fn numbers(sizes: &[i64], kind: Kind, shift: f64) -> Tensor {
         let numbers = Tensor::arange(sizes.iter().product::<i64>(), (Kind::Double, Device::Cpu)) * 1.7 + shift;
@@ -67,12 +65,6 @@ mod tests {
 
     fn ours([input, down, up]: &[Tensor; 3]) -> Tensor {
         low_rank(input, down, up, SCALE).expect("it fits")
-    }
-
-    /// The largest distance, in parts of the largest number.
-    fn distance(ours: &Tensor, expected: &Tensor) -> f64 {
-        let largest = expected.abs().max().double_value(&[]);
-        (ours.to_kind(Kind::Double) - expected).abs().max().double_value(&[]) / largest
     }
 
     #[test]
@@ -102,14 +94,7 @@ mod tests {
     fn neither_threads_nor_the_layout_of_rows_change_a_bit() {
         for (kind, _) in KINDS {
             let leaves = leaves([301, 200, 16, 130], kind);
-            let one = passes(&leaves, ours);
-            let threads = tch::get_num_threads();
-            for count in [1, 7] {
-                tch::set_num_threads(count);
-                let other = passes(&leaves, ours);
-                tch::set_num_threads(threads);
-                assert!(one.iter().zip(&other).all(|(one, other)| one.equal(other)), "{kind:?}, {count} threads");
-            }
+            let one = same_bits_by_threads(&format!("{kind:?}"), || passes(&leaves, ours));
             let apart = Tensor::zeros([1, 301, 203], (kind, Device::Cpu)).narrow(2, 1, 200);
             apart.shallow_clone().copy_(&leaves[0].detach());
             let moved = [apart.set_requires_grad(true), leaves[1].shallow_clone(), leaves[2].shallow_clone()];
